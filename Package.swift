@@ -1,0 +1,62 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+/// Spans as properties of our own buffer types need Lifetimes; everything else is plain Swift 6.
+let settings: [SwiftSetting] = [
+    .enableExperimentalFeature("Lifetimes"),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .treatAllWarnings(as: .error),
+]
+
+let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
+let systemPackage: Target.Dependency = .product(name: "SystemPackage", package: "swift-system")
+
+/// A library target of ours.
+func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: settings)
+}
+
+/// A test target of ours; all of them share BlockTestSupport.
+func tests(_ name: String, path: String? = nil, _ dependencies: [Target.Dependency]) -> Target {
+    .testTarget(
+        name: name, dependencies: ["BlockTestSupport"] + dependencies, path: path, swiftSettings: settings)
+}
+
+let package = Package(
+    name: "platter",
+    platforms: [.macOS("26.0")],
+    products: [
+        .executable(name: "platter", targets: ["platter"]),
+        .library(
+            name: "Platter", targets: ["BlockCore", "BlockProtocols", "BlockFormats", "BlockJobs"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+        .package(url: "https://github.com/apple/swift-system", from: "1.6.0"),
+    ],
+    targets: [
+        .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
+        .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
+        .systemLibrary(name: "CDeflate", pkgConfig: "libdeflate", providers: [.apt(["libdeflate-dev"])]),
+        .target(name: "CHost", cSettings: [.define("_GNU_SOURCE")]),
+        library("BlockCore"),
+        library("BlockProtocols", ["BlockCore", "CHost", systemPackage]),
+        library("BlockFormats", ["BlockCore", "CZlib", "CZstd", "CDeflate"]),
+        library("BlockJobs", ["BlockCore"]),
+        library(
+            "PlatterCommands",
+            ["BlockCore", "BlockProtocols", "BlockFormats", "BlockJobs", "CHost", argumentParser]),
+        .executableTarget(name: "platter", dependencies: ["PlatterCommands"], swiftSettings: settings),
+        .target(
+            name: "BlockTestSupport",
+            dependencies: ["BlockCore", "BlockProtocols", "BlockFormats", "BlockJobs"],
+            path: "Tests/BlockTestSupport", swiftSettings: settings),
+        tests("BlockCoreTests", ["BlockCore"]),
+        tests("BlockProtocolsTests", ["BlockProtocols"]),
+        tests("BlockFormatsTests", ["BlockFormats"]),
+        tests("BlockJobsTests", ["BlockJobs", "BlockFormats"]),
+        tests("PlatterCommandsTests", ["PlatterCommands"]),
+        tests("InteropTests", path: "Tests/Interop", ["PlatterCommands", "BlockFormats", "BlockJobs"]),
+    ]
+)

@@ -1,0 +1,149 @@
+/// What only some formats can do. The node asks with `as?`; nobody writes stubs.
+
+/// Makes new images.
+public protocol Creatable: FormatDriver {
+    /// The options that `create` takes, in the order in which they are shown.
+    static var createOptions: [CreateOption] { get }
+    /// Makes an empty image. `options` holds only declared keys, with defaults filled in.
+    static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError)
+}
+
+/// Says in advance how large an image would be.
+public protocol Measurable: Creatable {
+    /// - Parameter source: the data to be stored, as runs; `nil` for an empty disk of the size in `options`.
+    static func measure(
+        _ options: CreateOptions, virtualSize: Int, source: BlockNode?
+    ) throws(BlockError) -> MeasuredSize
+}
+
+/// The file sizes that an image would have, in bytes.
+public struct MeasuredSize: Sendable, Equatable {
+    /// With the data that is there now.
+    public var required: Int
+    /// With every guest cluster allocated.
+    public var fullyAllocated: Int
+
+    public init(required: Int, fullyAllocated: Int) {
+        self.required = required
+        self.fullyAllocated = fullyAllocated
+    }
+}
+
+/// Changes which backing file the image names, and nothing else.
+public protocol Rebasable: FormatDriver {
+    /// Durable on return. `nil` removes the reference.
+    func changeBacking(to backing: BackingReference?) throws(BlockError)
+}
+
+/// Changes the virtual size.
+public protocol Resizable: FormatDriver {
+    /// Durable on return. Space that is added reads as zeroes; `old` serves to make it so.
+    func resize(to virtualSize: Int, preallocation: Preallocation) throws(BlockError)
+}
+
+/// Stores clusters compressed.
+public protocol CompressedWriting: FormatDriver {
+    /// Compressed writes are of exactly this many bytes, aligned to it, but for the end of the disk.
+    var compressedUnitBytes: Int { get }
+    /// Compresses one unit into `output` (as large as the unit). Thread-safe, touches no metadata.
+    /// - Returns: the compressed size in bytes, or `nil` when it would not become smaller.
+    func compress(_ unit: RawSpan, into output: inout MutableRawSpan) throws(BlockError) -> Int?
+    /// Stores what `compress` made as the unit at `offset`.
+    func writeCompressed(_ payload: RawSpan, at offset: Int) throws(BlockError)
+}
+
+/// Makes ranges read as zeroes without storing them.
+public protocol ZeroWriting: FormatDriver {
+    /// Ranges are multiples of this size, but for the end of the disk.
+    var zeroGranularity: Int { get }
+    /// - Returns: `false` when this image cannot do it for this range (nothing was changed).
+    func writeZeroes(at offset: Int, count: Int, mayUnmap: Bool, old: any GuestReader) throws(BlockError) -> Bool
+}
+
+/// Gives space back.
+public protocol Discarding: FormatDriver {
+    /// Ranges are multiples of this size, but for the end of the disk.
+    var discardGranularity: Int { get }
+    /// Afterwards the range reads as zeroes where the format can say so.
+    func discard(at offset: Int, count: Int, old: any GuestReader) throws(BlockError)
+}
+
+/// A snapshot inside an image.
+public struct SnapshotInfo: Sendable, Equatable {
+    public var id: String
+    public var name: String
+    /// Bytes of saved machine state.
+    public var vmStateSizeBytes: Int
+    /// When it was taken: seconds and nanoseconds since 1970, UTC.
+    public var dateSeconds: Int
+    public var dateNanoseconds: Int
+    /// How long the machine had run, in nanoseconds.
+    public var vmClockNanoseconds: Int
+    /// Instructions the machine had run, where it was recorded.
+    public var instructionCount: Int?
+    /// The disk's size then, in bytes, where it was recorded.
+    public var virtualSize: Int?
+
+    public init(
+        id: String, name: String, vmStateSizeBytes: Int = 0, dateSeconds: Int = 0, dateNanoseconds: Int = 0,
+        vmClockNanoseconds: Int = 0, instructionCount: Int? = nil, virtualSize: Int? = nil
+    ) {
+        self.id = id
+        self.name = name
+        self.vmStateSizeBytes = vmStateSizeBytes
+        self.dateSeconds = dateSeconds
+        self.dateNanoseconds = dateNanoseconds
+        self.vmClockNanoseconds = vmClockNanoseconds
+        self.instructionCount = instructionCount
+        self.virtualSize = virtualSize
+    }
+}
+
+/// Keeps snapshots inside the image. All changes are durable on return.
+public protocol SnapshotCapable: FormatDriver {
+    /// The snapshots in the order of the image's table.
+    func snapshots() throws(BlockError) -> [SnapshotInfo]
+    /// Takes a snapshot now; `info.id` is chosen by the driver when empty.
+    func createSnapshot(_ info: SnapshotInfo) throws(BlockError)
+    /// Goes back to the snapshot with this id or name (id first); kind `notFound` when there is none.
+    func applySnapshot(_ idOrName: String) throws(BlockError)
+    /// Deletes the snapshot with this id or name (id first); kind `notFound` when there is none.
+    func deleteSnapshot(_ idOrName: String) throws(BlockError)
+    /// Reads from the snapshot instead of the current state from now on. The node must be read-only.
+    func selectSnapshot(id: String?, name: String?) throws(BlockError)
+}
+
+/// What a check found and did.
+public struct CheckResult: Sendable, Equatable {
+    /// Inconsistencies that harm data or could.
+    public var corruptions = 0
+    /// Space that nothing refers to.
+    public var leaks = 0
+    /// Parts that could not be checked.
+    public var checkErrors = 0
+    public var corruptionsFixed = 0
+    public var leaksFixed = 0
+    /// Guest clusters: how many there are, are allocated, are out of order, are compressed. 0 total: not known.
+    public var totalClusters = 0
+    public var allocatedClusters = 0
+    public var fragmentedClusters = 0
+    public var compressedClusters = 0
+    /// Where the used part of the file ends, in bytes; `nil` when not known.
+    public var imageEndOffset: Int?
+
+    public init() {}
+}
+
+/// What a check may change.
+public enum RepairMode: Sendable, Equatable {
+    case none
+    case leaks
+    case all
+}
+
+/// Checks and repairs its own structure.
+public protocol Checkable: FormatDriver {
+    /// - Parameter report: gets one line for people per finding.
+    /// - Throws: only when the check could not run at all; what it finds is in the result.
+    func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult
+}

@@ -1,0 +1,74 @@
+/// A run of bytes with one status: the answer to "where are these bytes?".
+///
+/// An immutable value. Lengths and offsets are in bytes.
+public struct Extent: Sendable, Equatable {
+    /// Where the bytes of a run are.
+    public enum Status: Sendable, Equatable {
+        /// Plain bytes, contiguous from this host offset in the child ``Extent/child``.
+        case data(hostOffset: Int)
+        /// Reads as zeroes. A host offset says that space is allocated behind it.
+        case zero(hostOffset: Int?)
+        /// Not in this layer: the backing node has it, or it reads as zeroes.
+        case unallocated
+        /// Compressed or encrypted in this layer: only the driver can read it.
+        case encoded(compressed: Bool)
+    }
+
+    public var status: Status
+    /// How many bytes, from the offset that was asked for. At least 1 and at most the limit asked for.
+    public var length: Int
+    /// Which of the driver's storage children ``Status/data(hostOffset:)`` refers to; 0 is `file`.
+    public var child: Int
+
+    public init(_ status: Status, length: Int, child: Int = 0) {
+        self.status = status
+        self.length = length
+        self.child = child
+    }
+}
+
+/// What one run of a whole backing chain holds: the answer of ``BlockNode/status(at:limit:above:)``.
+public struct ChainStatus: Sendable {
+    /// How many bytes, from the offset that was asked for.
+    public var length: Int
+    /// Known to read as zeroes.
+    public var isZero: Bool
+    /// Bytes are stored for it (they may still all be zero).
+    public var isData: Bool
+    /// Some layer of the chain has an entry for it.
+    public var isPresent: Bool
+    /// Stored compressed.
+    public var isCompressed: Bool
+    /// Where in ``file`` the bytes start, where they are stored plainly.
+    public var hostOffset: Int?
+    /// 0 for the node itself, 1 for its backing node, and so on.
+    public var depth: Int
+    /// The name of the file that holds the bytes at ``hostOffset``.
+    public var file: String?
+
+    public init(
+        length: Int, isZero: Bool, isData: Bool, isPresent: Bool, isCompressed: Bool = false,
+        hostOffset: Int? = nil, depth: Int, file: String? = nil
+    ) {
+        self.length = length
+        self.isZero = isZero
+        self.isData = isData
+        self.isPresent = isPresent
+        self.isCompressed = isCompressed
+        self.hostOffset = hostOffset
+        self.depth = depth
+        self.file = file
+    }
+
+    /// Whether both differ in nothing but where they start and how long they are, and follow each other.
+    public func continues(into next: ChainStatus) -> Bool {
+        guard isZero == next.isZero, isData == next.isData, isPresent == next.isPresent,
+            isCompressed == next.isCompressed, depth == next.depth, file == next.file
+        else { return false }
+        switch (hostOffset, next.hostOffset) {
+        case (nil, nil): return true
+        case (let mine?, let other?): return mine + length == other
+        default: return false
+        }
+    }
+}

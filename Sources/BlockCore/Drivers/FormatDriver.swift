@@ -1,0 +1,96 @@
+/// The old contents of a guest range, through the whole chain; what copy-on-write reads from.
+public protocol GuestReader: AnyObject, Sendable {
+    /// Fills `buffer` with the guest's bytes from `offset`; past the end of the disk there are zeroes.
+    func readOld(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError)
+    /// Whether anything lies below this layer in `range`; when not, unallocated space reads as zeroes.
+    func hasBacking(in range: Range<Int>) -> Bool
+}
+
+/// What `open` gets to work with.
+public struct OpenRequest: Sendable {
+    /// The node that holds the image's bytes.
+    public var file: BlockNode
+    /// How the caller wants it opened.
+    public var settings: OpenSettings
+    /// Whether the format was guessed rather than named by the caller.
+    public var wasProbed: Bool
+    /// All drivers, for those that probe.
+    public var registry: DriverRegistry
+
+    public init(file: BlockNode, settings: OpenSettings, wasProbed: Bool, registry: DriverRegistry) {
+        self.file = file
+        self.settings = settings
+        self.wasProbed = wasProbed
+        self.registry = registry
+    }
+}
+
+/// The backing file as an image names it.
+public struct BackingReference: Sendable, Equatable {
+    /// The name as stored: relative names are meant relative to the image's folder.
+    public var filename: String
+    /// The format as stored; `nil` means "guess".
+    public var format: String?
+
+    public init(filename: String, format: String?) {
+        self.filename = filename
+        self.format = format
+    }
+}
+
+/// An image format: a mapping from guest offsets to bytes in a file.
+///
+/// The main answer is ``extent(at:limit:)``: ``BlockNode`` reads plain data, zeroes and the backing chain from
+/// it by itself, once for all formats. All offsets and lengths are in bytes. Every call blocks its thread and
+/// may come from any thread. The node has checked bounds and read-only, and guarantees that no other request
+/// runs in the ``writeGranularity``-rounded range of a write, discard or zeroing. A driver guards its metadata
+/// with a lock of its own, which it does not hold while it reads or writes guest data.
+/// What a driver can do beyond this, it says by conforming to the protocols in Capabilities.swift.
+public protocol FormatDriver: AnyObject, Sendable {
+    /// The name in `-f` and `driver=`, such as `qcow2`.
+    static var name: String { get }
+    /// Other names for it, such as `vhd` for `vpc`.
+    static var aliases: [String] { get }
+    /// How sure the format is that this is one of its images: 0 (no) to 100 (its magic and version).
+    /// `header` is the start of the file, up to 2048 bytes; `filename` may help.
+    static func probe(_ header: RawSpan, filename: String) -> Int
+    /// Opens an image; takes its own keys out of `options`.
+    static func open(_ request: OpenRequest, options: inout OptionTree) throws(BlockError) -> Self
+
+    /// The size of the disk that the guest sees.
+    var virtualSize: Int { get }
+    /// The backing file that the image names.
+    var backing: BackingReference? { get }
+    /// Requests are serialised in units of this size: the cluster size. A power of two, or 1.
+    var writeGranularity: Int { get }
+    /// Whether `extent` says "data" of ranges that may be holes in the file, so that asking it is worth while.
+    var dataMayBeHoles: Bool { get }
+
+    /// Where the bytes at `offset` are: one run with one status. `0 < limit`, and the range is inside the disk.
+    func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent
+    /// Reads bytes from ``Extent/Status/encoded(compressed:)`` extents; the range lies in one extent.
+    func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError)
+    /// Stores `bytes`, allocating as needed and completing clusters with what `old` reads.
+    func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError)
+    /// On return, everything written before the call is durable, and reachable after a crash.
+    func flush() throws(BlockError)
+    /// Writes back what is cached. No call follows. Not called after a failed `open`.
+    func close() throws(BlockError)
+    /// The file node was reopened; the driver writes back first, or gets ready for writing after.
+    func willReopen(readOnly: Bool) throws(BlockError)
+    func didReopen(readOnly: Bool) throws(BlockError)
+
+    /// What `info` tells of this image.
+    func describe() throws(BlockError) -> FormatInfo
+}
+
+extension FormatDriver {
+    public static var aliases: [String] { [] }
+    public var backing: BackingReference? { nil }
+    public var dataMayBeHoles: Bool { false }
+    public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        throw BlockError(.unsupported, "Format '\(Self.name)' has no encoded data")
+    }
+    public func willReopen(readOnly: Bool) throws(BlockError) {}
+    public func didReopen(readOnly: Bool) throws(BlockError) {}
+}

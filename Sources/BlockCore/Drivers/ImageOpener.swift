@@ -1,0 +1,183 @@
+/// The one place where images and the files that they name are opened.
+///
+/// Thread-safe: an immutable value.
+public struct ImageOpener: Sendable {
+    /// How many layers a backing chain may have.
+    public static let maximumChainDepth = 200
+
+    public let registry: DriverRegistry
+    public let policy: OpenPolicy
+
+    public init(registry: DriverRegistry, policy: OpenPolicy = .anyFile) {
+        self.registry = registry
+        self.policy = policy
+    }
+
+    /// What has been opened above a node of a chain.
+    private struct Above {
+        var identities: [String] = []
+        var depth = 0
+    }
+
+    /// Opens the image in `filename` with its backing chain.
+    ///
+    /// - Parameters:
+    ///   - filename: a path, `scheme:…`, or `json:{…}` with options.
+    ///   - format: the format's name; `nil` probes.
+    /// - Throws: the reason, without "Could not open 'filename'".
+    public func open(
+        _ filename: String, format: String? = nil, settings: OpenSettings = OpenSettings(),
+        options: OptionTree = OptionTree()
+    ) throws(BlockError) -> BlockNode {
+        try open(filename, format: format, settings: settings, options: options, above: Above())
+    }
+
+    /// Opens an image described by options alone (`--image-opts`).
+    public func open(options: OptionTree, settings: OpenSettings = OpenSettings()) throws(BlockError) -> BlockNode {
+        try open(nil, format: nil, settings: settings, options: options, above: Above())
+    }
+
+    private func open(
+        _ filename: String?, format: String?, settings: OpenSettings, options: OptionTree, above: Above
+    ) throws(BlockError) -> BlockNode {
+        var options = options
+        var filename = filename
+        if let text = filename, text.hasPrefix("json:") {
+            options.addDefaults(try JSONReader.options(String(text.dropFirst(5))))
+            filename = nil
+        }
+        let driver = options.take("driver") ?? format
+        var settings = settings
+        if try options.takeFlag("read-only") == true { settings.readOnly = true }
+        if try options.takeFlag("force-share") == true { settings.forceShare = true }
+        if let text = options.take("discard") { settings.discardUnmaps = text == "unmap" || text == "on" }
+        if let driver, registry.format(named: driver) == nil, registry.protocolEntry(named: driver) != nil {
+            options["driver"] = driver
+            return try openStorage(filename, options: options, settings: settings)
+        }
+        var fileOptions = options.takeSubtree("file")
+        if let name = options.take("filename") { fileOptions["filename"] = name }
+        let file = try openStorage(filename, options: fileOptions, settings: settings)
+        return try closingOnFailure(file) { () throws(BlockError) -> BlockNode in
+            try openFormat(driver, on: file, settings: settings, options: options, above: above)
+        }
+    }
+
+    /// Opens the protocol layer. `options` are those below `file.`.
+    private func openStorage(
+        _ filename: String?, options: OptionTree, settings: OpenSettings
+    ) throws(BlockError) -> BlockNode {
+        var options = options
+        let driver = options.take("driver")
+        guard let name = filename ?? options.take("filename") else {
+            throw BlockError(.invalidArgument, "The 'file' block driver requires a file name")
+        }
+        let entry: ProtocolEntry
+        var path = name
+        if let driver {
+            guard let named = registry.protocolEntry(named: driver) else {
+                throw BlockError(.unsupported, "Unknown driver '\(driver)'", path: name)
+            }
+            entry = named
+        } else {
+            (entry, path) = try registry.resolve(name)
+        }
+        var settings = settings
+        if try options.takeFlag("read-only") == true { settings.readOnly = true }
+        let storage = try entry.open(path, &options, settings)
+        if let unknown = options.keys.first {
+            storage.close()
+            throw BlockError(
+                .invalidArgument, "Block protocol '\(entry.name)' doesn't support the option '\(unknown)'",
+                path: name)
+        }
+        return BlockNode(.storage(storage), filename: name, settings: settings)
+    }
+
+    private func openFormat(
+        _ driver: String?, on file: BlockNode, settings: OpenSettings, options: OptionTree, above: Above
+    ) throws(BlockError) -> BlockNode {
+        let format = try chooseFormat(driver, file)
+        let identity = file.storage?.identity
+        if let identity, above.identities.contains(identity) {
+            throw BlockError(
+                .corrupt, "Backing file '\(file.filename)' creates an infinite loop.", path: file.filename)
+        }
+        var options = options
+        let backingOptions = options.takeSubtree("backing")
+        let request = OpenRequest(
+            file: file, settings: settings, wasProbed: driver == nil, registry: registry)
+        let opened = try format.open(request, options: &options)
+        let node = BlockNode(.format(opened), filename: file.filename, children: [file], settings: settings)
+        return try closingOnFailure(node) { () throws(BlockError) -> BlockNode in
+            if let unknown = options.keys.first {
+                throw BlockError(
+                    .invalidArgument,
+                    "Block format '\(format.name)' does not support the option '\(unknown)'", path: file.filename)
+            }
+            var next = above
+            next.depth += 1
+            if let identity { next.identities.append(identity) }
+            node.backing = try openBacking(of: node, options: backingOptions, settings: settings, above: next)
+            return node
+        }
+    }
+
+    private func chooseFormat(_ name: String?, _ file: BlockNode) throws(BlockError) -> any FormatDriver.Type {
+        if let name {
+            guard let format = registry.format(named: name) else {
+                throw BlockError(.unsupported, "Unknown driver '\(name)'", path: file.filename)
+            }
+            return format
+        }
+        let header = try file.readBytes(
+            at: 0, count: max(0, min(DriverRegistry.probeBytes, try file.length())))
+        guard let format = registry.probe(header.span.bytes, filename: file.filename) else {
+            throw BlockError(.wrongFormat, "Could not determine image format", path: file.filename)
+        }
+        return format
+    }
+
+    private func openBacking(
+        of node: BlockNode, options: OptionTree, settings: OpenSettings, above: Above
+    ) throws(BlockError) -> BlockNode? {
+        if settings.withoutBacking || settings.metadataOnly { return nil }
+        let stated = node.format?.backing
+        if stated == nil && options.isEmpty { return nil }
+        guard above.depth < Self.maximumChainDepth else {
+            throw BlockError(
+                .limit, "The backing chain has more than \(Self.maximumChainDepth) layers", path: node.filename)
+        }
+        var below = settings
+        below.readOnly = true
+        var filename: String?
+        if options["file.filename"] == nil && options["filename"] == nil, let stated {
+            filename = try allowedBackingName(stated.filename, of: node)
+        }
+        do throws(BlockError) {
+            return try open(
+                filename, format: stated?.format, settings: below, options: options, above: above)
+        } catch {
+            throw error.kind == .denied ? error : error.prefixed("Could not open backing file")
+        }
+    }
+
+    /// The name to open for a backing file, after asking the policy.
+    private func allowedBackingName(_ name: String, of node: BlockNode) throws(BlockError) -> String {
+        let resolved = FileNames.resolve(name, relativeTo: node.filename)
+        try policy.check(
+            OpenPolicy.Request(
+                role: .backing, statedName: name, resolvedName: resolved, image: node.filename))
+        return resolved
+    }
+
+    /// Runs `body`; when it fails, closes `node` first.
+    private func closingOnFailure(
+        _ node: BlockNode, _ body: () throws(BlockError) -> BlockNode
+    ) throws(BlockError) -> BlockNode {
+        do throws(BlockError) { return try body() } catch {
+            try? node.close()
+            throw error
+        }
+    }
+}

@@ -1,0 +1,108 @@
+/// How much space a new or grown file gets at once.
+public enum Preallocation: String, Sendable, CaseIterable {
+    /// None: holes, or clusters allocated when written.
+    case off
+    /// The format's tables are filled in; the data behind them is sparse.
+    case metadata
+    /// Space is reserved without writing it.
+    case falloc
+    /// Space is reserved by writing zeroes.
+    case full
+}
+
+/// How to zero a range.
+public struct ZeroFlags: OptionSet, Sendable {
+    public let rawValue: Int
+    public init(rawValue: Int) { self.rawValue = rawValue }
+    /// The space behind the range may be given back.
+    public static let mayUnmap = ZeroFlags(rawValue: 1)
+    /// Fail with kind `unsupported` rather than write zeroes byte for byte.
+    public static let noFallback = ZeroFlags(rawValue: 2)
+}
+
+/// Where bytes are really kept: a file, a device, memory, a socket.
+///
+/// All offsets and lengths are in bytes. Every call blocks its thread and may come from any thread at any
+/// time; calls on ranges that do not overlap do not affect each other. Reads past the end give zeroes; writes
+/// past the end make the file longer, with zeroes between.
+public protocol ProtocolDriver: AnyObject, Sendable {
+    /// The name in `driver=` options and in `info`, such as `file`.
+    static var name: String { get }
+
+    /// The file's length now.
+    func length() throws(BlockError) -> Int
+    /// Bytes really taken up on the disk, or `nil` where that means nothing.
+    func allocatedSize() -> Int?
+    /// Equal for two drivers exactly when both access the same storage; `nil` where that cannot be told.
+    var identity: String? { get }
+    /// The alignment that the medium wants for offsets and lengths: 1 where it does not matter.
+    var requestAlignment: Int { get }
+    /// Whether new space past the end reads as zeroes without writing them.
+    var zeroInitialised: Bool { get }
+
+    /// Fills all of `buffer` from `offset`.
+    func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError)
+    /// Stores all of `bytes` at `offset`.
+    func write(_ bytes: RawSpan, at offset: Int) throws(BlockError)
+    /// Makes the range read as zeroes: give back, allocate zeroed or write, the first that works.
+    func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError)
+    /// Gives the space back where it can; what it then reads as is not said.
+    func discard(at offset: Int, count: Int) throws(BlockError)
+    /// Changes the length; new space reads as zeroes.
+    func truncate(to length: Int, preallocation: Preallocation) throws(BlockError)
+    /// On return, everything written before the call is durable.
+    func flush() throws(BlockError)
+    /// The run at `offset`: ``Extent/Status/data(hostOffset:)`` with the same offset, or a hole as
+    /// ``Extent/Status/zero(hostOffset:)``. `offset` is inside the file, `limit` > 0.
+    func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent
+    /// Switches between read-only and read-write, with the locks that go with it.
+    func reopen(readOnly: Bool) throws(BlockError)
+    /// Gives the resources back. No call follows.
+    func close()
+
+    /// Copies `count` bytes from another driver without passing them through memory.
+    /// - Returns: how many bytes were copied; fewer than `count` (also 0) where it cannot.
+    func copyRange(
+        from source: any ProtocolDriver, at sourceOffset: Int, to offset: Int, count: Int
+    ) throws(BlockError) -> Int
+}
+
+extension ProtocolDriver {
+    public func allocatedSize() -> Int? { nil }
+    public var identity: String? { nil }
+    public var requestAlignment: Int { 1 }
+    public var zeroInitialised: Bool { true }
+    public func copyRange(
+        from source: any ProtocolDriver, at sourceOffset: Int, to offset: Int, count: Int
+    ) throws(BlockError) -> Int { 0 }
+}
+
+/// How a protocol driver opens and makes files; one value per protocol in the ``DriverRegistry``.
+public struct ProtocolEntry: Sendable {
+    /// The driver's name, such as `file`.
+    public var name: String
+    /// The prefixes of file names (`nbd`, `http`) that mean this protocol.
+    public var schemes: [String]
+    /// The create options that it takes.
+    public var createOptions: [CreateOption]
+    /// Opens an existing file. `options` holds what `file.` options remain; unknown ones are the caller's error.
+    public var open:
+        @Sendable (_ filename: String, _ options: inout OptionTree, _ settings: OpenSettings)
+            throws(BlockError) -> any ProtocolDriver
+    /// Makes a file (truncating one that is there), of the size and preallocation in `options`.
+    public var create: (@Sendable (_ filename: String, _ options: CreateOptions) throws(BlockError) -> Void)?
+
+    public init(
+        name: String, schemes: [String] = [], createOptions: [CreateOption] = [],
+        open:
+            @escaping @Sendable (String, inout OptionTree, OpenSettings) throws(BlockError)
+            -> any ProtocolDriver,
+        create: (@Sendable (String, CreateOptions) throws(BlockError) -> Void)? = nil
+    ) {
+        self.name = name
+        self.schemes = schemes
+        self.createOptions = createOptions
+        self.open = open
+        self.create = create
+    }
+}

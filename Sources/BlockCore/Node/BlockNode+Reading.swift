@@ -1,0 +1,96 @@
+extension BlockNode {
+    /// Fills `buffer` with the bytes at `offset`: this layer's, or the backing chain's, or zeroes.
+    ///
+    /// - Throws: `invalidArgument` past the end of a disk, `io`, `corrupt`.
+    public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        let began = statistics.now()
+        switch layer {
+        case .storage(let driver):
+            try driver.read(into: &buffer, at: offset)
+        case .format(let driver):
+            let range = try checkedRange(offset, buffer.byteCount, of: driver)
+            let ticket = isReadOnly ? nil : requests.acquire(range, exclusive: false)
+            defer { if let ticket { requests.release(ticket) } }
+            try readMapped(driver, into: &buffer, at: offset)
+        }
+        statistics.count(.read, bytes: buffer.byteCount, since: began)
+    }
+
+    /// The bytes at `offset` as an array; for small metadata.
+    public func readBytes(at offset: Int, count: Int) throws(BlockError) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: count)
+        var elements = bytes.mutableSpan
+        var span = elements.mutableBytes
+        try read(into: &span, at: offset)
+        return bytes
+    }
+
+    public func readOld(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        switch layer {
+        case .storage(let driver): try driver.read(into: &buffer, at: offset)
+        case .format(let driver):
+            let inside = max(0, min(buffer.byteCount, driver.virtualSize - offset))
+            var tail = buffer.slice(inside..<buffer.byteCount)
+            tail.fill()
+            guard inside > 0 else { return }
+            var part = buffer.slice(0..<inside)
+            try readMapped(driver, into: &part, at: offset)
+        }
+    }
+
+    public func hasBacking(in range: Range<Int>) -> Bool {
+        guard let backing, let length = try? backing.length() else { return false }
+        return range.lowerBound < length
+    }
+
+    /// Bounds of a request on a disk.
+    func checkedRange(_ offset: Int, _ count: Int, of driver: any FormatDriver) throws(BlockError) -> Range<Int> {
+        let size = driver.virtualSize
+        guard offset >= 0, count >= 0, offset <= size, count <= size - offset else {
+            throw BlockError(.io, "Input/output error", path: filename, offset: offset)
+        }
+        return offset..<offset + count
+    }
+
+    private func readMapped(
+        _ driver: any FormatDriver, into buffer: inout MutableRawSpan, at offset: Int
+    ) throws(BlockError) {
+        let count = buffer.byteCount
+        var done = 0
+        while done < count {
+            let extent = try driver.extent(at: offset + done, limit: count - done)
+            let run = min(max(extent.length, 1), count - done)
+            var part = buffer.slice(done..<done + run)
+            try read(extent, driver, into: &part, at: offset + done)
+            done += run
+        }
+    }
+
+    private func read(
+        _ extent: Extent, _ driver: any FormatDriver, into part: inout MutableRawSpan, at offset: Int
+    ) throws(BlockError) {
+        switch extent.status {
+        case .data(let hostOffset):
+            guard children.indices.contains(extent.child) else {
+                throw BlockError(.corrupt, "The image has no storage number \(extent.child)", path: filename)
+            }
+            try children[extent.child].read(into: &part, at: hostOffset)
+        case .zero: part.fill()
+        case .encoded: try driver.readEncoded(into: &part, at: offset)
+        case .unallocated: try readBacking(into: &part, at: offset)
+        }
+    }
+
+    /// Reads from the backing node; past its end there are zeroes.
+    private func readBacking(into part: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        guard let backing else { return part.fill() }
+        let inside = max(0, min(part.byteCount, try backing.length() - offset))
+        if inside < part.byteCount {
+            var tail = part.slice(inside..<part.byteCount)
+            tail.fill()
+        }
+        guard inside > 0 else { return }
+        var head = part.slice(0..<inside)
+        try backing.read(into: &head, at: offset)
+    }
+}

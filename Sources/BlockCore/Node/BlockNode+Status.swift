@@ -1,0 +1,86 @@
+extension BlockNode {
+    /// What the chain holds at `offset`: one run, at most `limit` bytes long.
+    ///
+    /// - Parameter base: look only at the layers above this node of the chain; below them a run is reported as
+    ///   not present.
+    public func status(at offset: Int, limit: Int, above base: BlockNode? = nil) throws(BlockError) -> ChainStatus {
+        var remaining = limit
+        var layer = self
+        var depth = 0
+        var pastEnd = false
+        while true {
+            let extent = try layer.layerExtent(at: offset, limit: remaining)
+            remaining = min(remaining, extent.length)
+            if extent.status != .unallocated {
+                return try layer.resolve(extent, at: offset, length: remaining, depth: depth)
+            }
+            guard let next = layer.backing, next !== base else {
+                return ChainStatus(
+                    length: remaining, isZero: layer.backing == nil, isData: false, isPresent: pastEnd,
+                    depth: depth)
+            }
+            let length = try next.length()
+            if offset >= length {
+                // Past a short backing file there are zeroes, and this layer is what makes them so.
+                return ChainStatus(
+                    length: remaining, isZero: true, isData: false, isPresent: true, depth: depth)
+            }
+            remaining = min(remaining, length - offset)
+            pastEnd = false
+            layer = next
+            depth += 1
+        }
+    }
+
+    /// The run at `offset` in this layer alone.
+    public func layerExtent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+        let extent =
+            switch layer {
+            case .storage(let driver): try driver.extent(at: offset, limit: limit)
+            case .format(let driver): try driver.extent(at: offset, limit: limit)
+            }
+        guard extent.length > 0 else {
+            throw BlockError(.corrupt, "The image maps an empty range", path: filename, offset: offset)
+        }
+        return Extent(extent.status, length: min(extent.length, limit), child: extent.child)
+    }
+
+    /// Turns an allocated extent of this layer into the chain's answer, asking the file about holes.
+    private func resolve(_ extent: Extent, at offset: Int, length: Int, depth: Int) throws(BlockError) -> ChainStatus {
+        var answer = ChainStatus(length: length, isZero: false, isData: true, isPresent: true, depth: depth)
+        switch extent.status {
+        case .data(let hostOffset):
+            let child = children.indices.contains(extent.child) ? children[extent.child] : nil
+            answer.hostOffset = hostOffset
+            answer.file = (child ?? self).filename
+            if let child, format?.dataMayBeHoles == true {
+                try refine(&answer, child, hostOffset)
+            }
+        case .zero(let hostOffset):
+            answer.isZero = true
+            answer.isData = false
+            answer.hostOffset = hostOffset
+            answer.file = hostOffset.map { _ in
+                (children.indices.contains(extent.child) ? children[extent.child] : self).filename
+            }
+        case .encoded(let compressed): answer.isCompressed = compressed
+        case .unallocated: break
+        }
+        return answer
+    }
+
+    /// Where the file below has a hole, the data reads as zeroes.
+    private func refine(_ answer: inout ChainStatus, _ child: BlockNode, _ hostOffset: Int) throws(BlockError) {
+        let end = try child.length()
+        guard hostOffset < end else {
+            answer.isZero = true
+            answer.isData = false
+            return
+        }
+        let below = try child.status(at: hostOffset, limit: min(answer.length, end - hostOffset))
+        answer.length = min(answer.length, below.length)
+        answer.isZero = below.isZero
+        answer.isData = below.isData
+        answer.hostOffset = below.hostOffset ?? answer.hostOffset
+    }
+}

@@ -1,0 +1,161 @@
+extension BlockNode {
+    /// Stores `bytes` at `offset`.
+    ///
+    /// - Throws: `readOnly`, `invalidArgument` past the end of a disk, `io`, `noSpace`, `corrupt`.
+    public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
+        try checkWritable()
+        let began = statistics.now()
+        switch layer {
+        case .storage(let driver):
+            try driver.write(bytes, at: offset)
+        case .format(let driver):
+            let range = try checkedRange(offset, bytes.byteCount, of: driver)
+            let ticket = requests.acquire(clusters(range, driver), exclusive: true)
+            defer { requests.release(ticket) }
+            try driver.write(bytes, at: offset, old: self)
+            if settings.cache.isWriteThrough { try driver.flush() }
+        }
+        statistics.count(.write, bytes: bytes.byteCount, since: began)
+        statistics.noteWritten(upTo: offset + bytes.byteCount)
+    }
+
+    /// Stores what the driver's `compress` made of the unit at `offset`.
+    ///
+    /// - Throws: also `unsupported` when the format does not compress.
+    public func writeCompressed(_ payload: RawSpan, at offset: Int) throws(BlockError) {
+        try checkWritable()
+        guard let driver = format as? any CompressedWriting else {
+            throw BlockError(.unsupported, "Compression not supported for this file format", path: filename)
+        }
+        let began = statistics.now()
+        let count = min(driver.compressedUnitBytes, driver.virtualSize - offset)
+        let range = try checkedRange(offset, count, of: driver)
+        let ticket = requests.acquire(clusters(range, driver), exclusive: true)
+        defer { requests.release(ticket) }
+        try driver.writeCompressed(payload, at: offset)
+        statistics.count(.write, bytes: count, since: began)
+        statistics.noteWritten(upTo: offset + count)
+    }
+
+    /// Makes the range read as zeroes in the cheapest way there is: unmap, allocate as zeroes, write zeroes.
+    public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags = .mayUnmap) throws(BlockError) {
+        try checkWritable()
+        guard count > 0 else { return }
+        let began = statistics.now()
+        switch layer {
+        case .storage(let driver):
+            try driver.writeZeroes(at: offset, count: count, flags: flags)
+        case .format(let driver):
+            let range = try checkedRange(offset, count, of: driver)
+            let ticket = requests.acquire(clusters(range, driver), exclusive: true)
+            defer { requests.release(ticket) }
+            try zero(range, driver, flags)
+            if settings.cache.isWriteThrough { try driver.flush() }
+        }
+        statistics.count(.write, bytes: count, since: began)
+        statistics.noteWritten(upTo: offset + count)
+    }
+
+    /// Gives the range's space back, where the format and the file can. Parts of clusters are left alone.
+    public func discard(at offset: Int, count: Int) throws(BlockError) {
+        try checkWritable()
+        guard count > 0 else { return }
+        let began = statistics.now()
+        switch layer {
+        case .storage(let driver):
+            try driver.discard(at: offset, count: count)
+        case .format(let driver):
+            let range = try checkedRange(offset, count, of: driver)
+            guard let discarding else { return }
+            let whole = wholeUnits(of: range, unit: discarding.discardGranularity, end: driver.virtualSize)
+            guard !whole.isEmpty else { return }
+            let ticket = requests.acquire(whole, exclusive: true)
+            defer { requests.release(ticket) }
+            try discarding.discard(at: whole.lowerBound, count: whole.count, old: self)
+        }
+        statistics.count(.discard, bytes: count, since: began)
+    }
+
+    /// Changes the length of the file or the size of the disk. New space reads as zeroes.
+    ///
+    /// - Throws: `unsupported` when the format has no resizing.
+    public func resize(to size: Int, preallocation: Preallocation = .off) throws(BlockError) {
+        try checkWritable()
+        let ticket = requests.acquire(0..<Int.max, exclusive: true)
+        defer { requests.release(ticket) }
+        switch layer {
+        case .storage(let driver):
+            try driver.truncate(to: size, preallocation: preallocation)
+        case .format(let driver):
+            guard let resizable = driver as? any Resizable else {
+                throw BlockError(.unsupported, "Image format driver does not support resize", path: filename)
+            }
+            let before = driver.virtualSize
+            try resizable.resize(to: size, preallocation: preallocation)
+            try hideBacking(driver, from: before, to: size)
+        }
+    }
+
+    /// What grows over a longer backing file must not show that file's bytes.
+    private func hideBacking(_ driver: any FormatDriver, from old: Int, to new: Int) throws(BlockError) {
+        guard new > old, let backing else { return }
+        let exposed = min(new, try backing.length())
+        guard exposed > old else { return }
+        try zero(old..<exposed, driver, [])
+        try driver.flush()
+    }
+
+    private func checkWritable() throws(BlockError) {
+        if isReadOnly {
+            throw BlockError(.readOnly, "Block node is read-only", path: filename)
+        }
+    }
+
+    /// `range` grown to whole clusters.
+    private func clusters(_ range: Range<Int>, _ driver: any FormatDriver) -> Range<Int> {
+        let unit = driver.writeGranularity
+        let lower = range.lowerBound.roundedDown(to: unit)
+        return lower..<(range.upperBound.roundedUp(to: unit) ?? Int.max)
+    }
+
+    /// The whole units inside `range`; the last unit of the disk may be short.
+    private func wholeUnits(of range: Range<Int>, unit: Int, end: Int) -> Range<Int> {
+        let lower = range.lowerBound.roundedUp(to: unit) ?? Int.max
+        let upper = range.upperBound == end ? end : range.upperBound.roundedDown(to: unit)
+        return lower < upper ? lower..<upper : lower..<lower
+    }
+
+    /// The zeroing ladder of formats: the driver's own way for whole clusters, plain zeroes for the rest.
+    private func zero(_ range: Range<Int>, _ driver: any FormatDriver, _ flags: ZeroFlags) throws(BlockError) {
+        guard let zeroWriting else { return try writePlainZeroes(range, driver, flags) }
+        let unit = zeroWriting.zeroGranularity
+        let whole = wholeUnits(of: range, unit: unit, end: driver.virtualSize)
+        guard !whole.isEmpty else { return try writePlainZeroes(range, driver, flags) }
+        try writePlainZeroes(range.lowerBound..<whole.lowerBound, driver, flags)
+        let done = try zeroWriting.writeZeroes(
+            at: whole.lowerBound, count: whole.count, mayUnmap: flags.contains(.mayUnmap), old: self)
+        if !done { try writePlainZeroes(whole, driver, flags) }
+        try writePlainZeroes(whole.upperBound..<range.upperBound, driver, flags)
+    }
+
+    /// Writes zeroes as data, leaving out what reads as zeroes anyway.
+    private func writePlainZeroes(
+        _ range: Range<Int>, _ driver: any FormatDriver, _ flags: ZeroFlags
+    ) throws(BlockError) {
+        var offset = range.lowerBound
+        let zeroes = AlignedBuffer(count: min(range.count, 1 << 20), zeroed: true)
+        while offset < range.upperBound {
+            let here = try status(at: offset, limit: range.upperBound - offset)
+            if here.isZero {
+                offset += here.length
+                continue
+            }
+            if flags.contains(.noFallback) {
+                throw BlockError(.unsupported, "Operation not supported", path: filename, offset: offset)
+            }
+            let count = min(here.length, zeroes.count)
+            try driver.write(zeroes.bytes(0..<count), at: offset, old: self)
+            offset += count
+        }
+    }
+}

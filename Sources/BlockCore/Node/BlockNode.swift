@@ -1,0 +1,172 @@
+import Synchronization
+
+/// The only way to an open image, device or file: bounds, serialising, the backing chain and statistics are here.
+///
+/// A node owns its driver, its storage children (`file` first) and its backing node. Offsets and lengths are in
+/// bytes. Thread-safe. Overlapping writes, zeroings and discards wait for each other and for reads of the same
+/// clusters; reads share.
+public final class BlockNode: GuestReader, Sendable {
+    /// What serves this node.
+    public enum Layer: Sendable {
+        case storage(any ProtocolDriver)
+        case format(any FormatDriver)
+    }
+
+    struct State {
+        var backing: BlockNode?
+        var readOnly: Bool
+        var deviceName: String?
+        var user: String?
+        var isClosed = false
+    }
+
+    public let layer: Layer
+    /// The name by which it was opened, as the user or the overlay gave it.
+    public let filename: String
+    /// The nodes that hold the format's bytes; ``Extent/child`` counts them. Empty for protocols.
+    public let children: [BlockNode]
+    /// Bytes, operations and time so far.
+    public let statistics = NodeStatistics()
+    /// How it was opened.
+    public let settings: OpenSettings
+
+    let state: Mutex<State>
+    let requests = RangeLock()
+    // Looked up once: a cast for every request would cost more than the request.
+    let zeroWriting: (any ZeroWriting)?
+    let discarding: (any Discarding)?
+
+    /// Wraps an open driver. The node closes it.
+    public init(
+        _ layer: Layer, filename: String, children: [BlockNode] = [], backing: BlockNode? = nil,
+        settings: OpenSettings = OpenSettings()
+    ) {
+        self.layer = layer
+        self.filename = filename
+        self.children = children
+        self.settings = settings
+        state = Mutex(State(backing: backing, readOnly: settings.readOnly))
+        if case .format(let driver) = layer {
+            zeroWriting = driver as? any ZeroWriting
+            discarding = driver as? any Discarding
+        } else {
+            zeroWriting = nil
+            discarding = nil
+        }
+    }
+
+    /// The node below a format that holds the image file; `nil` for a protocol.
+    public var file: BlockNode? { children.first }
+    /// The format driver, where this is a format's node.
+    public var format: (any FormatDriver)? {
+        if case .format(let driver) = layer { return driver }
+        return nil
+    }
+    /// The protocol driver, where this is a protocol's node.
+    public var storage: (any ProtocolDriver)? {
+        if case .storage(let driver) = layer { return driver }
+        return nil
+    }
+    /// `qcow2`, `raw`, `file`, ...
+    public var driverName: String {
+        switch layer {
+        case .storage(let driver): type(of: driver).name
+        case .format(let driver): type(of: driver).name
+        }
+    }
+
+    /// The next node of the chain.
+    public var backing: BlockNode? {
+        get { state.withLock { $0.backing } }
+        set { state.withLock { $0.backing = newValue } }
+    }
+    public var isReadOnly: Bool { state.withLock { $0.readOnly } }
+    /// A name for messages, where the caller gave one.
+    public var deviceName: String? {
+        get { state.withLock { $0.deviceName } }
+        set { state.withLock { $0.deviceName = newValue } }
+    }
+
+    /// The nodes from this one down its backing chain.
+    public var chain: [BlockNode] {
+        var nodes = [self]
+        while let next = nodes[nodes.count - 1].backing { nodes.append(next) }
+        return nodes
+    }
+
+    /// The size of the disk, or the length of the file, in bytes.
+    public func length() throws(BlockError) -> Int {
+        switch layer {
+        case .storage(let driver): try driver.length()
+        case .format(let driver): driver.virtualSize
+        }
+    }
+
+    // MARK: Use and life
+
+    /// Marks the node as used by a job.
+    ///
+    /// - Throws: `busy` when another job has it.
+    public func beginUse(by user: String) throws(BlockError) {
+        let holder = state.withLock { state -> String? in
+            if state.user == nil { state.user = user }
+            return state.user == user ? nil : state.user
+        }
+        if let holder {
+            throw BlockError(.busy, "Node '\(filename)' is busy: in use by \(holder)", path: filename)
+        }
+    }
+
+    /// Ends the use that `beginUse` began.
+    public func endUse() { state.withLock { $0.user = nil } }
+
+    /// On return, everything written before is durable and reachable after a crash.
+    public func flush() throws(BlockError) {
+        if isReadOnly { return }
+        let began = statistics.now()
+        switch layer {
+        case .storage(let driver): try driver.flush()
+        case .format(let driver): try driver.flush()
+        }
+        statistics.count(.flush, bytes: 0, since: began)
+    }
+
+    /// Switches between read-only and read-write. Children follow; the backing node does not.
+    public func reopen(readOnly: Bool) throws(BlockError) {
+        guard readOnly != isReadOnly else { return }
+        let ticket = requests.acquire(0..<Int.max, exclusive: true)
+        defer { requests.release(ticket) }
+        switch layer {
+        case .storage(let driver): try driver.reopen(readOnly: readOnly)
+        case .format(let driver):
+            try driver.willReopen(readOnly: readOnly)
+            for child in children { try child.reopen(readOnly: readOnly) }
+            try driver.didReopen(readOnly: readOnly)
+        }
+        state.withLock { $0.readOnly = readOnly }
+    }
+
+    /// Writes back what is cached and closes driver, children and backing nodes. Closing twice does nothing.
+    ///
+    /// - Throws: what the driver could not write back; everything is closed all the same.
+    public func close() throws(BlockError) {
+        let (wasClosed, backing) = state.withLock { state in
+            defer { state.isClosed = true }
+            return (state.isClosed, state.backing)
+        }
+        guard !wasClosed else { return }
+        var failure: BlockError?
+        do throws(BlockError) { try closeDriver() } catch { failure = error }
+        for node in children + (backing.map { [$0] } ?? []) {
+            do throws(BlockError) { try node.close() } catch { failure = failure ?? error }
+        }
+        if let failure { throw failure }
+    }
+
+    private func closeDriver() throws(BlockError) {
+        switch layer {
+        case .storage(let driver): driver.close()
+        case .format(let driver): try driver.close()
+        }
+    }
+}

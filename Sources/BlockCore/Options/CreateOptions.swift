@@ -1,0 +1,181 @@
+/// The names of create options, as on the command line (`-o key=value`).
+public enum CreateOptionKey: String, Sendable, CaseIterable {
+    case size
+    case encryption
+    case encryptFormat = "encrypt.format"
+    case encryptKeySecret = "encrypt.key-secret"
+    case encryptCipherAlg = "encrypt.cipher-alg"
+    case encryptCipherMode = "encrypt.cipher-mode"
+    case encryptHashAlg = "encrypt.hash-alg"
+    case encryptIterTime = "encrypt.iter-time"
+    case encryptIvgenAlg = "encrypt.ivgen-alg"
+    case encryptIvgenHashAlg = "encrypt.ivgen-hash-alg"
+    case compat6
+    case backingFile = "backing_file"
+    case backingFormat = "backing_fmt"
+    case clusterSize = "cluster_size"
+    case tableSize = "table_size"
+    case preallocation
+    case subformat
+    case compat
+    case lazyRefcounts = "lazy_refcounts"
+    case refcountBits = "refcount_bits"
+    case dataFile = "data_file"
+    case dataFileRaw = "data_file_raw"
+    case extendedL2 = "extended_l2"
+    case compressionType = "compression_type"
+    case adapterType = "adapter_type"
+    case hwVersion = "hwversion"
+    case toolsVersion = "toolsversion"
+    case zeroedGrain = "zeroed_grain"
+    case staticImage = "static"
+    case forceSize = "force_size"
+    case blockSize = "block_size"
+    case blockStateZero = "block_state_zero"
+    case logSize = "log_size"
+    case keySecret = "key-secret"
+    case cipherAlg = "cipher-alg"
+    case cipherMode = "cipher-mode"
+    case hashAlg = "hash-alg"
+    case iterTime = "iter-time"
+    case ivgenAlg = "ivgen-alg"
+    case ivgenHashAlg = "ivgen-hash-alg"
+    case detachedHeader = "detached-header"
+    case nocow
+    case extentSizeHint = "extent_size_hint"
+}
+
+/// What values an option takes.
+public enum CreateOptionType: Sendable {
+    /// Any text.
+    case string
+    /// `on` or `off`.
+    case bool
+    /// A whole number.
+    case number
+    /// A number of bytes, with suffixes.
+    case size
+}
+
+/// One option that a driver's `create` takes.
+public struct CreateOption: Sendable {
+    public var key: CreateOptionKey
+    public var type: CreateOptionType
+    /// The value when the user gives none; `nil` leaves it unset and unshown.
+    public var defaultValue: String?
+    /// One line for `-o help`.
+    public var help: String
+
+    public init(_ key: CreateOptionKey, _ type: CreateOptionType, default: String? = nil, help: String) {
+        self.key = key
+        self.type = type
+        self.defaultValue = `default`
+        self.help = help
+    }
+}
+
+/// The values of create options, checked against what a driver declares.
+///
+/// A value type. Texts are kept in normal form: sizes in bytes, booleans as `on` and `off`.
+public struct CreateOptions: Sendable {
+    /// What may be set, in the order in which it is shown.
+    public let declared: [CreateOption]
+    private var values: [CreateOptionKey: String] = [:]
+
+    /// Options with nothing but the defaults set.
+    public init(_ declared: [CreateOption]) {
+        self.declared = declared
+        for option in declared { values[option.key] = option.defaultValue }
+    }
+
+    /// Sets an option by its name on the command line.
+    ///
+    /// - Throws: `invalidArgument` for a name that is not declared and a value that its type does not take.
+    public mutating func set(name: String, to value: String) throws(BlockError) {
+        guard let option = declared.first(where: { $0.key.rawValue == name }) else {
+            throw BlockError(.invalidArgument, "Invalid parameter '\(name)'")
+        }
+        values[option.key] = try OptionValue.normalise(value, as: option.type, name: name)
+    }
+
+    /// Sets an option that the driver declares; does nothing when it does not.
+    public mutating func set(_ key: CreateOptionKey, to value: String?) {
+        guard declares(key) else { return }
+        values[key] = value
+    }
+
+    public func declares(_ key: CreateOptionKey) -> Bool { declared.contains { $0.key == key } }
+
+    /// The value as text, or `nil` when neither given nor defaulted.
+    public subscript(key: CreateOptionKey) -> String? { values[key] }
+
+    /// A size in bytes, or a number.
+    public func integer(_ key: CreateOptionKey) -> Int? { values[key].flatMap { Int($0) } }
+
+    /// An `on`/`off` value.
+    public func flag(_ key: CreateOptionKey) -> Bool { values[key] == "on" }
+
+    /// All values that are set, in the declared order.
+    public var shown: [(key: CreateOptionKey, value: String)] {
+        declared.compactMap { option in values[option.key].map { (option.key, $0) } }
+    }
+
+    /// The preallocation asked for; `off` when not given.
+    public func preallocation(
+        allowed: [Preallocation] = Preallocation.allCases
+    ) throws(BlockError) -> Preallocation {
+        guard let text = values[.preallocation] else { return .off }
+        guard let value = Preallocation(rawValue: text), allowed.contains(value) else {
+            throw BlockError(
+                .invalidArgument, "Parameter 'preallocation' does not accept value '\(text)'")
+        }
+        return value
+    }
+}
+
+/// Turns option texts into their normal form.
+public enum OptionValue {
+    /// `text` in the normal form of `type`; `name` is for the message.
+    public static func normalise(
+        _ text: String, as type: CreateOptionType, name: String
+    ) throws(BlockError) -> String {
+        switch type {
+        case .string: return text
+        case .bool: return try bool(text, name: name) ? "on" : "off"
+        case .number:
+            guard let number = CLikeNumber.unsigned(text), number <= Int.max else {
+                throw BlockError(.invalidArgument, "Parameter '\(name)' expects a number")
+            }
+            return String(number)
+        case .size:
+            return String(try size(text, name: name))
+        }
+    }
+
+    /// `on`, `off` and their synonyms.
+    public static func bool(_ text: String, name: String) throws(BlockError) -> Bool {
+        switch text {
+        case "on", "yes", "true", "y": return true
+        case "off", "no", "false", "n": return false
+        default:
+            throw BlockError(.invalidArgument, "Parameter '\(name)' expects 'on' or 'off'")
+        }
+    }
+
+    /// A size in bytes with an optional suffix.
+    public static func size(_ text: String, name: String) throws(BlockError) -> Int {
+        let hint = """
+            Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-
+            and exabytes, respectively.
+            """
+        switch SizeParser.parse(text, defaultSuffix: "B") {
+        case .success(let bytes) where bytes <= Int.max: return Int(bytes)
+        case .success, .failure(.outOfRange):
+            throw BlockError(.invalidArgument, "Value '\(text)' is out of range for parameter '\(name)'")
+        case .failure(.malformed):
+            throw BlockError(
+                .invalidArgument,
+                "Parameter '\(name)' expects a non-negative number below 2^64", hint: hint)
+        }
+    }
+}

@@ -1,0 +1,97 @@
+/// How the host's page cache is used.
+public enum CacheMode: String, Sendable, CaseIterable {
+    /// Through the page cache; `flush` is obeyed.
+    case writeback
+    /// Through the page cache; every write is durable when it returns.
+    case writethrough
+    /// Past the page cache; `flush` is obeyed.
+    case none
+    /// Past the page cache; every write is durable when it returns.
+    case directsync
+    /// Through the page cache; `flush` does nothing.
+    case unsafe
+
+    /// Whether the page cache is bypassed (O_DIRECT).
+    public var isDirect: Bool { self == .none || self == .directsync }
+    /// Whether every write is followed by a flush.
+    public var isWriteThrough: Bool { self == .writethrough || self == .directsync }
+
+    /// The mode of that name; `off` is another word for `none`.
+    public init?(name: String) { self.init(rawValue: name == "off" ? "none" : name) }
+}
+
+/// How an image is opened.
+public struct OpenSettings: Sendable {
+    /// Without writing.
+    public var readOnly: Bool
+    public var cache: CacheMode
+    /// Do not object to others writing at the same time (`-U`).
+    public var forceShare: Bool
+    /// Do not open the backing file that the image names.
+    public var withoutBacking: Bool
+    /// Open even what is dirty or damaged and repair nothing: somebody is going to check it.
+    public var forCheck: Bool
+    /// Pass discards on to the file.
+    public var discardUnmaps: Bool
+    /// For `info`: open no file but the image itself, even those that the format needs for reading.
+    public var metadataOnly: Bool
+
+    public init(
+        readOnly: Bool = true, cache: CacheMode = .writeback, forceShare: Bool = false,
+        withoutBacking: Bool = false, forCheck: Bool = false, discardUnmaps: Bool = true,
+        metadataOnly: Bool = false
+    ) {
+        self.readOnly = readOnly
+        self.cache = cache
+        self.forceShare = forceShare
+        self.withoutBacking = withoutBacking
+        self.forCheck = forCheck
+        self.discardUnmaps = discardUnmaps
+        self.metadataOnly = metadataOnly
+    }
+}
+
+/// Decides about every file that an image names: backing files, data files, extents.
+///
+/// Files that the user names are not asked about.
+public struct OpenPolicy: Sendable {
+    /// What an image wants opened.
+    public struct Request: Sendable {
+        public enum Role: String, Sendable {
+            case backing = "backing file"
+            case dataFile = "data file"
+            case extent = "extent file"
+        }
+        public var role: Role
+        /// The name as the image states it.
+        public var statedName: String
+        /// The name after joining it with the image's folder; `json:` and `scheme:` names are as stated.
+        public var resolvedName: String
+        /// The image that names it.
+        public var image: String
+    }
+
+    private let decide: @Sendable (Request) -> Bool
+
+    /// A policy that opens what `decide` answers `true` for.
+    public init(_ decide: @escaping @Sendable (Request) -> Bool) { self.decide = decide }
+
+    /// Open everything, as qemu-img does.
+    public static let anyFile = OpenPolicy { _ in true }
+    /// Open nothing.
+    public static let nothing = OpenPolicy { _ in false }
+    /// Open plain files in the image's own folder, without `..`, absolute names, `json:` or protocols.
+    public static let sameFolder = OpenPolicy { request in
+        !request.statedName.contains("/") && !request.statedName.contains(":")
+    }
+
+    /// - Throws: `denied` when the policy does not allow it.
+    public func check(_ request: Request) throws(BlockError) {
+        guard decide(request) else {
+            throw BlockError(
+                .denied,
+                "The open policy does not allow the \(request.role.rawValue) '\(request.statedName)'",
+                path: request.image)
+        }
+    }
+}

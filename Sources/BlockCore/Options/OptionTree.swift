@@ -1,0 +1,113 @@
+/// Open options as flat dotted keys: `driver`, `file.driver`, `file.filename`, `backing.file.filename`.
+///
+/// A value type. Whoever understands a key takes it out; what is left over at the end is unknown.
+public struct OptionTree: Sendable, Equatable {
+    private var entries: [(key: String, value: String)] = []
+
+    public init() {}
+
+    public static func == (left: OptionTree, right: OptionTree) -> Bool {
+        left.entries.map(\.key) == right.entries.map(\.key)
+            && left.entries.map(\.value) == right.entries.map(\.value)
+    }
+
+    public var isEmpty: Bool { entries.isEmpty }
+    /// The keys that are left, in the order given.
+    public var keys: [String] { entries.map(\.key) }
+
+    public subscript(key: String) -> String? {
+        get { entries.last { $0.key == key }?.value }
+        set {
+            entries.removeAll { $0.key == key }
+            if let newValue { entries.append((key, newValue)) }
+        }
+    }
+
+    /// Removes and answers the value of `key`.
+    public mutating func take(_ key: String) -> String? {
+        defer { entries.removeAll { $0.key == key } }
+        return self[key]
+    }
+
+    /// Removes and answers an `on`/`off` value.
+    public mutating func takeFlag(_ key: String) throws(BlockError) -> Bool? {
+        guard let text = take(key) else { return nil }
+        return try OptionValue.bool(text, name: key)
+    }
+
+    /// Removes and answers a size in bytes.
+    public mutating func takeSize(_ key: String) throws(BlockError) -> Int? {
+        guard let text = take(key) else { return nil }
+        return try OptionValue.size(text, name: key)
+    }
+
+    /// Removes and answers everything below `prefix.`, without that prefix.
+    public mutating func takeSubtree(_ prefix: String) -> OptionTree {
+        var subtree = OptionTree()
+        let dotted = prefix + "."
+        for (key, value) in entries where key.hasPrefix(dotted) {
+            subtree.entries.append((String(key.dropFirst(dotted.count)), value))
+        }
+        entries.removeAll { $0.key.hasPrefix(dotted) }
+        return subtree
+    }
+
+    /// Adds all entries of `other` whose keys are not set here.
+    public mutating func addDefaults(_ other: OptionTree) {
+        for (key, value) in other.entries where self[key] == nil { entries.append((key, value)) }
+    }
+
+    /// Splits `k=v,k=v`; `,,` stands for a comma inside a value; `k` alone means `k=on`.
+    public static func parse(_ text: String) throws(BlockError) -> OptionTree {
+        var tree = OptionTree()
+        for (key, value) in try OptionList.parse(text) { tree[key] = value }
+        return tree
+    }
+}
+
+/// Lists of options as on the command line: `k=v,k=v`.
+public enum OptionList {
+    /// The pairs in order; `,,` stands for a comma inside a value; `k` alone means `k=on`.
+    ///
+    /// - Throws: `invalidArgument` for an empty key.
+    public static func parse(_ text: String) throws(BlockError) -> [(key: String, value: String)] {
+        var pairs: [(key: String, value: String)] = []
+        for item in split(text) where !item.isEmpty {
+            let key = item.prefix { $0 != "=" }
+            guard !key.isEmpty else {
+                throw BlockError(.invalidArgument, "Invalid parameter ''")
+            }
+            let value = key.count == item.count ? "on" : String(item.dropFirst(key.count + 1))
+            pairs.append((String(key), value))
+        }
+        return pairs
+    }
+
+    /// Whether the list asks for help: an item `help` or `?`.
+    public static func asksForHelp(_ text: String) -> Bool {
+        split(text).contains { $0 == "help" || $0 == "?" }
+    }
+
+    /// Splits at single commas and turns `,,` into a comma.
+    private static func split(_ text: String) -> [String] {
+        var items: [String] = []
+        var current = ""
+        var index = text.startIndex
+        while index < text.endIndex {
+            let next = text.index(after: index)
+            if text[index] != "," {
+                current.append(text[index])
+                index = next
+            } else if next < text.endIndex, text[next] == "," {
+                current.append(",")
+                index = text.index(after: next)
+            } else {
+                items.append(current)
+                current = ""
+                index = next
+            }
+        }
+        items.append(current)
+        return items
+    }
+}

@@ -1,0 +1,78 @@
+/// The one error type of the block layer.
+///
+/// Code decides on ``kind``; people read ``message``; nothing compares messages.
+/// Thread-safe: an immutable value.
+public struct BlockError: Error, Sendable, CustomStringConvertible {
+    /// What went wrong, as far as code needs to know it.
+    public enum Kind: Sendable, Equatable {
+        /// A system call failed; ``BlockError/errno`` says how.
+        case io
+        /// The bytes of the image break its format's rules.
+        case corrupt
+        /// The image asks for something that this format or this build cannot do.
+        case unsupported
+        /// The bytes are not an image of the requested format.
+        case wrongFormat
+        /// The caller passed something that makes no sense.
+        case invalidArgument
+        /// A file or a snapshot of that name does not exist.
+        case notFound
+        /// The file exists and may not.
+        case exists
+        /// No space left, or a size limit was reached.
+        case noSpace
+        /// The node was opened read-only.
+        case readOnly
+        /// The ``OpenPolicy`` refused a file that an image names.
+        case denied
+        /// Another process, job or node holds the image.
+        case busy
+        /// The work was cancelled.
+        case cancelled
+        /// A stated limit was exceeded.
+        case limit
+    }
+
+    public var kind: Kind
+    /// One sentence for people, without a full stop and without the program's name.
+    public var message: String
+    /// The C `errno`, where a system call failed.
+    public var errno: Int32?
+    /// The file concerned.
+    public var path: String?
+    /// The byte offset in ``path`` concerned.
+    public var offset: Int?
+    /// What led to this error.
+    public var underlying: (any Error)?
+    /// Further lines for people, printed after the message.
+    public var hint: String?
+
+    public init(
+        _ kind: Kind, _ message: String, errno: Int32? = nil, path: String? = nil, offset: Int? = nil,
+        underlying: (any Error)? = nil, hint: String? = nil
+    ) {
+        self.kind = kind
+        self.message = message
+        self.errno = errno
+        self.path = path
+        self.offset = offset
+        self.underlying = underlying
+        self.hint = hint
+    }
+
+    public var description: String { message }
+
+    /// The same error with `prefix: ` in front of its message.
+    public func prefixed(_ prefix: String) -> BlockError {
+        var copy = self
+        copy.message = "\(prefix): \(message)"
+        return copy
+    }
+
+    /// The same error, told to concern `path` unless it already names a file.
+    public func concerning(_ path: String) -> BlockError {
+        var copy = self
+        copy.path = copy.path ?? path
+        return copy
+    }
+}

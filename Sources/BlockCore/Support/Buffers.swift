@@ -1,0 +1,134 @@
+/// A page-aligned block of memory that one owner at a time fills and empties.
+///
+/// Not thread-safe by itself: hand a buffer from thread to thread, never share it while it is written.
+public final class AlignedBuffer: @unchecked Sendable {
+    /// The alignment in bytes of every buffer; enough for O_DIRECT on any device.
+    public static let alignmentBytes = 4096
+
+    private let storage: UnsafeMutableRawBufferPointer
+
+    /// A buffer of `count` bytes. Its contents are zero when `zeroed`, else unspecified.
+    public init(count: Int, zeroed: Bool = false) {
+        storage = .allocate(byteCount: max(count, 1), alignment: Self.alignmentBytes)
+        self.count = count
+        if zeroed { storage.initializeMemory(as: UInt8.self, repeating: 0) }
+    }
+
+    deinit { storage.deallocate() }
+
+    /// The size in bytes.
+    public let count: Int
+
+    /// The contents.
+    public var bytes: RawSpan {
+        @_lifetime(borrow self)
+        get {
+            let span = RawSpan(_unsafeBytes: UnsafeRawBufferPointer(rebasing: storage[0..<count]))
+            return _overrideLifetime(span, borrowing: self)
+        }
+    }
+
+    /// The contents, to be changed. The caller sees to it that nobody else uses them meanwhile.
+    public var mutableBytes: MutableRawSpan {
+        @_lifetime(borrow self)
+        get {
+            let span = MutableRawSpan(
+                _unsafeBytes: UnsafeMutableRawBufferPointer(rebasing: storage[0..<count]))
+            return _overrideLifetime(span, borrowing: self)
+        }
+    }
+
+    /// The part `range` of the contents.
+    @_lifetime(borrow self)
+    public func bytes(_ range: Range<Int>) -> RawSpan {
+        let span = RawSpan(_unsafeBytes: UnsafeRawBufferPointer(rebasing: storage[0..<count][range]))
+        return _overrideLifetime(span, borrowing: self)
+    }
+
+    /// The part `range` of the contents, to be changed.
+    @_lifetime(borrow self)
+    public func mutableBytes(_ range: Range<Int>) -> MutableRawSpan {
+        let span = MutableRawSpan(
+            _unsafeBytes: UnsafeMutableRawBufferPointer(rebasing: storage[0..<count][range]))
+        return _overrideLifetime(span, borrowing: self)
+    }
+}
+
+extension MutableRawSpan {
+    /// The part `range` of this span. Traps when out of bounds, so the caller has checked `range`.
+    @_lifetime(&self)
+    public mutating func slice(_ range: Range<Int>) -> MutableRawSpan {
+        _mutatingExtracting(range)
+    }
+
+    /// Sets every byte to `byte`.
+    public mutating func fill(_ byte: UInt8 = 0) {
+        withUnsafeMutableBytes { buffer in
+            _ = buffer.initializeMemory(as: UInt8.self, repeating: byte)
+        }
+    }
+
+    /// Copies all of `source` to `offset`. Traps when it does not fit.
+    public mutating func copy(from source: RawSpan, at offset: Int = 0) {
+        precondition(offset >= 0 && source.byteCount <= byteCount - offset)
+        withUnsafeMutableBytes { target in
+            source.withUnsafeBytes { bytes in
+                UnsafeMutableRawBufferPointer(rebasing: target[offset...]).copyMemory(from: bytes)
+            }
+        }
+    }
+}
+
+extension RawSpan {
+    /// Whether every byte is zero.
+    public var isZero: Bool { zeroPrefixCount == byteCount }
+
+    /// How many bytes at the start are zero; counted in steps of 64 bytes, exact only when all are zero or
+    /// at the step's grain.
+    private var zeroPrefixCount: Int {
+        withUnsafeBytes { buffer in
+            var index = 0
+            while index &+ 64 <= buffer.count {
+                var bits: UInt64 = 0
+                for lane in 0..<8 {
+                    bits |= buffer.loadUnaligned(fromByteOffset: index &+ lane &* 8, as: UInt64.self)
+                }
+                if bits != 0 { return index }
+                index &+= 64
+            }
+            while index < buffer.count {
+                if buffer[index] != 0 { return index }
+                index &+= 1
+            }
+            return index
+        }
+    }
+
+    /// Whether both spans hold the same bytes.
+    public func hasSameBytes(as other: RawSpan) -> Bool {
+        guard byteCount == other.byteCount else { return false }
+        return withUnsafeBytes { mine in
+            other.withUnsafeBytes { theirs in mine.elementsEqualFast(theirs) }
+        }
+    }
+
+    /// The bytes as an array.
+    public var array: [UInt8] { withUnsafeBytes { Array($0) } }
+}
+
+extension UnsafeRawBufferPointer {
+    /// Equality in words of eight bytes; the sizes are equal.
+    fileprivate func elementsEqualFast(_ other: UnsafeRawBufferPointer) -> Bool {
+        var index = 0
+        while index &+ 8 <= count {
+            let mine = loadUnaligned(fromByteOffset: index, as: UInt64.self)
+            if mine != other.loadUnaligned(fromByteOffset: index, as: UInt64.self) { return false }
+            index &+= 8
+        }
+        while index < count {
+            if self[index] != other[index] { return false }
+            index &+= 1
+        }
+        return true
+    }
+}

@@ -1,0 +1,72 @@
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+/// Plain threads for work that blocks.
+public enum WorkerThreads {
+    /// Runs `body(0)` to `body(count - 1)` at once, one of them on the calling thread, and waits for all.
+    ///
+    /// - Throws: the first error that any of them threw. The others are not interrupted: let them look at a
+    ///   shared flag.
+    public static func run(
+        _ count: Int, _ body: @escaping @Sendable (Int) throws(BlockError) -> Void
+    ) throws(BlockError) {
+        let failure = Monitor<BlockError?>(nil)
+        let guarded: @Sendable (Int) -> Void = { index in
+            do throws(BlockError) { try body(index) } catch {
+                failure.withLock { first in first = first ?? error }
+            }
+        }
+        var threads: [pthread_t] = []
+        var inline: [Int] = []
+        for index in stride(from: 1, to: count, by: 1) {
+            if let thread = start({ guarded(index) }) { threads.append(thread) } else { inline.append(index) }
+        }
+        if count > 0 { guarded(0) }
+        inline.forEach(guarded)
+        threads.forEach { pthread_join($0, nil) }
+        if let error = failure.withLock({ $0 }) { throw error }
+    }
+
+    /// Blocks the calling thread for that many nanoseconds.
+    @Sendable public static func sleep(nanoseconds: Int) {
+        var left = timespec(tv_sec: nanoseconds / 1_000_000_000, tv_nsec: nanoseconds % 1_000_000_000)
+        var rest = timespec()
+        while nanosleep(&left, &rest) != 0 && errno == EINTR { left = rest }
+    }
+
+    /// Starts one thread, or answers `nil` when the system has none to give.
+    private static func start(_ body: @escaping @Sendable () -> Void) -> pthread_t? {
+        let task = Unmanaged.passRetained(ThreadTask(body))
+        #if canImport(Darwin)
+            var thread: pthread_t?
+            let code = pthread_create(&thread, nil, { threadMain($0) }, task.toOpaque())
+            let started = thread
+        #else
+            var thread = pthread_t()
+            let code = pthread_create(&thread, nil, { threadMain($0) }, task.toOpaque())
+            let started: pthread_t? = thread
+        #endif
+        guard code == 0 else {
+            task.release()
+            return nil
+        }
+        return started
+    }
+}
+
+/// What a started thread runs; passed through C as an opaque pointer.
+private final class ThreadTask: Sendable {
+    let body: @Sendable () -> Void
+    init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+}
+
+/// The C entry point: takes over the retained task and runs it.
+private func threadMain(_ context: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
+    if let context { Unmanaged<ThreadTask>.fromOpaque(context).takeRetainedValue().body() }
+    return nil
+}

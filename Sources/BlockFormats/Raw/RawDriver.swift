@@ -1,0 +1,147 @@
+import BlockCore
+import Synchronization
+
+/// The bytes of a file as they are, or a window of them.
+///
+/// Options: `offset` (bytes to skip) and `size` (bytes to show). A file whose length is no multiple of 512 is
+/// shown rounded up; the rest reads as zeroes.
+public final class RawDriver: FormatDriver {
+    public static let name = "raw"
+
+    /// Sizes are shown in whole sectors of this many bytes.
+    static let sectorBytes = 512
+
+    private let file: BlockNode
+    private let windowOffset: Int
+    private let hasFixedSize: Bool
+    private let guardsFirstSector: Bool
+    private let registry: DriverRegistry
+    private let size: Mutex<Int>
+
+    private init(_ request: OpenRequest, windowOffset: Int, size: Int, hasFixedSize: Bool) {
+        file = request.file
+        guardsFirstSector = request.wasProbed
+        registry = request.registry
+        self.windowOffset = windowOffset
+        self.hasFixedSize = hasFixedSize
+        self.size = Mutex(size)
+    }
+
+    /// Raw takes anything, but last.
+    public static func probe(_ header: RawSpan, filename: String) -> Int { 1 }
+
+    public static func open(
+        _ request: OpenRequest, options: inout OptionTree
+    ) throws(BlockError) -> RawDriver {
+        let length = try request.file.length()
+        let offset = try options.takeSize("offset") ?? 0
+        let stated = try options.takeSize("size")
+        guard offset <= length else {
+            throw BlockError(
+                .invalidArgument, "Offset \(offset) cannot be greater than size of the containing file (\(length))",
+                path: request.file.filename)
+        }
+        if let stated, stated > length - offset {
+            throw BlockError(
+                .invalidArgument,
+                "The sum of offset (\(offset)) and size (\(stated)) has to be smaller or equal to the "
+                    + "actual size of the containing file (\(length))", path: request.file.filename)
+        }
+        let size = stated ?? (length - offset)
+        guard let rounded = size.roundedUp(to: sectorBytes) else {
+            throw BlockError(.limit, "The file is too large", path: request.file.filename)
+        }
+        return RawDriver(
+            request, windowOffset: offset, size: stated ?? rounded, hasFixedSize: stated != nil)
+    }
+
+    public var virtualSize: Int { size.withLock { $0 } }
+    public var writeGranularity: Int { 1 }
+    public var dataMayBeHoles: Bool { true }
+
+    public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+        Extent(.data(hostOffset: windowOffset + offset), length: limit)
+    }
+
+    public func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError) {
+        try checkFirstSector(bytes, at: offset)
+        try file.write(bytes, at: windowOffset + offset)
+    }
+
+    public func flush() throws(BlockError) { try file.flush() }
+    public func close() throws(BlockError) {}
+    public func describe() throws(BlockError) -> FormatInfo { FormatInfo() }
+
+    /// A guest whose disk was probed as raw must not turn it into another format: the next probe would believe
+    /// its header.
+    private func checkFirstSector(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
+        guard guardsFirstSector, offset < Self.sectorBytes, bytes.byteCount > 0 else { return }
+        var sector = [UInt8](repeating: 0, count: Self.sectorBytes)
+        if offset > 0 || bytes.byteCount < Self.sectorBytes {
+            sector = try file.readBytes(at: windowOffset, count: Self.sectorBytes)
+        }
+        for index in 0..<min(bytes.byteCount, Self.sectorBytes - offset) {
+            sector[offset + index] = bytes.unsafeLoad(fromByteOffset: index, as: UInt8.self)
+        }
+        let format = registry.probe(sector.span.bytes, filename: file.filename)
+        if let format, format.name != Self.name {
+            throw BlockError(
+                .denied,
+                "Writing a \(format.name) header to a disk that was probed as raw is not allowed",
+                path: file.filename, offset: offset)
+        }
+    }
+}
+
+extension RawDriver: Resizable {
+    public func resize(to virtualSize: Int, preallocation: Preallocation) throws(BlockError) {
+        guard !hasFixedSize else {
+            throw BlockError(.unsupported, "Cannot resize fixed-size raw disks", path: file.filename)
+        }
+        guard virtualSize <= Int.max - windowOffset else {
+            throw BlockError(.limit, "Disk size too large for the chosen offset", path: file.filename)
+        }
+        try file.resize(to: windowOffset + virtualSize, preallocation: preallocation)
+        size.withLock { $0 = virtualSize }
+    }
+}
+
+extension RawDriver: ZeroWriting {
+    public var zeroGranularity: Int { 1 }
+    public func writeZeroes(
+        at offset: Int, count: Int, mayUnmap: Bool, old: any GuestReader
+    ) throws(BlockError) -> Bool {
+        if guardsFirstSector, offset < Self.sectorBytes {
+            let part = min(count, Self.sectorBytes - offset)
+            try checkFirstSector([UInt8](repeating: 0, count: part).span.bytes, at: offset)
+        }
+        try file.writeZeroes(at: windowOffset + offset, count: count, flags: mayUnmap ? .mayUnmap : [])
+        return true
+    }
+}
+
+extension RawDriver: Discarding {
+    public var discardGranularity: Int { 1 }
+    public func discard(at offset: Int, count: Int, old: any GuestReader) throws(BlockError) {
+        try file.discard(at: windowOffset + offset, count: count)
+    }
+}
+
+extension RawDriver: Measurable {
+    public static var createOptions: [CreateOption] {
+        [CreateOption(.size, .size, help: "Virtual disk size")]
+    }
+
+    public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
+        let size = options.integer(.size) ?? 0
+        let rounded = size.roundedUp(to: sectorBytes) ?? size
+        let preallocation = try options.preallocation(allowed: [.off, .falloc, .full])
+        try context.createFile(size: rounded, preallocation: preallocation).close()
+    }
+
+    public static func measure(
+        _ options: CreateOptions, virtualSize: Int, source: BlockNode?
+    ) throws(BlockError) -> MeasuredSize {
+        MeasuredSize(required: virtualSize, fullyAllocated: virtualSize)
+    }
+}

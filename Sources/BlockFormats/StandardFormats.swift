@@ -1,0 +1,6 @@
+import BlockCore
+
+/// Every format that Platter knows. `raw` is last: it takes anything.
+public enum StandardFormats {
+    public static let all: [any FormatDriver.Type] = [RawDriver.self]
+}

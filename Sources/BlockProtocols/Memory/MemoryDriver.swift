@@ -1,0 +1,73 @@
+import BlockCore
+import Synchronization
+
+/// A growable file in memory, for tests and scratch work. Thread-safe.
+public final class MemoryDriver: ProtocolDriver {
+    public static let name = "memory"
+    /// The largest length in bytes; a request past it fails with `noSpace`.
+    public static let maximumBytes = 1 << 32
+
+    private let contents: Mutex<[UInt8]>
+
+    /// A file with these bytes.
+    public init(_ bytes: [UInt8] = []) { contents = Mutex(bytes) }
+
+    /// All bytes as they are now.
+    public var snapshot: [UInt8] { contents.withLock { $0 } }
+
+    public func length() throws(BlockError) -> Int { contents.withLock { $0.count } }
+
+    public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        let bytes = snapshot
+        let inside = max(0, min(buffer.byteCount, bytes.count - offset))
+        var tail = buffer.slice(inside..<buffer.byteCount)
+        tail.fill()
+        if inside > 0 {
+            buffer.copy(from: bytes.span.bytes.extracting(offset..<offset + inside))
+        }
+    }
+
+    public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
+        let data = bytes.array
+        try checkRange(offset, data.count)
+        contents.withLock { contents in
+            let end = offset + data.count
+            if contents.count < end { contents.append(contentsOf: repeatElement(0, count: end - contents.count)) }
+            contents.replaceSubrange(offset..<end, with: data)
+        }
+    }
+
+    public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
+        try checkRange(offset, count)
+        try write([UInt8](repeating: 0, count: count).span.bytes, at: offset)
+    }
+
+    public func discard(at offset: Int, count: Int) throws(BlockError) {}
+
+    public func truncate(to length: Int, preallocation: Preallocation) throws(BlockError) {
+        try checkRange(0, length)
+        contents.withLock { contents in
+            if contents.count > length {
+                contents.removeLast(contents.count - length)
+            } else {
+                contents.append(contentsOf: repeatElement(0, count: length - contents.count))
+            }
+        }
+    }
+
+    public func flush() throws(BlockError) {}
+
+    public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+        Extent(.data(hostOffset: offset), length: limit)
+    }
+
+    public func reopen(readOnly: Bool) throws(BlockError) {}
+    public func close() {}
+
+    private func checkRange(_ offset: Int, _ count: Int) throws(BlockError) {
+        let (end, overflow) = offset.addingReportingOverflow(count)
+        guard offset >= 0, count >= 0, !overflow, end <= Self.maximumBytes else {
+            throw BlockError(.noSpace, "No space left on device", offset: offset)
+        }
+    }
+}

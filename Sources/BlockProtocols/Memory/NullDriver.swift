@@ -1,0 +1,34 @@
+import BlockCore
+
+/// A device of a given size that reads as zeroes and forgets what is written; for measuring. Thread-safe.
+public final class NullDriver: ProtocolDriver {
+    public static let name = "null-co"
+
+    private let sizeBytes: Int
+
+    /// A device of `sizeBytes` bytes.
+    public init(sizeBytes: Int) { self.sizeBytes = sizeBytes }
+
+    /// `driver=null-co,size=…,read-zeroes=on`; the size defaults to 1 GiB.
+    public static let entry = ProtocolEntry(
+        name: name, schemes: ["null-co"],
+        open: { (_, options, _) throws(BlockError) -> any ProtocolDriver in
+            _ = try options.takeFlag("read-zeroes")
+            return NullDriver(sizeBytes: try options.takeSize("size") ?? 1 << 30)
+        })
+
+    public func length() throws(BlockError) -> Int { sizeBytes }
+    public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) { buffer.fill() }
+    public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {}
+    public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {}
+    public func discard(at offset: Int, count: Int) throws(BlockError) {}
+    public func truncate(to length: Int, preallocation: Preallocation) throws(BlockError) {
+        throw BlockError(.unsupported, "Operation not supported")
+    }
+    public func flush() throws(BlockError) {}
+    public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+        Extent(.zero(hostOffset: offset), length: limit)
+    }
+    public func reopen(readOnly: Bool) throws(BlockError) {}
+    public func close() {}
+}

@@ -1,0 +1,6 @@
+import BlockCore
+
+/// Every protocol that Platter knows.
+public enum StandardProtocols {
+    public static let all: [ProtocolEntry] = [NullDriver.entry]
+}

@@ -1,0 +1,2 @@
+#include "CHost.h"
+int platter_host_version(void) { return 1; }

@@ -1,0 +1,8 @@
+#if canImport(Darwin)
+    import Darwin
+#else
+    import Glibc
+#endif
+import PlatterCommands
+
+exit(PlatterProgram.run(CommandLine.arguments))
