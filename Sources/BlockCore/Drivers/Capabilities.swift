@@ -57,7 +57,8 @@ public protocol ZeroWriting: FormatDriver {
     /// Ranges are multiples of this size, but for the end of the disk.
     var zeroGranularity: Int { get }
     /// - Returns: `false` when this image cannot do it for this range (nothing was changed).
-    func writeZeroes(at offset: Int, count: Int, mayUnmap: Bool, old: any GuestReader) throws(BlockError) -> Bool
+    func writeZeroes(at offset: Int, count: Int, mayUnmap: Bool, old: any GuestReader) throws(BlockError)
+        -> Bool
 }
 
 /// Gives space back.

@@ -33,7 +33,9 @@ public struct ImageOpener: Sendable {
     }
 
     /// Opens an image described by options alone (`--image-opts`).
-    public func open(options: OptionTree, settings: OpenSettings = OpenSettings()) throws(BlockError) -> BlockNode {
+    public func open(options: OptionTree, settings: OpenSettings = OpenSettings()) throws(BlockError)
+        -> BlockNode
+    {
         try open(nil, format: nil, settings: settings, options: options, above: Above())
     }
 
@@ -113,7 +115,8 @@ public struct ImageOpener: Sendable {
             if let unknown = options.keys.first {
                 throw BlockError(
                     .invalidArgument,
-                    "Block format '\(format.name)' does not support the option '\(unknown)'", path: file.filename)
+                    "Block format '\(format.name)' does not support the option '\(unknown)'",
+                    path: file.filename)
             }
             var next = above
             next.depth += 1
@@ -123,7 +126,8 @@ public struct ImageOpener: Sendable {
         }
     }
 
-    private func chooseFormat(_ name: String?, _ file: BlockNode) throws(BlockError) -> any FormatDriver.Type {
+    private func chooseFormat(_ name: String?, _ file: BlockNode) throws(BlockError) -> any FormatDriver.Type
+    {
         if let name {
             guard let format = registry.format(named: name) else {
                 throw BlockError(.unsupported, "Unknown driver '\(name)'", path: file.filename)
@@ -146,7 +150,8 @@ public struct ImageOpener: Sendable {
         if stated == nil && options.isEmpty { return nil }
         guard above.depth < Self.maximumChainDepth else {
             throw BlockError(
-                .limit, "The backing chain has more than \(Self.maximumChainDepth) layers", path: node.filename)
+                .limit, "The backing chain has more than \(Self.maximumChainDepth) layers",
+                path: node.filename)
         }
         var below = settings
         below.readOnly = true

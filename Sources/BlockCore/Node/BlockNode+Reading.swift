@@ -44,7 +44,9 @@ extension BlockNode {
     }
 
     /// Bounds of a request on a disk.
-    func checkedRange(_ offset: Int, _ count: Int, of driver: any FormatDriver) throws(BlockError) -> Range<Int> {
+    func checkedRange(
+        _ offset: Int, _ count: Int, of driver: any FormatDriver
+    ) throws(BlockError) -> Range<Int> {
         let size = driver.virtualSize
         guard offset >= 0, count >= 0, offset <= size, count <= size - offset else {
             throw BlockError(.io, "Input/output error", path: filename, offset: offset)

@@ -3,7 +3,9 @@ extension BlockNode {
     ///
     /// - Parameter base: look only at the layers above this node of the chain; below them a run is reported as
     ///   not present.
-    public func status(at offset: Int, limit: Int, above base: BlockNode? = nil) throws(BlockError) -> ChainStatus {
+    public func status(at offset: Int, limit: Int, above base: BlockNode? = nil) throws(BlockError)
+        -> ChainStatus
+    {
         var remaining = limit
         var layer = self
         var depth = 0
@@ -46,7 +48,9 @@ extension BlockNode {
     }
 
     /// Turns an allocated extent of this layer into the chain's answer, asking the file about holes.
-    private func resolve(_ extent: Extent, at offset: Int, length: Int, depth: Int) throws(BlockError) -> ChainStatus {
+    private func resolve(_ extent: Extent, at offset: Int, length: Int, depth: Int) throws(BlockError)
+        -> ChainStatus
+    {
         var answer = ChainStatus(length: length, isZero: false, isData: true, isPresent: true, depth: depth)
         switch extent.status {
         case .data(let hostOffset):
@@ -70,7 +74,8 @@ extension BlockNode {
     }
 
     /// Where the file below has a hole, the data reads as zeroes.
-    private func refine(_ answer: inout ChainStatus, _ child: BlockNode, _ hostOffset: Int) throws(BlockError) {
+    private func refine(_ answer: inout ChainStatus, _ child: BlockNode, _ hostOffset: Int) throws(BlockError)
+    {
         let end = try child.length()
         guard hostOffset < end else {
             answer.isZero = true

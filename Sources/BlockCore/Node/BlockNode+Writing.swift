@@ -126,7 +126,8 @@ extension BlockNode {
     }
 
     /// The zeroing ladder of formats: the driver's own way for whole clusters, plain zeroes for the rest.
-    private func zero(_ range: Range<Int>, _ driver: any FormatDriver, _ flags: ZeroFlags) throws(BlockError) {
+    private func zero(_ range: Range<Int>, _ driver: any FormatDriver, _ flags: ZeroFlags) throws(BlockError)
+    {
         guard let zeroWriting else { return try writePlainZeroes(range, driver, flags) }
         let unit = zeroWriting.zeroGranularity
         let whole = wholeUnits(of: range, unit: unit, end: driver.virtualSize)

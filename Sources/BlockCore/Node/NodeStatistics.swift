@@ -53,7 +53,8 @@ public final class NodeStatistics: Sendable {
         if let began {
             let spent = (ContinuousClock.now - began).components
             row.nanoseconds.wrappingAdd(
-                Int(spent.seconds) * 1_000_000_000 + Int(spent.attoseconds / 1_000_000_000), ordering: .relaxed)
+                Int(spent.seconds) * 1_000_000_000 + Int(spent.attoseconds / 1_000_000_000),
+                ordering: .relaxed)
         }
     }
 

@@ -111,7 +111,9 @@ public struct JSONReader {
     }
 
     private mutating func string() throws(BlockError) -> String {
-        guard peek == UInt8(ascii: "\"") || peek == UInt8(ascii: "'") else { throw malformed("expected a string") }
+        guard peek == UInt8(ascii: "\"") || peek == UInt8(ascii: "'") else {
+            throw malformed("expected a string")
+        }
         let quote = bytes[position]
         position += 1
         var text: [UInt8] = []

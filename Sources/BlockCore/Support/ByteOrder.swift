@@ -39,7 +39,8 @@ extension MutableRawSpan {
     }
 
     /// Stores a little-endian integer. Traps past the end: the caller laid out this buffer.
-    public mutating func storeLittleEndian<T: FixedWidthInteger & BitwiseCopyable>(_ value: T, at offset: Int) {
+    public mutating func storeLittleEndian<T: FixedWidthInteger & BitwiseCopyable>(_ value: T, at offset: Int)
+    {
         storeBytes(of: value.littleEndian, toByteOffset: offset, as: T.self)
     }
 }

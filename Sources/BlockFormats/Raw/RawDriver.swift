@@ -38,7 +38,8 @@ public final class RawDriver: FormatDriver {
         let stated = try options.takeSize("size")
         guard offset <= length else {
             throw BlockError(
-                .invalidArgument, "Offset \(offset) cannot be greater than size of the containing file (\(length))",
+                .invalidArgument,
+                "Offset \(offset) cannot be greater than size of the containing file (\(length))",
                 path: request.file.filename)
         }
         if let stated, stated > length - offset {

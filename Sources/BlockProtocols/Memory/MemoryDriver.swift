@@ -32,7 +32,9 @@ public final class MemoryDriver: ProtocolDriver {
         try checkRange(offset, data.count)
         contents.withLock { contents in
             let end = offset + data.count
-            if contents.count < end { contents.append(contentsOf: repeatElement(0, count: end - contents.count)) }
+            if contents.count < end {
+                contents.append(contentsOf: repeatElement(0, count: end - contents.count))
+            }
             contents.replaceSubrange(offset..<end, with: data)
         }
     }
