@@ -124,7 +124,7 @@ public struct CheckResult: Sendable, Equatable {
     public var checkErrors = 0
     public var corruptionsFixed = 0
     public var leaksFixed = 0
-    /// Guest clusters: how many there are, are allocated, are out of order, are compressed. 0 total: not known.
+    /// Guest clusters: how many there are (0: not known), are allocated, out of order, compressed.
     public var totalClusters = 0
     public var allocatedClusters = 0
     public var fragmentedClusters = 0

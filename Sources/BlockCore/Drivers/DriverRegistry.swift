@@ -17,6 +17,7 @@ public struct DriverRegistry: Sendable {
         formats.first { $0.name == name || $0.aliases.contains(name) }
     }
 
+    /// The protocol with that name.
     public func protocolEntry(named name: String) -> ProtocolEntry? {
         protocols.first { $0.name == name }
     }

@@ -40,11 +40,11 @@ public struct BackingReference: Sendable, Equatable {
 
 /// An image format: a mapping from guest offsets to bytes in a file.
 ///
-/// The main answer is ``extent(at:limit:)``: ``BlockNode`` reads plain data, zeroes and the backing chain from
-/// it by itself, once for all formats. All offsets and lengths are in bytes. Every call blocks its thread and
-/// may come from any thread. The node has checked bounds and read-only, and guarantees that no other request
-/// runs in the ``writeGranularity``-rounded range of a write, discard or zeroing. A driver guards its metadata
-/// with a lock of its own, which it does not hold while it reads or writes guest data.
+/// The main answer is ``extent(at:limit:)``: ``BlockNode`` reads plain data, zeroes and the backing chain
+/// from it by itself, once for all formats. All offsets and lengths are in bytes. Every call blocks its
+/// thread and may come from any thread. The node has checked bounds and read-only, and guarantees that no
+/// other request runs in the ``writeGranularity``-rounded range of a write, discard or zeroing. A driver
+/// guards its metadata with a lock of its own, which it does not hold while it reads or writes guest data.
 /// What a driver can do beyond this, it says by conforming to the protocols in Capabilities.swift.
 public protocol FormatDriver: AnyObject, Sendable {
     /// The name in `-f` and `driver=`, such as `qcow2`.
@@ -63,10 +63,10 @@ public protocol FormatDriver: AnyObject, Sendable {
     var backing: BackingReference? { get }
     /// Requests are serialised in units of this size: the cluster size. A power of two, or 1.
     var writeGranularity: Int { get }
-    /// Whether `extent` says "data" of ranges that may be holes in the file, so that asking it is worth while.
+    /// Whether `extent` says "data" of ranges that may be holes in the file, so that the file is asked too.
     var dataMayBeHoles: Bool { get }
 
-    /// Where the bytes at `offset` are: one run with one status. `0 < limit`, and the range is inside the disk.
+    /// Where the bytes at `offset` are: one run with one status. `0 < limit`; the range is inside the disk.
     func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent
     /// Reads bytes from ``Extent/Status/encoded(compressed:)`` extents; the range lies in one extent.
     func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError)

@@ -85,7 +85,7 @@ public struct ProtocolEntry: Sendable {
     public var schemes: [String]
     /// The create options that it takes.
     public var createOptions: [CreateOption]
-    /// Opens an existing file. `options` holds what `file.` options remain; unknown ones are the caller's error.
+    /// Opens an existing file. `options` holds what `file.` options remain; unknown ones the caller reports.
     public var open:
         @Sendable (_ filename: String, _ options: inout OptionTree, _ settings: OpenSettings)
             throws(BlockError) -> any ProtocolDriver

@@ -1,7 +1,7 @@
 /// The arithmetic of a rate limit: how long to wait before the next request may start.
 ///
-/// A leaky bucket: units drain at a steady rate; what exceeds one burst has to wait. Pure: the caller passes the
-/// time, in nanoseconds from any fixed point, and does the waiting.
+/// A leaky bucket: units drain at a steady rate; what exceeds one burst has to wait. Pure: the caller passes
+/// the time, in nanoseconds from any fixed point, and does the waiting.
 public struct Throttle: Sendable, Equatable {
     /// Units (bytes, operations) a second; 0 means no limit.
     public var unitsPerSecond: Int

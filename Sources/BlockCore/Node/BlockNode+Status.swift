@@ -1,8 +1,8 @@
 extension BlockNode {
     /// What the chain holds at `offset`: one run, at most `limit` bytes long.
     ///
-    /// - Parameter base: look only at the layers above this node of the chain; below them a run is reported as
-    ///   not present.
+    /// - Parameter base: look only at the layers above this node of the chain; below them a run is
+    ///   reported as not present.
     public func status(at offset: Int, limit: Int, above base: BlockNode? = nil) throws(BlockError)
         -> ChainStatus
     {

@@ -1,10 +1,10 @@
 import Synchronization
 
-/// The only way to an open image, device or file: bounds, serialising, the backing chain and statistics are here.
+/// The only way to an open image, device or file, with bounds, serialising, backing chain and statistics.
 ///
-/// A node owns its driver, its storage children (`file` first) and its backing node. Offsets and lengths are in
-/// bytes. Thread-safe. Overlapping writes, zeroings and discards wait for each other and for reads of the same
-/// clusters; reads share.
+/// A node owns its driver, its storage children (`file` first) and its backing node. Offsets and lengths are
+/// in bytes. Thread-safe. Overlapping writes, zeroings and discards wait for each other and for reads of the
+/// same clusters; reads share.
 public final class BlockNode: GuestReader, Sendable {
     /// What serves this node.
     public enum Layer: Sendable {

@@ -2,6 +2,7 @@ import Synchronization
 
 /// Counts of what a node did. Thread-safe; numbers of different kinds may be a moment apart.
 public final class NodeStatistics: Sendable {
+    /// What is counted apart.
     public enum Operation: Int, Sendable, CaseIterable { case read, write, flush, discard }
 
     /// The numbers of one kind of operation.
@@ -37,6 +38,7 @@ public final class NodeStatistics: Sendable {
     /// One past the highest byte ever written.
     public var highestWrittenOffset: Int { highest.load(ordering: .relaxed) }
 
+    /// What has been counted of one operation so far.
     public func counts(of operation: Operation) -> Counts {
         let row = row(operation)
         return Counts(

@@ -104,6 +104,7 @@ public struct CreateOptions: Sendable {
         values[key] = value
     }
 
+    /// Whether the driver takes this option.
     public func declares(_ key: CreateOptionKey) -> Bool { declared.contains { $0.key == key } }
 
     /// The value as text, or `nil` when neither given nor defaulted.

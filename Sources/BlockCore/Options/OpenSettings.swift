@@ -57,6 +57,7 @@ public struct OpenSettings: Sendable {
 public struct OpenPolicy: Sendable {
     /// What an image wants opened.
     public struct Request: Sendable {
+        /// What the image wants the file for.
         public enum Role: String, Sendable {
             case backing = "backing file"
             case dataFile = "data file"

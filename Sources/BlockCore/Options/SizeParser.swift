@@ -1,8 +1,9 @@
 /// Sizes as people write them: `64k`, `1.5G`, `0x200`, `10`.
 ///
-/// Suffixes are powers of 1024: `B`/`b` 1, `K`, `M`, `G`, `T`, `P`, `E`, in either case. A fraction is allowed
-/// with decimal digits and a suffix above bytes; hexadecimal takes neither fraction nor suffix.
+/// Suffixes are powers of 1024: `B`/`b` 1, `K`, `M`, `G`, `T`, `P`, `E`, in either case. A fraction is
+/// allowed with decimal digits and a suffix above bytes; hexadecimal takes neither fraction nor suffix.
 public enum SizeParser {
+    /// Why a text is no size.
     public enum Failure: Error, Sendable, Equatable {
         /// Not a size.
         case malformed
@@ -65,6 +66,7 @@ public enum SizeParser {
 
 /// Whole numbers as C's `strtoull` with base 0 takes them: decimal, `0x` hexadecimal, `0` octal.
 public enum CLikeNumber {
+    /// The number, or `nil` when the text is none or it does not fit.
     public static func unsigned(_ text: String) -> UInt64? {
         if text.hasPrefix("0x") || text.hasPrefix("0X") { return UInt64(text.dropFirst(2), radix: 16) }
         if text.hasPrefix("0"), text.count > 1 { return UInt64(text.dropFirst(), radix: 8) }

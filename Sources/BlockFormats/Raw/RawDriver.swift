@@ -73,8 +73,8 @@ public final class RawDriver: FormatDriver {
     public func close() throws(BlockError) {}
     public func describe() throws(BlockError) -> FormatInfo { FormatInfo() }
 
-    /// A guest whose disk was probed as raw must not turn it into another format: the next probe would believe
-    /// its header.
+    /// A guest whose disk was probed as raw must not turn it into another format: the next probe would
+    /// believe its header.
     private func checkFirstSector(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         guard guardsFirstSector, offset < Self.sectorBytes, bytes.byteCount > 0 else { return }
         var sector = [UInt8](repeating: 0, count: Self.sectorBytes)

@@ -1,0 +1,44 @@
+"""What can trap in code that reads strangers' bytes, and imports that break the layering."""
+
+PARSERS = "Sources/BlockFormats/"
+# Each can end the process, or go past a check, on bytes that somebody else chose.
+TRAPS = {
+    r"\btry!": "try!",
+    r"\bas!": "as!",
+    r"(?<=[\w)\]}>\"`?])!(?![=\w])": "a forced unwrap",
+    r"\b(?:fatalError|precondition(?:Failure)?)\s*\(": "a trap",
+    r"&[+\-*](?!\s*\))": "wrapping arithmetic",
+    r"\b(?:unsafelyUnwrapped|unsafeBitCast|unsafeDowncast|assumingMemoryBound|unowned\(unsafe\))": "a cast",
+}
+# A target may import those of ours that have a lower number.
+LAYERS = {
+    "BlockCore": 0, "BlockProtocols": 1, "BlockFormats": 1, "BlockJobs": 2, "PlatterCommands": 3,
+    "platter": 4,
+}
+# Each is called from one Swift file.
+C_LIBRARIES = {"CZlib", "CZstd", "CDeflate"}
+IMPORT = r"(?m)^[ \t]*(?:@\w+[ \t]+)*(?:(?:public|package|internal|private|fileprivate)[ \t]+)?" \
+    r"import[ \t]+(?:(?:func|struct|class|enum|protocol|let|var|typealias)[ \t]+)?(\w+)"
+
+
+def traps(tree):
+    for path in tree.swift(PARSERS):
+        for pattern, what in TRAPS.items():
+            for line, match in tree.matches(pattern, path):
+                yield path, line, f"{what} ('{match.group().strip()}') in a format parser"
+
+
+def imports(tree):
+    users = {}
+    for path in tree.swift("Sources/"):
+        target = path.split("/")[1]
+        for line, match in tree.matches(IMPORT, path):
+            module = match[1]
+            users.setdefault(module, []).append((path, line))
+            if module in LAYERS and LAYERS[module] >= LAYERS.get(target, 0):
+                yield path, line, f"{target} must not import {module}: imports point downward"
+            if module == "Foundation":
+                yield path, line, "Foundation costs ten milliseconds of start-up; not under Sources"
+    for module in C_LIBRARIES & users.keys():
+        for path, line in users[module][1:]:
+            yield path, line, f"{module} is called from {users[module][0][0]} alone"

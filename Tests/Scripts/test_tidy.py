@@ -1,0 +1,181 @@
+"""Tidy finds what it is there to find, and nothing in clean files."""
+
+import os
+import shutil
+import sys
+import tempfile
+import unittest
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+sys.path.insert(0, os.path.join(TOP, "Scripts"))
+from tidy_checks import documented, safety, shape  # noqa: E402
+from tidy_checks.swift_source import code_of, functions  # noqa: E402
+from tidy_checks.tree import Tree  # noqa: E402
+
+PARSER = "Sources/BlockFormats/Vdi/VdiHeader.swift"
+LOOSE = "TO" + "DO"
+
+
+class TidyCase(unittest.TestCase):
+    def setUp(self):
+        self.root = tempfile.mkdtemp(prefix="tidy-")
+        self.addCleanup(shutil.rmtree, self.root)
+
+    def write(self, path, text):
+        full = os.path.join(self.root, path)
+        os.makedirs(os.path.dirname(full), exist_ok=True)
+        with open(full, "w", encoding="utf-8") as file:
+            file.write(text)
+
+    def found(self, check, path=PARSER, text=""):
+        self.write(path, text)
+        return [what for _, _, what in check(Tree(self.root))]
+
+    def assert_found(self, word, *arguments):
+        self.assertIn(word, "\n".join(self.found(*arguments)))
+
+    def assert_clean(self, *arguments):
+        self.assertEqual(self.found(*arguments), [])
+
+
+class Shape(TidyCase):
+    def test_long_file(self):
+        self.assert_found("601 lines", shape.files, PARSER, "let a = 1\n" * 601)
+        self.assert_clean(shape.files, PARSER, "let a = 1\n" * 600)
+
+    def test_wide_line(self):
+        self.assert_found("111 columns", shape.files, PARSER, "a" * 111)
+        self.assert_clean(shape.files, PARSER, "a" * 110)
+
+    def test_loose_end(self):
+        self.assert_found("loose end", shape.files, PARSER, f"// {LOOSE}: later\n")
+        self.assert_clean(shape.files, PARSER, f"// {LOOSE}ist\n")
+        self.assert_found("loose end", shape.files, "Scripts/x.py", f"# {LOOSE}\n")
+
+    def test_long_function(self):
+        body = "    work(1)\n" * 59
+        self.assert_found("'f' has 61 lines", shape.functions, PARSER, "func f() {\n" + body + "}\n")
+        self.assert_clean(shape.functions, PARSER, "func f() {\n" + body[12:] + "}\n")
+
+    def test_long_initialiser_property_and_python(self):
+        body = "    work(1)\n" * 60
+        for head in ("init(a: () -> Void = {})", "var text: String", "subscript(a: Int) -> Int", "deinit",
+                     "func f<T>(_ a: T) throws(E) -> Int where T: P"):
+            self.assert_found("has 62 lines", shape.functions, PARSER, head + " {\n" + body + "}\n")
+        self.assert_found("'f' has 61 lines", shape.functions, "Scripts/x.py", "def f():\n" + body)
+
+    def test_table(self):
+        cases = "".join(f"    case {n}: return \"x\"\n" for n in range(100))
+        table = f"func f(n: Int) -> String {{\n    switch n {{\n{cases}    }}\n}}\n"
+        self.assert_clean(shape.functions, PARSER, table)
+
+    def test_requirement_is_no_function(self):
+        body = "    work(1)\n" * 60
+        source = "protocol P {\n    func f()\n    func g()\n}\nlet a = {\n" + body + "}\n"
+        self.assertEqual(list(functions(source)), [])
+
+
+class Safety(TidyCase):
+    def test_traps(self):
+        for line in ("let a = try! f()", "let a = b as! C", "let a = b!", "let a = b[0]!.c", "let a = f()!",
+                     "fatalError(\"x\")", "precondition(a > 0)", "let a = b &+ c", "let a = b &* c",
+                     "a.unsafelyUnwrapped", "let a = \"\\(b!)\"", "var a: Int!"):
+            self.assertTrue(self.found(safety.traps, PARSER, line + "\n"), line)
+
+    def test_no_traps(self):
+        self.assert_clean(safety.traps, PARSER, """
+            let a = !b && c != d && e!=f  // try! this, b!
+            let text = "no! \\(a != b) try! &+"
+            let mask = a & b & -c
+            guard let d = try? f() else { throw g as Error }
+            """)
+
+    def test_traps_elsewhere_are_for_review(self):
+        self.assert_clean(safety.traps, "Tests/BlockFormatsTests/A.swift", "let a = b!\n")
+
+    def test_upward_import(self):
+        core = "Sources/BlockCore/A.swift"
+        self.assert_found("BlockFormats", safety.imports, core, "import BlockFormats\n")
+        self.assert_found("BlockProtocols", safety.imports, PARSER, "import BlockProtocols\n")
+        jobs = "Sources/BlockJobs/C.swift"
+        self.assert_found("PlatterCommands", safety.imports, jobs, "public import PlatterCommands\n")
+
+    def test_downward_import(self):
+        text = "import BlockCore\nimport BlockFormats\n"
+        self.assert_clean(safety.imports, "Sources/BlockJobs/A.swift", text)
+
+    def test_foundation_and_second_user_of_a_library(self):
+        self.assert_found("Foundation", safety.imports, "Sources/BlockCore/A.swift", "import Foundation\n")
+        self.write("Sources/BlockFormats/Zlib.swift", "import CZlib\n")
+        self.assert_found("alone", safety.imports, PARSER, "import CZlib\n")
+
+
+class Documented(TidyCase):
+    def test_comment(self):
+        self.assert_found("struct A", documented.comments, PARSER, "public struct A {}\n")
+        self.assert_found("func f", documented.comments, PARSER, "@inlinable\npublic static func f() {}\n")
+        self.assert_found("class C", documented.comments, PARSER, "// Not one.\npublic final class C {}\n")
+        self.assert_clean(documented.comments, PARSER, "/// A.\n@frozen\npublic struct A {}\nstruct B {}\n")
+
+    def test_requirements_are_documented_once(self):
+        self.write("Sources/BlockCore/P.swift", "/// P.\npublic protocol P {\n    func f()\n}\n")
+        answers = "public func f() {}\npublic static func == (a: A) {}\n"
+        self.assert_clean(documented.comments, PARSER, answers)
+
+    def format_tree(self):
+        self.write("Sources/BlockFormats/StandardFormats.swift", "let all = [VdiDriver.self]\n")
+        self.write("docs/formats/vdi.md", "# vdi\n")
+        self.write("Tests/BlockFormatsTests/VdiTests.swift", "let t = checkFormatDriver(VdiDriver.self)\n")
+        return PARSER, "final class VdiDriver {\n    static let name = \"vdi\"\n}\n"
+
+    def test_format(self):
+        self.assert_clean(documented.formats, *self.format_tree())
+
+    def test_format_without_page(self):
+        path, text = self.format_tree()
+        os.unlink(os.path.join(self.root, "docs/formats/vdi.md"))
+        self.assert_found("no page", documented.formats, path, text)
+
+    def test_format_without_conformance(self):
+        path, text = self.format_tree()
+        self.write("Tests/BlockFormatsTests/VdiTests.swift", "func t() { VdiDriver.self }\n")
+        self.assert_found("checkFormatDriver", documented.formats, path, text)
+
+    def test_format_without_name(self):
+        path, _ = self.format_tree()
+        self.assert_found("states no name", documented.formats, path, "final class VdiDriver {}\n")
+
+    def test_command_without_page(self):
+        path = "Sources/PlatterCommands/ImageCommand.swift"
+        text = "enum CommandList {\n    static let all = [(\"convert\", ConvertCommand.self)]\n}\n"
+        self.assert_found("command convert", documented.commands, path, text)
+        self.write("docs/commands/convert.md", "# convert\n")
+        self.assert_clean(documented.commands, path, text)
+
+
+class Lexer(unittest.TestCase):
+    def test_comments_and_strings_are_blanked(self):
+        source = 'let a = "x \\(f("y!") + 1) {" // c {\nlet b = #"a\\(1) "q" { "# /* a /* b */ { */ + x\n'
+        code = code_of(source)
+        self.assertEqual(len(code), len(source))
+        self.assertEqual(code.count("{"), 0)
+        self.assertIn("(f(", code)
+        self.assertTrue(code.rstrip().endswith("+ x"))
+
+    def test_long_string(self):
+        code = code_of('let a = """\n    "quoted" { \\(b {1}) \\"""\n    """\nlet c = 1\n')
+        self.assertEqual(code.count("{"), 1)
+        self.assertTrue(code.endswith("let c = 1\n"))
+
+
+class Formatter(TidyCase):
+    def test_formatter_finds_bad_layout(self):
+        self.write(".swift-format", '{ "version": 1, "lineLength": 110, "indentation": { "spaces": 4 } }')
+        self.write("Sources/A.swift", "struct A {\n  let a=1\n}\n")
+        self.assertTrue(Tree(self.root).formatter_findings())
+        self.write("Sources/A.swift", "struct A {\n    let a = 1\n}\n")
+        self.assertEqual(Tree(self.root).formatter_findings(), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
