@@ -95,11 +95,12 @@ DECLARATION = re.compile(
     r"(?<![\w.`])(?:func\s+(?P<name>`?\w+`?|[^\s\w(]+)|(?P<init>init)[?!]?|(?P<subscript>subscript))\s*[<(]"
     r"|(?<![\w.`])(?P<deinit>deinit)\s*\{"
     r"|(?<![\w.`])(?:var|let)\s+(?P<property>\w+)\s*(?::[^={}\n]*)?\{")
-    """Functions, initialisers, subscripts, computed properties with a body: name, first line, lines."""
+NEXT = re.compile(r"[{}]|\n\s*(?:@\w+[^\n]*|"
+                  r"public|private|internal|static|func|init|var|let|case|subscript)\b")
 
 
 def functions(code):
-    """Functions, initialisers, subscripts, computed properties with a body: (name, first line, lines)."""
+    """Functions, initialisers, subscripts, computed properties with a body: name, first line, lines."""
     for match in DECLARATION.finditer(code):
         name = match["name"] or match["init"] or match["subscript"] or match["deinit"] or match["property"]
         at = match.end() - 1
