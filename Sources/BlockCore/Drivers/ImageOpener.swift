@@ -167,8 +167,10 @@ public struct ImageOpener: Sendable {
         }
     }
 
-    /// The name to open for a backing file, after asking the policy.
-    private func allowedBackingName(_ name: String, of node: BlockNode) throws(BlockError) -> String {
+    /// The name to open for the backing file that `node` names, after asking the policy.
+    ///
+    /// - Throws: `denied`.
+    public func allowedBackingName(_ name: String, of node: BlockNode) throws(BlockError) -> String {
         let resolved = FileNames.resolve(name, relativeTo: node.filename)
         try policy.check(
             OpenPolicy.Request(

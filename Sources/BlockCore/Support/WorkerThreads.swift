@@ -32,6 +32,14 @@ public enum WorkerThreads {
         if let error = failure.withLock({ $0 }) { throw error }
     }
 
+    /// Runs `body` on a thread that nobody waits for. `false` when the system has none to give.
+    @discardableResult
+    public static func detach(_ body: @escaping @Sendable () -> Void) -> Bool {
+        guard let thread = start(body) else { return false }
+        pthread_detach(thread)
+        return true
+    }
+
     /// Blocks the calling thread for that many nanoseconds.
     @Sendable public static func sleep(nanoseconds: Int) {
         var left = timespec(tv_sec: nanoseconds / 1_000_000_000, tv_nsec: nanoseconds % 1_000_000_000)

@@ -1,0 +1,37 @@
+import BlockCore
+import BlockFormats
+import BlockProtocols
+
+/// What a running command works with. Thread-safe: an immutable value.
+struct CommandContext: Sendable {
+    /// The name by which the program was called; messages begin with it.
+    let programName: String
+    let spec: CommandSpec
+    let terminal: Terminal
+    let opener: ImageOpener
+
+    init(programName: String, spec: CommandSpec, terminal: Terminal, policy: OpenPolicy) {
+        self.programName = programName
+        self.spec = spec
+        self.terminal = terminal
+        let registry = DriverRegistry(formats: StandardFormats.all, protocols: StandardProtocols.all)
+        opener = ImageOpener(registry: registry, policy: policy)
+    }
+
+    var registry: DriverRegistry { opener.registry }
+
+    /// Prints a line on standard output.
+    func print(_ line: String) { terminal.print(line + "\n") }
+
+    /// Prints `program: message` on standard error, and then the hint lines as they are.
+    func complain(_ message: String, hint: String? = nil) {
+        terminal.error("\(programName): \(message)")
+        if let hint { terminal.error(hint) }
+    }
+
+    /// Prints `program: message: hint` of an error on standard error.
+    func complain(_ error: BlockError) { complain(error.message, hint: error.hint) }
+
+    /// Prints `program: warning: message` on standard error.
+    func warn(_ message: String) { complain("warning: \(message)") }
+}

@@ -1,0 +1,55 @@
+import BlockCore
+
+/// Why a command ends with an error.
+struct CommandFailure: Error {
+    /// Which "Try … --help" line follows the message.
+    enum Hint {
+        case none
+        /// The subcommand's help, or the program's when no subcommand was recognised.
+        case help
+    }
+
+    /// What is printed after the program's name, one element per line that gets the prefix. Empty: nothing.
+    var messages: [String]
+    /// Lines printed as they are, after the messages.
+    var details: [String] = []
+    /// Put between the program's name and the colon, as getopt does: `platter info: …`.
+    var namesCommand = false
+    var hint = Hint.none
+    /// `nil` stands for what the command uses for errors, 1 for most.
+    var status: Int32?
+
+    init(_ message: String, details: [String] = [], status: Int32? = nil) {
+        messages = [message]
+        self.details = details
+        self.status = status
+    }
+
+    init(_ error: any Error) {
+        switch error {
+        case let failure as CommandFailure: self = failure
+        case let error as BlockError:
+            self.init(error.message, details: error.hint.map { [$0] } ?? [])
+            if error.kind == .cancelled { status = Self.cancelledStatus }
+        default: self.init("\(error)")
+        }
+    }
+
+    /// The exit status after an interrupt, as a shell reports it.
+    static let cancelledStatus: Int32 = 130
+
+    /// A mistake in how the command was called; ends with the "Try … --help" line.
+    static func usage(_ message: String) -> CommandFailure {
+        var failure = CommandFailure(message)
+        failure.hint = .help
+        failure.status = 1
+        return failure
+    }
+
+    /// Ends with that status and says nothing more.
+    static func silent(_ status: Int32) -> CommandFailure {
+        var failure = CommandFailure("", status: status)
+        failure.messages = []
+        return failure
+    }
+}

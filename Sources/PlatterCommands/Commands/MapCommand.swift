@@ -1,0 +1,168 @@
+import ArgumentParser
+import BlockCore
+
+/// `map`: tells where the bytes of a disk are.
+struct MapCommand: ImageCommand {
+    static let spec = CommandSpec(
+        "map", "Tell which parts of a disk are data, zeroes or not there, and where they are stored",
+        operands: "FILE",
+        options: [
+            .format(), .imageOpts,
+            OptionSpec("s", "start-offset", "OFFSET", "Begin here"),
+            OptionSpec("l", "max-length", "LENGTH", "Tell of at most so many bytes"),
+            .output, .forceShare,
+        ],
+        notes: [
+            "The text for people lists stored data only, and fails where data is compressed or encrypted; JSON "
+                + "lists everything. 'depth' counts the layers of the backing chain from 0 for FILE itself."
+        ])
+
+    @OptionGroup var source: SourceOptions
+    @Option var startOffset: String?
+    @Option var maxLength: String?
+    @Option var output: String?
+    @Argument var operands: [String] = []
+
+    func run(_ context: CommandContext) throws -> Int32 {
+        let output = try OutputFormat(option: output)
+        let start = try startOffset.map { text throws(CommandFailure) in
+            try SizeArgument.parse(text, what: "start offset")
+        }
+        let limit = try maxLength.map { text throws(CommandFailure) in
+            try SizeArgument.parse(text, what: "max length")
+        }
+        let image = try ImageName(try context.oneFile(operands), source)
+        let node = try context.open(image, settings: OpenSettings(forceShare: source.forceShare))
+        return try context.closing(node) { node in
+            let printer = MapPrinter(output, context.terminal)
+            let begin = start ?? 0
+            let end = min(try node.length(), begin.addingReportingOverflow(limit ?? .max).overflow
+                ? .max : begin + (limit ?? .max - begin))
+            try walk(node, from: begin, to: end, printer)
+            return 0
+        }
+    }
+
+    /// Hands runs to the printer, adjacent ones of one kind as one.
+    private func walk(_ node: BlockNode, from begin: Int, to end: Int, _ printer: MapPrinter) throws {
+        var current: ChainStatus?
+        var start = begin
+        var offset = begin
+        while offset < end {
+            let next = try node.status(at: offset, limit: end - offset)
+            if var run = current, run.continues(into: next) {
+                run.length += next.length
+                current = run
+            } else {
+                if let run = current { try printer.add(run, at: start) }
+                current = next
+                start = offset
+            }
+            offset += next.length
+        }
+        try printer.finish(current, at: start)
+    }
+}
+
+/// Prints runs in one buffer, handed on in big pieces.
+private final class MapPrinter {
+    private let output: OutputFormat
+    private let terminal: Terminal
+    private var buffer: [UInt8] = []
+    private var count = 0
+
+    private static let pieceBytes = 1 << 18
+    private static let columnBytes = 16
+
+    init(_ output: OutputFormat, _ terminal: Terminal) {
+        self.output = output
+        self.terminal = terminal
+        switch output {
+        case .json: append("[")
+        case .human: append("Offset          Length          Mapped to       File\n")
+        }
+    }
+
+    func add(_ run: ChainStatus, at start: Int) throws(CommandFailure) {
+        switch output {
+        case .json: addJSON(run, start)
+        case .human: try addLine(run, start)
+        }
+        if buffer.count >= Self.pieceBytes { drain() }
+    }
+
+    /// The last run; `nil` for an empty range, of which JSON has one entry all the same.
+    func finish(_ run: ChainStatus?, at start: Int) throws(CommandFailure) {
+        if let run {
+            try add(run, at: start)
+        } else if case .json = output {
+            addJSON(ChainStatus(length: 0, isZero: false, isData: false, isPresent: false, depth: 0), start)
+        }
+        if case .json = output { append("]\n") }
+        drain()
+    }
+
+    private func addLine(_ run: ChainStatus, _ start: Int) throws(CommandFailure) {
+        guard run.isData && !run.isZero else { return }
+        guard let hostOffset = run.hostOffset, !run.isCompressed else {
+            drain()
+            throw CommandFailure("File contains external, encrypted or compressed clusters.")
+        }
+        appendColumn(start)
+        appendColumn(run.length)
+        appendColumn(hostOffset)
+        append(run.file ?? "")
+        append("\n")
+    }
+
+    private func addJSON(_ run: ChainStatus, _ start: Int) {
+        if count > 0 { append(",\n") }
+        count += 1
+        append("{ \"start\": ")
+        append(start)
+        append(", \"length\": ")
+        append(run.length)
+        append(", \"depth\": ")
+        append(run.depth)
+        append(run.isPresent ? ", \"present\": true" : ", \"present\": false")
+        append(run.isZero ? ", \"zero\": true" : ", \"zero\": false")
+        append(run.isData ? ", \"data\": true" : ", \"data\": false")
+        append(run.isCompressed ? ", \"compressed\": true" : ", \"compressed\": false")
+        if let hostOffset = run.hostOffset {
+            append(", \"offset\": ")
+            append(hostOffset)
+        }
+        append("}")
+    }
+
+    private func append(_ text: StaticString) {
+        buffer.append(contentsOf: UnsafeBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
+    }
+
+    private func append(_ text: String) { buffer.append(contentsOf: text.utf8) }
+
+    /// Digits are made here: a string for every number would take most of the time on a fragmented image.
+    private func append(_ number: Int, radix: Int = 10) {
+        var rest = number.magnitude
+        let first = buffer.count
+        repeat {
+            let digit = UInt8(truncatingIfNeeded: rest % UInt(radix))
+            buffer.append(digit < 10 ? 0x30 + digit : 0x57 + digit)
+            rest /= UInt(radix)
+        } while rest > 0
+        buffer[first...].reverse()
+    }
+
+    /// A hexadecimal number, 0 without prefix, and spaces up to the next column.
+    private func appendColumn(_ number: Int) {
+        let first = buffer.count
+        if number != 0 { append("0x") }
+        append(number, radix: 16)
+        while buffer.count < first + Self.columnBytes { buffer.append(0x20) }
+    }
+
+    private func drain() {
+        terminal.print(buffer)
+        buffer.removeAll(keepingCapacity: true)
+    }
+}

@@ -1,0 +1,32 @@
+import ArgumentParser
+
+/// One subcommand: its table of options, the properties that they are bound to, and its work.
+///
+/// The table (``spec``) decides what the command line may say; swift-argument-parser binds the normalised
+/// arguments to the properties: an option with a value needs an `@Option`, one without a `@Flag`, both named as
+/// the table's ``OptionSpec/binding``; file names are the `@Argument var operands: [String]`.
+/// To add a command: one file in Commands/ and one line in ``CommandList``.
+protocol ImageCommand: ParsableCommand {
+    static var spec: CommandSpec { get }
+
+    /// Does the work and answers the exit status.
+    ///
+    /// - Throws: ``CommandFailure``, or a `BlockError`, which is printed after the program's name.
+    func run(_ context: CommandContext) throws -> Int32
+}
+
+/// All subcommands, in the order in which they are listed.
+enum CommandList {
+    static let all: [(name: String, command: any ImageCommand.Type)] = [
+        ("create", CreateCommand.self),
+        ("info", InfoCommand.self),
+        ("map", MapCommand.self),
+    ]
+
+    /// Commands of qemu-img that are not there yet, with the reason.
+    static let later: Set<String> = ["amend", "bench", "bitmap"]
+
+    static func command(named name: String) -> (any ImageCommand.Type)? {
+        all.first { $0.name == name }?.command
+    }
+}

@@ -1,0 +1,78 @@
+import BlockCore
+
+/// What stands before the subcommand.
+struct GlobalOptions {
+    enum Outcome {
+        /// Print this and end.
+        case text(String)
+        case command(String, arguments: [String])
+    }
+
+    /// Which files the images may have opened.
+    var policy = OpenPolicy.anyFile
+
+    static let options = [
+        OptionSpec(
+            nil, "open-policy", "any|same-folder|none",
+            "Which files an image may have opened: backing files and data files anywhere, only in its own "
+                + "folder, or none"),
+        OptionSpec(
+            "T", "trace", "SPEC", "Trace events of QEMU (refused: there are none here)",
+            refusal: "there are no trace events; use --open-policy, -p or the library's statistics"),
+        OptionSpec("V", "version", nil, "Show the version"),
+        OptionSpec("h", "help", nil, "Show this text"),
+    ]
+
+    private static let spec: CommandSpec = {
+        var spec = CommandSpec("", "", operands: "", options: [])
+        spec.options = options
+        return spec
+    }()
+
+    /// Takes the options before the first word that is none.
+    mutating func parse(_ arguments: [String], program: String) throws(CommandFailure) -> Outcome {
+        let normalizer = ArgumentNormalizer(spec: Self.spec, program: program)
+        var rest = arguments[...]
+        while let argument = rest.first, argument.hasPrefix("-"), argument.count > 1 {
+            rest.removeFirst()
+            if argument == "--" { break }
+            var own = [argument]
+            if takesNext(argument), let value = rest.popFirst() { own.append(value) }
+            switch try normalise(own, normalizer) {
+            case .help: return .text(HelpText.program(program))
+            case .arguments(let normal):
+                if normal.contains("--version") { return .text("\(program) version \(PlatterProgram.version)\n") }
+                for option in normal { try take(option) }
+            }
+        }
+        guard let command = rest.popFirst() else { throw .usage("Not enough arguments") }
+        return .command(command, arguments: Array(rest))
+    }
+
+    /// Without a subcommand, getopt's messages have the program's name alone.
+    private func normalise(
+        _ arguments: [String], _ normalizer: ArgumentNormalizer
+    ) throws(CommandFailure) -> ArgumentNormalizer.Normal {
+        do throws(CommandFailure) { return try normalizer.normalise(arguments) } catch {
+            var failure = error
+            failure.namesCommand = false
+            throw failure
+        }
+    }
+
+    private func takesNext(_ argument: String) -> Bool {
+        argument == "-T" || (argument.hasPrefix("--") && !argument.contains("=")
+            && (argument.hasPrefix("--o") || argument.hasPrefix("--t")))
+    }
+
+    private mutating func take(_ option: String) throws(CommandFailure) {
+        guard option.hasPrefix("--open-policy=") else { return }
+        switch option.dropFirst("--open-policy=".count) {
+        case "any": policy = .anyFile
+        case "same-folder": policy = .sameFolder
+        case "none": policy = .nothing
+        case let other:
+            throw .usage("--open-policy expects 'any', 'same-folder' or 'none', not '\(other)'")
+        }
+    }
+}

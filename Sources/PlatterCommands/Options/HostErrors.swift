@@ -1,0 +1,12 @@
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+/// The host's error numbers that messages depend on.
+enum HostErrors {
+    static let fileTooBig: Int32 = EFBIG
+}

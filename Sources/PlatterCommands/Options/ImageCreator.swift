@@ -1,0 +1,104 @@
+import BlockCore
+
+/// Makes an image as `create`, `convert` and `dd` do: options, backing file, the announcing line.
+struct ImageCreator {
+    let context: CommandContext
+    let filename: String
+    let format: String
+    /// Already checked options; ``size`` and the backing file are filled in by ``resolve(size:)``.
+    var options: CreateOptions
+    /// Do not open the backing file.
+    var trustsBacking = false
+    var isQuiet = false
+
+    /// - Throws: for an unknown format or protocol, and options that they do not take.
+    init(
+        _ context: CommandContext, filename: String, format: String, text: CreateOptionText
+    ) throws(BlockError) {
+        self.context = context
+        self.filename = filename
+        self.format = format
+        options = try context.opener.createOptions(format: format, filename: filename)
+        try text.apply(to: &options)
+    }
+
+    /// Takes the backing file of `-b` and its format.
+    mutating func setBacking(_ name: String?, format backingFormat: String?) throws(BlockError) {
+        if let name {
+            guard options.declares(.backingFile) else {
+                throw BlockError(.unsupported, "Backing file not supported for file format '\(format)'")
+            }
+            options.set(.backingFile, to: name)
+        }
+        if let backingFormat {
+            guard options.declares(.backingFormat) else {
+                throw BlockError(.unsupported, "Backing format not supported for file format '\(format)'")
+            }
+            options.set(.backingFormat, to: backingFormat)
+        }
+    }
+
+    /// Checks the backing file and finds the size: `size`, or `-o size=`, or the backing file's.
+    mutating func resolve(size: Int?) throws(BlockError) {
+        if let size {
+            guard options[.size] == nil else {
+                throw BlockError(.invalidArgument, "The image size must be specified only once")
+            }
+            options.set(.size, to: String(size))
+        }
+        try checkBacking()
+        guard options[.size] != nil else {
+            throw BlockError(.invalidArgument, "Image creation needs a size parameter")
+        }
+    }
+
+    private mutating func checkBacking() throws(BlockError) {
+        guard let name = options[.backingFile], !name.isEmpty else { return }
+        guard name != filename else {
+            throw BlockError(
+                .invalidArgument,
+                "Error: Trying to create an image with the same filename as the backing file")
+        }
+        var detected: String?
+        if !trustsBacking { detected = try inspectBacking(name) }
+        guard options[.backingFormat] != nil else {
+            throw BlockError(
+                .invalidArgument, "Backing file specified without backing format",
+                hint: detected.map { "Detected format of \($0)." })
+        }
+    }
+
+    /// Opens the backing file, takes its size where none was given, and answers its format.
+    private mutating func inspectBacking(_ name: String) throws(BlockError) -> String {
+        let path = FileNames.resolve(name, relativeTo: filename)
+        do throws(BlockError) {
+            let node = try context.opener.open(path, format: options[.backingFormat])
+            if options[.size] == nil { options.set(.size, to: String(try node.length())) }
+            let detected = node.driverName
+            try node.close()
+            return detected
+        } catch {
+            var error = error
+            error.hint = (error.hint.map { $0 + "\n" } ?? "") + "Could not open backing image."
+            throw error
+        }
+    }
+
+    /// Announces and makes the image.
+    func create() throws(BlockError) {
+        if !isQuiet {
+            context.print(CreateOptionReport.formattingLine(filename, format: format, options))
+            context.terminal.flush()
+        }
+        do throws(BlockError) {
+            try context.opener.create(filename, format: format, options: options)
+        } catch {
+            throw error.errno == HostErrors.fileTooBig ? tooLarge : error
+        }
+    }
+
+    private var tooLarge: BlockError {
+        let advice = options.declares(.clusterSize) ? " (try using a larger cluster size)" : ""
+        return BlockError(.limit, "The image size is too large for file format '\(format)'\(advice)")
+    }
+}

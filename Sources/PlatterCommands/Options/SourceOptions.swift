@@ -1,0 +1,107 @@
+import ArgumentParser
+import BlockCore
+
+/// The options by which most commands name their image. Which of them a command takes, its table says.
+struct SourceOptions: ParsableArguments {
+    @Option var format: String?
+    @Flag var imageOpts = false
+    @Flag var forceShare = false
+}
+
+/// An image as the command line names it.
+struct ImageName {
+    /// A file name, or a list of open options.
+    var text: String
+    var format: String?
+    /// Whether `text` is a list of open options.
+    var isOptions: Bool
+
+    init(_ text: String, format: String? = nil, isOptions: Bool = false) {
+        self.text = text
+        self.format = format
+        self.isOptions = isOptions
+    }
+
+    /// - Throws: when both a format and `--image-opts` were given.
+    init(_ text: String, _ source: SourceOptions) throws(CommandFailure) {
+        if source.imageOpts && source.format != nil {
+            throw CommandFailure("--image-opts and --format are mutually exclusive")
+        }
+        self.init(text, format: source.format, isOptions: source.imageOpts)
+    }
+
+    /// Whether the driver is to be guessed from the file's contents.
+    var leavesFormatOpen: Bool {
+        if format != nil { return false }
+        if isOptions { return (try? OptionTree.parse(text))?["driver"] == nil }
+        if text.hasPrefix("json:") {
+            return (try? JSONReader.options(String(text.dropFirst(5))))?["driver"] == nil
+        }
+        return true
+    }
+}
+
+extension CommandContext {
+    /// Opens an image as the command line names it.
+    ///
+    /// - Throws: `Could not open 'NAME': reason`.
+    func open(_ image: ImageName, settings: OpenSettings) throws(BlockError) -> BlockNode {
+        do throws(BlockError) {
+            let node = try openUnnamed(image, settings)
+            if !settings.readOnly && image.leavesFormatOpen { warnIfRaw(node, image.text) }
+            return node
+        } catch {
+            throw error.prefixed("Could not open '\(image.text)'")
+        }
+    }
+
+    private func openUnnamed(_ image: ImageName, _ settings: OpenSettings) throws(BlockError) -> BlockNode {
+        guard image.isOptions else {
+            return try opener.open(image.text, format: image.format, settings: settings)
+        }
+        guard image.text.contains("=") else {
+            throw BlockError(
+                .invalidArgument, "Cannot find device='\(image.text)' nor node-name='\(image.text)'")
+        }
+        return try opener.open(options: try OptionTree.parse(image.text), settings: settings)
+    }
+
+    /// The format that takes anything is a guess that a guest can overturn.
+    private func warnIfRaw(_ node: BlockNode, _ name: String) {
+        guard let format = node.format, type(of: format).name == registry.formats.last?.name else { return }
+        let guess = node.driverName
+        terminal.error(
+            """
+            WARNING: Image format was not specified for '\(node.filename)' and probing guessed \(guess).
+                     Automatically detecting the format is dangerous for \(guess) images, \
+            write operations on block 0 will be restricted.
+                     Specify the '\(guess)' format explicitly to remove the restrictions.
+            """)
+    }
+
+    /// The cache mode of that name; writeback when not given.
+    func cacheMode(_ name: String?, what: String = "") throws(CommandFailure) -> CacheMode {
+        guard let name else { return .writeback }
+        guard let mode = CacheMode(name: name) else {
+            throw CommandFailure("Invalid \(what)cache option: \(name)")
+        }
+        return mode
+    }
+
+    /// The only operand.
+    func oneFile(_ operands: [String]) throws(CommandFailure) -> String {
+        guard operands.count == 1 else { throw .usage("Expecting one image file name") }
+        return operands[0]
+    }
+
+    /// Closes `node` after `body`, and reports what either failed with; `body`'s error goes first.
+    func closing<Result>(_ node: BlockNode, _ body: (BlockNode) throws -> Result) throws -> Result {
+        let result: Result
+        do { result = try body(node) } catch {
+            try? node.close()
+            throw error
+        }
+        try node.close()
+        return result
+    }
+}

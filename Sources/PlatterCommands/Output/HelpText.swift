@@ -1,0 +1,67 @@
+import BlockCore
+import BlockFormats
+
+/// The help texts, made from the tables of options.
+enum HelpText {
+    private static let column = 34
+    private static let width = 96
+
+    /// What `program --help` prints.
+    static func program(_ name: String) -> String {
+        var text = "\(name) version \(PlatterProgram.version): works on virtual-disk images\n\n"
+        text += "Usage: \(name) [OPTION...] COMMAND ...\n\nOptions:\n"
+        text += GlobalOptions.options.map(line).joined()
+        text += "\nCommands:\n"
+        for (name, command) in CommandList.all { text += row("  \(name)", command.spec.summary) }
+        text += "\nFormats: " + StandardFormats.all.map { $0.name }.sorted().joined(separator: " ") + "\n\n"
+        return text + "'\(name) COMMAND --help' tells the options of one command.\n"
+    }
+
+    /// What `program COMMAND --help` prints.
+    static func command(_ spec: CommandSpec, program: String) -> String {
+        var text = "\(spec.summary).\n\nUsage: \(program) \(spec.name) [OPTION...]"
+        text += spec.operands.isEmpty ? "\n" : " \(spec.operands)\n"
+        text += "\nOptions:\n" + spec.options.map(line).joined()
+        for note in spec.notes { text += "\n" + wrap(note, indent: 0).joined(separator: "\n") + "\n" }
+        if !spec.statuses.isEmpty {
+            text += "\nExit status:\n"
+            for (status, meaning) in spec.statuses { text += row("  \(status)", meaning, column: 8) }
+        }
+        return text
+    }
+
+    /// An option as in the left column: `-f, --format FMT`.
+    static func names(_ option: OptionSpec) -> String {
+        let names = [option.short.map { "-\($0)" }, option.long.map { "--\($0)" }].compactMap { $0 }
+        return names.joined(separator: ", ") + (option.value.map { " \($0)" } ?? "")
+    }
+
+    private static func line(_ option: OptionSpec) -> String {
+        let indent = option.short == nil ? "      " : "  "
+        return row(indent + names(option), option.help)
+    }
+
+    private static func row(_ left: String, _ right: String, column: Int = column) -> String {
+        let lines = wrap(right, indent: column)
+        let first = lines.first?.drop { $0 == " " } ?? ""
+        let head = left.count < column - 1
+            ? left.padded(right: column) + first
+            : left + "\n" + String(repeating: " ", count: column) + first
+        return ([head] + lines.dropFirst()).joined(separator: "\n") + "\n"
+    }
+
+    /// Breaks at spaces; every line begins with `indent` spaces.
+    private static func wrap(_ text: String, indent: Int) -> [String] {
+        let margin = String(repeating: " ", count: indent)
+        var lines: [String] = []
+        var line = ""
+        for word in text.split(separator: " ") {
+            if !line.isEmpty && indent + line.count + 1 + word.count > width {
+                lines.append(margin + line)
+                line = ""
+            }
+            line += (line.isEmpty ? "" : " ") + word
+        }
+        return line.isEmpty ? lines : lines + [margin + line]
+    }
+}

@@ -1,0 +1,43 @@
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+/// Numbers as people read them.
+enum HumanSize {
+    private static let units = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"]
+
+    /// Three significant digits and a binary unit: `64 MiB`, `3.27 MiB`, `0 B`. From 1000 up to the next unit.
+    static func text(_ bytes: Int) -> String {
+        var unit = 0
+        var limit = 1000.0
+        while unit < units.count - 1, Double(bytes) >= limit {
+            unit += 1
+            limit *= 1024
+        }
+        let scaled = Double(bytes) / Double(sign: .plus, exponent: unit * 10, significand: 1)
+        return formatted("%.3g", scaled) + " \(units[unit])B"
+    }
+
+    /// `0.00` with two digits after the point.
+    static func percent(_ value: Double) -> String { formatted("%.2f", value) }
+
+    /// What C's `printf` makes of one number.
+    static func formatted(_ format: String, _ value: Double) -> String {
+        let buffer = UnsafeMutableBufferPointer<CChar>.allocate(capacity: 64)
+        defer { buffer.deallocate() }
+        let count = withVaList([value]) { vsnprintf(buffer.baseAddress, buffer.count, format, $0) }
+        let length = max(0, min(Int(count), buffer.count - 1))
+        return String(decoding: buffer[..<length].map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+}
+
+extension String {
+    /// Right-aligned in `width` columns.
+    func padded(left width: Int) -> String { String(repeating: " ", count: max(0, width - count)) + self }
+    /// Left-aligned in `width` columns.
+    func padded(right width: Int) -> String { self + String(repeating: " ", count: max(0, width - count)) }
+}

@@ -1,0 +1,131 @@
+import BlockCore
+
+/// What `info` tells of one image.
+struct ImageInfo {
+    var filename: String
+    var format: String
+    var virtualSize: Int
+    /// Bytes taken up on the disk; `nil` where that is not known.
+    var actualSize: Int?
+    var details: FormatInfo
+    var snapshots: [SnapshotInfo] = []
+    var backing: BackingReference?
+    /// The backing file's name from the current folder.
+    var fullBackingName: String?
+    /// The nodes below, with what the format uses them for.
+    var children: [(role: String, info: ImageInfo)] = []
+    /// `nil` when they are not wanted.
+    var limits: [InfoField]?
+    /// Whether this is a protocol's node.
+    var isStorage = false
+
+    /// Lengths are told in whole sectors of this many bytes.
+    private static let sectorBytes = 512
+
+    /// Asks an open node.
+    init(_ node: BlockNode, withLimits: Bool = false) throws(BlockError) {
+        filename = node.filename
+        format = node.driverName
+        let length = try node.length()
+        virtualSize = length.roundedUp(to: Self.sectorBytes) ?? length
+        details = try node.format?.describe() ?? FormatInfo()
+        for (index, child) in node.children.enumerated() {
+            children.append((index == 0 ? "file" : "child.\(index)", try ImageInfo(child, withLimits: withLimits)))
+        }
+        if let storage = node.storage {
+            isStorage = true
+            actualSize = storage.allocatedSize()
+        } else {
+            let sizes = children.compactMap(\.info.actualSize)
+            actualSize = sizes.count == children.count ? sizes.reduce(0, +) : nil
+        }
+        if let snapshotting = node.format as? any SnapshotCapable { snapshots = try snapshotting.snapshots() }
+        backing = node.format?.backing
+        fullBackingName = backing.map { FileNames.resolve($0.filename, relativeTo: node.filename) }
+        if withLimits { limits = Self.limits(of: node) }
+    }
+
+    /// How requests to the node may be aligned, in bytes.
+    private static func limits(of node: BlockNode) -> [InfoField] {
+        var fields: [InfoField] = []
+        let alignment = max(1, (node.file ?? node).storage?.requestAlignment ?? 1)
+        if let zero = node.format as? any ZeroWriting, zero.zeroGranularity > 1 {
+            fields.append(InfoField("write-zeroes-alignment", .number(zero.zeroGranularity)))
+        }
+        fields.append(InfoField("request-alignment", .number(alignment)))
+        fields.append(InfoField("min-mem-alignment", .number(alignment)))
+        if let discarding = node.format as? any Discarding, discarding.discardGranularity > 1 {
+            fields.append(InfoField("discard-alignment", .number(discarding.discardGranularity)))
+        }
+        fields.append(InfoField("opt-mem-alignment", .number(AlignedBuffer.alignmentBytes)))
+        fields.append(InfoField("max-iov", .number(1024)))
+        return fields
+    }
+}
+
+/// `info` as JSON.
+extension ImageInfo {
+    /// The fields in qemu-img's order.
+    var json: InfoValue {
+        var fields: [InfoField] = []
+        if let limits { fields.append(InfoField("limits", .object(limits))) }
+        let nodes = children.map { role, info in
+            InfoValue.object([InfoField("name", .text(role)), InfoField("info", info.json)])
+        }
+        fields.append(InfoField("children", .list(nodes)))
+        if let format = backing?.format { fields.append(InfoField("backing-filename-format", .text(format))) }
+        if !snapshots.isEmpty { fields.append(InfoField("snapshots", .list(snapshots.map(\.json)))) }
+        fields.append(InfoField("virtual-size", .number(virtualSize)))
+        fields.append(InfoField("filename", .text(filename)))
+        if let size = details.clusterSizeBytes { fields.append(InfoField("cluster-size", .number(size))) }
+        fields.append(InfoField("format", .text(format)))
+        if let actualSize { fields.append(InfoField("actual-size", .number(actualSize))) }
+        if let specific { fields.append(InfoField("format-specific", specific)) }
+        if let name = fullBackingName { fields.append(InfoField("full-backing-filename", .text(name))) }
+        if details.isEncrypted { fields.append(InfoField("encrypted", .flag(true))) }
+        if let name = backing?.filename { fields.append(InfoField("backing-filename", .text(name))) }
+        fields.append(InfoField("dirty-flag", .flag(details.isDirty)))
+        return .object(fields)
+    }
+
+    private var specific: InfoValue? {
+        let data = details.specific ?? (isStorage ? [] : nil)
+        return data.map { .object([InfoField("type", .text(format)), InfoField("data", .object($0))]) }
+    }
+}
+
+/// `info` for people.
+extension ImageInfo {
+    /// The lines, each with its line feed.
+    var text: String {
+        var text = "image: \(filename)\nfile format: \(format)\nvirtual size: \(Self.both(virtualSize))\n"
+        text += "disk size: \(actualSize.map(HumanSize.text) ?? "unavailable")\n"
+        if details.isEncrypted { text += "encrypted: yes\n" }
+        if let size = details.clusterSizeBytes { text += "cluster_size: \(size)\n" }
+        if details.isDirty { text += "cleanly shut down: no\n" }
+        if let backing {
+            let elsewhere = fullBackingName.flatMap { $0 == backing.filename ? nil : " (actual path: \($0))" }
+            text += "backing file: \(backing.filename)\(elsewhere ?? "")\n"
+            if let format = backing.format { text += "backing file format: \(format)\n" }
+        }
+        if !snapshots.isEmpty { text += SnapshotTable.text(snapshots) }
+        if let limits { text += "Block limits:\n" + InfoText.fields(limits, indent: 4) }
+        if let specific = details.specific, !specific.isEmpty {
+            text += "Format specific information:\n" + InfoText.fields(specific, indent: 4)
+        }
+        for (role, info) in children { text += info.childText(role, path: "") }
+        return text
+    }
+
+    private func childText(_ role: String, path: String) -> String {
+        let name = "\(path)/\(role)"
+        var text = "Child node '\(name)':\n    filename: \(filename)\n    protocol type: \(format)\n"
+        text += "    file length: \(Self.both(virtualSize))\n"
+        text += "    disk size: \(actualSize.map(HumanSize.text) ?? "unavailable")\n"
+        if let limits { text += "    Block limits:\n" + InfoText.fields(limits, indent: 8) }
+        for (role, info) in children { text += info.childText(role, path: name) }
+        return text
+    }
+
+    private static func both(_ bytes: Int) -> String { "\(HumanSize.text(bytes)) (\(bytes) bytes)" }
+}

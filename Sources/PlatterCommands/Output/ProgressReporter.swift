@@ -1,0 +1,140 @@
+import BlockCore
+import Synchronization
+
+/// Shows how far a job is, and hands it the user's interrupt.
+///
+/// On a terminal, `-p` is one line on standard error that is rewritten: percentage, rate, time left. Elsewhere
+/// it is qemu-img's `    (12.34/100%)` and a carriage return on standard output, at least one percent apart.
+/// SIGUSR1 prints one line on standard error. SIGINT, SIGTERM and SIGHUP cancel the job at its next step; the
+/// second one ends the program at once. Thread-safe.
+final class ProgressReporter: Sendable {
+    /// Hand this to the job.
+    let control: JobControl
+    private let display: ProgressDisplay
+    private let signals: SignalWatch
+
+    /// - Parameters:
+    ///   - isShown: `-p`, and not `-q`.
+    ///   - bytesPerSecond: the job's speed limit; 0 for none.
+    init(_ context: CommandContext, isShown: Bool, bytesPerSecond: Int = 0) {
+        let display = ProgressDisplay(context.terminal, isShown: isShown)
+        let control = JobControl(bytesPerSecond: bytesPerSecond, onProgress: { display.update($0) })
+        self.display = display
+        self.control = control
+        signals = SignalWatch(
+            onInterrupt: { control.cancel() }, onStatusRequest: { display.printOnce(control.progress) })
+        display.begin()
+    }
+
+    /// Shows the end and gives the signals back. Call it on success and on failure; twice does nothing.
+    ///
+    /// - Parameter succeeded: whether all was done, so that 100% is shown.
+    func finish(succeeded: Bool) {
+        signals.stop()
+        display.end(succeeded: succeeded)
+    }
+
+    /// Runs `body` and calls ``finish(succeeded:)`` in either case.
+    func reporting<Result>(_ body: (JobControl) throws -> Result) throws -> Result {
+        do {
+            let result = try body(control)
+            finish(succeeded: true)
+            return result
+        } catch {
+            finish(succeeded: false)
+            throw error
+        }
+    }
+}
+
+/// The text of the progress, and when it is printed.
+private final class ProgressDisplay: Sendable {
+    private struct State {
+        var shownPercent = 0.0
+        var shownAt = 0
+        var ended = false
+    }
+
+    private let terminal: Terminal
+    private let isShown: Bool
+    private let began = MonotonicClock.nanoseconds()
+    private let state = Mutex(State())
+
+    /// The line on a terminal changes at most every so many nanoseconds.
+    private static let intervalNanoseconds = 100_000_000
+    private static let lineWidth = 60
+
+    init(_ terminal: Terminal, isShown: Bool) {
+        self.terminal = terminal
+        self.isShown = isShown
+    }
+
+    func begin() {
+        if isShown && !terminal.errorIsTerminal { classic(0) }
+    }
+
+    func update(_ progress: JobControl.Progress) {
+        guard isShown, progress.total > 0 else { return }
+        let percent = progress.fraction * 100
+        let now = MonotonicClock.nanoseconds()
+        let due = state.withLock { state in
+            guard !state.ended else { return false }
+            let due = terminal.errorIsTerminal
+                ? now - state.shownAt >= Self.intervalNanoseconds
+                : percent >= state.shownPercent + 1
+            if due { (state.shownPercent, state.shownAt) = (percent, now) }
+            return due
+        }
+        if due { show(progress, percent) }
+    }
+
+    /// The answer to SIGUSR1.
+    func printOnce(_ progress: JobControl.Progress) {
+        terminal.error(isShown && terminal.errorIsTerminal ? "\r" + line(progress) : line(progress))
+    }
+
+    func end(succeeded: Bool) {
+        let wasEnded = state.withLock { state in
+            defer { state.ended = true }
+            return state.ended
+        }
+        guard isShown, !wasEnded else { return }
+        if terminal.errorIsTerminal {
+            terminal.writeError(succeeded ? "\r" + finalLine() + "\n" : "\n")
+        } else {
+            if succeeded { classic(100) }
+            terminal.print("\n")
+            terminal.flush()
+        }
+    }
+
+    private func show(_ progress: JobControl.Progress, _ percent: Double) {
+        if terminal.errorIsTerminal { terminal.writeError("\r" + line(progress)) } else { classic(percent) }
+    }
+
+    private func classic(_ percent: Double) {
+        terminal.print("    (\(HumanSize.percent(percent))/100%)\r")
+        terminal.flush()
+    }
+
+    private func line(_ progress: JobControl.Progress) -> String {
+        let seconds = max(1e-3, Double(MonotonicClock.nanoseconds() - began) / 1e9)
+        let rate = Double(progress.done) / seconds
+        let left = rate > 0 ? Double(progress.total - progress.done) / rate : 0
+        let text = "\(HumanSize.percent(progress.fraction * 100).padded(left: 6))%  "
+            + "\(HumanSize.text(Int(min(rate, 1e18))))/s  \(Self.duration(left)) left"
+        return text.padded(right: Self.lineWidth)
+    }
+
+    private func finalLine() -> String {
+        let seconds = Double(MonotonicClock.nanoseconds() - began) / 1e9
+        return "100.00%  in \(Self.duration(seconds))".padded(right: Self.lineWidth)
+    }
+
+    private static func duration(_ seconds: Double) -> String {
+        let whole = Int(min(max(seconds, 0), 1e9).rounded())
+        let (hours, minutes, rest) = (whole / 3600, whole / 60 % 60, whole % 60)
+        let tail = "\(minutes < 10 && hours > 0 ? "0" : "")\(minutes):\(rest < 10 ? "0" : "")\(rest)"
+        return hours > 0 ? "\(hours):\(tail)" : tail
+    }
+}
