@@ -1,2 +1,248 @@
 #include "CHost.h"
-int platter_host_version(void) { return 1; }
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#ifdef __linux__
+#include <linux/fs.h>
+#include <linux/stat.h>
+#include <sys/syscall.h>
+#endif
+
+/* Repeats an int call that a signal interrupted, and turns its result into 0 or errno. */
+#define CHECKED(call) \
+    int result; \
+    do { result = (call); } while (result == -1 && errno == EINTR); \
+    return result == -1 ? errno : 0
+
+int platter_host_version(void) { return 2; }
+
+int platter_punch_hole(int fd, int64_t offset, int64_t length) {
+#if defined(__linux__)
+    CHECKED(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length));
+#elif defined(__APPLE__)
+    struct fpunchhole hole = {.fp_offset = offset, .fp_length = length};
+    CHECKED(fcntl(fd, F_PUNCHHOLE, &hole));
+#else
+    return ENOTSUP;
+#endif
+}
+
+int platter_zero_range(int fd, int64_t offset, int64_t length) {
+#ifdef __linux__
+    CHECKED(fallocate(fd, FALLOC_FL_ZERO_RANGE, offset, length));
+#else
+    return ENOTSUP;
+#endif
+}
+
+int platter_allocate(int fd, int64_t offset, int64_t length) {
+#ifdef __linux__
+    CHECKED(fallocate(fd, 0, offset, length));
+#else
+    return ENOTSUP;
+#endif
+}
+
+static int64_t seek(int fd, int64_t offset, int whence, int *error) {
+    int64_t found = lseek(fd, offset, whence);
+    if (found == -1) *error = errno;
+    return found;
+}
+
+int64_t platter_seek_data(int fd, int64_t offset, int *error) { return seek(fd, offset, SEEK_DATA, error); }
+
+int64_t platter_seek_hole(int fd, int64_t offset, int *error) { return seek(fd, offset, SEEK_HOLE, error); }
+
+int64_t platter_copy_range(
+    int source, int64_t source_offset, int target, int64_t target_offset, int64_t length, int *error) {
+#ifdef __linux__
+    off64_t from = source_offset, to = target_offset;
+    ssize_t copied;
+    do { copied = copy_file_range(source, &from, target, &to, length, 0); } while (copied == -1 && errno == EINTR);
+    if (copied == -1) *error = errno;
+    return copied;
+#else
+    *error = ENOTSUP;
+    return -1;
+#endif
+}
+
+int platter_flush(int fd) {
+#ifdef __APPLE__
+    if (fcntl(fd, F_FULLFSYNC) == 0) return 0;
+    CHECKED(fsync(fd));
+#else
+    CHECKED(fdatasync(fd));
+#endif
+}
+
+int platter_direct_flag(void) {
+#ifdef O_DIRECT
+    return O_DIRECT;
+#else
+    return 0;
+#endif
+}
+
+int platter_disable_cache(int fd) {
+    (void)fd;
+#ifdef __APPLE__
+    CHECKED(fcntl(fd, F_NOCACHE, 1));
+#else
+    return 0;
+#endif
+}
+
+uint32_t platter_direct_alignment(int fd) {
+#ifdef STATX_DIOALIGN
+    /* The C library's own struct may be older than the kernel's, so the call goes past it. */
+    struct statx info;
+    memset(&info, 0, sizeof info);
+    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) != 0) return 0;
+    if (!(info.stx_mask & STATX_DIOALIGN)) return 0;
+    uint32_t memory = info.stx_dio_mem_align, offset = info.stx_dio_offset_align;
+    return memory > offset ? memory : offset;
+#else
+    return 0;
+#endif
+}
+
+#ifdef F_OFD_SETLK
+static int set_lock(int fd, int64_t byte, short type) {
+    struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+    CHECKED(fcntl(fd, F_OFD_SETLK, &lock));
+}
+#endif
+
+int platter_lock_shared(int fd, int64_t byte) {
+#ifdef F_OFD_SETLK
+    return set_lock(fd, byte, F_RDLCK);
+#else
+    return ENOTSUP;
+#endif
+}
+
+int platter_unlock(int fd, int64_t byte) {
+#ifdef F_OFD_SETLK
+    return set_lock(fd, byte, F_UNLCK);
+#else
+    return ENOTSUP;
+#endif
+}
+
+int platter_is_locked(int fd, int64_t byte) {
+#ifdef F_OFD_GETLK
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+    if (fcntl(fd, F_OFD_GETLK, &lock) == -1) return -1;
+    return lock.l_type != F_UNLCK;
+#else
+    return -1;
+#endif
+}
+
+int platter_replace_descriptor(int from, int to) {
+    int result;
+#ifdef __linux__
+    do { result = dup3(from, to, O_CLOEXEC); } while (result == -1 && (errno == EINTR || errno == EBUSY));
+#else
+    do { result = dup2(from, to); } while (result == -1 && errno == EINTR);
+    if (result != -1) fcntl(to, F_SETFD, FD_CLOEXEC);
+#endif
+    int error = result == -1 ? errno : 0;
+    close(from);
+    return error;
+}
+
+int platter_device_size(int fd, int64_t *size) {
+#ifdef BLKGETSIZE64
+    uint64_t bytes = 0;
+    if (ioctl(fd, BLKGETSIZE64, &bytes) == 0) {
+        if (bytes > INT64_MAX) return EFBIG;
+        *size = (int64_t)bytes;
+        return 0;
+    }
+#endif
+    off_t end = lseek(fd, 0, SEEK_END);
+    if (end == -1) return errno;
+    *size = end;
+    return 0;
+}
+
+uint32_t platter_device_sector_size(int fd) {
+#ifdef BLKSSZGET
+    int bytes = 0;
+    if (ioctl(fd, BLKSSZGET, &bytes) == 0 && bytes > 0) return (uint32_t)bytes;
+#endif
+    return 512;
+}
+
+int platter_device_discard(int fd, uint64_t offset, uint64_t length) {
+#ifdef BLKDISCARD
+    uint64_t range[2] = {offset, length};
+    CHECKED(ioctl(fd, BLKDISCARD, range));
+#else
+    return ENOTSUP;
+#endif
+}
+
+int platter_device_zero(int fd, uint64_t offset, uint64_t length) {
+#ifdef BLKZEROOUT
+    uint64_t range[2] = {offset, length};
+    CHECKED(ioctl(fd, BLKZEROOUT, range));
+#else
+    return ENOTSUP;
+#endif
+}
+
+int platter_disable_copy_on_write(int fd) {
+#if defined(FS_IOC_SETFLAGS) && defined(FS_NOCOW_FL)
+    int flags = 0;
+    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) != 0) return errno;
+    flags |= FS_NOCOW_FL;
+    CHECKED(ioctl(fd, FS_IOC_SETFLAGS, &flags));
+#else
+    return ENOTSUP;
+#endif
+}
+
+int platter_set_extent_size(int fd, uint32_t bytes) {
+#ifdef FS_IOC_FSSETXATTR
+    struct fsxattr attributes;
+    memset(&attributes, 0, sizeof attributes);
+    attributes.fsx_xflags = FS_XFLAG_EXTSIZE;
+    attributes.fsx_extsize = bytes;
+    CHECKED(ioctl(fd, FS_IOC_FSSETXATTR, &attributes));
+#else
+    return ENOTSUP;
+#endif
+}
+
+int platter_open_unnamed(const char *folder, int *error) {
+#ifdef O_TMPFILE
+    int unnamed = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (unnamed != -1) return unnamed;
+#endif
+    static const char pattern[] = "/platter-XXXXXX";
+    size_t length = strlen(folder);
+    char *path = malloc(length + sizeof pattern);
+    if (!path) {
+        *error = ENOMEM;
+        return -1;
+    }
+    memcpy(path, folder, length);
+    memcpy(path + length, pattern, sizeof pattern);
+    int fd = mkstemp(path);
+    if (fd == -1) *error = errno;
+    if (fd != -1) {
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
+        unlink(path);
+    }
+    free(path);
+    return fd;
+}

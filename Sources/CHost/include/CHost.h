@@ -1,5 +1,54 @@
 #ifndef PLATTER_CHOST_H
 #define PLATTER_CHOST_H
-/* What Swift cannot import of the host's C library, under names of our own. */
+/* What Swift cannot import of the host's C library, under names of our own.
+ *
+ * Offsets and lengths are in bytes. Unless stated otherwise a function returns 0 when it worked and an errno
+ * value when it did not; ENOTSUP stands for "this system has no such call". Interrupted calls are repeated. */
+#include <stdint.h>
+
 int platter_host_version(void);
+
+/* Space: give back, zero and keep, reserve (growing the file), all without moving data. */
+int platter_punch_hole(int fd, int64_t offset, int64_t length);
+int platter_zero_range(int fd, int64_t offset, int64_t length);
+int platter_allocate(int fd, int64_t offset, int64_t length);
+
+/* The next data or hole from offset on; -1 and *error where there is none (ENXIO) or it cannot be told. */
+int64_t platter_seek_data(int fd, int64_t offset, int *error);
+int64_t platter_seek_hole(int fd, int64_t offset, int *error);
+
+/* Copies inside the kernel; the number of bytes copied, or -1 and *error. */
+int64_t platter_copy_range(
+    int source, int64_t source_offset, int target, int64_t target_offset, int64_t length, int *error);
+
+/* Makes what was written durable. */
+int platter_flush(int fd);
+
+/* The open flag for going past the page cache; 0 where platter_disable_cache does it after opening. */
+int platter_direct_flag(void);
+int platter_disable_cache(int fd);
+/* The alignment that direct I/O wants for offsets, lengths and memory; 0 when the system does not tell. */
+uint32_t platter_direct_alignment(int fd);
+
+/* Locks that belong to the open file, on one byte. Shared locks only; a test asks for an exclusive one. */
+int platter_lock_shared(int fd, int64_t byte);
+int platter_unlock(int fd, int64_t byte);
+/* 1 when another open file holds a lock on the byte, 0 when not, -1 where locks do not work. */
+int platter_is_locked(int fd, int64_t byte);
+
+/* Moves the open file `from` to the descriptor number `to`, closing what that was. Closes `from`. */
+int platter_replace_descriptor(int from, int to);
+
+/* Block devices. */
+int platter_device_size(int fd, int64_t *size);
+uint32_t platter_device_sector_size(int fd);
+int platter_device_discard(int fd, uint64_t offset, uint64_t length);
+int platter_device_zero(int fd, uint64_t offset, uint64_t length);
+
+/* File attributes at creation: no copy-on-write (btrfs), and how much to allocate at once (XFS). */
+int platter_disable_copy_on_write(int fd);
+int platter_set_extent_size(int fd, uint32_t bytes);
+
+/* A file without a name in that folder; the descriptor, or -1 and *error. */
+int platter_open_unnamed(const char *folder, int *error);
 #endif

@@ -1,0 +1,106 @@
+import BlockCore
+import CHost
+import SystemPackage
+
+/// Making files, and the driver's place in the registry.
+extension FileDriver {
+    /// The driver as the registry knows it.
+    public static let entry = ProtocolEntry(
+        name: name, schemes: ["file"], createOptions: createOptions,
+        open: { (path, options, settings) throws(BlockError) -> any ProtocolDriver in
+            try open(path, &options, settings)
+        },
+        create: { (path, options) throws(BlockError) in try create(path, options) })
+
+    /// The options that making a file takes.
+    public static let createOptions = [
+        CreateOption(.size, .size, help: "How long the file is, in bytes"),
+        CreateOption(.nocow, .bool, help: "Turn copy-on-write off for the file (btrfs)"),
+        CreateOption(.preallocation, .string, help: "How space is reserved (off, falloc, full)"),
+        CreateOption(.extentSizeHint, .size, help: "How much to allocate at once (XFS); 0 for no hint"),
+    ]
+
+    /// How much file systems that take a hint are told to allocate at once, in bytes.
+    private static let defaultExtentSize = 1 << 20
+
+    private static func open(
+        _ path: String, _ options: inout OptionTree, _ settings: OpenSettings
+    ) throws(BlockError) -> any ProtocolDriver {
+        let file = try HostFile.open(path, FileOpenOptions(settings, taking: &options))
+        try checkRegular(file)
+        return FileDriver(file)
+    }
+
+    /// Makes an empty file of the size and preallocation in `options`, or empties one that is there.
+    ///
+    /// - Throws: with the message `Could not create 'path': …`; `busy`, without having changed anything, when
+    ///   another process uses the file.
+    public static func create(_ path: String, _ options: CreateOptions) throws(BlockError) {
+        let preallocation = try options.preallocation()
+        let (descriptor, isNew) = try openForCreation(path)
+        do throws(BlockError) {
+            let settings = FileOpenOptions(OpenSettings(readOnly: false))
+            let file = try HostFile.adopting(descriptor, path: path, settings)
+            try checkRegular(file)
+            try file.changeLocks(to: .creating)
+            let driver = FileDriver(file)
+            defer { driver.close() }
+            try driver.truncate(to: 0, preallocation: .off)
+            try setAttributes(of: file, options)
+            try driver.truncate(to: options.integer(.size) ?? 0, preallocation: preallocation)
+        } catch {
+            if isNew { unlinkFile(path) }
+            throw error
+        }
+    }
+
+    /// - Returns: the open file, and whether it did not exist before.
+    private static func openForCreation(
+        _ path: String
+    ) throws(BlockError) -> (descriptor: FileDescriptor, isNew: Bool) {
+        let flags: FileDescriptor.OpenOptions = [.create, .closeOnExec, .nonBlocking]
+        let mode: FilePermissions = [.ownerReadWrite, .groupRead, .otherRead]
+        do {
+            do {
+                let new = try FileDescriptor.open(
+                    FilePath(path), .readWrite, options: flags.union(.exclusiveCreate), permissions: mode)
+                return (new, true)
+            } catch Errno.fileExists {
+                let old = try FileDescriptor.open(
+                    FilePath(path), .readWrite, options: flags, permissions: mode)
+                return (old, false)
+            }
+        } catch {
+            throw BlockError.system(error as? Errno ?? .ioError, path: path)
+                .prefixed("Could not create '\(path)'")
+        }
+    }
+
+    /// Sets what must be set while the file is empty.
+    private static func setAttributes(of file: HostFile, _ options: CreateOptions) throws(BlockError) {
+        if options.flag(.nocow) {
+            try ignoringUnsupported("Could not turn copy-on-write off", file) {
+                platter_disable_copy_on_write(file.descriptor)
+            }
+        }
+        let hint = options.integer(.extentSizeHint)
+        guard let bytes = UInt32(exactly: hint ?? defaultExtentSize) else {
+            throw BlockError(.invalidArgument, "Extent size hint is too large", path: file.path)
+        }
+        if hint == nil {
+            _ = platter_set_extent_size(file.descriptor, bytes)
+        } else if bytes > 0 {
+            try ignoringUnsupported("Could not set the extent size hint", file) {
+                platter_set_extent_size(file.descriptor, bytes)
+            }
+        }
+    }
+
+    private static func ignoringUnsupported(
+        _ message: String, _ file: HostFile, _ call: () -> Int32
+    ) throws(BlockError) {
+        let code = Errno(rawValue: call())
+        if code.rawValue == 0 || code.meansUnsupported { return }
+        throw BlockError.system(code, path: file.path).prefixed(message)
+    }
+}

@@ -1,0 +1,60 @@
+import BlockCore
+
+/// How to open a file, from the caller's settings and the `file.…` options.
+struct FileOpenOptions: Sendable {
+    /// Whether the locks that tell other programs of our use are taken.
+    enum Locking: String, Sendable {
+        /// Where the file system has them.
+        case auto
+        case on
+        case off
+    }
+
+    var readOnly: Bool
+    /// Past the page cache.
+    var isDirect: Bool
+    /// Each write is durable when it returns.
+    var isWriteThrough: Bool
+    /// `flush` does nothing.
+    var ignoresFlush: Bool
+    var locking: Locking
+    /// Others may write meanwhile.
+    var forceShare: Bool
+    /// `discard` gives space back.
+    var discardUnmaps: Bool
+
+    init(_ settings: OpenSettings) {
+        readOnly = settings.readOnly
+        isDirect = settings.cache.isDirect
+        isWriteThrough = settings.cache.isWriteThrough
+        ignoresFlush = settings.cache == .unsafe
+        locking = .auto
+        forceShare = settings.forceShare
+        discardUnmaps = settings.discardUnmaps
+    }
+
+    /// Takes the keys that it knows out of `options`.
+    ///
+    /// - Throws: `invalidArgument` for a value that makes no sense, `unsupported` for one that Platter lacks.
+    init(_ settings: OpenSettings, taking options: inout OptionTree) throws(BlockError) {
+        self.init(settings)
+        if let direct = try options.takeFlag("cache.direct") { isDirect = direct }
+        if let ignores = try options.takeFlag("cache.no-flush") { ignoresFlush = ignores }
+        if let text = options.take("locking") {
+            guard let value = Locking(rawValue: text) else {
+                throw BlockError(.invalidArgument, "Parameter 'locking' does not accept value '\(text)'")
+            }
+            locking = value
+        }
+        if let engine = options.take("aio") { try Self.checkEngine(engine) }
+    }
+
+    private static func checkEngine(_ name: String) throws(BlockError) {
+        switch name {
+        case "threads": return
+        case "native", "io_uring":
+            throw BlockError(.unsupported, "aio=\(name) is not supported; use aio=threads")
+        default: throw BlockError(.invalidArgument, "Parameter 'aio' does not accept value '\(name)'")
+        }
+    }
+}

@@ -1,0 +1,65 @@
+import SystemPackage
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+/// What `fstat` tells of an open file.
+struct FileStatus: Sendable {
+    enum Kind: Sendable { case regular, directory, blockDevice, characterDevice, other }
+
+    var kind: Kind
+    /// The length in bytes; means nothing for devices.
+    var length: Int
+    /// Bytes that the file takes up on its disk.
+    var allocatedBytes: Int
+    /// The same for two descriptors exactly when both are of one file or device.
+    var identity: String
+
+    init(_ descriptor: Int32) throws(Errno) {
+        var info = stat()
+        if fstat(descriptor, &info) != 0 { throw Errno(rawValue: errno) }
+        switch info.st_mode & S_IFMT {
+        case S_IFREG: kind = .regular
+        case S_IFDIR: kind = .directory
+        case S_IFBLK: kind = .blockDevice
+        case S_IFCHR: kind = .characterDevice
+        default: kind = .other
+        }
+        length = Int(info.st_size)
+        allocatedBytes = Int(info.st_blocks) * 512
+        let isDevice = kind == .blockDevice || kind == .characterDevice
+        identity = isDevice ? "device:\(info.st_rdev)" : "\(info.st_dev):\(info.st_ino)"
+    }
+
+    /// The length alone, in bytes.
+    static func length(_ descriptor: Int32) throws(Errno) -> Int {
+        var info = stat()
+        if fstat(descriptor, &info) != 0 { throw Errno(rawValue: errno) }
+        return Int(info.st_size)
+    }
+
+    /// Sets the length in bytes.
+    static func setLength(_ descriptor: Int32, _ length: Int) throws(Errno) {
+        while ftruncate(descriptor, off_t(length)) != 0 {
+            let code = Errno(rawValue: errno)
+            if code != .interrupted { throw code }
+        }
+    }
+
+    /// The open flag that makes each write durable before it returns.
+    static let durableWrites = FileDescriptor.OpenOptions(rawValue: O_DSYNC)
+
+    /// Takes O_NONBLOCK, which opening needed, off again.
+    static func makeBlocking(_ descriptor: Int32) {
+        let flags = fcntl(descriptor, F_GETFL)
+        if flags != -1 { _ = fcntl(descriptor, F_SETFL, flags & ~O_NONBLOCK) }
+    }
+}
+
+/// Removes a name; it does not matter when that fails.
+func unlinkFile(_ path: String) { _ = unlink(path) }

@@ -1,0 +1,159 @@
+import BlockCore
+import CHost
+import Synchronization
+import SystemPackage
+
+/// An open file or device of the host: the part that `file` and `host_device` share.
+///
+/// Thread-safe. Requests that may change the length, and those that rewrite parts of blocks past the page
+/// cache, pass through one gate; all others run side by side.
+final class HostFile: Sendable {
+    /// As the user named it, for messages and for opening it again.
+    let path: String
+    /// Keeps its number when the file is reopened.
+    let descriptor: Int32
+    let options: FileOpenOptions
+    let kind: FileStatus.Kind
+    let identity: String
+    /// What direct I/O wants offsets, lengths and memory to be multiples of; 1 through the page cache.
+    let alignment: Int
+    /// The file is at least this long, in bytes; saves asking for it before each write.
+    let knownLength: Atomic<Int>
+    /// Held by whoever may change the length or writes back a block that it read.
+    let gate = Gate()
+
+    private let locks = Mutex(FileLocks.none)
+    private let isOpen = Atomic<Bool>(true)
+
+    /// Takes over the descriptor, which it closes in the end (also when this throws).
+    private init(_ opened: FileDescriptor, path: String, options: FileOpenOptions) throws(BlockError) {
+        self.path = path
+        self.options = options
+        descriptor = opened.rawValue
+        let number = opened.rawValue
+        let status: FileStatus
+        do throws(Errno) { status = try FileStatus(number) } catch {
+            try? opened.close()
+            throw .couldNotOpen(path, error)
+        }
+        kind = status.kind
+        identity = status.identity
+        let isDevice = status.kind != .regular
+        alignment = options.isDirect ? Self.directAlignment(number, isDevice: isDevice) : 1
+        knownLength = Atomic(isDevice ? Self.deviceLength(number) : status.length)
+    }
+
+    deinit { close() }
+
+    /// Opens an existing file or device and takes the locks.
+    ///
+    /// - Throws: with the message `Could not open 'path': …`, or `busy` when another process's use conflicts.
+    static func open(_ path: String, _ options: FileOpenOptions) throws(BlockError) -> HostFile {
+        let descriptor = try descriptor(path, options)
+        let file = try HostFile(descriptor, path: path, options: options)
+        if file.kind == .regular || file.kind == .blockDevice {
+            try file.changeLocks(to: FileLocks(readOnly: options.readOnly, forceShare: options.forceShare))
+        }
+        FileStatus.makeBlocking(file.descriptor)
+        return file
+    }
+
+    /// Wraps a descriptor that is open already, without locks; the file is its owner from now on.
+    static func adopting(
+        _ descriptor: FileDescriptor, path: String, _ options: FileOpenOptions
+    ) throws(BlockError) -> HostFile {
+        try HostFile(descriptor, path: path, options: options)
+    }
+
+    /// Opens without waiting, so that a named pipe cannot hold us up.
+    static func descriptor(_ path: String, _ options: FileOpenOptions) throws(BlockError) -> FileDescriptor {
+        var flags: FileDescriptor.OpenOptions = [.closeOnExec, .nonBlocking]
+        if options.isWriteThrough { flags.insert(FileStatus.durableWrites) }
+        if options.isDirect { flags.insert(.init(rawValue: platter_direct_flag())) }
+        do {
+            let opened = try FileDescriptor.open(
+                FilePath(path), options.readOnly ? .readOnly : .readWrite, options: flags)
+            if options.isDirect { _ = platter_disable_cache(opened.rawValue) }
+            return opened
+        } catch {
+            let code = error as? Errno ?? .ioError
+            var failure = BlockError.couldNotOpen(path, code)
+            if options.isDirect && code == .invalidArgument {
+                failure.hint = "The file system may not support O_DIRECT"
+            }
+            throw failure
+        }
+    }
+
+    private static func directAlignment(_ descriptor: Int32, isDevice: Bool) -> Int {
+        let told = Int(platter_direct_alignment(descriptor))
+        let sector = isDevice ? Int(platter_device_sector_size(descriptor)) : 0
+        let alignment = max(told, sector)
+        return alignment.isPowerOfTwo ? alignment : AlignedBuffer.alignmentBytes
+    }
+
+    private static func deviceLength(_ descriptor: Int32) -> Int {
+        var bytes: Int64 = 0
+        return platter_device_size(descriptor, &bytes) == 0 ? Int(bytes) : 0
+    }
+
+    // MARK: Life
+
+    /// On return, what was written is durable, unless the cache mode says not to care.
+    func flush() throws(BlockError) {
+        if options.ignoresFlush { return }
+        try reporting(path) { () throws(Errno) in
+            let code = platter_flush(descriptor)
+            // Pipes and terminals keep nothing that could be made durable.
+            if code != 0 && !(kind != .regular && code == Errno.invalidArgument.rawValue) {
+                throw Errno(rawValue: code)
+            }
+        }
+    }
+
+    /// Opens the same file again in the other mode under the same descriptor number, and changes the locks.
+    func reopen(readOnly: Bool) throws(BlockError) {
+        var options = options
+        options.readOnly = readOnly
+        let opened = try Self.descriptor(path, options)
+        do throws(BlockError) {
+            let status = try reporting(path) { () throws(Errno) in try FileStatus(opened.rawValue) }
+            guard status.identity == identity else {
+                throw BlockError(
+                    .io, "Could not reopen '\(path)': the name is another file's now", path: path)
+            }
+            let wanted = FileLocks(readOnly: readOnly, forceShare: options.forceShare)
+            // The old file asks for the locks, where our own do not count; the new one then just takes them.
+            if kind != .characterDevice { try changeLocks(to: wanted) }
+        } catch {
+            try? opened.close()
+            throw error
+        }
+        locks.withLock { _ = $0.acquire(on: opened.rawValue) }
+        FileStatus.makeBlocking(opened.rawValue)
+        let code = platter_replace_descriptor(opened.rawValue, descriptor)
+        if code != 0 { throw .system(Errno(rawValue: code), path: path) }
+    }
+
+    /// Closes the descriptor, which gives the locks back. Closing twice does nothing.
+    func close() {
+        if isOpen.exchange(false, ordering: .acquiringAndReleasing) {
+            try? FileDescriptor(rawValue: descriptor).close()
+        }
+    }
+
+    /// Replaces the locks that are held.
+    func changeLocks(to wanted: FileLocks) throws(BlockError) {
+        if options.locking == .off { return }
+        try locks.withLock { (held) throws(BlockError) in
+            try wanted.replace(held, of: descriptor, path: path, required: options.locking == .on)
+            held = wanted
+        }
+    }
+}
+
+extension BlockError {
+    static func couldNotOpen(_ path: String, _ code: Errno) -> BlockError {
+        BlockError.system(code, path: path).prefixed("Could not open '\(path)'")
+    }
+}

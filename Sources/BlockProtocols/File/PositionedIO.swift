@@ -1,0 +1,101 @@
+import BlockCore
+import SystemPackage
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+/// `pread` and `pwrite` that are repeated until all is done. The one file with raw pointers to data.
+enum PositionedIO {
+    /// Reads until `buffer` is full or the file ends.
+    ///
+    /// - Parameter unit: a transfer that ends inside a unit of this size has met the end of the file.
+    /// - Returns: how many bytes there were.
+    static func read(
+        _ descriptor: Int32, into buffer: inout MutableRawSpan, at offset: Int, unit: Int = 1
+    ) throws(Errno) -> Int {
+        try buffer.withUnsafeMutableBytes { (bytes) throws(Errno) -> Int in
+            var done = 0
+            while done < bytes.count {
+                let got = pread(
+                    descriptor, bytes.baseAddress?.advanced(by: done), bytes.count - done,
+                    off_t(offset + done))
+                if got < 0 {
+                    let code = Errno(rawValue: errno)
+                    if code != .interrupted { throw code }
+                    continue
+                }
+                done += got
+                if got == 0 || done % unit != 0 { break }
+            }
+            return done
+        }
+    }
+
+    /// Writes all of `bytes`.
+    static func write(_ descriptor: Int32, _ bytes: RawSpan, at offset: Int) throws(Errno) {
+        try bytes.withUnsafeBytes { (bytes) throws(Errno) in
+            var done = 0
+            while done < bytes.count {
+                let put = pwrite(
+                    descriptor, bytes.baseAddress?.advanced(by: done), bytes.count - done,
+                    off_t(offset + done))
+                if put > 0 {
+                    done += put
+                } else {
+                    let code = put == 0 ? Errno.ioError : Errno(rawValue: errno)
+                    if code != .interrupted { throw code }
+                }
+            }
+        }
+    }
+
+    /// Appends all of `bytes` to a stream that has no positions.
+    static func append(_ descriptor: Int32, _ bytes: RawSpan) throws(Errno) {
+        try bytes.withUnsafeBytes { (bytes) throws(Errno) in
+            var done = 0
+            while done < bytes.count {
+                let put = systemWrite(descriptor, bytes.baseAddress?.advanced(by: done), bytes.count - done)
+                if put >= 0 { done += put } else if errno != EINTR { throw Errno(rawValue: errno) }
+            }
+        }
+    }
+
+    /// Takes what a stream has, at most `buffer.byteCount` bytes; 0 at its end.
+    static func take(_ descriptor: Int32, into buffer: inout MutableRawSpan) throws(Errno) -> Int {
+        try buffer.withUnsafeMutableBytes { (bytes) throws(Errno) -> Int in
+            while true {
+                let got = systemRead(descriptor, bytes.baseAddress, bytes.count)
+                if got >= 0 { return got }
+                if errno != EINTR { throw Errno(rawValue: errno) }
+            }
+        }
+    }
+}
+
+/// The C functions, whose names the methods above would hide.
+private func systemWrite(_ descriptor: Int32, _ bytes: UnsafeRawPointer?, _ count: Int) -> Int {
+    write(descriptor, bytes, count)
+}
+
+private func systemRead(_ descriptor: Int32, _ bytes: UnsafeMutableRawPointer?, _ count: Int) -> Int {
+    read(descriptor, bytes, count)
+}
+
+extension RawSpan {
+    /// Whether the bytes start at a multiple of `alignment` in memory.
+    func isAligned(to alignment: Int) -> Bool {
+        withUnsafeBytes { UInt(bitPattern: $0.baseAddress) % UInt(alignment) == 0 }
+    }
+}
+
+extension MutableRawSpan {
+    /// Whether the bytes start at a multiple of `alignment` in memory.
+    func isAligned(to alignment: Int) -> Bool {
+        withUnsafeBytes { UInt(bitPattern: $0.baseAddress) % UInt(alignment) == 0 }
+    }
+}

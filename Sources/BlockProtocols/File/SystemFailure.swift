@@ -1,0 +1,43 @@
+import BlockCore
+import SystemPackage
+
+extension BlockError {
+    /// What a failed system call means, in the block layer's words: the errno's text is the message.
+    static func system(_ code: Errno, path: String, offset: Int? = nil) -> BlockError {
+        BlockError(
+            kind(of: code), code.description, errno: code.rawValue, path: path, offset: offset)
+    }
+
+    private static func kind(of code: Errno) -> Kind {
+        switch code {
+        case .noSpace, .diskQuotaExceeded, .fileTooLarge: .noSpace
+        case .noSuchFileOrDirectory: .notFound
+        case .fileExists: .exists
+        case .notSupported, .notSupportedOnSocket, .noFunction: .unsupported
+        case .resourceBusy: .busy
+        default: .io
+        }
+    }
+}
+
+extension Errno {
+    /// Whether the system or the file system lacks the call, so that it need not be tried again.
+    var meansUnsupported: Bool {
+        switch self {
+        case .notSupported, .notSupportedOnSocket, .noFunction, .inappropriateIOCTLForDevice: true
+        default: false
+        }
+    }
+}
+
+/// Runs a call of CHost that answers 0 or an errno value.
+func checked(_ code: Int32) throws(Errno) {
+    if code != 0 { throw Errno(rawValue: code) }
+}
+
+/// Runs `body`, turning its `Errno` into a ``BlockError`` about `path`.
+func reporting<Result: ~Copyable>(
+    _ path: String, at offset: Int? = nil, _ body: () throws(Errno) -> Result
+) throws(BlockError) -> Result {
+    do throws(Errno) { return try body() } catch { throw .system(error, path: path, offset: offset) }
+}
