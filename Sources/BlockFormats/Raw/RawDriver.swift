@@ -103,6 +103,7 @@ extension RawDriver: Resizable {
             throw BlockError(.limit, "Disk size too large for the chosen offset", path: file.filename)
         }
         try file.resize(to: windowOffset + virtualSize, preallocation: preallocation)
+        try file.flush()
         size.withLock { $0 = virtualSize }
     }
 }

@@ -1,0 +1,71 @@
+import BlockCore
+
+extension ConformanceSuite {
+    /// Stops after every logged event and looks at what a reopened image holds.
+    func checkCrashes(seed: UInt64) throws {
+        try run(seed: seed, count: operationCount / 2) { operations in
+            let session = try ImageSession.new(configuration)
+            let files = session.store.files
+            for operation in operations { try session.perform(operation) }
+            let end = session.store.logCount
+            try session.node.close()
+            try replay(session, from: files, upTo: end, seed: seed)
+        }
+    }
+
+    private func replay(
+        _ session: ImageSession, from files: [String: SparseBytes], upTo end: Int, seed: UInt64
+    ) throws {
+        let log = session.store.log
+        var replay = CrashReplay(files: files, log: log)
+        var random = SeededRandom(seed: seed)
+        for point in CrashPoints.chosen(from: end, seed: seed) {
+            replay.advance(to: point)
+            let states = session.possibleStates(at: point)
+            try survive(replay.afterKill, states, "killed after event \(point) of \(end)", &random)
+            for sample in 0..<CrashPoints.samples {
+                let after = replay.afterPowerFailure(&random)
+                try survive(after, states, "power failed (\(sample)) after event \(point) of \(end)", &random)
+            }
+        }
+    }
+
+    /// Opens what a crash left, which may repair it, compares, checks, and goes on using it.
+    private func survive(
+        _ files: [String: SparseBytes], _ states: [ReferenceDisk], _ moment: String,
+        _ random: inout SeededRandom
+    ) throws {
+        let store = TestStore(files)
+        do {
+            let session = try ImageSession(
+                configuration, store: store, model: ReferenceDisk(size: 0))
+            session.model = try DiskComparison.accept(session.node, from: states)
+            let unit = session.abilities.unit
+            for stamp in 0..<2 where session.model.size > 0 {
+                let offset = random.number(in: 0..<session.model.size) / unit * unit
+                try session.perform(
+                    .write(offset: offset, count: min(unit, 65536), stamp: 9000 + stamp, noise: false))
+            }
+            try session.perform(.reopen)
+            try session.compareAll()
+            try session.finish(leaksAllowed: true)
+        } catch { throw Mismatch("\(moment): \(error)") }
+    }
+}
+
+/// Which moments of a log are tried: all of a short one, an even choice of a long one.
+public enum CrashPoints {
+    /// How many power failures are drawn at each point.
+    public static let samples = TestEffort.isLong ? 6 : 2
+    /// How many points are tried at most.
+    static let most = TestEffort.isLong ? 2000 : 60
+
+    /// The numbers of events after which to stop; always with the first and the last.
+    public static func chosen(from count: Int, seed: UInt64) -> [Int] {
+        guard count > most else { return Array(0...count) }
+        var random = SeededRandom(seed: seed)
+        var points: Set<Int> = [0, count]
+        while points.count < most { points.insert(random.number(in: 0..<count)) }
+        return points.sorted()
+    }
+}

@@ -1,0 +1,122 @@
+import BlockCore
+import Synchronization
+
+/// Decides which call to the files of a ``TestStore`` fails. Thread-safe.
+public final class FaultPlan: Sendable {
+    public enum Mode: Sendable, CaseIterable {
+        /// The N-th call fails with EIO, the next ones work.
+        case ioErrorOnce
+        /// From the N-th call on, everything that writes fails with ENOSPC.
+        case fullFromThen
+    }
+
+    private struct State {
+        var calls = 0
+        var failing: (number: Int, mode: Mode)?
+        var failures = 0
+        var isSuspended = false
+    }
+    private let state = Mutex(State())
+
+    /// How many calls were made since ``arm(_:_:)`` or ``disarm()``.
+    public var calls: Int { state.withLock { $0.calls } }
+    /// How many of them failed.
+    public var failures: Int { state.withLock { $0.failures } }
+
+    /// Makes the call with this number (from 1) fail.
+    public func arm(_ number: Int, _ mode: Mode) { state.withLock { $0 = State(failing: (number, mode)) } }
+    /// Nothing fails any more.
+    public func disarm() { state.withLock { $0 = State() } }
+
+    /// Runs `body`, whose calls are not counted and do not fail.
+    public func suspended<Result>(_ body: () throws -> Result) rethrows -> Result {
+        state.withLock { $0.isSuspended = true }
+        defer { state.withLock { $0.isSuspended = false } }
+        return try body()
+    }
+
+    /// Counts a call and answers how it fails; `nil` when it does not.
+    func next(writes: Bool, path: String?) -> BlockError? {
+        state.withLock { state in
+            if state.isSuspended { return nil }
+            state.calls += 1
+            guard let failing = state.failing else { return nil }
+            switch failing.mode {
+            case .ioErrorOnce:
+                guard state.calls == failing.number else { return nil }
+                state.failures += 1
+                return BlockError(.io, "Input/output error", errno: 5, path: path)
+            case .fullFromThen:
+                guard state.calls >= failing.number, writes else { return nil }
+                state.failures += 1
+                return BlockError(.noSpace, "No space left on device", errno: 28, path: path)
+            }
+        }
+    }
+}
+
+/// A driver whose calls fail as a ``FaultPlan`` says. A write that fails may have stored its first half.
+public final class FaultDisk: ProtocolDriver {
+    public static let name = "file"
+
+    private let inner: any ProtocolDriver
+    private let plan: FaultPlan
+
+    public init(_ inner: any ProtocolDriver, plan: FaultPlan) {
+        self.inner = inner
+        self.plan = plan
+    }
+
+    public var identity: String? { inner.identity }
+
+    private func step(writes: Bool) throws(BlockError) {
+        if let error = plan.next(writes: writes, path: inner.identity) { throw error }
+    }
+
+    public func length() throws(BlockError) -> Int {
+        try step(writes: false)
+        return try inner.length()
+    }
+
+    public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        try step(writes: false)
+        try inner.read(into: &buffer, at: offset)
+    }
+
+    public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
+        if let error = plan.next(writes: true, path: inner.identity) {
+            let half = (offset + bytes.byteCount / 2).roundedDown(to: Pattern.sectorBytes) - offset
+            if half > 0 { try inner.write(bytes.extracting(0..<half), at: offset) }
+            throw error
+        }
+        try inner.write(bytes, at: offset)
+    }
+
+    public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
+        try step(writes: true)
+        try inner.writeZeroes(at: offset, count: count, flags: flags)
+    }
+
+    public func discard(at offset: Int, count: Int) throws(BlockError) {
+        try step(writes: false)
+        try inner.discard(at: offset, count: count)
+    }
+
+    public func truncate(to length: Int, preallocation: Preallocation) throws(BlockError) {
+        try step(writes: try length > inner.length())
+        try inner.truncate(to: length, preallocation: preallocation)
+    }
+
+    public func flush() throws(BlockError) {
+        try step(writes: true)
+        try inner.flush()
+    }
+
+    public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+        try step(writes: false)
+        return try inner.extent(at: offset, limit: limit)
+    }
+
+    public func reopen(readOnly: Bool) throws(BlockError) { try inner.reopen(readOnly: readOnly) }
+    public func close() { inner.close() }
+}

@@ -1,0 +1,75 @@
+import BlockCore
+
+/// A format with one set of options, as the conformance suite tests it.
+public struct FormatConfiguration: Sendable, CustomStringConvertible {
+    public var format: any Creatable.Type
+    /// Names and values of create options; not the size and the backing file.
+    public var options: [(name: String, value: String)]
+    public var virtualSize: Int
+    /// The size in bytes of a raw backing file; `nil` for none.
+    public var backingSize: Int?
+    /// Options for every opening of the image.
+    public var openOptions: OptionTree
+
+    public init(
+        _ format: any Creatable.Type, options: [(name: String, value: String)] = [], virtualSize: Int,
+        backingSize: Int? = nil, openOptions: OptionTree = OptionTree()
+    ) {
+        self.format = format
+        self.options = options
+        self.virtualSize = virtualSize
+        self.backingSize = backingSize
+        self.openOptions = openOptions
+    }
+
+    public var description: String {
+        let list =
+            options.map { "\($0.name)=\($0.value)" }
+            + openOptions.keys.map { "\($0)=\(openOptions[$0] ?? "")" }
+        let backing = backingSize.map { " backing \($0)" } ?? ""
+        return "\(format.name) [\(list.joined(separator: ","))] size \(virtualSize)\(backing)"
+    }
+
+    /// Makes the image `disk` (and its backing file `base`) in `store`, and answers what it must hold.
+    public func create(in store: TestStore) throws -> ReferenceDisk {
+        let backing = try backingSize.map { size throws -> SparseBytes in
+            let base = Self.backingContents(size)
+            store["base"] = base
+            return base
+        }
+        try createImage(in: store)
+        return ReferenceDisk(size: virtualSize, backing: backing)
+    }
+
+    /// Makes the image file alone.
+    public func createImage(in store: TestStore) throws {
+        let opener = opener(store)
+        var values = try opener.createOptions(format: format.name, filename: "disk")
+        for option in options { try values.set(name: option.name, to: option.value) }
+        values.set(.size, to: String(virtualSize))
+        if backingSize != nil {
+            values.set(.backingFile, to: "base")
+            values.set(.backingFormat, to: "raw")
+        }
+        try opener.create("disk", format: format.name, options: values)
+    }
+
+    /// Opens the image `disk` in `store`.
+    public func open(in store: TestStore, settings: OpenSettings) throws(BlockError) -> BlockNode {
+        try opener(store).open("disk", format: format.name, settings: settings, options: openOptions)
+    }
+
+    func opener(_ store: TestStore) -> ImageOpener {
+        ImageOpener(registry: store.registry([format, TestRaw.format]))
+    }
+
+    /// Data and holes in turn, so that both show through.
+    static func backingContents(_ size: Int) -> SparseBytes {
+        var contents = SparseBytes(count: size)
+        let step = max(4096, size / 16)
+        for start in stride(from: 0, to: size, by: step * 2) {
+            contents.write(Pattern.bytes(stamp: -1, at: start, count: min(step, size - start)), at: start)
+        }
+        return contents
+    }
+}

@@ -1,0 +1,209 @@
+import BlockCore
+
+/// A step that was done, with what a power failure around it may leave.
+struct StepRecord {
+    var operation: DiskOperation
+    /// Events logged before and after it.
+    var began: Int
+    var ended: Int
+    var after: ReferenceDisk
+    /// The disk as it would be had the step been done, where it failed.
+    var intended: ReferenceDisk?
+
+    var failed: Bool { intended != nil }
+}
+
+/// An open image under test beside the model of what it must hold.
+final class ImageSession {
+    let configuration: FormatConfiguration
+    let store: TestStore
+    private(set) var node: BlockNode
+    var model: ReferenceDisk
+    private(set) var steps: [StepRecord] = []
+    private let original: ReferenceDisk
+
+    init(_ configuration: FormatConfiguration, store: TestStore, model: ReferenceDisk) throws(BlockError) {
+        self.configuration = configuration
+        self.store = store
+        self.model = model
+        original = model
+        node = try configuration.open(in: store, settings: OpenSettings(readOnly: false))
+    }
+
+    /// Makes an image and opens it.
+    static func new(_ configuration: FormatConfiguration) throws -> ImageSession {
+        let store = TestStore()
+        let model = try configuration.create(in: store)
+        store.clearLog()
+        return try ImageSession(configuration, store: store, model: model)
+    }
+
+    var abilities: DiskAbilities {
+        var abilities = DiskAbilities()
+        guard let format = node.format else { return abilities }
+        abilities.unit = format.writeGranularity
+        abilities.compresses = format is any CompressedWriting
+        abilities.resizes = format is any Resizable
+        abilities.keepsSnapshots = format is any SnapshotCapable
+        return abilities
+    }
+
+    // MARK: Steps
+
+    /// Does one operation on image and model. Errors of the driver are an outcome where `mayFail`.
+    func perform(_ operation: DiskOperation, mayFail: Bool = false) throws {
+        guard let operation = fitted(operation) else { return }
+        let began = store.logCount
+        var intended = model
+        intended.apply(operation)
+        var failure: BlockError?
+        do throws(BlockError) { try act(operation) } catch { failure = error }
+        if let error = failure, !mayFail, !isRefusal(error, of: operation) {
+            throw Mismatch("\(operation) failed: \(error)")
+        }
+        try store.faults.suspended { try settle(operation, intended, failed: failure != nil) }
+        steps.append(
+            StepRecord(
+                operation: operation, began: began, ended: store.logCount, after: model,
+                intended: failure == nil ? nil : intended))
+    }
+
+    /// The operation as far as it makes sense now; `nil` when it does not.
+    private func fitted(_ operation: DiskOperation) -> DiskOperation? {
+        switch operation {
+        case .createSnapshot(let name): model.hasSnapshot(name) ? nil : operation
+        case .applySnapshot(let name), .deleteSnapshot(let name): model.hasSnapshot(name) ? operation : nil
+        default: operation.clipped(to: model.size)
+        }
+    }
+
+    /// What a format may always refuse: sizes, and snapshots of other sizes.
+    private func isRefusal(_ error: BlockError, of operation: DiskOperation) -> Bool {
+        switch operation {
+        case .resize, .applySnapshot: error.kind == .unsupported
+        default: false
+        }
+    }
+
+    private func act(_ operation: DiskOperation) throws(BlockError) {
+        switch operation {
+        case .write(let offset, let count, let stamp, let noise):
+            let bytes = Pattern.bytes(stamp: stamp, at: offset, count: count, noise: noise)
+            try node.write(bytes.span.bytes, at: offset)
+        case .writeCompressed(let offset, let count, let stamp, let noise):
+            let bytes = Pattern.bytes(stamp: stamp, at: offset, count: count, noise: noise)
+            try Self.writeCompressed(bytes, at: offset, to: node)
+        case .writeZeroes(let offset, let count, let mayUnmap):
+            try node.writeZeroes(at: offset, count: count, flags: mayUnmap ? .mayUnmap : [])
+        case .discard(let offset, let count): try node.discard(at: offset, count: count)
+        case .read(let offset, let count): _ = try node.readBytes(at: offset, count: count)
+        case .flush: try node.flush()
+        case .reopen: try reopen()
+        case .resize(let size): try node.resize(to: size)
+        case .createSnapshot(let name):
+            try snapshots?.createSnapshot(SnapshotInfo(id: "", name: name, virtualSize: model.size))
+        case .applySnapshot(let name): try snapshots?.applySnapshot(name)
+        case .deleteSnapshot(let name): try snapshots?.deleteSnapshot(name)
+        }
+    }
+
+    private var snapshots: (any SnapshotCapable)? { node.format as? any SnapshotCapable }
+
+    /// Compresses and stores one unit; an ordinary write where it does not get smaller.
+    static func writeCompressed(_ data: [UInt8], at offset: Int, to node: BlockNode) throws(BlockError) {
+        guard let driver = node.format as? any CompressedWriting else { return }
+        let unit = data + [UInt8](repeating: 0, count: driver.compressedUnitBytes - data.count)
+        var output = [UInt8](repeating: 0, count: driver.compressedUnitBytes)
+        var elements = output.mutableSpan
+        var target = elements.mutableBytes
+        if let size = try driver.compress(unit.span.bytes, into: &target) {
+            try node.writeCompressed(output.span.bytes.extracting(0..<size), at: offset)
+        } else {
+            try node.write(data.span.bytes, at: offset)
+        }
+    }
+
+    /// Closes and opens the image. The node is a new one also when closing failed.
+    private func reopen() throws(BlockError) {
+        var failure: BlockError?
+        do throws(BlockError) { try node.close() } catch { failure = error }
+        var opened: BlockNode?
+        do throws(BlockError) {
+            opened = try configuration.open(in: store, settings: OpenSettings(readOnly: false))
+        } catch { failure = failure ?? error }
+        if opened == nil {
+            store.faults.disarm()
+            opened = try configuration.open(in: store, settings: OpenSettings(readOnly: false))
+        }
+        if let opened { node = opened }
+        if let failure { throw failure }
+    }
+
+    // MARK: Comparing
+
+    /// Brings the model to what the disk now holds, where that was left open, and compares.
+    private func settle(_ operation: DiskOperation, _ intended: ReferenceDisk, failed: Bool) throws {
+        if operation.isReopen && failed {
+            model = try DiskComparison.accept(node, from: possibleStates())
+        } else if failed {
+            model = try DiskComparison.accept(node, from: [model, intended], in: operation.range)
+        } else if let range = operation.range {
+            let isOpen = operation.isDiscard
+            model = try DiskComparison.accept(node, from: isOpen ? [model, intended] : [intended], in: range)
+        } else {
+            model = intended
+        }
+    }
+
+    /// Every state that the disk may have when not all that was written since the last flush arrived.
+    ///
+    /// - Parameter position: the number of logged events that happened; all when `nil`.
+    func possibleStates(at position: Int = .max) -> [ReferenceDisk] {
+        let settled = steps.lastIndex { $0.operation.isDurable && !$0.failed && $0.ended <= position }
+        var states = [settled.map { steps[$0].after } ?? original]
+        for step in steps[(settled.map { $0 + 1 } ?? 0)...] where step.began < position {
+            states.append(step.after)
+            if let intended = step.intended { states.append(intended) }
+            if let range = step.operation.zeroedRange {
+                var zeroed = step.after
+                zeroed.writeZeroes(range)
+                states.append(zeroed)
+            }
+        }
+        return states
+    }
+
+    /// Compares the whole disk and its list of snapshots with the model.
+    func compareAll() throws { _ = try DiskComparison.accept(node, from: [model]) }
+
+    /// Whether any step failed.
+    var sawFailure: Bool { steps.contains { $0.failed } }
+    /// What the closed image may hold.
+    private(set) var statesAfterClose: [ReferenceDisk] = []
+
+    /// Closes an image whose storage failed. When closing works, nothing that was acknowledged may be missing.
+    func closeAfterFailures() throws {
+        let failures = store.faults.failures
+        var closed = true
+        do throws(BlockError) { try node.close() } catch { closed = false }
+        guard closed || store.faults.failures > failures else {
+            throw Mismatch("closing failed although no call failed meanwhile")
+        }
+        statesAfterClose = closed ? [model] : possibleStates()
+        store.faults.disarm()
+    }
+
+    /// Closes the image, then checks its structure and the contents of its snapshots.
+    func finish(leaksAllowed: Bool = false) throws {
+        try node.close()
+        try DiskComparison.checkStructure(configuration, store, leaksAllowed: leaksAllowed)
+        for snapshot in model.snapshots {
+            try DiskComparison.compareSnapshot(snapshot, configuration, store)
+        }
+    }
+}
+
+extension DiskOperation {
+    var isReopen: Bool { self == .reopen }
+    var isDiscard: Bool { if case .discard = self { true } else { false } }
+}

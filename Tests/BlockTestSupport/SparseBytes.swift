@@ -1,0 +1,111 @@
+import BlockCore
+import Foundation
+
+/// A long row of bytes of which only the parts that were written take memory.
+///
+/// A value type: copies are cheap until they are changed. Offsets and lengths are in bytes.
+public struct SparseBytes: Sendable {
+    static let chunkBytes = 4096
+
+    private var chunks: [Int: [UInt8]] = [:]
+    /// The length in bytes.
+    public private(set) var count: Int
+
+    /// `count` zero bytes.
+    public init(count: Int = 0) { self.count = count }
+
+    public init(_ bytes: [UInt8]) {
+        count = 0
+        write(bytes, at: 0)
+    }
+
+    /// The bytes at `offset`; past the end there are zeroes.
+    public func read(at offset: Int, count: Int) -> [UInt8] {
+        var result = [UInt8](repeating: 0, count: count)
+        result.withUnsafeMutableBytes { read(into: $0, at: offset) }
+        return result
+    }
+
+    /// Fills `target` from `offset`; past the end there are zeroes.
+    public func read(into target: UnsafeMutableRawBufferPointer, at offset: Int) {
+        Self.eachPart(offset, target.count) { chunk, inside, done in
+            let part = UnsafeMutableRawBufferPointer(rebasing: target[done..<done + inside.count])
+            if let bytes = chunks[chunk] {
+                bytes.withUnsafeBytes { part.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[inside])) }
+            } else {
+                part.initializeMemory(as: UInt8.self, repeating: 0)
+            }
+        }
+    }
+
+    /// Stores `bytes` at `offset`, growing as needed.
+    public mutating func write(_ bytes: [UInt8], at offset: Int) {
+        bytes.withUnsafeBytes { write($0, at: offset) }
+    }
+
+    /// Stores `source` at `offset`, growing as needed.
+    public mutating func write(_ source: UnsafeRawBufferPointer, at offset: Int) {
+        Self.eachPart(offset, source.count) { chunk, inside, done in
+            let part = UnsafeRawBufferPointer(rebasing: source[done..<done + inside.count])
+            chunks[chunk, default: Self.zeroChunk].withUnsafeMutableBytes {
+                UnsafeMutableRawBufferPointer(rebasing: $0[inside]).copyMemory(from: part)
+            }
+        }
+        count = max(count, offset + source.count)
+    }
+
+    /// Makes a range zero, growing as needed.
+    public mutating func zero(_ range: Range<Int>) {
+        Self.eachPart(range.lowerBound, range.count) { chunk, inside, _ in
+            if inside.count == Self.chunkBytes {
+                chunks[chunk] = nil
+            } else if chunks[chunk] != nil {
+                chunks[chunk, default: Self.zeroChunk].replaceSubrange(
+                    inside, with: repeatElement(0, count: inside.count))
+            }
+        }
+        count = max(count, range.upperBound)
+    }
+
+    /// Cuts off or adds zero bytes at the end.
+    public mutating func resize(to length: Int) {
+        if length < count {
+            let chunk = length / Self.chunkBytes
+            for index in chunks.keys where index > chunk { chunks[index] = nil }
+            zero(length..<(chunk + 1) * Self.chunkBytes)
+        }
+        count = length
+    }
+
+    /// Whether nothing is stored at `offset`, and for how many bytes (at most `limit`) that stays so.
+    public func hole(at offset: Int, limit: Int) -> (isHole: Bool, length: Int) {
+        let isHole = chunks[offset / Self.chunkBytes] == nil
+        var end = offset
+        while end < offset + limit, (chunks[end / Self.chunkBytes] == nil) == isHole {
+            end = (end / Self.chunkBytes + 1) * Self.chunkBytes
+        }
+        return (isHole, min(end - offset, limit))
+    }
+
+    private static let zeroChunk = [UInt8](repeating: 0, count: chunkBytes)
+
+    /// Splits a range at chunk borders: chunk number, range inside the chunk, bytes before it.
+    private static func eachPart(_ offset: Int, _ count: Int, _ body: (Int, Range<Int>, Int) -> Void) {
+        var done = 0
+        while done < count {
+            let inside = (offset + done) % chunkBytes
+            let length = min(chunkBytes - inside, count - done)
+            body((offset + done) / chunkBytes, inside..<inside + length, done)
+            done += length
+        }
+    }
+}
+
+extension SparseBytes: Equatable {
+    public static func == (left: SparseBytes, right: SparseBytes) -> Bool {
+        guard left.count == right.count else { return false }
+        return Set(left.chunks.keys).union(right.chunks.keys).allSatisfy {
+            left.chunks[$0] ?? zeroChunk == right.chunks[$0] ?? zeroChunk
+        }
+    }
+}

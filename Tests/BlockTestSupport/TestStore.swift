@@ -1,0 +1,79 @@
+import BlockCore
+import Synchronization
+
+/// One change to the files of a ``TestStore``, in the order in which they were made.
+public enum StorageEvent: Sendable {
+    case write(file: String, offset: Int, bytes: [UInt8])
+    case zero(file: String, range: Range<Int>)
+    case truncate(file: String, length: Int)
+    /// Everything before it in this file is durable.
+    case flush(file: String)
+
+    public var file: String {
+        switch self {
+        case .write(let file, _, _), .zero(let file, _), .truncate(let file, _), .flush(let file): file
+        }
+    }
+}
+
+/// A folder of files in memory that logs every change, and that can be made to fail.
+///
+/// Serves as the protocol `file` of a registry. Thread-safe.
+public final class TestStore: Sendable {
+    struct State {
+        var files: [String: SparseBytes]
+        var log: [StorageEvent] = []
+    }
+
+    let state: Mutex<State>
+    /// Which call fails; shared by all files.
+    public let faults = FaultPlan()
+
+    public init(_ files: [String: SparseBytes] = [:]) { state = Mutex(State(files: files)) }
+
+    /// The files as they are now.
+    public var files: [String: SparseBytes] { state.withLock { $0.files } }
+    public var log: [StorageEvent] { state.withLock { $0.log } }
+    /// How many events were logged so far.
+    public var logCount: Int { state.withLock { $0.log.count } }
+    public func clearLog() { state.withLock { $0.log = [] } }
+
+    public subscript(name: String) -> SparseBytes? {
+        get { state.withLock { $0.files[name] } }
+        set { state.withLock { $0.files[name] = newValue } }
+    }
+
+    /// A driver for that file, which is made when it is not there.
+    public func disk(_ name: String) -> any ProtocolDriver {
+        state.withLock { state in
+            if state.files[name] == nil { state.files[name] = SparseBytes() }
+        }
+        return FaultDisk(CrashDisk(store: self, file: name), plan: faults)
+    }
+
+    /// This store as the protocol `file`.
+    public var entry: ProtocolEntry {
+        ProtocolEntry(
+            name: "file", schemes: ["file"],
+            createOptions: [
+                CreateOption(.size, .size, help: "Length"),
+                CreateOption(.preallocation, .string, help: "Space to reserve"),
+            ],
+            open: { (name, _, _) throws(BlockError) -> any ProtocolDriver in
+                guard self[name] != nil else {
+                    throw BlockError(.notFound, "No such file or directory", errno: 2, path: name)
+                }
+                return self.disk(name)
+            },
+            create: { (name, options) throws(BlockError) in
+                let disk = self.disk(name)
+                try disk.truncate(to: 0, preallocation: .off)
+                try disk.truncate(to: options.integer(.size) ?? 0, preallocation: .off)
+            })
+    }
+
+    /// A registry of `formats` over this store.
+    public func registry(_ formats: [any FormatDriver.Type]) -> DriverRegistry {
+        DriverRegistry(formats: formats, protocols: [entry])
+    }
+}
