@@ -2,9 +2,10 @@
 
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 
-# Debian packages that the build needs, and those that only the tests use.
+# Debian packages that the build, the tests and the comparison with qemu-img need.
 build_packages=(pkg-config zlib1g-dev libzstd-dev libdeflate-dev)
 test_packages=(python3 qemu-utils e2fsprogs p7zip-full groff-base)
+bench_packages=(python3 qemu-utils e2fsprogs time)
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() { say "$*"; exit 1; }

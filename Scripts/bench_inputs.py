@@ -1,0 +1,93 @@
+"""The images that Scripts/bench works on: made once in a folder, always by qemu-img, from real files."""
+
+import os
+import random
+import shutil
+import subprocess
+
+MIB = 1 << 20
+
+
+def run(*command, **more):
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **more)
+
+
+class Inputs:
+    """Image files in `folder`. Each is made when it is first asked for; sizes are in bytes."""
+
+    def __init__(self, folder, quick):
+        self.folder = folder
+        self.disk_bytes = (64 if quick else 1024) * MIB
+        self.huge = "64G" if quick else "1T"
+        self.fragments = 4_000 if quick else 32_768
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def get(self, name):
+        """The path of the image `name`, which is made now if it is not there."""
+        path = self.path(name)
+        if not os.path.exists(path):
+            getattr(self, name.replace(".", "_").replace("-", "_"))(path)
+            os.sync()
+        return path
+
+    def disk_raw(self, path):
+        """A file system half full of real files; the other half is holes."""
+        stage = self.path("stage")
+        copy_files("/usr", stage, self.disk_bytes // 2)
+        run("truncate", "-s", str(self.disk_bytes), path)
+        run("mke2fs", "-q", "-t", "ext4", "-d", stage, path, stderr=subprocess.DEVNULL)
+        shutil.rmtree(stage)
+
+    def disk_qcow2(self, path):
+        run("qemu-img", "convert", "-O", "qcow2", self.get("disk.raw"), path)
+
+    def zlib_qcow2(self, path):
+        run("qemu-img", "convert", "-c", "-O", "qcow2", self.get("disk.raw"), path)
+
+    def empty_qcow2(self, path):
+        run("qemu-img", "create", "-f", "qcow2", path, self.huge)
+
+    def small_empty_qcow2(self, path):
+        run("qemu-img", "create", "-f", "qcow2", path, "1G")
+
+    def tables_qcow2(self, path):
+        run("qemu-img", "create", "-f", "qcow2", "-o", "preallocation=metadata", path, self.huge)
+
+    def small_tables_qcow2(self, path):
+        run("qemu-img", "create", "-f", "qcow2", "-o", "preallocation=metadata", path, "1G")
+
+    def fragmented_qcow2(self, path):
+        self.fragmented(path, 64 << 30)
+
+    def small_fragmented_qcow2(self, path):
+        self.fragmented(path, 1 << 30)
+
+    def fragmented(self, path, size):
+        """Clusters written in random order at random places."""
+        cluster = 16 << 10
+        run("qemu-img", "create", "-f", "qcow2", "-o", f"cluster_size={cluster}", path, str(size))
+        places = random.Random(7).sample(range(size // cluster), self.fragments)
+        script = "".join(f"write -q -P 90 {place * cluster} {cluster}\n" for place in places)
+        run("qemu-io", "-f", "qcow2", "-t", "unsafe", path, input=script.encode())
+
+
+def copy_files(source, target, limit):
+    """Copies regular files from below `source`, in sorted order, until `limit` bytes are there."""
+    total = 0
+    for folder, folders, files in os.walk(source):
+        folders.sort()
+        for name in sorted(files):
+            path = os.path.join(folder, name)
+            if not os.path.isfile(path) or os.path.islink(path) or not os.access(path, os.R_OK):
+                continue
+            size = os.path.getsize(path)
+            if total + size > limit * 9 // 10:
+                continue
+            place = os.path.join(target, os.path.relpath(folder, source))
+            os.makedirs(place, exist_ok=True)
+            shutil.copyfile(path, os.path.join(place, name))
+            total += size
+        if total > limit * 8 // 10:
+            return
