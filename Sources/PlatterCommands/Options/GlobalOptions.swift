@@ -19,6 +19,7 @@ struct GlobalOptions {
         OptionSpec(
             "T", "trace", "SPEC", "Trace events of QEMU (refused: there are none here)",
             refusal: "there are no trace events; use --open-policy, -p or the library's statistics"),
+        OptionSpec(nil, "completions", "bash|zsh|fish", "Print the completion script for that shell"),
         OptionSpec("V", "version", nil, "Show the version"),
         OptionSpec("h", "help", nil, "Show this text"),
     ]
@@ -41,7 +42,10 @@ struct GlobalOptions {
             switch try normalise(own, normalizer) {
             case .help: return .text(HelpText.program(program))
             case .arguments(let normal):
-                if normal.contains("--version") { return .text("\(program) version \(PlatterProgram.version)\n") }
+                if normal.contains("--version") {
+                    return .text("\(program) version \(PlatterProgram.version)\n")
+                }
+                if let text = try completions(normal, program) { return .text(text) }
                 for option in normal { try take(option) }
             }
         }
@@ -61,8 +65,17 @@ struct GlobalOptions {
     }
 
     private func takesNext(_ argument: String) -> Bool {
-        argument == "-T" || (argument.hasPrefix("--") && !argument.contains("=")
-            && (argument.hasPrefix("--o") || argument.hasPrefix("--t")))
+        guard argument.hasPrefix("--"), !argument.contains("=") else { return argument == "-T" }
+        let name = argument.dropFirst(2)
+        return Self.options.contains { $0.value != nil && $0.long?.hasPrefix(name) == true }
+    }
+
+    /// The script that `--completions` asks for.
+    private func completions(_ options: [String], _ program: String) throws(CommandFailure) -> String? {
+        guard let option = options.first(where: { $0.hasPrefix("--completions=") }) else { return nil }
+        guard let shell = CompletionScript.Shell(rawValue: String(option.dropFirst("--completions=".count)))
+        else { throw .usage("--completions expects 'bash', 'zsh' or 'fish'") }
+        return CompletionScript.text(shell, program: program)
     }
 
     private mutating func take(_ option: String) throws(CommandFailure) {

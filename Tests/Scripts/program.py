@@ -1,0 +1,30 @@
+"""The program as Scripts/test has just built it, for the tests here."""
+
+import os
+import re
+import subprocess
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+DEBUG = os.path.join(TOP, ".build", "debug")
+PLATTER = os.path.join(DEBUG, "platter")
+
+
+def platter(*arguments, **more):
+    """Runs the program; answers its standard output, and raises where it fails."""
+    return run(PLATTER, *arguments, **more)
+
+
+def run(*command, **more):
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=600, **more).stdout
+
+
+def commands():
+    """The names of the subcommands, from the program's help."""
+    text = platter("--help").partition("\nCommands:\n")[2].partition("\n\n")[0]
+    return [line.split()[0] for line in text.split("\n") if line.startswith("  ") and line[2] != " "]
+
+
+def long_options(command):
+    """The long options of a subcommand, from its help."""
+    text = platter(command, "--help").partition("\nOptions:\n")[2].partition("\n\n")[0]
+    return set(re.findall(r"(?m)^ +(?:-\w, )?(--[\w-]+)", text))
