@@ -53,7 +53,7 @@ let package = Package(
             dependencies: ["BlockCore", "BlockProtocols", "BlockFormats", "BlockJobs"],
             path: "Tests/BlockTestSupport", swiftSettings: settings),
         tests("BlockCoreTests", ["BlockCore"]),
-        tests("BlockProtocolsTests", ["BlockProtocols"]),
+        tests("BlockProtocolsTests", ["BlockProtocols", "BlockFormats"]),
         tests("BlockFormatsTests", ["BlockFormats"]),
         tests("BlockJobsTests", ["BlockJobs", "BlockFormats"]),
         tests("PlatterCommandsTests", ["PlatterCommands"]),

@@ -54,6 +54,8 @@ public protocol FormatDriver: AnyObject, Sendable {
     /// How sure the format is that this is one of its images: 0 (no) to 100 (its magic and version).
     /// `header` is the start of the file, up to 2048 bytes; `filename` may help.
     static func probe(_ header: RawSpan, filename: String) -> Int
+    /// Whether a reader bears with others changing the file meanwhile: `true` only without any structure.
+    static var toleratesOtherWriters: Bool { get }
     /// Opens an image; takes its own keys out of `options`.
     static func open(_ request: OpenRequest, options: inout OptionTree) throws(BlockError) -> Self
 
@@ -86,6 +88,7 @@ public protocol FormatDriver: AnyObject, Sendable {
 
 extension FormatDriver {
     public static var aliases: [String] { [] }
+    public static var toleratesOtherWriters: Bool { false }
     public var backing: BackingReference? { nil }
     public var dataMayBeHoles: Bool { false }
     public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {

@@ -52,6 +52,10 @@ public struct ImageOpener: Sendable {
         var settings = settings
         if try options.takeFlag("read-only") == true { settings.readOnly = true }
         if try options.takeFlag("force-share") == true { settings.forceShare = true }
+        if let direct = try options.takeFlag("cache.direct") {
+            settings.cache = settings.cache.with(direct: direct)
+        }
+        if try options.takeFlag("cache.no-flush") == true { settings.cache = .unsafe }
         if let text = options.take("discard") { settings.discardUnmaps = text == "unmap" || text == "on" }
         if let driver, registry.format(named: driver) == nil, registry.protocolEntry(named: driver) != nil {
             options["driver"] = driver
@@ -59,7 +63,9 @@ public struct ImageOpener: Sendable {
         }
         var fileOptions = options.takeSubtree("file")
         if let name = options.take("filename") { fileOptions["filename"] = name }
-        let file = try openStorage(filename, options: fileOptions, settings: settings)
+        var fileSettings = settings
+        fileSettings.declaresUseLater = true
+        let file = try openStorage(filename, options: fileOptions, settings: fileSettings)
         return try closingOnFailure(file) { () throws(BlockError) -> BlockNode in
             try openFormat(driver, on: file, settings: settings, options: options, above: above)
         }
@@ -104,6 +110,9 @@ public struct ImageOpener: Sendable {
         if let identity, above.identities.contains(identity) {
             throw BlockError(
                 .corrupt, "Backing file '\(file.filename)' creates an infinite loop.", path: file.filename)
+        }
+        if let storage = file.storage as? any UseDeclaring {
+            try storage.declareUse(toleratingWriters: format.toleratesOtherWriters && above.depth == 0)
         }
         var options = options
         let backingOptions = options.takeSubtree("backing")

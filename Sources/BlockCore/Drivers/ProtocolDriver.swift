@@ -77,6 +77,15 @@ extension ProtocolDriver {
     ) throws(BlockError) -> Int { 0 }
 }
 
+/// Storage that tells other programs how it is used, by locks.
+public protocol UseDeclaring: ProtocolDriver {
+    /// Takes the locks that ``OpenSettings/declaresUseLater`` put off.
+    ///
+    /// - Parameter toleratingWriters: whether a reader bears with others writing meanwhile.
+    /// - Throws: `busy` when others' use does not go with ours.
+    func declareUse(toleratingWriters: Bool) throws(BlockError)
+}
+
 /// How a protocol driver opens and makes files; one value per protocol in the ``DriverRegistry``.
 public struct ProtocolEntry: Sendable {
     /// The driver's name, such as `file`.

@@ -16,6 +16,13 @@ public enum CacheMode: String, Sendable, CaseIterable {
     /// Whether every write is followed by a flush.
     public var isWriteThrough: Bool { self == .writethrough || self == .directsync }
 
+    /// The same mode past the page cache, or through it.
+    public func with(direct: Bool) -> CacheMode {
+        if self == .unsafe || direct == isDirect { return self }
+        if direct { return isWriteThrough ? .directsync : .none }
+        return isWriteThrough ? .writethrough : .writeback
+    }
+
     /// The mode of that name; `off` is another word for `none`.
     public init?(name: String) { self.init(rawValue: name == "off" ? "none" : name) }
 }
@@ -35,6 +42,9 @@ public struct OpenSettings: Sendable {
     public var discardUnmaps: Bool
     /// For `info`: open no file but the image itself, even those that the format needs for reading.
     public var metadataOnly: Bool
+    /// Take no locks on the file yet: the format, which decides on them, is still to be found. See
+    /// ``UseDeclaring``.
+    public var declaresUseLater = false
 
     public init(
         readOnly: Bool = true, cache: CacheMode = .writeback, forceShare: Bool = false,

@@ -27,6 +27,7 @@ extension FileDriver {
         _ path: String, _ options: inout OptionTree, _ settings: OpenSettings
     ) throws(BlockError) -> any ProtocolDriver {
         let file = try HostFile.open(path, FileOpenOptions(settings, taking: &options))
+        if file.kind == .blockDevice || file.kind == .characterDevice { return HostDeviceDriver(file) }
         try checkRegular(file)
         return FileDriver(file)
     }
@@ -41,17 +42,26 @@ extension FileDriver {
         do throws(BlockError) {
             let settings = FileOpenOptions(OpenSettings(readOnly: false))
             let file = try HostFile.adopting(descriptor, path: path, settings)
-            try checkRegular(file)
-            try file.changeLocks(to: .creating)
-            let driver = FileDriver(file)
-            defer { driver.close() }
-            try driver.truncate(to: 0, preallocation: .off)
-            try setAttributes(of: file, options)
-            try driver.truncate(to: options.integer(.size) ?? 0, preallocation: preallocation)
+            defer { file.close() }
+            try file.changeLocks { _ in .creating }
+            try empty(file, size: options.integer(.size) ?? 0, preallocation, options)
         } catch {
             if isNew { unlinkFile(path) }
             throw error
         }
+    }
+
+    private static func empty(
+        _ file: HostFile, size: Int, _ preallocation: Preallocation, _ options: CreateOptions
+    ) throws(BlockError) {
+        if file.kind == .blockDevice || file.kind == .characterDevice {
+            return try HostDeviceDriver(file).prepare(size: size, preallocation: preallocation)
+        }
+        try checkRegular(file)
+        let driver = FileDriver(file)
+        try driver.truncate(to: 0, preallocation: .off)
+        try setAttributes(of: file, options)
+        try driver.truncate(to: size, preallocation: preallocation)
     }
 
     /// - Returns: the open file, and whether it did not exist before.

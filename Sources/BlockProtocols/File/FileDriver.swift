@@ -6,7 +6,7 @@ import SystemPackage
 /// A regular file of the host.
 ///
 /// Thread-safe. Reads past the end give zeroes; writes, zeroing and copying past it make the file longer.
-public final class FileDriver: ProtocolDriver {
+public final class FileDriver: UseDeclaring {
     public static let name = "file"
 
     /// What the file turned out not to support, so that it is not tried again.
@@ -72,6 +72,10 @@ public final class FileDriver: ProtocolDriver {
     }
 
     public func flush() throws(BlockError) { try file.flush() }
+
+    public func declareUse(toleratingWriters: Bool) throws(BlockError) {
+        try file.declareUse(toleratingWriters: toleratingWriters)
+    }
 
     public func reopen(readOnly: Bool) throws(BlockError) { try file.reopen(readOnly: readOnly) }
 

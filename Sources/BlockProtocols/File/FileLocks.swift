@@ -39,9 +39,9 @@ struct FileLocks: Sendable, Equatable {
     }
 
     /// What an open image wants.
-    init(readOnly: Bool, forceShare: Bool) {
+    init(readOnly: Bool, sharesWriting: Bool) {
         used = readOnly ? .consistentRead : [.consistentRead, .write, .resize]
-        unshared = forceShare ? [] : [.write, .resize]
+        unshared = sharesWriting ? [] : [.write, .resize]
     }
 
     /// Replaces the locks `old` of an open file by these.

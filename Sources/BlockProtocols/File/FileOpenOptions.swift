@@ -20,6 +20,8 @@ struct FileOpenOptions: Sendable {
     var locking: Locking
     /// Others may write meanwhile.
     var forceShare: Bool
+    /// The locks are taken when the format is known.
+    var declaresUseLater: Bool
     /// `discard` gives space back.
     var discardUnmaps: Bool
 
@@ -30,6 +32,7 @@ struct FileOpenOptions: Sendable {
         ignoresFlush = settings.cache == .unsafe
         locking = .auto
         forceShare = settings.forceShare
+        declaresUseLater = settings.declaresUseLater
         discardUnmaps = settings.discardUnmaps
     }
 
@@ -45,6 +48,9 @@ struct FileOpenOptions: Sendable {
                 throw BlockError(.invalidArgument, "Parameter 'locking' does not accept value '\(text)'")
             }
             locking = value
+        }
+        if forceShare && !readOnly {
+            throw BlockError(.invalidArgument, "force-share=on can only be used with read-only images")
         }
         if let engine = options.take("aio") { try Self.checkEngine(engine) }
     }

@@ -54,6 +54,25 @@ struct FileStatus: Sendable {
     /// The open flag that makes each write durable before it returns.
     static let durableWrites = FileDescriptor.OpenOptions(rawValue: O_DSYNC)
 
+    /// Where the next sequential read starts; `nil` for what has no positions.
+    static func position(_ descriptor: Int32) -> Int? {
+        let position = lseek(descriptor, 0, SEEK_CUR)
+        return position < 0 ? nil : Int(position)
+    }
+
+    /// A second descriptor of the same open file, not inherited by programs that are started.
+    static func duplicate(_ descriptor: Int32) throws(Errno) -> FileDescriptor {
+        let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
+        if copy < 0 { throw Errno(rawValue: errno) }
+        return FileDescriptor(rawValue: copy)
+    }
+
+    /// The value of an environment variable, unless it is empty.
+    static func environment(_ name: String) -> String? {
+        guard let value = getenv(name).map({ String(cString: $0) }), !value.isEmpty else { return nil }
+        return value
+    }
+
     /// Takes O_NONBLOCK, which opening needed, off again.
     static func makeBlocking(_ descriptor: Int32) {
         let flags = fcntl(descriptor, F_GETFL)

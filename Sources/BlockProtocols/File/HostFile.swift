@@ -22,7 +22,12 @@ final class HostFile: Sendable {
     /// Held by whoever may change the length or writes back a block that it read.
     let gate = Gate()
 
-    private let locks = Mutex(FileLocks.none)
+    private struct Use {
+        var locks = FileLocks.none
+        var toleratesWriters = false
+    }
+
+    private let use = Mutex(Use())
     private let isOpen = Atomic<Bool>(true)
 
     /// Takes over the descriptor, which it closes in the end (also when this throws).
@@ -51,9 +56,7 @@ final class HostFile: Sendable {
     static func open(_ path: String, _ options: FileOpenOptions) throws(BlockError) -> HostFile {
         let descriptor = try descriptor(path, options)
         let file = try HostFile(descriptor, path: path, options: options)
-        if file.kind == .regular || file.kind == .blockDevice {
-            try file.changeLocks(to: FileLocks(readOnly: options.readOnly, forceShare: options.forceShare))
-        }
+        if !options.declaresUseLater { try file.declareUse(toleratingWriters: false) }
         FileStatus.makeBlocking(file.descriptor)
         return file
     }
@@ -122,14 +125,13 @@ final class HostFile: Sendable {
                 throw BlockError(
                     .io, "Could not reopen '\(path)': the name is another file's now", path: path)
             }
-            let wanted = FileLocks(readOnly: readOnly, forceShare: options.forceShare)
             // The old file asks for the locks, where our own do not count; the new one then just takes them.
-            if kind != .characterDevice { try changeLocks(to: wanted) }
+            try changeLocks { FileLocks(readOnly: readOnly, sharesWriting: $0 && readOnly) }
         } catch {
             try? opened.close()
             throw error
         }
-        locks.withLock { _ = $0.acquire(on: opened.rawValue) }
+        use.withLock { _ = $0.locks.acquire(on: opened.rawValue) }
         FileStatus.makeBlocking(opened.rawValue)
         let code = platter_replace_descriptor(opened.rawValue, descriptor)
         if code != 0 { throw .system(Errno(rawValue: code), path: path) }
@@ -142,12 +144,20 @@ final class HostFile: Sendable {
         }
     }
 
-    /// Replaces the locks that are held.
-    func changeLocks(to wanted: FileLocks) throws(BlockError) {
-        if options.locking == .off { return }
-        try locks.withLock { (held) throws(BlockError) in
-            try wanted.replace(held, of: descriptor, path: path, required: options.locking == .on)
-            held = wanted
+    /// Takes the locks of a reader or writer.
+    func declareUse(toleratingWriters: Bool) throws(BlockError) {
+        use.withLock { $0.toleratesWriters = toleratingWriters }
+        let readOnly = options.readOnly
+        try changeLocks { FileLocks(readOnly: readOnly, sharesWriting: $0 && readOnly) }
+    }
+
+    /// Replaces the locks that are held. `wanted` gets to know whether other writers are tolerated.
+    func changeLocks(_ wanted: (Bool) -> FileLocks) throws(BlockError) {
+        guard options.locking != .off, kind == .regular || kind == .blockDevice else { return }
+        try use.withLock { (use) throws(BlockError) in
+            let wanted = wanted(use.toleratesWriters || options.forceShare)
+            try wanted.replace(use.locks, of: descriptor, path: path, required: options.locking == .on)
+            use.locks = wanted
         }
     }
 }

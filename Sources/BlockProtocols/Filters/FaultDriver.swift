@@ -1,0 +1,113 @@
+import BlockCore
+import Synchronization
+import SystemPackage
+
+/// Makes chosen calls fail, for tests. Thread-safe. Copying between drivers goes through `read` and `write`.
+public final class FaultDriver: FilterDriver {
+    public static let name = "fault"
+
+    /// The calls that are counted and can fail.
+    public enum Call: Sendable, CaseIterable {
+        case length, read, write, writeZeroes, discard, truncate, flush, extent
+        /// The calls that change the file or make changes durable.
+        public static let changing: Set<Call> = [.write, .writeZeroes, .discard, .truncate, .flush]
+    }
+
+    /// A fault to come.
+    public struct Fault: Sendable {
+        /// Which calls count and fail.
+        public var calls: Set<Call>
+        /// How many of these calls still succeed before.
+        public var successes: Int
+        /// The errno that the call fails with.
+        public var code: Int32
+        /// Whether all later calls fail too, as on a disk that stays full.
+        public var persists: Bool
+    }
+
+    private struct State {
+        var counts: [Call: Int] = [:]
+        var faults: [Fault] = []
+    }
+
+    public let below: any ProtocolDriver
+    private let state = Mutex(State())
+
+    public init(over below: any ProtocolDriver) { self.below = below }
+
+    /// Makes the `number`-th call (from 1, counted from now) of those in `calls` fail with `code`.
+    public func fail(
+        _ number: Int, of calls: Set<Call> = Call.changing, with code: Int32, persists: Bool = false
+    ) {
+        let fault = Fault(calls: calls, successes: number - 1, code: code, persists: persists)
+        state.withLock { $0.faults.append(fault) }
+    }
+
+    /// Drops the faults that have not happened.
+    public func heal() { state.withLock { $0.faults = [] } }
+
+    /// Faults that have not happened yet.
+    public var pendingFaults: [Fault] { state.withLock { $0.faults } }
+
+    /// How often `call` was made, failed calls included.
+    public func count(of call: Call) -> Int { state.withLock { $0.counts[call, default: 0] } }
+
+    private func pass(_ call: Call, at offset: Int? = nil) throws(BlockError) {
+        let code = state.withLock { state -> Int32? in
+            state.counts[call, default: 0] += 1
+            let codes = state.faults.indices.compactMap { state.faults[$0].take(call) }
+            state.faults.removeAll { $0.successes < 0 && !$0.persists }
+            return codes.first
+        }
+        if let code { throw .system(Errno(rawValue: code), path: "fault", offset: offset) }
+    }
+
+    public func length() throws(BlockError) -> Int {
+        try pass(.length)
+        return try below.length()
+    }
+
+    public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        try pass(.read, at: offset)
+        try below.read(into: &buffer, at: offset)
+    }
+
+    public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
+        try pass(.write, at: offset)
+        try below.write(bytes, at: offset)
+    }
+
+    public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
+        try pass(.writeZeroes, at: offset)
+        try below.writeZeroes(at: offset, count: count, flags: flags)
+    }
+
+    public func discard(at offset: Int, count: Int) throws(BlockError) {
+        try pass(.discard, at: offset)
+        try below.discard(at: offset, count: count)
+    }
+
+    public func truncate(to length: Int, preallocation: Preallocation) throws(BlockError) {
+        try pass(.truncate, at: length)
+        try below.truncate(to: length, preallocation: preallocation)
+    }
+
+    public func flush() throws(BlockError) {
+        try pass(.flush)
+        try below.flush()
+    }
+
+    public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+        try pass(.extent, at: offset)
+        return try below.extent(at: offset, limit: limit)
+    }
+}
+
+extension FaultDriver.Fault {
+    /// Counts one call; the errno when it has to fail.
+    fileprivate mutating func take(_ call: FaultDriver.Call) -> Int32? {
+        guard calls.contains(call) else { return nil }
+        successes = max(-1, successes - 1)
+        return successes < 0 ? code : nil
+    }
+}

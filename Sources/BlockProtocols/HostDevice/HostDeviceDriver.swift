@@ -1,0 +1,163 @@
+import BlockCore
+import CHost
+import Synchronization
+import SystemPackage
+
+/// A block device of the host, or a character device that has no length.
+///
+/// Thread-safe. The length cannot be changed. Discarding and zeroing without moving data work on whole sectors.
+public final class HostDeviceDriver: UseDeclaring {
+    public static let name = "host_device"
+
+    private let file: HostFile
+    private let lacksFastZeroes = Atomic<Bool>(false)
+    /// What zeroes are written from, where nothing better works.
+    private static let zeroes = AlignedBuffer(count: 256 << 10, zeroed: true)
+
+    /// Drives an open file of whatever kind; ``checkDevice(_:)`` is the caller's business.
+    init(_ file: HostFile) { self.file = file }
+
+    /// - Throws: `invalidArgument` for what is no device.
+    static func checkDevice(_ file: HostFile) throws(BlockError) {
+        guard file.kind == .blockDevice || file.kind == .characterDevice else {
+            throw BlockError(
+                .invalidArgument,
+                "'host_device' driver requires '\(file.path)' to be either a character or block device",
+                path: file.path)
+        }
+    }
+
+    // MARK: What is known of the device
+
+    public func length() throws(BlockError) -> Int {
+        if file.kind == .characterDevice { return 0 }
+        var bytes: Int64 = 0
+        try reporting(file.path) { () throws(Errno) in
+            try checked(platter_device_size(file.descriptor, &bytes))
+        }
+        return Int(bytes)
+    }
+
+    public func allocatedSize() -> Int? { try? FileStatus(file.descriptor).allocatedBytes }
+    public var identity: String? { file.identity }
+    public var requestAlignment: Int { file.alignment }
+    public var zeroInitialised: Bool { false }
+
+    /// The whole of the range is taken as data: devices do not tell.
+    public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+        Extent(.data(hostOffset: offset), length: limit)
+    }
+
+    // MARK: Requests
+
+    public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        try file.read(into: &buffer, at: offset)
+    }
+
+    public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
+        try file.write(bytes, at: offset)
+    }
+
+    public func flush() throws(BlockError) { try file.flush() }
+
+    public func declareUse(toleratingWriters: Bool) throws(BlockError) {
+        try file.declareUse(toleratingWriters: toleratingWriters)
+    }
+
+    public func reopen(readOnly: Bool) throws(BlockError) { try file.reopen(readOnly: readOnly) }
+
+    public func close() { file.close() }
+
+    /// A device is as long as it is.
+    ///
+    /// - Throws: `noSpace` for more than it has, `unsupported` for less.
+    public func truncate(to length: Int, preallocation: Preallocation) throws(BlockError) {
+        try checkPreallocation(preallocation)
+        let size = try self.length()
+        if length > size { throw cannotGrow() }
+        if length < size {
+            throw BlockError(.unsupported, "Cannot resize device files", path: file.path)
+        }
+    }
+
+    /// Gets the device ready for a new image of `size` bytes: nothing recognisable stays at its start.
+    func prepare(size: Int, preallocation: Preallocation) throws(BlockError) {
+        try checkPreallocation(preallocation)
+        let length = try self.length()
+        if size > length { throw cannotGrow() }
+        let count = min(length, DriverRegistry.probeBytes)
+        if count > 0 { try file.write(Self.zeroes.bytes(0..<count), at: 0) }
+    }
+
+    private func checkPreallocation(_ mode: Preallocation) throws(BlockError) {
+        guard mode == .off else {
+            throw BlockError(
+                .unsupported, "Unsupported preallocation mode '\(mode.rawValue)'", path: file.path)
+        }
+    }
+
+    private func cannotGrow() -> BlockError {
+        BlockError(.noSpace, "Cannot grow device files", path: file.path)
+    }
+
+    // MARK: Zeroes and discards
+
+    public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
+        let end = try file.checkRange(offset, count)
+        let whole = wholeSectors(offset..<end)
+        if try zeroInPlace(whole, flags) {
+            try writeOut(offset..<whole.lowerBound)
+            return try writeOut(whole.upperBound..<end)
+        }
+        guard !flags.contains(.noFallback) else {
+            throw .system(.notSupported, path: file.path, offset: offset)
+        }
+        try writeOut(offset..<end)
+    }
+
+    public func discard(at offset: Int, count: Int) throws(BlockError) {
+        let end = try file.checkRange(offset, count)
+        let whole = wholeSectors(offset..<end)
+        guard !whole.isEmpty, file.options.discardUnmaps, file.kind == .blockDevice else { return }
+        let code = Errno(
+            rawValue: platter_device_discard(file.descriptor, UInt64(whole.lowerBound), UInt64(whole.count)))
+        if code.rawValue == 0 || code.meansUnsupported || code == .invalidArgument { return }
+        throw .system(code, path: file.path, offset: offset)
+    }
+
+    /// Has the device or the kernel zero the range. `false` where neither can.
+    private func zeroInPlace(_ range: Range<Int>, _ flags: ZeroFlags) throws(BlockError) -> Bool {
+        guard file.kind == .blockDevice, !range.isEmpty else { return false }
+        let call = flags.contains(.mayUnmap) ? platter_punch_hole : platter_zero_range
+        if try step(range, call(file.descriptor, Int64(range.lowerBound), Int64(range.count))) { return true }
+        if flags.contains(.noFallback) || lacksFastZeroes.load(ordering: .relaxed) { return false }
+        let zeroed = try step(
+            range, platter_device_zero(file.descriptor, UInt64(range.lowerBound), UInt64(range.count)))
+        if !zeroed { lacksFastZeroes.store(true, ordering: .relaxed) }
+        return zeroed
+    }
+
+    private func step(_ range: Range<Int>, _ code: Int32) throws(BlockError) -> Bool {
+        let code = Errno(rawValue: code)
+        if code.rawValue == 0 { return true }
+        if code.meansUnsupported || code == .invalidArgument { return false }
+        throw .system(code, path: file.path, offset: range.lowerBound)
+    }
+
+    private func writeOut(_ range: Range<Int>) throws(BlockError) {
+        var offset = range.lowerBound
+        while offset < range.upperBound {
+            let count = min(Self.zeroes.count, range.upperBound - offset)
+            try file.write(Self.zeroes.bytes(0..<count), at: offset)
+            offset += count
+        }
+    }
+
+    /// The whole sectors inside `range`.
+    private func wholeSectors(_ range: Range<Int>) -> Range<Int> {
+        let unit = max(512, Int(platter_device_sector_size(file.descriptor)))
+        let lower = range.lowerBound.roundedUp(to: unit) ?? Int.max
+        let upper = range.upperBound.roundedDown(to: unit)
+        return lower < upper ? lower..<upper : lower..<lower
+    }
+}
