@@ -1,0 +1,82 @@
+import BlockCore
+import CDeflate
+import CZlib
+import Synchronization
+
+/// Raw deflate streams (RFC 1951) of whole clusters. Thread-safe.
+enum Deflate {
+    /// libdeflate's level: faster than zlib's default and smaller than QEMU's 4 KiB window makes it.
+    private static let level: Int32 = 6
+
+    /// A C pointer on its way through the lock.
+    private struct Handle: @unchecked Sendable {
+        let pointer: OpaquePointer
+    }
+
+    private static let compressors = Mutex<[Handle]>([])
+    private static let decompressors = Mutex<[Handle]>([])
+
+    /// Compresses all of `input`.
+    ///
+    /// - Returns: the size in bytes, or `nil` when it does not fit into `output`.
+    static func compress(_ input: RawSpan, into output: inout MutableRawSpan) throws(BlockError) -> Int? {
+        let pooled = compressors.withLock { $0.popLast() }
+        guard let compressor = pooled?.pointer ?? libdeflate_alloc_compressor(level) else {
+            throw BlockError(.limit, "No memory for compressing")
+        }
+        let handle = Handle(pointer: compressor)
+        defer { compressors.withLock { $0.append(handle) } }
+        let size = output.withUnsafeMutableBytes { target in
+            input.withUnsafeBytes { source in
+                libdeflate_deflate_compress(
+                    compressor, source.baseAddress, source.count, target.baseAddress, target.count)
+            }
+        }
+        return size > 0 ? size : nil
+    }
+
+    /// Decompresses exactly `output.byteCount` bytes; `input` may go on after the stream.
+    ///
+    /// - Throws: `corrupt` when the stream is damaged, ends early or holds more.
+    static func decompress(_ input: RawSpan, into output: inout MutableRawSpan) throws(BlockError) {
+        let pooled = decompressors.withLock { $0.popLast() }
+        guard let decompressor = pooled?.pointer ?? libdeflate_alloc_decompressor() else {
+            throw BlockError(.limit, "No memory for decompressing")
+        }
+        let handle = Handle(pointer: decompressor)
+        defer { decompressors.withLock { $0.append(handle) } }
+        let result = output.withUnsafeMutableBytes { target in
+            input.withUnsafeBytes { source in
+                libdeflate_deflate_decompress_ex(
+                    decompressor, source.baseAddress, source.count, target.baseAddress, target.count, nil, nil)
+            }
+        }
+        switch result {
+        case LIBDEFLATE_SUCCESS: return
+        case LIBDEFLATE_BAD_DATA: try decompressUnterminated(input, into: &output)
+        case LIBDEFLATE_SHORT_OUTPUT: throw BlockError(.corrupt, "Compressed data ends early")
+        default: throw BlockError(.corrupt, "Compressed data inflates too far")
+        }
+    }
+
+    /// zlib's opinion: a stream without an end marker is good when it fills the output exactly.
+    private static func decompressUnterminated(
+        _ input: RawSpan, into output: inout MutableRawSpan
+    ) throws(BlockError) {
+        let isWhole = output.withUnsafeMutableBytes { target in
+            input.withUnsafeBytes { source -> Bool in
+                var stream = z_stream()
+                guard platter_inflate_init2(&stream, -15) == Z_OK else { return false }
+                defer { inflateEnd(&stream) }
+                stream.next_in = UnsafeMutablePointer(
+                    mutating: source.baseAddress?.assumingMemoryBound(to: UInt8.self))
+                stream.avail_in = UInt32(source.count)
+                stream.next_out = target.baseAddress?.assumingMemoryBound(to: UInt8.self)
+                stream.avail_out = UInt32(target.count)
+                let code = inflate(&stream, Z_FINISH)
+                return (code == Z_STREAM_END || code == Z_BUF_ERROR) && stream.avail_out == 0
+            }
+        }
+        if !isWhole { throw BlockError(.corrupt, "Compressed data is damaged") }
+    }
+}

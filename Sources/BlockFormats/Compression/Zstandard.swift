@@ -1,0 +1,49 @@
+import BlockCore
+import CZstd
+
+/// Zstandard frames (RFC 8878) of whole clusters. Thread-safe.
+enum Zstandard {
+    /// zstd's own default.
+    private static let level: Int32 = 3
+
+    /// Compresses all of `input` into one frame.
+    ///
+    /// - Returns: the size in bytes, or `nil` when it does not fit into `output`.
+    static func compress(_ input: RawSpan, into output: inout MutableRawSpan) throws(BlockError) -> Int? {
+        let size = output.withUnsafeMutableBytes { target in
+            input.withUnsafeBytes { source in
+                ZSTD_compress(target.baseAddress, target.count, source.baseAddress, source.count, level)
+            }
+        }
+        return ZSTD_isError(size) == 0 ? size : nil
+    }
+
+    /// Decompresses exactly `output.byteCount` bytes; `input` may go on after the last frame.
+    ///
+    /// One call for a whole frame: the streaming interface would take memory for the window that the frame
+    /// states.
+    /// - Throws: `corrupt` when a frame is damaged, ends early or holds more.
+    static func decompress(_ input: RawSpan, into output: inout MutableRawSpan) throws(BlockError) {
+        var consumed = 0
+        var produced = 0
+        let wanted = output.byteCount
+        while produced < wanted {
+            let rest = input.extracting(consumed..<input.byteCount)
+            let frame = rest.withUnsafeBytes { ZSTD_findFrameCompressedSize($0.baseAddress, $0.count) }
+            guard ZSTD_isError(frame) == 0, frame > 0 else {
+                throw BlockError(.corrupt, "Compressed data is damaged or ends early")
+            }
+            var part = output.slice(produced..<wanted)
+            let size = part.withUnsafeMutableBytes { target in
+                rest.withUnsafeBytes { source in
+                    ZSTD_decompress(target.baseAddress, target.count, source.baseAddress, frame)
+                }
+            }
+            guard ZSTD_isError(size) == 0 else {
+                throw BlockError(.corrupt, "Compressed data is damaged or inflates too far")
+            }
+            consumed += frame
+            produced += size
+        }
+    }
+}

@@ -1,0 +1,157 @@
+import BlockCore
+
+/// Names, numbers and limits of the qcow2 format (docs/interop/qcow2.rst of QEMU, versions 2 and 3).
+enum Qcow2 {
+    /// "QFI\xfb"
+    static let magic: UInt32 = 0x5146_49fb
+    static let clusterBitsRange = 9...21
+    static let sectorBytes = 512
+
+    /// What an image may state; everything larger is refused before memory is taken for it.
+    enum Limit {
+        static let l1TableBytes = 32 << 20
+        static let refcountTableBytes = 8 << 20
+        static let snapshots = 65536
+        static let snapshotTableBytes = 16 << 20
+        static let snapshotExtraBytes = 1024
+        static let backingNameBytes = 1023
+        static let backingFormatBytes = 63
+        static let virtualSize = 1 << 61
+        static let bitmapDirectoryBytes: UInt64 = 64 << 20
+        static let bitmapTableEntries = 4 << 20
+        /// Frees that may wait for the next flush before one is made for them.
+        static let pendingFrees = 65536
+    }
+
+    /// How much memory the caches may take, in bytes.
+    enum CacheBudget {
+        static let l2Bytes = 16 << 20
+        static let refcountBytes = 4 << 20
+        /// Tables are cached in parts of at most this size.
+        static let sliceBytes = 65536
+    }
+
+    /// Bits of `incompatible_features`: who does not know one must not open the image.
+    struct Incompatible: OptionSet, Sendable {
+        let rawValue: UInt64
+        static let dirty = Incompatible(rawValue: 1 << 0)
+        static let corrupt = Incompatible(rawValue: 1 << 1)
+        static let dataFile = Incompatible(rawValue: 1 << 2)
+        static let compressionType = Incompatible(rawValue: 1 << 3)
+        static let extendedL2 = Incompatible(rawValue: 1 << 4)
+        static let known: Incompatible = [.dirty, .corrupt, .dataFile, .compressionType, .extendedL2]
+    }
+
+    /// Bits of `compatible_features`.
+    enum Compatible {
+        static let lazyRefcounts: UInt64 = 1 << 0
+    }
+
+    /// Bits of `autoclear_features`: who does not keep one up to date clears it when writing.
+    enum Autoclear {
+        static let bitmaps: UInt64 = 1 << 0
+        static let dataFileRaw: UInt64 = 1 << 1
+    }
+
+    /// Types of header extensions.
+    enum ExtensionType {
+        static let end: UInt32 = 0
+        static let backingFormat: UInt32 = 0xE279_2ACA
+        static let featureNames: UInt32 = 0x6803_F857
+        static let bitmaps: UInt32 = 0x2385_2875
+        static let encryption: UInt32 = 0x0537_BE77
+        static let dataFile: UInt32 = 0x4441_5441
+    }
+
+    enum CompressionType: UInt8, Sendable {
+        case zlib = 0
+        case zstd = 1
+
+        var name: String { self == .zlib ? "zlib" : "zstd" }
+    }
+}
+
+/// The sizes that follow from a header. All in bytes unless the name says otherwise.
+struct Qcow2Layout: Sendable, Equatable {
+    let version: Int
+    let clusterBits: Int
+    let refcountOrder: Int
+
+    var clusterSize: Int { 1 << clusterBits }
+    var entriesPerL2Table: Int { 1 << (clusterBits - 3) }
+    /// Guest bytes that one L2 table maps.
+    var guestBytesPerL2Table: Int { 1 << (2 * clusterBits - 3) }
+    var refcountBits: Int { 1 << refcountOrder }
+    var maximumRefcount: UInt64 { refcountOrder == 6 ? .max : (1 << UInt64(refcountBits)) - 1 }
+    var refcountsPerBlock: Int { 1 << (clusterBits + 3 - refcountOrder) }
+    /// Tables are cached and written in parts of this size.
+    var sliceSize: Int { min(clusterSize, Qcow2.CacheBudget.sliceBytes) }
+    /// Where the sector count starts in a compressed entry.
+    var compressedSizeShift: Int { 62 - (clusterBits - 8) }
+
+    /// How many L1 entries a disk of that size needs.
+    func l1Entries(forVirtualSize size: Int) -> Int {
+        let perTable = guestBytesPerL2Table
+        return size / perTable + (size % perTable == 0 ? 0 : 1)
+    }
+
+    /// The number of clusters that `bytes` take.
+    func clusters(_ bytes: Int) -> Int { (bytes >> clusterBits) + (bytes & (clusterSize - 1) == 0 ? 0 : 1) }
+
+    func roundedDown(_ offset: Int) -> Int { offset & ~(clusterSize - 1) }
+    func isAligned(_ offset: Int) -> Bool { offset & (clusterSize - 1) == 0 }
+}
+
+/// An entry of an L2 table (section "Cluster mapping").
+struct L2Entry: Equatable, Sendable {
+    var raw: UInt64
+
+    static let copiedFlag: UInt64 = 1 << 63
+    static let compressedFlag: UInt64 = 1 << 62
+    static let zeroFlag: UInt64 = 1
+    static let offsetMask: UInt64 = 0x00ff_ffff_ffff_fe00
+
+    static let unallocated = L2Entry(raw: 0)
+    static let zeroPlain = L2Entry(raw: zeroFlag)
+
+    /// A cluster of plain data whose refcount is one.
+    static func data(at hostOffset: Int) -> L2Entry { L2Entry(raw: UInt64(hostOffset) | copiedFlag) }
+
+    enum Kind: Equatable {
+        case unallocated
+        case zeroPlain
+        case zeroAllocated
+        case data
+        case compressed
+    }
+
+    var isCopied: Bool { raw & Self.copiedFlag != 0 }
+    var isCompressed: Bool { raw & Self.compressedFlag != 0 }
+    /// Meaningless for compressed clusters.
+    var hostOffset: Int { Int(raw & Self.offsetMask) }
+
+    /// What the entry says. Version 2 has no zero flag.
+    func kind(version: Int) -> Kind {
+        if isCompressed { return .compressed }
+        let isZero = version >= 3 && raw & Self.zeroFlag != 0
+        if hostOffset == 0 { return isZero ? .zeroPlain : .unallocated }
+        return isZero ? .zeroAllocated : .data
+    }
+
+    /// Where a compressed cluster's bytes are: the host range, whose end is rounded to a sector.
+    func compressedRange(_ layout: Qcow2Layout) -> Range<Int> {
+        let shift = UInt64(layout.compressedSizeShift)
+        let offset = Int(raw & ((1 << shift) - 1))
+        let sizeMask: UInt64 = (1 << UInt64(layout.clusterBits - 8)) - 1
+        let sectors = Int((raw >> shift) & sizeMask) + 1
+        return offset..<(offset & ~(Qcow2.sectorBytes - 1)) + sectors * Qcow2.sectorBytes
+    }
+
+    /// The entry for `size` compressed bytes at `offset`; `nil` where the offset does not fit.
+    static func compressed(at offset: Int, size: Int, _ layout: Qcow2Layout) -> L2Entry? {
+        let shift = layout.compressedSizeShift
+        guard offset >> shift == 0, size > 0 else { return nil }
+        let sectors = (offset + size - 1) / Qcow2.sectorBytes - offset / Qcow2.sectorBytes
+        return L2Entry(raw: UInt64(offset) | UInt64(sectors) << UInt64(shift) | compressedFlag)
+    }
+}

@@ -1,0 +1,164 @@
+import BlockCore
+
+extension Qcow2Driver: Checkable {
+    public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
+        try exclusively { tables throws(BlockError) -> CheckResult in
+            if !tables.isReadOnly { try tables.commit() }
+            var checker = try Qcow2Checker(tables)
+            return try checker.run(repair: repair, report: report)
+        }
+    }
+}
+
+/// Checks that refcounts and references agree, and mends what does not.
+///
+/// Works in passes over windows of the file, so memory does not grow with the image. Reads tables from the file:
+/// the caller has written back what was cached. Used under the driver's lock.
+struct Qcow2Checker {
+    let tables: Qcow2Metadata
+    var result = CheckResult()
+    /// Findings are told in the first pass only.
+    var isQuiet = false
+    /// A refcount structure that cannot be trusted or lacks entries is built anew.
+    var needsRebuild = false
+    /// Some "copied" flag contradicts a refcount.
+    var hasWrongFlags = false
+    /// One past the last cluster that is used or counted.
+    var usedClusters = 0
+    let fileClusters: Int
+
+    var layout: Qcow2Layout { tables.layout }
+
+    init(_ tables: Qcow2Metadata) throws(BlockError) {
+        self.tables = tables
+        fileClusters = tables.layout.clusters(try tables.file.length())
+    }
+
+    /// Checks and, where asked, repairs.
+    ///
+    /// Order of writes in a repair: the dirty bit (version 3), the refcounts, a barrier, the flags, a barrier, and
+    /// the dirty and corrupt bits off. A crash in between leaves an image that is repaired again.
+    mutating func run(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
+        result.totalClusters = layout.clusters(tables.header.virtualSize)
+        let before = result
+        try compareAll(repair: .none, report)
+        let hasWork = result.leaks > 0 || result.corruptions > 0 || needsRebuild || hasWrongFlags
+        if repair != .none && hasWork { try mend(repair, from: before, report) }
+        if hasWrongFlags { try checkFlags(repair: repair == .all || repair == .leaks, report) }
+        if repair == .all && result.corruptions == 0 && result.checkErrors == 0 { try clearBits() }
+        result.imageEndOffset = usedClusters << layout.clusterBits
+        return result
+    }
+
+    /// Mends the refcounts.
+    private mutating func mend(
+        _ repair: RepairMode, from before: CheckResult, _ report: (String) -> Void
+    ) throws(BlockError) {
+        let lost = unmendable
+        if repair == .all {
+            try tables.setDirty(true)
+            if needsRebuild {
+                report("Rebuilding refcount structure")
+                try rebuild()
+            }
+        }
+        let first = result
+        restart(from: before)
+        isQuiet = true
+        try compareAll(repair: repair, report)
+        isQuiet = false
+        unmendable = lost
+        if repair == .all && needsRebuild {
+            // What was wrong before the rebuild is right now.
+            result.corruptionsFixed += max(0, first.corruptions - lost - result.corruptions)
+            needsRebuild = false
+        }
+        try tables.writeRefcounts()
+        try tables.barrier()
+    }
+
+    /// Corruptions that no repair of refcounts can mend: entries that point nowhere sensible.
+    var unmendable = 0
+
+    private mutating func restart(from before: CheckResult) {
+        let fixed = (result.corruptionsFixed, result.leaksFixed)
+        result = before
+        (result.corruptionsFixed, result.leaksFixed) = fixed
+        hasWrongFlags = false
+        unmendable = 0
+    }
+
+    /// All is well: the bits that say otherwise go.
+    private func clearBits() throws(BlockError) {
+        guard layout.version >= 3, !tables.header.incompatible.isDisjoint(with: [.dirty, .corrupt]) else { return }
+        try tables.barrier()
+        tables.header.incompatible.subtract([.dirty, .corrupt])
+        try tables.writeHeaderFields()
+        try tables.barrier()
+    }
+
+    /// Notes a corruption that is no matter of refcounts.
+    mutating func corruption(_ line: String, _ report: (String) -> Void) {
+        result.corruptions += 1
+        unmendable += 1
+        if !isQuiet { report(line) }
+    }
+
+    // MARK: Comparing
+
+    /// Counts references and compares them with the refcounts, window by window.
+    private mutating func compareAll(repair: RepairMode, _ report: (String) -> Void) throws(BlockError) {
+        var start = 0
+        let wasQuiet = isQuiet
+        let counted = result
+        repeat {
+            let end = min(fileClusters, start + ReferenceWindow.maximumClusters)
+            var window = ReferenceWindow(start..<max(start, end))
+            let before = result
+            try countReferences(into: &window, report)
+            if start > 0 { result = before } else { isQuiet = true }
+            try compare(window, repair: repair, report)
+            start = end
+        } while start < fileClusters
+        isQuiet = wasQuiet
+        result.totalClusters = counted.totalClusters
+    }
+
+    private mutating func compare(
+        _ window: ReferenceWindow, repair: RepairMode, _ report: (String) -> Void
+    ) throws(BlockError) {
+        let store = try tables.refcounts()
+        for cluster in window.clusters {
+            let refcount: UInt64
+            do throws(BlockError) { refcount = try store.refcount(of: cluster) } catch {
+                if error.kind == .io { result.checkErrors += 1 }
+                continue
+            }
+            let references = window.count(of: cluster)
+            if refcount > 0 || references > 0 { usedClusters = max(usedClusters, cluster + 1) }
+            if refcount == references {
+                if window.contradicts(cluster, refcount: refcount) { hasWrongFlags = true }
+                continue
+            }
+            try mismatch(cluster, refcount, references, repair, store, report)
+        }
+    }
+
+    private mutating func mismatch(
+        _ cluster: Int, _ refcount: UInt64, _ references: UInt64, _ repair: RepairMode, _ store: RefcountStore,
+        _ report: (String) -> Void
+    ) throws(BlockError) {
+        hasWrongFlags = true
+        let isLeak = refcount > references
+        let mends = repair == .all || (repair == .leaks && isLeak)
+        let word = mends ? "Repairing" : isLeak ? "Leaked" : "ERROR"
+        report("\(word) cluster \(cluster) refcount=\(refcount) reference=\(references)")
+        if mends, references <= layout.maximumRefcount {
+            try store.set(cluster, to: references)
+            if isLeak { result.leaksFixed += 1 } else { result.corruptionsFixed += 1 }
+            return
+        }
+        if isLeak { result.leaks += 1 } else { result.corruptions += 1 }
+        if refcount == 0 && !isLeak { needsRebuild = true }
+    }
+}

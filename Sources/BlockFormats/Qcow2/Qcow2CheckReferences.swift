@@ -1,0 +1,228 @@
+import BlockCore
+
+extension Qcow2Checker {
+    /// Counts every reference that the image's structures make to clusters of the window.
+    mutating func countReferences(
+        into window: inout ReferenceWindow, _ report: (String) -> Void
+    ) throws(BlockError) {
+        let header = tables.header
+        window.count(0..<1)
+        try countTree(header.l1Offset, header.l1Entries, tables.l1, isActive: true, &window, report)
+        try countSnapshots(&window, report)
+        try countBitmaps(&window, report)
+        countEncryptionHeader(&window, report)
+        count("refcount table", header.refcountTableOffset, header.refcountTableClusters << layout.clusterBits,
+            &window, report)
+        try countRefcountBlocks(&window, report)
+    }
+
+    /// Counts a piece of metadata, if it lies in the file.
+    @discardableResult
+    mutating func count(
+        _ what: String, _ offset: Int, _ bytes: Int, _ window: inout ReferenceWindow, _ report: (String) -> Void
+    ) -> Bool {
+        if bytes == 0 { return true }
+        let (end, overflow) = offset.addingReportingOverflow(bytes)
+        guard offset >= 0, !overflow, layout.clusters(end) <= fileClusters else {
+            corruption(
+                "ERROR \(what) reaches beyond the end of the file: offset 0x\(hex(offset)) size 0x\(hex(bytes))",
+                report)
+            return false
+        }
+        window.count(offset >> layout.clusterBits..<layout.clusters(end))
+        return true
+    }
+
+    func hex(_ value: Int) -> String { String(value, radix: 16) }
+    func hex(_ value: UInt64) -> String { String(value, radix: 16) }
+
+    /// Counts an L1 table and all below it.
+    private mutating func countTree(
+        _ offset: Int, _ entries: Int, _ l1: [UInt64], isActive: Bool, _ window: inout ReferenceWindow,
+        _ report: (String) -> Void
+    ) throws(BlockError) {
+        if entries > 0 { count("L1 table", offset, entries * 8, &window, report) }
+        let buffer = AlignedBuffer(count: layout.clusterSize)
+        for (index, entry) in l1.enumerated() where entry != 0 {
+            let table = Int(entry & L2Entry.offsetMask)
+            if entry & ~(L2Entry.offsetMask | L2Entry.copiedFlag) != 0 {
+                corruption("ERROR found L1 entry with reserved bits set: \(hex(entry))", report)
+            }
+            if table == 0 { continue }
+            guard layout.isAligned(table) else {
+                corruption(
+                    "ERROR l2_offset=\(hex(table)): Table is not cluster aligned; L1 entry corrupted", report)
+                continue
+            }
+            guard count("L2 table (L1 index \(index))", table, layout.clusterSize, &window, report) else { continue }
+            if isActive { window.noteFlag(table >> layout.clusterBits, isCopied: entry & L2Entry.copiedFlag != 0) }
+            var bytes = buffer.mutableBytes
+            try tables.file.read(into: &bytes, at: table)
+            countTable(buffer, isActive: isActive, &window, report)
+        }
+    }
+
+    private mutating func countTable(
+        _ buffer: AlignedBuffer, isActive: Bool, _ window: inout ReferenceWindow, _ report: (String) -> Void
+    ) {
+        let bytes = buffer.bytes
+        var expected = 0
+        for index in 0..<layout.entriesPerL2Table {
+            let entry = L2Entry(raw: bytes.bigEndian(at: index &* 8) ?? 0)
+            if entry.raw == 0 { continue }
+            if entry.isCompressed {
+                countCompressed(entry, isActive: isActive, &window, report)
+                continue
+            }
+            checkReservedBits(entry, report)
+            let host = entry.hostOffset
+            if host == 0 { continue }
+            guard layout.isAligned(host) else {
+                corruption("ERROR offset=\(hex(host)): Cluster is not properly aligned; L2 entry corrupted", report)
+                continue
+            }
+            let cluster = host >> layout.clusterBits
+            guard cluster < fileClusters else {
+                corruption(
+                    "ERROR data cluster reaches beyond the end of the file: offset 0x\(hex(host)) "
+                        + "size 0x\(hex(layout.clusterSize))", report)
+                continue
+            }
+            window.count(cluster..<cluster + 1)
+            guard isActive else { continue }
+            window.noteFlag(cluster, isCopied: entry.isCopied)
+            result.allocatedClusters += 1
+            if expected != 0 && host != expected { result.fragmentedClusters += 1 }
+            expected = host + layout.clusterSize
+        }
+    }
+
+    private mutating func checkReservedBits(_ entry: L2Entry, _ report: (String) -> Void) {
+        let known = L2Entry.offsetMask | L2Entry.copiedFlag | (layout.version >= 3 ? L2Entry.zeroFlag : 0)
+        if entry.raw & ~known != 0 {
+            corruption("ERROR found l2 entry with reserved bits set: \(hex(entry.raw))", report)
+        }
+    }
+
+    private mutating func countCompressed(
+        _ entry: L2Entry, isActive: Bool, _ window: inout ReferenceWindow, _ report: (String) -> Void
+    ) {
+        let range = entry.compressedRange(layout)
+        if entry.isCopied {
+            corruption(
+                "ERROR: coffset=0x\(hex(range.lowerBound)): copied flag must never be set for compressed clusters",
+                report)
+        }
+        // The end is rounded to a sector, so only whole clusters past the end are wrong.
+        let first = range.lowerBound >> layout.clusterBits
+        let last = (range.upperBound - 1) >> layout.clusterBits
+        guard last < fileClusters else {
+            corruption(
+                "ERROR compressed cluster reaches beyond the end of the file: offset "
+                    + "0x\(hex(range.lowerBound)) size 0x\(hex(range.count))", report)
+            return
+        }
+        window.count(first..<last + 1)
+        guard isActive else { return }
+        result.allocatedClusters += 1
+        result.compressedClusters += 1
+        // Compressed clusters are out of order by their nature.
+        result.fragmentedClusters += 1
+    }
+
+    private mutating func countSnapshots(
+        _ window: inout ReferenceWindow, _ report: (String) -> Void
+    ) throws(BlockError) {
+        let table: (snapshots: [Qcow2Snapshot], bytes: Int)
+        do throws(BlockError) { table = try tables.snapshotTable() } catch {
+            if error.kind == .io { throw error }
+            corruption("ERROR snapshot table: \(error.message)", report)
+            result.checkErrors += 1
+            return
+        }
+        for snapshot in table.snapshots {
+            let l1 = try tables.snapshotL1(snapshot)
+            try countTree(snapshot.l1Offset, snapshot.l1Entries, l1, isActive: false, &window, report)
+        }
+        count("snapshot table", tables.header.snapshotsOffset, table.bytes, &window, report)
+    }
+
+    /// Blocks that the refcount table refers to; ones that lie wrong make a rebuild necessary.
+    private mutating func countRefcountBlocks(
+        _ window: inout ReferenceWindow, _ report: (String) -> Void
+    ) throws(BlockError) {
+        for (index, entry) in try tables.refcounts().table.enumerated() where entry != 0 {
+            let offset = Int(entry & L2Entry.offsetMask)
+            if entry & ~L2Entry.offsetMask != 0 {
+                refcountCorruption("ERROR refcount table entry \(index) has reserved bits set", report)
+            }
+            guard layout.isAligned(offset) else {
+                refcountCorruption(
+                    "ERROR refcount block \(index) is not cluster aligned; refcount table entry corrupted", report)
+                continue
+            }
+            guard layout.clusters(offset) < fileClusters else {
+                refcountCorruption("ERROR refcount block \(index) is outside image", report)
+                continue
+            }
+            let cluster = offset >> layout.clusterBits
+            window.count(cluster..<cluster + 1)
+        }
+    }
+
+    private mutating func refcountCorruption(_ line: String, _ report: (String) -> Void) {
+        result.corruptions += 1
+        needsRebuild = true
+        if !isQuiet { report(line) }
+    }
+
+    private mutating func countEncryptionHeader(_ window: inout ReferenceWindow, _ report: (String) -> Void) {
+        guard let data = tables.header.extensionData(Qcow2.ExtensionType.encryption) else { return }
+        let bytes = data.span.bytes
+        guard let offset: UInt64 = bytes.bigEndian(at: 0), let length: UInt64 = bytes.bigEndian(at: 8) else { return }
+        count("encryption header", Int(clamping: offset), Int(clamping: length), &window, report)
+    }
+
+    /// Persistent bitmaps: directory, tables and data (section "Bitmaps extension").
+    private mutating func countBitmaps(
+        _ window: inout ReferenceWindow, _ report: (String) -> Void
+    ) throws(BlockError) {
+        guard let data = tables.header.extensionData(Qcow2.ExtensionType.bitmaps) else { return }
+        let bytes = data.span.bytes
+        guard let bitmaps: UInt32 = bytes.bigEndian(at: 0), let size: UInt64 = bytes.bigEndian(at: 8),
+            let offset: UInt64 = bytes.bigEndian(at: 16), size <= Qcow2.Limit.bitmapDirectoryBytes
+        else { return corruption("ERROR bitmaps extension is damaged", report) }
+        let start = Int(clamping: offset)
+        guard count("bitmap directory", start, Int(size), &window, report) else { return }
+        let directory = try tables.file.readBytes(at: start, count: Int(size))
+        var position = 0
+        for _ in 0..<bitmaps {
+            guard let next = try countBitmap(directory, at: position, &window, report) else { return }
+            position = next
+        }
+    }
+
+    /// Counts one bitmap and answers where the next directory entry starts.
+    private mutating func countBitmap(
+        _ directory: [UInt8], at position: Int, _ window: inout ReferenceWindow, _ report: (String) -> Void
+    ) throws(BlockError) -> Int? {
+        let bytes = directory.span.bytes
+        guard let offset: UInt64 = bytes.bigEndian(at: position),
+            let entries: UInt32 = bytes.bigEndian(at: position + 8),
+            let nameSize: UInt16 = bytes.bigEndian(at: position + 18),
+            let extraSize: UInt32 = bytes.bigEndian(at: position + 20),
+            Int(entries) <= Qcow2.Limit.bitmapTableEntries
+        else {
+            corruption("ERROR bitmap directory is damaged", report)
+            return nil
+        }
+        let table = Int(clamping: offset)
+        if count("bitmap table", table, Int(entries) * 8, &window, report) {
+            for entry in try BigEndianTable.read(tables.file, at: table, count: Int(entries)) {
+                let data = Int(entry & L2Entry.offsetMask)
+                if data != 0 { count("bitmap data", data, layout.clusterSize, &window, report) }
+            }
+        }
+        return (position + 24 + Int(extraSize) + Int(nameSize) + 7) & ~7
+    }
+}

@@ -1,0 +1,110 @@
+import BlockCore
+
+extension Qcow2Driver: CompressedWriting {
+    public var compressedUnitBytes: Int { layout.clusterSize }
+
+    var compressionType: Qcow2.CompressionType { metadata.withLock { $0.header.compressionType } }
+
+    public func compress(_ unit: RawSpan, into output: inout MutableRawSpan) throws(BlockError) -> Int? {
+        if unit.byteCount < layout.clusterSize {
+            let padded = AlignedBuffer(count: layout.clusterSize, zeroed: true)
+            var bytes = padded.mutableBytes
+            bytes.copy(from: unit)
+            return try compressCluster(padded.bytes, into: &output)
+        }
+        return try compressCluster(unit, into: &output)
+    }
+
+    private func compressCluster(_ cluster: RawSpan, into output: inout MutableRawSpan) throws(BlockError) -> Int? {
+        var room = output.slice(0..<min(output.byteCount, layout.clusterSize - 1))
+        switch compressionType {
+        case .zlib: return try Deflate.compress(cluster, into: &room)
+        case .zstd: return try Zstandard.compress(cluster, into: &room)
+        }
+    }
+
+    public func writeCompressed(_ payload: RawSpan, at offset: Int) throws(BlockError) {
+        guard payload.byteCount > 0, payload.byteCount < layout.clusterSize, layout.isAligned(offset) else {
+            throw BlockError(.invalidArgument, "Compressed writes are of whole clusters", path: file.filename)
+        }
+        let place = try metadata.withLock { tables throws(BlockError) -> CompressedPlace in
+            let place = try tables.allocateBytes(payload.byteCount)
+            tables.writesInFlight += 1
+            return place
+        }
+        do throws(BlockError) {
+            try file.write(payload, at: place.hostOffset)
+        } catch {
+            finishWrite { tables in tables.giveBack(place) }
+            throw error
+        }
+        var failure: BlockError?
+        finishWrite { tables in
+            do throws(BlockError) { try tables.link(place, at: offset) } catch { failure = error }
+        }
+        if let failure { throw failure }
+    }
+}
+
+/// Host bytes for one compressed cluster.
+struct CompressedPlace {
+    var hostOffset: Int
+    var size: Int
+}
+
+extension Qcow2Metadata {
+    /// Finds room for `size` bytes (less than a cluster): behind the last compressed cluster where it fits.
+    func allocateBytes(_ size: Int) throws(BlockError) -> CompressedPlace {
+        try beginLazyRefcounts()
+        let store = try refcounts()
+        let place: CompressedPlace
+        if let room = try roomBehindLast(size, store) {
+            place = room
+        } else {
+            place = CompressedPlace(hostOffset: try store.allocate(1) << layout.clusterBits, size: size)
+        }
+        freeByteOffset = place.hostOffset + size
+        if layout.isAligned(freeByteOffset) { freeByteOffset = 0 }
+        return place
+    }
+
+    /// Room in the cluster that is partly used, going on into a new one where that follows it directly.
+    private func roomBehindLast(_ size: Int, _ store: RefcountStore) throws(BlockError) -> CompressedPlace? {
+        guard freeByteOffset > 0 else { return nil }
+        let current = freeByteOffset >> layout.clusterBits
+        let count = try store.refcount(of: current)
+        guard count > 0, count < layout.maximumRefcount else { return nil }
+        let room = layout.clusterSize - freeByteOffset & (layout.clusterSize - 1)
+        if size > room {
+            let next = try store.allocate(1)
+            guard next == current + 1 else {
+                return CompressedPlace(hostOffset: next << layout.clusterBits, size: size)
+            }
+        }
+        try store.increment(current)
+        return CompressedPlace(hostOffset: freeByteOffset, size: size)
+    }
+
+    func link(_ place: CompressedPlace, at guestOffset: Int) throws(BlockError) {
+        hasUnflushedWrites = true
+        guard let entry = L2Entry.compressed(at: place.hostOffset, size: place.size, layout) else {
+            throw BlockError(.noSpace, "The image file is too large for compressed clusters", path: file.filename)
+        }
+        let table = try writableL2Table(guestOffset)
+        let (slot, index) = try l2Slot(table: table, index: l2Index(guestOffset))
+        let old = L2Entry(raw: l2Cache.bigEndian64(slot, index))
+        l2Cache.setBigEndian64(slot, index, to: entry.raw)
+        release(old)
+        if hasTooManyFrees { try commit() }
+    }
+
+    /// Frees bytes that no entry ever referred to.
+    func giveBack(_ place: CompressedPlace) {
+        freeByteOffset = 0
+        guard let store = try? refcounts() else { return }
+        let last = (place.hostOffset + place.size - 1) >> layout.clusterBits
+        for cluster in place.hostOffset >> layout.clusterBits...last {
+            _ = try? store.decrement(cluster)
+        }
+    }
+}

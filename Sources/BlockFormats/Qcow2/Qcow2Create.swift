@@ -1,0 +1,184 @@
+import BlockCore
+
+extension Qcow2Driver: Creatable, Measurable {
+    public static var createOptions: [CreateOption] {
+        [
+            CreateOption(.clusterSize, .size, default: "65536", help: "Cluster size: 512 to 2M, a power of two"),
+            CreateOption(.extendedL2, .bool, default: "off", help: "Map subclusters (not available yet)"),
+            CreateOption(.preallocation, .string, help: "off, metadata, falloc or full"),
+            CreateOption(.compressionType, .string, default: "zlib", help: "How clusters are compressed: zlib, zstd"),
+            CreateOption(.size, .size, help: "Size of the virtual disk"),
+            CreateOption(.compat, .string, help: "Version: 0.10 (v2) or 1.1 (v3)"),
+            CreateOption(.backingFile, .string, help: "File name of the base image"),
+            CreateOption(.backingFormat, .string, help: "Format of the base image"),
+            CreateOption(.lazyRefcounts, .bool, default: "off", help: "Put off refcount updates"),
+            CreateOption(.refcountBits, .number, default: "16", help: "Refcount width in bits: 1 to 64"),
+        ]
+    }
+
+    /// What `create` and `measure` are to make, checked.
+    struct Plan {
+        var header: Qcow2Header
+        var preallocation: Preallocation
+        var layout: Qcow2Layout { header.layout }
+    }
+
+    /// Order of writes: everything below the header first, then the header, so that a half-made file is no image.
+    public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
+        var plan = try Plan(options)
+        let cluster = plan.layout.clusterSize
+        let metadataBytes = try initialLayout(&plan.header)
+        let needsSpace = plan.preallocation == .falloc || plan.preallocation == .full
+        let size = needsSpace ? try fullyAllocatedBytes(plan) : 0
+        let file = try context.createFile(size: size, preallocation: needsSpace ? plan.preallocation : .off)
+        do throws(BlockError) {
+            try writeInitialTables(plan, file, usedClusters: metadataBytes / cluster)
+            let name = plan.header.backing.map { Array($0.filename.utf8) } ?? []
+            if !name.isEmpty { try file.write(name.span.bytes, at: plan.header.backingOffset) }
+            try file.write(plan.header.bytesWithExtensions().span.bytes, at: 0)
+            try file.flush()
+            if plan.preallocation != .off { try preallocate(plan, file) }
+        } catch {
+            try? file.close()
+            throw error
+        }
+        try file.close()
+    }
+
+    /// Places header, refcount table, refcount block and L1 table, and answers how many bytes they take.
+    private static func initialLayout(_ header: inout Qcow2Header) throws(BlockError) -> Int {
+        let layout = header.layout
+        header.refcountTableOffset = layout.clusterSize
+        header.refcountTableClusters = 1
+        header.l1Entries = layout.l1Entries(forVirtualSize: header.virtualSize)
+        guard header.l1Entries <= Qcow2.Limit.l1TableBytes / 8 else {
+            throw BlockError(
+                .limit, "The image size is too large (try using a larger cluster size)")
+        }
+        let l1Clusters = layout.clusters(header.l1Entries * 8)
+        // The refcount table has one cluster; the L1 table lies behind as many blocks as all this takes.
+        var blocks = 1
+        while blocks * layout.refcountsPerBlock < 2 + blocks + l1Clusters { blocks += 1 }
+        guard blocks <= layout.clusterSize / 8 else {
+            throw BlockError(.limit, "The image size is too large (try using a larger cluster size)")
+        }
+        header.l1Offset = (2 + blocks) * layout.clusterSize
+        return (2 + blocks + l1Clusters) * layout.clusterSize
+    }
+
+    private static func writeInitialTables(
+        _ plan: Plan, _ file: BlockNode, usedClusters: Int
+    ) throws(BlockError) {
+        let layout = plan.layout
+        let blocks = plan.header.l1Offset / layout.clusterSize - 2
+        var table = [UInt64](repeating: 0, count: layout.clusterSize / 8)
+        for block in 0..<blocks {
+            table[block] = UInt64((2 + block) * layout.clusterSize)
+            let buffer = AlignedBuffer(count: layout.clusterSize, zeroed: true)
+            var bytes = buffer.mutableBytes
+            let first = block * layout.refcountsPerBlock
+            for cluster in first..<max(first, min(usedClusters, first + layout.refcountsPerBlock)) {
+                RefcountEntries.set(&bytes, cluster - first, to: 1, order: layout.refcountOrder)
+            }
+            try file.write(buffer.bytes, at: (2 + block) * layout.clusterSize)
+        }
+        try BigEndianTable.write(table, to: file, at: layout.clusterSize)
+        let l1Bytes = max(1, plan.header.l1Entries * 8).roundedUp(to: Qcow2.sectorBytes) ?? 0
+        let end = plan.header.l1Offset + l1Bytes
+        if try file.length() < end { try file.resize(to: end) }
+    }
+
+    /// Allocates every cluster of a new image.
+    private static func preallocate(_ plan: Plan, _ file: BlockNode) throws(BlockError) {
+        let tables = try Qcow2Metadata(file: file, header: plan.header, isReadOnly: false)
+        try tables.preallocate(0..<plan.header.virtualSize, fileIsZero: true)
+        try finishWriting(tables)
+        // The last cluster is in the file from the start, or reading it would depend on the file's end.
+        let end = try tables.refcounts().virginCluster << plan.layout.clusterBits
+        if try file.length() < end { try file.resize(to: end) }
+    }
+
+    // MARK: Sizes
+
+    /// The file size when every guest cluster is allocated, in bytes.
+    static func fullyAllocatedBytes(_ plan: Plan) throws(BlockError) -> Int {
+        let cluster = plan.layout.clusterSize
+        let perTable = cluster / 8
+        guard let aligned = plan.header.virtualSize.roundedUp(to: cluster),
+            let l2Entries = (aligned / cluster).roundedUp(to: perTable),
+            let l1Entries = (l2Entries / perTable).roundedUp(to: perTable)
+        else { throw BlockError(.limit, "The image size is too large") }
+        let tables = cluster + l2Entries * 8 + l1Entries * 8
+        let (used, overflow) = tables.addingReportingOverflow(aligned)
+        let (sum, tooLarge) = used.addingReportingOverflow(
+            refcountBytes(forClusters: used / cluster, plan.layout))
+        guard !overflow, !tooLarge else { throw BlockError(.limit, "The image size is too large") }
+        return sum
+    }
+
+    /// What blocks and table take that count `clusters` and themselves.
+    private static func refcountBytes(forClusters clusters: Int, _ layout: Qcow2Layout) -> Int {
+        func ceiling(_ value: Int, _ unit: Int) -> Int { (value + unit - 1) / unit }
+        var blocks = 0
+        var table = 0
+        while true {
+            let newBlocks = ceiling(clusters + blocks + table, layout.refcountsPerBlock)
+            let newTable = ceiling(newBlocks, layout.clusterSize / 8)
+            if newBlocks == blocks && newTable == table { break }
+            (blocks, table) = (newBlocks, newTable)
+        }
+        return (blocks + table) * layout.clusterSize
+    }
+
+    public static func measure(
+        _ options: CreateOptions, virtualSize: Int, source: BlockNode?
+    ) throws(BlockError) -> MeasuredSize {
+        var options = options
+        options.set(.size, to: String(virtualSize))
+        let plan = try Plan(options)
+        let full = try fullyAllocatedBytes(plan)
+        let aligned = virtualSize.roundedUp(to: plan.layout.clusterSize) ?? virtualSize
+        var data = plan.preallocation == .off || plan.preallocation == .metadata ? 0 : aligned
+        if let source, data == 0 { data = try allocatedBytes(of: source, unit: plan.layout.clusterSize) }
+        return MeasuredSize(required: full - aligned + min(data, aligned), fullyAllocated: full)
+    }
+
+    /// How many bytes of clusters the data of a source touches.
+    private static func allocatedBytes(of source: BlockNode, unit: Int) throws(BlockError) -> Int {
+        let size = try source.length()
+        var offset = 0
+        var counted = 0
+        var total = 0
+        while offset < size {
+            let run = try source.status(at: offset, limit: size - offset)
+            if run.isData && !run.isZero {
+                let start = max(counted, offset.roundedDown(to: unit))
+                let end = (offset + run.length).roundedUp(to: unit) ?? size
+                if end > start { total += end - start }
+                counted = max(counted, end)
+            }
+            offset += run.length
+        }
+        return total
+    }
+}
+
+extension Qcow2Metadata {
+    /// Allocates all clusters of a guest range, which are unallocated, reading as zeroes.
+    ///
+    /// - Parameter fileIsZero: the file holds zeroes everywhere but in its tables.
+    func preallocate(_ guest: Range<Int>, fileIsZero: Bool = false) throws(BlockError) {
+        var offset = layout.roundedDown(guest.lowerBound)
+        while offset < guest.upperBound {
+            let plan = try plan(offset..<(guest.upperBound.roundedUp(to: layout.clusterSize) ?? guest.upperBound))
+            if let allocation = plan.allocation {
+                writesInFlight -= 1
+                if !fileIsZero && !allocation.isVirgin {
+                    try file.writeZeroes(at: allocation.hostOffset, count: allocation.guest.count)
+                }
+                try link(allocation)
+            }
+            offset = plan.guest.upperBound
+        }
+    }
+}

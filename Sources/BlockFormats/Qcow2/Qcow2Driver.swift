@@ -1,0 +1,226 @@
+import BlockCore
+import Synchronization
+
+/// QEMU's qcow2 images, versions 2 and 3 (docs/interop/qcow2.rst).
+///
+/// Lock order: the node's range, then this driver's lock, then the file's own. Data is read, written and
+/// (de)compressed outside the lock. Operations on whole tables (snapshots, resizing, checks) wait until no
+/// write holds clusters without an L2 entry, and keep the lock to the end.
+public final class Qcow2Driver: FormatDriver {
+    public static let name = "qcow2"
+
+    let file: BlockNode
+    let layout: Qcow2Layout
+    /// The tables, under the lock.
+    let metadata: Monitor<Qcow2Metadata>
+    /// Pass what the guest discards on to the file.
+    let discardUnmaps: Bool
+    private let size: Atomic<Int>
+    private let reference: Mutex<BackingReference?>
+    /// 0: not known yet; 1: no; 2: yes.
+    private let holesBehindData = Atomic<Int>(0)
+
+    private init(_ tables: Qcow2Metadata, discardUnmaps: Bool) {
+        file = tables.file
+        layout = tables.layout
+        size = Atomic(tables.header.virtualSize)
+        reference = Mutex(tables.header.backing)
+        metadata = Monitor(tables)
+        self.discardUnmaps = discardUnmaps
+    }
+
+    public static func probe(_ header: RawSpan, filename: String) -> Int {
+        guard let magic: UInt32 = header.bigEndian(at: 0), magic == Qcow2.magic,
+            let version: UInt32 = header.bigEndian(at: 4), version >= 2
+        else { return 0 }
+        return 100
+    }
+
+    public static func open(
+        _ request: OpenRequest, options: inout OptionTree
+    ) throws(BlockError) -> Qcow2Driver {
+        do throws(BlockError) {
+            let header = try readHeader(request.file)
+            try checkSupport(header, request.settings)
+            let tables = try Qcow2Metadata(
+                file: request.file, header: header, isReadOnly: request.settings.readOnly)
+            let driver = Qcow2Driver(tables, discardUnmaps: request.settings.discardUnmaps)
+            try driver.takeOptions(&options)
+            if !request.settings.readOnly && !request.settings.forCheck { try driver.prepareForWriting() }
+            return driver
+        } catch {
+            throw error.concerning(request.file.filename)
+        }
+    }
+
+    /// Options of QEMU's driver that have a meaning here.
+    private func takeOptions(_ options: inout OptionTree) throws(BlockError) {
+        if let lazy = try options.takeFlag("lazy-refcounts") {
+            metadata.withLock { tables in
+                let bit = Qcow2.Compatible.lazyRefcounts
+                if layout.version >= 3 {
+                    tables.header.compatible =
+                        lazy ? tables.header.compatible | bit : tables.header.compatible & ~bit
+                }
+            }
+        }
+    }
+
+    /// Reads and checks the header with its extensions.
+    static func readHeader(_ file: BlockNode) throws(BlockError) -> Qcow2Header {
+        let length = try file.length()
+        let start = try file.readBytes(at: 0, count: min(length, 4096))
+        var header = try Qcow2Header.parse(start.span.bytes)
+        let clusterSize = 1 << header.clusterBits
+        let cluster =
+            clusterSize <= start.count ? start : try file.readBytes(at: 0, count: min(length, clusterSize))
+        try header.readExtensions(cluster.span.bytes.extracting(0..<min(cluster.count, clusterSize)))
+        try header.validate(fileLength: length)
+        return header
+    }
+
+    /// Refuses by name what this version does not read or write; `info` may still look.
+    private static func checkSupport(_ header: Qcow2Header, _ settings: OpenSettings) throws(BlockError) {
+        guard !settings.metadataOnly else { return }
+        let missing: [(Bool, String)] = [
+            (header.incompatible.contains(.dataFile), "external data file"),
+            (header.incompatible.contains(.extendedL2), "extended L2 entries"),
+            (header.cryptMethod != 0, "encryption"),
+        ]
+        if let feature = missing.first(where: { $0.0 })?.1 {
+            throw BlockError(.unsupported, "qcow2 images with \(feature) are not supported yet")
+        }
+        if header.incompatible.contains(.corrupt) && !settings.readOnly && !settings.forCheck {
+            throw BlockError(.corrupt, "qcow2: Image is corrupt; cannot be opened read/write")
+        }
+    }
+
+    public var virtualSize: Int { size.load(ordering: .relaxed) }
+    public var backing: BackingReference? { reference.withLock { $0 } }
+    public var writeGranularity: Int { layout.clusterSize }
+
+    func setVirtualSize(_ bytes: Int) { size.store(bytes, ordering: .relaxed) }
+    func setBacking(_ backing: BackingReference?) { reference.withLock { $0 = backing } }
+
+    /// Runs `body` on the tables when no write is under way.
+    func exclusively<Result>(
+        _ body: (Qcow2Metadata) throws(BlockError) -> Result
+    ) throws(BlockError) -> Result {
+        try metadata.wait(until: { $0.writesInFlight == 0 }) { tables throws(BlockError) -> Result in
+            try body(tables)
+        }
+    }
+
+    // MARK: Writable life
+
+    /// Before the first change: clears what this program does not keep up to date, repairs what was left dirty.
+    private func prepareForWriting() throws(BlockError) {
+        try exclusively { tables throws(BlockError) in
+            guard tables.layout.version >= 3 else { return }
+            if tables.header.incompatible.contains(.dirty) { try Self.repairDirty(tables) }
+            if tables.header.autoclear != 0 {
+                tables.header.autoclear = 0
+                try tables.writeHeaderFields()
+                try tables.barrier()
+            }
+        }
+    }
+
+    /// An image that was not closed has refcounts that may be wrong: they are counted again.
+    static func repairDirty(_ tables: Qcow2Metadata) throws(BlockError) {
+        var lines: [String] = []
+        var checker = try Qcow2Checker(tables)
+        let result = try checker.run(repair: .all) { lines.append($0) }
+        guard result.corruptions == 0, result.checkErrors == 0 else {
+            throw BlockError(
+                .corrupt, "qcow2: The image was not closed properly and could not be repaired",
+                hint: lines.prefix(3).joined(separator: "\n"))
+        }
+    }
+
+    public func flush() throws(BlockError) {
+        try metadata.withLock { tables throws(BlockError) in
+            guard !tables.isReadOnly else { return }
+            // Data written in place leaves no trace in the tables.
+            tables.hasUnflushedWrites = true
+            try tables.commit()
+        }
+    }
+
+    public func close() throws(BlockError) {
+        try exclusively { tables throws(BlockError) in try Self.finishWriting(tables) }
+    }
+
+    /// Leaves nothing in memory that the file should have.
+    static func finishWriting(_ tables: Qcow2Metadata) throws(BlockError) {
+        guard !tables.isReadOnly else { return }
+        if tables.hasChanges { try tables.commit() }
+        if tables.refcountsAreLazy {
+            try tables.writeRefcounts()
+            try tables.setDirty(false)
+            tables.refcountsAreLazy = false
+        }
+        if tables.hasUnflushedWrites { try tables.barrier() }
+    }
+
+    public func willReopen(readOnly: Bool) throws(BlockError) {
+        guard readOnly else { return }
+        try exclusively { tables throws(BlockError) in
+            try Self.finishWriting(tables)
+            tables.isReadOnly = true
+        }
+    }
+
+    public func didReopen(readOnly: Bool) throws(BlockError) {
+        guard !readOnly else { return }
+        metadata.withLock { $0.isReadOnly = false }
+        try prepareForWriting()
+    }
+
+    // MARK: Holes behind data
+
+    public var dataMayBeHoles: Bool {
+        let known = holesBehindData.load(ordering: .relaxed)
+        if known != 0 { return known == 2 }
+        let answer = (try? metadata.withLock { tables throws(BlockError) -> Bool in
+            try Self.looksPreallocated(tables)
+        }) ?? false
+        holesBehindData.store(answer ? 2 : 1, ordering: .relaxed)
+        return answer
+    }
+
+    /// Whether clearly more clusters are counted than the file system has given space to.
+    private static func looksPreallocated(_ tables: Qcow2Metadata) throws(BlockError) -> Bool {
+        let layout = tables.layout
+        guard let allocated = tables.file.storage?.allocatedSize() else { return false }
+        let real = allocated >> layout.clusterBits
+        let threshold = max(real * 10 / 9, real + 2)
+        let inFile = layout.clusters(try tables.file.length())
+        guard inFile > threshold else { return false }
+        let refcounts = try tables.refcounts()
+        var counted = 0
+        for cluster in 0..<inFile where try refcounts.refcount(of: cluster) > 0 {
+            counted += 1
+            if counted > threshold { return true }
+        }
+        return false
+    }
+}
+
+extension Qcow2Metadata {
+    /// Sets or clears the dirty bit, durably.
+    func setDirty(_ isDirty: Bool) throws(BlockError) {
+        guard layout.version >= 3, header.incompatible.contains(.dirty) != isDirty else { return }
+        if !isDirty { try barrier() }
+        if isDirty { header.incompatible.insert(.dirty) } else { header.incompatible.remove(.dirty) }
+        try writeHeaderFields()
+        try barrier()
+    }
+
+    /// Lazy refcounts: the dirty bit is durable before the first table that the refcounts do not follow.
+    func beginLazyRefcounts() throws(BlockError) {
+        guard header.hasLazyRefcounts, !refcountsAreLazy else { return }
+        try setDirty(true)
+        refcountsAreLazy = true
+    }
+}

@@ -1,0 +1,36 @@
+import BlockCore
+
+extension Qcow2Driver {
+    public func describe() throws(BlockError) -> FormatInfo {
+        let header = metadata.withLock { $0.header }
+        var fields = [
+            InfoField("compat", .text(header.version >= 3 ? "1.1" : "0.10")),
+            InfoField("compression-type", .text(header.compressionType.name)),
+        ]
+        if header.version >= 3 { fields.append(InfoField("lazy-refcounts", .flag(header.hasLazyRefcounts))) }
+        fields.append(InfoField("refcount-bits", .number(layout.refcountBits)))
+        if header.incompatible.contains(.dataFile) { fields += dataFileFields(header) }
+        if header.cryptMethod != 0 {
+            let kind = header.cryptMethod == 1 ? "aes" : "luks"
+            fields.append(InfoField("encrypt", .object([InfoField("format", .text(kind))])))
+        }
+        if header.version >= 3 {
+            fields.append(InfoField("corrupt", .flag(header.incompatible.contains(.corrupt))))
+            fields.append(InfoField("extended-l2", .flag(header.incompatible.contains(.extendedL2))))
+        }
+        return FormatInfo(
+            clusterSizeBytes: layout.clusterSize, isEncrypted: header.cryptMethod != 0,
+            isDirty: header.incompatible.contains(.dirty), specific: fields,
+            vmStateOffset: layout.l1Entries(forVirtualSize: header.virtualSize) * layout.guestBytesPerL2Table)
+    }
+
+    /// The name is shown as it stands; nothing is opened for it.
+    private func dataFileFields(_ header: Qcow2Header) -> [InfoField] {
+        let name = header.extensionData(Qcow2.ExtensionType.dataFile) ?? []
+        let isRaw = header.autoclear & Qcow2.Autoclear.dataFileRaw != 0
+        return [
+            InfoField("data-file", .text(String(decoding: name, as: UTF8.self))),
+            InfoField("data-file-raw", .flag(isRaw)),
+        ]
+    }
+}

@@ -1,0 +1,154 @@
+import BlockCore
+
+extension Qcow2Driver {
+    public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+        try metadata.withLock { tables throws(BlockError) -> Extent in
+            guard let table = try tables.l2TableOffset(offset) else {
+                return Extent(.unallocated, length: min(limit, tables.unmappedRun(offset)))
+            }
+            return try tables.extent(at: offset, limit: limit, table: table)
+        }
+    }
+
+    public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        let count = buffer.byteCount
+        var done = 0
+        while done < count {
+            let batch = try compressedBatch(at: offset + done, limit: count - done)
+            let bytes = try file.readBuffer(at: batch.hostRange.lowerBound, count: batch.hostRange.count)
+            for cluster in batch.clusters {
+                let inside = (offset + done) & (layout.clusterSize - 1)
+                let part = min(layout.clusterSize - inside, count - done)
+                var target = buffer.slice(done..<done + part)
+                let payload = cluster.lowerBound - batch.hostRange.lowerBound
+                try decompress(
+                    bytes.bytes(payload..<payload + cluster.count), into: &target, from: inside,
+                    guestOffset: offset + done)
+                done += part
+                if done == count { break }
+            }
+        }
+    }
+
+    /// Compressed clusters that follow each other for the guest and lie close together in the file.
+    private struct CompressedBatch {
+        var hostRange: Range<Int>
+        var clusters: [Range<Int>]
+        static let maximumBytes = 2 << 20
+        static let maximumGap = 65536
+    }
+
+    private func compressedBatch(at offset: Int, limit: Int) throws(BlockError) -> CompressedBatch {
+        try metadata.withLock { tables throws(BlockError) -> CompressedBatch in
+            let first = try tables.compressedRange(at: offset)
+            var batch = CompressedBatch(hostRange: first, clusters: [first])
+            var next = layout.roundedDown(offset) + layout.clusterSize
+            while next < offset + limit {
+                let range = try tables.compressedRange(at: next)
+                let union =
+                    min(batch.hostRange.lowerBound, range.lowerBound)..<max(
+                        batch.hostRange.upperBound, range.upperBound)
+                guard union.count <= CompressedBatch.maximumBytes,
+                    union.count <= batch.hostRange.count + range.count + CompressedBatch.maximumGap
+                else { break }
+                batch.hostRange = union
+                batch.clusters.append(range)
+                next += layout.clusterSize
+            }
+            return batch
+        }
+    }
+
+    /// Decompresses one cluster; `target` gets its bytes from `inside` on.
+    private func decompress(
+        _ payload: RawSpan, into target: inout MutableRawSpan, from inside: Int, guestOffset: Int
+    ) throws(BlockError) {
+        do throws(BlockError) {
+            if inside == 0 && target.byteCount == layout.clusterSize {
+                return try inflate(payload, into: &target)
+            }
+            let cluster = AlignedBuffer(count: layout.clusterSize)
+            var whole = cluster.mutableBytes
+            try inflate(payload, into: &whole)
+            target.copy(from: cluster.bytes(inside..<inside + target.byteCount))
+        } catch {
+            throw BlockError(
+                error.kind, "\(error.message) (cluster at guest offset \(layout.roundedDown(guestOffset)))",
+                path: file.filename, offset: guestOffset)
+        }
+    }
+
+    private func inflate(_ payload: RawSpan, into cluster: inout MutableRawSpan) throws(BlockError) {
+        switch compressionType {
+        case .zlib: try Deflate.decompress(payload, into: &cluster)
+        case .zstd: try Zstandard.decompress(payload, into: &cluster)
+        }
+    }
+}
+
+extension BlockNode {
+    /// Reads into a new buffer.
+    func readBuffer(at offset: Int, count: Int) throws(BlockError) -> AlignedBuffer {
+        let buffer = AlignedBuffer(count: count)
+        var bytes = buffer.mutableBytes
+        try read(into: &bytes, at: offset)
+        return buffer
+    }
+}
+
+extension Qcow2Metadata {
+    /// How far the guest space without L2 tables goes.
+    func unmappedRun(_ guestOffset: Int) -> Int {
+        let span = layout.guestBytesPerL2Table
+        var index = guestOffset / span + 1
+        while index < l1.count, l1[index] & L2Entry.offsetMask == 0 { index += 1 }
+        let (end, overflow) = index.multipliedReportingOverflow(by: span)
+        return (overflow || index >= l1.count ? Int.max : end) - guestOffset
+    }
+
+    /// The run of equal entries at `offset`, within one slice of its L2 table.
+    func extent(at offset: Int, limit: Int, table: Int) throws(BlockError) -> Extent {
+        let (slot, first) = try l2Slot(table: table, index: l2Index(offset))
+        let entry = L2Entry(raw: l2Cache.bigEndian64(slot, first))
+        let kind = entry.kind(version: layout.version)
+        let inside = offset & (layout.clusterSize - 1)
+        let perSlice = layout.sliceSize / 8
+        let wanted = layout.clusters(min(inside + min(limit, Int.max - inside), perSlice << layout.clusterBits))
+        let last = min(first + wanted, perSlice)
+        let keepsPlace = kind == .data || kind == .zeroAllocated
+        if keepsPlace { try checkDataOffset(entry) }
+        var index = first + 1
+        while index < last {
+            let next = L2Entry(raw: l2Cache.bigEndian64(slot, index))
+            guard next.kind(version: layout.version) == kind else { break }
+            if keepsPlace, next.hostOffset != entry.hostOffset + (index - first) << layout.clusterBits { break }
+            index += 1
+        }
+        let length = min(limit, (index - first) << layout.clusterBits - inside)
+        return Extent(status(kind, host: entry.hostOffset + inside), length: length)
+    }
+
+    private func status(_ kind: L2Entry.Kind, host: Int) -> Extent.Status {
+        switch kind {
+        case .unallocated: .unallocated
+        case .zeroPlain: .zero(hostOffset: nil)
+        case .zeroAllocated: .zero(hostOffset: host)
+        case .data: .data(hostOffset: host)
+        case .compressed: .encoded(compressed: true)
+        }
+    }
+
+    /// Data starts at a cluster.
+    func checkDataOffset(_ entry: L2Entry) throws(BlockError) {
+        guard layout.isAligned(entry.hostOffset) else {
+            throw corrupt("Data cluster offset 0x\(String(entry.hostOffset, radix: 16)) unaligned")
+        }
+    }
+
+    /// The host bytes of the compressed cluster at a guest offset.
+    func compressedRange(at guestOffset: Int) throws(BlockError) -> Range<Int> {
+        let entry = try entry(at: guestOffset)
+        guard entry.isCompressed else { throw corrupt("The cluster is not compressed any more") }
+        return entry.compressedRange(layout)
+    }
+}

@@ -1,0 +1,320 @@
+import BlockCore
+
+/// The tables of an open image: header, L1, L2, refcounts, and what waits for the next flush.
+///
+/// Not thread-safe: used under the driver's lock.
+///
+/// Order of writes (``commit()``). Guest data and new refcounts are in the file first; then, after a barrier, the
+/// L2 entries that refer to them; after another, the L1 entries that refer to new L2 tables; after the last,
+/// refcounts of what is no longer referred to go down. A crash between any two leaves leaks at worst.
+final class Qcow2Metadata {
+    let file: BlockNode
+    var header: Qcow2Header
+    let layout: Qcow2Layout
+    let l2Cache: TableCache
+    /// The active L1 table.
+    var l1: [UInt64]
+    private var dirtyL1: Range<Int>?
+    /// Loaded when first needed: reading guest data takes no refcounts.
+    private var loadedRefcounts: RefcountStore?
+    /// Clusters that lose a reference once the L2 and L1 entries without it are durable.
+    private var pendingFrees: [PendingFree] = []
+    /// Data or metadata went to the file since the last barrier.
+    var hasUnflushedWrites = false
+    /// Where the next compressed cluster goes, if its host cluster has room; 0 for nowhere.
+    var freeByteOffset = 0
+    /// Requests that hold clusters without an L2 entry yet.
+    var writesInFlight = 0
+    /// Refcounts need not be up to date in the file, because the dirty bit says so.
+    var refcountsAreLazy = false
+    var isReadOnly: Bool
+
+    /// A run of clusters that loses one reference each.
+    struct PendingFree {
+        var clusters: Range<Int>
+        /// The guest gave the data up: the file's space goes back too.
+        var discards: Bool
+    }
+
+    init(file: BlockNode, header: Qcow2Header, isReadOnly: Bool) throws(BlockError) {
+        self.file = file
+        self.header = header
+        self.isReadOnly = isReadOnly
+        layout = header.layout
+        l2Cache = TableCache(
+            file: file, sliceSize: header.layout.sliceSize, budgetBytes: Qcow2.CacheBudget.l2Bytes)
+        l1 = try BigEndianTable.read(file, at: header.l1Offset, count: header.l1Entries)
+    }
+
+    /// The refcounts, loaded on first use.
+    func refcounts() throws(BlockError) -> RefcountStore {
+        if let loadedRefcounts { return loadedRefcounts }
+        let store = try RefcountStore(
+            file: file, layout: layout, tableOffset: header.refcountTableOffset,
+            tableClusters: header.refcountTableClusters)
+        store.reserved = { [unowned self] in self.fixedMetadata() }
+        loadedRefcounts = store
+        return store
+    }
+
+    /// Clusters that must never be given out, however damaged the refcounts are.
+    private func fixedMetadata() -> [Range<Int>] {
+        func range(_ offset: Int, _ bytes: Int) -> Range<Int> {
+            let first = offset >> layout.clusterBits
+            return first..<first + max(layout.clusters(bytes), 0)
+        }
+        let tableClusters = loadedRefcounts?.tableClusters ?? header.refcountTableClusters
+        let tableOffset = loadedRefcounts?.tableOffset ?? header.refcountTableOffset
+        return [
+            0..<1, range(header.l1Offset, header.l1Entries * 8),
+            range(tableOffset, tableClusters << layout.clusterBits),
+        ]
+    }
+
+    // MARK: L1 and L2
+
+    func setL1(_ index: Int, to value: UInt64) {
+        l1[index] = value
+        let range = index..<index + 1
+        dirtyL1 = dirtyL1.map {
+            min($0.lowerBound, range.lowerBound)..<max($0.upperBound, range.upperBound)
+        } ?? range
+    }
+
+    /// The L2 table that maps a guest offset, or `nil` when there is none.
+    func l2TableOffset(_ guestOffset: Int) throws(BlockError) -> Int? {
+        let index = guestOffset / layout.guestBytesPerL2Table
+        guard l1.indices.contains(index) else { return nil }
+        return try checkedTable(l1[index], index)
+    }
+
+    /// The offset in an L1 entry, checked; `nil` for none.
+    func checkedTable(_ entry: UInt64, _ index: Int) throws(BlockError) -> Int? {
+        let offset = Int(entry & L2Entry.offsetMask)
+        if offset == 0 { return nil }
+        guard layout.isAligned(offset) else {
+            throw corrupt("L2 table offset 0x\(String(offset, radix: 16)) unaligned (L1 index: \(index))")
+        }
+        return offset
+    }
+
+    func corrupt(_ message: String) -> BlockError {
+        BlockError(.corrupt, message, path: file.filename)
+    }
+
+    /// The number of a guest cluster's entry in its L2 table.
+    func l2Index(_ guestOffset: Int) -> Int {
+        (guestOffset >> layout.clusterBits) & (layout.entriesPerL2Table - 1)
+    }
+
+    /// The slot of the slice with entry `index` of the table at `offset`, and the entry's number in it.
+    func l2Slot(table offset: Int, index: Int) throws(BlockError) -> (slot: Int, entry: Int) {
+        if l2Cache.isCrowdedByDirty { try commit() }
+        let perSlice = layout.sliceSize / 8
+        let slot = try l2Cache.slot(at: offset + index / perSlice * layout.sliceSize)
+        return (slot, index % perSlice)
+    }
+
+    /// The entry of one guest cluster.
+    func entry(at guestOffset: Int) throws(BlockError) -> L2Entry {
+        guard let table = try l2TableOffset(guestOffset) else { return .unallocated }
+        let (slot, entry) = try l2Slot(table: table, index: l2Index(guestOffset))
+        return L2Entry(raw: l2Cache.bigEndian64(slot, entry))
+    }
+
+    /// Sets the entry of one guest cluster, whose table is writable already.
+    func setEntry(at guestOffset: Int, to value: L2Entry) throws(BlockError) {
+        let table = try writableL2Table(guestOffset)
+        let (slot, entry) = try l2Slot(table: table, index: l2Index(guestOffset))
+        l2Cache.setBigEndian64(slot, entry, to: value.raw)
+    }
+
+    /// The L2 table of a guest offset, made or copied first when it is missing or shared with a snapshot.
+    func writableL2Table(_ guestOffset: Int) throws(BlockError) -> Int {
+        let index = guestOffset / layout.guestBytesPerL2Table
+        guard l1.indices.contains(index) else { throw corrupt("L1 table is too small") }
+        let old = try checkedTable(l1[index], index)
+        if let old, l1[index] & L2Entry.copiedFlag != 0 { return old }
+        let cluster = try refcounts().allocate(1)
+        let offset = cluster << layout.clusterBits
+        if let old { try copyTable(from: old, to: offset) } else { try clearTable(offset) }
+        setL1(index, to: UInt64(offset) | L2Entry.copiedFlag)
+        if let old { release(old >> layout.clusterBits, count: 1) }
+        return offset
+    }
+
+    /// A new table is all zero in the file before an L1 entry refers to it.
+    private func clearTable(_ offset: Int) throws(BlockError) {
+        l2Cache.discard(offset..<offset + layout.clusterSize)
+        if layout.sliceSize == layout.clusterSize {
+            if l2Cache.isCrowdedByDirty { try commit() }
+            l2Cache.markDirty(try l2Cache.slot(at: offset, load: false), 0..<layout.sliceSize)
+        } else {
+            try file.writeZeroes(at: offset, count: layout.clusterSize)
+            hasUnflushedWrites = true
+        }
+    }
+
+    private func copyTable(from old: Int, to new: Int) throws(BlockError) {
+        l2Cache.discard(new..<new + layout.clusterSize)
+        // A shared table is never changed in the cache, so the file has its contents.
+        let buffer = AlignedBuffer(count: layout.clusterSize)
+        var bytes = buffer.mutableBytes
+        try file.read(into: &bytes, at: old)
+        try file.write(buffer.bytes, at: new)
+        hasUnflushedWrites = true
+    }
+
+    // MARK: Freeing
+
+    /// Takes a reference from clusters once nothing durable refers to them any more.
+    func release(_ cluster: Int, count: Int, discards: Bool = false) {
+        if let last = pendingFrees.last, last.clusters.upperBound == cluster, last.discards == discards {
+            pendingFrees[pendingFrees.count - 1].clusters = last.clusters.lowerBound..<cluster + count
+        } else {
+            pendingFrees.append(PendingFree(clusters: cluster..<cluster + count, discards: discards))
+        }
+    }
+
+    /// Releases what an L2 entry referred to.
+    func release(_ entry: L2Entry, discards: Bool = false) {
+        switch entry.kind(version: layout.version) {
+        case .unallocated, .zeroPlain: break
+        case .data, .zeroAllocated:
+            release(entry.hostOffset >> layout.clusterBits, count: 1, discards: discards)
+        case .compressed:
+            let range = entry.compressedRange(layout)
+            let first = range.lowerBound >> layout.clusterBits
+            let last = (range.upperBound - 1) >> layout.clusterBits
+            release(first, count: last - first + 1)
+        }
+    }
+
+    private func applyFrees() throws(BlockError) {
+        let frees = pendingFrees
+        pendingFrees = []
+        let store = try refcounts()
+        for free in frees {
+            for cluster in free.clusters {
+                guard try store.decrement(cluster) == 0 else { continue }
+                let offset = cluster << layout.clusterBits
+                // What was cached of a table that lay there must not be written over its next contents.
+                l2Cache.discard(offset..<offset + layout.clusterSize)
+                if freeByteOffset >> layout.clusterBits == cluster { freeByteOffset = 0 }
+                if free.discards { try? file.discard(at: offset, count: layout.clusterSize) }
+            }
+        }
+    }
+
+    // MARK: Committing
+
+    /// Whether anything is not in the file yet.
+    var hasChanges: Bool {
+        l2Cache.hasDirty || dirtyL1 != nil || !pendingFrees.isEmpty || loadedRefcounts?.hasDirty == true
+            || hasUnflushedWrites
+    }
+    var hasTooManyFrees: Bool { pendingFrees.count > Qcow2.Limit.pendingFrees }
+
+    /// Makes what was written so far durable.
+    func barrier() throws(BlockError) {
+        try file.flush()
+        hasUnflushedWrites = false
+    }
+
+    /// Writes back everything that is cached, in the order that is safe, and makes it durable.
+    func commit() throws(BlockError) {
+        try commitRefcounts()
+        if l2Cache.hasDirty || dirtyL1 != nil {
+            try barrier()
+            try l2Cache.writeBack()
+            if let dirty = dirtyL1 {
+                try barrier()
+                try BigEndianTable.write(l1, dirty, to: file, at: header.l1Offset)
+                dirtyL1 = nil
+            }
+            hasUnflushedWrites = true
+        }
+        if hasUnflushedWrites || !pendingFrees.isEmpty { try barrier() }
+        guard !pendingFrees.isEmpty else { return }
+        try applyFrees()
+        try commitRefcounts()
+    }
+
+    /// Refcounts go to the file: blocks, then table entries, then, for a table that grew, the header.
+    private func commitRefcounts() throws(BlockError) {
+        guard let store = loadedRefcounts, store.hasDirty || store.needsPlacing else { return }
+        if refcountsAreLazy && !store.needsPlacing { return }
+        try writeRefcounts(store)
+    }
+
+    /// Writes the refcounts whatever the dirty bit allows.
+    func writeRefcounts() throws(BlockError) {
+        if let store = loadedRefcounts { try writeRefcounts(store) }
+    }
+
+    private func writeRefcounts(_ store: RefcountStore) throws(BlockError) {
+        if store.needsPlacing {
+            let old = try store.placeTable()
+            try barrier()
+            header.refcountTableOffset = store.tableOffset
+            header.refcountTableClusters = store.tableClusters
+            try writeHeaderFields()
+            try barrier()
+            for cluster in old { try store.decrement(cluster) }
+        }
+        try store.writeBack { () throws(BlockError) in try barrier() }
+        hasUnflushedWrites = true
+    }
+
+    /// Writes the fixed header fields: one sector, so old or new after a crash.
+    func writeHeaderFields() throws(BlockError) {
+        try file.write(header.fixedBytes().span.bytes, at: 0)
+        hasUnflushedWrites = true
+    }
+
+    /// Replaces the active L1 table: writes it to a new place, durable, before the header points to it.
+    ///
+    /// The old table's clusters lose a reference; what the tables refer to is the caller's affair.
+    func moveL1(to entries: [UInt64], change: (inout Qcow2Header) -> Void = { _ in }) throws(BlockError) {
+        let clusters = max(1, layout.clusters(entries.count * 8))
+        let start = try refcounts().allocate(clusters)
+        try BigEndianTable.write(entries, to: file, at: start << layout.clusterBits)
+        try padTable(start << layout.clusterBits, entries.count * 8)
+        hasUnflushedWrites = true
+        try commit()
+        try barrier()
+        let old = header.l1Offset >> layout.clusterBits
+        let oldClusters = layout.clusters(header.l1Entries * 8)
+        let before = header
+        header.l1Offset = start << layout.clusterBits
+        header.l1Entries = entries.count
+        change(&header)
+        do throws(BlockError) { try writeHeaderFields() } catch {
+            header = before
+            throw error
+        }
+        l1 = entries
+        dirtyL1 = nil
+        try barrier()
+        if oldClusters > 0 { release(old, count: oldClusters) }
+    }
+
+    /// Fills the rest of a table's last sector, so that the file does not end inside an entry.
+    private func padTable(_ offset: Int, _ bytes: Int) throws(BlockError) {
+        let end = bytes.roundedUp(to: Qcow2.sectorBytes) ?? bytes
+        guard end > bytes || bytes == 0 else { return }
+        let zeroes = [UInt8](repeating: 0, count: max(end, Qcow2.sectorBytes) - bytes)
+        try file.write(zeroes.span.bytes, at: offset + bytes)
+    }
+
+    /// Forgets every change that is not in the file and reads L1 and refcounts again, after a repair.
+    func reload() throws(BlockError) {
+        l2Cache.discardAll()
+        pendingFrees = []
+        dirtyL1 = nil
+        freeByteOffset = 0
+        l1 = try BigEndianTable.read(file, at: header.l1Offset, count: header.l1Entries)
+        try loadedRefcounts?.reload(
+            tableOffset: header.refcountTableOffset, tableClusters: header.refcountTableClusters)
+    }
+}

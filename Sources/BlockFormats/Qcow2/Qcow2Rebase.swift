@@ -1,0 +1,50 @@
+import BlockCore
+
+extension Qcow2Driver: Rebasable {
+    /// Order of writes: the new name goes to a place that the header does not refer to, a barrier, then the first
+    /// sector, which holds the name's place and the format: old or new after a crash.
+    public func changeBacking(to backing: BackingReference?) throws(BlockError) {
+        try exclusively { tables throws(BlockError) in
+            try tables.commit()
+            var header = tables.header
+            let old = header.backing.map { header.backingOffset..<header.backingOffset + $0.filename.utf8.count }
+            header.backing = backing
+            header.backingOffset = 0
+            if let backing {
+                try header.placeBackingName(avoiding: old)
+                try tables.file.write(Array(backing.filename.utf8).span.bytes, at: header.backingOffset)
+                try tables.barrier()
+            }
+            try tables.file.write(header.bytesWithExtensions().span.bytes, at: 0)
+            try tables.barrier()
+            tables.header = header
+        }
+        setBacking(backing)
+    }
+}
+
+extension Qcow2Header {
+    /// Finds a place for the backing name in the header's cluster, behind the extensions.
+    ///
+    /// - Parameter old: where a name is that must survive until the header is written.
+    /// - Throws: `limit` when the name is too long or does not fit.
+    mutating func placeBackingName(avoiding old: Range<Int>? = nil) throws(BlockError) {
+        guard let backing else { return }
+        let length = backing.filename.utf8.count
+        guard length <= Qcow2.Limit.backingNameBytes,
+            (backing.format?.utf8.count ?? 0) <= Qcow2.Limit.backingFormatBytes
+        else { throw BlockError(.limit, "Backing file name too long") }
+        backingOffset = 0
+        if bytesWithExtensions().count + length > 1 << clusterBits {
+            // The names of feature bits are a courtesy; in a small cluster the backing name comes first.
+            extensions.removeAll { $0.type == Qcow2.ExtensionType.featureNames }
+        }
+        let first = bytesWithExtensions().count
+        let last = (1 << clusterBits) - length
+        guard first <= last else {
+            throw BlockError(.limit, "The backing file name does not fit into the header cluster")
+        }
+        backingOffset = first
+        if let old, old.overlaps(first..<first + length), old.upperBound <= last { backingOffset = old.upperBound }
+    }
+}

@@ -1,0 +1,216 @@
+import BlockCore
+
+extension Qcow2Checker {
+    /// Builds a new refcount structure behind everything that is in the file.
+    ///
+    /// Order of writes: new blocks and a new table where nothing lies, a barrier, then the header's sector. The
+    /// old structure is unused from then on.
+    mutating func rebuild() throws(BlockError) {
+        let used = try usedBlocks()
+        let perTableCluster = layout.clusterSize / 8
+        var blocks = used
+        var tableClusters = 0
+        var blockClusters = 0
+        // The structure counts its own clusters too, which may take more blocks.
+        while true {
+            let end = fileClusters + blockClusters + tableClusters
+            let own = end > fileClusters ? fileClusters / layout.refcountsPerBlock...(end - 1) / layout.refcountsPerBlock : nil
+            let all = own.map { used.union($0) } ?? used
+            let highest = (all.max() ?? 0) + 1
+            let newTable = (highest + perTableCluster - 1) / perTableCluster
+            if all.count == blockClusters && newTable == tableClusters { break }
+            blocks = all
+            blockClusters = all.count
+            tableClusters = newTable
+        }
+        guard tableClusters << layout.clusterBits <= Qcow2.Limit.refcountTableBytes else {
+            throw BlockError(.limit, "The refcount table would become too large", path: tables.file.filename)
+        }
+        try write(blocks.sorted(), tableClusters: tableClusters)
+    }
+
+    /// The numbers of the blocks that count at least one cluster in use.
+    private mutating func usedBlocks() throws(BlockError) -> Set<Int> {
+        var used: Set<Int> = []
+        let layout = layout
+        try eachRebuildWindow { window, _ in
+            var block = window.clusters.lowerBound / layout.refcountsPerBlock
+            while block * layout.refcountsPerBlock < window.clusters.upperBound {
+                let range = block * layout.refcountsPerBlock..<(block + 1) * layout.refcountsPerBlock
+                if !window.isFree(range.clamped(to: window.clusters)) { used.insert(block) }
+                block += 1
+            }
+        }
+        return used
+    }
+
+    /// Counts all references but those of the old refcount structure, window by window.
+    private mutating func eachRebuildWindow(
+        _ body: (ReferenceWindow, Int) throws(BlockError) -> Void
+    ) throws(BlockError) {
+        let before = result
+        let wasQuiet = isQuiet
+        isQuiet = true
+        let header = tables.header
+        let table = try tables.refcounts().table
+        // Windows end where blocks end, so that each block is filled from one window.
+        let step = max(
+            layout.refcountsPerBlock, ReferenceWindow.maximumClusters.roundedDown(to: layout.refcountsPerBlock))
+        var start = 0
+        repeat {
+            let end = min(fileClusters, start + step)
+            var window = ReferenceWindow(start..<end)
+            try countReferences(into: &window, { _ in })
+            window.uncount(
+                header.refcountTableOffset >> layout.clusterBits..<layout.clusters(
+                    header.refcountTableOffset + header.refcountTableClusters << layout.clusterBits))
+            for entry in table {
+                let offset = Int(entry & L2Entry.offsetMask)
+                guard offset != 0, layout.isAligned(offset), layout.clusters(offset) < fileClusters else { continue }
+                window.uncount(offset >> layout.clusterBits..<offset >> layout.clusterBits + 1)
+            }
+            try body(window, start)
+            start = end
+        } while start < fileClusters
+        result = before
+        isQuiet = wasQuiet
+    }
+
+    /// Writes table and blocks and switches the header to them.
+    private mutating func write(_ blocks: [Int], tableClusters: Int) throws(BlockError) {
+        let file = tables.file
+        let tableStart = fileClusters
+        let firstBlock = tableStart + tableClusters
+        let own = tableStart..<firstBlock + blocks.count
+        var table = [UInt64](repeating: 0, count: (tableClusters << layout.clusterBits) >> 3)
+        let place = Dictionary(uniqueKeysWithValues: blocks.enumerated().map { ($1, firstBlock + $0) })
+        for (block, cluster) in place { table[block] = UInt64(cluster << layout.clusterBits) }
+        var written: Set<Int> = []
+        let layout = layout
+        try eachRebuildWindow { window, _ throws(BlockError) in
+            let first = window.clusters.lowerBound / layout.refcountsPerBlock
+            let last = max(window.clusters.lowerBound, window.clusters.upperBound - 1) / layout.refcountsPerBlock
+            for block in first...last {
+                guard let cluster = place[block] else { continue }
+                let bytes = Self.block(block, window, own, layout)
+                try file.write(bytes.bytes, at: cluster << layout.clusterBits)
+                written.insert(block)
+            }
+        }
+        for block in blocks where !written.contains(block) {
+            let bytes = Self.block(block, ReferenceWindow(0..<0), own, layout)
+            try file.write(bytes.bytes, at: (place[block] ?? 0) << layout.clusterBits)
+        }
+        try BigEndianTable.write(table, to: file, at: tableStart << layout.clusterBits)
+        try tables.barrier()
+        tables.header.refcountTableOffset = tableStart << layout.clusterBits
+        tables.header.refcountTableClusters = tableClusters
+        try tables.writeHeaderFields()
+        try tables.barrier()
+        try tables.reload()
+        self = try reopened()
+    }
+
+    /// A checker for the same image with what is known so far, for a file that has grown.
+    private func reopened() throws(BlockError) -> Qcow2Checker {
+        var next = try Qcow2Checker(tables)
+        next.result = result
+        next.needsRebuild = needsRebuild
+        next.hasWrongFlags = hasWrongFlags
+        next.unmendable = unmendable
+        next.isQuiet = isQuiet
+        return next
+    }
+
+    /// A refcount block with the counts of a window and of the new structure itself.
+    private static func block(
+        _ index: Int, _ window: ReferenceWindow, _ own: Range<Int>, _ layout: Qcow2Layout
+    ) -> AlignedBuffer {
+        let buffer = AlignedBuffer(count: layout.clusterSize, zeroed: true)
+        var bytes = buffer.mutableBytes
+        let range = index * layout.refcountsPerBlock..<(index + 1) * layout.refcountsPerBlock
+        for cluster in range.clamped(to: window.clusters) {
+            let count = min(window.count(of: cluster), layout.maximumRefcount)
+            RefcountEntries.set(&bytes, cluster - range.lowerBound, to: count, order: layout.refcountOrder)
+        }
+        for cluster in range.clamped(to: own) {
+            RefcountEntries.set(&bytes, cluster - range.lowerBound, to: 1, order: layout.refcountOrder)
+        }
+        return buffer
+    }
+
+    // MARK: Flags
+
+    /// Tells of every active entry whose "copied" flag contradicts the refcount, and sets it right.
+    mutating func checkFlags(repair: Bool, _ report: (String) -> Void) throws(BlockError) {
+        let store = try tables.refcounts()
+        let buffer = AlignedBuffer(count: layout.clusterSize)
+        for index in tables.l1.indices {
+            let entry = tables.l1[index]
+            let table = Int(entry & L2Entry.offsetMask)
+            guard table != 0, layout.isAligned(table), layout.clusters(table) < fileClusters else { continue }
+            let refcount = try store.refcount(of: table >> layout.clusterBits)
+            if (refcount == 1) != (entry & L2Entry.copiedFlag != 0) {
+                note("ERROR OFLAG_COPIED L2 cluster: l1_index=\(index) l1_entry=\(hex(entry)) refcount=\(refcount)",
+                    repair, report)
+                if repair { tables.setL1(index, to: entry ^ L2Entry.copiedFlag) }
+            }
+            var bytes = buffer.mutableBytes
+            try tables.file.read(into: &bytes, at: table)
+            if try checkFlags(in: buffer, store, repair, report) {
+                try tables.file.write(buffer.bytes, at: table)
+                tables.l2Cache.discard(table..<table + layout.clusterSize)
+            }
+        }
+        if repair {
+            try tables.commit()
+            try tables.barrier()
+        }
+    }
+
+    private mutating func note(_ line: String, _ repair: Bool, _ report: (String) -> Void) {
+        if repair {
+            result.corruptionsFixed += 1
+            report(line.replacingPrefix("ERROR", with: "Repairing"))
+        } else {
+            result.corruptions += 1
+            report(line)
+        }
+    }
+
+    /// - Returns: whether entries in `buffer` were changed.
+    private mutating func checkFlags(
+        in buffer: AlignedBuffer, _ store: RefcountStore, _ repair: Bool, _ report: (String) -> Void
+    ) throws(BlockError) -> Bool {
+        var changed = false
+        for index in 0..<layout.entriesPerL2Table {
+            let entry = L2Entry(raw: buffer.bytes.bigEndian(at: index * 8) ?? 0)
+            let host = entry.hostOffset
+            guard entry.raw != 0, !entry.isCompressed, host != 0, layout.isAligned(host),
+                layout.clusters(host) < fileClusters
+            else { continue }
+            let refcount = try store.refcount(of: host >> layout.clusterBits)
+            guard (refcount == 1) != entry.isCopied else { continue }
+            note("ERROR OFLAG_COPIED data cluster: l2_entry=\(hex(entry.raw)) refcount=\(refcount)", repair, report)
+            guard repair else { continue }
+            var bytes = buffer.mutableBytes
+            bytes.storeBigEndian(entry.raw ^ L2Entry.copiedFlag, at: index * 8)
+            changed = true
+        }
+        return changed
+    }
+}
+
+extension String {
+    /// The text with another prefix.
+    fileprivate func replacingPrefix(_ prefix: String, with other: String) -> String {
+        hasPrefix(prefix) ? other + dropFirst(prefix.count) : self
+    }
+}
+
+extension ReferenceWindow {
+    /// Takes back one reference to each of `range` that lies in this window.
+    mutating func uncount(_ range: Range<Int>) {
+        for cluster in range.clamped(to: clusters) { takeBack(cluster) }
+    }
+}

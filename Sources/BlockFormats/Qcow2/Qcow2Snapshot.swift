@@ -1,0 +1,149 @@
+import BlockCore
+
+/// An entry of the snapshot table (section "Snapshots").
+///
+///     0 l1_table_offset  8 l1_size  12 id size  14 name size  16 date seconds  20 date nanoseconds
+///     24 VM clock nanoseconds  32 VM state size  36 extra data size  40 extra data, id, name, padding to 8
+///     extra data: 0 VM state size (64 bits)  8 virtual size  16 instruction count
+struct Qcow2Snapshot: Sendable, Equatable {
+    var l1Offset: Int
+    var l1Entries: Int
+    var info: SnapshotInfo
+    /// Extra data beyond what is known here, kept as it is.
+    var unknownExtra: [UInt8] = []
+    /// How much extra data the image had.
+    var extraSize = knownExtraSize
+
+    static let fixedSize = 40
+    static let knownExtraSize = 24
+    /// Stands for "not recorded" in the instruction count.
+    private static let noInstructionCount = UInt64.max
+
+    /// Reads the entry at `position`; `nil` when it does not end inside the array.
+    static func parse(_ table: [UInt8], at position: Int) -> (snapshot: Qcow2Snapshot, size: Int)? {
+        guard position <= table.count else { return nil }
+        return parse(table.span.bytes.extracting(position..<table.count))
+    }
+
+    /// Reads the entry at the start of `bytes`; `nil` when it does not end inside.
+    static func parse(_ bytes: RawSpan) -> (snapshot: Qcow2Snapshot, size: Int)? {
+        guard bytes.byteCount >= fixedSize,
+            let offset = Int(exactly: bytes.bigEndian(UInt64.self, at: 0) ?? 0),
+            let idSize: UInt16 = bytes.bigEndian(at: 12), let nameSize: UInt16 = bytes.bigEndian(at: 14),
+            let extraSize: UInt32 = bytes.bigEndian(at: 36), extraSize <= Qcow2.Limit.snapshotExtraBytes
+        else { return nil }
+        let idStart = fixedSize + Int(extraSize)
+        let nameStart = idStart + Int(idSize)
+        let end = nameStart + Int(nameSize)
+        guard let extra = bytes.part(fixedSize..<idStart), let id = bytes.text(idStart..<nameStart),
+            let name = bytes.text(nameStart..<end)
+        else { return nil }
+        var info = SnapshotInfo(id: id, name: name)
+        info.dateSeconds = Int(bytes.bigEndian(UInt32.self, at: 16) ?? 0)
+        info.dateNanoseconds = Int(bytes.bigEndian(UInt32.self, at: 20) ?? 0)
+        info.vmClockNanoseconds = Int(clamping: bytes.bigEndian(UInt64.self, at: 24) ?? 0)
+        info.vmStateSizeBytes = Int(bytes.bigEndian(UInt32.self, at: 32) ?? 0)
+        readExtra(extra, into: &info)
+        let snapshot = Qcow2Snapshot(
+            l1Offset: offset, l1Entries: Int(bytes.bigEndian(UInt32.self, at: 8) ?? 0), info: info,
+            unknownExtra: extra.part(knownExtraSize..<max(knownExtraSize, extra.byteCount))?.array ?? [],
+            extraSize: Int(extraSize))
+        return (snapshot, (end + 7) & ~7)
+    }
+
+    private static func readExtra(_ extra: RawSpan, into info: inout SnapshotInfo) {
+        if let size: UInt64 = extra.bigEndian(at: 0) { info.vmStateSizeBytes = Int(clamping: size) }
+        if let size: UInt64 = extra.bigEndian(at: 8) { info.virtualSize = Int(clamping: size) }
+        if let count: UInt64 = extra.bigEndian(at: 16), count != noInstructionCount {
+            info.instructionCount = Int(clamping: count)
+        }
+    }
+
+    /// The entry as it stands in the table, padded to 8 bytes.
+    func serialised() -> [UInt8] {
+        let id = Array(info.id.utf8)
+        let name = Array(info.name.utf8)
+        var bytes = [UInt8](repeating: 0, count: Self.fixedSize + Self.knownExtraSize)
+        var elements = bytes.mutableSpan
+        var span = elements.mutableBytes
+        span.storeBigEndian(UInt64(l1Offset), at: 0)
+        span.storeBigEndian(UInt32(l1Entries), at: 8)
+        span.storeBigEndian(UInt16(id.count), at: 12)
+        span.storeBigEndian(UInt16(name.count), at: 14)
+        span.storeBigEndian(UInt32(truncatingIfNeeded: info.dateSeconds), at: 16)
+        span.storeBigEndian(UInt32(truncatingIfNeeded: info.dateNanoseconds), at: 20)
+        span.storeBigEndian(UInt64(info.vmClockNanoseconds), at: 24)
+        let stateSize = UInt32(exactly: info.vmStateSizeBytes) ?? 0
+        span.storeBigEndian(stateSize, at: 32)
+        span.storeBigEndian(UInt32(Self.knownExtraSize + unknownExtra.count), at: 36)
+        span.storeBigEndian(UInt64(info.vmStateSizeBytes), at: 40)
+        span.storeBigEndian(UInt64(info.virtualSize ?? 0), at: 48)
+        span.storeBigEndian(info.instructionCount.map { UInt64($0) } ?? Self.noInstructionCount, at: 56)
+        bytes += unknownExtra + id + name
+        bytes += repeatElement(0, count: (8 - bytes.count % 8) % 8)
+        return bytes
+    }
+}
+
+extension Qcow2Metadata {
+    /// Reads the snapshot table.
+    ///
+    /// - Returns: the snapshots and how many bytes the table takes.
+    func snapshotTable() throws(BlockError) -> (snapshots: [Qcow2Snapshot], bytes: Int) {
+        let count = header.snapshotCount
+        guard count > 0 else { return ([], 0) }
+        let available = max(0, try file.length() - header.snapshotsOffset)
+        // Entries are read as far as they are needed: the count is the image's, the bytes are the file's.
+        let limit = min(available, Qcow2.Limit.snapshotTableBytes)
+        var window = try file.readBytes(at: header.snapshotsOffset, count: min(limit, 65536))
+        var snapshots: [Qcow2Snapshot] = []
+        var position = 0
+        while snapshots.count < count {
+            if let (snapshot, size) = Qcow2Snapshot.parse(window, at: position) {
+                snapshots.append(try checked(snapshot))
+                position += size
+            } else if window.count < limit {
+                let larger = min(limit, window.count * 4)
+                window = try file.readBytes(at: header.snapshotsOffset, count: larger)
+            } else {
+                throw corrupt("Snapshot table entry \(snapshots.count) is damaged or the table is too large")
+            }
+        }
+        return (snapshots, position)
+    }
+
+    private func checked(_ snapshot: Qcow2Snapshot) throws(BlockError) -> Qcow2Snapshot {
+        guard snapshot.l1Entries <= Qcow2.Limit.l1TableBytes / 8 else {
+            throw BlockError(.limit, "Snapshot L1 table too large", path: file.filename)
+        }
+        try Qcow2Header.checkTable("Snapshot L1 table", snapshot.l1Offset, snapshot.l1Entries * 8, layout)
+        return snapshot
+    }
+
+    /// Writes a new snapshot table and makes the header point to it.
+    ///
+    /// Order of writes: the table in a new place, a barrier, then place and count in the header's sector, a
+    /// barrier, then the old table's space is released.
+    func replaceSnapshotTable(_ snapshots: [Qcow2Snapshot]) throws(BlockError) {
+        let oldBytes = try snapshotTable().bytes
+        let old = header.snapshotsOffset
+        let bytes = snapshots.flatMap { $0.serialised() }
+        guard bytes.count <= Qcow2.Limit.snapshotTableBytes, snapshots.count <= Qcow2.Limit.snapshots else {
+            throw BlockError(.limit, "Too many snapshots", path: file.filename)
+        }
+        var changed = header
+        changed.snapshotCount = snapshots.count
+        changed.snapshotsOffset = 0
+        if !bytes.isEmpty {
+            let cluster = try refcounts().allocate(layout.clusters(bytes.count))
+            changed.snapshotsOffset = cluster << layout.clusterBits
+            try file.write(bytes.span.bytes, at: changed.snapshotsOffset)
+            hasUnflushedWrites = true
+            try commit()
+        }
+        try file.write(changed.fixedBytes().span.bytes, at: 0)
+        header = changed
+        try barrier()
+        if oldBytes > 0 { release(old >> layout.clusterBits, count: layout.clusters(oldBytes)) }
+    }
+}

@@ -1,0 +1,250 @@
+import BlockCore
+
+/// Snapshots share clusters with the active state by refcounts.
+///
+/// While refcounts and "copied" flags are out of step, version 3 images carry the dirty bit, so that a crash is
+/// followed by a repair. Version 2 has no such bit: there the flags are cleared before refcounts go up, and set
+/// after refcounts have gone down, so that a crash never leaves a shared cluster that looks unshared.
+extension Qcow2Driver: SnapshotCapable {
+    public func snapshots() throws(BlockError) -> [SnapshotInfo] {
+        try metadata.withLock { tables throws(BlockError) -> [SnapshotInfo] in
+            try tables.snapshotTable().snapshots.map(\.info)
+        }
+    }
+
+    public func createSnapshot(_ info: SnapshotInfo) throws(BlockError) {
+        try exclusively { tables throws(BlockError) in
+            try tables.checkMayChange()
+            var snapshots = try tables.snapshotTable().snapshots
+            guard snapshots.count < Qcow2.Limit.snapshots else {
+                throw BlockError(.limit, "Too many snapshots", path: file.filename)
+            }
+            var info = info
+            let highest = snapshots.compactMap { Int($0.info.id) }.max() ?? 0
+            if info.id.isEmpty { info.id = String(highest + 1) }
+            info.virtualSize = tables.header.virtualSize
+            guard info.id.utf8.count <= 0xffff, info.name.utf8.count <= 0xffff else {
+                throw BlockError(.invalidArgument, "The snapshot's name is too long", path: file.filename)
+            }
+            try tables.commit()
+            let wasDirty = tables.header.incompatible.contains(.dirty)
+            try tables.withDirtyBit { () throws(BlockError) in
+                let l1 = tables.l1
+                try tables.setCopiedFlags(shared: true)
+                do throws(BlockError) { try tables.shareClusters(of: l1) } catch {
+                    try tables.setCopiedFlags(shared: false)
+                    try tables.setDirty(wasDirty)
+                    throw error
+                }
+                let start = try tables.writeTableCopy(tables.l1)
+                snapshots.append(Qcow2Snapshot(l1Offset: start, l1Entries: l1.count, info: info))
+                try tables.replaceSnapshotTable(snapshots)
+                try tables.commit()
+            }
+        }
+    }
+
+    public func applySnapshot(_ idOrName: String) throws(BlockError) {
+        try exclusively { tables throws(BlockError) in
+            try tables.checkMayChange()
+            let snapshot = try tables.findSnapshot(idOrName)
+            let size = snapshot.info.virtualSize ?? tables.header.virtualSize
+            guard size <= Qcow2.Limit.virtualSize else { throw tables.corrupt("The snapshot's disk size is invalid") }
+            try tables.commit()
+            let entries = max(snapshot.l1Entries, layout.l1Entries(forVirtualSize: size))
+            var target = try tables.snapshotL1(snapshot).map { $0 & ~L2Entry.copiedFlag }
+            target += [UInt64](repeating: 0, count: entries - target.count)
+            try tables.withDirtyBit { () throws(BlockError) in
+                let replaced = tables.l1
+                try tables.shareClusters(of: target)
+                try tables.moveL1(to: target) { $0.virtualSize = size }
+                try tables.unshareClusters(of: replaced)
+                try tables.commit()
+                try tables.setCopiedFlags(shared: false)
+                try tables.commit()
+            }
+            setVirtualSize(size)
+        }
+    }
+
+    public func deleteSnapshot(_ idOrName: String) throws(BlockError) {
+        try exclusively { tables throws(BlockError) in
+            try tables.checkMayChange()
+            let doomed = try tables.findSnapshot(idOrName)
+            let entries = try tables.snapshotL1(doomed)
+            var snapshots = try tables.snapshotTable().snapshots
+            snapshots.removeAll { $0 == doomed }
+            try tables.commit()
+            try tables.withDirtyBit { () throws(BlockError) in
+                try tables.replaceSnapshotTable(snapshots)
+                try tables.unshareClusters(of: entries)
+                tables.release(
+                    doomed.l1Offset >> layout.clusterBits, count: layout.clusters(doomed.l1Entries * 8),
+                    discards: true)
+                try tables.commit()
+                try tables.setCopiedFlags(shared: false)
+                try tables.commit()
+            }
+        }
+    }
+
+    public func selectSnapshot(id: String?, name: String?) throws(BlockError) {
+        try exclusively { tables throws(BlockError) in
+            guard tables.isReadOnly else {
+                throw BlockError(.invalidArgument, "Device is not readonly", path: file.filename)
+            }
+            let all = try tables.snapshotTable().snapshots
+            let found = all.first { snapshot in
+                (id == nil || snapshot.info.id == id) && (name == nil || snapshot.info.name == name)
+            }
+            guard let found, id != nil || name != nil else {
+                throw BlockError(.notFound, "Can't find snapshot", path: file.filename)
+            }
+            let size = found.info.virtualSize ?? tables.header.virtualSize
+            guard size <= Qcow2.Limit.virtualSize, found.l1Entries >= layout.l1Entries(forVirtualSize: size)
+            else { throw tables.corrupt("The snapshot's L1 table is too small for its disk size") }
+            tables.l1 = try tables.snapshotL1(found)
+            tables.l2Cache.discardAll()
+            setVirtualSize(size)
+        }
+    }
+}
+
+extension Qcow2Metadata {
+    fileprivate func checkMayChange() throws(BlockError) {
+        if isReadOnly { throw BlockError(.readOnly, "Block node is read-only", path: file.filename) }
+    }
+
+    /// The snapshot with that id, or else that name.
+    fileprivate func findSnapshot(_ idOrName: String) throws(BlockError) -> Qcow2Snapshot {
+        let all = try snapshotTable().snapshots
+        guard let found = all.first(where: { $0.info.id == idOrName })
+            ?? all.first(where: { $0.info.name == idOrName })
+        else { throw BlockError(.notFound, "snapshot not found", path: file.filename) }
+        return found
+    }
+
+    /// A snapshot's L1 table.
+    func snapshotL1(_ snapshot: Qcow2Snapshot) throws(BlockError) -> [UInt64] {
+        try BigEndianTable.read(file, at: snapshot.l1Offset, count: snapshot.l1Entries)
+    }
+
+    /// Runs `body` with the dirty bit set, where there is one; it stays set when `body` fails.
+    fileprivate func withDirtyBit(_ body: () throws(BlockError) -> Void) throws(BlockError) {
+        let wasDirty = header.incompatible.contains(.dirty)
+        try setDirty(true)
+        try body()
+        if !wasDirty { try setDirty(false) }
+    }
+
+    /// Writes a copy of an L1 table to a new place and answers its offset.
+    fileprivate func writeTableCopy(_ entries: [UInt64]) throws(BlockError) -> Int {
+        let start = try refcounts().allocate(max(1, layout.clusters(entries.count * 8))) << layout.clusterBits
+        let padded = entries + [UInt64](repeating: 0, count: (64 - entries.count % 64) % 64)
+        try BigEndianTable.write(padded, to: file, at: start)
+        hasUnflushedWrites = true
+        return start
+    }
+
+    /// Calls `body` with every L2 table that an L1 table refers to, loaded into one reused buffer.
+    func eachL2Table(
+        of l1: [UInt64], _ body: (_ offset: Int, _ bytes: AlignedBuffer) throws(BlockError) -> Void
+    ) throws(BlockError) {
+        let buffer = AlignedBuffer(count: layout.clusterSize)
+        for index in l1.indices {
+            guard let offset = try checkedTable(l1[index], index) else { continue }
+            var bytes = buffer.mutableBytes
+            try file.read(into: &bytes, at: offset)
+            try body(offset, buffer)
+        }
+    }
+
+    /// The clusters that an L2 entry refers to.
+    func clusters(of entry: L2Entry) throws(BlockError) -> Range<Int> {
+        switch entry.kind(version: layout.version) {
+        case .unallocated, .zeroPlain: return 0..<0
+        case .data, .zeroAllocated:
+            try checkDataOffset(entry)
+            let cluster = entry.hostOffset >> layout.clusterBits
+            return cluster..<cluster + 1
+        case .compressed:
+            let range = entry.compressedRange(layout)
+            return range.lowerBound >> layout.clusterBits..<((range.upperBound - 1) >> layout.clusterBits) + 1
+        }
+    }
+
+    /// Adds a reference to all that an L1 table refers to, durably. Adds none when one cannot be added.
+    fileprivate func shareClusters(of l1: [UInt64]) throws(BlockError) {
+        let store = try refcounts()
+        var added = 0
+        do throws(BlockError) {
+            try eachReference(of: l1) { cluster throws(BlockError) in
+                try store.increment(cluster)
+                added += 1
+            }
+        } catch {
+            try eachReference(of: l1) { cluster throws(BlockError) in
+                guard added > 0 else { return }
+                try store.decrement(cluster)
+                added -= 1
+            }
+            throw error
+        }
+        try commit()
+        try barrier()
+    }
+
+    /// Calls `body` for every reference below an L1 table: clusters of L2 entries, then the L2 table's own.
+    private func eachReference(
+        of l1: [UInt64], _ body: (_ cluster: Int) throws(BlockError) -> Void
+    ) throws(BlockError) {
+        try eachL2Table(of: l1) { offset, bytes throws(BlockError) in
+            for index in 0..<layout.entriesPerL2Table {
+                let entry = L2Entry(raw: bytes.bytes.bigEndian(at: index * 8) ?? 0)
+                if entry == .unallocated { continue }
+                for cluster in try clusters(of: entry) { try body(cluster) }
+            }
+            try body(offset >> layout.clusterBits)
+        }
+    }
+
+    /// Releases all that an L1 table refers to.
+    fileprivate func unshareClusters(of l1: [UInt64]) throws(BlockError) {
+        try eachL2Table(of: l1) { offset, bytes throws(BlockError) in
+            for index in 0..<layout.entriesPerL2Table {
+                let entry = L2Entry(raw: bytes.bytes.bigEndian(at: index * 8) ?? 0)
+                if entry != .unallocated { release(entry, discards: true) }
+            }
+            release(offset >> layout.clusterBits, count: 1, discards: true)
+            if hasTooManyFrees { try commit() }
+        }
+    }
+
+    /// Sets the "copied" flags of the active tables by what the refcounts say, durably.
+    ///
+    /// - Parameter shared: everything is about to be shared, so all flags are cleared.
+    func setCopiedFlags(shared: Bool) throws(BlockError) {
+        try commit()
+        let store = try refcounts()
+        for index in l1.indices {
+            guard let table = try checkedTable(l1[index], index) else { continue }
+            try setCopiedFlags(table: table, shared: shared, store)
+            let isOwn = shared ? false : try store.refcount(of: table >> layout.clusterBits) == 1
+            let entry = isOwn ? l1[index] | L2Entry.copiedFlag : l1[index] & ~L2Entry.copiedFlag
+            if entry != l1[index] { setL1(index, to: entry) }
+        }
+        try commit()
+        try barrier()
+    }
+
+    private func setCopiedFlags(table: Int, shared: Bool, _ store: RefcountStore) throws(BlockError) {
+        for index in 0..<layout.entriesPerL2Table {
+            let (slot, entry) = try l2Slot(table: table, index: index)
+            let old = L2Entry(raw: l2Cache.bigEndian64(slot, entry))
+            guard !old.isCompressed, old.hostOffset != 0 else { continue }
+            let isOwn = shared ? false : try store.refcount(of: old.hostOffset >> layout.clusterBits) == 1
+            let new = isOwn ? old.raw | L2Entry.copiedFlag : old.raw & ~L2Entry.copiedFlag
+            if new != old.raw { l2Cache.setBigEndian64(slot, entry, to: new) }
+        }
+    }
+}

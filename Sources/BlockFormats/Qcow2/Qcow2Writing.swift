@@ -1,0 +1,213 @@
+import BlockCore
+
+extension Qcow2Driver {
+    /// Where a part of a write goes.
+    struct WritePlan {
+        /// The guest bytes of the request that this part stores.
+        var guest: Range<Int>
+        /// The host offset of `guest.lowerBound`.
+        var hostOffset: Int
+        /// New clusters; `nil` when the data goes into a cluster that is the guest's own already.
+        var allocation: Allocation?
+    }
+
+    /// Clusters that a write fills before an L2 entry refers to them.
+    struct Allocation {
+        /// Guest clusters, whole.
+        var guest: Range<Int>
+        var hostOffset: Int
+        /// The file has never had anything there: what is not written reads as zeroes.
+        var isVirgin: Bool
+        /// The clusters were the guest's already, marked as zero.
+        var isReused: Bool
+        /// Whether the first and the last cluster read as zeroes without asking the backing file.
+        var headKind: L2Entry.Kind
+        var tailKind: L2Entry.Kind
+    }
+
+    public func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError) {
+        var done = 0
+        while done < bytes.byteCount {
+            let plan = try metadata.withLock { tables throws(BlockError) -> WritePlan in
+                try tables.plan(offset + done..<offset + bytes.byteCount)
+            }
+            let part = bytes.extracting(done..<done + plan.guest.count)
+            if let allocation = plan.allocation {
+                try fill(allocation, plan, part, old)
+            } else {
+                try file.write(part, at: plan.hostOffset)
+            }
+            done += plan.guest.count
+        }
+    }
+
+    /// Writes new clusters, then links them; gives them back when that fails.
+    private func fill(
+        _ allocation: Allocation, _ plan: WritePlan, _ bytes: RawSpan, _ old: any GuestReader
+    ) throws(BlockError) {
+        do throws(BlockError) {
+            try store(bytes, plan, allocation, old)
+        } catch {
+            finishWrite { tables in tables.giveBack(allocation) }
+            throw error
+        }
+        var failure: BlockError?
+        finishWrite { tables in
+            do throws(BlockError) { try tables.link(allocation) } catch { failure = error }
+        }
+        if let failure { throw failure }
+    }
+
+    /// Ends a planned write under the lock, and lets those go on who wait for it.
+    func finishWrite(_ body: (Qcow2Metadata) -> Void) {
+        metadata.withLock { tables in
+            body(tables)
+            tables.writesInFlight -= 1
+        }
+        metadata.notifyAll()
+    }
+
+    /// Up to this size, a request and what completes its clusters are put together and written at once.
+    private static let assembledBytes = 256 << 10
+
+    /// Writes a part and completes its first and last cluster with what the guest saw there before.
+    private func store(
+        _ bytes: RawSpan, _ plan: WritePlan, _ allocation: Allocation, _ old: any GuestReader
+    ) throws(BlockError) {
+        let head = allocation.guest.lowerBound..<plan.guest.lowerBound
+        let tail = plan.guest.upperBound..<allocation.guest.upperBound
+        let headIsZero = head.isEmpty || readsAsZero(allocation.headKind, head, old)
+        let tailIsZero = tail.isEmpty || readsAsZero(allocation.tailKind, tail, old)
+        let isComplete = head.isEmpty && tail.isEmpty
+        if isComplete || (allocation.isVirgin && headIsZero && tailIsZero) {
+            return try file.write(bytes, at: plan.hostOffset)
+        }
+        if allocation.guest.count <= Self.assembledBytes {
+            let buffer = AlignedBuffer(count: allocation.guest.count)
+            var whole = buffer.mutableBytes
+            var part = whole.slice(0..<head.count)
+            try complete(&part, head, headIsZero, old)
+            whole.copy(from: bytes, at: head.count)
+            var rest = whole.slice(head.count + bytes.byteCount..<allocation.guest.count)
+            try complete(&rest, tail, tailIsZero, old)
+            return try file.write(buffer.bytes, at: allocation.hostOffset)
+        }
+        try copyOld(head, headIsZero, to: allocation.hostOffset, old)
+        try file.write(bytes, at: plan.hostOffset)
+        try copyOld(tail, tailIsZero, to: plan.hostOffset + bytes.byteCount, old)
+    }
+
+    private func readsAsZero(_ kind: L2Entry.Kind, _ range: Range<Int>, _ old: any GuestReader) -> Bool {
+        switch kind {
+        case .zeroPlain, .zeroAllocated: true
+        case .unallocated: !old.hasBacking(in: range)
+        case .data, .compressed: false
+        }
+    }
+
+    private func complete(
+        _ part: inout MutableRawSpan, _ guest: Range<Int>, _ isZero: Bool, _ old: any GuestReader
+    ) throws(BlockError) {
+        if guest.isEmpty { return }
+        if isZero { part.fill() } else { try old.readOld(into: &part, at: guest.lowerBound) }
+    }
+
+    /// Copies old guest bytes to new clusters.
+    private func copyOld(
+        _ guest: Range<Int>, _ isZero: Bool, to hostOffset: Int, _ old: any GuestReader
+    ) throws(BlockError) {
+        if guest.isEmpty { return }
+        if isZero { return try file.writeZeroes(at: hostOffset, count: guest.count) }
+        let buffer = AlignedBuffer(count: min(guest.count, 1 << 20))
+        var done = 0
+        while done < guest.count {
+            let count = min(buffer.count, guest.count - done)
+            var part = buffer.mutableBytes(0..<count)
+            try old.readOld(into: &part, at: guest.lowerBound + done)
+            try file.write(buffer.bytes(0..<count), at: hostOffset + done)
+            done += count
+        }
+    }
+}
+
+extension Qcow2Metadata {
+    /// Decides where the first part of a write to `guest` goes. With an allocation, a write is in flight.
+    func plan(_ guest: Range<Int>) throws(BlockError) -> Qcow2Driver.WritePlan {
+        let start = guest.lowerBound
+        let table = try writableL2Table(start)
+        let (slot, first) = try l2Slot(table: table, index: l2Index(start))
+        let entry = L2Entry(raw: l2Cache.bigEndian64(slot, first))
+        let kind = entry.kind(version: layout.version)
+        let inside = start & (layout.clusterSize - 1)
+        let perSlice = layout.sliceSize / 8
+        let wanted = min(layout.clusters(inside + guest.count), perSlice - first)
+        let isOwn = entry.isCopied && (kind == .data || kind == .zeroAllocated)
+        if isOwn { try checkDataOffset(entry) }
+        var count = 1
+        while count < wanted {
+            let next = L2Entry(raw: l2Cache.bigEndian64(slot, first + count))
+            let nextKind = next.kind(version: layout.version)
+            let nextIsOwn = next.isCopied && (nextKind == .data || nextKind == .zeroAllocated)
+            guard nextIsOwn == isOwn else { break }
+            if isOwn {
+                guard nextKind == kind, next.hostOffset == entry.hostOffset + count << layout.clusterBits
+                else { break }
+            }
+            count += 1
+        }
+        let clusters = start - inside..<start - inside + count << layout.clusterBits
+        let part = start..<min(guest.upperBound, clusters.upperBound)
+        if isOwn && kind == .data {
+            return Qcow2Driver.WritePlan(guest: part, hostOffset: entry.hostOffset + inside, allocation: nil)
+        }
+        let lastKind = L2Entry(raw: l2Cache.bigEndian64(slot, first + count - 1)).kind(version: layout.version)
+        let allocation = try allocate(
+            clusters, reusing: isOwn ? entry.hostOffset : nil, kinds: (kind, lastKind))
+        writesInFlight += 1
+        return Qcow2Driver.WritePlan(
+            guest: part, hostOffset: allocation.hostOffset + inside, allocation: allocation)
+    }
+
+    private func allocate(
+        _ clusters: Range<Int>, reusing: Int?, kinds: (L2Entry.Kind, L2Entry.Kind)
+    ) throws(BlockError) -> Qcow2Driver.Allocation {
+        var allocation = Qcow2Driver.Allocation(
+            guest: clusters, hostOffset: reusing ?? 0, isVirgin: false, isReused: reusing != nil,
+            headKind: kinds.0, tailKind: kinds.1)
+        if reusing != nil { return allocation }
+        try beginLazyRefcounts()
+        let store = try refcounts()
+        let virgin = store.virginCluster
+        let first = try store.allocate(clusters.count >> layout.clusterBits)
+        allocation.hostOffset = first << layout.clusterBits
+        allocation.isVirgin = first >= virgin && file.storage?.zeroInitialised == true
+        return allocation
+    }
+
+    /// Points the L2 entries to clusters whose data is in the file, and releases what they pointed to.
+    func link(_ allocation: Qcow2Driver.Allocation) throws(BlockError) {
+        hasUnflushedWrites = true
+        var host = allocation.hostOffset
+        var guest = allocation.guest.lowerBound
+        while guest < allocation.guest.upperBound {
+            let table = try writableL2Table(guest)
+            let (slot, entry) = try l2Slot(table: table, index: l2Index(guest))
+            let old = L2Entry(raw: l2Cache.bigEndian64(slot, entry))
+            l2Cache.setBigEndian64(slot, entry, to: L2Entry.data(at: host).raw)
+            if !allocation.isReused { release(old) }
+            host += layout.clusterSize
+            guest += layout.clusterSize
+        }
+        if hasTooManyFrees { try commit() }
+    }
+
+    /// Frees clusters that no entry ever referred to.
+    func giveBack(_ allocation: Qcow2Driver.Allocation) {
+        guard !allocation.isReused, let store = try? refcounts() else { return }
+        let first = allocation.hostOffset >> layout.clusterBits
+        for cluster in first..<first + allocation.guest.count >> layout.clusterBits {
+            // What cannot be given back is leaked, which a check finds.
+            _ = try? store.decrement(cluster)
+        }
+    }
+}

@@ -1,0 +1,269 @@
+import BlockCore
+
+/// The refcounts of an image's clusters, and the allocation of clusters.
+///
+/// Changes stay in memory until ``writeBack(barrier:)``. Not thread-safe: used under the driver's lock.
+/// Clusters are counted from the start of the file.
+final class RefcountStore {
+    let file: BlockNode
+    let layout: Qcow2Layout
+    private let cache: TableCache
+    /// The refcount table: host offsets of blocks, 0 for "all zero".
+    private(set) var table: [UInt64]
+    var tableOffset: Int
+    var tableClusters: Int
+    /// Entries of ``table`` that differ from the file.
+    private var dirtyTable: Range<Int>?
+    /// Clusters below this one are (nearly) all in use: where the search for free ones begins.
+    private(set) var firstMaybeFree = 0
+    /// No cluster from here on was ever written: the file is shorter, so they read as zeroes.
+    private(set) var virginCluster: Int
+    /// Ranges that are never given out, whatever the refcounts say: fixed metadata.
+    var reserved: () -> [Range<Int>] = { [] }
+
+    static let entryOffsetMask: UInt64 = ~0x1ff
+
+    /// Loads the table.
+    init(file: BlockNode, layout: Qcow2Layout, tableOffset: Int, tableClusters: Int) throws(BlockError) {
+        self.file = file
+        self.layout = layout
+        self.tableOffset = tableOffset
+        self.tableClusters = tableClusters
+        cache = TableCache(
+            file: file, sliceSize: layout.sliceSize, budgetBytes: Qcow2.CacheBudget.refcountBytes)
+        table = try BigEndianTable.read(file, at: tableOffset, count: (tableClusters << layout.clusterBits) / 8)
+        virginCluster = layout.clusters(try file.length())
+    }
+
+    var hasDirty: Bool { cache.hasDirty || dirtyTable != nil }
+    /// The largest cluster number that may exist: offsets have 56 bits.
+    var clusterLimit: Int { 1 << (56 - layout.clusterBits) }
+
+    // MARK: Single refcounts
+
+    private func blockOffset(_ cluster: Int) throws(BlockError) -> Int? {
+        let index = cluster / layout.refcountsPerBlock
+        guard table.indices.contains(index) else { return nil }
+        let offset = Int(table[index] & Self.entryOffsetMask & L2Entry.offsetMask)
+        if offset == 0 { return nil }
+        guard layout.isAligned(offset) else {
+            throw BlockError(
+                .corrupt, "Refcount block offset 0x\(String(offset, radix: 16)) is not aligned to a cluster",
+                path: file.filename, offset: offset)
+        }
+        return offset
+    }
+
+    /// The slot of the slice that holds `cluster`'s refcount, and its entry number there.
+    private func locate(_ cluster: Int, block: Int) throws(BlockError) -> (slot: Int, entry: Int) {
+        if cache.isCrowdedByDirty { try cache.writeBack() }
+        let entry = cluster % layout.refcountsPerBlock
+        let perSlice = (layout.sliceSize * 8) >> layout.refcountOrder
+        let slot = try cache.slot(at: block + entry / perSlice * layout.sliceSize)
+        return (slot, entry % perSlice)
+    }
+
+    /// How often `cluster` is referred to, as far as the refcounts know.
+    func refcount(of cluster: Int) throws(BlockError) -> UInt64 {
+        guard let block = try blockOffset(cluster) else { return 0 }
+        let (slot, entry) = try locate(cluster, block: block)
+        return RefcountEntries.get(cache.bytes(of: slot).bytes, entry, order: layout.refcountOrder)
+    }
+
+    /// Sets a refcount. The block exists or is made.
+    func set(_ cluster: Int, to value: UInt64) throws(BlockError) {
+        let block: Int
+        if let existing = try blockOffset(cluster) {
+            block = existing
+        } else {
+            if value == 0 { return }
+            block = try makeBlock(for: cluster)
+        }
+        let (slot, entry) = try locate(cluster, block: block)
+        var bytes = cache.bytes(of: slot).mutableBytes
+        RefcountEntries.set(&bytes, entry, to: value, order: layout.refcountOrder)
+        cache.markDirty(slot, RefcountEntries.byteRange(entry, order: layout.refcountOrder))
+    }
+
+    /// Adds one reference.
+    func increment(_ cluster: Int) throws(BlockError) {
+        let old = try refcount(of: cluster)
+        guard old < layout.maximumRefcount else {
+            throw BlockError(
+                .limit, "Refcount of cluster \(cluster) cannot become larger than \(layout.maximumRefcount)",
+                path: file.filename)
+        }
+        try set(cluster, to: old + 1)
+    }
+
+    /// Takes one reference away and answers how many are left. A refcount of zero is left alone: the image is
+    /// damaged, and a check will tell.
+    @discardableResult
+    func decrement(_ cluster: Int) throws(BlockError) -> UInt64 {
+        let old = try refcount(of: cluster)
+        guard old > 0 else { return 0 }
+        try set(cluster, to: old - 1)
+        if old == 1 { firstMaybeFree = min(firstMaybeFree, cluster) }
+        return old - 1
+    }
+
+    // MARK: Allocation
+
+    /// Allocates `count` clusters in a row, with a refcount of one.
+    func allocate(_ count: Int) throws(BlockError) -> Int {
+        let first = try findFree(count)
+        for cluster in first..<first + count { try set(cluster, to: 1) }
+        return first
+    }
+
+    /// Finds `count` free clusters in a row and takes them out of the search, without a refcount yet.
+    private func findFree(_ count: Int) throws(BlockError) -> Int {
+        let kept = reserved()
+        var candidate = firstMaybeFree
+        var run = 0
+        while run < count {
+            let cluster = candidate + run
+            guard cluster < clusterLimit else {
+                throw BlockError(.noSpace, "The image file would become too large", path: file.filename)
+            }
+            if try refcount(of: cluster) != 0 || kept.contains(where: { $0.contains(cluster) }) {
+                candidate = cluster + 1
+                run = 0
+            } else {
+                run += 1
+            }
+        }
+        firstMaybeFree = candidate + count
+        virginCluster = max(virginCluster, candidate + count)
+        return candidate
+    }
+
+    /// Makes the refcount block that counts `cluster`.
+    private func makeBlock(for cluster: Int) throws(BlockError) -> Int {
+        let index = cluster / layout.refcountsPerBlock
+        if index >= table.count { try growTable(toHold: index) }
+        if let made = try blockOffset(cluster) { return made }
+        let home = try findFree(1)
+        let offset = home << layout.clusterBits
+        try clear(block: offset)
+        table[index] = UInt64(offset)
+        noteDirtyTable(index..<index + 1)
+        // The block's own cluster is counted by this block or by another one that may have to be made too.
+        try set(home, to: 1)
+        return offset
+    }
+
+    /// A new block is all zero in the file before anything refers to it.
+    private func clear(block offset: Int) throws(BlockError) {
+        if layout.sliceSize == layout.clusterSize {
+            cache.markDirty(try cache.slot(at: offset, load: false), 0..<layout.sliceSize)
+        } else {
+            try file.writeZeroes(at: offset, count: layout.clusterSize)
+        }
+    }
+
+    private func noteDirtyTable(_ range: Range<Int>) {
+        guard let dirty = dirtyTable else { return dirtyTable = range }
+        dirtyTable = min(dirty.lowerBound, range.lowerBound)..<max(dirty.upperBound, range.upperBound)
+    }
+
+    /// A larger table that waits for its place in the file; set by growth, placed by the owner.
+    private(set) var needsPlacing = false
+
+    /// Lets the table hold `index`, in memory; ``placeTable()`` puts it into the file.
+    private func growTable(toHold index: Int) throws(BlockError) {
+        let margin = 16 + index / 1024
+        let needed = layout.clusters((index + 1 + margin) * 8)
+        let clusters = max(needed, min(tableClusters + tableClusters / 2 + 1, needed * 2))
+        let entries = (clusters << layout.clusterBits) / 8
+        guard entries * 8 <= Qcow2.Limit.refcountTableBytes else {
+            throw BlockError(.noSpace, "The refcount table would become too large", path: file.filename)
+        }
+        table += repeatElement(0, count: entries - table.count)
+        needsPlacing = true
+    }
+
+    /// Writes a grown table to a new place. The owner then makes it durable, points the header to it, makes
+    /// that durable, and frees the old place.
+    ///
+    /// - Returns: where the table was, in clusters.
+    func placeTable() throws(BlockError) -> Range<Int> {
+        // Allocating may need blocks, whose entries the margin of growTable(toHold:) has room for.
+        let clusters = layout.clusters(table.count * 8)
+        let start = try allocate(clusters)
+        guard layout.clusters(table.count * 8) == clusters else {
+            throw BlockError(.noSpace, "The refcount table could not grow", path: file.filename)
+        }
+        try cache.writeBack()
+        try BigEndianTable.write(table, to: file, at: start << layout.clusterBits)
+        let old = tableOffset >> layout.clusterBits
+        let oldRange = old..<old + tableClusters
+        tableOffset = start << layout.clusterBits
+        tableClusters = clusters
+        dirtyTable = nil
+        needsPlacing = false
+        return oldRange
+    }
+
+    // MARK: Writing back
+
+    /// Writes all changes: blocks first, then (after `barrier`) the table entries that point to new ones.
+    func writeBack(barrier: () throws(BlockError) -> Void) throws(BlockError) {
+        try cache.writeBack()
+        guard !needsPlacing, let dirty = dirtyTable else { return }
+        try barrier()
+        try BigEndianTable.write(table, dirty, to: file, at: tableOffset)
+        dirtyTable = nil
+    }
+
+    /// Forgets everything that was changed and cached, and reads the table again.
+    func reload(tableOffset: Int, tableClusters: Int) throws(BlockError) {
+        cache.discardAll()
+        self.tableOffset = tableOffset
+        self.tableClusters = tableClusters
+        table = try BigEndianTable.read(file, at: tableOffset, count: (tableClusters << layout.clusterBits) / 8)
+        dirtyTable = nil
+        needsPlacing = false
+        firstMaybeFree = 0
+        virginCluster = max(virginCluster, layout.clusters(try file.length()))
+    }
+
+    /// Drops what is cached of host clusters that now hold something else.
+    func forget(_ bytes: Range<Int>) { cache.discard(bytes) }
+}
+
+/// Tables of big-endian 64-bit entries in a file.
+enum BigEndianTable {
+    private static let chunkBytes = 1 << 20
+
+    /// Reads `count` entries; past the end of the file they are zero.
+    static func read(_ file: BlockNode, at offset: Int, count: Int) throws(BlockError) -> [UInt64] {
+        var table: [UInt64] = []
+        table.reserveCapacity(count)
+        let buffer = AlignedBuffer(count: min(max(count * 8, 8), chunkBytes))
+        while table.count < count {
+            let entries = min(count - table.count, buffer.count / 8)
+            var bytes = buffer.mutableBytes(0..<entries * 8)
+            try file.read(into: &bytes, at: offset + table.count * 8)
+            for entry in 0..<entries { table.append(buffer.bytes.bigEndian(at: entry * 8) ?? 0) }
+        }
+        return table
+    }
+
+    /// Writes the entries of `range` (all by default) of the table that starts at `offset`.
+    static func write(
+        _ table: [UInt64], _ range: Range<Int>? = nil, to file: BlockNode, at offset: Int
+    ) throws(BlockError) {
+        let range = range ?? 0..<table.count
+        var next = range.lowerBound
+        while next < range.upperBound {
+            let entries = min(range.upperBound - next, chunkBytes / 8)
+            var bytes = [UInt8](repeating: 0, count: entries * 8)
+            var elements = bytes.mutableSpan
+            var span = elements.mutableBytes
+            for entry in 0..<entries { span.storeBigEndian(table[next + entry], at: entry * 8) }
+            try file.write(bytes.span.bytes, at: offset + next * 8)
+            next += entries
+        }
+    }
+}
