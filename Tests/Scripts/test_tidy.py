@@ -8,7 +8,7 @@ import unittest
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 sys.path.insert(0, os.path.join(TOP, "Scripts"))
-from tidy_checks import documented, safety, shape  # noqa: E402
+from tidy_checks import documented, mend, safety, shape  # noqa: E402
 from tidy_checks.swift_source import code_of, functions  # noqa: E402
 from tidy_checks.tree import Tree  # noqa: E402
 
@@ -93,6 +93,11 @@ class Safety(TidyCase):
     def test_traps_elsewhere_are_for_review(self):
         self.assert_clean(safety.traps, "Tests/BlockFormatsTests/A.swift", "let a = b!\n")
 
+    def test_raw_pointers_stay_in_the_file_that_calls_the_library(self):
+        line = "let a = b.assumingMemoryBound(to: UInt8.self)\n"
+        self.assert_found("raw pointer", safety.traps, PARSER, line)
+        self.assert_clean(safety.traps, PARSER, "import CZlib\n" + line)
+
     def test_upward_import(self):
         core = "Sources/BlockCore/A.swift"
         self.assert_found("BlockFormats", safety.imports, core, "import BlockFormats\n")
@@ -175,6 +180,24 @@ class Formatter(TidyCase):
         self.assertTrue(Tree(self.root).formatter_findings())
         self.write("Sources/A.swift", "struct A {\n    let a = 1\n}\n")
         self.assertEqual(Tree(self.root).formatter_findings(), [])
+
+
+class Mending(TidyCase):
+    def test_wide_comment_is_wrapped_with_its_paragraph(self):
+        text = "    /// " + "word " * 25 + "\n    /// and more.\n    ///\n    /// Next.\n"
+        lines = mend.wrap_comments(text).split("\n")
+        self.assertEqual([len(line) <= 110 for line in lines], [True] * len(lines))
+        self.assertEqual(lines[1:], ["    /// " + "word " * 5 + "and more.", "    ///", "    /// Next.", ""])
+
+    def test_items_hang_and_stay_apart(self):
+        text = "/// - a: " + "word " * 25 + "\n/// - b: next\n"
+        lines = mend.wrap_comments(text).split("\n")
+        self.assertTrue(lines[1].startswith("///   word"))
+        self.assertEqual(lines[2], "/// - b: next")
+
+    def test_code_is_left_alone(self):
+        text = "let a = 1  // " + "word " * 30 + "\n"
+        self.assertEqual(mend.wrap_comments(text), text)
 
 
 if __name__ == "__main__":
