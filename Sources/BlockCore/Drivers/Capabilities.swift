@@ -69,6 +69,13 @@ public protocol Discarding: FormatDriver {
     func discard(at offset: Int, count: Int, old: any GuestReader) throws(BlockError)
 }
 
+/// Gives up everything that this layer holds, so that the backing node shows through.
+public protocol Emptying: FormatDriver {
+    /// Makes every cluster unallocated. Durable on return; killed on the way, each cluster is as before or
+    /// unallocated. Snapshots inside the image keep theirs.
+    func makeEmpty() throws(BlockError)
+}
+
 /// A snapshot inside an image.
 public struct SnapshotInfo: Sendable, Equatable {
     public var id: String

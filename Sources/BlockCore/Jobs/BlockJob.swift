@@ -96,7 +96,18 @@ public final class JobControl: Sendable {
             if state.isCancelled { throw BlockError(.cancelled, "The job was cancelled") }
             return state.throttle.account(bytes, at: now())
         }
-        if wait > 0 { sleep(wait) }
+        try hold(nanoseconds: wait)
+    }
+
+    /// Waits in short steps, so that a job that was slowed down can still be cancelled.
+    private func hold(nanoseconds: Int) throws(BlockError) {
+        var left = nanoseconds
+        while left > 0 {
+            let step = min(left, 100_000_000)
+            sleep(step)
+            left -= step
+            if isCancelled { throw BlockError(.cancelled, "The job was cancelled") }
+        }
     }
 }
 

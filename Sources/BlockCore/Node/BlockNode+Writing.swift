@@ -96,6 +96,20 @@ extension BlockNode {
         }
     }
 
+    /// Gives up everything that this layer holds, so that the backing node shows through. Durable on return.
+    ///
+    /// - Throws: `unsupported` when the format cannot; `readOnly`.
+    public func makeEmpty() throws(BlockError) {
+        try checkWritable()
+        guard let driver = format as? any Emptying else {
+            throw BlockError(
+                .unsupported, "Format driver '\(driverName)' cannot empty an image", path: filename)
+        }
+        let ticket = requests.acquire(0..<Int.max, exclusive: true)
+        defer { requests.release(ticket) }
+        try driver.makeEmpty()
+    }
+
     /// What grows over a longer backing file must not show that file's bytes.
     private func hideBacking(_ driver: any FormatDriver, from old: Int, to new: Int) throws(BlockError) {
         guard new > old, let backing else { return }

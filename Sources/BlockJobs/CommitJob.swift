@@ -1,0 +1,118 @@
+import BlockCore
+
+/// Writes what the layers above a base hold down into it, then empties the top layer.
+///
+/// Killed at any moment the top image reads as before: a cluster leaves it only once the base has it durably.
+/// Images between top and base keep their files, but mean something else afterwards. Nobody else may write to
+/// the nodes meanwhile.
+public struct CommitJob: BlockJob {
+    public static let name = "commit"
+
+    /// Shorter runs of zeroes inside data are written to the base as they are.
+    static let sparseBytes = 65536
+
+    private let top: BlockNode
+    private let base: BlockNode?
+    private let emptiesTop: Bool
+    private let speed: Int
+
+    /// - Parameters:
+    ///   - top: the image to commit; writable when it is to be emptied.
+    ///   - base: a node below it; `nil` for the next one.
+    ///   - emptiesTop: whether the top layer gives up its clusters; only possible when `base` is the next node.
+    ///   - speed: bytes a second; 0 leaves the control's limit alone.
+    public init(top: BlockNode, base: BlockNode? = nil, emptiesTop: Bool = true, speed: Int = 0) {
+        self.top = top
+        self.base = base
+        self.emptiesTop = emptiesTop
+        self.speed = speed
+    }
+
+    /// - Throws: `notFound` without a backing file; `invalidArgument` when `base` is not below the top or too
+    ///   far below to empty the top; `unsupported`; `busy`; `cancelled`.
+    public func run(_ control: JobControl) throws(BlockError) {
+        let base = try checkedBase()
+        if speed > 0 { control.setSpeed(speed) }
+        try LayerCopy.using([top, base], by: Self.name) { () throws(BlockError) in
+            let wasReadOnly = base.isReadOnly
+            if wasReadOnly { try base.reopen(readOnly: false) }
+            do throws(BlockError) {
+                try copy(to: base, control)
+            } catch {
+                if wasReadOnly { try? base.reopen(readOnly: true) }
+                throw error
+            }
+            if wasReadOnly { try base.reopen(readOnly: true) }
+            if emptiesTop { try top.makeEmpty() }
+        }
+    }
+
+    private func checkedBase() throws(BlockError) -> BlockNode {
+        guard let next = top.backing else {
+            throw BlockError(.notFound, "Image does not have a backing file", path: top.filename)
+        }
+        let base = base ?? next
+        guard base !== top, top.chain.contains(where: { $0 === base }) else {
+            throw BlockError(
+                .invalidArgument, "Did not find '\(base.filename)' in the backing chain of '\(top.filename)'",
+                path: top.filename)
+        }
+        if emptiesTop {
+            guard base === next else {
+                throw BlockError(
+                    .invalidArgument, "The top image can be emptied only into its own backing file",
+                    path: top.filename)
+            }
+            guard top.format is any Emptying else {
+                throw BlockError(
+                    .unsupported, "Format driver '\(top.driverName)' cannot empty an image",
+                    path: top.filename)
+            }
+        }
+        return base
+    }
+
+    /// On return the base has everything, durably.
+    private func copy(to base: BlockNode, _ control: JobControl) throws(BlockError) {
+        let length = try top.length()
+        control.setTotal(length)
+        if try base.length() < length { try grow(base, to: length) }
+        let unit = LayerCopy.unitBytes(base)
+        let cursor = RunCursor(end: length, unit: unit, look: classifier(base))
+        let work = CopyWork(
+            read: LayerCopy.reader(top),
+            scanner: ZeroScanner(
+                granularity: base.format?.writeGranularity ?? 1, sparseBytes: Self.sparseBytes),
+            writer: PieceWriter(node: base, zeroing: .whereNeeded))
+        let cutter = ChunkCutter(cursor, maximumCopyBytes: LayerCopy.chunkBytes)
+        try ChunkPipeline(cutter: cutter, work: work, workers: LayerCopy.workers).run(control)
+        try base.flush()
+    }
+
+    /// Makes the base as large as the top.
+    ///
+    /// A base shorter than its own backing file hides the rest of that; while it grows it might not, so where
+    /// nothing above holds anything, the top gets zeroes of its own first.
+    private func grow(_ base: BlockNode, to length: Int) throws(BlockError) {
+        var offset = try base.length()
+        let exposed = min(length, try base.backing?.length() ?? 0)
+        guard offset < exposed else { return try base.resize(to: length) }
+        let pinning = PieceWriter(node: top, zeroing: .inThisLayer)
+        while offset < exposed {
+            let here = try top.status(at: offset, limit: exposed - offset, above: base)
+            if !here.isPresent { try pinning.zero(offset..<offset + here.length) }
+            offset += here.length
+        }
+        try top.flush()
+        try base.resize(to: length)
+    }
+
+    private func classifier(_ base: BlockNode) -> RunCursor.Look {
+        let top = top
+        return { (offset, limit) throws(BlockError) in
+            let status = try top.status(at: offset, limit: limit, above: base)
+            if !status.isPresent { return (.skip, status.length) }
+            return (status.isZero ? .zero : .copy, status.length)
+        }
+    }
+}

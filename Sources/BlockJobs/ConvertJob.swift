@@ -1,0 +1,145 @@
+import BlockCore
+
+/// Copies one or several disks, one after the other, into a target that is there already.
+///
+/// What the sources know to be zero is never read, and zeroes become holes wherever the target can have them.
+/// With ordered writes the layout of the target depends on the contents and the options alone, not on timing.
+/// Nobody else may write to the nodes meanwhile.
+public struct ConvertJob: BlockJob {
+    public static let name = "convert"
+
+    /// How to copy.
+    public struct Options: Sendable {
+        /// How many threads read and write.
+        public var workers = ConvertJob.defaultWorkers
+        /// Write in whatever order reading finishes; the layout of the target then varies.
+        public var outOfOrder = false
+        /// The target is new: what is not written reads as zeroes.
+        public var targetIsZero = false
+        /// Leave out what the top layers of the sources do not have, as far as the target's backing node
+        /// reaches: the caller says that it has the same contents as the backing node of the source.
+        public var skipsBacking = false
+        /// Runs of zeroes inside data become holes from this many bytes on; 0 fully allocates the target.
+        public var sparseBytes = 4096
+        /// Store compressed.
+        public var compress = false
+        /// Let the system copy, where source and target both are plain bytes in files.
+        public var offload = false
+        /// The target takes bytes only one after the other, zeroes too.
+        public var isStream = false
+        /// Look at the whole map first, so that progress counts only data.
+        public var measuresFirst = false
+        /// Gets every range that could not be read and became zeroes. Without it a read error ends the job.
+        public var onUnreadable: (@Sendable (Range<Int>, BlockError) -> Void)?
+
+        public init() {}
+    }
+
+    /// More threads than this were not faster on any machine that was tried.
+    public static let defaultWorkers = 4
+    /// The most threads; each has up to 4 MiB of buffers.
+    public static let maximumWorkers = 16
+    /// What a thread reads at once, in bytes, unless the target's clusters are larger.
+    static let chunkBytes = 1 << 20
+
+    private let sources: [BlockNode]
+    private let target: BlockNode
+    private let options: Options
+
+    public init(sources: [BlockNode], target: BlockNode, options: Options = Options()) {
+        self.sources = sources
+        self.target = target
+        self.options = options
+    }
+
+    /// - Throws: `invalidArgument` when the target is too small, `unsupported` when it cannot compress.
+    public func run(_ control: JobControl) throws(BlockError) {
+        let source = try SourceDisk(sources)
+        let length = source.length
+        guard try target.length() >= length else {
+            throw BlockError(
+                .invalidArgument, "output file is smaller than input file", path: target.filename)
+        }
+        let compressor = try options.compress ? makeCompressor() : nil
+        let unit = max(unitBytes, compressor?.unitBytes ?? 1)
+        let cursor = RunCursor(end: length, unit: unit, look: try classifier(source))
+        let cutter = ChunkCutter(cursor, maximumCopyBytes: Self.chunkBytes)
+        control.setTotal(options.measuresFirst ? try Self.measure(cursor) : length)
+        let pipeline = ChunkPipeline(
+            cutter: cutter, work: work(source, compressor, bufferBytes: cutter.bufferBytes),
+            workers: min(options.workers, Self.maximumWorkers),
+            isOrdered: !options.outOfOrder || options.isStream,
+            measure: options.measuresFirst ? .copied : .covered)
+        try pipeline.run(control)
+        try target.flush()
+    }
+
+    /// Runs are cut at multiples of this: the target's clusters, or a page.
+    private var unitBytes: Int { max(target.format?.writeGranularity ?? 1, AlignedBuffer.alignmentBytes) }
+
+    private func makeCompressor() throws(BlockError) -> UnitCompressor {
+        guard let driver = target.format as? any CompressedWriting else {
+            throw BlockError(
+                .unsupported, "Compression not supported for this file format", path: target.filename)
+        }
+        return UnitCompressor(driver: driver, keepsZeroes: options.sparseBytes == 0)
+    }
+
+    private func work(
+        _ source: SourceDisk, _ compressor: UnitCompressor?, bufferBytes: Int
+    ) -> any ChunkWork {
+        let zeroing: PieceWriter.Zeroing =
+            options.isStream ? .asData : options.targetIsZero ? .none : .whereNeeded
+        let granularity = target.format?.writeGranularity ?? 1
+        let reader = SalvagingReader(source: source, onUnreadable: options.onUnreadable)
+        return CopyWork(
+            read: { (buffer, offset) throws(BlockError) in try reader.read(into: &buffer, at: offset) },
+            scanner: ZeroScanner(granularity: granularity, sparseBytes: options.sparseBytes),
+            compressor: compressor,
+            copier: options.offload ? OffloadCopier(source: source, target: target) : nil,
+            writer: PieceWriter(node: target, zeroing: zeroing),
+            scratchBytes: compressor == nil ? 0 : bufferBytes)
+    }
+
+    /// What is to be done with each run of the source.
+    private func classifier(_ source: SourceDisk) throws(BlockError) -> RunCursor.Look {
+        let covered = options.skipsBacking ? try target.backing?.length() ?? 0 : 0
+        let zeroAction: RunAction =
+            options.sparseBytes == 0 ? .copy : options.targetIsZero ? .skip : .zero
+        let salvages = options.onUnreadable != nil
+        return { (offset, limit) throws(BlockError) in
+            do throws(BlockError) {
+                if offset < covered, let run = try Self.missing(source, offset, min(limit, covered - offset))
+                {
+                    return (.skip, run)
+                }
+                let reach = offset < covered ? min(limit, covered - offset) : limit
+                let status = try source.status(at: offset, limit: reach)
+                return (status.isZero ? zeroAction : .copy, status.length)
+            } catch {
+                // What cannot be looked up is tried to be read; that says which part is lost.
+                if salvages { return (.copy, min(limit, AlignedBuffer.alignmentBytes)) }
+                throw error.prefixed("error while reading block status at offset \(offset)")
+            }
+        }
+    }
+
+    /// How many bytes from `offset` the top layer of the source does not have; `nil` when it has the first.
+    private static func missing(_ source: SourceDisk, _ offset: Int, _ limit: Int) throws(BlockError) -> Int?
+    {
+        let (node, range) = source.part(at: offset)
+        let reach = min(limit, range.upperBound - offset)
+        let extent = try node.layerExtent(at: offset - range.lowerBound, limit: reach)
+        return extent.status == .unallocated ? extent.length : nil
+    }
+
+    /// How many bytes there are to copy.
+    private static func measure(_ cursor: RunCursor) throws(BlockError) -> Int {
+        var cursor = cursor
+        var total = 0
+        while let run = try cursor.next(limit: Int.max.roundedDown(to: cursor.unit)) {
+            if run.action == .copy { total += run.range.count }
+        }
+        return total
+    }
+}

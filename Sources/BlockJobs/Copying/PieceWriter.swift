@@ -1,0 +1,83 @@
+import BlockCore
+
+/// Writes pieces to a node, and zeroes in the way that the job needs. Thread-safe.
+struct PieceWriter: Sendable {
+    /// What a piece of zeroes needs.
+    enum Zeroing: Sendable {
+        /// Nothing: what was not written reads as zeroes already.
+        case none
+        /// Zeroing, where the node does not read as zeroes already.
+        case whereNeeded
+        /// The node's own layer has to hold the zeroes, since what lies below is going to change.
+        case inThisLayer
+        /// Zeroes as plain data: the target takes nothing else.
+        case asData
+    }
+
+    let node: BlockNode
+    let zeroing: Zeroing
+
+    /// - Throws: what the node throws, with the offset in the message.
+    func write(_ space: Workspace) throws(BlockError) {
+        for piece in space.pieces {
+            do throws(BlockError) {
+                try write(piece, space)
+            } catch {
+                throw error.prefixed("error while writing at byte \(piece.range.lowerBound)")
+            }
+        }
+    }
+
+    private func write(_ piece: Piece, _ space: Workspace) throws(BlockError) {
+        let range = piece.range
+        let (data, scratch) = (space.data, space.scratch)
+        switch piece.content {
+        case .data(let start):
+            try node.write(data.bytes(start..<start + range.count), at: range.lowerBound)
+        case .compressed(let start, let count):
+            try node.writeCompressed(scratch.bytes(start..<start + count), at: range.lowerBound)
+        case .zero:
+            try zero(range)
+        }
+    }
+
+    /// Makes `range` read as zeroes.
+    func zero(_ range: Range<Int>) throws(BlockError) {
+        switch zeroing {
+        case .none: return
+        case .whereNeeded: try zeroWhereNeeded(range)
+        case .inThisLayer: try zeroInThisLayer(range)
+        case .asData: try writeZeroBytes(range)
+        }
+    }
+
+    private func zeroWhereNeeded(_ range: Range<Int>) throws(BlockError) {
+        var offset = range.lowerBound
+        while offset < range.upperBound {
+            let here = try node.status(at: offset, limit: range.upperBound - offset)
+            if !here.isZero { try node.writeZeroes(at: offset, count: here.length) }
+            offset += here.length
+        }
+    }
+
+    /// A driver may leave out zeroes that the chain of now gives anyway, so look again and store those.
+    private func zeroInThisLayer(_ range: Range<Int>) throws(BlockError) {
+        try node.writeZeroes(at: range.lowerBound, count: range.count)
+        var offset = range.lowerBound
+        while offset < range.upperBound {
+            let here = try node.layerExtent(at: offset, limit: range.upperBound - offset)
+            if here.status == .unallocated { try writeZeroBytes(offset..<offset + here.length) }
+            offset += here.length
+        }
+    }
+
+    private func writeZeroBytes(_ range: Range<Int>) throws(BlockError) {
+        let zeroes = AlignedBuffer(count: min(range.count, 1 << 20), zeroed: true)
+        var offset = range.lowerBound
+        while offset < range.upperBound {
+            let count = min(zeroes.count, range.upperBound - offset)
+            try node.write(zeroes.bytes(0..<count), at: offset)
+            offset += count
+        }
+    }
+}

@@ -1,0 +1,113 @@
+import BlockCore
+
+/// One thing to write: what a chunk becomes once it was read and looked at.
+struct Piece: Sendable, Equatable {
+    enum Content: Sendable, Equatable {
+        /// Plain bytes, at this offset of the workspace's data.
+        case data(Int)
+        /// This many compressed bytes, at this offset of the workspace's scratch buffer.
+        case compressed(Int, count: Int)
+        case zero
+    }
+
+    /// Where on the disk, in bytes.
+    var range: Range<Int>
+    var content: Content
+}
+
+/// Finds the zeroes in data that was read. An immutable value.
+struct ZeroScanner: Sendable {
+    /// Data is looked at in blocks of this size, aligned on the disk.
+    let blockBytes: Int
+    /// Shorter runs of zeroes inside data are written with it; 0 keeps all zeroes as data.
+    let minimumBytes: Int
+
+    /// - Parameters:
+    ///   - granularity: the smallest range that the target can zero without storing.
+    ///   - sparseBytes: the shortest run of zeroes that becomes a hole; 0 for none.
+    init(granularity: Int, sparseBytes: Int) {
+        let smallest = sparseBytes > 0 ? min(sparseBytes.roundedDown(to: 512), 4096) : 4096
+        blockBytes = max(granularity, smallest, 512)
+        minimumBytes = sparseBytes
+    }
+
+    /// Appends the pieces of `range`, whose bytes start at `position` of `bytes`.
+    func scan(_ bytes: RawSpan, _ range: Range<Int>, at position: Int, into pieces: inout [Piece]) {
+        guard minimumBytes > 0 else {
+            pieces.append(Piece(range: range, content: .data(position)))
+            return
+        }
+        let shift = position - range.lowerBound
+        var dataStart = range.lowerBound
+        var offset = range.lowerBound
+        while offset < range.upperBound {
+            let zeroEnd = endOfZeroes(bytes, offset, range, shift)
+            if isWorthwhile(offset..<zeroEnd, in: range) {
+                appendData(dataStart..<offset, shift, &pieces)
+                pieces.append(Piece(range: offset..<zeroEnd, content: .zero))
+                dataStart = zeroEnd
+            }
+            offset = zeroEnd == range.upperBound ? zeroEnd : blockEnd(zeroEnd, range)
+        }
+        appendData(dataStart..<range.upperBound, shift, &pieces)
+    }
+
+    /// Where the zero blocks that start at `offset` end.
+    private func endOfZeroes(_ bytes: RawSpan, _ offset: Int, _ range: Range<Int>, _ shift: Int) -> Int {
+        var end = offset
+        while end < range.upperBound {
+            let next = blockEnd(end, range)
+            guard bytes.extracting(end + shift..<next + shift).isZero else { break }
+            end = next
+        }
+        return end
+    }
+
+    private func blockEnd(_ offset: Int, _ range: Range<Int>) -> Int {
+        min(offset.roundedDown(to: blockBytes) + blockBytes, range.upperBound)
+    }
+
+    /// Zeroes are left out when there are enough of them, or nothing else.
+    private func isWorthwhile(_ zeroes: Range<Int>, in range: Range<Int>) -> Bool {
+        !zeroes.isEmpty && (zeroes.count >= minimumBytes || zeroes == range)
+    }
+
+    private func appendData(_ range: Range<Int>, _ shift: Int, _ pieces: inout [Piece]) {
+        if !range.isEmpty { pieces.append(Piece(range: range, content: .data(range.lowerBound + shift))) }
+    }
+}
+
+/// Compresses whole units of data that was read. Thread-safe.
+struct UnitCompressor: Sendable {
+    let driver: any CompressedWriting
+    /// Whether units of zeroes are stored too.
+    let keepsZeroes: Bool
+
+    var unitBytes: Int { driver.compressedUnitBytes }
+
+    /// Appends a piece for every unit of `range`, whose bytes start at `position` of the workspace's data.
+    func compress(_ range: Range<Int>, at position: Int, _ space: Workspace) throws(BlockError) {
+        var offset = range.lowerBound
+        while offset < range.upperBound {
+            let end = min(offset.roundedDown(to: unitBytes) + unitBytes, range.upperBound)
+            try compressUnit(offset..<end, at: position + offset - range.lowerBound, space)
+            offset = end
+        }
+    }
+
+    private func compressUnit(_ range: Range<Int>, at position: Int, _ space: Workspace) throws(BlockError) {
+        let (data, scratch) = (space.data, space.scratch)
+        let bytes = data.bytes(position..<position + range.count)
+        guard keepsZeroes || !bytes.isZero else {
+            space.pieces.append(Piece(range: range, content: .zero))
+            return
+        }
+        var output = scratch.mutableBytes(position..<position + unitBytes)
+        let isWhole = range.count == unitBytes || range.upperBound == driver.virtualSize
+        guard isWhole, let count = try driver.compress(bytes, into: &output), count < range.count else {
+            space.pieces.append(Piece(range: range, content: .data(position)))
+            return
+        }
+        space.pieces.append(Piece(range: range, content: .compressed(position, count: count)))
+    }
+}

@@ -1,0 +1,49 @@
+import BlockCore
+
+/// Reads a source; on request goes on past what cannot be read. Thread-safe.
+struct SalvagingReader: Sendable {
+    /// The smallest part that is given up, in bytes.
+    static let sectorBytes = 512
+
+    let source: SourceDisk
+    let onUnreadable: (@Sendable (Range<Int>, BlockError) -> Void)?
+
+    /// Fills `buffer` from `offset`, with zeroes for what is lost.
+    func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        do throws(BlockError) {
+            try source.read(into: &buffer, at: offset)
+        } catch {
+            guard let onUnreadable else { throw error.prefixed("error while reading at byte \(offset)") }
+            var lost: (range: Range<Int>, error: BlockError)?
+            salvage(into: &buffer, at: offset) { range, error in
+                if let earlier = lost, earlier.range.upperBound == range.lowerBound {
+                    lost = (earlier.range.lowerBound..<range.upperBound, earlier.error)
+                    return
+                }
+                if let earlier = lost { onUnreadable(earlier.range, earlier.error) }
+                lost = (range, error)
+            }
+            if let lost { onUnreadable(lost.range, lost.error) }
+        }
+    }
+
+    /// Halves what cannot be read until single sectors are lost; ranges are reported in ascending order.
+    private func salvage(
+        into buffer: inout MutableRawSpan, at offset: Int, lost: (Range<Int>, BlockError) -> Void
+    ) {
+        do throws(BlockError) {
+            try source.read(into: &buffer, at: offset)
+        } catch {
+            let count = buffer.byteCount
+            guard count > Self.sectorBytes else {
+                buffer.fill()
+                return lost(offset..<offset + count, error)
+            }
+            let half = max(Self.sectorBytes, (count / 2).roundedDown(to: Self.sectorBytes))
+            var low = buffer.slice(0..<half)
+            salvage(into: &low, at: offset, lost: lost)
+            var high = buffer.slice(half..<count)
+            salvage(into: &high, at: offset + half, lost: lost)
+        }
+    }
+}

@@ -1,0 +1,49 @@
+import BlockCore
+
+/// Several nodes read as one disk, one after the other. Thread-safe.
+struct SourceDisk: Sendable {
+    let nodes: [BlockNode]
+    /// Where each node starts; one more for the end.
+    private let starts: [Int]
+
+    /// - Throws: `limit` when the sum of the sizes is too large to be a size.
+    init(_ nodes: [BlockNode]) throws(BlockError) {
+        var starts = [0]
+        for node in nodes {
+            let (end, overflow) = starts[starts.count - 1].addingReportingOverflow(try node.length())
+            guard !overflow else { throw BlockError(.limit, "The sources are too large together") }
+            starts.append(end)
+        }
+        self.nodes = nodes
+        self.starts = starts
+    }
+
+    /// The size of all together in bytes.
+    var length: Int { starts[starts.count - 1] }
+
+    /// The node that has `offset` (inside the disk), and where that node's disk starts and ends.
+    func part(at offset: Int) -> (node: BlockNode, range: Range<Int>) {
+        var index = 0
+        while index < nodes.count - 1, offset >= starts[index + 1] { index += 1 }
+        return (nodes[index], starts[index]..<starts[index + 1])
+    }
+
+    /// Fills `buffer` from `offset`; the range is inside the disk.
+    func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        let count = buffer.byteCount
+        var done = 0
+        while done < count {
+            let (node, range) = part(at: offset + done)
+            let run = min(count - done, range.upperBound - offset - done)
+            var part = buffer.slice(done..<done + run)
+            try node.read(into: &part, at: offset + done - range.lowerBound)
+            done += run
+        }
+    }
+
+    /// What the chain of the node at `offset` holds there.
+    func status(at offset: Int, limit: Int) throws(BlockError) -> ChainStatus {
+        let (node, range) = part(at: offset)
+        return try node.status(at: offset - range.lowerBound, limit: min(limit, range.upperBound - offset))
+    }
+}
