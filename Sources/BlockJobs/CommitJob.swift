@@ -19,7 +19,7 @@ public struct CommitJob: BlockJob {
     /// - Parameters:
     ///   - top: the image to commit; writable when it is to be emptied.
     ///   - base: a node below it; `nil` for the next one.
-    ///   - emptiesTop: whether the top layer gives up its clusters; only possible when `base` is the next node.
+    ///   - emptiesTop: whether the top layer gives up its clusters; only when `base` is the next node.
     ///   - speed: bytes a second; 0 leaves the control's limit alone.
     public init(top: BlockNode, base: BlockNode? = nil, emptiesTop: Bool = true, speed: Int = 0) {
         self.top = top

@@ -2,8 +2,8 @@ import BlockCore
 
 /// Gives an image another backing file without changing what it reads as.
 ///
-/// Where the new chain differs from the old one, the image first gets the old contents. Killed at any moment the
-/// image reads as before. Nobody else may write to the nodes meanwhile.
+/// Where the new chain differs from the old one, the image first gets the old contents. Killed at any
+/// moment the image reads as before. Nobody else may write to the nodes meanwhile.
 public struct RebaseJob: BlockJob {
     public static let name = "rebase"
 

@@ -2,8 +2,8 @@ import BlockCore
 
 /// Pulls into a node what it lacks from its backing chain, then drops or moves its backing reference.
 ///
-/// Killed at any moment the image reads as before, and running the job again goes on where it stopped: what was
-/// pulled is allocated. Zeroes stay holes or zero clusters. Nobody else may write to the node meanwhile.
+/// Killed at any moment the image reads as before, and running the job again goes on where it stopped: what
+/// was pulled is allocated. Zeroes stay holes or zero clusters. Nobody else may write to the node meanwhile.
 public struct StreamJob: BlockJob {
     public static let name = "stream"
 
@@ -15,7 +15,7 @@ public struct StreamJob: BlockJob {
     /// - Parameters:
     ///   - node: the image that is filled; writable.
     ///   - base: the node of its chain that stays below it; `nil` makes the image stand alone.
-    ///   - baseName: how the image names its backing file from now on; else the name by which the chain knows it.
+    ///   - baseName: how the image names its backing file then; else the name by which the chain knows it.
     ///   - speed: bytes a second; 0 leaves the control's limit alone.
     public init(node: BlockNode, base: BlockNode? = nil, baseName: String? = nil, speed: Int = 0) {
         self.node = node

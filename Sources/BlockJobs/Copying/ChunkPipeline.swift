@@ -1,6 +1,6 @@
 import BlockCore
 
-/// What is done with each chunk, in two steps. Called by several threads at once, each with its own workspace.
+/// What is done with each chunk, in two steps. Called by several threads, each with its own workspace.
 protocol ChunkWork: Sendable {
     /// The size of the second buffer that the work wants, in bytes.
     var scratchBytes: Int { get }

@@ -18,13 +18,14 @@ public final class MemoryDriver: ProtocolDriver {
     public func length() throws(BlockError) -> Int { contents.withLock { $0.count } }
 
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
-        let bytes = snapshot
-        let inside = max(0, min(buffer.byteCount, bytes.count - offset))
-        var tail = buffer.slice(inside..<buffer.byteCount)
-        tail.fill()
-        if inside > 0 {
-            buffer.copy(from: bytes.span.bytes.extracting(offset..<offset + inside))
+        let wanted = buffer.byteCount
+        // Only the part that is read: a second owner of all the bytes would make the next write copy them.
+        let part = contents.withLock { bytes in
+            Array(bytes[min(offset, bytes.count)..<min(offset + wanted, bytes.count)])
         }
+        var tail = buffer.slice(part.count..<wanted)
+        tail.fill()
+        if !part.isEmpty { buffer.copy(from: part.span.bytes) }
     }
 
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
