@@ -1,1 +1,242 @@
 import BlockCore
+import Synchronization
+
+/// What a comparison of two disks found.
+public enum ComparisonOutcome: Sendable, Equatable {
+    /// All bytes are equal; past the end of the shorter disk the longer one reads as zeroes.
+    case identical(sizesDiffer: Bool)
+    /// The first bytes that differ are in the 512-byte sector at this guest offset.
+    case contentDiffers(at: Int, sizesDiffer: Bool)
+    /// Strict: the sizes differ.
+    case sizeDiffers
+    /// Strict: at this guest offset one disk is allocated, zero or compressed and the other is not.
+    case statusDiffers(at: Int)
+}
+
+/// Compares what two disks read as.
+///
+/// Two threads read in big pieces; what both maps call zero is not read. Thread-safe.
+public final class CompareJob: BlockJob {
+    public static let name = "compare"
+
+    /// A disk could not be read, or not be asked for its map.
+    public struct Failure: Error, Sendable {
+        public enum Activity: Sendable { case reading, asking }
+        public var activity: Activity
+        public var error: BlockError
+    }
+
+    /// How much is read at once from each disk, in bytes.
+    private static let pieceBytes = 1 << 20
+    private static let sectorBytes = 512
+    private static let workers = 2
+
+    private let first: BlockNode
+    private let second: BlockNode
+    private let isStrict: Bool
+    private let result = Mutex<ComparisonOutcome?>(nil)
+    private let failure = Mutex<Failure?>(nil)
+
+    /// - Parameter isStrict: sizes and allocation must agree too.
+    public init(_ first: BlockNode, _ second: BlockNode, isStrict: Bool = false) {
+        self.first = first
+        self.second = second
+        self.isStrict = isStrict
+    }
+
+    /// What the last run found; `nil` before, and when it failed.
+    public var outcome: ComparisonOutcome? { result.withLock { $0 } }
+
+    /// What the last run failed of, where it was reading or asking for the map.
+    public var failureDetails: Failure? { failure.withLock { $0 } }
+
+    public func run(_ control: JobControl) throws(BlockError) {
+        let (firstSize, secondSize) = (try first.length(), try second.length())
+        let sizesDiffer = firstSize != secondSize
+        control.setTotal(max(firstSize, secondSize))
+        if isStrict && sizesDiffer { return result.withLock { $0 = .sizeDiffers } }
+        let cursor = Cursor(first, second, (firstSize, secondSize), isStrict: isStrict, pieceBytes: Self.pieceBytes)
+        try WorkerThreads.run(Self.workers) { [self] _ throws(BlockError) in
+            try work(cursor, control)
+        }
+        let found = cursor.finding
+        result.withLock { result in
+            switch found {
+            case nil: result = .identical(sizesDiffer: sizesDiffer)
+            case .status(let offset)?: result = .statusDiffers(at: offset)
+            case .content(let offset)?:
+                result = .contentDiffers(at: offset, sizesDiffer: sizesDiffer)
+            }
+        }
+    }
+
+    /// One thread: takes pieces until there are none, or a difference was found before them.
+    private func work(_ cursor: Cursor, _ control: JobControl) throws(BlockError) {
+        let buffers = (AlignedBuffer(count: Self.pieceBytes), AlignedBuffer(count: Self.pieceBytes))
+        do throws(BlockError) {
+            while let piece = try next(cursor, control) {
+                if let offset = try difference(in: piece, buffers) { cursor.report(.content(offset)) }
+                control.advance(by: piece.range.count)
+            }
+        } catch {
+            cursor.abandon()
+            throw error
+        }
+    }
+
+    private func next(_ cursor: Cursor, _ control: JobControl) throws(BlockError) -> Cursor.Piece? {
+        try control.checkpoint(moving: 0)
+        let (piece, skipped, error) = cursor.next()
+        if skipped > 0 { control.advance(by: skipped) }
+        if let error { throw note(error, .asking) }
+        if let piece { try control.checkpoint(moving: piece.range.count) }
+        return piece
+    }
+
+    /// The sector where the piece first differs.
+    private func difference(
+        in piece: Cursor.Piece, _ buffers: (AlignedBuffer, AlignedBuffer)
+    ) throws(BlockError) -> Int? {
+        if piece.readsFirst { try read(first, piece.range, buffers.0) }
+        if piece.readsSecond { try read(second, piece.range, buffers.1) }
+        let count = piece.range.count
+        var offset = 0
+        let (mine, theirs) = (buffers.0.bytes(0..<count), buffers.1.bytes(0..<count))
+        if Self.agree(mine, theirs, piece) { return nil }
+        while offset < count {
+            let sector = offset..<min(count, offset + Self.sectorBytes - (piece.range.lowerBound + offset) % Self.sectorBytes)
+            if !Self.agree(mine.extracting(sector), theirs.extracting(sector), piece) {
+                return (piece.range.lowerBound + offset).roundedDown(to: Self.sectorBytes)
+            }
+            offset = sector.upperBound
+        }
+        return nil
+    }
+
+    private static func agree(_ mine: RawSpan, _ theirs: RawSpan, _ piece: Cursor.Piece) -> Bool {
+        if piece.readsFirst && piece.readsSecond { return mine.hasSameBytes(as: theirs) }
+        return piece.readsFirst ? mine.isZero : theirs.isZero
+    }
+
+    private func read(_ node: BlockNode, _ range: Range<Int>, _ buffer: AlignedBuffer) throws(BlockError) {
+        var span = buffer.mutableBytes(0..<range.count)
+        do throws(BlockError) { try node.read(into: &span, at: range.lowerBound) } catch {
+            var error = error.concerning(node.filename)
+            error.offset = error.offset ?? range.lowerBound
+            throw note(error, .reading)
+        }
+    }
+
+    private func note(_ error: BlockError, _ activity: Failure.Activity) -> BlockError {
+        failure.withLock { $0 = $0 ?? Failure(activity: activity, error: error) }
+        return error
+    }
+}
+
+/// Hands out what has to be read, from the start to the end. Thread-safe.
+private final class Cursor: Sendable {
+    /// A range that both threads need not read when the map says zero.
+    struct Piece {
+        var range: Range<Int>
+        var readsFirst: Bool
+        var readsSecond: Bool
+    }
+
+    enum Finding: Equatable {
+        case content(Int)
+        case status(Int)
+
+        var offset: Int {
+            switch self {
+            case .content(let offset), .status(let offset): offset
+            }
+        }
+    }
+
+    private struct State {
+        var offset = 0
+        var finding: Finding?
+        var isOver = false
+    }
+
+    private let nodes: (first: BlockNode, second: BlockNode)
+    private let sizes: (first: Int, second: Int)
+    private let isStrict: Bool
+    private let pieceBytes: Int
+    private let state = Mutex(State())
+
+    init(
+        _ first: BlockNode, _ second: BlockNode, _ sizes: (Int, Int), isStrict: Bool, pieceBytes: Int
+    ) {
+        nodes = (first, second)
+        self.sizes = (sizes.0, sizes.1)
+        self.isStrict = isStrict
+        self.pieceBytes = pieceBytes
+    }
+
+    /// The difference at the lowest offset.
+    var finding: Finding? { state.withLock { $0.finding } }
+
+    func report(_ finding: Finding) {
+        state.withLock { state in
+            if finding.offset < state.finding?.offset ?? .max { state.finding = finding }
+        }
+    }
+
+    /// Hands out nothing more.
+    func abandon() { state.withLock { $0.isOver = true } }
+
+    /// The next piece, how many bytes were skipped before it, and why the maps could not be asked.
+    func next() -> (piece: Piece?, skipped: Int, error: BlockError?) {
+        state.withLock { state in
+            let began = state.offset
+            do throws(BlockError) {
+                let piece = try advance(&state)
+                let skipped = state.offset - began - (piece?.range.count ?? 0)
+                return (piece, skipped, nil)
+            } catch {
+                state.isOver = true
+                return (nil, state.offset - began, error)
+            }
+        }
+    }
+
+    private func advance(_ state: inout State) throws(BlockError) -> Piece? {
+        let end = max(sizes.first, sizes.second)
+        while !state.isOver, state.offset < end {
+            let offset = state.offset
+            // Pieces go out in order: what is left is behind the difference.
+            if let finding = state.finding, finding.offset <= offset { break }
+            let one = try status(nodes.first, sizes.first, at: offset, end: end)
+            let two = try status(nodes.second, sizes.second, at: offset, end: end)
+            let run = min(one.length, two.length)
+            if isStrict && !Self.agree(one, two) {
+                if offset < state.finding?.offset ?? .max { state.finding = .status(offset) }
+                break
+            }
+            guard one.isZero && two.isZero else {
+                let range = offset..<offset + pieceLength(offset, run)
+                state.offset = range.upperBound
+                return Piece(range: range, readsFirst: !one.isZero, readsSecond: !two.isZero)
+            }
+            state.offset += run
+        }
+        return nil
+    }
+
+    /// Pieces end on multiples of their size, so that reads are aligned.
+    private func pieceLength(_ offset: Int, _ run: Int) -> Int { min(run, pieceBytes - offset % pieceBytes) }
+
+    /// The map of one disk; past its end there are zeroes.
+    private func status(_ node: BlockNode, _ size: Int, at offset: Int, end: Int) throws(BlockError) -> ChainStatus {
+        guard offset < size else {
+            return ChainStatus(length: end - offset, isZero: true, isData: false, isPresent: false, depth: 0)
+        }
+        return try node.status(at: offset, limit: size - offset)
+    }
+
+    private static func agree(_ one: ChainStatus, _ two: ChainStatus) -> Bool {
+        one.isZero == two.isZero && one.isData == two.isData && one.isPresent == two.isPresent
+            && one.isCompressed == two.isCompressed && (one.hostOffset == nil) == (two.hostOffset == nil)
+    }
+}

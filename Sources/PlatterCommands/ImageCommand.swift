@@ -18,12 +18,18 @@ protocol ImageCommand: ParsableCommand {
 /// All subcommands, in the order in which they are listed.
 enum CommandList {
     static let all: [(name: String, command: any ImageCommand.Type)] = [
+        ("check", CheckCommand.self),
+        ("compare", CompareCommand.self),
         ("create", CreateCommand.self),
+        ("dd", DdCommand.self),
         ("info", InfoCommand.self),
         ("map", MapCommand.self),
+        ("measure", MeasureCommand.self),
+        ("resize", ResizeCommand.self),
+        ("snapshot", SnapshotCommand.self),
     ]
 
-    /// Commands of qemu-img that are not there yet, with the reason.
+    /// Commands of qemu-img that are not there yet.
     static let later: Set<String> = ["amend", "bench", "bitmap"]
 
     static func command(named name: String) -> (any ImageCommand.Type)? {

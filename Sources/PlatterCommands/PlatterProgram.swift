@@ -38,6 +38,9 @@ public enum PlatterProgram {
         _ commandName: String, _ arguments: [String], _ program: String, _ global: GlobalOptions,
         _ terminal: Terminal
     ) throws -> Int32 {
+        if CommandList.later.contains(commandName) {
+            throw CommandFailure("Command '\(commandName)' is not supported yet")
+        }
         guard let command = CommandList.command(named: commandName) else {
             throw CommandFailure.usage("Command not found: \(commandName)")
         }

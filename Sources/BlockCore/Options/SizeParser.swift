@@ -18,8 +18,21 @@ public enum SizeParser {
     /// The size in bytes. `defaultSuffix` is used where there is none.
     public static func parse(_ text: String, defaultSuffix: Character = "B") -> Result<UInt64, Failure> {
         var rest = Substring(text)
-        while let first = rest.first, first == " " || first == "\t" { rest.removeFirst() }
+        while let first = rest.first, first.isASCII, first.isWhitespace { rest.removeFirst() }
+        if rest.first == "-" { return negative(rest.dropFirst(), defaultSuffix: defaultSuffix) }
         if rest.first == "+" { rest.removeFirst() }
+        return unsigned(rest, defaultSuffix: defaultSuffix)
+    }
+
+    /// A number below zero is well-formed, but out of range; `-0` is neither.
+    private static func negative(_ rest: Substring, defaultSuffix: Character) -> Result<UInt64, Failure> {
+        switch unsigned(rest, defaultSuffix: defaultSuffix) {
+        case .success(0), .failure(.malformed): .failure(.malformed)
+        case .success, .failure(.outOfRange): .failure(.outOfRange)
+        }
+    }
+
+    private static func unsigned(_ rest: Substring, defaultSuffix: Character) -> Result<UInt64, Failure> {
         guard let first = rest.first, first.isASCII, first.isNumber || first == "." else {
             return .failure(.malformed)
         }

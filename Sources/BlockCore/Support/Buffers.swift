@@ -1,3 +1,11 @@
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
 /// A page-aligned block of memory that one owner at a time fills and empties.
 ///
 /// Not thread-safe by itself: hand a buffer from thread to thread, never share it while it is written.
@@ -108,27 +116,13 @@ extension RawSpan {
     public func hasSameBytes(as other: RawSpan) -> Bool {
         guard byteCount == other.byteCount else { return false }
         return withUnsafeBytes { mine in
-            other.withUnsafeBytes { theirs in mine.elementsEqualFast(theirs) }
+            other.withUnsafeBytes { theirs in
+                guard let left = mine.baseAddress, let right = theirs.baseAddress else { return true }
+                return memcmp(left, right, mine.count) == 0
+            }
         }
     }
 
     /// The bytes as an array.
     public var array: [UInt8] { withUnsafeBytes { Array($0) } }
-}
-
-extension UnsafeRawBufferPointer {
-    /// Equality in words of eight bytes; the sizes are equal.
-    fileprivate func elementsEqualFast(_ other: UnsafeRawBufferPointer) -> Bool {
-        var index = 0
-        while index &+ 8 <= count {
-            let mine = loadUnaligned(fromByteOffset: index, as: UInt64.self)
-            if mine != other.loadUnaligned(fromByteOffset: index, as: UInt64.self) { return false }
-            index &+= 8
-        }
-        while index < count {
-            if self[index] != other[index] { return false }
-            index &+= 1
-        }
-        return true
-    }
 }

@@ -4,6 +4,9 @@ import BlockCore
 struct CreateOptionText {
     private let lists: [String]
 
+    /// No options.
+    init() { lists = [] }
+
     /// - Throws: for an empty list, or one with an empty item at either end.
     init(_ lists: [String]) throws(CommandFailure) {
         for list in lists where !Self.isWellFormed(list) {

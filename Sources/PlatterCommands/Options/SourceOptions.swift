@@ -47,6 +47,10 @@ extension CommandContext {
     /// - Throws: `Could not open 'NAME': reason`.
     func open(_ image: ImageName, settings: OpenSettings) throws(BlockError) -> BlockNode {
         do throws(BlockError) {
+            if settings.forceShare && !settings.readOnly {
+                throw BlockError(
+                    .invalidArgument, "force-share=on can only be used with read-only images")
+            }
             let node = try openUnnamed(image, settings)
             if !settings.readOnly && image.leavesFormatOpen { warnIfRaw(node, image.text) }
             return node

@@ -1,0 +1,127 @@
+import ArgumentParser
+import BlockCore
+import BlockJobs
+
+/// `compare`: tells whether two disks read the same.
+struct CompareCommand: ImageCommand {
+    static let spec: CommandSpec = {
+        var spec = CommandSpec(
+            "compare", "Tell whether two images hold the same disk", operands: "FILE1 FILE2",
+            options: [
+                OptionSpec("f", "a-format", "FMT", "Format of the first image"),
+                OptionSpec("F", "b-format", "FMT", "Format of the second image"),
+                .imageOpts,
+                OptionSpec("s", "strict", nil, "Sizes and allocation must be the same too"),
+                .cache("T", of: "both images"), .forceShare, .progress, .quiet, .output,
+            ],
+            notes: [
+                "Where one disk is longer, the rest must read as zeroes. --output=json is Platter's own: an "
+                    + "object with 'identical', and 'reason' and 'offset' of the first difference."
+            ])
+        spec.statuses = [
+            (0, "the images are identical"), (1, "they differ, or the command was called wrongly"),
+            (2, "an image could not be opened"), (3, "a map could not be read"),
+            (4, "data could not be read"),
+        ]
+        spec.errorStatus = 2
+        return spec
+    }()
+
+    @Option var aFormat: String?
+    @Option var bFormat: String?
+    @Flag var imageOpts = false
+    @Flag var strict = false
+    @Option var cache: String?
+    @Flag var forceShare = false
+    @Flag var progress = false
+    @Flag var quiet = false
+    @Option var output: String?
+    @Argument var operands: [String] = []
+
+    func run(_ context: CommandContext) throws -> Int32 {
+        let output = try OutputFormat(option: output)
+        guard operands.count == 2 else { throw CommandFailure.usage("Expecting two image file names") }
+        if imageOpts && (aFormat ?? bFormat) != nil {
+            throw CommandFailure("--image-opts and --format are mutually exclusive")
+        }
+        let cache = try context.cacheMode(cache, what: "source ")
+        let settings = OpenSettings(cache: cache, forceShare: forceShare)
+        let one = ImageName(operands[0], format: aFormat, isOptions: imageOpts)
+        let two = ImageName(operands[1], format: bFormat, isOptions: imageOpts)
+        return try context.closing(try context.open(one, settings: settings)) { first in
+            try context.closing(try context.open(two, settings: settings)) { second in
+                try compare(first, second, output, context)
+            }
+        }
+    }
+
+    private func compare(
+        _ first: BlockNode, _ second: BlockNode, _ output: OutputFormat, _ context: CommandContext
+    ) throws -> Int32 {
+        let job = CompareJob(first, second, isStrict: strict)
+        let isJSON = if case .json = output { true } else { false }
+        let reporter = ProgressReporter(context, isShown: progress && !quiet && !isJSON)
+        do throws(BlockError) { try job.run(reporter.control) } catch {
+            reporter.finish(succeeded: false)
+            throw failure(error, job)
+        }
+        guard let outcome = job.outcome else { return 2 }
+        let text = isJSON ? JSONWriter.text(outcome.json) : quiet ? "" : outcome.text
+        context.terminal.print(text)
+        reporter.finish(succeeded: outcome.areIdentical)
+        return outcome.areIdentical ? 0 : 1
+    }
+
+    private func failure(_ error: BlockError, _ job: CompareJob) -> CommandFailure {
+        guard let details = job.failureDetails, error.kind != .cancelled else { return CommandFailure(error) }
+        let place = "offset \(details.error.offset ?? 0) of \(details.error.path ?? "the image")"
+        switch details.activity {
+        case .reading:
+            return CommandFailure("Error while reading \(place): \(details.error.message)", status: 4)
+        case .asking:
+            return CommandFailure("Sector allocation test failed: \(details.error.message)", status: 3)
+        }
+    }
+}
+
+extension ComparisonOutcome {
+    fileprivate var areIdentical: Bool {
+        if case .identical = self { return true }
+        return false
+    }
+
+    /// The lines for people.
+    fileprivate var text: String {
+        switch self {
+        case .identical(let sizesDiffer): Self.warning(sizesDiffer) + "Images are identical.\n"
+        case .contentDiffers(let offset, let sizesDiffer):
+            Self.warning(sizesDiffer) + "Content mismatch at offset \(offset)!\n"
+        case .sizeDiffers: "Strict mode: Image size mismatch!\n"
+        case .statusDiffers(let offset): "Strict mode: Offset \(offset) block status mismatch!\n"
+        }
+    }
+
+    fileprivate var json: InfoValue {
+        var fields = [InfoField("identical", .flag(areIdentical))]
+        switch self {
+        case .identical(let sizesDiffer): fields.append(InfoField("sizes-differ", .flag(sizesDiffer)))
+        case .contentDiffers(let offset, let sizesDiffer):
+            fields += [
+                InfoField("sizes-differ", .flag(sizesDiffer)), InfoField("reason", .text("content")),
+                InfoField("offset", .number(offset)),
+            ]
+        case .sizeDiffers:
+            fields += [InfoField("sizes-differ", .flag(true)), InfoField("reason", .text("size"))]
+        case .statusDiffers(let offset):
+            fields += [
+                InfoField("sizes-differ", .flag(false)), InfoField("reason", .text("status")),
+                InfoField("offset", .number(offset)),
+            ]
+        }
+        return .object(fields)
+    }
+
+    private static func warning(_ sizesDiffer: Bool) -> String {
+        sizesDiffer ? "Warning: Image size mismatch!\n" : ""
+    }
+}

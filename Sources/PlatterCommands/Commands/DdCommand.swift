@@ -1,0 +1,138 @@
+import ArgumentParser
+import BlockCore
+
+/// `dd`: copies a part of a disk into a new image.
+struct DdCommand: ImageCommand {
+    static let spec = CommandSpec(
+        "dd", "Copy a disk, or part of it, into a new image",
+        operands: "if=FILE of=FILE [bs=SIZE] [count=N] [skip=N]",
+        options: [
+            .format("the input"), .imageOpts,
+            OptionSpec("O", "output-format", "FMT", "Format of the output (default: raw)"), .forceShare,
+        ],
+        notes: [
+            "bs is the size of a block (default: 512), count how many blocks to copy, skip how many to leave "
+                + "out first. The output file is made anew. What reads as zeroes is not written."
+        ])
+
+    @OptionGroup var source: SourceOptions
+    @Option var outputFormat = "raw"
+    @Argument var operands: [String] = []
+
+    /// How much is copied at once, in bytes.
+    private static let pieceBytes = 1 << 21
+    private static let sectorBytes = 512
+
+    func run(_ context: CommandContext) throws -> Int32 {
+        let operands = try DdOperands(operands)
+        guard let input = operands.input, let output = operands.output else {
+            throw CommandFailure("Must specify both input and output files")
+        }
+        let image = try ImageName(input, source)
+        let settings = OpenSettings(forceShare: source.forceShare)
+        return try context.closing(try context.open(image, settings: settings)) { node in
+            try refuseSameFile(node, output, context)
+            let range = try range(of: operands, in: node, context)
+            try copy(node, range, to: output, context)
+            return 0
+        }
+    }
+
+    /// Making the output empties its file, which must not be the input's.
+    private func refuseSameFile(_ node: BlockNode, _ output: String, _ context: CommandContext) throws {
+        guard let identity = node.file?.storage?.identity else { return }
+        let settings = OpenSettings(forceShare: true, withoutBacking: true, metadataOnly: true)
+        guard let existing = try? context.opener.open(output, format: "raw", settings: settings) else { return }
+        defer { try? existing.close() }
+        if existing.file?.storage?.identity == identity {
+            throw CommandFailure("\(output): the output is the input file")
+        }
+    }
+
+    /// What is to be copied.
+    private func range(
+        of operands: DdOperands, in node: BlockNode, _ context: CommandContext
+    ) throws(BlockError) -> Range<Int> {
+        let length = try node.length()
+        let (begin, tooFar) = operands.skip.multipliedReportingOverflow(by: operands.blockBytes)
+        var end = length
+        if let count = operands.count {
+            let (wanted, overflow) = count.multipliedReportingOverflow(by: operands.blockBytes)
+            let (limit, past) = wanted.addingReportingOverflow(begin)
+            if !overflow && !past { end = min(length, limit) }
+        }
+        guard !tooFar, begin <= length else {
+            context.complain("\(operands.input ?? ""): cannot skip to specified offset")
+            return 0..<0
+        }
+        return begin..<max(begin, end)
+    }
+
+    private func copy(_ node: BlockNode, _ range: Range<Int>, to output: String, _ context: CommandContext) throws {
+        do throws(BlockError) {
+            var creator = try ImageCreator(
+                context, filename: output, format: outputFormat, text: CreateOptionText())
+            creator.isQuiet = true
+            creator.options.set(.size, to: String(range.count))
+            try creator.create()
+        } catch {
+            throw error.kind == .unsupported
+                ? error : error.prefixed("\(output): error while creating output image")
+        }
+        let settings = OpenSettings(readOnly: false, withoutBacking: true)
+        let target = try context.open(ImageName(output, format: outputFormat), settings: settings)
+        try context.closing(target) { target in
+            try transfer(node, range, to: target)
+            try target.flush()
+        }
+    }
+
+    private func transfer(_ node: BlockNode, _ range: Range<Int>, to target: BlockNode) throws(BlockError) {
+        let buffer = AlignedBuffer(count: Self.pieceBytes)
+        var offset = range.lowerBound
+        while offset < range.upperBound {
+            let run = try node.status(at: offset, limit: range.upperBound - offset)
+            guard !run.isZero else {
+                offset += run.length
+                continue
+            }
+            let count = min(run.length, Self.pieceBytes)
+            var span = buffer.mutableBytes(0..<count)
+            try node.read(into: &span, at: offset)
+            try target.write(buffer.bytes(0..<count), at: offset - range.lowerBound)
+            offset += count
+        }
+    }
+}
+
+/// The operands `name=value`.
+private struct DdOperands {
+    var input: String?
+    var output: String?
+    var blockBytes = 512
+    var count: Int?
+    var skip = 0
+
+    init(_ operands: [String]) throws(CommandFailure) {
+        for operand in operands {
+            let name = operand.prefix { $0 != "=" }
+            guard name.count < operand.count else { throw Self.unknown(name) }
+            try take(name, String(operand.dropFirst(name.count + 1)))
+        }
+    }
+
+    private mutating func take(_ name: Substring, _ value: String) throws(CommandFailure) {
+        switch name {
+        case "if": input = value
+        case "of": output = value
+        case "bs": blockBytes = try SizeArgument.parse(value, what: "bs", minimum: 1, maximum: Int(Int32.max))
+        case "count": count = try SizeArgument.parse(value, what: "count")
+        case "skip": skip = try SizeArgument.parse(value, what: "skip")
+        default: throw Self.unknown(name)
+        }
+    }
+
+    private static func unknown(_ name: Substring) -> CommandFailure {
+        CommandFailure("unrecognized operand \(name)")
+    }
+}

@@ -1,0 +1,123 @@
+import ArgumentParser
+import BlockCore
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+/// `snapshot`: lists, takes, applies and deletes snapshots inside an image.
+struct SnapshotCommand: ImageCommand {
+    static let spec = CommandSpec(
+        "snapshot", "List, take, apply or delete snapshots inside an image", operands: "FILE",
+        options: [
+            .format(), .imageOpts,
+            OptionSpec("l", "list", nil, "List the snapshots (the default)"),
+            OptionSpec("c", "create", "SNAPSHOT", "Take a snapshot of this name"),
+            OptionSpec("a", "apply", "SNAPSHOT", "Go back to this snapshot, given by ID or name"),
+            OptionSpec("d", "delete", "SNAPSHOT", "Delete this snapshot, given by ID or name"),
+            .forceShare, .quiet, .output,
+        ],
+        notes: ["--output=json is for the list, and Platter's own."])
+
+    @OptionGroup var source: SourceOptions
+    @Flag var list = false
+    @Option var create: String?
+    @Option var apply: String?
+    @Option var delete: String?
+    @Flag var quiet = false
+    @Option var output: String?
+    @Argument var operands: [String] = []
+
+    private enum Action {
+        case list
+        case create(String)
+        case apply(String)
+        case delete(String)
+    }
+
+    /// Longer names, in bytes of UTF-8, are cut by other programs.
+    private static let maximumNameBytes = 255
+
+    func run(_ context: CommandContext) throws -> Int32 {
+        let output = try OutputFormat(option: output)
+        let action = try action()
+        let image = try ImageName(try context.oneFile(operands), source)
+        var settings = OpenSettings(readOnly: false, forceShare: source.forceShare)
+        if case .list = action {
+            settings.readOnly = true
+            settings.withoutBacking = true
+        }
+        return try context.closing(try context.open(image, settings: settings)) { node in
+            switch action {
+            case .list: try list(node, output, context)
+            case .create(let name): try create(name, node)
+            case .apply(let name): try apply(name, node)
+            case .delete(let name): try delete(name, node)
+            }
+            return 0
+        }
+    }
+
+    private func action() throws(CommandFailure) -> Action {
+        var actions: [Action] = list ? [.list] : []
+        if let create { actions.append(.create(create)) }
+        if let apply { actions.append(.apply(apply)) }
+        if let delete { actions.append(.delete(delete)) }
+        guard actions.count <= 1 else { throw .usage("Cannot mix '-l', '-a', '-c', '-d'") }
+        return actions.first ?? .list
+    }
+
+    private func list(_ node: BlockNode, _ output: OutputFormat, _ context: CommandContext) throws {
+        let snapshots = try (node.format as? any SnapshotCapable)?.snapshots() ?? []
+        switch output {
+        case .human:
+            if !snapshots.isEmpty { context.terminal.print(SnapshotTable.text(snapshots)) }
+        case .json: context.terminal.print(JSONWriter.text(.list(snapshots.map(\.json))))
+        }
+    }
+
+    private func create(_ name: String, _ node: BlockNode) throws {
+        let failed = "Could not create snapshot '\(name)'"
+        guard name.utf8.count <= Self.maximumNameBytes else {
+            throw CommandFailure("\(failed): The name has more than \(Self.maximumNameBytes) bytes")
+        }
+        guard let driver = node.format as? any SnapshotCapable else {
+            throw CommandFailure("\(failed): Operation not supported")
+        }
+        var time = timespec()
+        clock_gettime(CLOCK_REALTIME, &time)
+        // Microseconds are what other programs store; the machine has run no instructions.
+        let info = SnapshotInfo(
+            id: "", name: name, dateSeconds: Int(time.tv_sec),
+            dateNanoseconds: Int(time.tv_nsec) / 1000 * 1000, instructionCount: 0)
+        do throws(BlockError) { try driver.createSnapshot(info) } catch { throw error.prefixed(failed) }
+    }
+
+    private func apply(_ name: String, _ node: BlockNode) throws {
+        let failed = "Could not apply snapshot '\(name)'"
+        guard let driver = node.format as? any SnapshotCapable else {
+            throw CommandFailure("\(failed): Block driver does not support snapshots")
+        }
+        do throws(BlockError) { try driver.applySnapshot(name) } catch {
+            if error.kind == .notFound {
+                throw CommandFailure("\(failed): Failed to load snapshot: No such file or directory")
+            }
+            throw error.prefixed(failed)
+        }
+    }
+
+    private func delete(_ name: String, _ node: BlockNode) throws {
+        let failed = "Could not delete snapshot '\(name)'"
+        guard let driver = node.format as? any SnapshotCapable else {
+            throw CommandFailure("\(failed): snapshot not found")
+        }
+        do throws(BlockError) { try driver.deleteSnapshot(name) } catch {
+            if error.kind == .notFound { throw CommandFailure("\(failed): snapshot not found") }
+            throw error.prefixed(failed)
+        }
+    }
+}

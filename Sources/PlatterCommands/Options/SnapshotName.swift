@@ -1,0 +1,50 @@
+import BlockCore
+
+/// A snapshot as `-l` names it: `NAME`, or `snapshot.id=ID,snapshot.name=NAME`.
+struct SnapshotName {
+    var id: String?
+    var name: String?
+    /// A bare word may be an ID or a name.
+    private var word: String?
+
+    init(_ text: String) throws(BlockError) {
+        guard text.hasPrefix("snapshot.") else {
+            word = text
+            return
+        }
+        var options = try OptionTree.parse(text)
+        id = options.take("snapshot.id")
+        name = options.take("snapshot.name")
+        if let unknown = options.keys.first {
+            throw BlockError(.invalidArgument, "Invalid parameter '\(unknown)'")
+        }
+    }
+
+    /// Makes `node`, which is open read-only, read from the snapshot.
+    ///
+    /// - Throws: `Failed to load snapshot: reason`.
+    func select(in node: BlockNode) throws(BlockError) {
+        let failed = "Failed to load snapshot"
+        guard let driver = node.format as? any SnapshotCapable else {
+            throw BlockError(
+                .unsupported,
+                "\(failed): Block format '\(node.driverName)' used by device '' does not support temporarily "
+                    + "loading internal snapshots")
+        }
+        do throws(BlockError) {
+            guard let word else { return try driver.selectSnapshot(id: id, name: name) }
+            try selectWord(word, driver)
+        } catch {
+            if error.kind == .notFound { throw BlockError(.notFound, "\(failed): Can't find snapshot") }
+            throw error.prefixed(failed)
+        }
+    }
+
+    private func selectWord(_ word: String, _ driver: any SnapshotCapable) throws(BlockError) {
+        let snapshots = try driver.snapshots()
+        if snapshots.contains(where: { $0.id == word }) {
+            return try driver.selectSnapshot(id: word, name: nil)
+        }
+        try driver.selectSnapshot(id: nil, name: word)
+    }
+}
