@@ -21,6 +21,7 @@ public final class CompareJob: BlockJob {
 
     /// A disk could not be read, or not be asked for its map.
     public struct Failure: Error, Sendable {
+        /// What was being done.
         public enum Activity: Sendable { case reading, asking }
         public var activity: Activity
         public var error: BlockError
@@ -55,7 +56,8 @@ public final class CompareJob: BlockJob {
         let sizesDiffer = firstSize != secondSize
         control.setTotal(max(firstSize, secondSize))
         if isStrict && sizesDiffer { return result.withLock { $0 = .sizeDiffers } }
-        let cursor = Cursor(first, second, (firstSize, secondSize), isStrict: isStrict, pieceBytes: Self.pieceBytes)
+        let cursor = Cursor(
+            first, second, (firstSize, secondSize), isStrict: isStrict, pieceBytes: Self.pieceBytes)
         try WorkerThreads.run(Self.workers) { [self] _ throws(BlockError) in
             try work(cursor, control)
         }
@@ -104,7 +106,9 @@ public final class CompareJob: BlockJob {
         let (mine, theirs) = (buffers.0.bytes(0..<count), buffers.1.bytes(0..<count))
         if Self.agree(mine, theirs, piece) { return nil }
         while offset < count {
-            let sector = offset..<min(count, offset + Self.sectorBytes - (piece.range.lowerBound + offset) % Self.sectorBytes)
+            let sector =
+                offset..<min(
+                    count, offset + Self.sectorBytes - (piece.range.lowerBound + offset) % Self.sectorBytes)
             if !Self.agree(mine.extracting(sector), theirs.extracting(sector), piece) {
                 return (piece.range.lowerBound + offset).roundedDown(to: Self.sectorBytes)
             }
@@ -228,7 +232,9 @@ private final class Cursor: Sendable {
     private func pieceLength(_ offset: Int, _ run: Int) -> Int { min(run, pieceBytes - offset % pieceBytes) }
 
     /// The map of one disk; past its end there are zeroes.
-    private func status(_ node: BlockNode, _ size: Int, at offset: Int, end: Int) throws(BlockError) -> ChainStatus {
+    private func status(_ node: BlockNode, _ size: Int, at offset: Int, end: Int) throws(BlockError)
+        -> ChainStatus
+    {
         guard offset < size else {
             return ChainStatus(length: end - offset, isZero: true, isData: false, isPresent: false, depth: 0)
         }

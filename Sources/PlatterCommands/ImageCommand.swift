@@ -3,8 +3,8 @@ import ArgumentParser
 /// One subcommand: its table of options, the properties that they are bound to, and its work.
 ///
 /// The table (``spec``) decides what the command line may say; swift-argument-parser binds the normalised
-/// arguments to the properties: an option with a value needs an `@Option`, one without a `@Flag`, both named as
-/// the table's ``OptionSpec/binding``; file names are the `@Argument var operands: [String]`.
+/// arguments to the properties: an option with a value needs an `@Option`, one without a `@Flag`, both named
+/// as the table's ``OptionSpec/binding``; file names are the `@Argument var operands: [String]`.
 /// To add a command: one file in Commands/ and one line in ``CommandList``.
 protocol ImageCommand: ParsableCommand {
     static var spec: CommandSpec { get }
@@ -13,6 +13,11 @@ protocol ImageCommand: ParsableCommand {
     ///
     /// - Throws: ``CommandFailure``, or a `BlockError`, which is printed after the program's name.
     func run(_ context: CommandContext) throws -> Int32
+}
+
+extension ImageCommand {
+    /// The command with its properties set from normalised arguments.
+    static func bound(to arguments: [String]) throws -> Self { try parse(arguments) }
 }
 
 /// All subcommands, in the order in which they are listed.

@@ -1,5 +1,3 @@
-import ArgumentParser
-
 /// The program.
 public enum PlatterProgram {
     /// The version that `--version` tells.
@@ -53,7 +51,7 @@ public enum PlatterProgram {
             case .arguments(let normal):
                 let context = CommandContext(
                     programName: program, spec: spec, terminal: terminal, policy: global.policy)
-                return try command.parse(normal).run(context)
+                return try command.bound(to: normal).run(context)
             }
         } catch {
             let failure = CommandFailure(error)

@@ -85,7 +85,9 @@ public final class CommandFixture: Sendable {
     }
 
     /// The bytes of a file.
-    public func read(_ name: String) throws -> [UInt8] { [UInt8](try Data(contentsOf: folder.appending(path: name))) }
+    public func read(_ name: String) throws -> [UInt8] {
+        [UInt8](try Data(contentsOf: folder.appending(path: name)))
+    }
 
     public func exists(_ name: String) -> Bool {
         FileManager.default.fileExists(atPath: path(name))

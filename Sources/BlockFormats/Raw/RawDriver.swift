@@ -145,6 +145,7 @@ extension RawDriver: Measurable {
     public static func measure(
         _ options: CreateOptions, virtualSize: Int, source: BlockNode?
     ) throws(BlockError) -> MeasuredSize {
-        MeasuredSize(required: virtualSize, fullyAllocated: virtualSize)
+        let size = virtualSize.roundedUp(to: sectorBytes) ?? virtualSize
+        return MeasuredSize(required: size, fullyAllocated: size)
     }
 }

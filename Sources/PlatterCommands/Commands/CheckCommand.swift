@@ -104,11 +104,13 @@ enum CheckReport {
             text += "No errors were found on the image.\n"
         }
         if result.corruptions > 0 {
-            text += "\n\(result.corruptions) errors were found on the image.\n"
+            text +=
+                "\n\(result.corruptions) errors were found on the image.\n"
                 + "Data may be corrupted, or further writes to the image may corrupt it.\n"
         }
         if result.leaks > 0 {
-            text += "\n\(result.leaks) leaked clusters were found on the image.\n"
+            text +=
+                "\n\(result.leaks) leaked clusters were found on the image.\n"
                 + "This means waste of disk space, but no harm to data.\n"
         }
         if result.checkErrors > 0 {
@@ -123,8 +125,9 @@ enum CheckReport {
         func percent(_ part: Int, of whole: Int) -> String {
             HumanSize.percent(Double(part) * 100 / Double(whole)) + "%"
         }
-        let allocated = result.allocatedClusters
-        return "\(allocated)/\(result.totalClusters) = \(percent(allocated, of: result.totalClusters)) allocated, "
+        let (allocated, total) = (result.allocatedClusters, result.totalClusters)
+        return
+            "\(allocated)/\(total) = \(percent(allocated, of: total)) allocated, "
             + "\(percent(result.fragmentedClusters, of: allocated)) fragmented, "
             + "\(percent(result.compressedClusters, of: allocated)) compressed clusters\n"
     }

@@ -67,8 +67,7 @@ struct CompareCommand: ImageCommand {
         }
         guard let outcome = job.outcome else { return 2 }
         let text = isJSON ? JSONWriter.text(outcome.json) : quiet ? "" : outcome.text
-        context.terminal.print(text)
-        reporter.finish(succeeded: outcome.areIdentical)
+        reporter.finish(succeeded: outcome.areIdentical, result: text)
         return outcome.areIdentical ? 0 : 1
     }
 

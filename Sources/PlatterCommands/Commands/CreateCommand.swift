@@ -14,9 +14,9 @@ struct CreateCommand: ImageCommand {
             .quiet,
         ],
         notes: [
-            "SIZE is in bytes, or with a suffix k, M, G, T, P or E in powers of 1024. An overlay without SIZE "
-                + "is as large as its backing file. The backing file's name is stored as given; a relative "
-                + "name counts from the new image's folder."
+            "SIZE is in bytes, or with a suffix k, M, G, T, P or E in powers of 1024. An overlay without "
+                + "SIZE is as large as its backing file. The backing file's name is stored as given; a "
+                + "relative name counts from the new image's folder."
         ])
 
     @Option var format = "raw"

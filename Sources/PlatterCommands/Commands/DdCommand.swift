@@ -42,7 +42,9 @@ struct DdCommand: ImageCommand {
     private func refuseSameFile(_ node: BlockNode, _ output: String, _ context: CommandContext) throws {
         guard let identity = node.file?.storage?.identity else { return }
         let settings = OpenSettings(forceShare: true, withoutBacking: true, metadataOnly: true)
-        guard let existing = try? context.opener.open(output, format: "raw", settings: settings) else { return }
+        guard let existing = try? context.opener.open(output, format: "raw", settings: settings) else {
+            return
+        }
         defer { try? existing.close() }
         if existing.file?.storage?.identity == identity {
             throw CommandFailure("\(output): the output is the input file")
@@ -68,7 +70,9 @@ struct DdCommand: ImageCommand {
         return begin..<max(begin, end)
     }
 
-    private func copy(_ node: BlockNode, _ range: Range<Int>, to output: String, _ context: CommandContext) throws {
+    private func copy(_ node: BlockNode, _ range: Range<Int>, to output: String, _ context: CommandContext)
+        throws
+    {
         do throws(BlockError) {
             var creator = try ImageCreator(
                 context, filename: output, format: outputFormat, text: CreateOptionText())

@@ -13,8 +13,9 @@ struct MapCommand: ImageCommand {
             .output, .forceShare,
         ],
         notes: [
-            "The text for people lists stored data only, and fails where data is compressed or encrypted; JSON "
-                + "lists everything. 'depth' counts the layers of the backing chain from 0 for FILE itself."
+            "The text for people lists stored data only, and fails where data is compressed or encrypted; "
+                + "JSON lists everything. 'depth' counts the layers of the backing chain from 0 for FILE "
+                + "itself."
         ])
 
     @OptionGroup var source: SourceOptions
@@ -36,8 +37,10 @@ struct MapCommand: ImageCommand {
         return try context.closing(node) { node in
             let printer = MapPrinter(output, context.terminal)
             let begin = start ?? 0
-            let end = min(try node.length(), begin.addingReportingOverflow(limit ?? .max).overflow
-                ? .max : begin + (limit ?? .max - begin))
+            let end = min(
+                try node.length(),
+                begin.addingReportingOverflow(limit ?? .max).overflow
+                    ? .max : begin + (limit ?? .max - begin))
             try walk(node, from: begin, to: end, printer)
             return 0
         }

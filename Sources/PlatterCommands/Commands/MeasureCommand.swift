@@ -15,8 +15,8 @@ struct MeasureCommand: ImageCommand {
             OptionSpec("s", "size", "SIZE", "Measure an empty disk of this size instead of FILE"),
         ],
         notes: [
-            "'required size' is the file with the data that is there now, 'fully allocated size' the file once "
-                + "everything has been written."
+            "'required size' is the file with the data that is there now, 'fully allocated size' the file "
+                + "once everything has been written."
         ])
 
     @OptionGroup var source: SourceOptions

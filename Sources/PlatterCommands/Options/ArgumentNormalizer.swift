@@ -1,8 +1,8 @@
 /// Turns a command line in the habits of getopt_long into one that swift-argument-parser takes.
 ///
 /// Options may follow operands and be clustered (`-pqfraw`), long names may be shortened as long as they are
-/// unique, `--` ends the options. The result has `--name=value` and `--name` with the table's own names first,
-/// then `--`, then the operands.
+/// unique, `--` ends the options. The result has `--name=value` and `--name` with the table's own names
+/// first, then `--`, then the operands.
 struct ArgumentNormalizer {
     enum Normal: Equatable {
         /// The help text is wanted.
@@ -48,7 +48,8 @@ struct ArgumentNormalizer {
     }
 
     /// The normal form of `--text`, or `nil` for help.
-    private func long(_ text: Substring, _ rest: inout ArraySlice<String>) throws(CommandFailure) -> [String]? {
+    private func long(_ text: Substring, _ rest: inout ArraySlice<String>) throws(CommandFailure) -> [String]?
+    {
         let name = text.prefix { $0 != "=" }
         let option = try find(name, in: text)
         let long = option.long ?? ""

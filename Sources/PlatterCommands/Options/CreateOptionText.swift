@@ -76,7 +76,8 @@ enum CreateOptionReport {
     }
 
     private static func doublingCommas(_ text: String) -> String {
-        text.contains(",") ? text.split(separator: ",", omittingEmptySubsequences: false).joined(separator: ",,") : text
+        text.contains(",")
+            ? text.split(separator: ",", omittingEmptySubsequences: false).joined(separator: ",,") : text
     }
 }
 

@@ -64,6 +64,7 @@ struct GlobalOptions {
         }
     }
 
+    /// Whether the option's value is the next word.
     private func takesNext(_ argument: String) -> Bool {
         guard argument.hasPrefix("--"), !argument.contains("=") else { return argument == "-T" }
         let name = argument.dropFirst(2)

@@ -44,7 +44,8 @@ enum HelpText {
     private static func row(_ left: String, _ right: String, column: Int = column) -> String {
         let lines = wrap(right, indent: column)
         let first = lines.first?.drop { $0 == " " } ?? ""
-        let head = left.count < column - 1
+        let head =
+            left.count < column - 1
             ? left.padded(right: column) + first
             : left + "\n" + String(repeating: " ", count: column) + first
         return ([head] + lines.dropFirst()).joined(separator: "\n") + "\n"

@@ -10,7 +10,7 @@
 enum HumanSize {
     private static let units = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"]
 
-    /// Three significant digits and a binary unit: `64 MiB`, `3.27 MiB`, `0 B`. From 1000 up to the next unit.
+    /// Three significant digits and a binary unit: `64 MiB`, `3.27 MiB`, `0 B`. 1000 goes to the next unit.
     static func text(_ bytes: Int) -> String {
         var unit = 0
         var limit = 1000.0

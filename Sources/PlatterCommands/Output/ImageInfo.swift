@@ -30,7 +30,8 @@ struct ImageInfo {
         virtualSize = length.roundedUp(to: Self.sectorBytes) ?? length
         details = try node.format?.describe() ?? FormatInfo()
         for (index, child) in node.children.enumerated() {
-            children.append((index == 0 ? "file" : "child.\(index)", try ImageInfo(child, withLimits: withLimits)))
+            children.append(
+                (index == 0 ? "file" : "child.\(index)", try ImageInfo(child, withLimits: withLimits)))
         }
         if let storage = node.storage {
             isStorage = true

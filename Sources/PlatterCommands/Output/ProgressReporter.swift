@@ -3,8 +3,9 @@ import Synchronization
 
 /// Shows how far a job is, and hands it the user's interrupt.
 ///
-/// On a terminal, `-p` is one line on standard error that is rewritten: percentage, rate, time left. Elsewhere
-/// it is qemu-img's `    (12.34/100%)` and a carriage return on standard output, at least one percent apart.
+/// On a terminal, `-p` is one line on standard error that is rewritten: percentage, rate, time left.
+/// Elsewhere it is qemu-img's `    (12.34/100%)` and a carriage return on standard output, at least one
+/// percent apart.
 /// SIGUSR1 prints one line on standard error. SIGINT, SIGTERM and SIGHUP cancel the job at its next step; the
 /// second one ends the program at once. Thread-safe.
 final class ProgressReporter: Sendable {
@@ -28,10 +29,12 @@ final class ProgressReporter: Sendable {
 
     /// Shows the end and gives the signals back. Call it on success and on failure; twice does nothing.
     ///
-    /// - Parameter succeeded: whether all was done, so that 100% is shown.
-    func finish(succeeded: Bool) {
+    /// - Parameters:
+    ///   - succeeded: whether all was done, so that 100% is shown.
+    ///   - result: text for standard output, put where qemu-img has it.
+    func finish(succeeded: Bool, result: String = "") {
         signals.stop()
-        display.end(succeeded: succeeded)
+        display.end(succeeded: succeeded, result: result)
     }
 
     /// Runs `body` and calls ``finish(succeeded:)`` in either case.
@@ -79,7 +82,8 @@ private final class ProgressDisplay: Sendable {
         let now = MonotonicClock.nanoseconds()
         let due = state.withLock { state in
             guard !state.ended else { return false }
-            let due = terminal.errorIsTerminal
+            let due =
+                terminal.errorIsTerminal
                 ? now - state.shownAt >= Self.intervalNanoseconds
                 : percent >= state.shownPercent + 1
             if due { (state.shownPercent, state.shownAt) = (percent, now) }
@@ -93,19 +97,21 @@ private final class ProgressDisplay: Sendable {
         terminal.error(isShown && terminal.errorIsTerminal ? "\r" + line(progress) : line(progress))
     }
 
-    func end(succeeded: Bool) {
+    func end(succeeded: Bool, result: String) {
         let wasEnded = state.withLock { state in
             defer { state.ended = true }
             return state.ended
         }
-        guard isShown, !wasEnded else { return }
-        if terminal.errorIsTerminal {
+        let isShown = self.isShown && !wasEnded
+        if isShown && terminal.errorIsTerminal {
             terminal.writeError(succeeded ? "\r" + finalLine() + "\n" : "\n")
-        } else {
-            if succeeded { classic(100) }
-            terminal.print("\n")
-            terminal.flush()
+        } else if isShown && succeeded {
+            classic(100)
         }
+        terminal.print(result)
+        guard isShown && !terminal.errorIsTerminal else { return }
+        terminal.print("\n")
+        terminal.flush()
     }
 
     private func show(_ progress: JobControl.Progress, _ percent: Double) {
@@ -121,7 +127,8 @@ private final class ProgressDisplay: Sendable {
         let seconds = max(1e-3, Double(MonotonicClock.nanoseconds() - began) / 1e9)
         let rate = Double(progress.done) / seconds
         let left = rate > 0 ? Double(progress.total - progress.done) / rate : 0
-        let text = "\(HumanSize.percent(progress.fraction * 100).padded(left: 6))%  "
+        let text =
+            "\(HumanSize.percent(progress.fraction * 100).padded(left: 6))%  "
             + "\(HumanSize.text(Int(min(rate, 1e18))))/s  \(Self.duration(left)) left"
         return text.padded(right: Self.lineWidth)
     }

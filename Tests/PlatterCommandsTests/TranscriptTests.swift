@@ -1,0 +1,76 @@
+import BlockCore
+import BlockFormats
+import BlockTestSupport
+import Foundation
+import Testing
+
+@testable import PlatterCommands
+
+/// Replays a recorded session of qemu-img 10.2 through a link of that name.
+@Suite struct TranscriptTests {
+    /// One command of the recorded session.
+    struct Entry: Sendable, CustomStringConvertible {
+        var command: String
+        /// All that was printed, with `[exit N]` as its last line.
+        var expected: String
+        var description: String { command }
+    }
+
+    static let fixture = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+        .appending(path: "Fixtures/commands/qemu-img-10.2.txt")
+
+    /// All that the session needs is there.
+    static let isComplete =
+        StandardFormats.all.contains { $0.name == "qcow2" }
+        && ["convert", "rebase", "commit"].allSatisfy { CommandList.command(named: $0) != nil }
+
+    @Test(.enabled(if: isComplete)) func replaysTheRecordedSession() throws {
+        let entries = try Self.entries()
+        try #require(entries.count > 100)
+        let fixture = try CommandFixture()
+        for entry in entries {
+            let script = "( \(entry.command)\n) 2>&1; echo \"[exit $?]\""
+            let outcome = try fixture.shell(script, linked: true)
+            let told = Normal.text(outcome.output, of: entry.command)
+            let expected = Normal.text(entry.expected, of: entry.command)
+            #expect(told == expected, "$ \(entry.command)")
+        }
+    }
+
+    static func entries() throws -> [Entry] {
+        var entries: [Entry] = []
+        for line in try String(contentsOf: fixture, encoding: .utf8).components(separatedBy: "\n") {
+            if line.hasPrefix("## ") { continue }
+            if line.hasPrefix("$ ") {
+                entries.append(Entry(command: String(line.dropFirst(2)), expected: ""))
+            } else if !entries.isEmpty {
+                entries[entries.count - 1].expected += line + "\n"
+            }
+        }
+        for index in entries.indices {
+            entries[index].expected = entries[index].expected.trimmingCharacters(in: .newlines) + "\n"
+        }
+        return entries
+    }
+}
+
+/// What depends on the host, the moment or the wording of help is made equal.
+enum Normal {
+    static func text(_ text: String, of command: String) -> String {
+        var text = text
+        // What a file takes up depends on the host's file system.
+        replace(&text, #"disk size: [0-9.]+ ([KMG]i)?B"#, "disk size: SIZE")
+        replace(&text, #""actual-size": [0-9]+"#, "\"actual-size\": SIZE")
+        replace(&text, #"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}"#, "DATE")
+        replace(&text, #""date-(n?sec)": [0-9]+"#, "\"date-$1\": DATE")
+        // How many steps are shown depends on how much is copied at once.
+        replace(&text, #"( {4}\([0-9.]+/100%\)\r?)+"#, "PROGRESS")
+        // The options are the same, their descriptions are our own.
+        if command.contains("-o help") { replace(&text, #"(?m)>\s+- .*$"#, ">") }
+        return text
+    }
+
+    private static func replace(_ text: inout String, _ pattern: String, _ replacement: String) {
+        text = text.replacingOccurrences(of: pattern, with: replacement, options: .regularExpression)
+    }
+}
