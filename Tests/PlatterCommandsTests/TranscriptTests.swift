@@ -1,5 +1,3 @@
-import BlockCore
-import BlockFormats
 import BlockTestSupport
 import Foundation
 import Testing
@@ -19,21 +17,41 @@ import Testing
     static let fixture = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
         .appending(path: "Fixtures/commands/qemu-img-10.2.txt")
 
-    /// All that the session needs is there.
-    static let isComplete =
-        StandardFormats.all.contains { $0.name == "qcow2" }
-        && ["convert", "rebase", "commit"].allSatisfy { CommandList.command(named: $0) != nil }
+    /// Where Platter is known to answer otherwise; an entry that has come right is reported.
+    static let knownDifferences: [String: String] = [
+        "qemu-img create -f qcow2 -o data_file=ext.raw,data_file_raw=on df.qcow2 64M": noDataFiles,
+        "qemu-img info df.qcow2": noDataFiles,
+        "qemu-img info --output=json df.qcow2": noDataFiles,
+        "qemu-img create -f qcow2 -o help": "data files and encryption cannot be created yet",
+        "qemu-img check -r all corr.qcow2": "the old refcount blocks are not told of as repaired",
+    ]
+    private static let noDataFiles = "external data files cannot be created yet"
 
-    @Test(.enabled(if: isComplete)) func replaysTheRecordedSession() throws {
+    @Test func replaysTheRecordedSession() throws {
         let entries = try Self.entries()
         try #require(entries.count > 100)
         let fixture = try CommandFixture()
         for entry in entries {
+            if Self.isMissing(entry.command) {
+                try fixture.shell(entry.command)
+                continue
+            }
             let script = "( \(entry.command)\n) 2>&1; echo \"[exit $?]\""
             let outcome = try fixture.shell(script, linked: true)
             let told = Normal.text(outcome.output, of: entry.command)
             let expected = Normal.text(entry.expected, of: entry.command)
-            #expect(told == expected, "$ \(entry.command)")
+            if let reason = Self.knownDifferences[entry.command] {
+                withKnownIssue("\(reason)") { #expect(told == expected, "$ \(entry.command)") }
+            } else {
+                #expect(told == expected, "$ \(entry.command)")
+            }
+        }
+    }
+
+    /// Commands that are not there yet are left to the real qemu-img, for the files that they make.
+    private static func isMissing(_ line: String) -> Bool {
+        ["convert", "rebase", "commit"].contains {
+            line.hasPrefix("qemu-img \($0)") && CommandList.command(named: $0) == nil
         }
     }
 

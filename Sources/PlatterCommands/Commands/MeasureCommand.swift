@@ -10,7 +10,7 @@ struct MeasureCommand: ImageCommand {
             .format("FILE"), .imageOpts,
             OptionSpec("l", "snapshot", "SNAPSHOT", "Measure this snapshot of FILE"),
             OptionSpec("O", "target-format", "FMT", "Format of the image to be made (default: raw)"),
-            OptionSpec("o", "target-format-options", "K=V,...", "Its create options"),
+            OptionSpec("o", nil, "K=V,...", "Its create options"),
             .output, .forceShare,
             OptionSpec("s", "size", "SIZE", "Measure an empty disk of this size instead of FILE"),
         ],
@@ -22,7 +22,7 @@ struct MeasureCommand: ImageCommand {
     @OptionGroup var source: SourceOptions
     @Option var snapshot: String?
     @Option var targetFormat = "raw"
-    @Option var targetFormatOptions: [String] = []
+    @Option(name: .customLong("o")) var targetFormatOptions: [String] = []
     @Option var output: String?
     @Option var size: String?
     @Argument var operands: [String] = []
