@@ -128,20 +128,46 @@ struct Qcow2Checker {
         _ window: ReferenceWindow, repair: RepairMode, _ report: (String) -> Void
     ) throws(BlockError) {
         let store = try tables.refcounts()
-        for cluster in window.clusters {
-            let refcount: UInt64
-            do throws(BlockError) { refcount = try store.refcount(of: cluster) } catch {
-                if error.kind == .io { result.checkErrors += 1 }
+        var cluster = window.clusters.lowerBound
+        while cluster < window.clusters.upperBound {
+            let agreeing = try agreeing(from: cluster, window, store)
+            if agreeing > 0 {
+                cluster += agreeing
                 continue
             }
-            let references = window.count(of: cluster)
-            if refcount > 0 || references > 0 { usedClusters = max(usedClusters, cluster + 1) }
-            if refcount == references {
-                if window.contradicts(cluster, refcount: refcount) { hasWrongFlags = true }
-                continue
-            }
-            try mismatch(cluster, refcount, references, repair, store, report)
+            try compare(cluster, window, repair, store, report)
+            cluster += 1
         }
+    }
+
+    /// The clusters from `first` on whose refcounts need no closer look.
+    private mutating func agreeing(
+        from first: Int, _ window: ReferenceWindow, _ store: RefcountStore
+    ) throws(BlockError) -> Int {
+        guard layout.refcountOrder == 4, let slice = try? store.slice(of: first) else { return 0 }
+        let limit = min(slice.entries - slice.first, window.clusters.upperBound - first)
+        let count = window.agreeing(
+            from: first, with: slice.buffer.bytes, entry: slice.first, limit: limit, order: layout.refcountOrder)
+        if let last = window.lastUsed(in: first..<first + count) { usedClusters = max(usedClusters, last + 1) }
+        return count
+    }
+
+    private mutating func compare(
+        _ cluster: Int, _ window: ReferenceWindow, _ repair: RepairMode, _ store: RefcountStore,
+        _ report: (String) -> Void
+    ) throws(BlockError) {
+        let refcount: UInt64
+        do throws(BlockError) { refcount = try store.refcount(of: cluster) } catch {
+            if error.kind == .io { result.checkErrors += 1 }
+            return
+        }
+        let references = window.count(of: cluster)
+        if refcount > 0 || references > 0 { usedClusters = max(usedClusters, cluster + 1) }
+        if refcount == references {
+            if window.contradicts(cluster, refcount: refcount) { hasWrongFlags = true }
+            return
+        }
+        try mismatch(cluster, refcount, references, repair, store, report)
     }
 
     private mutating func mismatch(

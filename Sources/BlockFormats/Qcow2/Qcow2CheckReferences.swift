@@ -88,9 +88,11 @@ extension Qcow2Checker {
                         + "size 0x\(hex(layout.clusterSize))", report)
                 continue
             }
-            window.count(cluster..<cluster + 1)
-            guard isActive else { continue }
-            window.noteFlag(cluster, isCopied: entry.isCopied)
+            guard isActive else {
+                window.count(cluster..<cluster + 1)
+                continue
+            }
+            window.countActive(cluster, isCopied: entry.isCopied)
             result.allocatedClusters += 1
             if expected != 0 && host != expected { result.fragmentedClusters += 1 }
             expected = host + layout.clusterSize

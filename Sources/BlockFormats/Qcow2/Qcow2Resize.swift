@@ -121,3 +121,17 @@ extension Qcow2Metadata {
         try barrier()
     }
 }
+
+extension Qcow2Driver: Emptying {
+    /// Order of writes: an empty L1 table in a new place, a barrier, the header, a barrier; then what the old table
+    /// referred to is released.
+    public func makeEmpty() throws(BlockError) {
+        try exclusively { tables throws(BlockError) in
+            try tables.commit()
+            let old = tables.l1
+            try tables.moveL1(to: [UInt64](repeating: 0, count: old.count))
+            try tables.unshareClusters(of: old)
+            try tables.commit()
+        }
+    }
+}

@@ -209,7 +209,7 @@ extension Qcow2Metadata {
     }
 
     /// Releases all that an L1 table refers to.
-    fileprivate func unshareClusters(of l1: [UInt64]) throws(BlockError) {
+    func unshareClusters(of l1: [UInt64]) throws(BlockError) {
         try eachL2Table(of: l1) { offset, bytes throws(BlockError) in
             for index in 0..<layout.entriesPerL2Table {
                 let entry = L2Entry(raw: bytes.bytes.bigEndian(at: index * 8) ?? 0)

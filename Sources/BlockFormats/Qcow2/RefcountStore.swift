@@ -70,6 +70,13 @@ final class RefcountStore {
         return RefcountEntries.get(cache.bytes(of: slot).bytes, entry, order: layout.refcountOrder)
     }
 
+    /// The cached slice with `cluster`'s refcount: its bytes, the entry's number, and how many entries there are.
+    func slice(of cluster: Int) throws(BlockError) -> (buffer: AlignedBuffer, first: Int, entries: Int)? {
+        guard let block = try blockOffset(cluster) else { return nil }
+        let (slot, entry) = try locate(cluster, block: block)
+        return (cache.bytes(of: slot), entry, (layout.sliceSize * 8) >> layout.refcountOrder)
+    }
+
     /// Sets a refcount. The block exists or is made.
     func set(_ cluster: Int, to value: UInt64) throws(BlockError) {
         let block: Int

@@ -59,10 +59,51 @@ struct ReferenceWindow {
         return small == Self.countMask ? large[index] ?? UInt64(small) : UInt64(small)
     }
 
+    /// The last cluster of `range` (which lies in this window) that anything refers to.
+    func lastUsed(in range: Range<Int>) -> Int? {
+        range.last { cells[$0 - clusters.lowerBound] != 0 }
+    }
+
     /// Whether an active entry's "copied" flag contradicts a refcount.
     func contradicts(_ cluster: Int, refcount: UInt64) -> Bool {
         let cell = cells[cluster - clusters.lowerBound]
         return cell & (refcount == 1 ? Self.sharedBit : Self.copiedBit) != 0
+    }
+
+    /// Counts a data cluster of an active table: one reference and how its entry is flagged.
+    mutating func countActive(_ cluster: Int, isCopied: Bool) {
+        let index = cluster &- clusters.lowerBound
+        guard index >= 0, index < cells.count else { return }
+        let cell = cells[index]
+        let flag = isCopied ? Self.copiedBit : Self.sharedBit
+        if cell & Self.countMask == Self.countMask {
+            large[index, default: UInt64(Self.countMask)] += 1
+            cells[index] = cell | flag
+        } else {
+            cells[index] = (cell &+ 1) | flag
+        }
+    }
+
+    /// How many clusters from `first` on have exactly the refcounts that the entries of a block state, in order,
+    /// and flags that go with them. The common widths only; 0 for the others.
+    ///
+    /// - Parameters:
+    ///   - entry: the number of the entry in `block` that belongs to `first`.
+    ///   - limit: how many to look at; all lie in the window and in the block.
+    func agreeing(from first: Int, with block: RawSpan, entry: Int, limit: Int, order: Int) -> Int {
+        guard order == 4, block.byteCount >= (entry + limit) * 2 else { return 0 }
+        let start = first - clusters.lowerBound
+        return cells.withUnsafeBufferPointer { cells in
+            for step in 0..<limit {
+                let stored = UInt16(
+                    bigEndian: block.unsafeLoadUnaligned(fromByteOffset: (entry &+ step) &* 2, as: UInt16.self))
+                let cell = cells[start &+ step]
+                let wrongFlag = stored == 1 ? Self.sharedBit : Self.copiedBit
+                let count = cell & Self.countMask
+                if UInt16(count) != stored || cell & wrongFlag != 0 || count == Self.countMask { return step }
+            }
+            return limit
+        }
     }
 
     /// Whether nothing refers to any cluster of `range`, which lies in this window.
