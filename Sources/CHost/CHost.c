@@ -64,7 +64,9 @@ int64_t platter_copy_range(
 #ifdef __linux__
     off64_t from = source_offset, to = target_offset;
     ssize_t copied;
-    do { copied = copy_file_range(source, &from, target, &to, length, 0); } while (copied == -1 && errno == EINTR);
+    do {
+        copied = copy_file_range(source, &from, target, &to, length, 0);
+    } while (copied == -1 && errno == EINTR);
     if (copied == -1) *error = errno;
     return copied;
 #else

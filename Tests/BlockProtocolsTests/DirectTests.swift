@@ -62,7 +62,7 @@ import Testing
         model.replaceSubrange(offset..<end, with: bytes)
     }
 
-    /// Neighbours inside one block: each write completes the block from the file, and must not undo another's.
+    /// Neighbours inside one block: each write completes the block from the file, and must not undo others.
     @Test(arguments: [CacheMode.none, .writeback]) func unalignedNeighboursDoNotLoseEachOther(
         cache: CacheMode
     ) throws {
@@ -87,9 +87,11 @@ import Testing
     @Test(arguments: [CacheMode.none, .writeback]) func growingFromManyThreadsLosesNothing(cache: CacheMode)
         throws
     {
-        let path = try scratch.file("a")
-        let driver = try FileDriver(opening: path, settings: writing(cache))
         let piece = 5000
+        let path = try scratch.file("a", [UInt8](repeating: 1, count: 120 * piece))
+        let driver = try FileDriver(opening: path, settings: writing(cache))
+        // A driver that still believed in the old length would not take turns.
+        try driver.truncate(to: 0, preallocation: .off)
         try WorkerThreads.run(6) { (worker) throws(BlockError) in
             for index in stride(from: worker, to: 120, by: 6) {
                 if index % 4 == 1 {

@@ -1,8 +1,8 @@
 import Foundation
 import Testing
 
-/// Runs QEMU's tools, which judge our locks. Where they are missing, tests that need them are skipped, but not
-/// in CI.
+/// Runs QEMU's tools, which judge our locks. Where they are missing, tests that need them are skipped, but
+/// not in CI.
 enum QemuPeer {
     static let isThere: Bool =
         ProcessInfo.processInfo.environment["CI"] != nil

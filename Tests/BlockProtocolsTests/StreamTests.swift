@@ -2,6 +2,7 @@ import BlockCore
 import BlockProtocols
 import BlockTestSupport
 import Foundation
+import Synchronization
 import Testing
 
 @Suite struct StreamTests {
@@ -59,6 +60,28 @@ import Testing
             try FileManager.default.contentsOfDirectory(atPath: "/var/tmp").allSatisfy {
                 !$0.hasPrefix("platter-")
             })
+    }
+
+    @Test func interruptedReadsGoOn() throws {
+        // Without SA_RESTART, a blocked read fails with EINTR.
+        var action = sigaction()
+        action.__sigaction_handler.sa_handler = { _ in }
+        #expect(sigaction(SIGURG, &action, nil) == 0)
+        let pipe = Pipe()
+        let reader = Mutex<pthread_t?>(nil)
+        let end = pipe.fileHandleForWriting
+        let feeder = Thread {
+            for byte in UInt8(0)..<50 {
+                if let thread = reader.withLock({ $0 }) { pthread_kill(thread, SIGURG) }
+                Thread.sleep(forTimeInterval: 0.001)
+                end.write(Data([byte]))
+            }
+            end.closeFile()
+        }
+        reader.withLock { $0 = pthread_self() }
+        feeder.start()
+        let driver = try StandardInput.open(descriptor: pipe.fileHandleForReading.fileDescriptor)
+        #expect(try driver.bytes(at: 0, 51) == Array(0..<50) + [0])
     }
 
     @Test func anEmptyPipeIsAnEmptyFile() throws {

@@ -19,7 +19,7 @@ struct LockPermissions: OptionSet, Sendable {
 /// The locks by which QEMU and Platter tell each other how they use an image file.
 ///
 /// For each permission there are two bytes of the file: at 100 + bit a shared lock says "I use this", at
-/// 200 + bit "nobody else may". Locks belong to the open file, so two opens in one process see each other too.
+/// 200 + bit "nobody else may". Locks belong to the open file, so two opens in one process notice each other.
 struct FileLocks: Sendable, Equatable {
     static let usedBase: Int64 = 100
     static let unsharedBase: Int64 = 200

@@ -1,6 +1,6 @@
 import BlockCore
 
-/// Lets one thread through at a time. Unlike a mutex's closure, it can be held around a call that takes spans.
+/// Lets one thread through at a time. Unlike a mutex's closure, it can be held around a use of spans.
 final class Gate: Sendable {
     private let isTaken = Monitor(false)
 

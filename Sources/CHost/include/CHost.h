@@ -3,7 +3,7 @@
 /* What Swift cannot import of the host's C library, under names of our own.
  *
  * Offsets and lengths are in bytes. Unless stated otherwise a function returns 0 when it worked and an errno
- * value when it did not; ENOTSUP stands for "this system has no such call". Interrupted calls are repeated. */
+ * value when it did not; ENOTSUP stands for "no such call here". Interrupted calls are repeated. */
 #include <stdint.h>
 
 int platter_host_version(void);
