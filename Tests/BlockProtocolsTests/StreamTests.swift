@@ -2,7 +2,6 @@ import BlockCore
 import BlockProtocols
 import BlockTestSupport
 import Foundation
-import Synchronization
 import Testing
 
 @Suite struct StreamTests {
@@ -68,19 +67,30 @@ import Testing
         action.__sigaction_handler.sa_handler = { _ in }
         #expect(sigaction(SIGURG, &action, nil) == 0)
         let pipe = Pipe()
-        let reader = Mutex<pthread_t?>(nil)
-        let end = pipe.fileHandleForWriting
-        let feeder = Thread {
-            for byte in UInt8(0)..<50 {
-                if let thread = reader.withLock({ $0 }) { pthread_kill(thread, SIGURG) }
-                Thread.sleep(forTimeInterval: 0.001)
-                end.write(Data([byte]))
-            }
-            end.closeFile()
+        let input = pipe.fileHandleForReading.fileDescriptor
+        let output = pipe.fileHandleForWriting
+        let reader = Monitor<pthread_t?>(nil)
+        let result = Monitor<Result<FileDriver, any Error>?>(nil)
+        // The test's own threads let no signals in.
+        Thread {
+            var mask = sigset_t()
+            sigaddset(&mask, SIGURG)
+            pthread_sigmask(SIG_UNBLOCK, &mask, nil)
+            reader.withLock { $0 = pthread_self() }
+            reader.notifyAll()
+            let opened = Result { try StandardInput.open(descriptor: input) }
+            result.withLock { $0 = opened }
+            result.notifyAll()
+        }.start()
+        let thread = try #require(reader.wait(until: { $0 != nil }, then: { $0 }))
+        for byte in UInt8(0)..<50 {
+            Thread.sleep(forTimeInterval: 0.001)
+            pthread_kill(thread, SIGURG)
+            Thread.sleep(forTimeInterval: 0.001)
+            output.write(Data([byte]))
         }
-        reader.withLock { $0 = pthread_self() }
-        feeder.start()
-        let driver = try StandardInput.open(descriptor: pipe.fileHandleForReading.fileDescriptor)
+        output.closeFile()
+        let driver = try #require(result.wait(until: { $0 != nil }, then: { $0 })).get()
         #expect(try driver.bytes(at: 0, 51) == Array(0..<50) + [0])
     }
 

@@ -1,5 +1,6 @@
 import BlockCore
 import Foundation
+import Synchronization
 import Testing
 
 @testable import BlockProtocols
@@ -76,6 +77,21 @@ import Testing
         try giving.discard(at: 0, count: 65536)
         #expect(giving.allocatedSize() == 0)
         #expect(try giving.length() == 65536)
+    }
+
+    /// Whoever believed in the old length would grow the file without taking turns.
+    @Test func whatIsKnownOfTheLengthFollowsIt() throws {
+        let driver = try driver([])
+        func known() -> Int { driver.file.knownLength.load(ordering: .relaxed) }
+        #expect(known() == 65536)
+        try driver.put([1], at: 70000)
+        #expect(known() == 70001)
+        try driver.truncate(to: 100, preallocation: .off)
+        #expect(known() == 100)
+        try driver.writeZeroes(at: 50, count: 100, flags: .mayUnmap)
+        #expect(known() == 150)
+        #expect(failure { try driver.truncate(to: 200, preallocation: .metadata) } != nil)
+        #expect(known() == 150)
     }
 
     @Test func reservingFallsBackToWriting() throws {

@@ -5,7 +5,7 @@ import SystemPackage
 
 /// A block device of the host, or a character device that has no length.
 ///
-/// Thread-safe. The length cannot be changed. Discarding, and zeroing without moving data, is for whole sectors.
+/// Thread-safe. The length cannot be changed. Discarding and zeroing in place are for whole sectors.
 public final class HostDeviceDriver: UseDeclaring {
     public static let name = "host_device"
 
