@@ -1,7 +1,9 @@
 import BlockCore
-import BlockProtocols
 import Foundation
+import Synchronization
 import Testing
+
+@testable import BlockProtocols
 
 /// A file system of 1 MiB in memory, which is soon full. Needs root to mount it.
 @Suite(.enabled(if: geteuid() == 0), .serialized) final class FullDiskTests {
@@ -31,6 +33,7 @@ import Testing
             #expect(error?.path == path)
             #expect(error?.message == "\(prefix): No space left on device")
             #expect(try driver.length() == 3)
+            #expect(driver.file.knownLength.load(ordering: .relaxed) == 3)
             #expect(try #require(driver.allocatedSize()) <= 4096)
         }
         let failed = failure {
@@ -66,5 +69,22 @@ import Testing
         #expect(driver.allocatedSize() == 65536)
         try driver.writeZeroes(at: 4096, count: 8192, flags: [.mayUnmap, .noFallback])
         #expect(driver.allocatedSize() == 65536 - 8192)
+    }
+
+    /// The system tells of writes that it lost only once.
+    @Test(.enabled(if: LoopDevice.isThere)) func aFailedFlushStaysFailed() throws {
+        let backing = "\(folder)/disk"
+        try FileDriver.create(backing, fileOptions(["size": "8M"]))
+        let device = try #require(LoopDevice(over: backing))
+        var none = OptionTree()
+        let driver = try FileDriver.entry.open(device.path, &none, writing())
+        try driver.flush()
+        try driver.put([UInt8](repeating: 1, count: 4 << 20), at: 0)
+        for _ in 0..<3 {
+            let error = failure { try driver.flush() }
+            #expect(error?.kind == .io || error?.kind == .noSpace)
+            #expect(error?.path == device.path)
+        }
+        driver.close()
     }
 }

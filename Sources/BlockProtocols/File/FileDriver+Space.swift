@@ -72,6 +72,7 @@ extension FileDriver {
             try resize(from: before, to: length, preallocation)
         } catch {
             if length > before { try? setLength(before) }
+            file.knownLength.store(min(before, length), ordering: .relaxed)
             throw error
         }
         file.noteLength(length)

@@ -28,6 +28,8 @@ final class HostFile: Sendable {
     }
 
     private let use = Mutex(Use())
+    /// The errno of the first flush that failed; 0 for none.
+    private let failedFlush = Atomic<Int32>(0)
     private let isOpen = Atomic<Bool>(true)
 
     /// Takes over the descriptor, which it closes in the end (also when this throws).
@@ -103,15 +105,18 @@ final class HostFile: Sendable {
     // MARK: Life
 
     /// On return, what was written is durable, unless the cache mode says not to care.
+    ///
+    /// After one failure every later call fails too: the system reports lost writes once and then forgets them.
     func flush() throws(BlockError) {
         if options.ignoresFlush { return }
-        try reporting(path) { () throws(Errno) in
-            let code = platter_flush(descriptor)
+        var code = failedFlush.load(ordering: .relaxed)
+        if code == 0 {
+            code = platter_flush(descriptor)
             // Pipes and terminals keep nothing that could be made durable.
-            if code != 0 && !(kind != .regular && code == Errno.invalidArgument.rawValue) {
-                throw Errno(rawValue: code)
-            }
+            if code == 0 || (kind != .regular && code == Errno.invalidArgument.rawValue) { return }
+            failedFlush.store(code, ordering: .relaxed)
         }
+        throw .system(Errno(rawValue: code), path: path)
     }
 
     /// Opens the same file again in the other mode under the same descriptor number, and changes the locks.
