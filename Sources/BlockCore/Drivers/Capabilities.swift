@@ -22,6 +22,8 @@ public struct MeasuredSize: Sendable, Equatable {
     public var required: Int
     /// With every guest cluster allocated.
     public var fullyAllocated: Int
+    /// Of the source's bitmaps; `nil` where the format or the source keeps none.
+    public var bitmaps: Int?
 
     public init(required: Int, fullyAllocated: Int) {
         self.required = required

@@ -35,8 +35,10 @@ public struct ChainStatus: Sendable {
     public var isZero: Bool
     /// Bytes are stored for it (they may still all be zero).
     public var isData: Bool
-    /// Some layer of the chain has an entry for it.
+    /// Some layer of the chain has an entry for it, or is what makes it zero past a short backing file.
     public var isPresent: Bool
+    /// Zero because it lies past the end of the backing file, with no entry for it in the layer at ``depth``.
+    public var isPastBacking = false
     /// Stored compressed.
     public var isCompressed: Bool
     /// Where in ``file`` the bytes start, where they are stored plainly.
@@ -63,7 +65,8 @@ public struct ChainStatus: Sendable {
     /// Whether both differ in nothing but where they start and how long they are, and follow each other.
     public func continues(into next: ChainStatus) -> Bool {
         guard isZero == next.isZero, isData == next.isData, isPresent == next.isPresent,
-            isCompressed == next.isCompressed, depth == next.depth, file == next.file
+            isPastBacking == next.isPastBacking, isCompressed == next.isCompressed, depth == next.depth,
+            file == next.file
         else { return false }
         switch (hostOffset, next.hostOffset) {
         case (nil, nil): return true

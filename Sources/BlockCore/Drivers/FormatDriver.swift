@@ -68,6 +68,9 @@ public protocol FormatDriver: AnyObject, Sendable {
     /// Whether `extent` says "data" of ranges that may be holes in the file, so that the file is asked too.
     var dataMayBeHoles: Bool { get }
 
+    /// Whether the file's own holes and data are the disk's, so that a hole is not an entry of this format.
+    var isTransparent: Bool { get }
+
     /// Where the bytes at `offset` are: one run with one status. `0 < limit`; the range is inside the disk.
     func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent
     /// Reads bytes from ``Extent/Status/encoded(compressed:)`` extents; the range lies in one extent.
@@ -91,6 +94,7 @@ extension FormatDriver {
     public static var toleratesOtherWriters: Bool { false }
     public var backing: BackingReference? { nil }
     public var dataMayBeHoles: Bool { false }
+    public var isTransparent: Bool { false }
     public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         throw BlockError(.unsupported, "Format '\(Self.name)' has no encoded data")
     }

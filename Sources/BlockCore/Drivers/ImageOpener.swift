@@ -63,6 +63,12 @@ public struct ImageOpener: Sendable {
         }
         var fileOptions = options.takeSubtree("file")
         if let name = options.take("filename") { fileOptions["filename"] = name }
+        guard filename != nil || !fileOptions.isEmpty else {
+            throw BlockError(
+                .invalidArgument,
+                driver == nil
+                    ? "Must specify either driver or file" : "A block device must be specified for \"file\"")
+        }
         var fileSettings = settings
         fileSettings.declaresUseLater = true
         let file = try openStorage(filename, options: fileOptions, settings: fileSettings)
@@ -77,7 +83,7 @@ public struct ImageOpener: Sendable {
     ) throws(BlockError) -> BlockNode {
         var options = options
         let driver = options.take("driver")
-        guard let name = filename ?? options.take("filename") else {
+        guard let name = filename ?? options.take("filename"), !name.isEmpty else {
             throw BlockError(.invalidArgument, "The 'file' block driver requires a file name")
         }
         let entry: ProtocolEntry
@@ -99,7 +105,7 @@ public struct ImageOpener: Sendable {
                 .invalidArgument, "Block protocol '\(entry.name)' doesn't support the option '\(unknown)'",
                 path: name)
         }
-        return BlockNode(.storage(storage), filename: name, settings: settings)
+        return BlockNode(.storage(storage), filename: path, settings: settings)
     }
 
     private func openFormat(
@@ -116,6 +122,16 @@ public struct ImageOpener: Sendable {
         }
         var options = options
         let backingOptions = options.takeSubtree("backing")
+        var settings = settings
+        if let reference = options.take("backing") {
+            // JSON's null arrives as an empty text.
+            guard reference.isEmpty else {
+                throw BlockError(
+                    .invalidArgument, "Cannot find device='\(reference)' nor node-name='\(reference)'",
+                    path: file.filename)
+            }
+            settings.withoutBacking = true
+        }
         let request = OpenRequest(
             file: file, settings: settings, wasProbed: driver == nil, registry: registry)
         let opened = try format.open(request, options: &options)

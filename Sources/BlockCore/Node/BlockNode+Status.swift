@@ -9,7 +9,6 @@ extension BlockNode {
         var remaining = limit
         var layer = self
         var depth = 0
-        var pastEnd = false
         while true {
             let extent = try layer.layerExtent(at: offset, limit: remaining)
             remaining = min(remaining, extent.length)
@@ -18,17 +17,18 @@ extension BlockNode {
             }
             guard let next = layer.backing, next !== base else {
                 return ChainStatus(
-                    length: remaining, isZero: layer.backing == nil, isData: false, isPresent: pastEnd,
+                    length: remaining, isZero: layer.backing == nil, isData: false, isPresent: false,
                     depth: depth)
             }
             let length = try next.length()
             if offset >= length {
                 // Past a short backing file there are zeroes, and this layer is what makes them so.
-                return ChainStatus(
+                var answer = ChainStatus(
                     length: remaining, isZero: true, isData: false, isPresent: true, depth: depth)
+                answer.isPastBacking = true
+                return answer
             }
             remaining = min(remaining, length - offset)
-            pastEnd = false
             layer = next
             depth += 1
         }
@@ -73,19 +73,19 @@ extension BlockNode {
         return answer
     }
 
-    /// Where the file below has a hole, the data reads as zeroes.
+    /// Where the file below has a hole, the data reads as zeroes; an entry of the format stays data.
     private func refine(_ answer: inout ChainStatus, _ child: BlockNode, _ hostOffset: Int) throws(BlockError)
     {
         let end = try child.length()
         guard hostOffset < end else {
             answer.isZero = true
-            answer.isData = false
+            answer.isData = format?.isTransparent != true
             return
         }
         let below = try child.status(at: hostOffset, limit: min(answer.length, end - hostOffset))
         answer.length = min(answer.length, below.length)
         answer.isZero = below.isZero
-        answer.isData = below.isData
+        if format?.isTransparent == true { answer.isData = below.isData }
         answer.hostOffset = below.hostOffset ?? answer.hostOffset
     }
 }

@@ -40,7 +40,7 @@ public final class RawDriver: FormatDriver {
         guard offset <= length else {
             throw BlockError(
                 .invalidArgument,
-                "Offset \(offset) cannot be greater than size of the containing file (\(length))",
+                "Offset (\(offset)) cannot be greater than size of the containing file (\(length))",
                 path: request.file.filename)
         }
         if let stated, stated > length - offset {
@@ -60,6 +60,7 @@ public final class RawDriver: FormatDriver {
     public var virtualSize: Int { size.withLock { $0 } }
     public var writeGranularity: Int { 1 }
     public var dataMayBeHoles: Bool { true }
+    public var isTransparent: Bool { true }
 
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         Extent(.data(hostOffset: windowOffset + offset), length: limit)

@@ -66,7 +66,8 @@ struct CompareCommand: ImageCommand {
             throw failure(error, job)
         }
         guard let outcome = job.outcome else { return 2 }
-        let text = isJSON ? JSONWriter.text(outcome.json) : quiet ? "" : outcome.text
+        let common = min(try first.length(), try second.length())
+        let text = isJSON ? JSONWriter.text(outcome.json) : quiet ? "" : outcome.text(commonBytes: common)
         reporter.finish(succeeded: outcome.areIdentical, result: text)
         return outcome.areIdentical ? 0 : 1
     }
@@ -89,12 +90,12 @@ extension ComparisonOutcome {
         return false
     }
 
-    /// The lines for people.
-    fileprivate var text: String {
+    /// The lines for people. Different sizes matter from where the shorter disk ends.
+    fileprivate func text(commonBytes: Int) -> String {
         switch self {
         case .identical(let sizesDiffer): Self.warning(sizesDiffer) + "Images are identical.\n"
         case .contentDiffers(let offset, let sizesDiffer):
-            Self.warning(sizesDiffer) + "Content mismatch at offset \(offset)!\n"
+            Self.warning(sizesDiffer && offset >= commonBytes) + "Content mismatch at offset \(offset)!\n"
         case .sizeDiffers: "Strict mode: Image size mismatch!\n"
         case .statusDiffers(let offset): "Strict mode: Offset \(offset) block status mismatch!\n"
         }

@@ -52,7 +52,9 @@ struct MapCommand: ImageCommand {
         var start = begin
         var offset = begin
         while offset < end {
-            let next = try node.status(at: offset, limit: end - offset)
+            var next = try node.status(at: offset, limit: end - offset)
+            if next.isPastBacking { next.isPresent = false }
+            next.isPastBacking = false
             if var run = current, run.continues(into: next) {
                 run.length += next.length
                 current = run

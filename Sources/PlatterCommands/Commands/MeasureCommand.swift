@@ -73,8 +73,10 @@ struct MeasureCommand: ImageCommand {
         case .human:
             context.print("required size: \(size.required)")
             context.print("fully allocated size: \(size.fullyAllocated)")
+            if let bitmaps = size.bitmaps { context.print("bitmaps size: \(bitmaps)") }
         case .json:
-            let fields = [
+            var fields = size.bitmaps.map { [InfoField("bitmaps", .number($0))] } ?? []
+            fields += [
                 InfoField("required", .number(size.required)),
                 InfoField("fully-allocated", .number(size.fullyAllocated)),
             ]

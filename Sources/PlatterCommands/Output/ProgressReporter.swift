@@ -98,14 +98,14 @@ private final class ProgressDisplay: Sendable {
     }
 
     func end(succeeded: Bool, result: String) {
-        let wasEnded = state.withLock { state in
+        let (wasEnded, shownPercent) = state.withLock { state in
             defer { state.ended = true }
-            return state.ended
+            return (state.ended, state.shownPercent)
         }
         let isShown = self.isShown && !wasEnded
         if isShown && terminal.errorIsTerminal {
             terminal.writeError(succeeded ? "\r" + finalLine() + "\n" : "\n")
-        } else if isShown && succeeded {
+        } else if isShown && succeeded && shownPercent < 100 {
             classic(100)
         }
         terminal.print(result)
