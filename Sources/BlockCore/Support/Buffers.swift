@@ -13,7 +13,8 @@ public final class AlignedBuffer: @unchecked Sendable {
     /// The alignment in bytes of every buffer; enough for O_DIRECT on any device.
     public static let alignmentBytes = 4096
 
-    private let storage: UnsafeMutableRawBufferPointer
+    @usableFromInline
+    let storage: UnsafeMutableRawBufferPointer
 
     /// A buffer of `count` bytes. Its contents are zero when `zeroed`, else unspecified.
     public init(count: Int, zeroed: Bool = false) {
@@ -28,6 +29,7 @@ public final class AlignedBuffer: @unchecked Sendable {
     public let count: Int
 
     /// The contents.
+    @inlinable
     public var bytes: RawSpan {
         @_lifetime(borrow self)
         get {
@@ -37,6 +39,7 @@ public final class AlignedBuffer: @unchecked Sendable {
     }
 
     /// The contents, to be changed. The caller sees to it that nobody else uses them meanwhile.
+    @inlinable
     public var mutableBytes: MutableRawSpan {
         @_lifetime(borrow self)
         get {
@@ -47,6 +50,7 @@ public final class AlignedBuffer: @unchecked Sendable {
     }
 
     /// The part `range` of the contents.
+    @inlinable
     @_lifetime(borrow self)
     public func bytes(_ range: Range<Int>) -> RawSpan {
         let span = RawSpan(_unsafeBytes: UnsafeRawBufferPointer(rebasing: storage[0..<count][range]))
@@ -54,6 +58,7 @@ public final class AlignedBuffer: @unchecked Sendable {
     }
 
     /// The part `range` of the contents, to be changed.
+    @inlinable
     @_lifetime(borrow self)
     public func mutableBytes(_ range: Range<Int>) -> MutableRawSpan {
         let span = MutableRawSpan(
@@ -64,6 +69,7 @@ public final class AlignedBuffer: @unchecked Sendable {
 
 extension MutableRawSpan {
     /// The part `range` of this span. Traps when out of bounds, so the caller has checked `range`.
+    @inlinable
     @_lifetime(&self)
     public mutating func slice(_ range: Range<Int>) -> MutableRawSpan {
         _mutatingExtracting(range)

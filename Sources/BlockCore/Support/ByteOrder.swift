@@ -1,6 +1,7 @@
 /// Loads and stores of fixed-width integers, bounds-checked. `nil` / `false` when out of bounds.
 extension RawSpan {
     /// The big-endian integer at `offset`, or `nil` past the end.
+    @inlinable
     public func bigEndian<T: FixedWidthInteger & BitwiseCopyable>(
         _ type: T.Type = T.self, at offset: Int
     ) -> T? {
@@ -10,6 +11,7 @@ extension RawSpan {
     }
 
     /// The little-endian integer at `offset`, or `nil` past the end.
+    @inlinable
     public func littleEndian<T: FixedWidthInteger & BitwiseCopyable>(
         _ type: T.Type = T.self, at offset: Int
     ) -> T? {
@@ -19,6 +21,7 @@ extension RawSpan {
     }
 
     /// The part `range`, or `nil` when any of it lies outside.
+    @inlinable
     @_lifetime(copy self)
     public func part(_ range: Range<Int>) -> RawSpan? {
         guard range.lowerBound >= 0, range.upperBound <= byteCount else { return nil }
@@ -34,11 +37,13 @@ extension RawSpan {
 
 extension MutableRawSpan {
     /// Stores a big-endian integer. Traps past the end: the caller laid out this buffer.
+    @inlinable
     public mutating func storeBigEndian<T: FixedWidthInteger & BitwiseCopyable>(_ value: T, at offset: Int) {
         storeBytes(of: value.bigEndian, toByteOffset: offset, as: T.self)
     }
 
     /// Stores a little-endian integer. Traps past the end: the caller laid out this buffer.
+    @inlinable
     public mutating func storeLittleEndian<T: FixedWidthInteger & BitwiseCopyable>(_ value: T, at offset: Int)
     {
         storeBytes(of: value.littleEndian, toByteOffset: offset, as: T.self)
@@ -47,6 +52,7 @@ extension MutableRawSpan {
 
 extension Int {
     /// `self` rounded up to a multiple of `unit` (> 0), or `nil` on overflow.
+    @inlinable
     public func roundedUp(to unit: Int) -> Int? {
         let rest = self % unit
         guard rest != 0 else { return self }
@@ -55,6 +61,7 @@ extension Int {
     }
 
     /// `self` rounded down to a multiple of `unit` (> 0); `self` is not negative.
+    @inlinable
     public func roundedDown(to unit: Int) -> Int { self - self % unit }
 
     /// Whether `self` is a power of two.

@@ -109,7 +109,9 @@ extension Qcow2Metadata {
     /// The run of equal entries at `offset`, within one slice of its L2 table.
     func extent(at offset: Int, limit: Int, table: Int) throws(BlockError) -> Extent {
         let (slot, first) = try l2Slot(table: table, index: l2Index(offset))
-        let entry = L2Entry(raw: l2Cache.bigEndian64(slot, first))
+        let buffer = l2Cache.bytes(of: slot)
+        let slice = buffer.bytes
+        let entry = L2Entry(raw: slice.bigEndian(at: first &* 8) ?? 0)
         let kind = entry.kind(version: layout.version)
         let inside = offset & (layout.clusterSize - 1)
         let perSlice = layout.sliceSize / 8
@@ -119,7 +121,7 @@ extension Qcow2Metadata {
         if keepsPlace { try checkDataOffset(entry) }
         var index = first + 1
         while index < last {
-            let next = L2Entry(raw: l2Cache.bigEndian64(slot, index))
+            let next = L2Entry(raw: slice.bigEndian(at: index &* 8) ?? 0)
             guard next.kind(version: layout.version) == kind else { break }
             if keepsPlace, next.hostOffset != entry.hostOffset + (index - first) << layout.clusterBits { break }
             index += 1

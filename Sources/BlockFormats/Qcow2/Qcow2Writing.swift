@@ -136,7 +136,9 @@ extension Qcow2Metadata {
         let start = guest.lowerBound
         let table = try writableL2Table(start)
         let (slot, first) = try l2Slot(table: table, index: l2Index(start))
-        let entry = L2Entry(raw: l2Cache.bigEndian64(slot, first))
+        let buffer = l2Cache.bytes(of: slot)
+        let slice = buffer.bytes
+        let entry = L2Entry(raw: slice.bigEndian(at: first &* 8) ?? 0)
         let kind = entry.kind(version: layout.version)
         let inside = start & (layout.clusterSize - 1)
         let perSlice = layout.sliceSize / 8
@@ -145,7 +147,7 @@ extension Qcow2Metadata {
         if isOwn { try checkDataOffset(entry) }
         var count = 1
         while count < wanted {
-            let next = L2Entry(raw: l2Cache.bigEndian64(slot, first + count))
+            let next = L2Entry(raw: slice.bigEndian(at: (first &+ count) &* 8) ?? 0)
             let nextKind = next.kind(version: layout.version)
             let nextIsOwn = next.isCopied && (nextKind == .data || nextKind == .zeroAllocated)
             guard nextIsOwn == isOwn else { break }
@@ -160,7 +162,8 @@ extension Qcow2Metadata {
         if isOwn && kind == .data {
             return Qcow2Driver.WritePlan(guest: part, hostOffset: entry.hostOffset + inside, allocation: nil)
         }
-        let lastKind = L2Entry(raw: l2Cache.bigEndian64(slot, first + count - 1)).kind(version: layout.version)
+        let last: UInt64 = slice.bigEndian(at: (first + count - 1) * 8) ?? 0
+        let lastKind = L2Entry(raw: last).kind(version: layout.version)
         let allocation = try allocate(
             clusters, reusing: isOwn ? entry.hostOffset : nil, kinds: (kind, lastKind))
         writesInFlight += 1

@@ -148,14 +148,23 @@ private final class MapPrinter {
 
     /// Digits are made here: a string for every number would take most of the time on a fragmented image.
     private func append(_ number: Int, radix: Int = 10) {
-        var rest = number.magnitude
-        let first = buffer.count
+        if radix == 10 { appendDigits(number.magnitude) { $0.quotientAndRemainder(dividingBy: 10) } }
+        if radix == 16 { appendDigits(number.magnitude) { ($0 >> 4, $0 & 15) } }
+    }
+
+    /// A division by a constant costs a fraction of one by a variable.
+    @inline(__always)
+    private func appendDigits(_ number: UInt, _ divide: (UInt) -> (quotient: UInt, remainder: UInt)) {
+        var rest = number
+        var digits = InlineArray<20, UInt8>(repeating: 0)
+        var first = digits.count
         repeat {
-            let digit = UInt8(truncatingIfNeeded: rest % UInt(radix))
-            buffer.append(digit < 10 ? 0x30 + digit : 0x57 + digit)
-            rest /= UInt(radix)
+            let (quotient, digit) = divide(rest)
+            first -= 1
+            digits[first] = UInt8(truncatingIfNeeded: digit < 10 ? 0x30 + digit : 0x57 + digit)
+            rest = quotient
         } while rest > 0
-        buffer[first...].reverse()
+        for index in first..<digits.count { buffer.append(digits[index]) }
     }
 
     /// A hexadecimal number, 0 without prefix, and spaces up to the next column.
