@@ -106,7 +106,7 @@ final class HostFile: Sendable {
 
     /// On return, what was written is durable, unless the cache mode says not to care.
     ///
-    /// After one failure every later call fails too: the system reports lost writes once and then forgets them.
+    /// After one failure every later call fails too: the system reports lost writes only once.
     func flush() throws(BlockError) {
         if options.ignoresFlush { return }
         var code = failedFlush.load(ordering: .relaxed)
