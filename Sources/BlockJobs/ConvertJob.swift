@@ -56,7 +56,8 @@ public struct ConvertJob: BlockJob {
     public func run(_ control: JobControl) throws(BlockError) {
         let source = try SourceDisk(sources)
         let length = source.length
-        guard try target.length() >= length else {
+        let room = options.isStream ? length : try target.length()
+        guard room >= length else {
             throw BlockError(
                 .invalidArgument, "output file is smaller than input file", path: target.filename)
         }

@@ -24,14 +24,18 @@ extension ImageCommand {
 enum CommandList {
     static let all: [(name: String, command: any ImageCommand.Type)] = [
         ("check", CheckCommand.self),
+        ("commit", CommitCommand.self),
         ("compare", CompareCommand.self),
+        ("convert", ConvertCommand.self),
         ("create", CreateCommand.self),
         ("dd", DdCommand.self),
         ("info", InfoCommand.self),
         ("map", MapCommand.self),
         ("measure", MeasureCommand.self),
+        ("rebase", RebaseCommand.self),
         ("resize", ResizeCommand.self),
         ("snapshot", SnapshotCommand.self),
+        ("stream", StreamCommand.self),
     ]
 
     /// Commands of qemu-img that are not there yet.

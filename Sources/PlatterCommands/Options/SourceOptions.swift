@@ -15,6 +15,8 @@ struct ImageName {
     var format: String?
     /// Whether `text` is a list of open options.
     var isOptions: Bool
+    /// More open options, from an option of their own.
+    var openOptions = OptionTree()
 
     init(_ text: String, format: String? = nil, isOptions: Bool = false) {
         self.text = text
@@ -61,13 +63,16 @@ extension CommandContext {
 
     private func openUnnamed(_ image: ImageName, _ settings: OpenSettings) throws(BlockError) -> BlockNode {
         guard image.isOptions else {
-            return try opener.open(image.text, format: image.format, settings: settings)
+            return try opener.open(
+                image.text, format: image.format, settings: settings, options: image.openOptions)
         }
         guard image.text.contains("=") else {
             throw BlockError(
                 .invalidArgument, "Cannot find device='\(image.text)' nor node-name='\(image.text)'")
         }
-        return try opener.open(options: try OptionTree.parse(image.text), settings: settings)
+        var options = try OptionTree.parse(image.text)
+        for key in image.openOptions.keys { options[key] = image.openOptions[key] }
+        return try opener.open(options: options, settings: settings)
     }
 
     /// The format that takes anything is a guess that a guest can overturn.

@@ -1,0 +1,111 @@
+import ArgumentParser
+import BlockCore
+import BlockJobs
+
+/// `rebase`: gives an image another backing file, or none.
+struct RebaseCommand: ImageCommand {
+    static let spec = CommandSpec(
+        "rebase", "Give an image another backing file, or none", operands: "FILE",
+        options: [
+            .format(), .imageOpts, .cache("t", of: "FILE"),
+            OptionSpec("b", "backing", "BACKING", "The new backing file; an empty text for none"),
+            OptionSpec("B", "backing-format", "FMT", "Format of the new backing file", olderShorts: ["F"]),
+            .cache("T", "backing-cache", of: "the backing files"),
+            OptionSpec("u", "backing-unsafe", nil, "Change the reference only; open no backing file"),
+            OptionSpec("c", "compress", nil, "Compress what is copied into FILE"),
+            OptionSpec(
+                "U", "force-share", nil, "Open the new backing file even while another program writes to it"),
+            .progress, .quiet,
+        ],
+        notes: [
+            "Where the old and the new backing file differ and FILE holds nothing of its own, it gets a copy "
+                + "of the old contents first. A relative name counts from FILE's folder."
+        ])
+
+    @OptionGroup var source: SourceOptions
+    @Option var cache: String?
+    @Option var backing: String?
+    @Option var backingFormat: String?
+    @Option var backingCache: String?
+    @Flag var backingUnsafe = false
+    @Flag var compress = false
+    @Flag var progress = false
+    @Flag var quiet = false
+    @Argument var operands: [String] = []
+
+    func run(_ context: CommandContext) throws -> Int32 {
+        let image = try ImageName(try context.oneFile(operands), source)
+        guard backing != nil || backingUnsafe else {
+            throw CommandFailure.usage("Must specify backing file (-b) or use unsafe mode (-u)")
+        }
+        let settings = OpenSettings(
+            readOnly: false, cache: try context.cacheMode(cache), withoutBacking: backingUnsafe)
+        let below = OpenSettings(
+            cache: try context.cacheMode(backingCache, what: "source "), forceShare: source.forceShare)
+        if let backingFormat, context.registry.format(named: backingFormat) == nil {
+            throw CommandFailure("Invalid format name: '\(backingFormat)'")
+        }
+        return try context.closing(try context.open(image, settings: settings)) { node in
+            let reference = try reference(for: node)
+            if backingUnsafe {
+                try change(node, to: reference)
+            } else {
+                try rebase(node, to: reference, below, context)
+            }
+            return 0
+        }
+    }
+
+    /// What the image will state; refused before any work where the format would refuse it in the end.
+    private func reference(for node: BlockNode) throws -> BackingReference? {
+        let name = backing ?? ""
+        guard node.format is any Rebasable else { throw failure(name, "Operation not supported") }
+        if name.isEmpty { return nil }
+        guard let backingFormat else { throw failure(name, "backing format must be specified") }
+        return BackingReference(filename: name, format: backingFormat)
+    }
+
+    private func failure(_ name: String, _ reason: String) -> CommandFailure {
+        CommandFailure("Could not change the backing file to '\(name)': \(reason)")
+    }
+
+    private func change(_ node: BlockNode, to reference: BackingReference?) throws {
+        guard let driver = node.format as? any Rebasable else { return }
+        do throws(BlockError) { try driver.changeBacking(to: reference) } catch {
+            throw failure(reference?.filename ?? "", error.message)
+        }
+    }
+
+    private func rebase(
+        _ node: BlockNode, to reference: BackingReference?, _ settings: OpenSettings,
+        _ context: CommandContext
+    ) throws {
+        let new = try reference.map { try openBacking($0, of: node, settings, context) }
+        let job = RebaseJob(node: node, backing: new, reference: reference, compress: compress)
+        let reporter = ProgressReporter(context, isShown: progress && !quiet)
+        do {
+            try reporter.reporting { control in try job.run(control) }
+        } catch {
+            if node.backing !== new { try? new?.close() }
+            throw error
+        }
+    }
+
+    private func openBacking(
+        _ reference: BackingReference, of node: BlockNode, _ settings: OpenSettings, _ context: CommandContext
+    ) throws -> BlockNode {
+        let path = FileNames.resolve(reference.filename, relativeTo: node.filename)
+        let new: BlockNode
+        do throws(BlockError) {
+            new = try context.open(ImageName(path, format: reference.format), settings: settings)
+        } catch {
+            throw error.prefixed("Could not open new backing file '\(reference.filename)'")
+        }
+        let own = node.file?.storage?.identity
+        if own != nil, new.chain.contains(where: { $0.file?.storage?.identity == own }) {
+            try? new.close()
+            throw failure(reference.filename, "The image would be its own backing file")
+        }
+        return new
+    }
+}

@@ -1,0 +1,71 @@
+import ArgumentParser
+import BlockCore
+import BlockJobs
+
+/// `stream`: copies into an image what it lacks from its backing chain.
+struct StreamCommand: ImageCommand {
+    static let spec = CommandSpec(
+        "stream", "Copy into an image what it lacks from its backing chain", operands: "FILE",
+        options: [
+            OptionSpec(
+                "b", "base", "BASE", "Stop above this image of the chain, which stays the backing file"),
+            OptionSpec("B", "base-name", "STRING", "Store this as the backing file's name"),
+            OptionSpec("r", "rate-limit", "RATE", "Write at most so many bytes a second"),
+            .format(), .imageOpts,
+            OptionSpec("o", "options", "K=V,...", "Open options of FILE"),
+            .cache("t", of: "FILE"), .progress, .quiet,
+        ],
+        notes: [
+            "Without BASE, FILE has no backing file afterwards. The reference changes last: interrupted, FILE "
+                + "shows the same disk as before, and the command goes on where it was when it is run again."
+        ])
+
+    @OptionGroup var source: SourceOptions
+    @Option var base: String?
+    @Option var baseName: String?
+    @Option var rateLimit: String?
+    @Option var options: [String] = []
+    @Option var cache: String?
+    @Flag var progress = false
+    @Flag var quiet = false
+    @Argument var operands: [String] = []
+
+    func run(_ context: CommandContext) throws -> Int32 {
+        let rate = try rateLimit.map { try SizeArgument.parse($0, what: "rate limit") } ?? 0
+        let image = try ImageName(try context.oneFile(operands), source)
+        if baseName != nil, base == nil {
+            throw CommandFailure("--base-name requires --base")
+        }
+        return try context.closing(try open(image, context)) { node in
+            let below = try base.map { try ChainLookup.node(named: $0, below: node) }
+            let job = StreamJob(node: node, base: below, baseName: try name(of: below, for: node))
+            let reporter = ProgressReporter(context, isShown: progress && !quiet, bytesPerSecond: rate)
+            try reporter.reporting { control in try job.run(control) }
+            return 0
+        }
+    }
+
+    private func open(_ image: ImageName, _ context: CommandContext) throws -> BlockNode {
+        let settings = OpenSettings(readOnly: false, cache: try context.cacheMode(cache))
+        guard !options.isEmpty else { return try context.open(image, settings: settings) }
+        var image = image
+        var tree = OptionTree()
+        for list in options {
+            for (key, value) in try OptionList.parse(list) { tree[key] = value }
+        }
+        image.openOptions = tree
+        return try context.open(image, settings: settings)
+    }
+
+    /// The name to store when the chain's own does not mean the same file from where the image is.
+    private func name(of base: BlockNode?, for node: BlockNode) throws -> String? {
+        guard let base, baseName == nil else { return baseName }
+        let chain = node.chain
+        guard let index = chain.firstIndex(where: { $0 === base }), index > 0,
+            let stated = chain[index - 1].format?.backing?.filename,
+            let path = HostFile.canonicalPath(base.filename)
+        else { return nil }
+        let found = HostFile.canonicalPath(FileNames.resolve(stated, relativeTo: node.filename))
+        return found == path ? stated : path
+    }
+}

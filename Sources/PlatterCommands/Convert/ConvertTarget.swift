@@ -1,0 +1,126 @@
+import BlockCore
+import BlockProtocols
+
+/// The image that `convert` fills: made or opened, and removed again when that fails.
+struct ConvertTarget {
+    let context: CommandContext
+    /// A file name, `-`, or a list of open options.
+    let name: String
+    let format: String
+    let text: CreateOptionText
+    /// The backing file that it gets.
+    let backing: String?
+    let backingFormat: String?
+    let cache: CacheMode
+    /// Whether it is there already.
+    let exists: Bool
+    /// Whether `name` is a list of open options.
+    let isOptions: Bool
+    /// Whether the caller says that it reads as zeroes.
+    let isKnownZero: Bool
+    let compresses: Bool
+
+    var isStandardOutput: Bool { name == "-" && !isOptions }
+
+    /// What can be said against the format before anything is opened.
+    func checkFormat() throws {
+        if isStandardOutput {
+            guard format == "raw" else {
+                throw CommandFailure("Standard output can be written as 'raw' only")
+            }
+            if let option = try text.pairs().first {
+                throw CommandFailure("Standard output does not take the option '\(option.key)'")
+            }
+        }
+        guard !exists, !isStandardOutput else {
+            if compresses, isStandardOutput { throw Self.noCompression }
+            return
+        }
+        let creatable = try context.opener.creatableFormat(format)
+        guard compresses else { return }
+        guard creatable is any CompressedWriting.Type else { throw Self.noCompression }
+        if try text.value(of: .preallocation) ?? "off" != "off" {
+            throw CommandFailure("Compression and preallocation not supported at the same time")
+        }
+    }
+
+    private static let noCompression = CommandFailure("Compression not supported for this file format")
+
+    /// Makes and opens the image, runs `body` on it and closes it; what was made for nothing is removed.
+    ///
+    /// - Parameter body: gets the node, and whether it reads as zeroes where nothing is written.
+    func filled(from sources: [BlockNode], _ body: (BlockNode, Bool) throws -> Void) throws {
+        if isStandardOutput { return try body(standardOutput(), false) }
+        guard !exists else { return try using(openExisting(), isZero: isKnownZero, body) }
+        try refuseSource(sources)
+        let size = try sources.reduce(into: 0) { sum, node in
+            let (next, overflow) = sum.addingReportingOverflow(try node.length())
+            if overflow { throw CommandFailure("The sources are too large together") }
+            sum = next
+        }
+        let file = HostFile.path(of: name, context.registry)
+        let wasThere = file.map(HostFile.exists) ?? true
+        var isMade = false
+        do {
+            try create(size: size)
+            isMade = true
+            let node = try context.open(ImageName(name, format: format), settings: settings)
+            try using(node, isZero: Self.startsAsZero(node), body)
+        } catch {
+            // A file that could not even be emptied may be somebody's image.
+            if let file, isMade || !wasThere { HostFile.remove(file) }
+            throw error
+        }
+    }
+
+    private var settings: OpenSettings { OpenSettings(readOnly: false, cache: cache) }
+
+    private func using(_ node: BlockNode, isZero: Bool, _ body: (BlockNode, Bool) throws -> Void) throws {
+        try context.closing(node) { node in try body(node, isZero) }
+    }
+
+    private func standardOutput() -> BlockNode {
+        BlockNode(.storage(StandardOutputDriver()), filename: name, settings: settings)
+    }
+
+    private func openExisting() throws -> BlockNode {
+        let node = try context.open(
+            ImageName(name, format: isOptions ? nil : format, isOptions: isOptions), settings: settings)
+        if isKnownZero, node.backing != nil {
+            try? node.close()
+            throw CommandFailure("Cannot use --target-is-zero when the destination image has a backing file")
+        }
+        return node
+    }
+
+    private func create(size: Int) throws {
+        var creator = try ImageCreator(context, filename: name, format: format, text: text)
+        try creator.setBacking(backing, format: backingFormat)
+        creator.isQuiet = true
+        creator.options.set(.size, to: String(size))
+        if creator.options[.backingFile] != nil, creator.options[.backingFormat] == nil {
+            throw CommandFailure("Use of backing file requires explicit backing format")
+        }
+        do throws(BlockError) { try creator.create() } catch {
+            throw error.prefixed("\(name): error while converting \(format)")
+        }
+    }
+
+    /// Making the target empties its file, which must not be one that is read.
+    private func refuseSource(_ sources: [BlockNode]) throws {
+        let settings = OpenSettings(forceShare: true, withoutBacking: true, metadataOnly: true)
+        guard let existing = try? context.opener.open(name, format: "raw", settings: settings) else { return }
+        defer { try? existing.close() }
+        guard let identity = existing.file?.storage?.identity else { return }
+        let files = sources.flatMap(\.chain).flatMap(\.children).compactMap { $0.storage?.identity }
+        if files.contains(identity) {
+            throw CommandFailure(
+                "\(name): error while converting \(format): The target is one of the sources")
+        }
+    }
+
+    /// Whether a new image reads as zeroes where nothing is written.
+    private static func startsAsZero(_ node: BlockNode) -> Bool {
+        node.backing == nil && node.children.allSatisfy { $0.storage?.zeroInitialised == true }
+    }
+}

@@ -1,0 +1,26 @@
+import BlockCore
+
+/// Finds images of a backing chain by the names that people give them.
+enum ChainLookup {
+    /// The node below `top` that `name` means: a file relative to the image's folder or to the working folder,
+    /// or the name by which the chain knows it.
+    ///
+    /// - Throws: `Did not find …`.
+    static func node(named name: String, below top: BlockNode) throws(CommandFailure) -> BlockNode {
+        let layers = top.chain.dropFirst()
+        for candidate in [FileNames.resolve(name, relativeTo: top.filename), name] where !name.isEmpty {
+            if let found = layers.first(where: { isSame($0.filename, candidate) }) { return found }
+        }
+        throw CommandFailure("Did not find '\(name)' in the backing chain of '\(top.filename)'")
+    }
+
+    private static func isSame(_ one: String, _ other: String) -> Bool {
+        if one == other { return true }
+        guard let path = HostFile.canonicalPath(plain(one)) else { return false }
+        return path == HostFile.canonicalPath(plain(other))
+    }
+
+    private static func plain(_ name: String) -> String {
+        name.hasPrefix("file:") ? String(name.dropFirst(5)) : name
+    }
+}

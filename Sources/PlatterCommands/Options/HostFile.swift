@@ -1,0 +1,34 @@
+import BlockCore
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+/// What commands do with files by their names.
+enum HostFile {
+    /// The path behind an image's file name, where that is a plain file.
+    static func path(of name: String, _ registry: DriverRegistry) -> String? {
+        guard let (entry, path) = try? registry.resolve(name), entry.name == "file" else { return nil }
+        return path
+    }
+
+    static func exists(_ path: String) -> Bool { access(path, F_OK) == 0 }
+
+    /// Removes a regular file, and nothing else.
+    static func remove(_ path: String) {
+        var status = stat()
+        guard lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { return }
+        unlink(path)
+    }
+
+    /// The absolute path without links and dots, where the file is there.
+    static func canonicalPath(_ path: String) -> String? {
+        guard let resolved = realpath(path, nil) else { return nil }
+        defer { free(resolved) }
+        return String(cString: resolved)
+    }
+}
