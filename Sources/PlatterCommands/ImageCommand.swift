@@ -17,7 +17,15 @@ protocol ImageCommand: ParsableCommand {
 
 extension ImageCommand {
     /// The command with its properties set from normalised arguments.
-    static func bound(to arguments: [String]) throws -> Self { try parse(arguments) }
+    static func bound(to arguments: [String]) throws -> Self {
+        let operands = arguments.firstIndex(of: "--") ?? arguments.endIndex
+        // swift-argument-parser takes an empty value only as an argument of its own.
+        let options = arguments[..<operands].flatMap { argument in
+            argument.firstIndex(of: "=") == argument.indices.last
+                ? [String(argument.dropLast()), ""] : [argument]
+        }
+        return try parse(options + arguments[operands...])
+    }
 }
 
 /// All subcommands, in the order in which they are listed.

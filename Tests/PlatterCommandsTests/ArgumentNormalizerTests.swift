@@ -59,6 +59,12 @@ import Testing
         #expect(try normal("-f", "--", "a") == .arguments(["--format=--", "--", "a"]))
     }
 
+    @Test func emptyValuesAreBound() throws {
+        #expect(try RebaseCommand.bound(to: ["--backing=", "--cache=none", "--", "a="]).backing == "")
+        #expect(try RebaseCommand.bound(to: ["--backing=", "--", "--x="]).operands == ["--x="])
+        #expect(try CreateCommand.bound(to: ["--options=size=", "--", "a"]).options == ["size="])
+    }
+
     @Test func emptyValuesAreValues() throws {
         #expect(try normal("-f", "", "--format=") == .arguments(["--format=", "--format=", "--"]))
     }

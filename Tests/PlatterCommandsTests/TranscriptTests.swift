@@ -82,7 +82,7 @@ enum Normal {
         replace(&text, #"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}"#, "DATE")
         replace(&text, #""date-(n?sec)": [0-9]+"#, "\"date-$1\": DATE")
         // How many steps are shown depends on how much is copied at once.
-        replace(&text, #"( {4}\([0-9.]+/100%\)\r?)+"#, "PROGRESS")
+        replace(&text, #"( {4}\([0-9.]+/100%\)[\r\n]*)+"#, "PROGRESS\n")
         // The options are the same, their descriptions are our own.
         if command.contains("-o help") { replace(&text, #"(?m)>\s+- .*$"#, ">") }
         return text

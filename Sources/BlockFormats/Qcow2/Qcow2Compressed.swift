@@ -28,6 +28,9 @@ extension Qcow2Driver: CompressedWriting {
             throw BlockError(.invalidArgument, "Compressed writes are of whole clusters", path: file.filename)
         }
         let place = try metadata.withLock { tables throws(BlockError) -> CompressedPlace in
+            try tables.beginLazyRefcounts()
+            // Before the data, so that the file can end in the middle of a cluster.
+            _ = try tables.writableL2Table(offset)
             let place = try tables.allocateBytes(payload.byteCount)
             tables.writesInFlight += 1
             return place

@@ -97,7 +97,7 @@ struct RebaseCommand: ImageCommand {
         let path = FileNames.resolve(reference.filename, relativeTo: node.filename)
         let new: BlockNode
         do throws(BlockError) {
-            new = try context.open(ImageName(path, format: reference.format), settings: settings)
+            new = try context.opener.open(path, format: reference.format, settings: settings)
         } catch {
             throw error.prefixed("Could not open new backing file '\(reference.filename)'")
         }

@@ -102,8 +102,6 @@ struct ArgumentNormalizer {
         if let refusal = option.refusal {
             throw CommandFailure("Option '--\(option.binding)' cannot be used: \(refusal)")
         }
-        // swift-argument-parser takes an empty value only as an argument of its own.
-        if value == "" { return ["--\(option.binding)", ""] }
         return ["--\(option.binding)" + (value.map { "=\($0)" } ?? "")]
     }
 
