@@ -52,6 +52,10 @@ let package = Package(
             name: "BlockTestSupport",
             dependencies: ["BlockCore", "BlockProtocols", "BlockFormats", "BlockJobs"],
             path: "Tests/BlockTestSupport", swiftSettings: settings),
+        // The README's example, which a test compares with the README and runs. In no product.
+        .executableTarget(
+            name: "ReadmeExample", dependencies: ["BlockCore", "BlockProtocols", "BlockFormats"],
+            path: "Tests/ReadmeExample", swiftSettings: settings),
         tests("BlockCoreTests", ["BlockCore"]),
         tests("BlockProtocolsTests", ["BlockProtocols", "BlockFormats"]),
         tests("BlockFormatsTests", ["BlockFormats"]),
