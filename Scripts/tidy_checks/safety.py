@@ -2,13 +2,13 @@
 
 PARSERS = "Sources/BlockFormats/"
 RAW_POINTER = "a raw pointer"
-# Each can end the process, or go past a check, on bytes that somebody else chose.
+# Each can end the process, or go past a check, on bytes that somebody else chose. (Wrapping operators do not
+# trap, and feed bounds-checked look-ups.)
 TRAPS = {
     r"\btry!": "try!",
     r"\bas!": "as!",
     r"(?<=[\w)\]}>\"`?])!(?![=\w])": "a forced unwrap",
     r"\b(?:fatalError|precondition(?:Failure)?)\s*\(": "a trap",
-    r"&[+\-*](?!\s*\))": "wrapping arithmetic",
     r"\b(?:unsafelyUnwrapped|unsafeBitCast|unsafeDowncast|unowned\(unsafe\))": "an unchecked cast",
     r"\b(?:assumingMemoryBound|bindMemory)\b": RAW_POINTER,
 }

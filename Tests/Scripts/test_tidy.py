@@ -78,7 +78,7 @@ class Shape(TidyCase):
 class Safety(TidyCase):
     def test_traps(self):
         for line in ("let a = try! f()", "let a = b as! C", "let a = b!", "let a = b[0]!.c", "let a = f()!",
-                     "fatalError(\"x\")", "precondition(a > 0)", "let a = b &+ c", "let a = b &* c",
+                     "fatalError(\"x\")", "precondition(a > 0)", "let a = unsafeBitCast(b, to: C.self)",
                      "a.unsafelyUnwrapped", "let a = \"\\(b!)\"", "var a: Int!"):
             self.assertTrue(self.found(safety.traps, PARSER, line + "\n"), line)
 
