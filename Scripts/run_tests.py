@@ -17,7 +17,9 @@ TOP = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 ENDED = re.compile(r"^\S+ Test (?!run )(?P<name>.*?)(?: with \d+ test cases?)? (?P<how>passed|failed) after ")
 STARTED = re.compile(r"^\S+ Test (?!run |case )(?P<name>.*) started\.$")
 SKIPPED = re.compile(r"^\S+ Test (?P<name>.*) skipped(?:\.$|: )")
-NOISE = re.compile(r"^(?:◇ |↳ T|✔ (?:Test|Suite) |\[\d+/\d+\] |Build complete)")
+EVENT = re.compile(r"^[◇✔✘➜━] ")
+KNOWN_ISSUE = re.compile(r"^━ Test .* recorded a known issue")
+NOISE = re.compile(r"^(?:◇ |↳ T|[✔━] (?:Test|Suite) |\[\d+/\d+\] |Build complete)")
 
 
 class Counts:
@@ -44,6 +46,20 @@ class Counts:
     def line(self):
         tail = f", {self.skipped} skipped" if self.skipped else ""
         return f"{self.passed} passed, {self.failed} failed{tail}"
+
+
+class Shown:
+    """Decides which lines of Swift Testing to show: not those of success, nor the text of known issues."""
+
+    def __init__(self):
+        self.in_known_issue = False
+
+    def wants(self, line):
+        if KNOWN_ISSUE.match(line):
+            self.in_known_issue = True
+        elif EVENT.match(line):
+            self.in_known_issue = False
+        return not self.in_known_issue and not NOISE.match(line)
 
 
 def step(text):
@@ -96,10 +112,10 @@ def watch(command, timeout):
         errors="replace", start_new_session=True)
     timer = threading.Timer(timeout, os.killpg, [process.pid, 9])
     timer.start()
-    seen = Counts()
+    seen, shown = Counts(), Shown()
     for line in process.stdout:
         seen.note(line)
-        if not NOISE.match(line):
+        if shown.wants(line):
             print(line, end="", flush=True)
     status = process.wait()
     timer.cancel()

@@ -25,6 +25,11 @@ def commands():
 
 
 def long_options(command):
-    """The long options of a subcommand, from its help."""
+    """The long options of a subcommand, from its help, without those that are only there to be refused."""
     text = platter(command, "--help").partition("\nOptions:\n")[2].partition("\n\n")[0]
-    return set(re.findall(r"(?m)^ +(?:-\w, )?(--[\w-]+)", text))
+    rows = re.split(r"\n(?=  (?:    )?-)", "\n" + text)
+    return {re.search(r"--[\w-]+", row)[0] for row in rows if "--" in row and not is_refused(row)}
+
+
+def is_refused(row):
+    return "(not supported yet)" in " ".join(row.split())

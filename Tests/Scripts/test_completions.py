@@ -31,8 +31,7 @@ class Completions(unittest.TestCase):
         for shell, form in (("bash", "--{}"), ("zsh", "--{}"), ("fish", "-l {} ")):
             script = platter("--completions", shell)
             for command in commands():
-                # `--object` is only there to be refused.
-                for option in long_options(command) - {"--object"}:
+                for option in long_options(command):
                     self.assertIn(form.format(option[2:]), script, f"{shell}, {command}")
 
     def test_unknown_shell(self):

@@ -45,8 +45,16 @@ class Counting(unittest.TestCase):
         self.assertEqual(counts.line(), "3 passed, 0 failed")
 
     def test_failures_are_shown(self):
-        shown = [line for line in OUTPUT.splitlines() if not run_tests.NOISE.match(line)]
-        self.assertEqual([line[0] for line in shown], ["➜", "✘", "✘"])
+        self.assertEqual([line[0] for line in self.shown(OUTPUT)], ["➜", "✘", "✘"])
+
+    def test_known_issues_are_not_shown(self):
+        text = "━ Test a() recorded a known issue at T.swift:8:53: told\nmore\n↳ why\n"
+        text += "✘ Test b() failed after 1 s\nx\n"
+        self.assertEqual(self.shown(text), ["✘ Test b() failed after 1 s", "x"])
+
+    def shown(self, text):
+        shown = run_tests.Shown()
+        return [line for line in text.splitlines() if shown.wants(line)]
 
 
 if __name__ == "__main__":
