@@ -92,7 +92,7 @@ import Testing
     }
 
     /// QEMU lets raw images be read while they are written, as they have no structure that could be torn.
-    @Test func aRawReaderToleratesAWriterAndAQcow2ReaderDoesNot() throws {
+    @Test func aRawReaderToleratesAWriterUnlessItCopies() throws {
         let raw = try scratch.file("d.raw", [UInt8](repeating: 5, count: 65536))
         let registry = DriverRegistry(formats: [RawDriver.self], protocols: StandardProtocols.all)
         let opener = ImageOpener(registry: registry)
@@ -100,6 +100,12 @@ import Testing
             let node = try opener.open(raw)
             #expect(try node.readBytes(at: 0, count: 3) == [5, 5, 5])
             try node.close()
+            var copying = OpenSettings()
+            copying.excludesWriters = true
+            let refused = failure { _ = try opener.open(raw, settings: copying) }
+            #expect(refused?.message == "Failed to get shared \"write\" lock")
+            copying.forceShare = true
+            try opener.open(raw, settings: copying).close()
         }
         let writer = try opener.open(raw, format: "raw", settings: writing())
         #expect(try QemuPeer.run("qemu-img", ["info", "-f", "raw", raw]).status == 0)

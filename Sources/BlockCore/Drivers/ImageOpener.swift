@@ -118,7 +118,8 @@ public struct ImageOpener: Sendable {
                 .corrupt, "Backing file '\(file.filename)' creates an infinite loop.", path: file.filename)
         }
         if let storage = file.storage as? any UseDeclaring {
-            try storage.declareUse(toleratingWriters: format.toleratesOtherWriters && above.depth == 0)
+            let tolerates = format.toleratesOtherWriters && above.depth == 0 && !settings.excludesWriters
+            try storage.declareUse(toleratingWriters: tolerates)
         }
         var options = options
         let backingOptions = options.takeSubtree("backing")

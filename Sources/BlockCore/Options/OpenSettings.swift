@@ -45,6 +45,8 @@ public struct OpenSettings: Sendable {
     /// Take no locks on the file yet: the format, which decides on them, is still to be found. See
     /// ``UseDeclaring``.
     public var declaresUseLater = false
+    /// Let nobody write meanwhile, even where the format would bear with it: a copy must be of one moment.
+    public var excludesWriters = false
 
     public init(
         readOnly: Bool = true, cache: CacheMode = .writeback, forceShare: Bool = false,

@@ -179,10 +179,11 @@ struct ConvertCommand: ImageCommand {
     }
 
     private func sourceOptions(_ context: CommandContext) throws -> ConvertSources.Options {
-        ConvertSources.Options(
-            format: sourceFormat, isOptions: imageOpts, snapshot: snapshot,
-            settings: OpenSettings(
-                cache: try context.cacheMode(sourceCache, what: "source "), forceShare: forceShare))
+        var settings = OpenSettings(
+            cache: try context.cacheMode(sourceCache, what: "source "), forceShare: forceShare)
+        settings.excludesWriters = true
+        return ConvertSources.Options(
+            format: sourceFormat, isOptions: imageOpts, snapshot: snapshot, settings: settings)
     }
 
     private func unreadableReport(
