@@ -2,8 +2,8 @@ import BlockCore
 
 /// Finds images of a backing chain by the names that people give them.
 enum ChainLookup {
-    /// The node below `top` that `name` means: a file relative to the image's folder or to the working folder,
-    /// or the name by which the chain knows it.
+    /// The node below `top` that `name` means: a file relative to the image's folder or to the working
+    /// folder, or the name by which the chain knows it.
     ///
     /// - Throws: `Did not find …`.
     static func node(named name: String, below top: BlockNode) throws(CommandFailure) -> BlockNode {
