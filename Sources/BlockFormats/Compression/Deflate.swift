@@ -48,7 +48,8 @@ enum Deflate {
         let result = output.withUnsafeMutableBytes { target in
             input.withUnsafeBytes { source in
                 libdeflate_deflate_decompress_ex(
-                    decompressor, source.baseAddress, source.count, target.baseAddress, target.count, nil, nil)
+                    decompressor, source.baseAddress, source.count, target.baseAddress, target.count, nil,
+                    nil)
             }
         }
         switch result {

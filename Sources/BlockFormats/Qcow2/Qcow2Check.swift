@@ -12,8 +12,8 @@ extension Qcow2Driver: Checkable {
 
 /// Checks that refcounts and references agree, and mends what does not.
 ///
-/// Works in passes over windows of the file, so memory does not grow with the image. Reads tables from the file:
-/// the caller has written back what was cached. Used under the driver's lock.
+/// Works in passes over windows of the file, so memory does not grow with the image. Reads tables from the
+/// file: the caller has written back what was cached. Used under the driver's lock.
 struct Qcow2Checker {
     let tables: Qcow2Metadata
     var result = CheckResult()
@@ -36,8 +36,8 @@ struct Qcow2Checker {
 
     /// Checks and, where asked, repairs.
     ///
-    /// Order of writes in a repair: the dirty bit (version 3), the refcounts, a barrier, the flags, a barrier, and
-    /// the dirty and corrupt bits off. A crash in between leaves an image that is repaired again.
+    /// Order of writes in a repair: the dirty bit (version 3), the refcounts, a barrier, the flags, a
+    /// barrier, the dirty and corrupt bits off. A crash in between leaves an image that is repaired again.
     mutating func run(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         result.totalClusters = layout.clusters(tables.header.virtualSize)
         let before = result
@@ -90,7 +90,9 @@ struct Qcow2Checker {
 
     /// All is well: the bits that say otherwise go.
     private func clearBits() throws(BlockError) {
-        guard layout.version >= 3, !tables.header.incompatible.isDisjoint(with: [.dirty, .corrupt]) else { return }
+        guard layout.version >= 3, !tables.header.incompatible.isDisjoint(with: [.dirty, .corrupt]) else {
+            return
+        }
         try tables.barrier()
         tables.header.incompatible.subtract([.dirty, .corrupt])
         try tables.writeHeaderFields()
@@ -147,8 +149,11 @@ struct Qcow2Checker {
         guard layout.refcountOrder == 4, let slice = try? store.slice(of: first) else { return 0 }
         let limit = min(slice.entries - slice.first, window.clusters.upperBound - first)
         let count = window.agreeing(
-            from: first, with: slice.buffer.bytes, entry: slice.first, limit: limit, order: layout.refcountOrder)
-        if let last = window.lastUsed(in: first..<first + count) { usedClusters = max(usedClusters, last + 1) }
+            from: first, with: slice.buffer.bytes, entry: slice.first, limit: limit,
+            order: layout.refcountOrder)
+        if let last = window.lastUsed(in: first..<first + count) {
+            usedClusters = max(usedClusters, last + 1)
+        }
         return count
     }
 
@@ -171,7 +176,8 @@ struct Qcow2Checker {
     }
 
     private mutating func mismatch(
-        _ cluster: Int, _ refcount: UInt64, _ references: UInt64, _ repair: RepairMode, _ store: RefcountStore,
+        _ cluster: Int, _ refcount: UInt64, _ references: UInt64, _ repair: RepairMode,
+        _ store: RefcountStore,
         _ report: (String) -> Void
     ) throws(BlockError) {
         hasWrongFlags = true

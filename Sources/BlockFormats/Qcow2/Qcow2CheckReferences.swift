@@ -11,7 +11,8 @@ extension Qcow2Checker {
         try countSnapshots(&window, report)
         try countBitmaps(&window, report)
         countEncryptionHeader(&window, report)
-        count("refcount table", header.refcountTableOffset, header.refcountTableClusters << layout.clusterBits,
+        count(
+            "refcount table", header.refcountTableOffset, header.refcountTableClusters << layout.clusterBits,
             &window, report)
         try countRefcountBlocks(&window, report)
     }
@@ -19,14 +20,15 @@ extension Qcow2Checker {
     /// Counts a piece of metadata, if it lies in the file.
     @discardableResult
     mutating func count(
-        _ what: String, _ offset: Int, _ bytes: Int, _ window: inout ReferenceWindow, _ report: (String) -> Void
+        _ what: String, _ offset: Int, _ bytes: Int, _ window: inout ReferenceWindow,
+        _ report: (String) -> Void
     ) -> Bool {
         if bytes == 0 { return true }
         let (end, overflow) = offset.addingReportingOverflow(bytes)
         guard offset >= 0, !overflow, layout.clusters(end) <= fileClusters else {
             corruption(
-                "ERROR \(what) reaches beyond the end of the file: offset 0x\(hex(offset)) size 0x\(hex(bytes))",
-                report)
+                "ERROR \(what) reaches beyond the end of the file: offset 0x\(hex(offset)) "
+                    + "size 0x\(hex(bytes))", report)
             return false
         }
         window.count(offset >> layout.clusterBits..<layout.clusters(end))
@@ -54,8 +56,12 @@ extension Qcow2Checker {
                     "ERROR l2_offset=\(hex(table)): Table is not cluster aligned; L1 entry corrupted", report)
                 continue
             }
-            guard count("L2 table (L1 index \(index))", table, layout.clusterSize, &window, report) else { continue }
-            if isActive { window.noteFlag(table >> layout.clusterBits, isCopied: entry & L2Entry.copiedFlag != 0) }
+            guard count("L2 table (L1 index \(index))", table, layout.clusterSize, &window, report) else {
+                continue
+            }
+            if isActive {
+                window.noteFlag(table >> layout.clusterBits, isCopied: entry & L2Entry.copiedFlag != 0)
+            }
             var bytes = buffer.mutableBytes
             try tables.file.read(into: &bytes, at: table)
             countTable(buffer, isActive: isActive, &window, report)
@@ -78,7 +84,8 @@ extension Qcow2Checker {
             let host = entry.hostOffset
             if host == 0 { continue }
             guard layout.isAligned(host) else {
-                corruption("ERROR offset=\(hex(host)): Cluster is not properly aligned; L2 entry corrupted", report)
+                corruption(
+                    "ERROR offset=\(hex(host)): Cluster is not properly aligned; L2 entry corrupted", report)
                 continue
             }
             let cluster = host >> layout.clusterBits
@@ -112,8 +119,8 @@ extension Qcow2Checker {
         let range = entry.compressedRange(layout)
         if entry.isCopied {
             corruption(
-                "ERROR: coffset=0x\(hex(range.lowerBound)): copied flag must never be set for compressed clusters",
-                report)
+                "ERROR: coffset=0x\(hex(range.lowerBound)): copied flag must never be set for compressed "
+                    + "clusters", report)
         }
         // The end is rounded to a sector, so only whole clusters past the end are wrong.
         let first = range.lowerBound >> layout.clusterBits
@@ -160,7 +167,8 @@ extension Qcow2Checker {
             }
             guard layout.isAligned(offset) else {
                 refcountCorruption(
-                    "ERROR refcount block \(index) is not cluster aligned; refcount table entry corrupted", report)
+                    "ERROR refcount block \(index) is not cluster aligned; refcount table entry corrupted",
+                    report)
                 continue
             }
             guard layout.clusters(offset) < fileClusters else {
@@ -181,7 +189,9 @@ extension Qcow2Checker {
     private mutating func countEncryptionHeader(_ window: inout ReferenceWindow, _ report: (String) -> Void) {
         guard let data = tables.header.extensionData(Qcow2.ExtensionType.encryption) else { return }
         let bytes = data.span.bytes
-        guard let offset: UInt64 = bytes.bigEndian(at: 0), let length: UInt64 = bytes.bigEndian(at: 8) else { return }
+        guard let offset: UInt64 = bytes.bigEndian(at: 0), let length: UInt64 = bytes.bigEndian(at: 8) else {
+            return
+        }
         count("encryption header", Int(clamping: offset), Int(clamping: length), &window, report)
     }
 

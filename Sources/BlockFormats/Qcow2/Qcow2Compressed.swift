@@ -15,7 +15,9 @@ extension Qcow2Driver: CompressedWriting {
         return try compressCluster(unit, into: &output)
     }
 
-    private func compressCluster(_ cluster: RawSpan, into output: inout MutableRawSpan) throws(BlockError) -> Int? {
+    private func compressCluster(_ cluster: RawSpan, into output: inout MutableRawSpan) throws(BlockError)
+        -> Int?
+    {
         var room = output.slice(0..<min(output.byteCount, layout.clusterSize - 1))
         switch compressionType {
         case .zlib: return try Deflate.compress(cluster, into: &room)
@@ -91,7 +93,8 @@ extension Qcow2Metadata {
     func link(_ place: CompressedPlace, at guestOffset: Int) throws(BlockError) {
         hasUnflushedWrites = true
         guard let entry = L2Entry.compressed(at: place.hostOffset, size: place.size, layout) else {
-            throw BlockError(.noSpace, "The image file is too large for compressed clusters", path: file.filename)
+            throw BlockError(
+                .noSpace, "The image file is too large for compressed clusters", path: file.filename)
         }
         let table = try writableL2Table(guestOffset)
         let (slot, index) = try l2Slot(table: table, index: l2Index(guestOffset))

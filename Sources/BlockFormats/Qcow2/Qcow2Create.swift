@@ -3,10 +3,12 @@ import BlockCore
 extension Qcow2Driver: Creatable, Measurable {
     public static var createOptions: [CreateOption] {
         [
-            CreateOption(.clusterSize, .size, default: "65536", help: "Cluster size: 512 to 2M, a power of two"),
+            CreateOption(
+                .clusterSize, .size, default: "65536", help: "Cluster size: 512 to 2M, a power of two"),
             CreateOption(.extendedL2, .bool, default: "off", help: "Map subclusters (not available yet)"),
             CreateOption(.preallocation, .string, help: "off, metadata, falloc or full"),
-            CreateOption(.compressionType, .string, default: "zlib", help: "How clusters are compressed: zlib, zstd"),
+            CreateOption(
+                .compressionType, .string, default: "zlib", help: "How clusters are compressed: zlib, zstd"),
             CreateOption(.size, .size, help: "Size of the virtual disk"),
             CreateOption(.compat, .string, help: "Version: 0.10 (v2) or 1.1 (v3)"),
             CreateOption(.backingFile, .string, help: "File name of the base image"),
@@ -23,7 +25,7 @@ extension Qcow2Driver: Creatable, Measurable {
         var layout: Qcow2Layout { header.layout }
     }
 
-    /// Order of writes: everything below the header first, then the header, so that a half-made file is no image.
+    /// Order of writes: everything below the header, then the header: a half-made file is no image.
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         var plan = try Plan(options)
         let cluster = plan.layout.clusterSize
@@ -170,7 +172,8 @@ extension Qcow2Metadata {
     func preallocate(_ guest: Range<Int>, fileIsZero: Bool = false) throws(BlockError) {
         var offset = layout.roundedDown(guest.lowerBound)
         while offset < guest.upperBound {
-            let plan = try plan(offset..<(guest.upperBound.roundedUp(to: layout.clusterSize) ?? guest.upperBound))
+            let plan = try plan(
+                offset..<(guest.upperBound.roundedUp(to: layout.clusterSize) ?? guest.upperBound))
             if let allocation = plan.allocation {
                 writesInFlight -= 1
                 if !fileIsZero && !allocation.isVirgin {

@@ -29,12 +29,14 @@ extension Qcow2Driver.Plan {
             header.backing = BackingReference(filename: name, format: options[.backingFormat])
             guard preallocation == .off || preallocation == .metadata || name.isEmpty else {
                 throw BlockError(
-                    .invalidArgument, "Backing file and preallocation can only be used at the same time "
+                    .invalidArgument,
+                    "Backing file and preallocation can only be used at the same time "
                         + "if extended_l2 is enabled")
             }
             if preallocation == .metadata {
                 throw BlockError(
-                    .invalidArgument, "Backing file and preallocation can only be used at the same time "
+                    .invalidArgument,
+                    "Backing file and preallocation can only be used at the same time "
                         + "if extended_l2 is enabled")
             }
             try header.placeBackingName()
@@ -77,7 +79,8 @@ extension Qcow2Driver.Plan {
         }
         guard version >= 3 || bits == 16 else {
             throw BlockError(
-                .invalidArgument, "Different refcount widths than 16 bits require compatibility level 1.1 "
+                .invalidArgument,
+                "Different refcount widths than 16 bits require compatibility level 1.1 "
                     + "or above (use version=v3 or greater)")
         }
         return bits.trailingZeroBitCount
@@ -91,12 +94,14 @@ extension Qcow2Driver.Plan {
         case "zstd":
             guard version >= 3 else {
                 throw BlockError(
-                    .invalidArgument, "Non-zlib compression type is only supported with compatibility level 1.1 "
+                    .invalidArgument,
+                    "Non-zlib compression type is only supported with compatibility level 1.1 "
                         + "and above (use version=v3 or greater)")
             }
             return .zstd
         case let other?:
-            throw BlockError(.invalidArgument, "Parameter 'compression-type' does not accept value '\(other)'")
+            throw BlockError(
+                .invalidArgument, "Parameter 'compression-type' does not accept value '\(other)'")
         }
     }
 

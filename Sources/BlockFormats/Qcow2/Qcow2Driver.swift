@@ -113,7 +113,7 @@ public final class Qcow2Driver: FormatDriver {
 
     // MARK: Writable life
 
-    /// Before the first change: clears what this program does not keep up to date, repairs what was left dirty.
+    /// Before the first change: clears what this program does not keep up to date, repairs a dirty image.
     private func prepareForWriting() throws(BlockError) {
         try exclusively { tables throws(BlockError) in
             guard tables.layout.version >= 3 else { return }
@@ -182,9 +182,10 @@ public final class Qcow2Driver: FormatDriver {
     public var dataMayBeHoles: Bool {
         let known = holesBehindData.load(ordering: .relaxed)
         if known != 0 { return known == 2 }
-        let answer = (try? metadata.withLock { tables throws(BlockError) -> Bool in
-            try Self.looksPreallocated(tables)
-        }) ?? false
+        let answer =
+            (try? metadata.withLock { tables throws(BlockError) -> Bool in
+                try Self.looksPreallocated(tables)
+            }) ?? false
         holesBehindData.store(answer ? 2 : 1, ordering: .relaxed)
         return answer
     }

@@ -3,7 +3,8 @@ import BlockCore
 /// The header of a qcow2 image (sections "Header" and "Header extensions").
 ///
 ///     0 magic  4 version  8 backing offset  16 backing size  20 cluster_bits  24 size  32 crypt_method
-///     36 l1_size  40 l1_offset  48 refcount table offset  56 its clusters  60 nb_snapshots  64 snapshots offset
+///     36 l1_size  40 l1_offset  48 refcount table offset  56 its clusters  60 nb_snapshots
+///     64 snapshots offset
 ///     version 3: 72 incompatible  80 compatible  88 autoclear  96 refcount_order  100 header_length
 ///     104 compression_type (where header_length > 104)
 ///
@@ -84,7 +85,8 @@ struct Qcow2Header: Sendable {
         cryptMethod = bytes.bigEndian(at: 32) ?? 0
         l1Entries = Int(bytes.bigEndian(UInt32.self, at: 36) ?? 0)
         l1Offset = try Self.number(bytes.bigEndian(UInt64.self, at: 40), "L1 table offset")
-        refcountTableOffset = try Self.number(bytes.bigEndian(UInt64.self, at: 48), "Reference count table offset")
+        refcountTableOffset = try Self.number(
+            bytes.bigEndian(UInt64.self, at: 48), "Reference count table offset")
         refcountTableClusters = Int(bytes.bigEndian(UInt32.self, at: 56) ?? 0)
         snapshotCount = Int(bytes.bigEndian(UInt32.self, at: 60) ?? 0)
         snapshotsOffset = try Self.number(bytes.bigEndian(UInt64.self, at: 64), "Snapshot table offset")
@@ -168,7 +170,8 @@ struct Qcow2Header: Sendable {
     func bytesWithExtensions() -> [UInt8] {
         var bytes = fixedBytes()
         if let format = backing?.format {
-            Self.append(Extension(type: Qcow2.ExtensionType.backingFormat, data: Array(format.utf8)), to: &bytes)
+            Self.append(
+                Extension(type: Qcow2.ExtensionType.backingFormat, data: Array(format.utf8)), to: &bytes)
         }
         for entry in extensions { Self.append(entry, to: &bytes) }
         Self.append(Extension(type: Qcow2.ExtensionType.end, data: []), to: &bytes)

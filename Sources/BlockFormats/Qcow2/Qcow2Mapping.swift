@@ -45,9 +45,8 @@ extension Qcow2Driver {
             var next = layout.roundedDown(offset) + layout.clusterSize
             while next < offset + limit {
                 let range = try tables.compressedRange(at: next)
-                let union =
-                    min(batch.hostRange.lowerBound, range.lowerBound)..<max(
-                        batch.hostRange.upperBound, range.upperBound)
+                let start = min(batch.hostRange.lowerBound, range.lowerBound)
+                let union = start..<max(batch.hostRange.upperBound, range.upperBound)
                 guard union.count <= CompressedBatch.maximumBytes,
                     union.count <= batch.hostRange.count + range.count + CompressedBatch.maximumGap
                 else { break }
@@ -115,7 +114,8 @@ extension Qcow2Metadata {
         let kind = entry.kind(version: layout.version)
         let inside = offset & (layout.clusterSize - 1)
         let perSlice = layout.sliceSize / 8
-        let wanted = layout.clusters(min(inside + min(limit, Int.max - inside), perSlice << layout.clusterBits))
+        let wanted = layout.clusters(
+            min(inside + min(limit, Int.max - inside), perSlice << layout.clusterBits))
         let last = min(first + wanted, perSlice)
         let keepsPlace = kind == .data || kind == .zeroAllocated
         if keepsPlace { try checkDataOffset(entry) }
@@ -123,7 +123,9 @@ extension Qcow2Metadata {
         while index < last {
             let next = L2Entry(raw: slice.bigEndian(at: index &* 8) ?? 0)
             guard next.kind(version: layout.version) == kind else { break }
-            if keepsPlace, next.hostOffset != entry.hostOffset + (index - first) << layout.clusterBits { break }
+            if keepsPlace, next.hostOffset != entry.hostOffset + (index - first) << layout.clusterBits {
+                break
+            }
             index += 1
         }
         let length = min(limit, (index - first) << layout.clusterBits - inside)

@@ -4,9 +4,9 @@ import BlockCore
 ///
 /// Not thread-safe: used under the driver's lock.
 ///
-/// Order of writes (``commit()``). Guest data and new refcounts are in the file first; then, after a barrier, the
-/// L2 entries that refer to them; after another, the L1 entries that refer to new L2 tables; after the last,
-/// refcounts of what is no longer referred to go down. A crash between any two leaves leaks at worst.
+/// Order of writes (``commit()``). Guest data and new refcounts are in the file first; then, after a barrier,
+/// the L2 entries that refer to them; after another, the L1 entries that refer to new L2 tables; after the
+/// last, refcounts of what is no longer referred to go down. A crash between any two leaves leaks at worst.
 final class Qcow2Metadata {
     let file: BlockNode
     var header: Qcow2Header
@@ -76,9 +76,10 @@ final class Qcow2Metadata {
     func setL1(_ index: Int, to value: UInt64) {
         l1[index] = value
         let range = index..<index + 1
-        dirtyL1 = dirtyL1.map {
-            min($0.lowerBound, range.lowerBound)..<max($0.upperBound, range.upperBound)
-        } ?? range
+        dirtyL1 =
+            dirtyL1.map {
+                min($0.lowerBound, range.lowerBound)..<max($0.upperBound, range.upperBound)
+            } ?? range
     }
 
     /// The L2 table that maps a guest offset, or `nil` when there is none.

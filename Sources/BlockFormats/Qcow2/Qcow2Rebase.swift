@@ -1,13 +1,15 @@
 import BlockCore
 
 extension Qcow2Driver: Rebasable {
-    /// Order of writes: the new name goes to a place that the header does not refer to, a barrier, then the first
-    /// sector, which holds the name's place and the format: old or new after a crash.
+    /// Order of writes: the new name goes to a place that the header does not refer to, a barrier, then the
+    /// first sector, which holds the name's place and the format: old or new after a crash.
     public func changeBacking(to backing: BackingReference?) throws(BlockError) {
         try exclusively { tables throws(BlockError) in
             try tables.commit()
             var header = tables.header
-            let old = header.backing.map { header.backingOffset..<header.backingOffset + $0.filename.utf8.count }
+            let old = header.backing.map {
+                header.backingOffset..<header.backingOffset + $0.filename.utf8.count
+            }
             header.backing = backing
             header.backingOffset = 0
             if let backing {
@@ -45,6 +47,8 @@ extension Qcow2Header {
             throw BlockError(.limit, "The backing file name does not fit into the header cluster")
         }
         backingOffset = first
-        if let old, old.overlaps(first..<first + length), old.upperBound <= last { backingOffset = old.upperBound }
+        if let old, old.overlaps(first..<first + length), old.upperBound <= last {
+            backingOffset = old.upperBound
+        }
     }
 }

@@ -3,8 +3,8 @@ import BlockCore
 extension Qcow2Checker {
     /// Builds a new refcount structure behind everything that is in the file.
     ///
-    /// Order of writes: new blocks and a new table where nothing lies, a barrier, then the header's sector. The
-    /// old structure is unused from then on.
+    /// Order of writes: new blocks and a new table where nothing lies, a barrier, then the header's sector.
+    /// The old structure is unused from then on.
     mutating func rebuild() throws(BlockError) {
         let used = try usedBlocks()
         let perTableCluster = layout.clusterSize / 8
@@ -14,7 +14,9 @@ extension Qcow2Checker {
         // The structure counts its own clusters too, which may take more blocks.
         while true {
             let end = fileClusters + blockClusters + tableClusters
-            let own = end > fileClusters ? fileClusters / layout.refcountsPerBlock...(end - 1) / layout.refcountsPerBlock : nil
+            let own =
+                end > fileClusters
+                ? fileClusters / layout.refcountsPerBlock...(end - 1) / layout.refcountsPerBlock : nil
             let all = own.map { used.union($0) } ?? used
             let highest = (all.max() ?? 0) + 1
             let newTable = (highest + perTableCluster - 1) / perTableCluster
@@ -55,18 +57,20 @@ extension Qcow2Checker {
         let table = try tables.refcounts().table
         // Windows end where blocks end, so that each block is filled from one window.
         let step = max(
-            layout.refcountsPerBlock, ReferenceWindow.maximumClusters.roundedDown(to: layout.refcountsPerBlock))
+            layout.refcountsPerBlock,
+            ReferenceWindow.maximumClusters.roundedDown(to: layout.refcountsPerBlock))
         var start = 0
         repeat {
             let end = min(fileClusters, start + step)
             var window = ReferenceWindow(start..<end)
             try countReferences(into: &window, { _ in })
-            window.uncount(
-                header.refcountTableOffset >> layout.clusterBits..<layout.clusters(
-                    header.refcountTableOffset + header.refcountTableClusters << layout.clusterBits))
+            let firstOfTable = header.refcountTableOffset >> layout.clusterBits
+            window.uncount(firstOfTable..<firstOfTable + header.refcountTableClusters)
             for entry in table {
                 let offset = Int(entry & L2Entry.offsetMask)
-                guard offset != 0, layout.isAligned(offset), layout.clusters(offset) < fileClusters else { continue }
+                guard offset != 0, layout.isAligned(offset), layout.clusters(offset) < fileClusters else {
+                    continue
+                }
                 window.uncount(offset >> layout.clusterBits..<offset >> layout.clusterBits + 1)
             }
             try body(window, start)
@@ -89,7 +93,8 @@ extension Qcow2Checker {
         let layout = layout
         try eachRebuildWindow { window, _ throws(BlockError) in
             let first = window.clusters.lowerBound / layout.refcountsPerBlock
-            let last = max(window.clusters.lowerBound, window.clusters.upperBound - 1) / layout.refcountsPerBlock
+            let last =
+                max(window.clusters.lowerBound, window.clusters.upperBound - 1) / layout.refcountsPerBlock
             for block in first...last {
                 guard let cluster = place[block] else { continue }
                 let bytes = Self.block(block, window, own, layout)
@@ -151,8 +156,9 @@ extension Qcow2Checker {
             guard table != 0, layout.isAligned(table), layout.clusters(table) < fileClusters else { continue }
             let refcount = try store.refcount(of: table >> layout.clusterBits)
             if (refcount == 1) != (entry & L2Entry.copiedFlag != 0) {
-                note("ERROR OFLAG_COPIED L2 cluster: l1_index=\(index) l1_entry=\(hex(entry)) refcount=\(refcount)",
-                    repair, report)
+                note(
+                    "ERROR OFLAG_COPIED L2 cluster: l1_index=\(index) l1_entry=\(hex(entry)) "
+                        + "refcount=\(refcount)", repair, report)
                 if repair { tables.setL1(index, to: entry ^ L2Entry.copiedFlag) }
             }
             var bytes = buffer.mutableBytes
@@ -191,7 +197,9 @@ extension Qcow2Checker {
             else { continue }
             let refcount = try store.refcount(of: host >> layout.clusterBits)
             guard (refcount == 1) != entry.isCopied else { continue }
-            note("ERROR OFLAG_COPIED data cluster: l2_entry=\(hex(entry.raw)) refcount=\(refcount)", repair, report)
+            note(
+                "ERROR OFLAG_COPIED data cluster: l2_entry=\(hex(entry.raw)) refcount=\(refcount)", repair,
+                report)
             guard repair else { continue }
             var bytes = buffer.mutableBytes
             bytes.storeBigEndian(entry.raw ^ L2Entry.copiedFlag, at: index * 8)

@@ -23,7 +23,8 @@ extension Qcow2Driver: Resizable {
 }
 
 extension Qcow2Metadata {
-    /// Order of writes: a longer L1 table in a new place, a barrier, then the header with the place and the size.
+    /// Order of writes: a longer L1 table in a new place, a barrier, then the header with the place and the
+    /// size.
     fileprivate func grow(to size: Int) throws(BlockError) {
         try commit()
         let needed = layout.l1Entries(forVirtualSize: size)
@@ -123,8 +124,8 @@ extension Qcow2Metadata {
 }
 
 extension Qcow2Driver: Emptying {
-    /// Order of writes: an empty L1 table in a new place, a barrier, the header, a barrier; then what the old table
-    /// referred to is released.
+    /// Order of writes: an empty L1 table in a new place, a barrier, the header, a barrier; then what the old
+    /// table referred to is released.
     public func makeEmpty() throws(BlockError) {
         try exclusively { tables throws(BlockError) in
             try tables.commit()

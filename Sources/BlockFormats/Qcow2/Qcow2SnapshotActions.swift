@@ -2,9 +2,9 @@ import BlockCore
 
 /// Snapshots share clusters with the active state by refcounts.
 ///
-/// While refcounts and "copied" flags are out of step, version 3 images carry the dirty bit, so that a crash is
-/// followed by a repair. Version 2 has no such bit: there the flags are cleared before refcounts go up, and set
-/// after refcounts have gone down, so that a crash never leaves a shared cluster that looks unshared.
+/// While refcounts and "copied" flags are out of step, version 3 images carry the dirty bit, so that a crash
+/// is followed by a repair. Version 2 has no such bit: there the flags are cleared before refcounts go up,
+/// and set after refcounts have gone down, so that a crash never leaves a shared cluster that looks unshared.
 extension Qcow2Driver: SnapshotCapable {
     public func snapshots() throws(BlockError) -> [SnapshotInfo] {
         try metadata.withLock { tables throws(BlockError) -> [SnapshotInfo] in
@@ -49,7 +49,9 @@ extension Qcow2Driver: SnapshotCapable {
             try tables.checkMayChange()
             let snapshot = try tables.findSnapshot(idOrName)
             let size = snapshot.info.virtualSize ?? tables.header.virtualSize
-            guard size <= Qcow2.Limit.virtualSize else { throw tables.corrupt("The snapshot's disk size is invalid") }
+            guard size <= Qcow2.Limit.virtualSize else {
+                throw tables.corrupt("The snapshot's disk size is invalid")
+            }
             try tables.commit()
             let entries = max(snapshot.l1Entries, layout.l1Entries(forVirtualSize: size))
             var target = try tables.snapshotL1(snapshot).map { $0 & ~L2Entry.copiedFlag }
@@ -118,8 +120,9 @@ extension Qcow2Metadata {
     /// The snapshot with that id, or else that name.
     fileprivate func findSnapshot(_ idOrName: String) throws(BlockError) -> Qcow2Snapshot {
         let all = try snapshotTable().snapshots
-        guard let found = all.first(where: { $0.info.id == idOrName })
-            ?? all.first(where: { $0.info.name == idOrName })
+        guard
+            let found = all.first(where: { $0.info.id == idOrName })
+                ?? all.first(where: { $0.info.name == idOrName })
         else { throw BlockError(.notFound, "snapshot not found", path: file.filename) }
         return found
     }

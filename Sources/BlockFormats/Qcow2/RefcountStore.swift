@@ -31,7 +31,8 @@ final class RefcountStore {
         self.tableClusters = tableClusters
         cache = TableCache(
             file: file, sliceSize: layout.sliceSize, budgetBytes: Qcow2.CacheBudget.refcountBytes)
-        table = try BigEndianTable.read(file, at: tableOffset, count: (tableClusters << layout.clusterBits) / 8)
+        table = try BigEndianTable.read(
+            file, at: tableOffset, count: (tableClusters << layout.clusterBits) / 8)
         virginCluster = layout.clusters(try file.length())
     }
 
@@ -70,7 +71,8 @@ final class RefcountStore {
         return RefcountEntries.get(cache.bytes(of: slot).bytes, entry, order: layout.refcountOrder)
     }
 
-    /// The cached slice with `cluster`'s refcount: its bytes, the entry's number, and how many entries there are.
+    /// The cached slice with `cluster`'s refcount: its bytes, the entry's number, and how many entries there
+    /// are.
     func slice(of cluster: Int) throws(BlockError) -> (buffer: AlignedBuffer, first: Int, entries: Int)? {
         guard let block = try blockOffset(cluster) else { return nil }
         let (slot, entry) = try locate(cluster, block: block)
@@ -228,7 +230,8 @@ final class RefcountStore {
         cache.discardAll()
         self.tableOffset = tableOffset
         self.tableClusters = tableClusters
-        table = try BigEndianTable.read(file, at: tableOffset, count: (tableClusters << layout.clusterBits) / 8)
+        table = try BigEndianTable.read(
+            file, at: tableOffset, count: (tableClusters << layout.clusterBits) / 8)
         dirtyTable = nil
         needsPlacing = false
         firstMaybeFree = 0

@@ -84,8 +84,8 @@ struct ReferenceWindow {
         }
     }
 
-    /// How many clusters from `first` on have exactly the refcounts that the entries of a block state, in order,
-    /// and flags that go with them. The common widths only; 0 for the others.
+    /// How many clusters from `first` on have exactly the refcounts that the entries of a block state, in
+    /// order, and flags that go with them. The common widths only; 0 for the others.
     ///
     /// - Parameters:
     ///   - entry: the number of the entry in `block` that belongs to `first`.
@@ -96,7 +96,8 @@ struct ReferenceWindow {
         return cells.withUnsafeBufferPointer { cells in
             for step in 0..<limit {
                 let stored = UInt16(
-                    bigEndian: block.unsafeLoadUnaligned(fromByteOffset: (entry &+ step) &* 2, as: UInt16.self))
+                    bigEndian: block.unsafeLoadUnaligned(
+                        fromByteOffset: (entry &+ step) &* 2, as: UInt16.self))
                 let cell = cells[start &+ step]
                 let wrongFlag = stored == 1 ? Self.sharedBit : Self.copiedBit
                 let count = cell & Self.countMask

@@ -119,8 +119,10 @@ final class TableCache {
     /// Notes that bytes of a slot were changed; grown to whole sectors, the unit that is written atomically.
     func markDirty(_ slot: Int, _ range: Range<Int>) {
         let sector = Qcow2.sectorBytes
-        let grown = range.lowerBound.roundedDown(to: sector)..<min(
-            sliceSize, (range.upperBound + sector - 1).roundedDown(to: sector))
+        let grown =
+            range.lowerBound.roundedDown(
+                to: sector)..<min(
+                sliceSize, (range.upperBound + sector - 1).roundedDown(to: sector))
         guard let dirty = slots[slot].dirty else {
             slots[slot].dirty = grown
             dirtyCount += 1

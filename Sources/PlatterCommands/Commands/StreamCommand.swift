@@ -17,7 +17,8 @@ struct StreamCommand: ImageCommand {
         ],
         notes: [
             "Without BASE, FILE has no backing file afterwards. The reference changes last: interrupted, FILE "
-                + "shows the same disk as before, and the command goes on where it was when it is run again."
+                + "shows the same disk as before, and the command goes on where it was when it is run "
+                + "again."
         ])
 
     @OptionGroup var source: SourceOptions

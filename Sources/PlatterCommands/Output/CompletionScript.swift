@@ -132,9 +132,8 @@ enum CompletionScript {
     private static func fish(_ specs: [CommandSpec], _ program: String) -> String {
         var lines = ["# fish completion for \(program)"]
         for spec in specs {
-            lines.append(
-                "complete -c \(program) -n __fish_use_subcommand -f -a \(spec.name) -d \(quoted(spec.summary))"
-            )
+            let head = "complete -c \(program) -n __fish_use_subcommand -f -a \(spec.name)"
+            lines.append("\(head) -d \(quoted(spec.summary))")
             for option in options(spec) { lines.append(fishOption(option, spec, program)) }
         }
         return lines.joined(separator: "\n") + "\n"
