@@ -48,7 +48,7 @@ extension ConformanceSuite {
             }
             try session.perform(.reopen)
             try session.compareAll()
-            try session.finish(leaksAllowed: true)
+            try session.finish(leaksAllowed: true, mayRepair: configuration.checkMayRepairAfterCrash)
         } catch { throw Mismatch("\(moment): \(error)") }
     }
 }

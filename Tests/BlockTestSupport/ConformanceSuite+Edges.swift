@@ -14,10 +14,10 @@ extension ConformanceSuite {
                 _ = try session.node.readBytes(at: size, count: 1)
             }
             try refuses("a write past the end") { () throws(BlockError) in
-                try session.node.write([1, 2].span.bytes, at: size - 1)
+                try session.node.write(([1, 2] as [UInt8]).span.bytes, at: size - 1)
             }
             try refuses("a write at a negative offset") { () throws(BlockError) in
-                try session.node.write([1].span.bytes, at: -1)
+                try session.node.write(([1] as [UInt8]).span.bytes, at: -1)
             }
             try session.compareAll()
             try session.finish()

@@ -83,6 +83,13 @@ enum DiskComparison {
         }
     }
 
+    /// Repairs the closed image.
+    static func repair(_ configuration: FormatConfiguration, _ store: TestStore) throws {
+        let node = try configuration.open(in: store, settings: OpenSettings(readOnly: false, forCheck: true))
+        if let checkable = node.format as? any Checkable { _ = try checkable.check(repair: .all) { _ in } }
+        try node.close()
+    }
+
     /// Compares a snapshot inside the closed image with the disk as it was.
     static func compareSnapshot(
         _ snapshot: ReferenceDisk.Snapshot, _ configuration: FormatConfiguration, _ store: TestStore

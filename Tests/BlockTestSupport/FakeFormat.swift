@@ -175,6 +175,10 @@ public final class FakeFormat: FormatDriver {
         }
     }
 
+    public func willReopen(readOnly: Bool) throws(BlockError) {
+        if readOnly { try close() }
+    }
+
     public func close() throws(BlockError) {
         let isDirty = state.withLock { !$0.dirtySectors.isEmpty }
         if isDirty && bug != .dirtyTableLostAtClose { try flush() }

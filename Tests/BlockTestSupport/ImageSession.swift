@@ -77,10 +77,11 @@ final class ImageSession {
         }
     }
 
-    /// What a format may always refuse: sizes, and snapshots of other sizes.
+    /// What a format may always refuse: sizes, snapshots of other sizes, more snapshots than fit.
     private func isRefusal(_ error: BlockError, of operation: DiskOperation) -> Bool {
         switch operation {
         case .resize, .applySnapshot: error.kind == .unsupported
+        case .createSnapshot: error.kind == .limit
         default: false
         }
     }
@@ -92,7 +93,7 @@ final class ImageSession {
             try node.write(bytes.span.bytes, at: offset)
         case .writeCompressed(let offset, let count, let stamp, let noise):
             let bytes = Pattern.bytes(stamp: stamp, at: offset, count: count, noise: noise)
-            try Self.writeCompressed(bytes, at: offset, to: node)
+            try ImageWriting.writeCompressed(bytes, at: offset, to: node)
         case .writeZeroes(let offset, let count, let mayUnmap):
             try node.writeZeroes(at: offset, count: count, flags: mayUnmap ? .mayUnmap : [])
         case .discard(let offset, let count): try node.discard(at: offset, count: count)
@@ -108,20 +109,6 @@ final class ImageSession {
     }
 
     private var snapshots: (any SnapshotCapable)? { node.format as? any SnapshotCapable }
-
-    /// Compresses and stores one unit; an ordinary write where it does not get smaller.
-    static func writeCompressed(_ data: [UInt8], at offset: Int, to node: BlockNode) throws(BlockError) {
-        guard let driver = node.format as? any CompressedWriting else { return }
-        let unit = data + [UInt8](repeating: 0, count: driver.compressedUnitBytes - data.count)
-        var output = [UInt8](repeating: 0, count: driver.compressedUnitBytes)
-        var elements = output.mutableSpan
-        var target = elements.mutableBytes
-        if let size = try driver.compress(unit.span.bytes, into: &target) {
-            try node.writeCompressed(output.span.bytes.extracting(0..<size), at: offset)
-        } else {
-            try node.write(data.span.bytes, at: offset)
-        }
-    }
 
     /// Closes and opens the image. The node is a new one also when closing failed.
     private func reopen() throws(BlockError) {
@@ -194,9 +181,13 @@ final class ImageSession {
     }
 
     /// Closes the image, then checks its structure and the contents of its snapshots.
-    func finish(leaksAllowed: Bool = false) throws {
+    func finish(leaksAllowed: Bool = false, mayRepair: Bool = false) throws {
         try node.close()
+        if mayRepair { try DiskComparison.repair(configuration, store) }
         try DiskComparison.checkStructure(configuration, store, leaksAllowed: leaksAllowed)
+        let again = try configuration.open(in: store, settings: OpenSettings())
+        _ = try DiskComparison.accept(again, from: [model])
+        try again.close()
         for snapshot in model.snapshots {
             try DiskComparison.compareSnapshot(snapshot, configuration, store)
         }

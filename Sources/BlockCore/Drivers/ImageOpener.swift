@@ -86,6 +86,10 @@ public struct ImageOpener: Sendable {
         guard let name = filename ?? options.take("filename"), !name.isEmpty else {
             throw BlockError(.invalidArgument, "The 'file' block driver requires a file name")
         }
+        // The system would cut the name there and open another file than the policy was asked about.
+        guard !name.utf8.contains(0) else {
+            throw BlockError(.invalidArgument, "A file name must not contain a zero byte", path: name)
+        }
         let entry: ProtocolEntry
         var path = name
         if let driver {

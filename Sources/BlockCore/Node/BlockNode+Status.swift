@@ -9,6 +9,9 @@ extension BlockNode {
         var remaining = limit
         var layer = self
         var depth = 0
+        guard base !== self else {
+            return ChainStatus(length: limit, isZero: false, isData: false, isPresent: false, depth: 0)
+        }
         while true {
             let extent = try layer.layerExtent(at: offset, limit: remaining)
             remaining = min(remaining, extent.length)

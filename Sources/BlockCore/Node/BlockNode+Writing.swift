@@ -33,6 +33,7 @@ extension BlockNode {
         let ticket = requests.acquire(clusters(range, driver), exclusive: true)
         defer { requests.release(ticket) }
         try driver.writeCompressed(payload, at: offset)
+        if settings.cache.isWriteThrough { try driver.flush() }
         statistics.count(.write, bytes: count, since: began)
         statistics.noteWritten(upTo: offset + count)
     }
@@ -72,6 +73,7 @@ extension BlockNode {
             let ticket = requests.acquire(whole, exclusive: true)
             defer { requests.release(ticket) }
             try discarding.discard(at: whole.lowerBound, count: whole.count, old: self)
+            if settings.cache.isWriteThrough { try driver.flush() }
         }
         statistics.count(.discard, bytes: count, since: began)
     }

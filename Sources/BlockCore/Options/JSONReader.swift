@@ -105,7 +105,9 @@ public struct JSONReader {
         case "false": return "off"
         case "null": return ""
         default:
-            guard !text.isEmpty, Double(text) != nil else { throw malformed("unexpected '\(text)'") }
+            guard let first = text.utf8.first, first == UInt8(ascii: "-") || (0x30...0x39).contains(first),
+                Double(text) != nil
+            else { throw malformed("unexpected '\(text)'") }
             return text
         }
     }
@@ -123,6 +125,8 @@ public struct JSONReader {
         }
         guard peek == quote else { throw malformed("unterminated string") }
         position += 1
+        // A name with a zero byte would be another name to the system.
+        guard !text.contains(0) else { throw malformed("zero byte in a string") }
         return String(decoding: text, as: UTF8.self)
     }
 

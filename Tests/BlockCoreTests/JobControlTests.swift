@@ -1,0 +1,154 @@
+import BlockCore
+import BlockTestSupport
+import Synchronization
+import Testing
+
+@Suite struct ThrottleTests {
+    @Test func noLimitNeverWaits() {
+        var throttle = Throttle(unitsPerSecond: 0)
+        #expect(throttle.account(1 << 40, at: 0) == 0)
+    }
+
+    @Test func theRateHoldsOverTime() {
+        var throttle = Throttle(unitsPerSecond: 1000)
+        var now = 0
+        for _ in 0..<100 { now += throttle.account(100, at: now) }
+        // 10,000 units at 1000 a second, less the first burst of 100.
+        #expect((9_800_000_000...10_000_000_000).contains(now))
+    }
+
+    @Test func aPauseGivesOneBurst() {
+        var throttle = Throttle(unitsPerSecond: 1000, burstUnits: 500)
+        #expect(throttle.account(500, at: 0) == 0)
+        #expect(throttle.account(100, at: 0) == 100_000_000)
+        #expect(throttle.account(500, at: 60_000_000_000) == 0)
+        #expect(throttle.account(1, at: 60_000_000_000) == 1_000_000)
+    }
+
+    @Test func strangeNumbersDoNotTrap() {
+        var throttle = Throttle(unitsPerSecond: -5)
+        #expect(throttle.account(10, at: 0) == 0)
+        throttle = Throttle(unitsPerSecond: 1)
+        #expect(throttle.account(Int.max, at: 0) > 0)
+        #expect(throttle.account(Int.max, at: -100) > 0)
+        throttle = Throttle(unitsPerSecond: Int.max)
+        #expect(throttle.account(1, at: Int.max) == 0)
+    }
+}
+
+@Suite struct JobControlTests {
+    /// A clock that moves when somebody sleeps.
+    private final class FakeClock: Sendable {
+        let time = Atomic<Int>(0)
+        @Sendable func now() -> Int { time.load(ordering: .relaxed) }
+        @Sendable func sleep(_ nanoseconds: Int) { time.add(nanoseconds, ordering: .relaxed) }
+    }
+
+    @Test func speedIsKept() throws {
+        let clock = FakeClock()
+        let control = JobControl(bytesPerSecond: 1 << 20, now: clock.now, sleep: clock.sleep)
+        for _ in 0..<64 { try control.checkpoint(moving: 65_536) }
+        #expect((3_700_000_000...4_000_000_000).contains(clock.now()))
+        control.setSpeed(0)
+        let before = clock.now()
+        for _ in 0..<64 { try control.checkpoint(moving: 65_536) }
+        #expect(clock.now() == before)
+    }
+
+    @Test func progressIsReported() {
+        let seen = Mutex<[Double]>([])
+        let control = JobControl(onProgress: { progress in seen.withLock { $0.append(progress.fraction) } })
+        #expect(control.progress.fraction == 1)
+        control.setTotal(400)
+        control.advance(by: 100)
+        control.advance(by: 500)
+        #expect(seen.withLock { $0 } == [0, 0.25, 1])
+        #expect(control.progress.done == 600)
+    }
+
+    @Test(.timeLimit(.minutes(1)))
+    func pauseHoldsAndResumeLetsGo() throws {
+        let control = JobControl()
+        let steps = Atomic<Int>(0)
+        control.pause()
+        try WorkerThreads.run(2) { thread throws(BlockError) in
+            if thread == 0 {
+                WorkerThreads.sleep(nanoseconds: 30_000_000)
+                guard steps.load(ordering: .relaxed) == 0 else {
+                    throw BlockError(.corrupt, "the paused job went on")
+                }
+                control.resume()
+            } else {
+                try control.checkpoint(moving: 1)
+                steps.add(1, ordering: .relaxed)
+            }
+        }
+        #expect(steps.load(ordering: .relaxed) == 1)
+    }
+
+    @Test(.timeLimit(.minutes(1)))
+    func cancelEndsAPause() {
+        let control = JobControl()
+        control.pause()
+        let error = blockError { () throws(BlockError) in
+            try WorkerThreads.run(2) { thread throws(BlockError) in
+                if thread == 0 { control.cancel() } else { try control.checkpoint(moving: 1) }
+            }
+        }
+        #expect(error?.kind == .cancelled)
+        #expect(control.isCancelled)
+    }
+
+    /// A slow job must not keep a person waiting who cancels it.
+    @Test(.timeLimit(.minutes(1)))
+    func cancelEndsTheWaitForTheSpeedLimit() {
+        let control = JobControl(bytesPerSecond: 1)
+        let began = ContinuousClock.now
+        let error = blockError { () throws(BlockError) in
+            try WorkerThreads.run(2) { thread throws(BlockError) in
+                if thread == 0 {
+                    WorkerThreads.sleep(nanoseconds: 20_000_000)
+                    control.cancel()
+                } else {
+                    try control.checkpoint(moving: 1000)
+                    try control.checkpoint(moving: 1000)
+                }
+            }
+        }
+        #expect(error?.kind == .cancelled)
+        #expect(ContinuousClock.now - began < .seconds(10))
+    }
+}
+
+@Suite struct WorkerThreadsTests {
+    @Test(.timeLimit(.minutes(1)), arguments: [0, 1, 2, 9])
+    func everyIndexRunsOnce(_ count: Int) throws {
+        let seen = Mutex<[Int]>([])
+        try WorkerThreads.run(count) { index throws(BlockError) in seen.withLock { $0.append(index) } }
+        #expect(seen.withLock { $0.sorted() } == Array(0..<count))
+    }
+
+    @Test(.timeLimit(.minutes(1)))
+    func theyRunAtTheSameTime() throws {
+        let present = Monitor<Int>(0)
+        try WorkerThreads.run(4) { _ throws(BlockError) in
+            present.withLock { $0 += 1 }
+            present.notifyAll()
+            present.wait(until: { $0 == 4 }, then: { _ in })
+        }
+    }
+
+    @Test func anErrorOfAnyThreadIsThrown() {
+        for failing in 0..<3 {
+            let finished = Atomic<Int>(0)
+            let error = blockError { () throws(BlockError) in
+                try WorkerThreads.run(3) { index throws(BlockError) in
+                    if index == failing { throw BlockError(.noSpace, "full") }
+                    finished.add(1, ordering: .relaxed)
+                }
+            }
+            #expect(error?.kind == .noSpace)
+            #expect(finished.load(ordering: .relaxed) == 2)
+        }
+    }
+}
