@@ -22,7 +22,8 @@ import Testing
         #expect(driver.writes.load(ordering: .relaxed) == 1200)
     }
 
-    /// Two writers in different clusters must be inside the driver at the same time: each waits for the other.
+    /// Two writers in different clusters must be inside the driver at the same time: each waits for the
+    /// other.
     @Test(.timeLimit(.minutes(1)))
     func disjointRequestsRunAtOnce() throws {
         let driver = ProbeDriver(granularity: 4096, meetingOf: 2)

@@ -2,8 +2,8 @@ import BlockCore
 
 /// Goes through the log of a ``TestStore`` and answers what its files may hold when the power fails.
 ///
-/// A sector of 512 bytes is written whole or not at all. What was changed since a file's last flush may be there
-/// or not, sector by sector, but for changes of the length, which happen in order.
+/// A sector of 512 bytes is written whole or not at all. What was changed since a file's last flush may be
+/// there or not, sector by sector, but for changes of the length, which happen in order.
 public struct CrashReplay: Sendable {
     private var current: [String: SparseBytes]
     private var durable: [String: SparseBytes]

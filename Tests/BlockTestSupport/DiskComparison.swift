@@ -6,9 +6,11 @@ enum DiskComparison {
     /// How much is read at a time.
     private static let windowBytes = 1 << 20
 
-    /// Checks that the disk is one of `states`, or any mixture of them by sectors; the first is the likeliest.
+    /// Checks that the disk is one of `states`, or any mixture of them by sectors; the first is the
+    /// likeliest.
     ///
-    /// - Parameter range: look only there; `nil` looks at everything, also the size and the list of snapshots.
+    /// - Parameter range: look only there; `nil` looks at everything, also the size and the list of
+    ///   snapshots.
     /// - Returns: what the disk really holds.
     static func accept(
         _ node: BlockNode, from states: [ReferenceDisk], in range: Range<Int>? = nil

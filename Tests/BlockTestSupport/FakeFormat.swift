@@ -18,9 +18,9 @@ public enum FakeBug: String, Sendable, CaseIterable {
 
 /// A small correct format for tests of what is above and below formats. The option `bug` makes it wrong.
 ///
-/// Sector 0: magic, cluster size, virtual size, length and bytes of the backing name. Then a table of 8 bytes for
-/// each of ``maximumClusters``: 0 unallocated, 1 zeroes, else the host offset. Clusters are appended, never
-/// reused. Everything is big-endian.
+/// Sector 0: magic, cluster size, virtual size, length and bytes of the backing name. Then a table of 8 bytes
+/// for each of ``maximumClusters``: 0 unallocated, 1 zeroes, else the host offset. Clusters are appended,
+/// never reused. Everything is big-endian.
 public final class FakeFormat: FormatDriver {
     public static let name = "fake"
     public static let maximumClusters = 1024

@@ -10,8 +10,8 @@ public struct FormatConfiguration: Sendable, CustomStringConvertible {
     public var backingSize: Int?
     /// Options for every opening of the image.
     public var openOptions: OptionTree
-    /// For formats that cannot mark an image as dirty: a check after a crash may find what is harmless to go on
-    /// with, as long as a repair mends it and loses nothing.
+    /// For formats that cannot mark an image as dirty: a check after a crash may find what is harmless to go
+    /// on with, as long as a repair mends it and loses nothing.
     public var checkMayRepairAfterCrash = false
 
     public init(

@@ -168,7 +168,8 @@ final class ImageSession {
     /// What the closed image may hold.
     private(set) var statesAfterClose: [ReferenceDisk] = []
 
-    /// Closes an image whose storage failed. When closing works, nothing that was acknowledged may be missing.
+    /// Closes an image whose storage failed. When closing works, nothing that was acknowledged may be
+    /// missing.
     func closeAfterFailures() throws {
         let failures = store.faults.failures
         var closed = true

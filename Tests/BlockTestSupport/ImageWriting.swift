@@ -2,8 +2,8 @@ import BlockCore
 
 /// Steps that tests need and the library leaves to its jobs.
 public enum ImageWriting {
-    /// Compresses and stores one unit (shorter at the end of the disk); an ordinary write where it does not get
-    /// smaller.
+    /// Compresses and stores one unit (shorter at the end of the disk); an ordinary write where it does not
+    /// get smaller.
     public static func writeCompressed(_ data: [UInt8], at offset: Int, to node: BlockNode) throws(BlockError)
     {
         guard let driver = node.format as? any CompressedWriting else {

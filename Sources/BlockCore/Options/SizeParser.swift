@@ -41,7 +41,9 @@ public enum SizeParser {
     }
 
     private static func hexadecimal(_ digits: Substring) -> Result<UInt64, Failure> {
-        guard !digits.isEmpty, digits.allSatisfy({ $0.isASCII && $0.isHexDigit }) else { return .failure(.malformed) }
+        guard !digits.isEmpty, digits.allSatisfy({ $0.isASCII && $0.isHexDigit }) else {
+            return .failure(.malformed)
+        }
         return UInt64(digits, radix: 16).map(Result.success) ?? .failure(.outOfRange)
     }
 
