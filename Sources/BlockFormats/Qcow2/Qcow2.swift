@@ -25,8 +25,8 @@ enum Qcow2 {
 
     /// How much memory the caches may take, in bytes.
     enum CacheBudget {
-        static let l2Bytes = 16 << 20
-        static let refcountBytes = 4 << 20
+        static let l2Bytes = 8 << 20
+        static let refcountBytes = 2 << 20
         /// Tables are cached in parts of at most this size.
         static let sliceBytes = 65536
     }

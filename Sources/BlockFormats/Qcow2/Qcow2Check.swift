@@ -114,11 +114,12 @@ struct Qcow2Checker {
         let wasQuiet = isQuiet
         let counted = result
         repeat {
-            let end = min(fileClusters, start + ReferenceWindow.maximumClusters)
+            let end = min(fileClusters, start + ReferenceWindow.size(total: fileClusters))
             var window = ReferenceWindow(start..<max(start, end))
-            let before = result
+            // Every pass sees all references again: what they are counts once.
+            let before = (result, unmendable)
             try countReferences(into: &window, report)
-            if start > 0 { result = before } else { isQuiet = true }
+            if start > 0 { (result, unmendable) = before } else { isQuiet = true }
             try compare(window, repair: repair, report)
             start = end
         } while start < fileClusters

@@ -3,8 +3,9 @@
 /// One byte a cluster, whatever the image's size: a file with more clusters is counted in several passes.
 /// Not thread-safe.
 struct ReferenceWindow {
-    /// Clusters counted in one pass.
-    static let maximumClusters = 32 << 20
+    /// Clusters counted in one pass over a file of `total` clusters: few megabytes for most files, few passes
+    /// for very large ones.
+    static func size(total: Int) -> Int { min(40 << 20, max(4 << 20, total / 8)) }
 
     /// The clusters that this window counts.
     let clusters: Range<Int>
