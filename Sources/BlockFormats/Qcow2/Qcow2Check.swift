@@ -70,7 +70,8 @@ struct Qcow2Checker {
         unmendable = lost
         if repair == .all && needsRebuild {
             // What was wrong before the rebuild is right now.
-            result.corruptionsFixed += max(0, first.corruptions - lost - result.corruptions)
+            result.corruptionsFixed = max(0, first.corruptions - lost - result.corruptions)
+            result.leaksFixed = first.leaks
             needsRebuild = false
         }
         try tables.writeRefcounts()

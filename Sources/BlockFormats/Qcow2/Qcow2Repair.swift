@@ -46,15 +46,14 @@ extension Qcow2Checker {
         return used
     }
 
-    /// Counts all references but those of the old refcount structure, window by window.
+    /// Counts all references, window by window. The old refcount structure is still among them: what it takes is
+    /// found to be leaked once nothing refers to it.
     private mutating func eachRebuildWindow(
         _ body: (ReferenceWindow, Int) throws(BlockError) -> Void
     ) throws(BlockError) {
         let before = result
         let wasQuiet = isQuiet
         isQuiet = true
-        let header = tables.header
-        let table = try tables.refcounts().table
         // Windows end where blocks end, so that each block is filled from one window.
         let step = max(
             layout.refcountsPerBlock,
@@ -64,15 +63,6 @@ extension Qcow2Checker {
             let end = min(fileClusters, start + step)
             var window = ReferenceWindow(start..<end)
             try countReferences(into: &window, { _ in })
-            let firstOfTable = header.refcountTableOffset >> layout.clusterBits
-            window.uncount(firstOfTable..<firstOfTable + header.refcountTableClusters)
-            for entry in table {
-                let offset = Int(entry & L2Entry.offsetMask)
-                guard offset != 0, layout.isAligned(offset), layout.clusters(offset) < fileClusters else {
-                    continue
-                }
-                window.uncount(offset >> layout.clusterBits..<offset >> layout.clusterBits + 1)
-            }
             try body(window, start)
             start = end
         } while start < fileClusters
@@ -213,12 +203,5 @@ extension String {
     /// The text with another prefix.
     fileprivate func replacingPrefix(_ prefix: String, with other: String) -> String {
         hasPrefix(prefix) ? other + dropFirst(prefix.count) : self
-    }
-}
-
-extension ReferenceWindow {
-    /// Takes back one reference to each of `range` that lies in this window.
-    mutating func uncount(_ range: Range<Int>) {
-        for cluster in range.clamped(to: clusters) { takeBack(cluster) }
     }
 }

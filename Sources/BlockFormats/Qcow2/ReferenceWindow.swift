@@ -37,16 +37,6 @@ struct ReferenceWindow {
         }
     }
 
-    /// Takes back one reference.
-    mutating func takeBack(_ cluster: Int) {
-        let index = cluster - clusters.lowerBound
-        if let count = large[index] {
-            large[index] = count > UInt64(Self.countMask) + 1 ? count - 1 : nil
-        } else if cells[index] & Self.countMask > 0 {
-            cells[index] -= 1
-        }
-    }
-
     /// Notes how an active entry flags a cluster.
     mutating func noteFlag(_ cluster: Int, isCopied: Bool) {
         guard clusters.contains(cluster) else { return }
