@@ -1,0 +1,177 @@
+import BlockCore
+import BlockFormats
+import BlockTestSupport
+import Testing
+
+@testable import BlockJobs
+
+/// A chain of qcow2 images in a store, and one job's work on it. Whatever happens, the top reads the same.
+struct ChainScenario {
+    enum Work: String, CaseIterable, Sendable {
+        case stream, streamToBase, commit, commitDeep, rebase, rebaseToNothing, rebaseCompressed
+    }
+
+    static let top = "top"
+    private static let names = ["base", "low", "middle", top]
+
+    let work: Work
+    let store = TestStore()
+    private(set) var expected: [UInt8] = []
+
+    /// Makes the images: sizes, cluster sizes and contents vary with the seed.
+    init(_ work: Work, seed: Int) throws {
+        self.work = work
+        var random = SeededRandom(seed: UInt64(seed))
+        for (index, name) in Self.names.enumerated() {
+            try make(name, over: index > 0 ? Self.names[index - 1] : nil, &random)
+        }
+        try make("other", over: nil, &random)
+        expected = try Self.contents(of: store)
+        store.clearLog()
+    }
+
+    private func make(_ name: String, over backing: String?, _ random: inout SeededRandom) throws {
+        let opener = Self.opener(store)
+        let size = random.number(in: 8..<40) * 4096
+        let format = backing == nil && random.number(in: 0..<2) == 0 ? "raw" : "qcow2"
+        var options = try opener.createOptions(format: format, filename: name)
+        options.set(.size, to: String(size))
+        options.set(.clusterSize, to: ["512", "4096", "65536"][random.number(in: 0..<3)])
+        options.set(.compat, to: random.number(in: 0..<4) == 0 ? "0.10" : "1.1")
+        options.set(.backingFile, to: backing)
+        if let backing { options.set(.backingFormat, to: try Self.format(of: backing, in: store)) }
+        try opener.create(name, format: format, options: options)
+        let node = try opener.open(name, format: format, settings: OpenSettings(readOnly: false))
+        for _ in 0..<random.number(in: 3..<9) {
+            let offset = random.number(in: 0..<size / 512) * 512
+            let count = min(random.number(in: 1..<40) * 512, size - offset)
+            if random.number(in: 0..<3) == 0 {
+                try node.writeZeroes(at: offset, count: count)
+            } else {
+                try node.write(random.bytes(count).span.bytes, at: offset)
+            }
+        }
+        try node.flush()
+        try node.close()
+    }
+
+    static func opener(_ store: TestStore) -> ImageOpener {
+        ImageOpener(registry: store.registry([Qcow2Driver.self, RawDriver.self]))
+    }
+
+    static func format(of name: String, in store: TestStore) throws -> String {
+        let node = try opener(store).open(name, settings: OpenSettings(withoutBacking: true))
+        defer { try? node.close() }
+        return node.driverName
+    }
+
+    static func contents(of store: TestStore) throws -> [UInt8] {
+        let node = try opener(store).open(top, format: "qcow2")
+        defer { try? node.close() }
+        return try Layers.contents(node)
+    }
+
+    /// Opens the top, does the job and closes everything.
+    func run(on store: TestStore) throws {
+        let node = try Self.opener(store).open(
+            Self.top, format: "qcow2", settings: OpenSettings(readOnly: false))
+        do { try run(on: node, store) } catch {
+            try? node.close()
+            throw error
+        }
+        try node.close()
+    }
+
+    private func run(on node: BlockNode, _ store: TestStore) throws {
+        let base = node.chain.first { $0.filename == "low" }
+        switch work {
+        case .stream: try StreamJob(node: node).run(JobControl())
+        case .streamToBase: try StreamJob(node: node, base: base).run(JobControl())
+        case .commit: try CommitJob(top: node).run(JobControl())
+        case .commitDeep: try CommitJob(top: node, base: base, emptiesTop: false).run(JobControl())
+        case .rebaseToNothing:
+            try RebaseJob(node: node, backing: nil, reference: nil).run(JobControl())
+        case .rebase, .rebaseCompressed:
+            let format = try Self.format(of: "other", in: store)
+            let other = try Self.opener(store).open("other", format: format)
+            defer { if node.backing !== other { try? other.close() } }
+            try RebaseJob(
+                node: node, backing: other, reference: BackingReference(filename: "other", format: format),
+                compress: work == .rebaseCompressed
+            ).run(JobControl())
+        }
+    }
+
+    /// The top reads the same, no image is corrupt, and the job can be done again.
+    func verify(_ files: [String: SparseBytes], _ moment: String) throws {
+        let store = TestStore(files)
+        try compare(store, moment)
+        try run(on: store)
+        try compare(store, "\(moment), and the job done again")
+    }
+
+    func compare(_ store: TestStore, _ moment: String) throws {
+        let isSame = try Self.contents(of: store) == expected
+        #expect(isSame, "\(work) \(moment): the top reads otherwise")
+        for name in store.files.keys.sorted() where try Self.format(of: name, in: store) == "qcow2" {
+            try check(name, in: store, moment)
+        }
+    }
+
+    private func check(_ name: String, in store: TestStore, _ moment: String) throws {
+        // Opening for writing repairs an image with lazy refcounts, as its next user would.
+        let node = try Self.opener(store).open(
+            name, format: "qcow2", settings: OpenSettings(readOnly: false, withoutBacking: true))
+        defer { try? node.close() }
+        let driver = try #require(node.format as? any Checkable)
+        var lines: [String] = []
+        let result = try driver.check(repair: .none) { lines.append($0) }
+        #expect(result.corruptions == 0 && result.checkErrors == 0, "\(work) \(moment): \(name): \(lines)")
+    }
+}
+
+@Suite("Jobs that are stopped") struct JobCrashTests {
+    static let cases = ChainScenario.Work.allCases.flatMap { work in (0..<4).map { (work, $0) } }
+
+    @Test("killed or without power at any write, nothing is lost", arguments: cases)
+    func crash(work: ChainScenario.Work, seed: Int) throws {
+        let scenario = try ChainScenario(work, seed: seed)
+        let files = scenario.store.files
+        try scenario.run(on: scenario.store)
+        let log = scenario.store.log
+        var replay = CrashReplay(files: files, log: log)
+        var random = SeededRandom(seed: UInt64(seed))
+        for point in CrashPoints.chosen(from: log.count, seed: UInt64(seed)) {
+            replay.advance(to: point)
+            try scenario.verify(replay.afterKill, "seed \(seed), killed after event \(point) of \(log.count)")
+            for sample in 0..<CrashPoints.samples {
+                try scenario.verify(
+                    replay.afterPowerFailure(&random),
+                    "seed \(seed), power failure \(sample) after event \(point) of \(log.count)")
+            }
+        }
+    }
+
+    @Test("whichever call fails, nothing is lost", arguments: cases)
+    func failures(work: ChainScenario.Work, seed: Int) throws {
+        for mode in FaultPlan.Mode.allCases {
+            let scenario = try ChainScenario(work, seed: seed)
+            let files = scenario.store.files
+            var number = 1
+            while true {
+                let store = TestStore(files)
+                store.faults.arm(number, mode)
+                let outcome = Result { try scenario.run(on: store) }
+                let failed = store.faults.failures > 0
+                store.faults.disarm()
+                try scenario.compare(store, "seed \(seed), call \(number) failed with \(mode)")
+                if !failed {
+                    try outcome.get()
+                    break
+                }
+                number += max(1, number / 12)
+            }
+            #expect(number > 10)
+        }
+    }
+}
