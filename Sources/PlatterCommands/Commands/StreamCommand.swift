@@ -8,7 +8,7 @@ struct StreamCommand: ImageCommand {
         "stream", "Copy into an image what it lacks from its backing chain", operands: "FILE",
         options: [
             OptionSpec(
-                "b", "base", "BASE", "Stop above this image of the chain, which stays the backing file"),
+                "b", "base", "BASE", "Stop above this image of the chain, the new backing file"),
             OptionSpec("B", "base-name", "STRING", "Store this as the backing file's name"),
             OptionSpec("r", "rate-limit", "RATE", "Write at most so many bytes a second"),
             .format(), .imageOpts,
