@@ -41,6 +41,8 @@ public struct ConvertJob: BlockJob {
     public static let maximumWorkers = 16
     /// What a thread reads at once, in bytes, unless the target's clusters are larger.
     static let chunkBytes = 1 << 20
+    /// After a place whose map cannot be read, when salvaging, the map is asked again this far on.
+    static let unmappedBytes = 1 << 16
 
     private let sources: [BlockNode]
     private let target: BlockNode
@@ -119,7 +121,7 @@ public struct ConvertJob: BlockJob {
                 return (status.isZero ? zeroAction : .copy, status.length)
             } catch {
                 // What cannot be looked up is tried to be read; that says which part is lost.
-                if salvages { return (.copy, min(limit, AlignedBuffer.alignmentBytes)) }
+                if salvages { return (.copy, min(limit, Self.unmappedBytes)) }
                 throw error.prefixed("error while reading block status at offset \(offset)")
             }
         }

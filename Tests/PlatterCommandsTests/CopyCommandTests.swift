@@ -99,7 +99,11 @@ import Testing
 
     @Test("the target is not made where it is a source, whatever the name")
     func targetIsSource() throws {
-        for arguments in [["data.qcow2", "data.qcow2"], ["-U", "three.qcow2", "./one.qcow2"]] {
+        let pairs = [
+            ["data.qcow2", "data.qcow2"], ["-U", "three.qcow2", "./one.qcow2"],
+            ["-U", "-n", "data.qcow2", "./data.qcow2"],
+        ]
+        for arguments in pairs {
             let outcome = try fixture.run(
                 CommandFixture.platter, ["convert", "-O", "qcow2"] + arguments)
             #expect(outcome.status == 1)
@@ -132,6 +136,32 @@ import Testing
         #expect(outcome.status == 130)
         #expect(outcome.error == "platter: The job was cancelled\n")
         #expect(fixture.exists("o.raw") == isThere)
+    }
+
+    @Test("what cannot be read ends the conversion, or becomes zeroes with --salvage")
+    func salvage() throws {
+        var random = SeededRandom(seed: 1)
+        let text = (0..<196_608).map { _ in UInt8(random.number(in: 65..<75)) }
+        try fixture.write("text.raw", text)
+        try fixture.platter("convert", "-c", "-f", "raw", "-O", "qcow2", "text.raw", "hurt.qcow2")
+        let map = try fixture.platter("map", "--output=json", "hurt.qcow2").output
+        #expect(map.contains("\"compressed\": true"))
+        // The middle of the three compressed clusters, which lie one behind the other at the end of the file.
+        var bytes = try fixture.read("hurt.qcow2")
+        let middle = bytes.count - 45_000
+        bytes.replaceSubrange(middle..<middle + 2000, with: repeatElement(0xff, count: 2000))
+        try fixture.write("hurt.qcow2", bytes)
+        let failed = try fixture.platter("convert", "hurt.qcow2", "out.raw")
+        #expect(failed.status == 1)
+        #expect(failed.error.hasPrefix("platter: error while reading at byte 0: "))
+        #expect(!fixture.exists("out.raw"))
+        let salvaged = try fixture.platter("convert", "--salvage", "hurt.qcow2", "out.raw")
+        #expect(salvaged.status == 0)
+        #expect(salvaged.error.hasPrefix("platter: warning: error while reading offset 65536: "))
+        #expect(salvaged.error.hasSuffix("; 65536 bytes are taken as zeroes\n"))
+        let expected = text[..<65536] + [UInt8](repeating: 0, count: 65536) + text[131_072...]
+        #expect(try fixture.read("out.raw") == Array(expected))
+        #expect(try fixture.platter("convert", "-q", "--salvage", "hurt.qcow2", "out.raw").text == "")
     }
 
     @Test("standard input and output carry raw disks")

@@ -16,7 +16,7 @@ struct StreamCommand: ImageCommand {
             .cache("t", of: "FILE"), .progress, .quiet,
         ],
         notes: [
-            "Without BASE, FILE has no backing file afterwards. The reference changes last: interrupted, FILE "
+            "Without BASE, FILE has no backing file afterwards. The reference changes last: stopped, FILE "
                 + "shows the same disk as before, and the command goes on where it was when it is run "
                 + "again."
         ])

@@ -51,7 +51,7 @@ struct ConvertTarget {
     /// - Parameter body: gets the node, and whether it reads as zeroes where nothing is written.
     func filled(from sources: [BlockNode], _ body: (BlockNode, Bool) throws -> Void) throws {
         if isStandardOutput { return try body(standardOutput(), false) }
-        guard !exists else { return try using(openExisting(), isZero: isKnownZero, body) }
+        guard !exists else { return try using(openExisting(sources), isZero: isKnownZero, body) }
         try refuseSource(sources)
         let size = try sources.reduce(into: 0) { sum, node in
             let (next, overflow) = sum.addingReportingOverflow(try node.length())
@@ -83,12 +83,18 @@ struct ConvertTarget {
         BlockNode(.storage(StandardOutputDriver()), filename: name, settings: settings)
     }
 
-    private func openExisting() throws -> BlockNode {
+    private func openExisting(_ sources: [BlockNode]) throws -> BlockNode {
         let node = try context.open(
             ImageName(name, format: isOptions ? nil : format, isOptions: isOptions), settings: settings)
-        if isKnownZero, node.backing != nil {
+        do {
+            if isKnownZero, node.backing != nil {
+                throw CommandFailure(
+                    "Cannot use --target-is-zero when the destination image has a backing file")
+            }
+            try refuseShared(node, with: sources)
+        } catch {
             try? node.close()
-            throw CommandFailure("Cannot use --target-is-zero when the destination image has a backing file")
+            throw error
         }
         return node
     }
@@ -111,9 +117,14 @@ struct ConvertTarget {
         let settings = OpenSettings(forceShare: true, withoutBacking: true, metadataOnly: true)
         guard let existing = try? context.opener.open(name, format: "raw", settings: settings) else { return }
         defer { try? existing.close() }
-        guard let identity = existing.file?.storage?.identity else { return }
-        let files = sources.flatMap(\.chain).flatMap(\.children).compactMap { $0.storage?.identity }
-        if files.contains(identity) {
+        try refuseShared(existing, with: sources)
+    }
+
+    /// No file of the target itself may be one that is read.
+    private func refuseShared(_ target: BlockNode, with sources: [BlockNode]) throws {
+        let written = target.children.compactMap { $0.storage?.identity }
+        let read = sources.flatMap(\.chain).flatMap(\.children).compactMap { $0.storage?.identity }
+        if !Set(written).isDisjoint(with: read) {
             throw CommandFailure(
                 "\(name): error while converting \(format): The target is one of the sources")
         }
