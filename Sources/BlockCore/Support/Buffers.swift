@@ -21,7 +21,7 @@ public final class AlignedBuffer: @unchecked Sendable {
         storage = .allocate(byteCount: max(count, 1), alignment: Self.alignmentBytes)
         self.count = count
         // memset, because the library's own loop crawls in debug builds, in which the tests run.
-        if zeroed { memset(storage.baseAddress, 0, storage.count) }
+        if zeroed, let start = storage.baseAddress { memset(start, 0, storage.count) }
     }
 
     deinit { storage.deallocate() }
