@@ -210,7 +210,9 @@ extension FakeDriver: Emptying {
 }
 
 extension FakeDriver: Resizable {
-    func resize(to virtualSize: Int, preallocation: Preallocation) throws(BlockError) {
+    func resize(
+        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+    ) throws(BlockError) {
         state.withLock { state in
             state.events.append(.resize(virtualSize))
             state.size = virtualSize

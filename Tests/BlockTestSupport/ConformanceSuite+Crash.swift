@@ -19,7 +19,7 @@ extension ConformanceSuite {
         let log = session.store.log
         var replay = CrashReplay(files: files, log: log)
         var random = SeededRandom(seed: seed)
-        for point in CrashPoints.chosen(from: end, seed: seed) {
+        for point in CrashPoints.chosen(from: end, diskBytes: configuration.virtualSize, seed: seed) {
             replay.advance(to: point)
             let states = session.possibleStates(at: point)
             try survive(replay.afterKill, states, "killed after event \(point) of \(end)", &random)
@@ -57,11 +57,10 @@ extension ConformanceSuite {
 public enum CrashPoints {
     /// How many power failures are drawn at each point.
     public static let samples = TestEffort.isLong ? 6 : 2
-    /// How many points are tried at most.
-    static let most = TestEffort.isLong ? 2000 : 60
-
-    /// The numbers of events after which to stop; always with the first and the last.
-    public static func chosen(from count: Int, seed: UInt64) -> [Int] {
+    /// The numbers of events after which to stop; always with the first and the last. Fewer for a large disk,
+    /// which takes longer to compare.
+    public static func chosen(from count: Int, diskBytes: Int, seed: UInt64) -> [Int] {
+        let most = TestEffort.isLong ? 2000 : max(10, min(60, (48 << 20) / max(diskBytes, 1)))
         guard count > most else { return Array(0...count) }
         var random = SeededRandom(seed: seed)
         var points: Set<Int> = [0, count]

@@ -6,7 +6,9 @@ extension ConformanceSuite {
         try run(seed: seed, count: operationCount / 3) { operations in
             let calls = try countCalls(operations)
             for mode in FaultPlan.Mode.allCases {
-                for number in CrashPoints.chosen(from: calls, seed: seed &+ 1) where number > 0 {
+                let points = CrashPoints.chosen(
+                    from: calls, diskBytes: configuration.virtualSize, seed: seed &+ 1)
+                for number in points where number > 0 {
                     do { try fail(operations, at: number, mode) } catch {
                         throw Mismatch("call \(number) of \(calls) failed (\(mode)): \(error)")
                     }

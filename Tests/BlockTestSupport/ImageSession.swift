@@ -80,7 +80,8 @@ final class ImageSession {
     /// What a format may always refuse: sizes, snapshots of other sizes, more snapshots than fit.
     private func isRefusal(_ error: BlockError, of operation: DiskOperation) -> Bool {
         switch operation {
-        case .resize, .applySnapshot: error.kind == .unsupported
+        case .resize: error.kind == .unsupported
+        case .applySnapshot: error.kind == .unsupported || error.kind == .limit
         case .createSnapshot: error.kind == .limit
         default: false
         }

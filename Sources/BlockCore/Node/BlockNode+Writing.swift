@@ -93,7 +93,7 @@ extension BlockNode {
                 throw BlockError(.unsupported, "Image format driver does not support resize", path: filename)
             }
             let before = driver.virtualSize
-            try resizable.resize(to: size, preallocation: preallocation)
+            try resizable.resize(to: size, preallocation: preallocation, old: self)
             try hideBacking(driver, from: before, to: size)
         }
     }

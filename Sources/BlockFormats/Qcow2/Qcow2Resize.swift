@@ -1,42 +1,100 @@
 import BlockCore
 
 extension Qcow2Driver: Resizable {
-    public func resize(to virtualSize: Int, preallocation: Preallocation) throws(BlockError) {
-        guard let size = virtualSize.roundedUp(to: Qcow2.sectorBytes), size == virtualSize else {
+    /// Order of writes when growing: what the new space must not show is overwritten, durably; then the size.
+    public func resize(
+        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+    ) throws(BlockError) {
+        try checkSize(virtualSize)
+        let before = self.virtualSize
+        // After a failure the guest must see the size that the header in memory has.
+        defer { setVirtualSize(metadata.withLock { $0.header.virtualSize }) }
+        guard virtualSize > before else {
+            return try exclusively { tables throws(BlockError) in try tables.shrink(to: virtualSize) }
+        }
+        try exclusively { tables throws(BlockError) in try tables.makeRoom(for: virtualSize) }
+        try clearTail(before..<min(virtualSize, before.roundedUp(to: layout.clusterSize) ?? virtualSize), old)
+        try hideBacking(before..<virtualSize, old)
+        try exclusively { tables throws(BlockError) in
+            try tables.commit()
+            try tables.writeSize(virtualSize)
+            guard preallocation != .off else { return }
+            try tables.preallocateGrowth(before..<virtualSize, preallocation)
+        }
+    }
+
+    private func checkSize(_ size: Int) throws(BlockError) {
+        guard size % Qcow2.sectorBytes == 0 else {
             throw BlockError(.invalidArgument, "The new size must be a multiple of 512", path: file.filename)
         }
         guard size <= Qcow2.Limit.virtualSize,
             layout.l1Entries(forVirtualSize: size) <= Qcow2.Limit.l1TableBytes / 8
         else { throw BlockError(.limit, "The image size is too large", path: file.filename) }
-        try exclusively { tables throws(BlockError) in
-            let old = tables.header.virtualSize
-            guard layout.version >= 3 || tables.header.snapshotCount == 0 else {
-                throw BlockError(
-                    .unsupported, "Can't resize a v2 image which has snapshots", path: file.filename)
+        let hasSnapshots = metadata.withLock { $0.header.snapshotCount > 0 }
+        guard layout.version >= 3 || !hasSnapshots else {
+            throw BlockError(.unsupported, "Can't resize a v2 image which has snapshots", path: file.filename)
+        }
+    }
+
+    /// The rest of the last cluster may hold bytes of a disk that was larger, or show the backing file's.
+    private func clearTail(_ tail: Range<Int>, _ old: any GuestReader) throws(BlockError) {
+        guard !tail.isEmpty else { return }
+        switch try extent(at: tail.lowerBound, limit: tail.count).status {
+        case .zero: return
+        case .unallocated where !old.hasBacking(in: tail): return
+        default:
+            try write(AlignedBuffer(count: tail.count, zeroed: true).bytes, at: tail.lowerBound, old: old)
+        }
+    }
+
+    /// Whole new clusters in front of which there is a longer backing file get zeroes of their own.
+    private func hideBacking(_ added: Range<Int>, _ old: any GuestReader) throws(BlockError) {
+        var offset = added.lowerBound.roundedUp(to: layout.clusterSize) ?? added.upperBound
+        let step = max(layout.clusterSize, 1 << 20)
+        while offset < added.upperBound, old.hasBacking(in: offset..<added.upperBound) {
+            let count = min(step, added.upperBound - offset)
+            if try !writeZeroes(at: offset, count: count, mayUnmap: true, old: old) {
+                try write(AlignedBuffer(count: count, zeroed: true).bytes, at: offset, old: old)
             }
-            if size < old { try tables.shrink(to: size) } else { try tables.grow(to: size) }
-            setVirtualSize(size)
-            guard preallocation != .off, size > old else { return }
-            try tables.preallocateGrowth(old..<size, preallocation)
+            offset += count
         }
     }
 }
 
 extension Qcow2Metadata {
-    /// Order of writes: a longer L1 table in a new place, a barrier, then the header with the place and the
-    /// size.
-    fileprivate func grow(to size: Int) throws(BlockError) {
+    /// Lets the tables reach to `size`, and unmaps what an interrupted shrinking or another program left past
+    /// the end. A longer L1 table goes to a new place, durable, before the header has it.
+    fileprivate func makeRoom(for size: Int) throws(BlockError) {
         try commit()
+        let end = header.virtualSize.roundedUp(to: layout.clusterSize) ?? header.virtualSize
+        try unmap(end..<max(end, min(size, l1.count * layout.guestBytesPerL2Table)))
         let needed = layout.l1Entries(forVirtualSize: size)
         if needed > l1.count {
-            let longer = l1 + [UInt64](repeating: 0, count: needed - l1.count)
-            try moveL1(to: longer) { $0.virtualSize = size }
-            return try commit()
+            try moveL1(to: l1 + [UInt64](repeating: 0, count: needed - l1.count))
         }
-        try writeSize(size)
+        try commit()
     }
 
-    private func writeSize(_ size: Int) throws(BlockError) {
+    /// Makes whole clusters unallocated, and releases what they referred to.
+    private func unmap(_ range: Range<Int>) throws(BlockError) {
+        var guest = range.lowerBound
+        while guest < range.upperBound {
+            if try l2TableOffset(guest) == nil {
+                let run = unmappedRun(guest)
+                guest = run >= range.upperBound - guest ? range.upperBound : guest + run
+                continue
+            }
+            let old = try entry(at: guest)
+            if old != .unallocated {
+                try setEntry(at: guest, to: .unallocated)
+                release(old, discards: true)
+                if hasTooManyFrees { try commit() }
+            }
+            guest += layout.clusterSize
+        }
+    }
+
+    fileprivate func writeSize(_ size: Int) throws(BlockError) {
         let before = header.virtualSize
         header.virtualSize = size
         do throws(BlockError) { try writeHeaderFields() } catch {
@@ -53,21 +111,7 @@ extension Qcow2Metadata {
         let oldSize = header.virtualSize
         try writeSize(size)
         let firstCluster = size.roundedUp(to: layout.clusterSize) ?? size
-        var guest = firstCluster
-        while guest < oldSize {
-            if try l2TableOffset(guest) == nil {
-                let run = unmappedRun(guest)
-                guest = run >= oldSize - guest ? oldSize : guest + run
-                continue
-            }
-            let old = try entry(at: guest)
-            if old != .unallocated {
-                try setEntry(at: guest, to: .unallocated)
-                release(old, discards: true)
-                if hasTooManyFrees { try commit() }
-            }
-            guest += layout.clusterSize
-        }
+        try unmap(firstCluster..<max(firstCluster, oldSize))
         try clearTail(size, upTo: min(firstCluster, oldSize))
         try commit()
         try dropTables(from: firstCluster)

@@ -97,7 +97,9 @@ public final class RawDriver: FormatDriver {
 }
 
 extension RawDriver: Resizable {
-    public func resize(to virtualSize: Int, preallocation: Preallocation) throws(BlockError) {
+    public func resize(
+        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+    ) throws(BlockError) {
         guard !hasFixedSize else {
             throw BlockError(.unsupported, "Cannot resize fixed-size raw disks", path: file.filename)
         }
