@@ -48,7 +48,7 @@ import Testing
     @Test func jsonBecomesDottedKeys() throws {
         let tree = try JSONReader.options(
             #" { "a" : "x\n\"\u00e9\ud83d\ude00", "b": {"c": 1.5, "d": [true, {"e": false}]},"#
-                + #" "f": -2, 'g': {} } "#)
+                + #" "f": -2, 'g': {} } "#
         )
         #expect(tree["a"] == "x\n\"é😀")
         #expect(

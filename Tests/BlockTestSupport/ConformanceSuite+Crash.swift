@@ -59,7 +59,7 @@ public enum CrashPoints {
     public static let samples = TestEffort.isLong ? 6 : 2
     /// The numbers of events after which to stop; always with the first and the last. Fewer for a large disk,
     /// which takes longer to compare.
-    public static func chosen(from count: Int, diskBytes: Int, seed: UInt64) -> [Int] {
+    public static func chosen(from count: Int, diskBytes: Int = 0, seed: UInt64) -> [Int] {
         let most = TestEffort.isLong ? 2000 : max(10, min(60, (48 << 20) / max(diskBytes, 1)))
         guard count > most else { return Array(0...count) }
         var random = SeededRandom(seed: seed)
