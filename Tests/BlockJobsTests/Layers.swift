@@ -92,13 +92,9 @@ enum Layers {
     static func raw(
         on storage: any ProtocolDriver, name: String = "raw", readOnly: Bool = false
     ) throws -> BlockNode {
-        let file = BlockNode(.storage(storage), filename: name, settings: OpenSettings(readOnly: false))
-        let settings = OpenSettings(readOnly: readOnly)
-        let registry = DriverRegistry(formats: StandardFormats.all, protocols: [])
-        var options = OptionTree()
-        let driver = try RawDriver.open(
-            OpenRequest(file: file, settings: settings, wasProbed: false, registry: registry),
-            options: &options)
-        return BlockNode(.format(driver), filename: name, children: [file], settings: settings)
+        let opener = ImageOpener(registry: DriverRegistry(formats: StandardFormats.all, protocols: []))
+        return try opener.open(
+            storage: storage, filename: name, format: RawDriver.name,
+            settings: OpenSettings(readOnly: readOnly))
     }
 }

@@ -6,25 +6,6 @@ public protocol GuestReader: AnyObject, Sendable {
     func hasBacking(in range: Range<Int>) -> Bool
 }
 
-/// What `open` gets to work with.
-public struct OpenRequest: Sendable {
-    /// The node that holds the image's bytes.
-    public var file: BlockNode
-    /// How the caller wants it opened.
-    public var settings: OpenSettings
-    /// Whether the format was guessed rather than named by the caller.
-    public var wasProbed: Bool
-    /// All drivers, for those that probe.
-    public var registry: DriverRegistry
-
-    public init(file: BlockNode, settings: OpenSettings, wasProbed: Bool, registry: DriverRegistry) {
-        self.file = file
-        self.settings = settings
-        self.wasProbed = wasProbed
-        self.registry = registry
-    }
-}
-
 /// The backing file as an image names it.
 public struct BackingReference: Sendable, Equatable {
     /// The name as stored: relative names are meant relative to the image's folder.
@@ -56,7 +37,8 @@ public protocol FormatDriver: AnyObject, Sendable {
     static func probe(_ header: RawSpan, filename: String) -> Int
     /// Whether a reader bears with others changing the file meanwhile: `true` only without any structure.
     static var toleratesOtherWriters: Bool { get }
-    /// Opens an image; takes its own keys out of `options`.
+    /// Opens an image; takes its own keys out of `options`. Further files (a data file, extents) are opened
+    /// through ``OpenRequest/openChild(_:role:purpose:options:)`` and nowhere else.
     static func open(_ request: OpenRequest, options: inout OptionTree) throws(BlockError) -> Self
 
     /// The size of the disk that the guest sees.

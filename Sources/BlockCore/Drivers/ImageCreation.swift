@@ -72,24 +72,27 @@ extension ImageOpener {
 
     /// Opens `filename` through a throw-away overlay: writes go to a temporary file that is deleted at once.
     ///
-    /// - Parameter temporaryPath: a file name that does not exist yet.
+    /// - Parameters:
+    ///   - temporaryPath: a file name that does not exist yet.
+    ///   - overlayFormat: the format of the overlay; one with backing files.
+    ///   - unlink: removes the file of that name; called once, while the overlay is open or after a failure.
     /// - Throws: what opening the image or making the overlay throws.
     public func openTemporarySnapshot(
         of filename: String, format: String? = nil, settings: OpenSettings = OpenSettings(),
-        temporaryPath: String, unlink: (String) -> Void
+        temporaryPath: String, overlayFormat: String, unlink: (String) -> Void
     ) throws(BlockError) -> BlockNode {
         var below = settings
         below.readOnly = true
         let base = try open(filename, format: format, settings: below)
         do throws(BlockError) {
-            var options = try createOptions(format: "qcow2", filename: temporaryPath)
+            var options = try createOptions(format: overlayFormat, filename: temporaryPath)
             options.set(.size, to: String(try base.length()))
-            try create(temporaryPath, format: "qcow2", options: options)
             defer { unlink(temporaryPath) }
+            try create(temporaryPath, format: overlayFormat, options: options)
             var above = settings
             above.readOnly = false
             above.cache = .unsafe
-            let overlay = try open(temporaryPath, format: "qcow2", settings: above)
+            let overlay = try open(temporaryPath, format: overlayFormat, settings: above)
             overlay.backing = base
             return overlay
         } catch {

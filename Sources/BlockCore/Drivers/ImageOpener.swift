@@ -39,6 +39,20 @@ public struct ImageOpener: Sendable {
         try open(nil, format: nil, settings: settings, options: options, above: Above())
     }
 
+    /// Opens an image in storage that is open already: standard input, memory, a socket.
+    ///
+    /// - Parameter filename: what messages call it; relative names in the image are meant from its folder.
+    /// - Throws: as for a file; `storage` is closed then.
+    public func open(
+        storage: any ProtocolDriver, filename: String, format: String? = nil,
+        settings: OpenSettings = OpenSettings(), options: OptionTree = OptionTree()
+    ) throws(BlockError) -> BlockNode {
+        let file = BlockNode(.storage(storage), filename: filename, settings: settings)
+        return try closingOnFailure(file) { () throws(BlockError) -> BlockNode in
+            try openFormat(format, on: file, settings: settings, options: options, above: Above())
+        }
+    }
+
     private func open(
         _ filename: String?, format: String?, settings: OpenSettings, options: OptionTree, above: Above
     ) throws(BlockError) -> BlockNode {
@@ -78,28 +92,12 @@ public struct ImageOpener: Sendable {
     }
 
     /// Opens the protocol layer. `options` are those below `file.`.
-    private func openStorage(
+    func openStorage(
         _ filename: String?, options: OptionTree, settings: OpenSettings
     ) throws(BlockError) -> BlockNode {
         var options = options
         let driver = options.take("driver")
-        guard let name = filename ?? options.take("filename"), !name.isEmpty else {
-            throw BlockError(.invalidArgument, "The 'file' block driver requires a file name")
-        }
-        // The system would cut the name there and open another file than the policy was asked about.
-        guard !name.utf8.contains(0) else {
-            throw BlockError(.invalidArgument, "A file name must not contain a zero byte", path: name)
-        }
-        let entry: ProtocolEntry
-        var path = name
-        if let driver {
-            guard let named = registry.protocolEntry(named: driver) else {
-                throw BlockError(.unsupported, "Unknown driver '\(driver)'", path: name)
-            }
-            entry = named
-        } else {
-            (entry, path) = try registry.resolve(name)
-        }
+        let (entry, path) = try chooseProtocol(driver, filename ?? options.take("filename") ?? "")
         var settings = settings
         if try options.takeFlag("read-only") == true { settings.readOnly = true }
         let storage = try entry.open(path, &options, settings)
@@ -107,9 +105,33 @@ public struct ImageOpener: Sendable {
             storage.close()
             throw BlockError(
                 .invalidArgument, "Block protocol '\(entry.name)' doesn't support the option '\(unknown)'",
-                path: name)
+                path: path)
         }
         return BlockNode(.storage(storage), filename: path, settings: settings)
+    }
+
+    /// The protocol that serves `name`, which may be empty, and the name to hand to it.
+    private func chooseProtocol(
+        _ driver: String?, _ name: String
+    ) throws(BlockError) -> (entry: ProtocolEntry, name: String) {
+        // The system would cut the name there and open another file than the policy was asked about.
+        guard !name.utf8.contains(0) else {
+            throw BlockError(.invalidArgument, "A file name must not contain a zero byte", path: name)
+        }
+        guard let driver else {
+            guard !name.isEmpty else { throw Self.noName("file") }
+            return try registry.resolve(name)
+        }
+        guard let entry = registry.protocolEntry(named: driver) else {
+            throw BlockError(.unsupported, "Unknown driver '\(driver)'", path: name)
+        }
+        if !name.isEmpty { return (entry, name) }
+        guard !entry.needsFilename else { throw Self.noName(entry.name) }
+        return (entry, "\(entry.name)://")
+    }
+
+    private static func noName(_ driver: String) -> BlockError {
+        BlockError(.invalidArgument, "The '\(driver)' block driver requires a file name")
     }
 
     private func openFormat(
@@ -137,10 +159,8 @@ public struct ImageOpener: Sendable {
             }
             settings.withoutBacking = true
         }
-        let request = OpenRequest(
-            file: file, settings: settings, wasProbed: driver == nil, registry: registry)
-        let opened = try format.open(request, options: &options)
-        let node = BlockNode(.format(opened), filename: file.filename, children: [file], settings: settings)
+        let request = OpenRequest(file: file, settings: settings, wasProbed: driver == nil, opener: self)
+        let node = try openNode(format, request, &options)
         return try closingOnFailure(node) { () throws(BlockError) -> BlockNode in
             if let unknown = options.keys.first {
                 throw BlockError(
@@ -153,6 +173,21 @@ public struct ImageOpener: Sendable {
             if let identity { next.identities.append(identity) }
             node.backing = try openBacking(of: node, options: backingOptions, settings: settings, above: next)
             return node
+        }
+    }
+
+    private func openNode(
+        _ format: any FormatDriver.Type, _ request: OpenRequest, _ options: inout OptionTree
+    ) throws(BlockError) -> BlockNode {
+        do throws(BlockError) {
+            let driver = try format.open(request, options: &options)
+            let children = request.children
+            return BlockNode(
+                .format(driver), filename: request.file.filename, children: children.map(\.node),
+                roles: children.map(\.role), settings: request.settings)
+        } catch {
+            request.closeOpened()
+            throw error
         }
     }
 
@@ -201,10 +236,16 @@ public struct ImageOpener: Sendable {
     ///
     /// - Throws: `denied`.
     public func allowedBackingName(_ name: String, of node: BlockNode) throws(BlockError) -> String {
-        let resolved = FileNames.resolve(name, relativeTo: node.filename)
+        try allowedName(name, of: node.filename, for: .backing)
+    }
+
+    /// The name to open for a file that `image` names, after asking the policy.
+    func allowedName(
+        _ name: String, of image: String, for role: OpenPolicy.Request.Role
+    ) throws(BlockError) -> String {
+        let resolved = FileNames.resolve(name, relativeTo: image)
         try policy.check(
-            OpenPolicy.Request(
-                role: .backing, statedName: name, resolvedName: resolved, image: node.filename))
+            OpenPolicy.Request(role: role, statedName: name, resolvedName: resolved, image: image))
         return resolved
     }
 

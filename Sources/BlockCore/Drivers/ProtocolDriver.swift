@@ -94,6 +94,8 @@ public struct ProtocolEntry: Sendable {
     public var schemes: [String]
     /// The create options that it takes.
     public var createOptions: [CreateOption]
+    /// Whether it opens nothing without a file name; when not, options alone may say what to open.
+    public var needsFilename: Bool
     /// Opens an existing file. `options` holds what `file.` options remain; unknown ones the caller reports.
     public var open:
         @Sendable (_ filename: String, _ options: inout OptionTree, _ settings: OpenSettings)
@@ -103,6 +105,7 @@ public struct ProtocolEntry: Sendable {
 
     public init(
         name: String, schemes: [String] = [], createOptions: [CreateOption] = [],
+        needsFilename: Bool = true,
         open:
             @escaping @Sendable (String, inout OptionTree, OpenSettings) throws(BlockError)
             -> any ProtocolDriver,
@@ -111,6 +114,7 @@ public struct ProtocolEntry: Sendable {
         self.name = name
         self.schemes = schemes
         self.createOptions = createOptions
+        self.needsFilename = needsFilename
         self.open = open
         self.create = create
     }

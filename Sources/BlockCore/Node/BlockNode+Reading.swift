@@ -1,7 +1,7 @@
 extension BlockNode {
     /// Fills `buffer` with the bytes at `offset`: this layer's, or the backing chain's, or zeroes.
     ///
-    /// - Throws: `invalidArgument` past the end of a disk, `io`, `corrupt`.
+    /// - Throws: `io`, also past the end of a disk; `corrupt`.
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         let began = statistics.now()
         switch layer {
@@ -39,7 +39,9 @@ extension BlockNode {
     }
 
     public func hasBacking(in range: Range<Int>) -> Bool {
-        guard let backing, let length = try? backing.length() else { return false }
+        guard let backing else { return false }
+        // A length that cannot be told must not make the backing file's bytes zeroes: reading them will fail.
+        guard let length = try? backing.length() else { return true }
         return range.lowerBound < length
     }
 

@@ -1,7 +1,7 @@
 extension BlockNode {
     /// Stores `bytes` at `offset`.
     ///
-    /// - Throws: `readOnly`, `invalidArgument` past the end of a disk, `io`, `noSpace`, `corrupt`.
+    /// - Throws: `readOnly`; `io`, also past the end of a disk; `noSpace`; `corrupt`.
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         try checkWritable()
         let began = statistics.now()

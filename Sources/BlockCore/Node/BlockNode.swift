@@ -25,6 +25,8 @@ public final class BlockNode: GuestReader, Sendable {
     public let filename: String
     /// The nodes that hold the format's bytes; ``Extent/child`` counts them. Empty for protocols.
     public let children: [BlockNode]
+    /// What the format uses each child for: `file`, `data-file`, `extents.0`, ...
+    public let childRoles: [String]
     /// Bytes, operations and time so far.
     public let statistics = NodeStatistics()
     /// How it was opened.
@@ -37,13 +39,18 @@ public final class BlockNode: GuestReader, Sendable {
     let discarding: (any Discarding)?
 
     /// Wraps an open driver. The node closes it.
+    ///
+    /// - Parameter roles: one for each child; those that are left out are `file`, `child.1`, `child.2`, ...
     public init(
-        _ layer: Layer, filename: String, children: [BlockNode] = [], backing: BlockNode? = nil,
-        settings: OpenSettings = OpenSettings()
+        _ layer: Layer, filename: String, children: [BlockNode] = [], roles: [String] = [],
+        backing: BlockNode? = nil, settings: OpenSettings = OpenSettings()
     ) {
         self.layer = layer
         self.filename = filename
         self.children = children
+        childRoles = children.indices.map { index in
+            index < roles.count ? roles[index] : index == 0 ? "file" : "child.\(index)"
+        }
         self.settings = settings
         state = Mutex(State(backing: backing, readOnly: settings.readOnly))
         if case .format(let driver) = layer {

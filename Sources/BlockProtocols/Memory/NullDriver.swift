@@ -11,7 +11,7 @@ public final class NullDriver: ProtocolDriver {
 
     /// `driver=null-co,size=…,read-zeroes=on`; the size defaults to 1 GiB.
     public static let entry = ProtocolEntry(
-        name: name, schemes: ["null-co"],
+        name: name, schemes: ["null-co"], needsFilename: false,
         open: { (_, options, _) throws(BlockError) -> any ProtocolDriver in
             _ = try options.takeFlag("read-zeroes")
             return NullDriver(sizeBytes: try options.takeSize("size") ?? 1 << 30)

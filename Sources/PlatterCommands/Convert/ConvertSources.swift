@@ -46,13 +46,9 @@ enum ConvertSources {
         guard options.format == RawDriver.name else {
             throw CommandFailure("Standard input can be read as 'raw' only; add '-f raw'")
         }
-        let storage = try StandardInput.open()
-        let file = BlockNode(.storage(storage), filename: "-", settings: options.settings)
-        var none = OptionTree()
-        let request = OpenRequest(
-            file: file, settings: options.settings, wasProbed: false, registry: context.registry)
-        let driver = try RawDriver.open(request, options: &none)
-        return BlockNode(.format(driver), filename: "-", children: [file], settings: options.settings)
+        return try context.opener.open(
+            storage: try StandardInput.open(), filename: "-", format: options.format,
+            settings: options.settings)
     }
 }
 

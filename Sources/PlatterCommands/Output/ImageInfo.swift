@@ -29,9 +29,8 @@ struct ImageInfo {
         let length = try node.length()
         virtualSize = length.roundedUp(to: Self.sectorBytes) ?? length
         details = try node.format?.describe() ?? FormatInfo()
-        for (index, child) in node.children.enumerated() {
-            children.append(
-                (index == 0 ? "file" : "child.\(index)", try ImageInfo(child, withLimits: withLimits)))
+        for (role, child) in zip(node.childRoles, node.children) {
+            children.append((role, try ImageInfo(child, withLimits: withLimits)))
         }
         if let storage = node.storage {
             isStorage = true

@@ -1,0 +1,67 @@
+import Synchronization
+
+/// What a format's `open` gets to work with.
+public struct OpenRequest: Sendable {
+    /// The node that holds the image's bytes.
+    public let file: BlockNode
+    /// How the caller wants it opened.
+    public let settings: OpenSettings
+    /// Whether the format was guessed rather than named by the caller.
+    public let wasProbed: Bool
+    private let opener: ImageOpener
+    private let opened = OpenedChildren()
+
+    public init(file: BlockNode, settings: OpenSettings, wasProbed: Bool, opener: ImageOpener) {
+        self.file = file
+        self.settings = settings
+        self.wasProbed = wasProbed
+        self.opener = opener
+    }
+
+    /// All drivers, for those that probe.
+    public var registry: DriverRegistry { opener.registry }
+
+    /// Opens a further file that the image consists of, after asking the ``OpenPolicy``.
+    ///
+    /// The first one becomes child 1 of the image's node, the next child 2, and so on (``Extent/child``).
+    /// The node closes them; where `open` throws, they are closed too. Options below `role.` that the user
+    /// gave go before what the image states; the policy is not asked about a `filename` among them.
+    ///
+    /// - Parameters:
+    ///   - statedName: the name in the image; a relative one is meant from the image's folder.
+    ///   - role: what options and `info` call it: `data-file`, `extents.0`.
+    /// - Returns: `nil` when no other file may be opened (``OpenSettings/metadataOnly``).
+    /// - Throws: `denied`; `corrupt` when it is the image's own file; what opening throws.
+    public func openChild(
+        _ statedName: String, role: String, purpose: OpenPolicy.Request.Role, options: inout OptionTree
+    ) throws(BlockError) -> BlockNode? {
+        var own = options.takeSubtree(role)
+        if settings.metadataOnly { return nil }
+        if own["filename"] == nil {
+            own["filename"] = try opener.allowedName(statedName, of: file.filename, for: purpose)
+        }
+        let node = try opener.openStorage(nil, options: own, settings: settings)
+        if let identity = node.storage?.identity, identity == file.storage?.identity {
+            try? node.close()
+            throw BlockError(
+                .corrupt, "The \(purpose.rawValue) '\(node.filename)' is the image itself",
+                path: file.filename)
+        }
+        opened.append(node, role: role)
+        return node
+    }
+
+    /// The file and what was opened beside it, with their roles.
+    var children: [(role: String, node: BlockNode)] { [("file", file)] + opened.all }
+
+    /// Closes what was opened beside the file.
+    func closeOpened() { opened.all.forEach { try? $0.node.close() } }
+}
+
+/// Files that a driver had opened beside the first. Thread-safe.
+private final class OpenedChildren: Sendable {
+    private let nodes = Mutex<[(role: String, node: BlockNode)]>([])
+
+    var all: [(role: String, node: BlockNode)] { nodes.withLock { $0 } }
+    func append(_ node: BlockNode, role: String) { nodes.withLock { $0.append((role, node)) } }
+}
