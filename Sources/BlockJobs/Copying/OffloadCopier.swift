@@ -30,8 +30,8 @@ final class OffloadCopier: Sendable {
         let (node, range) = source.part(at: offset)
         let local = offset - range.lowerBound
         let reach = min(limit, range.upperBound - offset)
-        guard let from = try Self.place(node, at: local, limit: reach),
-            let to = try Self.place(target, at: offset, limit: from.count), Self.isRaw(target)
+        guard Self.isRaw(target), let from = try Self.place(node, at: local, limit: reach),
+            let to = try Self.place(target, at: offset, limit: from.count)
         else { return 0 }
         let copied = try to.storage.copyRange(
             from: from.storage, at: from.offset, to: to.offset, count: to.count)
@@ -40,7 +40,7 @@ final class OffloadCopier: Sendable {
     }
 
     /// Only where every byte has its fixed place may somebody else than the driver write it.
-    private static func isRaw(_ node: BlockNode) -> Bool { node.format?.dataMayBeHoles == true }
+    private static func isRaw(_ node: BlockNode) -> Bool { node.format?.isTransparent == true }
 
     /// Where the chain keeps the bytes at `offset`, when a file keeps them plainly.
     private static func place(
