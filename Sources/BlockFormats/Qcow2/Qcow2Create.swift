@@ -87,6 +87,9 @@ extension Qcow2Driver: Creatable, Measurable {
         try BigEndianTable.write(table, to: file, at: layout.clusterSize)
         let l1Bytes = max(1, plan.header.l1Entries * 8).roundedUp(to: Qcow2.sectorBytes) ?? 0
         let end = plan.header.l1Offset + l1Bytes
+        if file.storage?.zeroInitialised != true {
+            return try file.writeZeroes(at: plan.header.l1Offset, count: l1Bytes)
+        }
         if try file.length() < end { try file.resize(to: end) }
     }
 
@@ -174,8 +177,8 @@ extension Qcow2Metadata {
         while offset < guest.upperBound {
             let plan = try plan(
                 offset..<(guest.upperBound.roundedUp(to: layout.clusterSize) ?? guest.upperBound))
+            writesInFlight -= 1
             if let allocation = plan.allocation {
-                writesInFlight -= 1
                 if !fileIsZero && !allocation.isVirgin {
                     try file.writeZeroes(at: allocation.hostOffset, count: allocation.guest.count)
                 }

@@ -33,6 +33,8 @@ struct Qcow2Header: Sendable {
     /// Where the backing name is stored; 0 for none.
     var backingOffset = 0
     var backing: BackingReference?
+    /// How long the stored name is; not the text's length where that is no UTF-8.
+    var backingNameBytes = 0
     /// Everything but the end marker and the backing format, in the order of the file.
     var extensions: [Extension] = []
     /// Header fields of later versions, kept as they are.
@@ -138,7 +140,7 @@ struct Qcow2Header: Sendable {
         span.storeBigEndian(Qcow2.magic, at: 0)
         span.storeBigEndian(UInt32(version), at: 4)
         span.storeBigEndian(UInt64(backingOffset), at: 8)
-        span.storeBigEndian(UInt32(backing.map { $0.filename.utf8.count } ?? 0), at: 16)
+        span.storeBigEndian(UInt32(backing == nil ? 0 : backingNameBytes), at: 16)
         span.storeBigEndian(UInt32(clusterBits), at: 20)
         span.storeBigEndian(UInt64(virtualSize), at: 24)
         span.storeBigEndian(cryptMethod, at: 32)

@@ -42,6 +42,7 @@ extension Qcow2Header {
             throw BlockError(.corrupt, "The backing file name contains a zero byte")
         }
         backing = BackingReference(filename: name, format: format)
+        backingNameBytes = size
     }
 
     /// Checks everything that can be told from the header alone.

@@ -2,22 +2,28 @@ import BlockCore
 
 extension Qcow2Driver: Rebasable {
     /// Order of writes: the new name goes to a place that the header does not refer to, a barrier, then the
-    /// first sector, which holds the name's place and the format: old or new after a crash.
+    /// first sector, which holds the name's place and the format: old or new after a crash. A name that fits
+    /// into that sector is written with it.
     public func changeBacking(to backing: BackingReference?) throws(BlockError) {
         try exclusively { tables throws(BlockError) in
             try tables.commit()
             var header = tables.header
-            let old = header.backing.map {
-                header.backingOffset..<header.backingOffset + $0.filename.utf8.count
+            let old = header.backing.map { _ in
+                header.backingOffset..<header.backingOffset + header.backingNameBytes
             }
+            let oldEnd = header.bytesWithExtensions().count
             header.backing = backing
             header.backingOffset = 0
-            if let backing {
-                try header.placeBackingName(avoiding: old)
-                try tables.file.write(Array(backing.filename.utf8).span.bytes, at: header.backingOffset)
+            try header.placeBackingName(avoiding: old, behind: oldEnd)
+            var bytes = header.bytesWithExtensions()
+            let name = Array((backing?.filename ?? "").utf8)
+            if header.backingOffset + name.count <= Qcow2.sectorBytes {
+                bytes += repeatElement(0, count: max(0, header.backingOffset - bytes.count)) + name
+            } else {
+                try tables.file.write(name.span.bytes, at: header.backingOffset)
                 try tables.barrier()
             }
-            try tables.file.write(header.bytesWithExtensions().span.bytes, at: 0)
+            try tables.file.write(bytes.span.bytes, at: 0)
             try tables.barrier()
             tables.header = header
         }
@@ -28,9 +34,13 @@ extension Qcow2Driver: Rebasable {
 extension Qcow2Header {
     /// Finds a place for the backing name in the header's cluster, behind the extensions.
     ///
-    /// - Parameter old: where a name is that must survive until the header is written.
+    /// - Parameters:
+    ///   - old: where a name is that must survive until the header is written.
+    ///   - oldEnd: where the extensions end that must survive too.
     /// - Throws: `limit` when the name is too long or does not fit.
-    mutating func placeBackingName(avoiding old: Range<Int>? = nil) throws(BlockError) {
+    mutating func placeBackingName(
+        avoiding old: Range<Int>? = nil, behind oldEnd: Int = 0
+    ) throws(BlockError) {
         guard let backing else { return }
         let length = backing.filename.utf8.count
         guard length <= Qcow2.Limit.backingNameBytes,
@@ -46,9 +56,10 @@ extension Qcow2Header {
         guard first <= last else {
             throw BlockError(.limit, "The backing file name does not fit into the header cluster")
         }
-        backingOffset = first
-        if let old, old.overlaps(first..<first + length), old.upperBound <= last {
-            backingOffset = old.upperBound
-        }
+        backingNameBytes = length
+        var place = max(first, oldEnd)
+        if let old, old.overlaps(place..<place + length) { place = max(place, old.upperBound) }
+        // Where there is no room beside them, what is there is written over.
+        backingOffset = place <= last ? place : first
     }
 }

@@ -127,7 +127,12 @@ extension Qcow2Metadata {
     func replaceSnapshotTable(_ snapshots: [Qcow2Snapshot]) throws(BlockError) {
         let oldBytes = try snapshotTable().bytes
         let old = header.snapshotsOffset
-        let bytes = snapshots.flatMap { $0.serialised() }
+        let bytes = snapshots.flatMap { snapshot in
+            var snapshot = snapshot
+            // Old entries record no size, but a field left out now would say zero.
+            snapshot.info.virtualSize = snapshot.info.virtualSize ?? header.virtualSize
+            return snapshot.serialised()
+        }
         guard bytes.count <= Qcow2.Limit.snapshotTableBytes, snapshots.count <= Qcow2.Limit.snapshots else {
             throw BlockError(.limit, "Too many snapshots", path: file.filename)
         }

@@ -142,7 +142,9 @@ extension Qcow2Metadata {
 
     /// Writes a copy of an L1 table to a new place and answers its offset.
     fileprivate func writeTableCopy(_ entries: [UInt64]) throws(BlockError) -> Int {
-        let start = try refcounts().allocate(max(1, layout.clusters(entries.count * 8))) << layout.clusterBits
+        // Nothing would ever count or free a cluster for a table without entries.
+        if entries.isEmpty { return 0 }
+        let start = try refcounts().allocate(layout.clusters(entries.count * 8)) << layout.clusterBits
         let padded = entries + [UInt64](repeating: 0, count: (64 - entries.count % 64) % 64)
         try BigEndianTable.write(padded, to: file, at: start)
         hasUnflushedWrites = true
