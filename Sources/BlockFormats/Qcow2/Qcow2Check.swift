@@ -4,6 +4,8 @@ extension Qcow2Driver: Checkable {
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try exclusively { tables throws(BlockError) -> CheckResult in
             if !tables.isReadOnly { try tables.commit() }
+            // A repair may free the cluster that the next compressed one was to go into.
+            tables.freeByteOffset = 0
             var checker = try Qcow2Checker(tables)
             return try checker.run(repair: repair, report: report)
         }

@@ -157,8 +157,8 @@ public final class Qcow2Driver: FormatDriver {
         if tables.hasChanges { try tables.commit() }
         if tables.refcountsAreLazy {
             try tables.writeRefcounts()
-            try tables.setDirty(false)
             tables.refcountsAreLazy = false
+            try tables.setDirty(false)
         }
         if tables.hasUnflushedWrites { try tables.barrier() }
     }
@@ -209,13 +209,18 @@ public final class Qcow2Driver: FormatDriver {
 }
 
 extension Qcow2Metadata {
-    /// Sets or clears the dirty bit, durably.
+    /// Sets or clears the dirty bit, durably. After a failure it counts as clear, and will be set again.
     func setDirty(_ isDirty: Bool) throws(BlockError) {
         guard layout.version >= 3, header.incompatible.contains(.dirty) != isDirty else { return }
         if !isDirty { try barrier() }
         if isDirty { header.incompatible.insert(.dirty) } else { header.incompatible.remove(.dirty) }
-        try writeHeaderFields()
-        try barrier()
+        do throws(BlockError) {
+            try writeHeaderFields()
+            try barrier()
+        } catch {
+            header.incompatible.remove(.dirty)
+            throw error
+        }
     }
 
     /// Lazy refcounts: the dirty bit is durable before the first table that the refcounts do not follow.

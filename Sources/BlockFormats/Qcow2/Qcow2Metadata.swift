@@ -23,7 +23,7 @@ final class Qcow2Metadata {
     var hasUnflushedWrites = false
     /// Where the next compressed cluster goes, if its host cluster has room; 0 for nowhere.
     var freeByteOffset = 0
-    /// Requests that hold clusters without an L2 entry yet.
+    /// Requests that write to clusters: new ones without an L2 entry yet, or the guest's own.
     var writesInFlight = 0
     /// Refcounts need not be up to date in the file, because the dirty bit says so.
     var refcountsAreLazy = false
@@ -211,8 +211,8 @@ final class Qcow2Metadata {
 
     /// Whether anything is not in the file yet.
     var hasChanges: Bool {
-        l2Cache.hasDirty || dirtyL1 != nil || !pendingFrees.isEmpty || loadedRefcounts?.hasDirty == true
-            || hasUnflushedWrites
+        l2Cache.hasDirty || dirtyL1 != nil || !pendingFrees.isEmpty || hasUnflushedWrites
+            || loadedRefcounts.map { $0.hasDirty || needsRefcountTable($0) } ?? false
     }
     var hasTooManyFrees: Bool { pendingFrees.count > Qcow2.Limit.pendingFrees }
 
@@ -243,9 +243,14 @@ final class Qcow2Metadata {
 
     /// Refcounts go to the file: blocks, then table entries, then, for a table that grew, the header.
     private func commitRefcounts() throws(BlockError) {
-        guard let store = loadedRefcounts, store.hasDirty || store.needsPlacing else { return }
-        if refcountsAreLazy && !store.needsPlacing { return }
+        guard let store = loadedRefcounts, store.hasDirty || needsRefcountTable(store) else { return }
+        if refcountsAreLazy && !needsRefcountTable(store) { return }
         try writeRefcounts(store)
+    }
+
+    /// Whether the table outgrew the one that the header in the file points to.
+    private func needsRefcountTable(_ store: RefcountStore) -> Bool {
+        store.needsPlacing || store.tableOffset != header.refcountTableOffset
     }
 
     /// Writes the refcounts whatever the dirty bit allows.
@@ -254,17 +259,27 @@ final class Qcow2Metadata {
     }
 
     private func writeRefcounts(_ store: RefcountStore) throws(BlockError) {
-        if store.needsPlacing {
-            let old = try store.placeTable()
-            try barrier()
-            header.refcountTableOffset = store.tableOffset
-            header.refcountTableClusters = store.tableClusters
-            try writeHeaderFields()
-            try barrier()
-            for cluster in old { try store.decrement(cluster) }
+        if store.needsPlacing { try store.placeTable() }
+        if needsRefcountTable(store) {
+            let old = header.refcountTableOffset >> layout.clusterBits
+            let oldClusters = header.refcountTableClusters
+            try pointToRefcountTable(store)
+            for cluster in old..<old + oldClusters { try store.decrement(cluster) }
         }
         try store.writeBack { () throws(BlockError) in try barrier() }
         hasUnflushedWrites = true
+    }
+
+    /// Makes the header point to the refcount table's new place, durably. The header in memory changes only
+    /// when that worked, so that a failure is tried again.
+    private func pointToRefcountTable(_ store: RefcountStore) throws(BlockError) {
+        try barrier()
+        var changed = header
+        changed.refcountTableOffset = store.tableOffset
+        changed.refcountTableClusters = store.tableClusters
+        try file.write(changed.fixedBytes().span.bytes, at: 0)
+        try barrier()
+        header = changed
     }
 
     /// Writes the fixed header fields: one sector, so old or new after a crash.
@@ -277,8 +292,8 @@ final class Qcow2Metadata {
     ///
     /// The old table's clusters lose a reference; what the tables refer to is the caller's affair.
     func moveL1(to entries: [UInt64], change: (inout Qcow2Header) -> Void = { _ in }) throws(BlockError) {
-        let clusters = max(1, layout.clusters(entries.count * 8))
-        let start = try refcounts().allocate(clusters)
+        let clusters = layout.clusters(entries.count * 8)
+        let start = clusters == 0 ? 0 : try refcounts().allocate(clusters)
         try BigEndianTable.write(entries, to: file, at: start << layout.clusterBits)
         try padTable(start << layout.clusterBits, entries.count * 8)
         hasUnflushedWrites = true
@@ -303,8 +318,8 @@ final class Qcow2Metadata {
     /// Fills the rest of a table's last sector, so that the file does not end inside an entry.
     private func padTable(_ offset: Int, _ bytes: Int) throws(BlockError) {
         let end = bytes.roundedUp(to: Qcow2.sectorBytes) ?? bytes
-        guard end > bytes || bytes == 0 else { return }
-        let zeroes = [UInt8](repeating: 0, count: max(end, Qcow2.sectorBytes) - bytes)
+        guard end > bytes else { return }
+        let zeroes = [UInt8](repeating: 0, count: end - bytes)
         try file.write(zeroes.span.bytes, at: offset + bytes)
     }
 

@@ -35,6 +35,7 @@ extension Qcow2Driver {
             if let allocation = plan.allocation {
                 try fill(allocation, plan, part, old)
             } else {
+                defer { finishWrite { _ in } }
                 try file.write(part, at: plan.hostOffset)
             }
             done += plan.guest.count
@@ -131,7 +132,8 @@ extension Qcow2Driver {
 }
 
 extension Qcow2Metadata {
-    /// Decides where the first part of a write to `guest` goes. With an allocation, a write is in flight.
+    /// Decides where the first part of a write to `guest` goes. From then on a write is in flight: its cluster
+    /// must not become somebody else's before the data is there.
     func plan(_ guest: Range<Int>) throws(BlockError) -> Qcow2Driver.WritePlan {
         let start = guest.lowerBound
         let table = try writableL2Table(start)
@@ -160,6 +162,7 @@ extension Qcow2Metadata {
         let clusters = start - inside..<start - inside + count << layout.clusterBits
         let part = start..<min(guest.upperBound, clusters.upperBound)
         if isOwn && kind == .data {
+            writesInFlight += 1
             return Qcow2Driver.WritePlan(guest: part, hostOffset: entry.hostOffset + inside, allocation: nil)
         }
         let last: UInt64 = slice.bigEndian(at: (first + count - 1) * 8) ?? 0

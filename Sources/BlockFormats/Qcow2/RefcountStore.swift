@@ -158,7 +158,12 @@ final class RefcountStore {
         table[index] = UInt64(offset)
         noteDirtyTable(index..<index + 1)
         // The block's own cluster is counted by this block or by another one that may have to be made too.
-        try set(home, to: 1)
+        do throws(BlockError) { try set(home, to: 1) } catch {
+            // A block that nobody counts would be given out to somebody else.
+            table[index] = 0
+            cache.discard(offset..<offset + layout.clusterSize)
+            throw error
+        }
         return offset
     }
 
@@ -194,9 +199,7 @@ final class RefcountStore {
 
     /// Writes a grown table to a new place. The owner then makes it durable, points the header to it, makes
     /// that durable, and frees the old place.
-    ///
-    /// - Returns: where the table was, in clusters.
-    func placeTable() throws(BlockError) -> Range<Int> {
+    func placeTable() throws(BlockError) {
         // Allocating may need blocks, whose entries the margin of growTable(toHold:) has room for.
         let clusters = layout.clusters(table.count * 8)
         let start = try allocate(clusters)
@@ -205,13 +208,10 @@ final class RefcountStore {
         }
         try cache.writeBack()
         try BigEndianTable.write(table, to: file, at: start << layout.clusterBits)
-        let old = tableOffset >> layout.clusterBits
-        let oldRange = old..<old + tableClusters
         tableOffset = start << layout.clusterBits
         tableClusters = clusters
         dirtyTable = nil
         needsPlacing = false
-        return oldRange
     }
 
     // MARK: Writing back

@@ -1,0 +1,104 @@
+import BlockCore
+import BlockFormats
+import BlockTestSupport
+import Foundation
+import Synchronization
+import Testing
+
+/// A write that is under way when the image goes back to a snapshot must not land in somebody else's cluster.
+@Suite struct Qcow2SnapshotRaceTests {
+    @Test(.timeLimit(.minutes(1))) func writeInPlaceDuringApply() throws {
+        let store = TestStore()
+        let pause = PausePoint()
+        let entry = ProtocolEntry(
+            name: "file", createOptions: store.entry.createOptions,
+            open: { (name, _, _) throws(BlockError) in PausingDisk(store.disk(name), pause) },
+            create: store.entry.create)
+        let opener = ImageOpener(
+            registry: DriverRegistry(formats: [Qcow2Driver.self, RawDriver.self], protocols: [entry]))
+        var options = try opener.createOptions(format: "qcow2", filename: "disk")
+        options.set(.size, to: "1048576")
+        try opener.create("disk", format: "qcow2", options: options)
+        let node = try opener.open("disk", format: "qcow2", settings: OpenSettings(readOnly: false))
+        let snapshots = try #require(node.format as? any SnapshotCapable)
+
+        try node.write([UInt8](repeating: 1, count: 65536).span.bytes, at: 0)
+        try snapshots.createSnapshot(SnapshotInfo(id: "", name: "one"))
+        try node.write([UInt8](repeating: 2, count: 65536).span.bytes, at: 0)
+        try node.flush()
+
+        pause.arm(count: 1536)
+        let writer = Thread { try? node.write([UInt8](repeating: 3, count: 1536).span.bytes, at: 0) }
+        let done = Atomic(false)
+        // Enough to take every cluster that becomes free.
+        let other = [UInt8](repeating: 9, count: 8 * 65536)
+        let applier = Thread {
+            try? snapshots.applySnapshot("one")
+            for cluster in 5..<13 {
+                try? node.write(other.span.bytes.extracting(0..<65536), at: cluster * 65536)
+            }
+            done.store(true, ordering: .releasing)
+        }
+        writer.start()
+        pause.waitUntilReached()
+        applier.start()
+        // Long enough for the snapshot to be applied, if that does not wait for the write.
+        for _ in 0..<50 where !done.load(ordering: .acquiring) { Thread.sleep(forTimeInterval: 0.01) }
+        pause.resume()
+        while !done.load(ordering: .acquiring) || !writer.isFinished { Thread.sleep(forTimeInterval: 0.01) }
+        #expect(try node.readBytes(at: 5 * 65536, count: other.count) == other)
+        #expect(try node.readBytes(at: 0, count: 65536) == [UInt8](repeating: 1, count: 65536))
+        try node.close()
+    }
+}
+
+/// Holds up one write of a certain size.
+private final class PausePoint: Sendable {
+    private let state = Monitor((count: 0, isReached: false, mayGo: false))
+
+    func arm(count: Int) { state.withLock { $0 = (count, false, false) } }
+    func pass(_ count: Int) {
+        guard state.withLock({ $0.count == count && !$0.isReached }) else { return }
+        state.withLock { $0.isReached = true }
+        state.notifyAll()
+        state.wait(until: { $0.mayGo }) { _ in }
+    }
+    func waitUntilReached() { state.wait(until: { $0.isReached }) { _ in } }
+    func resume() {
+        state.withLock { $0.mayGo = true }
+        state.notifyAll()
+    }
+}
+
+private final class PausingDisk: ProtocolDriver {
+    static let name = "file"
+    private let inner: any ProtocolDriver
+    private let pause: PausePoint
+
+    init(_ inner: any ProtocolDriver, _ pause: PausePoint) {
+        self.inner = inner
+        self.pause = pause
+    }
+
+    func length() throws(BlockError) -> Int { try inner.length() }
+    func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        try inner.read(into: &buffer, at: offset)
+    }
+    func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
+        pause.pass(bytes.byteCount)
+        try inner.write(bytes, at: offset)
+    }
+    func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
+        try inner.writeZeroes(at: offset, count: count, flags: flags)
+    }
+    func discard(at offset: Int, count: Int) throws(BlockError) { try inner.discard(at: offset, count: count) }
+    func truncate(to length: Int, preallocation: Preallocation) throws(BlockError) {
+        try inner.truncate(to: length, preallocation: preallocation)
+    }
+    func flush() throws(BlockError) { try inner.flush() }
+    func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+        try inner.extent(at: offset, limit: limit)
+    }
+    func reopen(readOnly: Bool) throws(BlockError) { try inner.reopen(readOnly: readOnly) }
+    func close() { inner.close() }
+}
