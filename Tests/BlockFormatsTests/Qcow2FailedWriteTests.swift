@@ -43,7 +43,7 @@ import Testing
         Issue.record("The operation has no end")
     }
 
-    @Test(.timeLimit(.minutes(2))) func growingTheRefcountTable() throws {
+    @Test(.timeLimit(.minutes(10))) func growingTheRefcountTable() throws {
         // The first table counts 4096 clusters of 512 bytes.
         let configuration = FormatConfiguration(
             Qcow2Driver.self, options: [("cluster_size", "512"), ("refcount_bits", "64")],
@@ -65,7 +65,7 @@ import Testing
         #expect(store["disk"]?.read(at: 48, count: 12) != table, "The table did not grow")
     }
 
-    @Test(.timeLimit(.minutes(1))) func settingTheDirtyBit() throws {
+    @Test(.timeLimit(.minutes(10))) func settingTheDirtyBit() throws {
         let configuration = FormatConfiguration(
             Qcow2Driver.self, options: [("cluster_size", "4096"), ("lazy_refcounts", "on")],
             virtualSize: 1 << 20)

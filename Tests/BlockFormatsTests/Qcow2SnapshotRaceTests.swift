@@ -7,7 +7,7 @@ import Testing
 
 /// A write that is under way when the image goes back to a snapshot must not land in somebody else's cluster.
 @Suite struct Qcow2SnapshotRaceTests {
-    @Test(.timeLimit(.minutes(1))) func writeInPlaceDuringApply() throws {
+    @Test(.timeLimit(.minutes(10))) func writeInPlaceDuringApply() throws {
         let store = TestStore()
         let pause = PausePoint()
         let entry = ProtocolEntry(
