@@ -1,37 +1,28 @@
 import BlockCore
 import CDeflate
 import CZlib
-import Synchronization
 
 /// Raw deflate streams (RFC 1951) of whole clusters. Thread-safe.
 enum Deflate {
     /// libdeflate's level: faster than zlib's default and smaller than QEMU's 4 KiB window makes it.
     private static let level: Int32 = 6
 
-    /// A C pointer on its way through the lock.
-    private struct Handle: @unchecked Sendable {
-        let pointer: OpaquePointer
-    }
-
-    private static let compressors = Mutex<[Handle]>([])
-    private static let decompressors = Mutex<[Handle]>([])
+    private static let compressors = CodecPool()
+    private static let decompressors = CodecPool()
 
     /// Compresses all of `input`.
     ///
     /// - Returns: the size in bytes, or `nil` when it does not fit into `output`.
     static func compress(_ input: RawSpan, into output: inout MutableRawSpan) throws(BlockError) -> Int? {
-        let pooled = compressors.withLock { $0.popLast() }
-        guard let compressor = pooled?.pointer ?? libdeflate_alloc_compressor(level) else {
-            throw BlockError(.limit, "No memory for compressing")
-        }
-        let handle = Handle(pointer: compressor)
-        defer { compressors.withLock { $0.append(handle) } }
-        let size = output.withUnsafeMutableBytes { target in
-            input.withUnsafeBytes { source in
-                libdeflate_deflate_compress(
-                    compressor, source.baseAddress, source.count, target.baseAddress, target.count)
+        let compressed = compressors.withState(orMake: { libdeflate_alloc_compressor(level) }) { state in
+            output.withUnsafeMutableBytes { target in
+                input.withUnsafeBytes { source in
+                    libdeflate_deflate_compress(
+                        state, source.baseAddress, source.count, target.baseAddress, target.count)
+                }
             }
         }
+        guard let size = compressed else { throw BlockError(.limit, "No memory for compressing") }
         return size > 0 ? size : nil
     }
 
@@ -39,19 +30,15 @@ enum Deflate {
     ///
     /// - Throws: `corrupt` when the stream is damaged, ends early or holds more.
     static func decompress(_ input: RawSpan, into output: inout MutableRawSpan) throws(BlockError) {
-        let pooled = decompressors.withLock { $0.popLast() }
-        guard let decompressor = pooled?.pointer ?? libdeflate_alloc_decompressor() else {
-            throw BlockError(.limit, "No memory for decompressing")
-        }
-        let handle = Handle(pointer: decompressor)
-        defer { decompressors.withLock { $0.append(handle) } }
-        let result = output.withUnsafeMutableBytes { target in
-            input.withUnsafeBytes { source in
-                libdeflate_deflate_decompress_ex(
-                    decompressor, source.baseAddress, source.count, target.baseAddress, target.count, nil,
-                    nil)
+        let outcome = decompressors.withState(orMake: { libdeflate_alloc_decompressor() }) { state in
+            output.withUnsafeMutableBytes { target in
+                input.withUnsafeBytes { source in
+                    libdeflate_deflate_decompress_ex(
+                        state, source.baseAddress, source.count, target.baseAddress, target.count, nil, nil)
+                }
             }
         }
+        guard let result = outcome else { throw BlockError(.limit, "No memory for decompressing") }
         switch result {
         case LIBDEFLATE_SUCCESS: return
         case LIBDEFLATE_BAD_DATA: try decompressUnterminated(input, into: &output)

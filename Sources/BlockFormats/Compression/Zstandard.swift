@@ -6,15 +6,22 @@ enum Zstandard {
     /// zstd's own default.
     private static let level: Int32 = 3
 
+    private static let compressors = CodecPool()
+    private static let decompressors = CodecPool()
+
     /// Compresses all of `input` into one frame.
     ///
     /// - Returns: the size in bytes, or `nil` when it does not fit into `output`.
     static func compress(_ input: RawSpan, into output: inout MutableRawSpan) throws(BlockError) -> Int? {
-        let size = output.withUnsafeMutableBytes { target in
-            input.withUnsafeBytes { source in
-                ZSTD_compress(target.baseAddress, target.count, source.baseAddress, source.count, level)
+        let compressed = compressors.withState(orMake: { ZSTD_createCCtx() }) { state in
+            output.withUnsafeMutableBytes { target in
+                input.withUnsafeBytes { source in
+                    ZSTD_compressCCtx(
+                        state, target.baseAddress, target.count, source.baseAddress, source.count, level)
+                }
             }
         }
+        guard let size = compressed else { throw BlockError(.limit, "No memory for compressing") }
         return ZSTD_isError(size) == 0 ? size : nil
     }
 
@@ -34,11 +41,14 @@ enum Zstandard {
                 throw BlockError(.corrupt, "Compressed data is damaged or ends early")
             }
             var part = output.slice(produced..<wanted)
-            let size = part.withUnsafeMutableBytes { target in
-                rest.withUnsafeBytes { source in
-                    ZSTD_decompress(target.baseAddress, target.count, source.baseAddress, frame)
+            let decompressed = decompressors.withState(orMake: { ZSTD_createDCtx() }) { state in
+                part.withUnsafeMutableBytes { target in
+                    rest.withUnsafeBytes { source in
+                        ZSTD_decompressDCtx(state, target.baseAddress, target.count, source.baseAddress, frame)
+                    }
                 }
             }
+            guard let size = decompressed else { throw BlockError(.limit, "No memory for decompressing") }
             guard ZSTD_isError(size) == 0 else {
                 throw BlockError(.corrupt, "Compressed data is damaged or inflates too far")
             }
