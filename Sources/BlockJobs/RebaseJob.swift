@@ -105,8 +105,12 @@ struct SharedBase {
         else { return false }
         let length = try one.length()
         guard length > 0, try other.length() == length else { return false }
-        // One file can be opened with different windows.
-        return try one.layerExtent(at: 0, limit: 1) == other.layerExtent(at: 0, limit: 1)
+        // One file can be opened with different windows, and over different backing files.
+        guard try one.layerExtent(at: 0, limit: 1) == other.layerExtent(at: 0, limit: 1) else { return false }
+        guard let below = one.backing, let otherBelow = other.backing else {
+            return one.backing == nil && other.backing == nil
+        }
+        return try isSame(below, otherBelow)
     }
 }
 
