@@ -91,7 +91,9 @@ private final class PausingDisk: ProtocolDriver {
     func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
         try inner.writeZeroes(at: offset, count: count, flags: flags)
     }
-    func discard(at offset: Int, count: Int) throws(BlockError) { try inner.discard(at: offset, count: count) }
+    func discard(at offset: Int, count: Int) throws(BlockError) {
+        try inner.discard(at: offset, count: count)
+    }
     func truncate(to length: Int, preallocation: Preallocation) throws(BlockError) {
         try inner.truncate(to: length, preallocation: preallocation)
     }
