@@ -3,4 +3,24 @@ import BlockCore
 /// Every format that Platter knows. `raw` is last: it takes anything.
 public enum StandardFormats {
     public static let all: [any FormatDriver.Type] = [Qcow2Driver.self, RawDriver.self]
+
+    /// What is made where nobody names a format.
+    public static let defaultName = RawDriver.name
+
+    /// Formats that other programs read and no driver here; a new driver takes its lines away.
+    public static let foreign: [ForeignFormat] = [
+        ForeignFormat("qcow", magic: [0x51, 0x46, 0x49, 0xFB, 0, 0, 0, 1]),
+        ForeignFormat("qed", magic: Array("QED\0".utf8)),
+        ForeignFormat("vmdk", magic: Array("KDMV".utf8)),
+        ForeignFormat("vmdk", magic: Array("COWD".utf8)),
+        ForeignFormat("vmdk", magic: Array("# Disk DescriptorFile".utf8)),
+        ForeignFormat("vdi", magic: [0x7F, 0x10, 0xDA, 0xBE], at: 0x40),
+        ForeignFormat("vpc", magic: Array("conectix".utf8)),
+        ForeignFormat("vhdx", magic: Array("vhdxfile".utf8)),
+        ForeignFormat("parallels", magic: Array("WithoutFreeSpace".utf8)),
+        ForeignFormat("parallels", magic: Array("WithouFreSpacExt".utf8)),
+        ForeignFormat("luks", magic: Array("LUKS".utf8) + [0xBA, 0xBE]),
+        ForeignFormat("bochs", magic: Array("Bochs Virtual HD Image".utf8)),
+        ForeignFormat("cloop", magic: Array("#!/bin/sh\n#V2.0 Format\n".utf8)),
+    ]
 }

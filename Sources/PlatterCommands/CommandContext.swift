@@ -14,7 +14,8 @@ struct CommandContext: Sendable {
         self.programName = programName
         self.spec = spec
         self.terminal = terminal
-        let registry = DriverRegistry(formats: StandardFormats.all, protocols: StandardProtocols.all)
+        let registry = DriverRegistry(
+            formats: StandardFormats.all, protocols: StandardProtocols.all, foreign: StandardFormats.foreign)
         opener = ImageOpener(registry: registry, policy: policy)
     }
 

@@ -1,15 +1,36 @@
+/// A format that is known by its first bytes, but that no driver reads yet.
+public struct ForeignFormat: Sendable {
+    /// What users call it.
+    public var name: String
+    /// The bytes that tell it.
+    public var magic: [UInt8]
+    /// Where they are, in bytes from the start of the file.
+    public var offset: Int
+
+    public init(_ name: String, magic: [UInt8], at offset: Int = 0) {
+        self.name = name
+        self.magic = magic
+        self.offset = offset
+    }
+}
+
 /// All formats and protocols that a program knows.
 public struct DriverRegistry: Sendable {
     /// The formats, in the order in which they are listed. `raw` is last: it takes anything.
     public let formats: [any FormatDriver.Type]
     public let protocols: [ProtocolEntry]
+    /// Formats whose images must not pass for raw ones, though no driver reads them.
+    public let foreign: [ForeignFormat]
 
     /// How many bytes of a file the formats get to see when probing.
     public static let probeBytes = 2048
 
-    public init(formats: [any FormatDriver.Type], protocols: [ProtocolEntry]) {
+    public init(
+        formats: [any FormatDriver.Type], protocols: [ProtocolEntry], foreign: [ForeignFormat] = []
+    ) {
         self.formats = formats
         self.protocols = protocols
+        self.foreign = foreign
     }
 
     /// The format with that name or alias.
@@ -30,6 +51,17 @@ public struct DriverRegistry: Sendable {
             if score > (best?.score ?? 0) { best = (format, score) }
         }
         return best?.format
+    }
+
+    /// The format that takes anything, and whose images a guest can turn into another format's.
+    public var fallback: (any FormatDriver.Type)? { formats.last }
+
+    /// The name of the format without a driver to which `header` belongs.
+    public func foreignName(of header: RawSpan) -> String? {
+        foreign.first { format in
+            header.part(format.offset..<format.offset + format.magic.count)?
+                .hasSameBytes(as: format.magic.span.bytes) == true
+        }?.name
     }
 
     /// Splits `scheme:rest`. `nil` for plain file names, among them those with a slash before the colon.

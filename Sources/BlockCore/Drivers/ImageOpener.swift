@@ -204,6 +204,12 @@ public struct ImageOpener: Sendable {
         guard let format = registry.probe(header.span.bytes, filename: file.filename) else {
             throw BlockError(.wrongFormat, "Could not determine image format", path: file.filename)
         }
+        if format.name == registry.fallback?.name, let name = registry.foreignName(of: header.span.bytes) {
+            throw BlockError(
+                .unsupported,
+                "The image looks like format '\(name)', which is not supported yet; name the format "
+                    + "'\(format.name)' to take its bytes as they are", path: file.filename)
+        }
         return format
     }
 

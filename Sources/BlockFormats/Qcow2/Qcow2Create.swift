@@ -2,7 +2,7 @@ import BlockCore
 
 extension Qcow2Driver: Creatable, Measurable {
     public static var createOptions: [CreateOption] {
-        [
+        encryptionOptions + [
             CreateOption(
                 .clusterSize, .size, default: "65536", help: "Cluster size: 512 to 2M, a power of two"),
             CreateOption(.extendedL2, .bool, default: "off", help: "Map subclusters (not available yet)"),
@@ -13,9 +13,23 @@ extension Qcow2Driver: Creatable, Measurable {
             CreateOption(.compat, .string, help: "Version: 0.10 (v2) or 1.1 (v3)"),
             CreateOption(.backingFile, .string, help: "File name of the base image"),
             CreateOption(.backingFormat, .string, help: "Format of the base image"),
+            CreateOption(.dataFile, .string, help: "File for the data (not available yet)"),
+            CreateOption(.dataFileRaw, .bool, help: "Keep the data file raw (not available yet)"),
             CreateOption(.lazyRefcounts, .bool, default: "off", help: "Put off refcount updates"),
             CreateOption(.refcountBits, .number, default: "16", help: "Refcount width in bits: 1 to 64"),
         ]
+    }
+
+    /// Known by name, and refused in words that tell why.
+    private static var encryptionOptions: [CreateOption] {
+        let help = "Encryption (not available yet)"
+        let texts: [CreateOptionKey] = [
+            .encryptFormat, .encryptKeySecret, .encryptCipherAlg, .encryptCipherMode, .encryptHashAlg,
+            .encryptIvgenAlg, .encryptIvgenHashAlg,
+        ]
+        return [CreateOption(.encryption, .bool, help: help)]
+            + texts.map { CreateOption($0, .string, help: help) }
+            + [CreateOption(.encryptIterTime, .number, help: help)]
     }
 
     /// What `create` and `measure` are to make, checked.

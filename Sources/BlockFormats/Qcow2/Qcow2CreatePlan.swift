@@ -27,13 +27,7 @@ extension Qcow2Driver.Plan {
         if header.version >= 3 { header.extensions = [Qcow2Header.featureNameTable] }
         if let name = options[.backingFile], !name.isEmpty {
             header.backing = BackingReference(filename: name, format: options[.backingFormat])
-            guard preallocation == .off || preallocation == .metadata || name.isEmpty else {
-                throw BlockError(
-                    .invalidArgument,
-                    "Backing file and preallocation can only be used at the same time "
-                        + "if extended_l2 is enabled")
-            }
-            if preallocation == .metadata {
+            guard preallocation == .off else {
                 throw BlockError(
                     .invalidArgument,
                     "Backing file and preallocation can only be used at the same time "
@@ -106,8 +100,16 @@ extension Qcow2Driver.Plan {
     }
 
     private static func refuseMissing(_ options: CreateOptions) throws(BlockError) {
-        if options.flag(.extendedL2) {
-            throw BlockError(.unsupported, "qcow2 images with extended L2 entries are not supported yet")
+        let asksForEncryption = options.shown.contains { key, value in
+            key.rawValue.hasPrefix("encrypt") && value != "off"
+        }
+        let missing: [(Bool, String)] = [
+            (options.flag(.extendedL2), "extended L2 entries"),
+            (options[.dataFile] != nil || options.flag(.dataFileRaw), "an external data file"),
+            (asksForEncryption, "encryption"),
+        ]
+        for (isAsked, what) in missing where isAsked {
+            throw BlockError(.unsupported, "qcow2 images with \(what) are not supported yet")
         }
     }
 }

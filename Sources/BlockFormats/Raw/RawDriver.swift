@@ -87,10 +87,11 @@ public final class RawDriver: FormatDriver {
             sector[offset + index] = bytes.unsafeLoad(fromByteOffset: index, as: UInt8.self)
         }
         let format = registry.probe(sector.span.bytes, filename: file.filename)
-        if let format, format.name != Self.name {
+        let other = format?.name == Self.name ? registry.foreignName(of: sector.span.bytes) : format?.name
+        if let other {
             throw BlockError(
                 .denied,
-                "Writing a \(format.name) header to a disk that was probed as raw is not allowed",
+                "Writing a \(other) header to a disk that was probed as raw is not allowed",
                 path: file.filename, offset: offset)
         }
     }

@@ -1,5 +1,6 @@
 import ArgumentParser
 import BlockCore
+import BlockFormats
 import BlockJobs
 
 /// `convert`: copies disks into an image of another format.
@@ -74,7 +75,7 @@ struct ConvertCommand: ImageCommand {
 
     func run(_ context: CommandContext) throws -> Int32 {
         let text = try CreateOptionText(targetFormatOptions)
-        let format = targetFormat ?? "raw"
+        let format = targetFormat ?? StandardFormats.defaultName
         if text.asksForHelp {
             let filename = operands.count > 1 ? operands.last : nil
             context.terminal.print(try context.createOptionHelp(format: format, filename: filename))

@@ -1,5 +1,6 @@
 import ArgumentParser
 import BlockCore
+import BlockFormats
 
 /// `create`: makes an empty image or an overlay.
 struct CreateCommand: ImageCommand {
@@ -19,7 +20,7 @@ struct CreateCommand: ImageCommand {
                 + "relative name counts from the new image's folder."
         ])
 
-    @Option var format = "raw"
+    @Option var format = StandardFormats.defaultName
     @Option var options: [String] = []
     @Option var backing: String?
     @Option var backingFormat: String?

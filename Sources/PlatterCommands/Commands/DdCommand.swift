@@ -1,5 +1,6 @@
 import ArgumentParser
 import BlockCore
+import BlockFormats
 
 /// `dd`: copies a part of a disk into a new image.
 struct DdCommand: ImageCommand {
@@ -16,7 +17,7 @@ struct DdCommand: ImageCommand {
         ])
 
     @OptionGroup var source: SourceOptions
-    @Option var outputFormat = "raw"
+    @Option var outputFormat = StandardFormats.defaultName
     @Argument var operands: [String] = []
 
     /// How much is copied at once, in bytes.
@@ -31,23 +32,12 @@ struct DdCommand: ImageCommand {
         let image = try ImageName(input, source)
         let settings = OpenSettings(forceShare: source.forceShare)
         return try context.closing(try context.open(image, settings: settings)) { node in
-            try refuseSameFile(node, output, context)
+            if context.wouldEmpty(output, readBy: [node]) {
+                throw CommandFailure("\(output): the output is the input file, or a backing file of it")
+            }
             let range = try range(of: operands, in: node, context)
             try copy(node, range, to: output, context)
             return 0
-        }
-    }
-
-    /// Making the output empties its file, which must not be the input's.
-    private func refuseSameFile(_ node: BlockNode, _ output: String, _ context: CommandContext) throws {
-        guard let identity = node.file?.storage?.identity else { return }
-        let settings = OpenSettings(forceShare: true, withoutBacking: true, metadataOnly: true)
-        guard let existing = try? context.opener.open(output, format: "raw", settings: settings) else {
-            return
-        }
-        defer { try? existing.close() }
-        if existing.file?.storage?.identity == identity {
-            throw CommandFailure("\(output): the output is the input file")
         }
     }
 

@@ -1,5 +1,6 @@
 import ArgumentParser
 import BlockCore
+import BlockFormats
 
 /// `measure`: tells how large an image would become.
 struct MeasureCommand: ImageCommand {
@@ -21,7 +22,7 @@ struct MeasureCommand: ImageCommand {
 
     @OptionGroup var source: SourceOptions
     @Option var snapshot: String?
-    @Option var targetFormat = "raw"
+    @Option var targetFormat = StandardFormats.defaultName
     @Option(name: .customLong("o")) var targetFormatOptions: [String] = []
     @Option var output: String?
     @Option var size: String?
@@ -61,7 +62,7 @@ struct MeasureCommand: ImageCommand {
         _ image: ImageName, _ target: Target, _ context: CommandContext
     ) throws -> MeasuredSize {
         let settings = OpenSettings(forceShare: source.forceShare)
-        let snapshot = try snapshot.map { text throws(BlockError) in try SnapshotName(text) }
+        let snapshot = try snapshot.map { text throws(CommandFailure) in try SnapshotName(text) }
         return try context.closing(try context.open(image, settings: settings)) { node in
             try snapshot?.select(in: node)
             return try target.measure(size: try node.length(), source: node)

@@ -1,4 +1,5 @@
 import BlockCore
+import BlockFormats
 import BlockProtocols
 
 /// The image that `convert` fills: made or opened, and removed again when that fails.
@@ -25,8 +26,8 @@ struct ConvertTarget {
     /// What can be said against the format before anything is opened.
     func checkFormat() throws {
         if isStandardOutput {
-            guard format == "raw" else {
-                throw CommandFailure("Standard output can be written as 'raw' only")
+            guard format == StandardFormats.defaultName else {
+                throw CommandFailure("Standard output can be written as '\(StandardFormats.defaultName)' only")
             }
             if let option = try text.pairs().first {
                 throw CommandFailure("Standard output does not take the option '\(option.key)'")
@@ -52,7 +53,7 @@ struct ConvertTarget {
     func filled(from sources: [BlockNode], _ body: (BlockNode, Bool) throws -> Void) throws {
         if isStandardOutput { return try body(standardOutput(), false) }
         guard !exists else { return try using(openExisting(sources), isZero: isKnownZero, body) }
-        try refuseSource(sources)
+        if context.wouldEmpty(name, readBy: sources) { throw sharedFile() }
         let size = try sources.reduce(into: 0) { sum, node in
             let (next, overflow) = sum.addingReportingOverflow(try node.length())
             if overflow { throw CommandFailure("The sources are too large together") }
@@ -91,7 +92,7 @@ struct ConvertTarget {
                 throw CommandFailure(
                     "Cannot use --target-is-zero when the destination image has a backing file")
             }
-            try refuseShared(node, with: sources)
+            if node.sharesFile(with: sources) { throw sharedFile() }
         } catch {
             try? node.close()
             throw error
@@ -112,22 +113,8 @@ struct ConvertTarget {
         }
     }
 
-    /// Making the target empties its file, which must not be one that is read.
-    private func refuseSource(_ sources: [BlockNode]) throws {
-        let settings = OpenSettings(forceShare: true, withoutBacking: true, metadataOnly: true)
-        guard let existing = try? context.opener.open(name, format: "raw", settings: settings) else { return }
-        defer { try? existing.close() }
-        try refuseShared(existing, with: sources)
-    }
-
-    /// No file of the target itself may be one that is read.
-    private func refuseShared(_ target: BlockNode, with sources: [BlockNode]) throws {
-        let written = target.children.compactMap { $0.storage?.identity }
-        let read = sources.flatMap(\.chain).flatMap(\.children).compactMap { $0.storage?.identity }
-        if !Set(written).isDisjoint(with: read) {
-            throw CommandFailure(
-                "\(name): error while converting \(format): The target is one of the sources")
-        }
+    private func sharedFile() -> CommandFailure {
+        CommandFailure("\(name): error while converting \(format): The target is one of the sources")
     }
 
     /// Whether a new image reads as zeroes where nothing is written.

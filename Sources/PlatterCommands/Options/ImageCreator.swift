@@ -54,11 +54,7 @@ struct ImageCreator {
 
     private mutating func checkBacking() throws(BlockError) {
         guard let name = options[.backingFile], !name.isEmpty else { return }
-        guard name != filename else {
-            throw BlockError(
-                .invalidArgument,
-                "Error: Trying to create an image with the same filename as the backing file")
-        }
+        guard name != filename else { throw Self.isItsOwnBacking }
         var detected: String?
         if !trustsBacking { detected = try inspectBacking(name) }
         guard options[.backingFormat] != nil else {
@@ -68,20 +64,28 @@ struct ImageCreator {
         }
     }
 
+    private static let isItsOwnBacking = BlockError(
+        .invalidArgument, "Error: Trying to create an image with the same filename as the backing file")
+
     /// Opens the backing file, takes its size where none was given, and answers its format.
     private mutating func inspectBacking(_ name: String) throws(BlockError) -> String {
         let path = FileNames.resolve(name, relativeTo: filename)
+        let node: BlockNode
         do throws(BlockError) {
-            let node = try context.opener.open(path, format: options[.backingFormat])
-            if options[.size] == nil { options.set(.size, to: String(try node.length())) }
-            let detected = node.driverName
-            try node.close()
-            return detected
+            node = try context.opener.open(path, format: options[.backingFormat])
         } catch {
             var error = error
             error.hint = (error.hint.map { $0 + "\n" } ?? "") + "Could not open backing image."
             throw error
         }
+        guard !context.wouldEmpty(filename, readBy: [node]) else {
+            try node.close()
+            throw Self.isItsOwnBacking
+        }
+        if options[.size] == nil { options.set(.size, to: String(try node.length())) }
+        let detected = node.driverName
+        try node.close()
+        return detected
     }
 
     /// Announces and makes the image.

@@ -7,16 +7,23 @@ struct SnapshotName {
     /// A bare word may be an ID or a name.
     private var word: String?
 
-    init(_ text: String) throws(BlockError) {
+    /// - Throws: for options that are none of a snapshot's.
+    init(_ text: String) throws(CommandFailure) {
         guard text.hasPrefix("snapshot.") else {
             word = text
             return
         }
-        var options = try OptionTree.parse(text)
-        id = options.take("snapshot.id")
-        name = options.take("snapshot.name")
-        if let unknown = options.keys.first {
-            throw BlockError(.invalidArgument, "Invalid parameter '\(unknown)'")
+        do throws(BlockError) {
+            var options = try OptionTree.parse(text)
+            id = options.take("snapshot.id")
+            name = options.take("snapshot.name")
+            if let unknown = options.keys.first {
+                throw BlockError(.invalidArgument, "Invalid parameter '\(unknown)'")
+            }
+        } catch {
+            var failure = CommandFailure(error)
+            failure.messages.append("Failed in parsing snapshot param '\(text)'")
+            throw failure
         }
     }
 

@@ -77,7 +77,7 @@ extension CommandContext {
 
     /// The format that takes anything is a guess that a guest can overturn.
     private func warnIfRaw(_ node: BlockNode, _ name: String) {
-        guard let format = node.format, type(of: format).name == registry.formats.last?.name else { return }
+        guard let format = node.format, type(of: format).name == registry.fallback?.name else { return }
         let guess = node.driverName
         terminal.error(
             """

@@ -1,0 +1,82 @@
+import BlockFormats
+import BlockTestSupport
+import Foundation
+import Testing
+
+/// What is refused because it would lose data, or because it is not there yet.
+@Suite struct RefusalTests {
+    private let fixture: CommandFixture
+    private static let disk = [UInt8](repeating: 7, count: 4096)
+
+    init() throws {
+        fixture = try CommandFixture()
+        try fixture.write("base.raw", Self.disk)
+        try fixture.platter("create", "-q", "-f", "qcow2", "-b", "base.raw", "-B", "raw", "over.qcow2")
+    }
+
+    @Test(
+        "no command empties a file that it reads, whatever it is called",
+        arguments: [
+            "create -f qcow2 -b ./base.raw -B raw base.raw",
+            "create -f qcow2 -b over.qcow2 -B qcow2 base.raw",
+            "dd if=base.raw of=./base.raw",
+            "dd if=over.qcow2 of=base.raw",
+            "convert over.qcow2 ./base.raw",
+            "convert -n -O raw over.qcow2 base.raw",
+        ])
+    func neverEmptiesWhatItReads(_ line: String) throws {
+        let outcome = try fixture.shell("platter \(line)", linked: true)
+        #expect(outcome.status == 1, "\(outcome.error)")
+        #expect(try fixture.read("base.raw") == Self.disk)
+    }
+
+    @Test(arguments: StandardFormats.foreign.indices)
+    func otherProgramsImagesDoNotPassForRaw(_ index: Int) throws {
+        let format = StandardFormats.foreign[index]
+        var bytes = [UInt8](repeating: 0, count: 4096)
+        bytes.replaceSubrange(format.offset..<format.offset + format.magic.count, with: format.magic)
+        try fixture.write("image", bytes)
+        let refused = try fixture.platter("convert", "image", "copy")
+        #expect(refused.status == 1)
+        #expect(refused.error.contains("'\(format.name)'"), "\(refused.error)")
+        #expect(!fixture.exists("copy"))
+        let named = try fixture.platter("convert", "-f", "raw", "image", "copy")
+        #expect(named.status == 0, "\(named.error)")
+        #expect(try fixture.read("copy") == bytes)
+    }
+
+    /// Written through a raw disk that was only guessed to be one, they would change the next guess.
+    @Test(arguments: StandardFormats.foreign.indices)
+    func aGuessedRawDiskDoesNotTakeTheirHeaders(_ index: Int) throws {
+        let format = StandardFormats.foreign[index]
+        var bytes = [UInt8](repeating: 0, count: 4096)
+        bytes.replaceSubrange(format.offset..<format.offset + format.magic.count, with: format.magic)
+        try fixture.write("image", bytes)
+        let target = "file.filename=base.raw"
+        let outcome = try fixture.platter(
+            "convert", "-n", "-f", "raw", "--target-image-opts", "image", target)
+        #expect(outcome.status == 1)
+        #expect(try fixture.read("base.raw").prefix(512) == Self.disk.prefix(512))
+    }
+
+    @Test(
+        "options that belong to later work are refused by name",
+        arguments: [
+            ("data_file=x", "external data file"), ("data_file_raw=on", "external data file"),
+            ("encryption=on", "encryption"), ("encrypt.format=luks", "encryption"),
+            ("extended_l2=on", "extended L2"),
+        ])
+    func laterOptions(_ option: String, _ what: String) throws {
+        let outcome = try fixture.platter("create", "-f", "qcow2", "-o", option, "new.qcow2", "1M")
+        #expect(outcome.status == 1)
+        #expect(outcome.error.contains("\(what)") && outcome.error.contains("not supported yet"))
+        #expect(!fixture.exists("new.qcow2"))
+    }
+
+    @Test func aProtocolWithoutFileNames() throws {
+        let outcome = try fixture.platter(
+            "convert", "--image-opts", "driver=null-co,size=64k", "zeroes.raw")
+        #expect(outcome.status == 0, "\(outcome.error)")
+        #expect(try fixture.read("zeroes.raw") == [UInt8](repeating: 0, count: 65536))
+    }
+}
