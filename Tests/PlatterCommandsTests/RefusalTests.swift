@@ -1,3 +1,4 @@
+import BlockCore
 import BlockFormats
 import BlockTestSupport
 import Foundation
