@@ -45,11 +45,4 @@ struct CommandFailure: Error {
         failure.status = 1
         return failure
     }
-
-    /// Ends with that status and says nothing more.
-    static func silent(_ status: Int32) -> CommandFailure {
-        var failure = CommandFailure("", status: status)
-        failure.messages = []
-        return failure
-    }
 }

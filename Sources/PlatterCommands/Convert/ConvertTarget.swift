@@ -26,8 +26,9 @@ struct ConvertTarget {
     /// What can be said against the format before anything is opened.
     func checkFormat() throws {
         if isStandardOutput {
-            guard format == StandardFormats.defaultName else {
-                throw CommandFailure("Standard output can be written as '\(StandardFormats.defaultName)' only")
+            let plain = StandardFormats.defaultName
+            guard format == plain else {
+                throw CommandFailure("Standard output can be written as '\(plain)' only")
             }
             if let option = try text.pairs().first {
                 throw CommandFailure("Standard output does not take the option '\(option.key)'")
