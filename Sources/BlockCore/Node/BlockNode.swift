@@ -147,8 +147,15 @@ public final class BlockNode: GuestReader, Sendable {
         case .storage(let driver): try driver.reopen(readOnly: readOnly)
         case .format(let driver):
             try driver.willReopen(readOnly: readOnly)
-            for child in children { try child.reopen(readOnly: readOnly) }
-            try driver.didReopen(readOnly: readOnly)
+            do throws(BlockError) {
+                for child in children { try child.reopen(readOnly: readOnly) }
+                try driver.didReopen(readOnly: readOnly)
+            } catch {
+                // All or nothing: a driver that takes itself for read-only would write nothing back.
+                for child in children { try? child.reopen(readOnly: !readOnly) }
+                try? driver.didReopen(readOnly: !readOnly)
+                throw error
+            }
         }
         state.withLock { $0.readOnly = readOnly }
     }

@@ -147,7 +147,11 @@ extension Qcow2Metadata {
         var clusters = layout.clusters(length)
         while clusters > 0, try store.refcount(of: clusters - 1) == 0 { clusters -= 1 }
         let end = clusters << layout.clusterBits
-        if end < length { try file.resize(to: end) }
+        guard end < length else { return }
+        do throws(BlockError) { try file.resize(to: end) } catch {
+            // A device keeps its length, and the space behind the image is no harm.
+            if error.kind != .unsupported { throw error }
+        }
     }
 
     /// Allocates what was added; the file follows.
