@@ -57,11 +57,7 @@ public final class Qcow2Driver: FormatDriver {
     private func takeOptions(_ options: inout OptionTree) throws(BlockError) {
         if let lazy = try options.takeFlag("lazy-refcounts") {
             metadata.withLock { tables in
-                let bit = Qcow2.Compatible.lazyRefcounts
-                if layout.version >= 3 {
-                    tables.header.compatible =
-                        lazy ? tables.header.compatible | bit : tables.header.compatible & ~bit
-                }
+                if layout.version >= 3 { tables.header.wantsLazyRefcounts = lazy }
             }
         }
     }

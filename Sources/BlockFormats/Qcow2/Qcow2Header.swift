@@ -49,7 +49,11 @@ struct Qcow2Header: Sendable {
     var layout: Qcow2Layout {
         Qcow2Layout(version: version, clusterBits: clusterBits, refcountOrder: refcountOrder)
     }
-    var hasLazyRefcounts: Bool { compatible & Qcow2.Compatible.lazyRefcounts != 0 }
+    /// What the user wants while the image is open, whatever its header says; never stored.
+    var wantsLazyRefcounts: Bool?
+    var hasLazyRefcounts: Bool {
+        wantsLazyRefcounts ?? (compatible & Qcow2.Compatible.lazyRefcounts != 0)
+    }
 
     func extensionData(_ type: UInt32) -> [UInt8]? { extensions.first { $0.type == type }?.data }
 
