@@ -9,7 +9,8 @@ import Testing
         let stored = wanted == "on" ? "off" : "on"
         try fixture.platter("create", "-q", "-f", "qcow2", "base.qcow2", "1M")
         try fixture.platter(
-            "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=\(stored)", "-b", "base.qcow2", "-B", "qcow2",
+            "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=\(stored)", "-b", "base.qcow2", "-B",
+            "qcow2",
             "over.qcow2")
         let streamed = try fixture.platter("stream", "-o", "lazy-refcounts=\(wanted)", "over.qcow2")
         #expect(streamed.status == 0, "\(streamed.error)")

@@ -2,8 +2,8 @@ import Synchronization
 
 /// Compression states of a C library that no thread uses at the moment. Thread-safe.
 ///
-/// Making a state costs more than compressing a small cluster; they are kept to the end of the process, as many as
-/// threads ever worked at once.
+/// Making a state costs more than compressing a small cluster; they are kept to the end of the process, as
+/// many as threads ever worked at once.
 final class CodecPool: Sendable {
     /// A C pointer on its way through the lock.
     private struct State: @unchecked Sendable {

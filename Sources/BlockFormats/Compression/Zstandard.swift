@@ -44,7 +44,8 @@ enum Zstandard {
             let decompressed = decompressors.withState(orMake: { ZSTD_createDCtx() }) { state in
                 part.withUnsafeMutableBytes { target in
                     rest.withUnsafeBytes { source in
-                        ZSTD_decompressDCtx(state, target.baseAddress, target.count, source.baseAddress, frame)
+                        ZSTD_decompressDCtx(
+                            state, target.baseAddress, target.count, source.baseAddress, frame)
                     }
                 }
             }

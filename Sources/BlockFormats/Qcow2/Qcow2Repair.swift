@@ -46,8 +46,8 @@ extension Qcow2Checker {
         return used
     }
 
-    /// Counts all references, window by window. The old refcount structure is still among them: what it takes is
-    /// found to be leaked once nothing refers to it.
+    /// Counts all references, window by window. The old refcount structure is still among them: what it takes
+    /// is found to be leaked once nothing refers to it.
     private mutating func eachRebuildWindow(
         _ body: (ReferenceWindow, Int) throws(BlockError) -> Void
     ) throws(BlockError) {

@@ -132,8 +132,8 @@ extension Qcow2Driver {
 }
 
 extension Qcow2Metadata {
-    /// Decides where the first part of a write to `guest` goes. From then on a write is in flight: its cluster
-    /// must not become somebody else's before the data is there.
+    /// Decides where the first part of a write to `guest` goes. From then on a write is in flight: its
+    /// cluster must not become somebody else's before the data is there.
     func plan(_ guest: Range<Int>) throws(BlockError) -> Qcow2Driver.WritePlan {
         let start = guest.lowerBound
         let table = try writableL2Table(start)
