@@ -2,8 +2,6 @@ import BlockTestSupport
 import Foundation
 import Testing
 
-@testable import PlatterCommands
-
 /// Replays a recorded session of qemu-img 10.2 through a link of that name.
 @Suite struct TranscriptTests {
     /// One command of the recorded session.
@@ -30,10 +28,6 @@ import Testing
         try #require(entries.count > 100)
         let fixture = try CommandFixture()
         for entry in entries {
-            if Self.isMissing(entry.command) {
-                try fixture.shell(entry.command)
-                continue
-            }
             let script = "( \(entry.command)\n) 2>&1; echo \"[exit $?]\""
             let outcome = try fixture.shell(script, linked: true)
             let told = Normal.text(outcome.output, of: entry.command)
@@ -43,13 +37,6 @@ import Testing
             } else {
                 #expect(told == expected, "$ \(entry.command)")
             }
-        }
-    }
-
-    /// Commands that are not there yet are left to the real qemu-img, for the files that they make.
-    private static func isMissing(_ line: String) -> Bool {
-        ["convert", "rebase", "commit"].contains {
-            line.hasPrefix("qemu-img \($0)") && CommandList.command(named: $0) == nil
         }
     }
 
