@@ -1,3 +1,5 @@
+import Synchronization
+
 extension BlockNode {
     /// What the chain holds at `offset`: one run, at most `limit` bytes long.
     ///
@@ -76,10 +78,21 @@ extension BlockNode {
         return answer
     }
 
+    /// The file's length, or, without asking the system, one seen before that the range lies inside.
+    ///
+    /// A file that became shorter meanwhile reads as zeroes there, so that the answer is still true of it.
+    private func lengthCovering(_ offset: Int, _ count: Int) throws(BlockError) -> Int {
+        let seen = seenLength.load(ordering: .relaxed)
+        if count <= seen, offset <= seen - count { return seen }
+        let length = try length()
+        seenLength.store(length, ordering: .relaxed)
+        return length
+    }
+
     /// Where the file below has a hole, the data reads as zeroes; an entry of the format stays data.
     private func refine(_ answer: inout ChainStatus, _ child: BlockNode, _ hostOffset: Int) throws(BlockError)
     {
-        let end = try child.length()
+        let end = try child.lengthCovering(hostOffset, answer.length)
         guard hostOffset < end else {
             answer.isZero = true
             answer.isData = format?.isTransparent != true

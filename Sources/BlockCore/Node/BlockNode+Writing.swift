@@ -1,3 +1,5 @@
+import Synchronization
+
 extension BlockNode {
     /// Stores `bytes` at `offset`.
     ///
@@ -87,6 +89,7 @@ extension BlockNode {
         defer { requests.release(ticket) }
         switch layer {
         case .storage(let driver):
+            seenLength.store(0, ordering: .relaxed)
             try driver.truncate(to: size, preallocation: preallocation)
         case .format(let driver):
             guard let resizable = driver as? any Resizable else {

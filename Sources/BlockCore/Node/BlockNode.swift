@@ -33,6 +33,8 @@ public final class BlockNode: GuestReader, Sendable {
     public let settings: OpenSettings
 
     let state: Mutex<State>
+    /// A length that the file had; saves asking for it with every run of the map.
+    let seenLength = Atomic<Int>(0)
     let requests = RangeLock()
     // Looked up once: a cast for every request would cost more than the request.
     let zeroWriting: (any ZeroWriting)?
