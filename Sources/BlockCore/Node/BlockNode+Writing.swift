@@ -124,7 +124,7 @@ extension BlockNode {
         try driver.flush()
     }
 
-    private func checkWritable() throws(BlockError) {
+    func checkWritable() throws(BlockError) {
         if isReadOnly {
             throw BlockError(.readOnly, "Block node is read-only", path: filename)
         }

@@ -85,7 +85,7 @@ struct SnapshotCommand: ImageCommand {
         guard name.utf8.count <= Self.maximumNameBytes else {
             throw CommandFailure("\(failed): The name has more than \(Self.maximumNameBytes) bytes")
         }
-        guard let driver = node.format as? any SnapshotCapable else {
+        guard node.format is any SnapshotCapable else {
             throw CommandFailure("\(failed): Operation not supported")
         }
         var time = timespec()
@@ -94,15 +94,15 @@ struct SnapshotCommand: ImageCommand {
         let info = SnapshotInfo(
             id: "", name: name, dateSeconds: Int(time.tv_sec),
             dateNanoseconds: Int(time.tv_nsec) / 1000 * 1000, instructionCount: 0)
-        do throws(BlockError) { try driver.createSnapshot(info) } catch { throw error.prefixed(failed) }
+        do throws(BlockError) { try node.createSnapshot(info) } catch { throw error.prefixed(failed) }
     }
 
     private func apply(_ name: String, _ node: BlockNode) throws {
         let failed = "Could not apply snapshot '\(name)'"
-        guard let driver = node.format as? any SnapshotCapable else {
+        guard node.format is any SnapshotCapable else {
             throw CommandFailure("\(failed): Block driver does not support snapshots")
         }
-        do throws(BlockError) { try driver.applySnapshot(name) } catch {
+        do throws(BlockError) { try node.applySnapshot(name) } catch {
             if error.kind == .notFound {
                 throw CommandFailure("\(failed): Failed to load snapshot: No such file or directory")
             }
@@ -112,10 +112,10 @@ struct SnapshotCommand: ImageCommand {
 
     private func delete(_ name: String, _ node: BlockNode) throws {
         let failed = "Could not delete snapshot '\(name)'"
-        guard let driver = node.format as? any SnapshotCapable else {
+        guard node.format is any SnapshotCapable else {
             throw CommandFailure("\(failed): snapshot not found")
         }
-        do throws(BlockError) { try driver.deleteSnapshot(name) } catch {
+        do throws(BlockError) { try node.deleteSnapshot(name) } catch {
             if error.kind == .notFound { throw CommandFailure("\(failed): snapshot not found") }
             throw error.prefixed(failed)
         }
