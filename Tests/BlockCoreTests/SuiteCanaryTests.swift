@@ -29,7 +29,7 @@ import Testing
             (.losesWrite, .random),
             (.offByOne, .random), (.offByOne, .edges), (.ignoresErrors, .faults), (.forgetsBacking, .edges),
             (.forgetsBacking, .random), (.sharesClusters, .random), (.racesOnAllocation, .concurrency),
-            (.dirtyTableLostAtClose, .random),
+            (.forgetsTable, .random),
         ])
     func brokenDriverIsCaught(_ bug: FakeBug, in phase: ConformancePhase) throws {
         try checkFormatDriver([configuration(.none)], phases: [phase])

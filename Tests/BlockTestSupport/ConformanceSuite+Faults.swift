@@ -38,6 +38,6 @@ extension ConformanceSuite {
             configuration, store: session.store, model: ReferenceDisk(size: 0))
         again.model = try DiskComparison.accept(again.node, from: session.statesAfterClose)
         try again.perform(.flush)
-        try again.finish(leaksAllowed: true)
+        try again.finish(leaksAllowed: true, mayRepair: configuration.checkMayRepairAfterCrash)
     }
 }

@@ -17,6 +17,7 @@ extension BlockNode {
             try driver.write(bytes, at: offset, old: self)
             if settings.cache.isWriteThrough { try driver.flush() }
         }
+        needsFlush.store(true, ordering: .relaxed)
         statistics.count(.write, bytes: bytes.byteCount, since: began)
         statistics.noteWritten(upTo: offset + bytes.byteCount)
     }
@@ -36,6 +37,7 @@ extension BlockNode {
         defer { requests.release(ticket) }
         try driver.writeCompressed(payload, at: offset)
         if settings.cache.isWriteThrough { try driver.flush() }
+        needsFlush.store(true, ordering: .relaxed)
         statistics.count(.write, bytes: count, since: began)
         statistics.noteWritten(upTo: offset + count)
     }
@@ -55,6 +57,7 @@ extension BlockNode {
             try zero(range, driver, flags)
             if settings.cache.isWriteThrough { try driver.flush() }
         }
+        needsFlush.store(true, ordering: .relaxed)
         statistics.count(.write, bytes: count, since: began)
         statistics.noteWritten(upTo: offset + count)
     }
@@ -77,6 +80,7 @@ extension BlockNode {
             try discarding.discard(at: whole.lowerBound, count: whole.count, old: self)
             if settings.cache.isWriteThrough { try driver.flush() }
         }
+        needsFlush.store(true, ordering: .relaxed)
         statistics.count(.discard, bytes: count, since: began)
     }
 

@@ -36,6 +36,8 @@ public final class BlockNode: GuestReader, Sendable {
     /// A length that the file had; saves asking for it with every run of the map.
     let seenLength = Atomic<Int>(0)
     let requests = RangeLock()
+    /// Something was changed that no flush has made durable yet.
+    let needsFlush = Atomic<Bool>(false)
     // Looked up once: a cast for every request would cost more than the request.
     let zeroWriting: (any ZeroWriting)?
     let discarding: (any Discarding)?
@@ -133,11 +135,22 @@ public final class BlockNode: GuestReader, Sendable {
     public func flush() throws(BlockError) {
         if isReadOnly { return }
         let began = statistics.now()
-        switch layer {
-        case .storage(let driver): try driver.flush()
-        case .format(let driver): try driver.flush()
+        // A write that ends meanwhile sets it again.
+        needsFlush.store(false, ordering: .relaxed)
+        do throws(BlockError) {
+            switch layer {
+            case .storage(let driver): try driver.flush()
+            case .format(let driver): try driver.flush()
+            }
+        } catch {
+            needsFlush.store(true, ordering: .relaxed)
+            throw error
         }
         statistics.count(.flush, bytes: 0, since: began)
+    }
+
+    private func flushIfNeeded() throws(BlockError) {
+        if needsFlush.load(ordering: .relaxed) { try flush() }
     }
 
     /// Switches between read-only and read-write. Children follow; the backing node does not.
@@ -145,6 +158,7 @@ public final class BlockNode: GuestReader, Sendable {
         guard readOnly != isReadOnly else { return }
         let ticket = requests.acquire(0..<Int.max, exclusive: true)
         defer { requests.release(ticket) }
+        if readOnly { try flushIfNeeded() }
         switch layer {
         case .storage(let driver): try driver.reopen(readOnly: readOnly)
         case .format(let driver):
@@ -162,7 +176,8 @@ public final class BlockNode: GuestReader, Sendable {
         state.withLock { $0.readOnly = readOnly }
     }
 
-    /// Writes back what is cached and closes driver, children and backing nodes. Closing twice does nothing.
+    /// Closes driver, children and backing nodes; all that was written is durable then. Closing twice does
+    /// nothing.
     ///
     /// - Throws: what the driver could not write back; everything is closed all the same.
     public func close() throws(BlockError) {
@@ -172,7 +187,8 @@ public final class BlockNode: GuestReader, Sendable {
         }
         guard !wasClosed else { return }
         var failure: BlockError?
-        do throws(BlockError) { try closeDriver() } catch { failure = error }
+        do throws(BlockError) { try flushIfNeeded() } catch { failure = error }
+        do throws(BlockError) { try closeDriver() } catch { failure = failure ?? error }
         for node in children + (backing.map { [$0] } ?? []) {
             do throws(BlockError) { try node.close() } catch { failure = failure ?? error }
         }

@@ -39,7 +39,8 @@ extension Qcow2Driver: Creatable, Measurable {
         var layout: Qcow2Layout { header.layout }
     }
 
-    /// Order of writes: everything below the header, then the header: a half-made file is no image.
+    /// Order of writes: everything below the header, a barrier, then the header: a half-made file is no
+    /// image.
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         var plan = try Plan(options)
         let cluster = plan.layout.clusterSize
@@ -51,6 +52,7 @@ extension Qcow2Driver: Creatable, Measurable {
             try writeInitialTables(plan, file, usedClusters: metadataBytes / cluster)
             let name = plan.header.backing.map { Array($0.filename.utf8) } ?? []
             if !name.isEmpty { try file.write(name.span.bytes, at: plan.header.backingOffset) }
+            try file.flush()
             try file.write(plan.header.bytesWithExtensions().span.bytes, at: 0)
             try file.flush()
             if plan.preallocation != .off { try preallocate(plan, file) }
@@ -110,11 +112,8 @@ extension Qcow2Driver: Creatable, Measurable {
     /// Allocates every cluster of a new image.
     private static func preallocate(_ plan: Plan, _ file: BlockNode) throws(BlockError) {
         let tables = try Qcow2Metadata(file: file, header: plan.header, isReadOnly: false)
-        try tables.preallocate(0..<plan.header.virtualSize, fileIsZero: true)
+        try tables.preallocate(0..<plan.header.virtualSize, plan.preallocation, fileIsZero: true)
         try finishWriting(tables)
-        // The last cluster is in the file from the start, or reading it would depend on the file's end.
-        let end = try tables.refcounts().virginCluster << plan.layout.clusterBits
-        if try file.length() < end { try file.resize(to: end) }
     }
 
     // MARK: Sizes
@@ -185,8 +184,13 @@ extension Qcow2Driver: Creatable, Measurable {
 extension Qcow2Metadata {
     /// Allocates all clusters of a guest range, which are unallocated, reading as zeroes.
     ///
-    /// - Parameter fileIsZero: the file holds zeroes everywhere but in its tables.
-    func preallocate(_ guest: Range<Int>, fileIsZero: Bool = false) throws(BlockError) {
+    /// Order of writes: the file reaches to the clusters before entries refer to them.
+    /// - Parameters:
+    ///   - mode: what space the file gets for them.
+    ///   - fileIsZero: the file holds zeroes everywhere but in its tables.
+    func preallocate(
+        _ guest: Range<Int>, _ mode: Preallocation, fileIsZero: Bool = false
+    ) throws(BlockError) {
         var offset = layout.roundedDown(guest.lowerBound)
         while offset < guest.upperBound {
             let plan = try plan(
@@ -195,6 +199,10 @@ extension Qcow2Metadata {
             if let allocation = plan.allocation {
                 if !fileIsZero && !allocation.isVirgin {
                     try file.writeZeroes(at: allocation.hostOffset, count: allocation.guest.count)
+                }
+                let end = allocation.hostOffset + allocation.guest.count
+                if try file.length() < end {
+                    try file.resize(to: end, preallocation: mode == .metadata ? .off : mode)
                 }
                 try link(allocation)
             }

@@ -154,7 +154,7 @@ public final class Qcow2Driver: FormatDriver {
         if tables.refcountsAreLazy {
             try tables.writeRefcounts()
             tables.refcountsAreLazy = false
-            try tables.setDirty(false)
+            if !tables.needsRepair { try tables.setDirty(false) }
         }
         if tables.hasUnflushedWrites { try tables.barrier() }
     }

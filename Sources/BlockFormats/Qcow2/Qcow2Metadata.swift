@@ -27,6 +27,8 @@ final class Qcow2Metadata {
     var writesInFlight = 0
     /// Refcounts need not be up to date in the file, because the dirty bit says so.
     var refcountsAreLazy = false
+    /// A change of many entries failed half-way: the dirty bit stays for the next who opens the image.
+    var needsRepair = false
     var isReadOnly: Bool
 
     /// A run of clusters that loses one reference each.

@@ -154,20 +154,12 @@ extension Qcow2Metadata {
         }
     }
 
-    /// Allocates what was added; the file follows.
+    /// Allocates what was added.
     fileprivate func preallocateGrowth(_ guest: Range<Int>, _ mode: Preallocation) throws(BlockError) {
-        let store = try refcounts()
-        let before = max(try file.length(), store.virginCluster << layout.clusterBits)
         let first = guest.lowerBound.roundedUp(to: layout.clusterSize) ?? guest.upperBound
         guard first < guest.upperBound else { return }
-        try preallocate(first..<guest.upperBound)
+        try preallocate(first..<guest.upperBound, mode)
         try commit()
-        let end = store.virginCluster << layout.clusterBits
-        guard end > (try file.length()) else { return }
-        if mode == .metadata { return try file.resize(to: end) }
-        if try file.length() < before { try file.resize(to: before) }
-        try file.resize(to: end, preallocation: mode)
-        try barrier()
     }
 }
 

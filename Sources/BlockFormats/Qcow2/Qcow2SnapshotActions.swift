@@ -136,7 +136,10 @@ extension Qcow2Metadata {
     fileprivate func withDirtyBit(_ body: () throws(BlockError) -> Void) throws(BlockError) {
         let wasDirty = header.incompatible.contains(.dirty)
         try setDirty(true)
-        try body()
+        do throws(BlockError) { try body() } catch {
+            needsRepair = true
+            throw error
+        }
         if !wasDirty { try setDirty(false) }
     }
 
