@@ -12,6 +12,7 @@ import Testing
     init() throws {
         fixture = try CommandFixture()
         try fixture.write("base.raw", Self.disk)
+        try fixture.write("other.raw", Self.disk)
         try fixture.platter("create", "-q", "-f", "qcow2", "-b", "base.raw", "-B", "raw", "over.qcow2")
     }
 
@@ -24,6 +25,7 @@ import Testing
             "dd if=over.qcow2 of=base.raw",
             "convert over.qcow2 ./base.raw",
             "convert -n -O raw over.qcow2 base.raw",
+            "convert -O qcow2 -B ./base.raw -F raw other.raw base.raw",
         ])
     func neverEmptiesWhatItReads(_ line: String) throws {
         let outcome = try fixture.shell("platter \(line)", linked: true)

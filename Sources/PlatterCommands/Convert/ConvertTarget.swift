@@ -55,6 +55,7 @@ struct ConvertTarget {
         if isStandardOutput { return try body(standardOutput(), false) }
         guard !exists else { return try using(openExisting(sources), isZero: isKnownZero, body) }
         if context.wouldEmpty(name, readBy: sources) { throw sharedFile() }
+        try refuseOwnBacking()
         let size = try sources.reduce(into: 0) { sum, node in
             let (next, overflow) = sum.addingReportingOverflow(try node.length())
             if overflow { throw CommandFailure("The sources are too large together") }
@@ -99,6 +100,19 @@ struct ConvertTarget {
             throw error
         }
         return node
+    }
+
+    /// A backing chain that the target itself is part of would be emptied before the loop is noticed.
+    private func refuseOwnBacking() throws {
+        guard let backing else { return }
+        let path = FileNames.resolve(backing, relativeTo: name)
+        let node: BlockNode
+        do throws(BlockError) { node = try context.opener.open(path, format: backingFormat) } catch {
+            throw error.prefixed("Could not open backing file").prefixed("Could not open '\(name)'")
+        }
+        let isOwn = context.wouldEmpty(name, readBy: [node])
+        try node.close()
+        if isOwn { throw CommandFailure("\(name): The target cannot be in its own backing chain") }
     }
 
     private func create(size: Int) throws {
