@@ -164,6 +164,8 @@ def main():
     if chosen.long:
         os.environ["PLATTER_LONG_TESTS"] = "1"
     os.environ.setdefault("SWIFT_BACKTRACE", "enable=no")
+    # Otherwise all tests start at once, and those that wait for a thread run into their time limits.
+    os.environ.setdefault("SWT_EXPERIMENTAL_MAXIMUM_PARALLELIZATION_WIDTH", str(os.cpu_count() or 2))
     if not chosen.filter:
         tidy(counts)
     if build():
