@@ -87,6 +87,15 @@ public struct SparseBytes: Sendable {
         return (isHole, min(end - offset, limit))
     }
 
+    /// Calls `body` with every part that was written, in the order of offsets.
+    public func eachStoredChunk(_ body: (_ offset: Int, _ bytes: ArraySlice<UInt8>) throws -> Void) rethrows {
+        for index in chunks.keys.sorted() {
+            let start = index * Self.chunkBytes
+            guard let chunk = chunks[index], start < count else { continue }
+            try body(start, chunk.prefix(count - start))
+        }
+    }
+
     private static let zeroChunk = [UInt8](repeating: 0, count: chunkBytes)
 
     /// Splits a range at chunk borders: chunk number, range inside the chunk, bytes before it.

@@ -3,7 +3,7 @@ import BlockCore
 extension Qcow2Driver: Checkable {
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try exclusively { tables throws(BlockError) -> CheckResult in
-            if !tables.isReadOnly { try tables.commit() }
+            if tables.damage != nil { try tables.reload() } else if !tables.isReadOnly { try tables.commit() }
             // A repair may free the cluster that the next compressed one was to go into.
             tables.freeByteOffset = 0
             var checker = try Qcow2Checker(tables)
@@ -27,6 +27,11 @@ struct Qcow2Checker {
     var hasWrongFlags = false
     /// One past the last cluster that is used or counted.
     var usedClusters = 0
+    /// How many findings are told; all are counted.
+    private static let maximumLines = 100_000
+    private var told = 0
+    /// One past the last cluster that anything but a refcount refers to.
+    var endOfReferences = 0
     let fileClusters: Int
 
     var layout: Qcow2Layout { tables.layout }
@@ -43,6 +48,12 @@ struct Qcow2Checker {
     mutating func run(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         result.totalClusters = layout.clusters(tables.header.virtualSize)
         let before = result
+        tables.protection = nil
+        tables.isRepairing = true
+        defer {
+            tables.protection = nil
+            tables.isRepairing = false
+        }
         try compareAll(repair: .none, report)
         let hasWork = result.leaks > 0 || result.corruptions > 0 || needsRebuild || hasWrongFlags
         if repair != .none && hasWork { try mend(repair, from: before, report) }
@@ -93,6 +104,7 @@ struct Qcow2Checker {
 
     /// All is well: the bits that say otherwise go.
     private func clearBits() throws(BlockError) {
+        tables.damage = nil
         guard layout.version >= 3, !tables.header.incompatible.isDisjoint(with: [.dirty, .corrupt]) else {
             return
         }
@@ -103,10 +115,18 @@ struct Qcow2Checker {
     }
 
     /// Notes a corruption that is no matter of refcounts.
-    mutating func corruption(_ line: String, _ report: (String) -> Void) {
+    mutating func corruption(_ line: @autoclosure () -> String, _ report: (String) -> Void) {
         result.corruptions += 1
         unmendable += 1
-        if !isQuiet { report(line) }
+        tell(line(), report)
+    }
+
+    /// Tells of a finding, unless it was told in an earlier pass or there were very many.
+    mutating func tell(_ line: @autoclosure () -> String, _ report: (String) -> Void) {
+        guard !isQuiet else { return }
+        told += 1
+        if told < Self.maximumLines { report(line()) }
+        if told == Self.maximumLines { report("More is wrong than is told here") }
     }
 
     // MARK: Comparing
@@ -114,18 +134,24 @@ struct Qcow2Checker {
     /// Counts references and compares them with the refcounts, window by window.
     private mutating func compareAll(repair: RepairMode, _ report: (String) -> Void) throws(BlockError) {
         var start = 0
+        // Behind the last reference and the last block, everything is zero and agrees.
+        var limit = fileClusters
         let wasQuiet = isQuiet
         let counted = result
         repeat {
-            let end = min(fileClusters, start + ReferenceWindow.size(total: fileClusters))
+            let end = min(limit, start + ReferenceWindow.size(total: fileClusters))
             var window = ReferenceWindow(start..<max(start, end))
             // Every pass sees all references again: what they are counts once.
             let before = (result, unmendable)
             try countReferences(into: &window, report)
+            limit = min(fileClusters, max(endOfReferences, try tables.refcounts().endOfBlocks))
             if start > 0 { (result, unmendable) = before } else { isQuiet = true }
+            isQuiet = wasQuiet
+            try checkOverlaps(window, report)
+            isQuiet = true
             try compare(window, repair: repair, report)
             start = end
-        } while start < fileClusters
+        } while start < limit
         isQuiet = wasQuiet
         result.totalClusters = counted.totalClusters
     }
@@ -150,6 +176,10 @@ struct Qcow2Checker {
     private mutating func agreeing(
         from first: Int, _ window: ReferenceWindow, _ store: RefcountStore
     ) throws(BlockError) -> Int {
+        guard store.hasBlock(for: first) else {
+            return window.unused(
+                from: first, limit: layout.refcountsPerBlock - first % layout.refcountsPerBlock)
+        }
         guard layout.refcountOrder == 4, let slice = try? store.slice(of: first) else { return 0 }
         let limit = min(slice.entries - slice.first, window.clusters.upperBound - first)
         let count = window.agreeing(
@@ -185,10 +215,13 @@ struct Qcow2Checker {
         _ report: (String) -> Void
     ) throws(BlockError) {
         hasWrongFlags = true
+        let wasQuiet = isQuiet
         let isLeak = refcount > references
         let mends = repair == .all || (repair == .leaks && isLeak)
         let word = mends ? "Repairing" : isLeak ? "Leaked" : "ERROR"
-        report("\(word) cluster \(cluster) refcount=\(refcount) reference=\(references)")
+        isQuiet = false
+        tell("\(word) cluster \(cluster) refcount=\(refcount) reference=\(references)", report)
+        isQuiet = wasQuiet
         if mends, references <= layout.maximumRefcount {
             try store.set(cluster, to: references)
             if isLeak { result.leaksFixed += 1 } else { result.corruptionsFixed += 1 }

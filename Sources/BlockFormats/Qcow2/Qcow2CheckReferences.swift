@@ -1,5 +1,8 @@
 import BlockCore
 
+/// A number as it stands in messages.
+func hex(_ value: some BinaryInteger) -> String { String(value, radix: 16) }
+
 extension Qcow2Checker {
     /// Counts every reference that the image's structures make to clusters of the window.
     mutating func countReferences(
@@ -32,11 +35,9 @@ extension Qcow2Checker {
             return false
         }
         window.count(offset >> layout.clusterBits..<layout.clusters(end))
+        endOfReferences = max(endOfReferences, layout.clusters(end))
         return true
     }
-
-    func hex(_ value: Int) -> String { String(value, radix: 16) }
-    func hex(_ value: UInt64) -> String { String(value, radix: 16) }
 
     /// Counts an L1 table and all below it.
     private mutating func countTree(
@@ -45,6 +46,7 @@ extension Qcow2Checker {
     ) throws(BlockError) {
         if entries > 0 { count("L1 table", offset, entries * 8, &window, report) }
         let buffer = AlignedBuffer(count: layout.clusterSize)
+        var repeated = RepeatedTables(l1)
         for (index, entry) in l1.enumerated() where entry != 0 {
             let table = Int(entry & L2Entry.offsetMask)
             if entry & ~(L2Entry.offsetMask | L2Entry.copiedFlag) != 0 {
@@ -61,6 +63,12 @@ extension Qcow2Checker {
             }
             if isActive {
                 window.noteFlag(table >> layout.clusterBits, isCopied: entry & L2Entry.copiedFlag != 0)
+            }
+            // Followed once: a small file could otherwise state more references than can be counted.
+            guard repeated.isFirstUse(of: table) else {
+                corruption(
+                    "ERROR L2 table at 0x\(hex(table)) is used more than once (L1 index \(index))", report)
+                continue
             }
             var bytes = buffer.mutableBytes
             try tables.file.read(into: &bytes, at: table)
@@ -89,17 +97,20 @@ extension Qcow2Checker {
                 continue
             }
             let cluster = host >> layout.clusterBits
+            let size = layout.clusterSize
             guard cluster < fileClusters else {
                 corruption(
                     "ERROR data cluster reaches beyond the end of the file: offset 0x\(hex(host)) "
-                        + "size 0x\(hex(layout.clusterSize))", report)
+                        + "size 0x\(hex(size))", report)
                 continue
             }
             guard isActive else {
                 window.count(cluster..<cluster + 1)
+                endOfReferences = max(endOfReferences, cluster + 1)
                 continue
             }
             window.countActive(cluster, isCopied: entry.isCopied)
+            if cluster >= endOfReferences { endOfReferences = cluster + 1 }
             result.allocatedClusters += 1
             if expected != 0 && host != expected { result.fragmentedClusters += 1 }
             expected = host + layout.clusterSize
@@ -132,6 +143,7 @@ extension Qcow2Checker {
             return
         }
         window.count(first..<last + 1)
+        endOfReferences = max(endOfReferences, last + 1)
         guard isActive else { return }
         result.allocatedClusters += 1
         result.compressedClusters += 1
@@ -165,6 +177,7 @@ extension Qcow2Checker {
             if entry & ~L2Entry.offsetMask != 0 {
                 refcountCorruption("ERROR refcount table entry \(index) has reserved bits set", report)
             }
+            if offset == 0 { continue }
             guard layout.isAligned(offset) else {
                 refcountCorruption(
                     "ERROR refcount block \(index) is not cluster aligned; refcount table entry corrupted",
@@ -177,13 +190,36 @@ extension Qcow2Checker {
             }
             let cluster = offset >> layout.clusterBits
             window.count(cluster..<cluster + 1)
+            endOfReferences = max(endOfReferences, cluster + 1)
         }
     }
 
-    private mutating func refcountCorruption(_ line: String, _ report: (String) -> Void) {
+    /// The refcount structure has its clusters to itself; where it does not, it is built anew elsewhere.
+    ///
+    /// - Parameter window: with everything counted.
+    mutating func checkOverlaps(_ window: ReferenceWindow, _ report: (String) -> Void) throws(BlockError) {
+        for (index, entry) in try tables.refcounts().table.enumerated() where entry & L2Entry.offsetMask != 0
+        {
+            let offset = Int(entry & L2Entry.offsetMask)
+            let cluster = offset >> layout.clusterBits
+            guard layout.isAligned(offset), window.clusters.contains(cluster) else { continue }
+            if window.count(of: cluster) > 1 {
+                refcountCorruption(
+                    "ERROR refcount block \(index) is in a cluster that is used otherwise", report)
+            }
+        }
+        let first = tables.header.refcountTableOffset >> layout.clusterBits
+        let table = first..<first + tables.header.refcountTableClusters
+        for cluster in table.clamped(to: window.clusters) where window.count(of: cluster) > 1 {
+            refcountCorruption(
+                "ERROR refcount table is in cluster \(cluster), which is used otherwise", report)
+        }
+    }
+
+    private mutating func refcountCorruption(_ line: @autoclosure () -> String, _ report: (String) -> Void) {
         result.corruptions += 1
         needsRebuild = true
-        if !isQuiet { report(line) }
+        tell(line(), report)
     }
 
     private mutating func countEncryptionHeader(_ window: inout ReferenceWindow, _ report: (String) -> Void) {
@@ -236,5 +272,39 @@ extension Qcow2Checker {
             }
         }
         return (position + 24 + Int(extraSize) + Int(nameSize) + 7) & ~7
+    }
+}
+
+/// The L2 tables that an L1 table refers to more than once, which no sound one does.
+struct RepeatedTables {
+    /// Offsets, sorted.
+    private var offsets: [Int] = []
+    private var wasSeen: [Bool] = []
+
+    init(_ l1: [UInt64]) {
+        var last = 0
+        var isAscending = true
+        for entry in l1 where entry & L2Entry.offsetMask != 0 {
+            let offset = Int(entry & L2Entry.offsetMask)
+            if offset <= last { isAscending = false }
+            last = offset
+        }
+        if isAscending { return }
+        var all = l1.compactMap { $0 & L2Entry.offsetMask == 0 ? nil : Int($0 & L2Entry.offsetMask) }
+        all.sort()
+        for index in all.indices.dropFirst() where all[index] == all[index - 1] && offsets.last != all[index]
+        {
+            offsets.append(all[index])
+        }
+        wasSeen = [Bool](repeating: false, count: offsets.count)
+    }
+
+    /// Whether this is the first time that the table at `offset` is asked about.
+    mutating func isFirstUse(of offset: Int) -> Bool {
+        if offsets.isEmpty { return true }
+        let index = offsets.firstIndex(notBelow: offset)
+        guard index < offsets.count, offsets[index] == offset else { return true }
+        defer { wasSeen[index] = true }
+        return !wasSeen[index]
     }
 }

@@ -186,6 +186,9 @@ public final class Qcow2Driver: FormatDriver {
         return answer
     }
 
+    /// How many refcounts are looked at before the answer is given without them.
+    private static let maximumLooks = 64 << 20
+
     /// Whether clearly more clusters are counted than the file system has given space to.
     private static func looksPreallocated(_ tables: Qcow2Metadata) throws(BlockError) -> Bool {
         let layout = tables.layout
@@ -196,11 +199,20 @@ public final class Qcow2Driver: FormatDriver {
         guard inFile > threshold else { return false }
         let refcounts = try tables.refcounts()
         var counted = 0
-        for cluster in 0..<inFile where try refcounts.refcount(of: cluster) > 0 {
-            counted += 1
+        var cluster = 0
+        var looked = 0
+        while cluster < inFile, looked < Self.maximumLooks {
+            guard refcounts.hasBlock(for: cluster) else {
+                cluster = (cluster / layout.refcountsPerBlock + 1) * layout.refcountsPerBlock
+                continue
+            }
+            if try refcounts.refcount(of: cluster) > 0 { counted += 1 }
             if counted > threshold { return true }
+            cluster += 1
+            looked += 1
         }
-        return false
+        // Asking about holes is never wrong, only slower.
+        return looked >= Self.maximumLooks
     }
 }
 

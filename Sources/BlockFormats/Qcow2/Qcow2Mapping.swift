@@ -4,7 +4,7 @@ extension Qcow2Driver {
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         try metadata.withLock { tables throws(BlockError) -> Extent in
             guard let table = try tables.l2TableOffset(offset) else {
-                return Extent(.unallocated, length: min(limit, tables.unmappedRun(offset)))
+                return Extent(.unallocated, length: min(limit, tables.unmappedRun(offset, limit: limit)))
             }
             return try tables.extent(at: offset, limit: limit, table: table)
         }
@@ -96,11 +96,12 @@ extension BlockNode {
 }
 
 extension Qcow2Metadata {
-    /// How far the guest space without L2 tables goes.
-    func unmappedRun(_ guestOffset: Int) -> Int {
+    /// How far the guest space without L2 tables goes; looked for up to `limit` bytes and somewhat more.
+    func unmappedRun(_ guestOffset: Int, limit: Int) -> Int {
         let span = layout.guestBytesPerL2Table
         var index = guestOffset / span + 1
-        while index < l1.count, l1[index] & L2Entry.offsetMask == 0 { index += 1 }
+        let last = min(l1.count, index + limit / span + 1)
+        while index < last, l1[index] & L2Entry.offsetMask == 0 { index += 1 }
         let (end, overflow) = index.multipliedReportingOverflow(by: span)
         return (overflow || index >= l1.count ? Int.max : end) - guestOffset
     }

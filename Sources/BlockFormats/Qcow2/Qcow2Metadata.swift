@@ -30,6 +30,14 @@ final class Qcow2Metadata {
     /// A change of many entries failed half-way: the dirty bit stays for the next who opens the image.
     var needsRepair = false
     var isReadOnly: Bool
+    /// Where metadata lies; known from the first change on.
+    var protection: Qcow2Protection?
+    /// Damage that was met while writing.
+    var damage: BlockError?
+    /// A check is mending this image, whose metadata may overlap and go uncounted.
+    var isRepairing = false
+    /// The file is known to be at least this long, in bytes, with what was allocated behind its end.
+    var knownEnd = 0
 
     /// A run of clusters that loses one reference each.
     struct PendingFree {
@@ -54,29 +62,19 @@ final class Qcow2Metadata {
         let store = try RefcountStore(
             file: file, layout: layout, tableOffset: header.refcountTableOffset,
             tableClusters: header.refcountTableClusters)
-        store.reserved = { [unowned self] in self.fixedMetadata() }
+        store.mayAllocate = { [unowned self] cluster throws(BlockError) in try self.mayAllocate(cluster) }
+        store.willMakeBlock = { [unowned self] cluster in _ = self.protection?.filter.insert(cluster) }
         loadedRefcounts = store
         return store
-    }
-
-    /// Clusters that must never be given out, however damaged the refcounts are.
-    private func fixedMetadata() -> [Range<Int>] {
-        func range(_ offset: Int, _ bytes: Int) -> Range<Int> {
-            let first = offset >> layout.clusterBits
-            return first..<first + max(layout.clusters(bytes), 0)
-        }
-        let tableClusters = loadedRefcounts?.tableClusters ?? header.refcountTableClusters
-        let tableOffset = loadedRefcounts?.tableOffset ?? header.refcountTableOffset
-        return [
-            0..<1, range(header.l1Offset, header.l1Entries * 8),
-            range(tableOffset, tableClusters << layout.clusterBits),
-        ]
     }
 
     // MARK: L1 and L2
 
     func setL1(_ index: Int, to value: UInt64) {
         l1[index] = value
+        if value & L2Entry.offsetMask != 0 {
+            _ = protection?.filter.insert(Int(value & L2Entry.offsetMask) >> layout.clusterBits)
+        }
         let range = index..<index + 1
         dirtyL1 =
             dirtyL1.map {
@@ -98,7 +96,19 @@ final class Qcow2Metadata {
         guard layout.isAligned(offset) else {
             throw corrupt("L2 table offset 0x\(String(offset, radix: 16)) unaligned (L1 index: \(index))")
         }
+        if offset >= knownEnd { try findEnd() }
+        guard offset < knownEnd else {
+            throw corrupt(
+                "L2 table offset 0x\(hex(offset)) is beyond the end of the file (L1 index: \(index))"
+            )
+        }
         return offset
+    }
+
+    /// Tables that were just made may not be in the file yet.
+    func findEnd() throws(BlockError) {
+        let allocated = (loadedRefcounts?.virginCluster ?? 0) << layout.clusterBits
+        knownEnd = max(try file.length(), allocated)
     }
 
     func corrupt(_ message: String) -> BlockError {
@@ -134,6 +144,7 @@ final class Qcow2Metadata {
 
     /// The L2 table of a guest offset, made or copied first when it is missing or shared with a snapshot.
     func writableL2Table(_ guestOffset: Int) throws(BlockError) -> Int {
+        try protectMetadata()
         let index = guestOffset / layout.guestBytesPerL2Table
         guard l1.indices.contains(index) else { throw corrupt("L1 table is too small") }
         let old = try checkedTable(l1[index], index)
@@ -199,6 +210,7 @@ final class Qcow2Metadata {
         let store = try refcounts()
         for free in frees {
             for cluster in free.clusters {
+                try checkRelease(cluster, refcount: try store.refcount(of: cluster))
                 guard try store.decrement(cluster) == 0 else { continue }
                 let offset = cluster << layout.clusterBits
                 // What was cached of a table that lay there must not be written over its next contents.
@@ -226,6 +238,7 @@ final class Qcow2Metadata {
 
     /// Writes back everything that is cached, in the order that is safe, and makes it durable.
     func commit() throws(BlockError) {
+        try checkSound()
         try commitRefcounts()
         if l2Cache.hasDirty || dirtyL1 != nil {
             try barrier()
@@ -266,6 +279,7 @@ final class Qcow2Metadata {
             let old = header.refcountTableOffset >> layout.clusterBits
             let oldClusters = header.refcountTableClusters
             try pointToRefcountTable(store)
+            protection = nil
             for cluster in old..<old + oldClusters { try store.decrement(cluster) }
         }
         try store.writeBack { () throws(BlockError) in try barrier() }
@@ -313,6 +327,7 @@ final class Qcow2Metadata {
         }
         l1 = entries
         dirtyL1 = nil
+        protection = nil
         try barrier()
         if oldClusters > 0 { release(old, count: oldClusters) }
     }
@@ -331,6 +346,8 @@ final class Qcow2Metadata {
         pendingFrees = []
         dirtyL1 = nil
         freeByteOffset = 0
+        protection = nil
+        knownEnd = 0
         l1 = try BigEndianTable.read(file, at: header.l1Offset, count: header.l1Entries)
         try loadedRefcounts?.reload(
             tableOffset: header.refcountTableOffset, tableClusters: header.refcountTableClusters)

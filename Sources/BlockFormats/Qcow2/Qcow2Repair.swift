@@ -140,6 +140,8 @@ extension Qcow2Checker {
     mutating func checkFlags(repair: Bool, _ report: (String) -> Void) throws(BlockError) {
         let store = try tables.refcounts()
         let buffer = AlignedBuffer(count: layout.clusterSize)
+        let areas = tables.knownAreas()
+        var repeated = RepeatedTables(tables.l1)
         for index in tables.l1.indices {
             let entry = tables.l1[index]
             let table = Int(entry & L2Entry.offsetMask)
@@ -151,6 +153,10 @@ extension Qcow2Checker {
                         + "refcount=\(refcount)", repair, report)
                 if repair { tables.setL1(index, to: entry ^ L2Entry.copiedFlag) }
             }
+            // What lies in other tables is no L2 table, whatever the L1 table says.
+            guard !areas.contains(where: { $0.contains(table >> layout.clusterBits) }),
+                repeated.isFirstUse(of: table)
+            else { continue }
             var bytes = buffer.mutableBytes
             try tables.file.read(into: &bytes, at: table)
             if try checkFlags(in: buffer, store, repair, report) {
@@ -164,13 +170,15 @@ extension Qcow2Checker {
         }
     }
 
-    private mutating func note(_ line: String, _ repair: Bool, _ report: (String) -> Void) {
+    private mutating func note(
+        _ line: @autoclosure () -> String, _ repair: Bool, _ report: (String) -> Void
+    ) {
         if repair {
             result.corruptionsFixed += 1
-            report(line.replacingPrefix("ERROR", with: "Repairing"))
+            tell(line().replacingPrefix("ERROR", with: "Repairing"), report)
         } else {
             result.corruptions += 1
-            report(line)
+            tell(line(), report)
         }
     }
 

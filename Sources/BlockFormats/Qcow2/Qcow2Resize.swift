@@ -80,7 +80,7 @@ extension Qcow2Metadata {
         var guest = range.lowerBound
         while guest < range.upperBound {
             if try l2TableOffset(guest) == nil {
-                let run = unmappedRun(guest)
+                let run = unmappedRun(guest, limit: range.upperBound - guest)
                 guest = run >= range.upperBound - guest ? range.upperBound : guest + run
                 continue
             }
@@ -124,6 +124,7 @@ extension Qcow2Metadata {
         guard size < end else { return }
         let entry = try entry(at: size)
         guard entry.kind(version: layout.version) == .data, entry.isCopied else { return }
+        try checkGuestClusters(entry.hostOffset, count: 1)
         let inside = size & (layout.clusterSize - 1)
         try file.writeZeroes(at: entry.hostOffset + inside, count: end - size, flags: [])
         hasUnflushedWrites = true
@@ -145,7 +146,18 @@ extension Qcow2Metadata {
         let store = try refcounts()
         let length = try file.length()
         var clusters = layout.clusters(length)
-        while clusters > 0, try store.refcount(of: clusters - 1) == 0 { clusters -= 1 }
+        while clusters > 0 {
+            guard store.hasBlock(for: clusters - 1) else {
+                clusters = (clusters - 1) / layout.refcountsPerBlock * layout.refcountsPerBlock
+                continue
+            }
+            guard try store.refcount(of: clusters - 1) == 0 else { break }
+            clusters -= 1
+        }
+        // Of what lies behind, nothing may be metadata that is not counted.
+        if let lost = try lastMetadata(), lost >= clusters {
+            throw condemn("Cluster \(lost) holds metadata and is not counted")
+        }
         let end = clusters << layout.clusterBits
         guard end < length else { return }
         do throws(BlockError) { try file.resize(to: end) } catch {

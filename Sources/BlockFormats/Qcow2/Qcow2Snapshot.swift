@@ -148,6 +148,7 @@ extension Qcow2Metadata {
         }
         try file.write(changed.fixedBytes().span.bytes, at: 0)
         header = changed
+        protection = nil
         try barrier()
         if oldBytes > 0 { release(old >> layout.clusterBits, count: layout.clusters(oldBytes)) }
     }

@@ -159,6 +159,7 @@ extension Qcow2Metadata {
             }
             count += 1
         }
+        if isOwn { try checkGuestClusters(entry.hostOffset, count: count) }
         let clusters = start - inside..<start - inside + count << layout.clusterBits
         let part = start..<min(guest.upperBound, clusters.upperBound)
         if isOwn && kind == .data {

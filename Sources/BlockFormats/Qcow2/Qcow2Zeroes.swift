@@ -56,7 +56,7 @@ extension Qcow2Driver: ZeroWriting, Discarding {
             var guest = range.lowerBound
             while guest < range.upperBound {
                 if skippingUnmapped, try tables.l2TableOffset(guest) == nil {
-                    let run = tables.unmappedRun(guest)
+                    let run = tables.unmappedRun(guest, limit: range.upperBound - guest)
                     guest = run >= range.upperBound - guest ? range.upperBound : guest + run
                     continue
                 }

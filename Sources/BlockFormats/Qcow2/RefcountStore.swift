@@ -18,10 +18,14 @@ final class RefcountStore {
     private(set) var firstMaybeFree = 0
     /// No cluster from here on was ever written: the file is shorter, so they read as zeroes.
     private(set) var virginCluster: Int
-    /// Ranges that are never given out, whatever the refcounts say: fixed metadata.
-    var reserved: () -> [Range<Int>] = { [] }
+    /// Whether a cluster with a refcount of zero may be given out; throws when it must be counted.
+    var mayAllocate: (Int) throws(BlockError) -> Bool = { _ in true }
+    /// Told of every cluster that becomes a refcount block.
+    var willMakeBlock: (Int) -> Void = { _ in }
 
     static let entryOffsetMask: UInt64 = ~0x1ff
+    /// How many clusters behind the end of the file may be counted before the search for a free one gives up.
+    private static let searchLimit = 4 << 20
 
     /// Loads the table.
     init(file: BlockNode, layout: Qcow2Layout, tableOffset: Int, tableClusters: Int) throws(BlockError) {
@@ -52,7 +56,26 @@ final class RefcountStore {
                 .corrupt, "Refcount block offset 0x\(String(offset, radix: 16)) is not aligned to a cluster",
                 path: file.filename, offset: offset)
         }
+        guard offset >> layout.clusterBits < virginCluster else {
+            throw BlockError(
+                .corrupt,
+                "Refcount block offset 0x\(String(offset, radix: 16)) is beyond the end of the file",
+                path: file.filename, offset: offset)
+        }
         return offset
+    }
+
+    /// One past the last cluster for which there is a block.
+    var endOfBlocks: Int {
+        let last = table.lastIndex { $0 & L2Entry.offsetMask != 0 }
+        return last.map { ($0 + 1) * layout.refcountsPerBlock } ?? 0
+    }
+
+    /// Whether there is a block for `cluster`; where not, its refcount and those of the block's others are
+    /// zero.
+    func hasBlock(for cluster: Int) -> Bool {
+        let index = cluster / layout.refcountsPerBlock
+        return table.indices.contains(index) && table[index] & L2Entry.offsetMask != 0
     }
 
     /// The slot of the slice that holds `cluster`'s refcount, and its entry number there.
@@ -127,15 +150,17 @@ final class RefcountStore {
 
     /// Finds `count` free clusters in a row and takes them out of the search, without a refcount yet.
     private func findFree(_ count: Int) throws(BlockError) -> Int {
-        let kept = reserved()
+        let limit = min(clusterLimit, virginCluster + Self.searchLimit + count)
         var candidate = firstMaybeFree
         var run = 0
         while run < count {
             let cluster = candidate + run
-            guard cluster < clusterLimit else {
+            guard cluster < limit else {
                 throw BlockError(.noSpace, "The image file would become too large", path: file.filename)
             }
-            if try refcount(of: cluster) != 0 || kept.contains(where: { $0.contains(cluster) }) {
+            let isCounted = try refcount(of: cluster) != 0
+            let isFree = isCounted ? false : try mayAllocate(cluster)
+            if !isFree {
                 candidate = cluster + 1
                 run = 0
             } else {
@@ -153,6 +178,7 @@ final class RefcountStore {
         if index >= table.count { try growTable(toHold: index) }
         if let made = try blockOffset(cluster) { return made }
         let home = try findFree(1)
+        willMakeBlock(home)
         let offset = home << layout.clusterBits
         try clear(block: offset)
         table[index] = UInt64(offset)

@@ -50,6 +50,15 @@ struct ReferenceWindow {
         return small == Self.countMask ? large[index] ?? UInt64(small) : UInt64(small)
     }
 
+    /// How many clusters from `first` on nothing refers to; at most `limit`, and not beyond this window.
+    func unused(from first: Int, limit: Int) -> Int {
+        let start = first - clusters.lowerBound
+        let end = min(cells.count, start + limit)
+        var index = start
+        while index < end, cells[index] == 0 { index &+= 1 }
+        return index - start
+    }
+
     /// The last cluster of `range` (which lies in this window) that anything refers to.
     func lastUsed(in range: Range<Int>) -> Int? {
         range.last { cells[$0 - clusters.lowerBound] != 0 }

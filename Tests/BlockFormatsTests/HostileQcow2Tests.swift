@@ -1,0 +1,94 @@
+import BlockCore
+import BlockFormats
+import BlockTestSupport
+import Testing
+
+/// Images from strangers: every damage of the table is answered, not obeyed.
+@Suite(.serialized) struct HostileQcow2Tests {
+    private let gauntlet = Gauntlet(formats: StandardFormats.all, format: "qcow2")
+
+    private func store(_ image: Qcow2Bytes) -> TestStore { TestStore(["disk": image.bytes]) }
+
+    /// What is not asked for by a damaged image must be right, or the cases prove nothing.
+    @Test(arguments: 9...21, [2, 3])
+    func soundImageIsSound(clusterBits: Int, version: Int) throws {
+        let image = Qcow2Bytes(version: version, clusterBits: clusterBits)
+        let result = try gauntlet.check(store(image))
+        #expect(result.corruptions == 0 && result.leaks == 0 && result.checkErrors == 0)
+        let bytes = try gauntlet.with(store(image)) { node throws(BlockError) in
+            try node.readBytes(at: 0, count: image.clusterSize * 3)
+        }
+        let expected = [0xa0, 0xa1, 0].flatMap { [UInt8](repeating: $0, count: image.clusterSize) }
+        #expect(bytes == expected)
+    }
+
+    @Test(.timeLimit(.minutes(5)), arguments: HostileCase.all)
+    func opening(_ damage: HostileCase) throws {
+        let store = store(damage.image)
+        guard let refusal = damage.refusal else {
+            try gauntlet.with(store) { _ in }
+            return
+        }
+        let error = #expect(throws: BlockError.self) { try gauntlet.open(store) }
+        #expect(error?.message.contains(refusal) == true, "\(error?.message ?? "")")
+        #expect(error?.path == "disk")
+    }
+
+    @Test(.timeLimit(.minutes(5)), arguments: HostileCase.all.filter { $0.refusal == nil })
+    func reading(_ damage: HostileCase) throws {
+        let store = store(damage.image)
+        let read = { () throws(BlockError) in
+            try gauntlet.with(store) { node throws(BlockError) in try gauntlet.readAll(node) }
+        }
+        if let fragment = damage.readFailure {
+            let error = #expect(throws: BlockError.self) { try read() }
+            #expect(error?.message.contains(fragment) == true, "\(error?.message ?? "")")
+            #expect(error?.kind == .corrupt && error?.path == "disk")
+        } else {
+            try read()
+        }
+        gauntlet.look(store)
+        #expect(store["disk"] == damage.image.bytes, "reading changes nothing")
+    }
+
+    @Test(.timeLimit(.minutes(5)), arguments: HostileCase.all.filter { $0.refusal == nil })
+    func checking(_ damage: HostileCase) throws {
+        let result = try gauntlet.check(store(damage.image))
+        #expect(finding(result) == damage.finding, "\(result)")
+        let copy = store(damage.image)
+        let repaired = try? gauntlet.check(copy, repair: .all)
+        let again = try? gauntlet.check(copy)
+        if damage.isMendable {
+            #expect(again.map(finding) == .nothing, "\(repaired as Any) \(again as Any)")
+        } else if let repaired, repaired.corruptions == 0, repaired.checkErrors == 0 {
+            #expect(again.map(finding) == .nothing, "a repair that says all is well must be right")
+        }
+    }
+
+    private func finding(_ result: CheckResult) -> HostileCase.Finding {
+        if result.corruptions > 0 || result.checkErrors > 0 { return .corruption }
+        return result.leaks > 0 ? .leaks : .nothing
+    }
+
+    /// Writing to a damaged image destroys nothing that the damage had left.
+    @Test(.timeLimit(.minutes(5)), arguments: HostileCase.all)
+    func changing(_ damage: HostileCase) throws {
+        let store = store(damage.image)
+        gauntlet.change(store)
+        gauntlet.look(store)
+        // The header is readable as long as it was.
+        if damage.refusal == nil { try gauntlet.with(store) { _ in } }
+    }
+
+    /// A header that ends at any byte is refused, and never read past its end.
+    @Test func truncatedHeaders() throws {
+        let whole = Qcow2Bytes().bytes.read(at: 0, count: 112)
+        for length in 0..<112 {
+            let error = #expect(throws: BlockError.self, "\(length)") {
+                try gauntlet.open(TestStore(["disk": SparseBytes(Array(whole.prefix(length)))]))
+            }
+            #expect(error?.path == "disk" && error?.message.isEmpty == false)
+            #expect(error?.kind == (length < 4 ? .wrongFormat : .corrupt), "\(length)")
+        }
+    }
+}
