@@ -28,7 +28,7 @@ public final class CompareJob: BlockJob {
     }
 
     /// How much is read at once from each disk, in bytes.
-    private static let pieceBytes = 1 << 20
+    private static let pieceBytes = 1 << 18
     private static let sectorBytes = 512
     private static let workers = 2
 
