@@ -387,7 +387,7 @@ import Testing
         "what dd refuses",
         arguments: [
             ("", "Must specify both input and output files"), ("foo", "unrecognized operand foo"),
-            ("if=in.raw of=in.raw", "in.raw: the output is the input file"),
+            ("if=in.raw of=in.raw", "in.raw: the output is the input file, or a backing file of it"),
             ("if=in.raw of=x bs=0", "Invalid bs specified. Must be between 1 and 2147483647."),
             ("if=in.raw of=x count=x", "Invalid count specified: 'x'"),
             ("-O nosuch if=in.raw of=x", "Unknown file format 'nosuch'"),
