@@ -18,7 +18,8 @@ ENDED = re.compile(r"^\S+ Test (?!run )(?P<name>.*?)(?: with \d+ test cases?)? (
 STARTED = re.compile(r"^\S+ Test (?!run |case )(?P<name>.*) started\.$")
 SKIPPED = re.compile(r"^\S+ Test (?P<name>.*) skipped(?:\.$|: )")
 EVENT = re.compile(r"^[◇✔✘➜━] ")
-KNOWN_ISSUE = re.compile(r"^━ Test .* recorded a known issue")
+# Known issues, and the start of a test case one of whose arguments has several lines.
+QUIET_BLOCK = re.compile(r"^━ Test .* recorded a known issue|^◇ (?!.*started\.$)")
 NOISE = re.compile(r"^(?:◇ |↳ T|[✔━] (?:Test|Suite) |\[\d+/\d+\] |Build complete)")
 
 
@@ -52,14 +53,14 @@ class Shown:
     """Decides which lines of Swift Testing to show: not those of success, nor the text of known issues."""
 
     def __init__(self):
-        self.in_known_issue = False
+        self.in_block = False
 
     def wants(self, line):
-        if KNOWN_ISSUE.match(line):
-            self.in_known_issue = True
+        if QUIET_BLOCK.match(line):
+            self.in_block = True
         elif EVENT.match(line):
-            self.in_known_issue = False
-        return not self.in_known_issue and not NOISE.match(line)
+            self.in_block = False
+        return not self.in_block and not NOISE.match(line)
 
 
 def step(text):

@@ -52,6 +52,10 @@ class Counting(unittest.TestCase):
         text += "✘ Test b() failed after 1 s\nx\n"
         self.assertEqual(self.shown(text), ["✘ Test b() failed after 1 s", "x"])
 
+    def test_arguments_of_several_lines_are_not_shown(self):
+        text = "◇ Test case passing 1 argument text → \"a\nb\" to \"name\" started.\n✔ Test c() passed\nshown\n"
+        self.assertEqual(self.shown(text), ["shown"])
+
     def shown(self, text):
         shown = run_tests.Shown()
         return [line for line in text.splitlines() if shown.wants(line)]
