@@ -154,11 +154,22 @@ extension Qcow2Driver: Creatable, Measurable {
         var options = options
         options.set(.size, to: String(virtualSize))
         let plan = try Plan(options)
+        guard plan.layout.l1Entries(forVirtualSize: virtualSize) <= Qcow2.Limit.l1TableBytes / 8 else {
+            throw BlockError(.limit, "The image size is too large (try using a larger cluster size)")
+        }
         let full = try fullyAllocatedBytes(plan)
         let aligned = virtualSize.roundedUp(to: plan.layout.clusterSize) ?? virtualSize
-        var data = plan.preallocation == .off || plan.preallocation == .metadata ? 0 : aligned
-        if let source, data == 0 { data = try allocatedBytes(of: source, unit: plan.layout.clusterSize) }
-        return MeasuredSize(required: full - aligned + min(data, aligned), fullyAllocated: full)
+        // With a backing file, what will be in the image depends on what that file has.
+        let hasAll =
+            plan.preallocation == .falloc || plan.preallocation == .full
+            || (plan.header.backing != nil && source != nil)
+        var data = hasAll ? aligned : 0
+        if let source, !hasAll { data = try allocatedBytes(of: source, unit: plan.layout.clusterSize) }
+        var size = MeasuredSize(required: full - aligned + min(data, aligned), fullyAllocated: full)
+        // Bitmaps are not copied yet, so those of a source that could have some take nothing.
+        let keepsBitmaps = (source?.format as? Qcow2Driver).map { $0.layout.version >= 3 } ?? false
+        if keepsBitmaps && plan.layout.version >= 3 { size.bitmaps = 0 }
+        return size
     }
 
     /// How many bytes of clusters the data of a source touches.
