@@ -8,7 +8,8 @@ import Testing
 /// One image, edited in place by Platter and by qemu-io in turn, with snapshots taken and applied by both.
 @Suite(.serialized) struct AlternatingInteropTests {
     static let options = [
-        "cluster_size=512", "cluster_size=4k,refcount_bits=2", "cluster_size=64k", "compat=0.10,cluster_size=4k",
+        "cluster_size=512", "cluster_size=4k,refcount_bits=2", "cluster_size=64k",
+        "compat=0.10,cluster_size=4k",
         "lazy_refcounts=on,cluster_size=4k", "compression_type=zstd", "cluster_size=2M",
     ]
 

@@ -7,8 +7,10 @@ import Testing
     static let options: [String] = [
         "cluster_size=512", "cluster_size=1k", "cluster_size=2k", "cluster_size=4k", "cluster_size=8k",
         "cluster_size=16k", "cluster_size=32k", "cluster_size=64k", "cluster_size=128k", "cluster_size=256k",
-        "cluster_size=512k", "cluster_size=1M", "cluster_size=2M", "compat=0.10", "compat=v2,cluster_size=512",
-        "compat=1.1", "compat=v3", "lazy_refcounts=on", "lazy_refcounts=on,cluster_size=4k", "refcount_bits=1",
+        "cluster_size=512k", "cluster_size=1M", "cluster_size=2M", "compat=0.10",
+        "compat=v2,cluster_size=512",
+        "compat=1.1", "compat=v3", "lazy_refcounts=on", "lazy_refcounts=on,cluster_size=4k",
+        "refcount_bits=1",
         "refcount_bits=2", "refcount_bits=4", "refcount_bits=8", "refcount_bits=32", "refcount_bits=64",
         "refcount_bits=1,cluster_size=512", "refcount_bits=64,cluster_size=512", "compression_type=zstd",
         "compression_type=zlib", "preallocation=off", "preallocation=metadata", "preallocation=falloc",

@@ -53,7 +53,8 @@ class Counting(unittest.TestCase):
         self.assertEqual(self.shown(text), ["✘ Test b() failed after 1 s", "x"])
 
     def test_arguments_of_several_lines_are_not_shown(self):
-        text = "◇ Test case passing 1 argument text → \"a\nb\" to \"name\" started.\n✔ Test c() passed\nshown\n"
+        text = "◇ Test case passing 1 argument text → \"a\nb\" to \"name\" started.\n"
+        text += "✔ Test c() passed\nshown\n"
         self.assertEqual(self.shown(text), ["shown"])
 
     def shown(self, text):
