@@ -63,7 +63,7 @@ extension DiskOperation {
     }
 
     /// The operation cut to a disk of `size` bytes; `nil` when nothing is left of it.
-    func clipped(to size: Int) -> DiskOperation? {
+    public func clipped(to size: Int) -> DiskOperation? {
         guard let range else { return self }
         guard range.lowerBound < size else { return nil }
         let (offset, count) = (range.lowerBound, min(range.count, size - range.lowerBound))
@@ -81,6 +81,8 @@ extension DiskOperation {
 
 /// What a driver can do, so that only that is asked of it.
 public struct DiskAbilities: Sendable {
+    public init() {}
+
     /// The unit of requests in bytes: the cluster size.
     public var unit = 1
     public var compresses = false

@@ -88,28 +88,8 @@ final class ImageSession {
     }
 
     private func act(_ operation: DiskOperation) throws(BlockError) {
-        switch operation {
-        case .write(let offset, let count, let stamp, let noise):
-            let bytes = Pattern.bytes(stamp: stamp, at: offset, count: count, noise: noise)
-            try node.write(bytes.span.bytes, at: offset)
-        case .writeCompressed(let offset, let count, let stamp, let noise):
-            let bytes = Pattern.bytes(stamp: stamp, at: offset, count: count, noise: noise)
-            try ImageWriting.writeCompressed(bytes, at: offset, to: node)
-        case .writeZeroes(let offset, let count, let mayUnmap):
-            try node.writeZeroes(at: offset, count: count, flags: mayUnmap ? .mayUnmap : [])
-        case .discard(let offset, let count): try node.discard(at: offset, count: count)
-        case .read(let offset, let count): _ = try node.readBytes(at: offset, count: count)
-        case .flush: try node.flush()
-        case .reopen: try reopen()
-        case .resize(let size): try node.resize(to: size)
-        case .createSnapshot(let name):
-            try snapshots?.createSnapshot(SnapshotInfo(id: "", name: name, virtualSize: model.size))
-        case .applySnapshot(let name): try snapshots?.applySnapshot(name)
-        case .deleteSnapshot(let name): try snapshots?.deleteSnapshot(name)
-        }
+        if operation == .reopen { try reopen() } else { try node.perform(operation) }
     }
-
-    private var snapshots: (any SnapshotCapable)? { node.format as? any SnapshotCapable }
 
     /// Closes and opens the image. The node is a new one also when closing failed.
     private func reopen() throws(BlockError) {

@@ -55,7 +55,7 @@ public struct ReferenceDisk: Sendable, Equatable {
 
 extension ReferenceDisk {
     /// Does what `operation` means; it fits the disk. A discard makes zeroes.
-    mutating func apply(_ operation: DiskOperation) {
+    public mutating func apply(_ operation: DiskOperation) {
         switch operation {
         case .write(let offset, let count, let stamp, let noise),
             .writeCompressed(let offset, let count, let stamp, let noise):
@@ -74,5 +74,5 @@ extension ReferenceDisk {
     mutating func replaceContents(_ contents: SparseBytes) { self.contents = contents }
 
     /// Takes over bytes that were found on a disk.
-    mutating func adopt(_ bytes: [UInt8], at offset: Int) { contents.write(bytes, at: offset) }
+    public mutating func adopt(_ bytes: [UInt8], at offset: Int) { contents.write(bytes, at: offset) }
 }
