@@ -121,7 +121,7 @@ public final class FakeFormat: FormatDriver {
         var target = whole.mutableBytes
         try old.readOld(into: &target, at: offset - inside)
         target.copy(from: bytes.extracting(0..<kept), at: inside)
-        if bug == .racesOnAllocation { WorkerThreads.sleep(nanoseconds: 20_000) }
+        if bug == .racesOnAllocation { WorkerThreads.sleep(nanoseconds: 2_000_000) }
         try allocate(cluster, whole)
     }
 
