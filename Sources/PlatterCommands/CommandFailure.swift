@@ -29,10 +29,20 @@ struct CommandFailure: Error {
         switch error {
         case let failure as CommandFailure: self = failure
         case let error as BlockError:
-            self.init(error.message, details: error.hint.map { [$0] } ?? [])
+            self.init(Self.naming(error), details: error.hint.map { [$0] } ?? [])
             if error.kind == .cancelled { status = Self.cancelledStatus }
         default: self.init("\(error)")
         }
+    }
+
+    /// The message; of damage it has to say where.
+    private static func naming(_ error: BlockError) -> String {
+        guard error.kind == .corrupt || error.kind == .limit || error.kind == .noSpace, let path = error.path,
+            !error.message.contains(path)
+        else {
+            return error.message
+        }
+        return "\(path): \(error.message)"
     }
 
     /// The exit status after an interrupt, as a shell reports it.

@@ -153,7 +153,7 @@ import Testing
         try fixture.write("hurt.qcow2", bytes)
         let failed = try fixture.platter("convert", "hurt.qcow2", "out.raw")
         #expect(failed.status == 1)
-        #expect(failed.error.hasPrefix("platter: error while reading at byte 0: "))
+        #expect(failed.error.hasPrefix("platter: hurt.qcow2: error while reading at byte 0: "))
         #expect(!fixture.exists("out.raw"))
         let salvaged = try fixture.platter("convert", "--salvage", "hurt.qcow2", "out.raw")
         #expect(salvaged.status == 0)
