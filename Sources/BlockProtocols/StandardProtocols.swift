@@ -2,5 +2,7 @@ import BlockCore
 
 /// Every protocol that Platter knows.
 public enum StandardProtocols {
-    public static let all: [ProtocolEntry] = [FileDriver.entry, HostDeviceDriver.entry, NullDriver.entry]
+    public static let all: [ProtocolEntry] = [
+        FileDriver.entry, HostDeviceDriver.entry, NullDriver.entry, DebugDriver.entry, ThrottleDriver.entry,
+    ]
 }

@@ -78,6 +78,7 @@ extension BlockNode {
             guard children.indices.contains(extent.child) else {
                 throw BlockError(.corrupt, "The image has no storage number \(extent.child)", path: filename)
             }
+            children[extent.child].emit(.readData)
             try children[extent.child].read(into: &part, at: hostOffset)
         case .zero: part.fill()
         case .encoded: try driver.readEncoded(into: &part, at: offset)
@@ -95,6 +96,7 @@ extension BlockNode {
         }
         guard inside > 0 else { return }
         var head = part.slice(0..<inside)
+        file?.emit(.readBacking)
         try backing.read(into: &head, at: offset)
     }
 }

@@ -9,7 +9,9 @@ extension BlockNode {
         let began = statistics.now()
         switch layer {
         case .storage(let driver):
+            emit(.storageWrite)
             try driver.write(bytes, at: offset)
+            emit(.storageWritten)
         case .format(let driver):
             let range = try checkedRange(offset, bytes.byteCount, of: driver)
             let ticket = requests.acquire(clusters(range, driver), exclusive: true)
@@ -49,6 +51,7 @@ extension BlockNode {
         let began = statistics.now()
         switch layer {
         case .storage(let driver):
+            emit(.storageZero)
             try driver.writeZeroes(at: offset, count: count, flags: flags)
         case .format(let driver):
             let range = try checkedRange(offset, count, of: driver)
@@ -116,6 +119,7 @@ extension BlockNode {
         }
         let ticket = requests.acquire(0..<Int.max, exclusive: true)
         defer { requests.release(ticket) }
+        file?.emit(.emptyPrepare)
         try driver.makeEmpty()
     }
 

@@ -41,6 +41,8 @@ public final class BlockNode: GuestReader, Sendable {
     // Looked up once: a cast for every request would cost more than the request.
     let zeroWriting: (any ZeroWriting)?
     let discarding: (any Discarding)?
+    /// The storage of this node, where it wants to hear of events.
+    public let eventListener: (any MetadataEventListener)?
 
     /// Wraps an open driver. The node closes it.
     ///
@@ -63,6 +65,11 @@ public final class BlockNode: GuestReader, Sendable {
         } else {
             zeroWriting = nil
             discarding = nil
+        }
+        if case .storage(let driver) = layer {
+            eventListener = driver as? any MetadataEventListener
+        } else {
+            eventListener = nil
         }
     }
 
@@ -140,7 +147,9 @@ public final class BlockNode: GuestReader, Sendable {
         do throws(BlockError) {
             switch layer {
             case .storage(let driver): try driver.flush()
-            case .format(let driver): try driver.flush()
+            case .format(let driver):
+                file?.emit(.flushToSystem)
+                try driver.flush()
             }
         } catch {
             needsFlush.store(true, ordering: .relaxed)

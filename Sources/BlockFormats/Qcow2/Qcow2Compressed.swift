@@ -38,6 +38,7 @@ extension Qcow2Driver: CompressedWriting {
             return place
         }
         do throws(BlockError) {
+            file.emit(.writeCompressed)
             try file.write(payload, at: place.hostOffset)
         } catch {
             finishWrite { tables in tables.giveBack(place) }
@@ -60,6 +61,7 @@ struct CompressedPlace {
 extension Qcow2Metadata {
     /// Finds room for `size` bytes (less than a cluster): behind the last compressed cluster where it fits.
     func allocateBytes(_ size: Int) throws(BlockError) -> CompressedPlace {
+        file.emit(.clusterAllocateBytes)
         try beginLazyRefcounts()
         let store = try refcounts()
         let place: CompressedPlace
@@ -91,6 +93,7 @@ extension Qcow2Metadata {
     }
 
     func link(_ place: CompressedPlace, at guestOffset: Int) throws(BlockError) {
+        file.emit(.l2UpdateCompressed)
         hasUnflushedWrites = true
         guard let entry = L2Entry.compressed(at: place.hostOffset, size: place.size, layout) else {
             throw BlockError(

@@ -15,6 +15,7 @@ extension Qcow2Driver {
         var done = 0
         while done < count {
             let batch = try compressedBatch(at: offset + done, limit: count - done)
+            file.emit(.readCompressed)
             let bytes = try file.readBuffer(at: batch.hostRange.lowerBound, count: batch.hostRange.count)
             for cluster in batch.clusters {
                 let inside = (offset + done) & (layout.clusterSize - 1)

@@ -52,7 +52,8 @@ final class Qcow2Metadata {
         self.isReadOnly = isReadOnly
         layout = header.layout
         l2Cache = TableCache(
-            file: file, sliceSize: header.layout.sliceSize, budgetBytes: Qcow2.CacheBudget.l2Bytes)
+            file: file, sliceSize: header.layout.sliceSize, budgetBytes: Qcow2.CacheBudget.l2Bytes,
+            loadEvent: .l2Load)
         l1 = try BigEndianTable.read(file, at: header.l1Offset, count: header.l1Entries)
     }
 
@@ -159,6 +160,7 @@ final class Qcow2Metadata {
 
     /// A new table is all zero in the file before an L1 entry refers to it.
     private func clearTable(_ offset: Int) throws(BlockError) {
+        file.emit(.l2AllocateWrite)
         l2Cache.discard(offset..<offset + layout.clusterSize)
         if layout.sliceSize == layout.clusterSize {
             if l2Cache.isCrowdedByDirty { try commit() }
@@ -172,9 +174,11 @@ final class Qcow2Metadata {
     private func copyTable(from old: Int, to new: Int) throws(BlockError) {
         l2Cache.discard(new..<new + layout.clusterSize)
         // A shared table is never changed in the cache, so the file has its contents.
+        file.emit(.l2AllocateCopyRead)
         let buffer = AlignedBuffer(count: layout.clusterSize)
         var bytes = buffer.mutableBytes
         try file.read(into: &bytes, at: old)
+        file.emit(.l2AllocateWrite)
         try file.write(buffer.bytes, at: new)
         hasUnflushedWrites = true
     }
@@ -205,6 +209,7 @@ final class Qcow2Metadata {
     }
 
     private func applyFrees() throws(BlockError) {
+        file.emit(.clusterFree)
         let frees = pendingFrees
         pendingFrees = []
         let store = try refcounts()
@@ -232,6 +237,7 @@ final class Qcow2Metadata {
 
     /// Makes what was written so far durable.
     func barrier() throws(BlockError) {
+        file.emit(.flushToDisk)
         try file.flush()
         hasUnflushedWrites = false
     }
@@ -242,9 +248,11 @@ final class Qcow2Metadata {
         try commitRefcounts()
         if l2Cache.hasDirty || dirtyL1 != nil {
             try barrier()
+            if l2Cache.hasDirty { file.emit(.l2Update) }
             try l2Cache.writeBack()
             if let dirty = dirtyL1 {
                 try barrier()
+                file.emit(.l1Update)
                 try BigEndianTable.write(l1, dirty, to: file, at: header.l1Offset)
                 dirtyL1 = nil
             }
@@ -309,7 +317,9 @@ final class Qcow2Metadata {
     /// The old table's clusters lose a reference; what the tables refer to is the caller's affair.
     func moveL1(to entries: [UInt64], change: (inout Qcow2Header) -> Void = { _ in }) throws(BlockError) {
         let clusters = layout.clusters(entries.count * 8)
+        file.emit(.l1GrowAllocate)
         let start = clusters == 0 ? 0 : try refcounts().allocate(clusters)
+        file.emit(.l1GrowWrite)
         try BigEndianTable.write(entries, to: file, at: start << layout.clusterBits)
         try padTable(start << layout.clusterBits, entries.count * 8)
         hasUnflushedWrites = true
@@ -321,6 +331,7 @@ final class Qcow2Metadata {
         header.l1Offset = start << layout.clusterBits
         header.l1Entries = entries.count
         change(&header)
+        file.emit(.l1GrowActivate)
         do throws(BlockError) { try writeHeaderFields() } catch {
             header = before
             throw error

@@ -36,6 +36,7 @@ extension Qcow2Driver {
                 try fill(allocation, plan, part, old)
             } else {
                 defer { finishWrite { _ in } }
+                file.emit(.writeData)
                 try file.write(part, at: plan.hostOffset)
             }
             done += plan.guest.count
@@ -80,6 +81,7 @@ extension Qcow2Driver {
         let headIsZero = head.isEmpty || readsAsZero(allocation.headKind, head, old)
         let tailIsZero = tail.isEmpty || readsAsZero(allocation.tailKind, tail, old)
         let isComplete = head.isEmpty && tail.isEmpty
+        file.emit(.writeData)
         if isComplete || (allocation.isVirgin && headIsZero && tailIsZero) {
             return try file.write(bytes, at: plan.hostOffset)
         }
@@ -91,6 +93,7 @@ extension Qcow2Driver {
             whole.copy(from: bytes, at: head.count)
             var rest = whole.slice(head.count + bytes.byteCount..<allocation.guest.count)
             try complete(&rest, tail, tailIsZero, old)
+            file.emit(.copyWrite)
             return try file.write(buffer.bytes, at: allocation.hostOffset)
         }
         try copyOld(head, headIsZero, to: allocation.hostOffset, old)
@@ -110,6 +113,7 @@ extension Qcow2Driver {
         _ part: inout MutableRawSpan, _ guest: Range<Int>, _ isZero: Bool, _ old: any GuestReader
     ) throws(BlockError) {
         if guest.isEmpty { return }
+        if !isZero { file.emit(.copyRead) }
         if isZero { part.fill() } else { try old.readOld(into: &part, at: guest.lowerBound) }
     }
 
@@ -118,6 +122,7 @@ extension Qcow2Driver {
         _ guest: Range<Int>, _ isZero: Bool, to hostOffset: Int, _ old: any GuestReader
     ) throws(BlockError) {
         if guest.isEmpty { return }
+        file.emit(isZero ? .copyWrite : .copyRead)
         if isZero { return try file.writeZeroes(at: hostOffset, count: guest.count) }
         let buffer = AlignedBuffer(count: min(guest.count, 1 << 20))
         var done = 0
@@ -125,6 +130,7 @@ extension Qcow2Driver {
             let count = min(buffer.count, guest.count - done)
             var part = buffer.mutableBytes(0..<count)
             try old.readOld(into: &part, at: guest.lowerBound + done)
+            file.emit(.copyWrite)
             try file.write(buffer.bytes(0..<count), at: hostOffset + done)
             done += count
         }

@@ -34,7 +34,9 @@ final class RefcountStore {
         self.tableOffset = tableOffset
         self.tableClusters = tableClusters
         cache = TableCache(
-            file: file, sliceSize: layout.sliceSize, budgetBytes: Qcow2.CacheBudget.refcountBytes)
+            file: file, sliceSize: layout.sliceSize, budgetBytes: Qcow2.CacheBudget.refcountBytes,
+            loadEvent: .refcountBlockLoad)
+        file.emit(.refcountTableLoad)
         table = try BigEndianTable.read(
             file, at: tableOffset, count: (tableClusters << layout.clusterBits) / 8)
         virginCluster = layout.clusters(try file.length())
@@ -143,6 +145,7 @@ final class RefcountStore {
 
     /// Allocates `count` clusters in a row, with a refcount of one.
     func allocate(_ count: Int) throws(BlockError) -> Int {
+        file.emit(.clusterAllocate)
         let first = try findFree(count)
         for cluster in first..<first + count { try set(cluster, to: 1) }
         return first
@@ -177,6 +180,7 @@ final class RefcountStore {
         let index = cluster / layout.refcountsPerBlock
         if index >= table.count { try growTable(toHold: index) }
         if let made = try blockOffset(cluster) { return made }
+        file.emit(.refcountBlockAllocate)
         let home = try findFree(1)
         willMakeBlock(home)
         let offset = home << layout.clusterBits
@@ -228,6 +232,7 @@ final class RefcountStore {
     func placeTable() throws(BlockError) {
         // Allocating may need blocks, whose entries the margin of growTable(toHold:) has room for.
         let clusters = layout.clusters(table.count * 8)
+        file.emit(.refcountTableGrow)
         let start = try allocate(clusters)
         guard layout.clusters(table.count * 8) == clusters else {
             throw BlockError(.noSpace, "The refcount table could not grow", path: file.filename)
@@ -244,9 +249,11 @@ final class RefcountStore {
 
     /// Writes all changes: blocks first, then (after `barrier`) the table entries that point to new ones.
     func writeBack(barrier: () throws(BlockError) -> Void) throws(BlockError) {
+        if cache.hasDirty { file.emit(.refcountBlockUpdate) }
         try cache.writeBack()
         guard !needsPlacing, let dirty = dirtyTable else { return }
         try barrier()
+        file.emit(.refcountTableUpdate)
         try BigEndianTable.write(table, dirty, to: file, at: tableOffset)
         dirtyTable = nil
     }

@@ -16,6 +16,7 @@ final class TableCache {
     let sliceSize: Int
     private let capacity: Int
     private let file: BlockNode
+    private let loadEvent: MetadataEvent
     private var slots: [Slot] = []
     private var index: [Int: Int] = [:]
     private var hand = 0
@@ -23,8 +24,9 @@ final class TableCache {
     private var last = (offset: -1, slot: 0)
 
     /// A cache of `budgetBytes` in slices of `sliceSize`: at least 4, at most 4096 of them.
-    init(file: BlockNode, sliceSize: Int, budgetBytes: Int) {
+    init(file: BlockNode, sliceSize: Int, budgetBytes: Int, loadEvent: MetadataEvent) {
         self.file = file
+        self.loadEvent = loadEvent
         self.sliceSize = sliceSize
         capacity = max(4, min(budgetBytes / sliceSize, 4096))
     }
@@ -47,6 +49,7 @@ final class TableCache {
         let slot = try freeSlot()
         let buffer = slots[slot].buffer
         var bytes = buffer.mutableBytes
+        if load { file.emit(loadEvent) }
         if load { try file.read(into: &bytes, at: offset) } else { bytes.fill() }
         slots[slot].offset = offset
         slots[slot].wasUsed = true

@@ -1,7 +1,7 @@
 import BlockCore
 
 /// A protocol driver over another one; what a filter does not change it passes on.
-public protocol FilterDriver: ProtocolDriver {
+public protocol FilterDriver: UseDeclaring {
     /// The driver that does the work.
     var below: any ProtocolDriver { get }
 }
@@ -33,4 +33,7 @@ extension FilterDriver {
     }
     public func reopen(readOnly: Bool) throws(BlockError) { try below.reopen(readOnly: readOnly) }
     public func close() { below.close() }
+    public func declareUse(toleratingWriters: Bool) throws(BlockError) {
+        try (below as? any UseDeclaring)?.declareUse(toleratingWriters: toleratingWriters)
+    }
 }

@@ -1,0 +1,70 @@
+/// A step of a driver's work at which a test may stop a request or make it fail.
+///
+/// Drivers emit events through the node of their file, just before the step; who listens is the storage below
+/// (``MetadataEventListener``). The raw values are QEMU's tags of the same steps.
+public enum MetadataEvent: String, Sendable, CaseIterable {
+    /// An entry of the active L1 table is written.
+    case l1Update = "l1_update"
+    /// A larger L1 table gets its place, is written, and is pointed to.
+    case l1GrowAllocate = "l1_grow.alloc_table"
+    case l1GrowWrite = "l1_grow.write_table"
+    case l1GrowActivate = "l1_grow.activate_table"
+    /// A part of an L2 table is read.
+    case l2Load = "l2_load"
+    /// Changed parts of L2 tables are written.
+    case l2Update = "l2_update"
+    /// The entry of a compressed cluster is set.
+    case l2UpdateCompressed = "l2_update_compressed"
+    /// An L2 table that a snapshot shares is read for its copy.
+    case l2AllocateCopyRead = "l2_alloc.cow_read"
+    /// A new L2 table is written.
+    case l2AllocateWrite = "l2_alloc.write"
+    /// Guest data is read from the file, or from the backing file.
+    case readData = "read_aio"
+    case readBacking = "read_backing_aio"
+    /// A compressed cluster is read.
+    case readCompressed = "read_compressed"
+    /// Guest data is written, plain or compressed.
+    case writeData = "write_aio"
+    case writeCompressed = "write_compressed"
+    /// The rest of a new cluster is read, or written.
+    case copyRead = "cow_read"
+    case copyWrite = "cow_write"
+    /// The refcount table is read, gets a larger place, or gets changed entries.
+    case refcountTableLoad = "reftable_load"
+    case refcountTableGrow = "reftable_grow"
+    case refcountTableUpdate = "reftable_update"
+    /// A part of a refcount block is read.
+    case refcountBlockLoad = "refblock_load"
+    /// Changed parts of refcount blocks are written.
+    case refcountBlockUpdate = "refblock_update_part"
+    /// A new refcount block is made.
+    case refcountBlockAllocate = "refblock_alloc"
+    /// Clusters are allocated, bytes for compressed data are, or clusters lose a reference.
+    case clusterAllocate = "cluster_alloc"
+    case clusterAllocateBytes = "cluster_alloc_bytes"
+    case clusterFree = "cluster_free"
+    /// A flush begins; what is cached in tables goes to the file; the file is made durable.
+    case flushToSystem = "flush_to_os"
+    case flushToDisk = "flush_to_disk"
+    /// An image is about to be emptied.
+    case emptyPrepare = "empty_image_prepare"
+    /// The storage itself writes, has written, or writes zeroes.
+    case storageWrite = "pwritev"
+    case storageWritten = "pwritev_done"
+    case storageZero = "pwritev_zero"
+}
+
+/// Storage that hears of the steps of the driver above it. It may block the caller, or make later calls fail.
+public protocol MetadataEventListener: ProtocolDriver {
+    /// Called on the thread of the request, sometimes with the driver's lock held: must call no node.
+    func hear(_ event: MetadataEvent)
+}
+
+extension BlockNode {
+    /// Tells the storage of this node about a step. Costs next to nothing where nobody listens.
+    @inline(__always)
+    public func emit(_ event: MetadataEvent) {
+        if let eventListener { eventListener.hear(event) }
+    }
+}
