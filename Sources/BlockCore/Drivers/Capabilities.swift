@@ -126,6 +126,21 @@ public protocol SnapshotCapable: FormatDriver {
     func selectSnapshot(id: String?, name: String?) throws(BlockError)
 }
 
+/// Keeps a machine's saved state beside the disk: bytes that the guest never sees, counted from 0.
+///
+/// Snapshots take the state with them (``SnapshotInfo/vmStateSizeBytes``): one that is created while that is
+/// 0 gets the size of what was saved since the image was opened or the last snapshot was taken. Once a
+/// snapshot has state, it is gone from the current image; applying or selecting the snapshot brings it back.
+public protocol VMStateCapable: SnapshotCapable {
+    /// Stores `bytes` at `offset` of the state, which grows as needed. Durable after
+    /// ``FormatDriver/flush()``.
+    ///
+    /// - Throws: `readOnly`; `limit` when the format cannot address that much; `io`, `noSpace`.
+    func saveVMState(_ bytes: RawSpan, at offset: Int) throws(BlockError)
+    /// Fills `buffer` from `offset` of the state; zeroes where nothing was saved.
+    func loadVMState(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError)
+}
+
 /// What a check found and did.
 public struct CheckResult: Sendable, Equatable {
     /// Inconsistencies that harm data or could.

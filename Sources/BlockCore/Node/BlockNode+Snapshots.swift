@@ -1,3 +1,5 @@
+import Synchronization
+
 extension BlockNode {
     /// Takes a snapshot inside the image when no other request is under way. Durable on return.
     ///
@@ -31,5 +33,38 @@ extension BlockNode {
         let ticket = requests.acquire(0..<Int.max, exclusive: true)
         defer { requests.release(ticket) }
         try body(driver)
+    }
+
+    // MARK: Machine state
+
+    /// Stores a part of a machine's saved state, when no other request is under way. Thread-safe. `flush()`
+    /// makes it durable.
+    ///
+    /// - Throws: `unsupported` when the format keeps none; `readOnly`, `limit`, `noSpace`, `io`.
+    public func saveVMState(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
+        try checkWritable()
+        let driver = try stateKeeper()
+        let ticket = requests.acquire(0..<Int.max, exclusive: true)
+        defer { requests.release(ticket) }
+        try driver.saveVMState(bytes, at: offset)
+        needsFlush.store(true, ordering: .relaxed)
+        if settings.cache.isWriteThrough { try driver.flush() }
+    }
+
+    /// Fills `buffer` with a part of the saved state; zeroes where nothing was saved. Thread-safe.
+    ///
+    /// - Throws: `unsupported` when the format keeps none; `io`, `corrupt`.
+    public func loadVMState(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        let driver = try stateKeeper()
+        let ticket = requests.acquire(0..<Int.max, exclusive: false)
+        defer { requests.release(ticket) }
+        try driver.loadVMState(into: &buffer, at: offset)
+    }
+
+    private func stateKeeper() throws(BlockError) -> any VMStateCapable {
+        guard let driver = format as? any VMStateCapable else {
+            throw BlockError(.unsupported, "Operation not supported", path: filename)
+        }
+        return driver
     }
 }

@@ -29,6 +29,8 @@ final class Qcow2Metadata {
     var refcountsAreLazy = false
     /// A change of many entries failed half-way: the dirty bit stays for the next who opens the image.
     var needsRepair = false
+    /// How much machine state was saved and is in no snapshot yet, in bytes.
+    var savedStateBytes = 0
     var isReadOnly: Bool
     /// Where metadata lies; known from the first change on.
     var protection: Qcow2Protection?

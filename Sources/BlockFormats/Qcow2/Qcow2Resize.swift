@@ -67,7 +67,8 @@ extension Qcow2Metadata {
     fileprivate func makeRoom(for size: Int) throws(BlockError) {
         try commit()
         let end = header.virtualSize.roundedUp(to: layout.clusterSize) ?? header.virtualSize
-        try unmap(end..<max(end, min(size, l1.count * layout.guestBytesPerL2Table)))
+        try unmap(end..<max(end, l1.count * layout.guestBytesPerL2Table))
+        savedStateBytes = 0
         let needed = layout.l1Entries(forVirtualSize: size)
         if needed > l1.count {
             try moveL1(to: l1 + [UInt64](repeating: 0, count: needed - l1.count))
@@ -111,7 +112,10 @@ extension Qcow2Metadata {
         let oldSize = header.virtualSize
         try writeSize(size)
         let firstCluster = size.roundedUp(to: layout.clusterSize) ?? size
-        try unmap(firstCluster..<max(firstCluster, oldSize))
+        // Saved machine state, whose place follows from the size, goes too.
+        let mapped = l1.count * layout.guestBytesPerL2Table
+        try unmap(firstCluster..<max(firstCluster, mapped))
+        savedStateBytes = 0
         try clearTail(size, upTo: min(firstCluster, oldSize))
         try commit()
         try dropTables(from: firstCluster)

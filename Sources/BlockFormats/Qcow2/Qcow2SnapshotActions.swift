@@ -23,6 +23,7 @@ extension Qcow2Driver: SnapshotCapable {
             let highest = snapshots.compactMap { Int($0.info.id) }.max() ?? 0
             if info.id.isEmpty { info.id = String(highest + 1) }
             info.virtualSize = tables.header.virtualSize
+            if info.vmStateSizeBytes == 0 { info.vmStateSizeBytes = tables.savedStateBytes }
             guard info.id.utf8.count <= 0xffff, info.name.utf8.count <= 0xffff else {
                 throw BlockError(.invalidArgument, "The snapshot's name is too long", path: file.filename)
             }
@@ -40,6 +41,7 @@ extension Qcow2Driver: SnapshotCapable {
                 snapshots.append(Qcow2Snapshot(l1Offset: start, l1Entries: l1.count, info: info))
                 try tables.replaceSnapshotTable(snapshots)
                 try tables.commit()
+                if info.vmStateSizeBytes > 0 { try tables.dropState() }
             }
         }
     }
@@ -65,6 +67,7 @@ extension Qcow2Driver: SnapshotCapable {
                 try tables.setCopiedFlags(shared: false)
                 try tables.commit()
             }
+            tables.savedStateBytes = 0
             setVirtualSize(size)
         }
     }
