@@ -39,10 +39,11 @@ let package = Package(
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .systemLibrary(name: "CDeflate", pkgConfig: "libdeflate", providers: [.apt(["libdeflate-dev"])]),
+        .systemLibrary(name: "CCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
         .target(name: "CHost", cSettings: [.define("_GNU_SOURCE")]),
         library("BlockCore"),
         library("BlockProtocols", ["BlockCore", "CHost", systemPackage]),
-        library("BlockFormats", ["BlockCore", "CZlib", "CZstd", "CDeflate"]),
+        library("BlockFormats", ["BlockCore", "CZlib", "CZstd", "CDeflate", "CCrypto"]),
         library("BlockJobs", ["BlockCore"]),
         library(
             "PlatterCommands",

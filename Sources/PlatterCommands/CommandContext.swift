@@ -10,13 +10,16 @@ struct CommandContext: Sendable {
     let terminal: Terminal
     let opener: ImageOpener
 
-    init(programName: String, spec: CommandSpec, terminal: Terminal, policy: OpenPolicy) {
+    init(
+        programName: String, spec: CommandSpec, terminal: Terminal, policy: OpenPolicy,
+        secrets: SecretSource = .none
+    ) {
         self.programName = programName
         self.spec = spec
         self.terminal = terminal
         let registry = DriverRegistry(
             formats: StandardFormats.all, protocols: StandardProtocols.all, foreign: StandardFormats.foreign)
-        opener = ImageOpener(registry: registry, policy: policy)
+        opener = ImageOpener(registry: registry, policy: policy, secrets: secrets)
     }
 
     var registry: DriverRegistry { opener.registry }

@@ -48,9 +48,11 @@ public enum PlatterProgram {
             case .help:
                 terminal.print(HelpText.command(spec, program: program))
                 return 0
-            case .arguments(let normal):
+            case .arguments(var normal):
+                let objects = try SecretObjects(takingFrom: &normal)
                 let context = CommandContext(
-                    programName: program, spec: spec, terminal: terminal, policy: global.policy)
+                    programName: program, spec: spec, terminal: terminal, policy: global.policy,
+                    secrets: objects.source)
                 return try command.bound(to: normal).run(context)
             }
         } catch {

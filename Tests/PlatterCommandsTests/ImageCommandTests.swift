@@ -47,11 +47,8 @@ import Testing
         try expect("platter \(name) x", 1, "", "platter: Command '\(name)' is not supported yet\n")
     }
 
-    @Test("objects and traces are refused")
+    @Test("traces are refused")
     func laterOptions() throws {
-        let outcome = try fixture.platter("info", "--object", "secret,id=s0,data=x", "a.raw")
-        #expect(outcome.status == 1)
-        #expect(outcome.error.hasPrefix("platter: Option '--object' cannot be used: "))
         #expect(try fixture.platter("-T", "x", "info", "a.raw").status == 1)
     }
 

@@ -3,12 +3,17 @@ public struct CreateContext: Sendable {
     public let registry: DriverRegistry
     /// The image's file name as the user gave it.
     public let filename: String
+    /// The secrets that options such as `key-secret` name.
+    public let secrets: SecretSource
     /// Options that belong to the protocol (`nocow`, ...), without size and preallocation.
     let passedOn: CreateOptions
 
-    public init(registry: DriverRegistry, filename: String, options: CreateOptions) {
+    public init(
+        registry: DriverRegistry, filename: String, options: CreateOptions, secrets: SecretSource = .none
+    ) {
         self.registry = registry
         self.filename = filename
+        self.secrets = secrets
         passedOn = options
     }
 
@@ -55,7 +60,8 @@ extension ImageOpener {
     /// Makes an image. `options` come from ``createOptions(format:filename:)``.
     public func create(_ filename: String, format: String, options: CreateOptions) throws(BlockError) {
         let creatable = try creatableFormat(format)
-        let context = CreateContext(registry: registry, filename: filename, options: options)
+        let context = CreateContext(
+            registry: registry, filename: filename, options: options, secrets: secrets)
         try creatable.create(options, in: context)
     }
 

@@ -7,10 +7,15 @@ public struct ImageOpener: Sendable {
 
     public let registry: DriverRegistry
     public let policy: OpenPolicy
+    /// What unlocks encrypted images.
+    public let secrets: SecretSource
 
-    public init(registry: DriverRegistry, policy: OpenPolicy = .anyFile) {
+    public init(
+        registry: DriverRegistry, policy: OpenPolicy = .anyFile, secrets: SecretSource = .none
+    ) {
         self.registry = registry
         self.policy = policy
+        self.secrets = secrets
     }
 
     /// What has been opened above a node of a chain.

@@ -20,6 +20,8 @@ public struct OpenRequest: Sendable {
 
     /// All drivers, for those that probe.
     public var registry: DriverRegistry { opener.registry }
+    /// The secrets that options such as `key-secret` name.
+    public var secrets: SecretSource { opener.secrets }
 
     /// Opens a further file that the image consists of, after asking the ``OpenPolicy``.
     ///

@@ -59,8 +59,8 @@ struct CommandSpec: Sendable {
     }
 
     private static let object = OptionSpec(
-        nil, "object", "OBJDEF", "Define a secret or another object (not supported yet)",
-        refusal: "objects are needed for encryption, which is not supported yet")
+        nil, "object", "OBJDEF",
+        "Define a secret that encryption options name: secret,id=ID,data=TEXT or file=NAME")
     private static let help = OptionSpec("h", "help", nil, "Show this text")
 }
 

@@ -25,6 +25,25 @@ enum HostFile {
         unlink(path)
     }
 
+    /// The bytes of a file, which has at most `limit`.
+    ///
+    /// - Throws: `io` with the system's reason; `limit`.
+    static func contents(of path: String, limit: Int) throws(BlockError) -> [UInt8] {
+        guard let file = fopen(path, "rb") else {
+            throw BlockError(.io, "Unable to read \(path): \(String(cString: strerror(errno)))", errno: errno)
+        }
+        defer { fclose(file) }
+        setvbuf(file, nil, _IONBF, 0)
+        var bytes = [UInt8](repeating: 0, count: limit + 1)
+        let count = fread(&bytes, 1, bytes.count, file)
+        guard ferror(file) == 0 else {
+            throw BlockError(.io, "Unable to read \(path): \(String(cString: strerror(errno)))", errno: errno)
+        }
+        guard count <= limit else { throw BlockError(.limit, "\(path) has more than \(limit) bytes") }
+        bytes.removeLast(bytes.count - count)
+        return bytes
+    }
+
     /// The absolute path without links and dots, where the file is there.
     static func canonicalPath(_ path: String) -> String? {
         guard let resolved = realpath(path, nil) else { return nil }

@@ -1,0 +1,70 @@
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+/// Secret bytes: a passphrase or a key. Wiped from memory when the last reference goes.
+///
+/// Thread-safe: never changed after it is made. Not printed, compared or hashed by accident: it offers its
+/// bytes and nothing else.
+public final class KeyMaterial: @unchecked Sendable {
+    @usableFromInline
+    let storage: UnsafeMutableRawBufferPointer
+
+    /// `count` zero bytes that `fill` changes.
+    public init<Failure: Error>(
+        count: Int, _ fill: (inout MutableRawSpan) throws(Failure) -> Void
+    ) throws(Failure) {
+        storage = .allocate(byteCount: max(count, 1), alignment: 16)
+        storage.initializeMemory(as: UInt8.self, repeating: 0)
+        self.count = count
+        var span = MutableRawSpan(_unsafeBytes: UnsafeMutableRawBufferPointer(rebasing: storage[0..<count]))
+        try fill(&span)
+    }
+
+    /// A copy of `bytes`.
+    public convenience init(_ bytes: RawSpan) {
+        self.init(count: bytes.byteCount) { span in span.copy(from: bytes) }
+    }
+
+    /// The UTF-8 of `text`. The text itself is not wiped.
+    public convenience init(_ text: String) {
+        self.init(Array(text.utf8).span.bytes)
+    }
+
+    deinit {
+        Self.wipe(storage)
+        storage.deallocate()
+    }
+
+    /// The size in bytes.
+    public let count: Int
+
+    /// The bytes.
+    @inlinable
+    public var bytes: RawSpan {
+        @_lifetime(borrow self)
+        get {
+            let span = RawSpan(_unsafeBytes: UnsafeRawBufferPointer(rebasing: storage[0..<count]))
+            return _overrideLifetime(span, borrowing: self)
+        }
+    }
+
+    /// Overwrites memory with zeroes, which no optimiser may leave out.
+    public static func wipe(_ memory: UnsafeMutableRawBufferPointer) {
+        guard let start = memory.baseAddress else { return }
+        #if canImport(Darwin)
+            memset_s(start, memory.count, 0, memory.count)
+        #else
+            explicit_bzero(start, memory.count)
+        #endif
+    }
+
+    /// Overwrites the bytes of a span with zeroes, which no optimiser may leave out.
+    public static func wipe(_ bytes: inout MutableRawSpan) {
+        bytes.withUnsafeMutableBytes { wipe($0) }
+    }
+}

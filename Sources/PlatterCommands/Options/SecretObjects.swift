@@ -1,0 +1,124 @@
+import BlockCore
+import BlockFormats
+
+/// The objects of `--object`: secrets, in the order given.
+struct SecretObjects {
+    private var secrets: [String: KeyMaterial] = [:]
+
+    /// Where drivers look them up.
+    var source: SecretSource { SecretSource(secrets) }
+
+    /// Takes the `--object` values out of normalised arguments and makes the objects.
+    ///
+    /// - Throws: for an object that is malformed, of another kind than `secret`, or there already.
+    init(takingFrom arguments: inout [String]) throws(BlockError) {
+        let option = "--object="
+        let end = arguments.firstIndex(of: "--") ?? arguments.endIndex
+        let definitions = arguments[..<end].filter { $0.hasPrefix(option) }
+        arguments = arguments[..<end].filter { !$0.hasPrefix(option) } + arguments[end...]
+        for definition in definitions { try add(String(definition.dropFirst(option.count))) }
+    }
+
+    /// Makes the object of one `--object`: `secret,id=ID,...` or JSON.
+    private mutating func add(_ text: String) throws(BlockError) {
+        var options = try Self.parse(text)
+        guard let kind = options.take("qom-type") else { throw Self.missing("qom-type") }
+        guard kind == "secret" else {
+            throw BlockError(.unsupported, "invalid object type: \(kind) (there are only secrets here)")
+        }
+        guard let id = options.take("id") else { throw Self.missing("id") }
+        guard Self.isIdentifier(id) else {
+            throw BlockError(
+                .invalidArgument, "Parameter 'id' expects an identifier",
+                hint: "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.")
+        }
+        guard secrets[id] == nil else {
+            throw BlockError(
+                .exists, "attempt to add duplicate property '\(id)' to object (type 'container')")
+        }
+        secrets[id] = try secret(&options)
+        if let unknown = options.keys.first {
+            throw BlockError(.invalidArgument, "Parameter '\(unknown)' is unexpected")
+        }
+    }
+
+    private static func parse(_ text: String) throws(BlockError) -> OptionTree {
+        if text.hasPrefix("{") { return try JSONReader.options(text) }
+        var options = OptionTree()
+        for (index, pair) in try OptionList.parse(text).enumerated() {
+            // The first word may be the type alone; its value is "on" then, as of any key without one.
+            if index == 0, text.prefix(while: { $0 != "," }) == pair.key {
+                options["qom-type"] = pair.key
+            } else {
+                options[pair.key] = pair.value
+            }
+        }
+        return options
+    }
+
+    private static func missing(_ name: String) -> BlockError {
+        BlockError(.invalidArgument, "Parameter '\(name)' is missing")
+    }
+
+    private static func isIdentifier(_ text: String) -> Bool {
+        guard let first = text.first, first.isASCII, first.isLetter else { return false }
+        return text.allSatisfy { $0.isASCII && ($0.isLetter || $0.isNumber || "-._".contains($0)) }
+    }
+
+    // MARK: The secret
+
+    private func secret(_ options: inout OptionTree) throws(BlockError) -> KeyMaterial {
+        let isBase64 = try Self.isBase64(options.take("format"))
+        let data = options.take("data")
+        let file = options.take("file")
+        let keyID = options.take("keyid")
+        let vector = options.take("iv")
+        if data != nil, file != nil {
+            throw BlockError(.invalidArgument, "'file' and 'data' are mutually exclusive")
+        }
+        var bytes: [UInt8]
+        if let file {
+            bytes = try HostFile.contents(of: file, limit: Self.maximumBytes)
+        } else if let data {
+            bytes = Array(data.utf8)
+        } else {
+            throw BlockError(.invalidArgument, "Either 'file' or 'data' must be provided")
+        }
+        defer { Self.wipe(&bytes) }
+        if let keyID { return try decrypted(bytes, isBase64: isBase64, keyID: keyID, vector: vector) }
+        if vector != nil { throw BlockError(.invalidArgument, "Parameter 'iv' needs 'keyid'") }
+        guard isBase64 else { return KeyMaterial(bytes.span.bytes) }
+        var plain = try Base64.decode(bytes)
+        defer { Self.wipe(&plain) }
+        return KeyMaterial(plain.span.bytes)
+    }
+
+    private static let maximumBytes = 1 << 20
+
+    private static func isBase64(_ format: String?) throws(BlockError) -> Bool {
+        switch format {
+        case nil, "raw": return false
+        case "base64": return true
+        case let other?:
+            throw BlockError(.invalidArgument, "Parameter 'format' does not accept value '\(other)'")
+        }
+    }
+
+    private func decrypted(
+        _ bytes: [UInt8], isBase64: Bool, keyID: String, vector: String?
+    ) throws(BlockError) -> KeyMaterial {
+        let key = try source.secret(keyID)
+        guard let vector else {
+            throw BlockError(.invalidArgument, "IV is required to decrypt secret")
+        }
+        let ciphertext = isBase64 ? try Base64.decode(bytes) : bytes
+        return try EncryptedSecret.decrypt(
+            ciphertext, key: key, vector: try Base64.decode(Array(vector.utf8)))
+    }
+
+    private static func wipe(_ bytes: inout [UInt8]) {
+        var elements = bytes.mutableSpan
+        var span = elements.mutableBytes
+        KeyMaterial.wipe(&span)
+    }
+}
