@@ -143,17 +143,8 @@ struct ChainScenario {
         let scenario = try ChainScenario(work, seed: seed)
         let files = scenario.store.files
         try scenario.run(on: scenario.store)
-        let log = scenario.store.log
-        var replay = CrashReplay(files: files, log: log)
-        var random = SeededRandom(seed: UInt64(seed))
-        for point in CrashPoints.chosen(from: log.count, seed: UInt64(seed)) {
-            replay.advance(to: point)
-            try scenario.verify(replay.afterKill, "seed \(seed), killed after event \(point) of \(log.count)")
-            for sample in 0..<CrashPoints.samples {
-                try scenario.verify(
-                    replay.afterPowerFailure(&random),
-                    "seed \(seed), power failure \(sample) after event \(point) of \(log.count)")
-            }
+        try CrashPoints.replay(scenario.store.log, over: files, seed: UInt64(seed)) { files, moment in
+            try scenario.verify(files, "seed \(seed), \(moment)")
         }
     }
 

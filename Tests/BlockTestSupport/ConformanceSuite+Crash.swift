@@ -67,4 +67,28 @@ public enum CrashPoints {
         while points.count < most { points.insert(random.number(in: 0..<count)) }
         return points.sorted()
     }
+
+    /// Longer logs are not tried whole.
+    private static let longestLog = 5000
+
+    /// Goes through a log and lets `judge` look at what every kill leaves, and at what sampled power failures
+    /// leave at chosen moments.
+    public static func replay(
+        _ log: [StorageEvent], over files: [String: SparseBytes], seed: UInt64,
+        judge: (_ files: [String: SparseBytes], _ moment: String) throws -> Void
+    ) throws {
+        var replay = CrashReplay(files: files, log: log)
+        var random = SeededRandom(seed: seed)
+        let chosen = Set(chosen(from: log.count, seed: seed))
+        for point in 0...log.count where log.count <= longestLog || chosen.contains(point) {
+            replay.advance(to: point)
+            try judge(replay.afterKill, "killed after event \(point) of \(log.count)")
+            guard chosen.contains(point) else { continue }
+            for sample in 0..<samples {
+                try judge(
+                    replay.afterPowerFailure(&random),
+                    "power failed (\(sample)) after event \(point) of \(log.count)")
+            }
+        }
+    }
 }

@@ -19,7 +19,9 @@ public func checkInterruption(
     let calls = store.faults.calls
     let log = store.log
     try judge(store, "done", verify)
-    try checkCrashes(of: files, log, seed, verify)
+    try CrashPoints.replay(log, over: files, seed: seed) { files, moment in
+        try judge(TestStore(files), moment, verify)
+    }
     for mode in FaultPlan.Mode.allCases {
         for number in CrashPoints.chosen(from: calls, seed: seed) where number > 0 {
             let store = TestStore(files)
@@ -29,23 +31,6 @@ public func checkInterruption(
             }
             store.faults.disarm()
             try judge(store, "call \(number) of \(calls) failed (\(mode))", verify)
-        }
-    }
-}
-
-private func checkCrashes(
-    of files: [String: SparseBytes], _ log: [StorageEvent], _ seed: UInt64,
-    _ verify: (TestStore) throws -> Void
-) throws {
-    var replay = CrashReplay(files: files, log: log)
-    var random = SeededRandom(seed: seed)
-    for point in CrashPoints.chosen(from: log.count, seed: seed) {
-        replay.advance(to: point)
-        try judge(TestStore(replay.afterKill), "killed after event \(point) of \(log.count)", verify)
-        for sample in 0..<CrashPoints.samples {
-            try judge(
-                TestStore(replay.afterPowerFailure(&random)),
-                "power failed (\(sample)) after event \(point) of \(log.count)", verify)
         }
     }
 }
