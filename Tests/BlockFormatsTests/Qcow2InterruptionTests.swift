@@ -24,6 +24,23 @@ import Testing
         return try #require(node.format as? any Checkable).check(repair: repair) { _ in }
     }
 
+    // MARK: Writing
+
+    /// A file that ended inside a sector could take a part of the next write to it when the power fails.
+    @Test(arguments: [512, 65536])
+    func aFileEndsAtASector(_ cluster: Int) throws {
+        let configuration = Qcow2ConformanceTests.configuration(cluster: cluster)
+        let store = TestStore()
+        _ = try configuration.create(in: store)
+        let node = try Self.open(configuration, store, readOnly: false)
+        for (offset, count) in [(0, 100), (cluster, 5), (3 * cluster - 1, 2)] {
+            try node.write([UInt8](repeating: 7, count: count).span.bytes, at: offset)
+            try node.flush()
+            #expect(try #require(store["disk"]).count % 512 == 0)
+        }
+        try node.close()
+    }
+
     // MARK: Creating
 
     static let created = [

@@ -143,7 +143,7 @@ struct ChainScenario {
         let scenario = try ChainScenario(work, seed: seed)
         let files = scenario.store.files
         try scenario.run(on: scenario.store)
-        try CrashPoints.replay(scenario.store.log, over: files, seed: UInt64(seed)) { files, moment in
+        try CrashPoints.replay(scenario.store.log, over: files, seed: UInt64(seed)) { files, _, moment in
             try scenario.verify(files, "seed \(seed), \(moment)")
         }
     }

@@ -16,17 +16,12 @@ extension ConformanceSuite {
     private func replay(
         _ session: ImageSession, from files: [String: SparseBytes], upTo end: Int, seed: UInt64
     ) throws {
-        let log = session.store.log
-        var replay = CrashReplay(files: files, log: log)
         var random = SeededRandom(seed: seed)
-        for point in CrashPoints.chosen(from: end, diskBytes: configuration.virtualSize, seed: seed) {
-            replay.advance(to: point)
-            let states = session.possibleStates(at: point)
-            try survive(replay.afterKill, states, "killed after event \(point) of \(end)", &random)
-            for sample in 0..<CrashPoints.samples {
-                let after = replay.afterPowerFailure(&random)
-                try survive(after, states, "power failed (\(sample)) after event \(point) of \(end)", &random)
-            }
+        try CrashPoints.replay(
+            Array(session.store.log.prefix(end)), over: files, diskBytes: configuration.virtualSize,
+            seed: seed
+        ) { files, point, moment in
+            try survive(files, session.possibleStates(at: point), moment, &random)
         }
     }
 
@@ -70,23 +65,26 @@ public enum CrashPoints {
 
     /// Longer logs are not tried whole.
     private static let longestLog = 5000
+    /// Nor are those whose replaying would compare more bytes than this.
+    private static let mostWork = TestEffort.isLong ? 64 << 30 : 2 << 30
 
     /// Goes through a log and lets `judge` look at what every kill leaves, and at what sampled power failures
     /// leave at chosen moments.
     public static func replay(
-        _ log: [StorageEvent], over files: [String: SparseBytes], seed: UInt64,
-        judge: (_ files: [String: SparseBytes], _ moment: String) throws -> Void
+        _ log: [StorageEvent], over files: [String: SparseBytes], diskBytes: Int = 0, seed: UInt64,
+        judge: (_ files: [String: SparseBytes], _ point: Int, _ moment: String) throws -> Void
     ) throws {
         var replay = CrashReplay(files: files, log: log)
         var random = SeededRandom(seed: seed)
-        let chosen = Set(chosen(from: log.count, seed: seed))
-        for point in 0...log.count where log.count <= longestLog || chosen.contains(point) {
+        let chosen = Set(chosen(from: log.count, diskBytes: diskBytes, seed: seed))
+        for point in 0...log.count
+        where log.count * diskBytes <= mostWork && log.count <= longestLog || chosen.contains(point) {
             replay.advance(to: point)
-            try judge(replay.afterKill, "killed after event \(point) of \(log.count)")
+            try judge(replay.afterKill, point, "killed after event \(point) of \(log.count)")
             guard chosen.contains(point) else { continue }
             for sample in 0..<samples {
                 try judge(
-                    replay.afterPowerFailure(&random),
+                    replay.afterPowerFailure(&random), point,
                     "power failed (\(sample)) after event \(point) of \(log.count)")
             }
         }

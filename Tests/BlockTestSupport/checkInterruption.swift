@@ -19,7 +19,7 @@ public func checkInterruption(
     let calls = store.faults.calls
     let log = store.log
     try judge(store, "done", verify)
-    try CrashPoints.replay(log, over: files, seed: seed) { files, moment in
+    try CrashPoints.replay(log, over: files, seed: seed) { files, _, moment in
         try judge(TestStore(files), moment, verify)
     }
     for mode in FaultPlan.Mode.allCases {

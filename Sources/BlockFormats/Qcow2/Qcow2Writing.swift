@@ -82,7 +82,9 @@ extension Qcow2Driver {
         let tailIsZero = tail.isEmpty || readsAsZero(allocation.tailKind, tail, old)
         let isComplete = head.isEmpty && tail.isEmpty
         file.emit(.writeData)
-        if isComplete || (allocation.isVirgin && headIsZero && tailIsZero) {
+        // A file that ends inside a sector could grow by a part of one when the power fails.
+        let endsAtSector = plan.guest.upperBound % Qcow2.sectorBytes == 0
+        if isComplete || (allocation.isVirgin && headIsZero && tailIsZero && endsAtSector) {
             return try file.write(bytes, at: plan.hostOffset)
         }
         if allocation.guest.count <= Self.assembledBytes {
