@@ -31,6 +31,7 @@ extension ImageCommand {
 /// All subcommands, in the order in which they are listed.
 enum CommandList {
     static let all: [(name: String, command: any ImageCommand.Type)] = [
+        ("amend", AmendCommand.self),
         ("check", CheckCommand.self),
         ("commit", CommitCommand.self),
         ("compare", CompareCommand.self),
@@ -47,7 +48,7 @@ enum CommandList {
     ]
 
     /// Commands of qemu-img that are not there yet.
-    static let later: Set<String> = ["amend", "bench", "bitmap"]
+    static let later: Set<String> = ["bench", "bitmap"]
 
     static func command(named name: String) -> (any ImageCommand.Type)? {
         all.first { $0.name == name }?.command

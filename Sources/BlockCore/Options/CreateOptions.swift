@@ -10,6 +10,10 @@ public enum CreateOptionKey: String, Sendable, CaseIterable {
     case encryptIterTime = "encrypt.iter-time"
     case encryptIvgenAlg = "encrypt.ivgen-alg"
     case encryptIvgenHashAlg = "encrypt.ivgen-hash-alg"
+    case encryptState = "encrypt.state"
+    case encryptKeyslot = "encrypt.keyslot"
+    case encryptNewSecret = "encrypt.new-secret"
+    case encryptOldSecret = "encrypt.old-secret"
     case compat6
     case backingFile = "backing_file"
     case backingFormat = "backing_fmt"

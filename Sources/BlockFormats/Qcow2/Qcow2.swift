@@ -73,9 +73,9 @@ enum Qcow2 {
 
 /// The sizes that follow from a header. All in bytes unless the name says otherwise.
 struct Qcow2Layout: Sendable, Equatable {
-    let version: Int
+    var version: Int
     let clusterBits: Int
-    let refcountOrder: Int
+    var refcountOrder: Int
 
     var clusterSize: Int { 1 << clusterBits }
     var entriesPerL2Table: Int { 1 << (clusterBits - 3) }

@@ -10,7 +10,9 @@ public final class Qcow2Driver: FormatDriver {
     public static let name = "qcow2"
 
     let file: BlockNode
-    let layout: Qcow2Layout
+    private let firstLayout: Qcow2Layout
+    /// What amending changes of the layout: version and refcount order.
+    private let amendable: Atomic<Int>
     /// The tables, under the lock.
     let metadata: Monitor<Qcow2Metadata>
     /// Pass what the guest discards on to the file.
@@ -22,7 +24,8 @@ public final class Qcow2Driver: FormatDriver {
 
     private init(_ tables: Qcow2Metadata, discardUnmaps: Bool) {
         file = tables.file
-        layout = tables.layout
+        firstLayout = tables.layout
+        amendable = Atomic(tables.layout.version << 8 | tables.layout.refcountOrder)
         size = Atomic(tables.header.virtualSize)
         reference = Mutex(tables.header.backing)
         metadata = Monitor(tables)
@@ -89,6 +92,18 @@ public final class Qcow2Driver: FormatDriver {
         if header.incompatible.contains(.corrupt) && !settings.readOnly && !settings.forCheck {
             throw BlockError(.corrupt, "qcow2: Image is corrupt; cannot be opened read/write")
         }
+    }
+
+    var layout: Qcow2Layout {
+        let now = amendable.load(ordering: .relaxed)
+        var layout = firstLayout
+        layout.version = now >> 8
+        layout.refcountOrder = now & 0xff
+        return layout
+    }
+
+    func setLayout(_ layout: Qcow2Layout) {
+        amendable.store(layout.version << 8 | layout.refcountOrder, ordering: .relaxed)
     }
 
     public var virtualSize: Int { size.load(ordering: .relaxed) }

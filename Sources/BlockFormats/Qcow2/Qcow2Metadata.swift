@@ -10,7 +10,7 @@ import BlockCore
 final class Qcow2Metadata {
     let file: BlockNode
     var header: Qcow2Header
-    let layout: Qcow2Layout
+    private(set) var layout: Qcow2Layout
     let l2Cache: TableCache
     /// The active L1 table.
     var l1: [UInt64]
@@ -69,6 +69,16 @@ final class Qcow2Metadata {
         store.willMakeBlock = { [unowned self] cluster in _ = self.protection?.filter.insert(cluster) }
         loadedRefcounts = store
         return store
+    }
+
+    /// Goes on with a header that was made durable, whose version or refcounts may be others. Nothing that
+    /// was changed waits to be written.
+    func adopt(_ changed: Qcow2Header) {
+        header = changed
+        layout = changed.layout
+        loadedRefcounts = nil
+        protection = nil
+        knownEnd = 0
     }
 
     // MARK: L1 and L2

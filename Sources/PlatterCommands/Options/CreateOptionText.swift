@@ -54,14 +54,21 @@ enum CreateOptionReport {
 
     /// What `-o help` prints: the format's options, with those of the protocol when a file is named.
     static func help(_ format: String, declared: [CreateOption], forFile: Bool) -> String {
-        var text = forFile ? "Supported options:\n" : "Supported \(format) options:\n"
-        for option in declared.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
-            let name = "  \(option.key.rawValue)=<\(typeName(option.type))>"
-            text += name.padded(right: column) + " - \(option.help)\n"
-        }
+        var text = list(
+            title: forFile ? "Supported options:" : "Supported \(format) options:", declared: declared)
         if !forFile {
             text += "\nThe protocol level may support further options.\n"
             text += "Specify the target filename to include those options.\n"
+        }
+        return text
+    }
+
+    /// A title, and one line for each option in the order of their names.
+    static func list(title: String, declared: [CreateOption]) -> String {
+        var text = title + "\n"
+        for option in declared.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
+            let name = "  \(option.key.rawValue)=<\(typeName(option.type))>"
+            text += name.padded(right: column) + " - \(option.help)\n"
         }
         return text
     }

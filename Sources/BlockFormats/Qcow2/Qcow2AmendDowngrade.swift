@@ -1,0 +1,156 @@
+import BlockCore
+
+/// Version 2 has 16-bit refcounts, no feature bits, and no way to say "zero".
+extension Qcow2Metadata {
+    /// Whether version 2 can hold the image, with a disk of `size` bytes.
+    ///
+    /// - Throws: `unsupported`, naming what it cannot hold.
+    func checkDowngrade(to size: Int) throws(BlockError) {
+        if header.incompatible.contains(.dataFile) {
+            throw BlockError(.unsupported, "Cannot downgrade an image with a data file")
+        }
+        let features = header.incompatible.subtracting(.dirty)
+        guard features.isEmpty else {
+            let bits = String(features.rawValue, radix: 16)
+            throw BlockError(
+                .unsupported, "Cannot downgrade an image with incompatible features 0x\(bits) set")
+        }
+        guard header.extensionData(Qcow2.ExtensionType.bitmaps) == nil else {
+            throw BlockError(.unsupported, "Cannot downgrade an image with bitmaps")
+        }
+        for snapshot in try snapshotTable().snapshots {
+            guard snapshot.info.virtualSize ?? size == size,
+                UInt32(exactly: snapshot.info.vmStateSizeBytes) != nil
+            else { throw BlockError(.unsupported, "Internal snapshots prevent downgrade of image") }
+        }
+        try checkConsistency()
+    }
+
+    /// Zero clusters are expanded by what refcounts and tables say, so these must be right.
+    private func checkConsistency() throws(BlockError) {
+        var checker = try Qcow2Checker(self)
+        let result = try checker.run(repair: .none) { _ in }
+        guard result.corruptions == 0, result.checkErrors == 0 else {
+            throw BlockError(
+                .corrupt, "Cannot downgrade an image with \(result.corruptions) errors",
+                path: file.filename, hint: "Repair it with 'check -r all'.")
+        }
+    }
+
+    /// What the L2 tables take that have to be looked at, in bytes.
+    func downgradeWorkBytes() throws(BlockError) -> Int {
+        var tables = 0
+        try eachL1 { entries, _ in
+            tables += entries.reduce(0) { $1 & L2Entry.offsetMask == 0 ? $0 : $0 + 1 }
+        }
+        return tables << layout.clusterBits
+    }
+
+    /// The active L1 table and those of the snapshots.
+    private func eachL1(
+        _ body: (_ entries: [UInt64], _ isActive: Bool) throws(BlockError) -> Void
+    ) throws(BlockError) {
+        try body(l1, true)
+        for snapshot in try snapshotTable().snapshots { try body(try snapshotL1(snapshot), false) }
+    }
+
+    /// Makes it a version 2 image.
+    ///
+    /// Order of writes: zero clusters go first, each in a table of version 3, which may say it both ways:
+    /// zeroes and refcounts, a barrier, then the entries. When all is durable, the header follows.
+    func downgrade(_ old: any GuestReader, _ control: JobControl) throws(BlockError) {
+        try protectMetadata()
+        let expansion = ZeroExpansion(tables: self, old: old, hasBackingName: header.backing != nil)
+        try eachL1 { entries, isActive throws(BlockError) in
+            for index in entries.indices {
+                guard let table = try checkedTable(entries[index], index) else { continue }
+                try control.checkpoint(moving: 0)
+                try expansion.expand(
+                    table: table, guest: index * layout.guestBytesPerL2Table, isActive: isActive)
+                control.advance(by: layout.clusterSize)
+            }
+        }
+        try commit()
+        var changed = header
+        changed.version = 2
+        changed.headerLength = Qcow2Header.version2Length
+        changed.incompatible = []
+        changed.compatible = 0
+        changed.autoclear = 0
+        changed.wantsLazyRefcounts = nil
+        changed.unknownFields = []
+        changed.extensions.removeAll { $0.type == Qcow2.ExtensionType.featureNames }
+        try replaceHeader(with: changed)
+    }
+}
+
+/// Says "zero" without the zero flag: not here where nothing is below, else a cluster of zeroes.
+private struct ZeroExpansion {
+    let tables: Qcow2Metadata
+    let old: any GuestReader
+    /// The image names a backing file, whether it is open or not.
+    let hasBackingName: Bool
+
+    private var layout: Qcow2Layout { tables.layout }
+
+    /// Expands the entries of one L2 table, which snapshots may share: what it says stays the same, so it is
+    /// changed where it is.
+    func expand(table: Int, guest: Int, isActive: Bool) throws(BlockError) {
+        let store = try tables.refcounts()
+        let cluster = table >> layout.clusterBits
+        let isForeign =
+            tables.protection?.areas.contains { $0.contains(cluster) } == true
+            || store.table.contains { Int($0 & L2Entry.offsetMask) == table }
+        guard !isForeign else { throw tables.condemn("An L1 entry refers to metadata at cluster \(cluster)") }
+        let users = try store.refcount(of: cluster)
+        for index in 0..<layout.entriesPerL2Table {
+            let (slot, entry) = try tables.l2Slot(table: table, index: index)
+            let raw = L2Entry(raw: tables.l2Cache.bigEndian64(slot, entry))
+            let kind = raw.kind(version: layout.version)
+            guard kind == .zeroPlain || kind == .zeroAllocated else { continue }
+            let start = guest + index << layout.clusterBits
+            let new = try expanded(
+                raw, hasBelow: hasBelow(start), users: users, mayBeOwn: isActive && users == 1)
+            let (newSlot, newEntry) = try tables.l2Slot(table: table, index: index)
+            tables.l2Cache.setBigEndian64(newSlot, newEntry, to: new.raw)
+            if new.hostOffset != raw.hostOffset { release(raw, users) }
+        }
+    }
+
+    private func hasBelow(_ guest: Int) -> Bool {
+        guard hasBackingName else { return false }
+        if let node = old as? BlockNode, node.backing == nil { return true }
+        return old.hasBacking(in: guest..<guest + layout.clusterSize)
+    }
+
+    private func release(_ entry: L2Entry, _ users: UInt64) {
+        for _ in 0..<users { tables.release(entry) }
+    }
+
+    /// What an entry that says "zero" becomes in a table that so many L1 tables refer to.
+    private func expanded(
+        _ entry: L2Entry, hasBelow: Bool, users: UInt64, mayBeOwn: Bool
+    ) throws(BlockError) -> L2Entry {
+        guard hasBelow else { return .unallocated }
+        let store = try tables.refcounts()
+        if entry.hostOffset != 0 {
+            try tables.checkDataOffset(entry)
+            try tables.checkGuestClusters(entry.hostOffset, count: 1)
+            // Only this table refers to it, and calls it zero: its bytes may change.
+            if try store.refcount(of: entry.hostOffset >> layout.clusterBits) == users {
+                try fill(entry.hostOffset)
+                return L2Entry(raw: entry.raw & ~L2Entry.zeroFlag)
+            }
+        }
+        let cluster = try store.allocate(1)
+        try fill(cluster << layout.clusterBits)
+        if users != 1 { try store.set(cluster, to: users) }
+        let raw = UInt64(cluster << layout.clusterBits)
+        return L2Entry(raw: mayBeOwn ? raw | L2Entry.copiedFlag : raw)
+    }
+
+    private func fill(_ hostOffset: Int) throws(BlockError) {
+        try tables.file.writeZeroes(at: hostOffset, count: layout.clusterSize)
+        tables.hasUnflushedWrites = true
+    }
+}

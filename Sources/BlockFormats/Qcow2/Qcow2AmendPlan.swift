@@ -1,0 +1,102 @@
+import BlockCore
+
+/// What amending a qcow2 image is to change, checked against the image before anything is changed.
+struct Qcow2AmendPlan {
+    /// `nil`: stays. So for all that follow.
+    var version: Int?
+    var refcountOrder: Int?
+    var isLazy: Bool?
+    var virtualSize: Int?
+    /// An empty name takes the name out of the image.
+    var dataFile: String?
+    /// The data file need not stay usable without the image any longer.
+    var endsRawDataFile = false
+
+    /// - Throws: `invalidArgument` or `unsupported`, naming the option.
+    init(_ options: CreateOptions, _ header: Qcow2Header) throws(BlockError) {
+        let target = try Self.version(options[.compat]) ?? header.version
+        if target != header.version { version = target }
+        let encryption = options.shown.first { $0.key.rawValue.hasPrefix("encrypt.") }
+        guard encryption == nil || header.cryptMethod != 0 else {
+            throw BlockError(
+                .invalidArgument, "Can't amend encryption options - encryption not present")
+        }
+        try takeRefcountBits(options, header, target)
+        try takeDataFile(options, header)
+        try Self.checkBacking(options, header)
+        if options[.lazyRefcounts] != nil {
+            guard target >= 3 || !options.flag(.lazyRefcounts) else {
+                throw BlockError(
+                    .invalidArgument,
+                    "Lazy refcounts only supported with compatibility level 1.1 and above "
+                        + "(use compat=1.1 or greater)")
+            }
+            isLazy = options.flag(.lazyRefcounts)
+        }
+        virtualSize = options.integer(.size)
+        if let virtualSize, virtualSize % Qcow2.sectorBytes != 0 {
+            throw BlockError(.invalidArgument, "The new size must be a multiple of 512")
+        }
+    }
+
+    private static func version(_ text: String?) throws(BlockError) -> Int? {
+        switch text {
+        case nil, "": return nil
+        case "0.10", "v2": return 2
+        case "1.1", "v3": return 3
+        case let other?:
+            throw BlockError(.invalidArgument, "Unknown compatibility level \(other)")
+        }
+    }
+
+    private mutating func takeRefcountBits(
+        _ options: CreateOptions, _ header: Qcow2Header, _ target: Int
+    ) throws(BlockError) {
+        var order = header.refcountOrder
+        if let bits = options.integer(.refcountBits) {
+            guard bits.isPowerOfTwo, bits <= 64 else {
+                throw BlockError(
+                    .invalidArgument, "Refcount width must be a power of two and may not exceed 64 bits")
+            }
+            order = bits.trailingZeroBitCount
+            guard target >= 3 || bits == 16 else {
+                throw BlockError(
+                    .invalidArgument,
+                    "Refcount widths other than 16 bits require compatibility level 1.1 or above "
+                        + "(use compat=1.1 or greater)")
+            }
+        }
+        guard target >= 3 || order == 4 else {
+            throw BlockError(.invalidArgument, "compat=0.10 requires refcount_bits=16")
+        }
+        if order != header.refcountOrder { refcountOrder = order }
+    }
+
+    private mutating func takeDataFile(
+        _ options: CreateOptions, _ header: Qcow2Header
+    ) throws(BlockError) {
+        let hasDataFile = header.incompatible.contains(.dataFile)
+        if let name = options[.dataFile] {
+            guard hasDataFile else {
+                throw BlockError(
+                    .invalidArgument, "data-file can only be set for images that use an external data file")
+            }
+            dataFile = name
+        }
+        let isRaw = header.autoclear & Qcow2.Autoclear.dataFileRaw != 0
+        if options.flag(.dataFileRaw) && !isRaw {
+            throw BlockError(.invalidArgument, "data-file-raw cannot be set on existing images")
+        }
+        endsRawDataFile = isRaw && options[.dataFileRaw] == "off"
+    }
+
+    /// What differs is the affair of another command.
+    private static func checkBacking(_ options: CreateOptions, _ header: Qcow2Header) throws(BlockError) {
+        let name = options[.backingFile] ?? header.backing?.filename ?? ""
+        let format = options[.backingFormat] ?? header.backing?.format ?? ""
+        guard name == header.backing?.filename ?? "", format == header.backing?.format ?? "" else {
+            throw BlockError(
+                .invalidArgument, "Cannot amend the backing file", hint: "The command 'rebase' changes it.")
+        }
+    }
+}

@@ -1,0 +1,190 @@
+import BlockCore
+
+extension Qcow2Metadata {
+    /// What the refcount blocks up to the last one take, in bytes.
+    func refcountWorkBytes() throws(BlockError) -> Int {
+        try refcounts().endOfBlocks / layout.refcountsPerBlock << layout.clusterBits
+    }
+
+    /// Whether all refcounts fit the width.
+    ///
+    /// - Throws: `invalidArgument` with the first that does not.
+    func checkRefcountsFit(order: Int) throws(BlockError) {
+        guard order < layout.refcountOrder else { return }
+        try commit()
+        var target = layout
+        target.refcountOrder = order
+        let (highest, bits) = (target.maximumRefcount, target.refcountBits)
+        let (clusterBits, path) = (layout.clusterBits, file.filename)
+        let store = try refcounts()
+        try store.eachCounted(0..<store.endOfBlocks) { cluster, count throws(BlockError) in
+            guard count > highest else { return }
+            throw BlockError(
+                .invalidArgument,
+                "Cannot decrease refcount entry width to \(bits) bits: Cluster at offset "
+                    + "0x\(String(cluster << clusterBits, radix: 16)) has a refcount of \(count)", path: path)
+        }
+    }
+
+    /// Gives the refcounts another width, which all of them fit.
+    ///
+    /// Order of writes: the new structure behind everything that is in the file or counted, a barrier, then
+    /// the header's sector. Until then nothing refers to it and nothing counts it; from then on the old
+    /// structure's clusters are free, because the new refcounts say so.
+    func changeRefcountWidth(order: Int, _ control: JobControl) throws(BlockError) {
+        try protectMetadata()
+        // Whatever happens, the file may be longer now than the allocator knows.
+        defer { adopt(header) }
+        var target = layout
+        target.refcountOrder = order
+        var rewrite = try RefcountRewrite(self, to: target, control)
+        let table = try rewrite.run()
+        var changed = header
+        changed.refcountOrder = order
+        changed.refcountTableOffset = table.lowerBound << layout.clusterBits
+        changed.refcountTableClusters = table.count
+        try switchHeader(to: changed)
+    }
+}
+
+/// Copies refcounts into a new structure of another width.
+private struct RefcountRewrite {
+    private let file: BlockNode
+    private let source: RefcountStore
+    private let old: Qcow2Layout
+    private let target: Qcow2Layout
+    private let control: JobControl
+    /// The clusters of the old structure, sorted.
+    private let oldClusters: [Int]
+    /// The first cluster of the new structure.
+    private let start: Int
+    /// How many blocks were written, one after the other from ``start`` on.
+    private var written = 0
+    private var table: [UInt64] = []
+    private var current = 0
+    private var buffer: AlignedBuffer
+    private var isEmpty = true
+
+    init(_ tables: Qcow2Metadata, to target: Qcow2Layout, _ control: JobControl) throws(BlockError) {
+        file = tables.file
+        source = try tables.refcounts()
+        old = tables.layout
+        self.target = target
+        self.control = control
+        let first = tables.header.refcountTableOffset >> old.clusterBits
+        let blocks = source.table.filter { $0 & L2Entry.offsetMask != 0 }
+            .map { Int($0 & L2Entry.offsetMask) >> tables.layout.clusterBits }
+        oldClusters = (blocks + (first..<first + tables.header.refcountTableClusters)).sorted()
+        buffer = AlignedBuffer(count: target.clusterSize, zeroed: true)
+        let end = max(old.clusters(try file.length()), source.virginCluster)
+        var last = end - 1
+        try source.eachCounted(end..<max(end, source.endOfBlocks)) { cluster, _ in last = cluster }
+        start = last + 1
+    }
+
+    /// Writes blocks and table, and answers the table's clusters.
+    mutating func run() throws(BlockError) -> Range<Int> {
+        var index = 0
+        let source = source
+        let oldClusters = oldClusters
+        let control = control
+        let (perBlock, blockBytes) = (old.refcountsPerBlock, old.clusterSize)
+        for first in stride(from: 0, to: source.endOfBlocks, by: perBlock) {
+            try control.checkpoint(moving: 0)
+            try source.eachCounted(first..<max(first, min(first + perBlock, start))) {
+                cluster, count throws(BlockError) in
+                while index < oldClusters.count, oldClusters[index] < cluster { index += 1 }
+                let isOld = index < oldClusters.count && oldClusters[index] == cluster
+                try add(cluster, isOld ? count - 1 : count)
+            }
+            control.advance(by: blockBytes)
+        }
+        return try finish()
+    }
+
+    private mutating func add(_ cluster: Int, _ count: UInt64) throws(BlockError) {
+        guard count <= target.maximumRefcount else {
+            throw BlockError(.limit, "The refcount of cluster \(cluster) is too large", path: file.filename)
+        }
+        guard count > 0 else { return }
+        let block = cluster / target.refcountsPerBlock
+        if block != current { try flush(movingTo: block) }
+        set(cluster, count)
+    }
+
+    private mutating func set(_ cluster: Int, _ count: UInt64) {
+        var bytes = buffer.mutableBytes
+        RefcountEntries.set(
+            &bytes, cluster % target.refcountsPerBlock, to: count, order: target.refcountOrder)
+        isEmpty = false
+    }
+
+    /// Writes the block in memory, unless it counts nothing, and goes on with another.
+    private mutating func flush(movingTo block: Int) throws(BlockError) {
+        if !isEmpty {
+            let place = start + written
+            try file.write(buffer.bytes, at: place << target.clusterBits)
+            if table.count <= current { table += repeatElement(0, count: current + 1 - table.count) }
+            table[current] = UInt64(place << target.clusterBits)
+            written += 1
+            var bytes = buffer.mutableBytes
+            bytes.fill()
+        }
+        current = block
+        isEmpty = true
+    }
+
+    /// Writes the blocks that count the new structure itself, and the table.
+    private mutating func finish() throws(BlockError) -> Range<Int> {
+        let per = target.refcountsPerBlock
+        if start / per != current { try flush(movingTo: start / per) }
+        let first = start / per
+        var last = first
+        var tableClusters = 1
+        while true {
+            let total = written + (last - first + 1) + tableClusters
+            let newLast = (start + total - 1) / per
+            let newTable = target.clusters((newLast + 1) * 8)
+            if newLast == last && newTable == tableClusters { break }
+            (last, tableClusters) = (newLast, newTable)
+        }
+        guard tableClusters << target.clusterBits <= Qcow2.Limit.refcountTableBytes else {
+            throw BlockError(.limit, "The refcount table would become too large", path: file.filename)
+        }
+        let tableStart = start + written + last - first + 1
+        let own = start..<tableStart + tableClusters
+        for block in first...last {
+            for cluster in own.clamped(to: block * per..<(block + 1) * per) { set(cluster, 1) }
+            try flush(movingTo: block + 1)
+        }
+        let entries = (tableClusters << target.clusterBits) / 8
+        table += repeatElement(0, count: entries - table.count)
+        try BigEndianTable.write(table, to: file, at: tableStart << target.clusterBits)
+        return tableStart..<tableStart + tableClusters
+    }
+}
+
+extension RefcountStore {
+    /// Calls `body` for every cluster in `range` whose refcount is not zero, in their order. It must not use
+    /// the store.
+    func eachCounted(
+        _ range: Range<Int>, _ body: (_ cluster: Int, _ count: UInt64) throws(BlockError) -> Void
+    ) throws(BlockError) {
+        var cluster = range.lowerBound
+        while cluster < range.upperBound {
+            guard let slice = try slice(of: cluster) else {
+                cluster = (cluster / layout.refcountsPerBlock + 1) * layout.refcountsPerBlock
+                continue
+            }
+            let end = min(range.upperBound, cluster + slice.entries - slice.first)
+            if !slice.buffer.bytes.isZero {
+                for entry in 0..<end - cluster {
+                    let count = RefcountEntries.get(
+                        slice.buffer.bytes, slice.first + entry, order: layout.refcountOrder)
+                    if count != 0 { try body(cluster + entry, count) }
+                }
+            }
+            cluster = end
+        }
+    }
+}

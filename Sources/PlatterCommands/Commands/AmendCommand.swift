@@ -1,0 +1,86 @@
+import ArgumentParser
+import BlockCore
+import BlockJobs
+
+/// `amend`: changes options of an image in place.
+struct AmendCommand: ImageCommand {
+    static let spec = CommandSpec(
+        "amend", "Change options of an existing image", operands: "FILE",
+        options: [
+            OptionSpec("o", "options", "K=V,...", "What to change; '-o help' with -f lists what can be"),
+            .format(), .imageOpts, .cache("t", of: "FILE"),
+            OptionSpec(
+                nil, "force", nil, "Also change key slots so that the data may become unreadable for good"),
+            .progress, .quiet,
+        ],
+        notes: [
+            "The disk keeps its bytes, and whatever interrupts the work, the image opens, as before or as "
+                + "asked for. What cannot be changed is refused before anything is done."
+        ])
+
+    @OptionGroup var source: SourceOptions
+    @Option var options: [String] = []
+    @Option var cache: String?
+    @Flag var force = false
+    @Flag var progress = false
+    @Flag var quiet = false
+    @Argument var operands: [String] = []
+
+    func run(_ context: CommandContext) throws -> Int32 {
+        guard !options.isEmpty else { throw CommandFailure.usage("Must specify options (-o)") }
+        let text = try CreateOptionText(options)
+        if text.asksForHelp, let format = source.format {
+            context.terminal.print(try context.amendOptionHelp(format: format))
+            return 0
+        }
+        let image = try ImageName(try context.oneFile(operands), source)
+        let settings = OpenSettings(readOnly: false, cache: try context.cacheMode(cache))
+        return try context.closing(try context.open(image, settings: settings)) { node in
+            if text.asksForHelp {
+                context.terminal.print(try context.amendOptionHelp(format: node.driverName))
+                return 0
+            }
+            let changes = try context.amendments(text, of: node.driverName)
+            let job = AmendJob(node: node, amendment: Amendment(changes, force: force))
+            let reporter = ProgressReporter(context, isShown: progress && !quiet)
+            try reporter.reporting { control in try job.run(control) }
+            return 0
+        }
+    }
+}
+
+extension CommandContext {
+    /// What `amend -o help` prints.
+    func amendOptionHelp(format: String) throws(BlockError) -> String {
+        CreateOptionReport.list(
+            title: "Amend options for '\(format)':", declared: try amendableFormat(format).amendOptions)
+    }
+
+    /// The options that are to be changed, checked by name and type.
+    func amendments(_ text: CreateOptionText, of format: String) throws(BlockError) -> CreateOptions {
+        var options = CreateOptions(try amendableFormat(format).amendOptions)
+        for (key, value) in try text.pairs() {
+            do throws(BlockError) { try options.set(name: key, to: value) } catch {
+                let creatable = registry.format(named: format) as? any Creatable.Type
+                guard CreateOptionKey(rawValue: key).map({ options.declares($0) }) != true,
+                    creatable?.createOptions.contains(where: { $0.key.rawValue == key }) == true
+                else { throw error }
+                throw BlockError(
+                    error.kind, error.message, hint: "This option can only be given when an image is created."
+                )
+            }
+        }
+        return options
+    }
+
+    private func amendableFormat(_ name: String) throws(BlockError) -> any Amendable.Type {
+        guard let format = registry.format(named: name) else {
+            throw BlockError(.unsupported, "Unknown file format '\(name)'")
+        }
+        guard let amendable = format as? any Amendable.Type else {
+            throw BlockError(
+                .unsupported, "Format driver '\(name)' does not support option amendment")
+        }
+        return amendable
+    }
+}
