@@ -49,6 +49,14 @@ int platter_allocate(int fd, int64_t offset, int64_t length) {
 #endif
 }
 
+int platter_reserve(int fd, int64_t offset, int64_t length) {
+#ifdef __linux__
+    CHECKED(fallocate(fd, FALLOC_FL_KEEP_SIZE, offset, length));
+#else
+    return ENOTSUP;
+#endif
+}
+
 static int64_t seek(int fd, int64_t offset, int whence, int *error) {
     int64_t found = lseek(fd, offset, whence);
     if (found == -1) *error = errno;

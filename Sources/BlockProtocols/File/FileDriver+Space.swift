@@ -176,6 +176,7 @@ extension FileDriver {
     }
 
     private func setLength(_ length: Int) throws(BlockError) {
+        file.releaseReserve()
         try reporting(file.path, at: length) { () throws(Errno) in
             try FileStatus.setLength(file.descriptor, length)
         }

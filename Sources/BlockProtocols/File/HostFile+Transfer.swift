@@ -24,6 +24,7 @@ extension HostFile {
         }
         gate.enter()
         defer { gate.leave() }
+        prepareToGrow(from: offset, to: end)
         try writeGated(bytes, at: offset)
     }
 

@@ -21,6 +21,8 @@ final class HostFile: Sendable {
     let knownLength: Atomic<Int>
     /// Held by whoever may change the length or writes back a block that it read.
     let gate = Gate()
+    /// Space that was taken past the end.
+    let growth = Mutex(Growth())
 
     private struct Use {
         var locks = FileLocks.none
@@ -121,6 +123,7 @@ final class HostFile: Sendable {
 
     /// Opens the same file again in the other mode under the same descriptor number, and changes the locks.
     func reopen(readOnly: Bool) throws(BlockError) {
+        releaseReserve()
         var options = options
         options.readOnly = readOnly
         let opened = try Self.descriptor(path, options)
@@ -144,9 +147,15 @@ final class HostFile: Sendable {
 
     /// Closes the descriptor, which gives the locks back. Closing twice does nothing.
     func close() {
+        if isOpen.load(ordering: .acquiring) { releaseReserve() }
         if isOpen.exchange(false, ordering: .acquiringAndReleasing) {
             try? FileDescriptor(rawValue: descriptor).close()
         }
+    }
+
+    /// Whether our locks keep all others from changing the length.
+    var isResizedByUsAlone: Bool {
+        options.locking != .off && use.withLock { $0.locks.unshared.contains(.resize) }
     }
 
     /// Takes the locks of a reader or writer.

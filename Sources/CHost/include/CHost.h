@@ -12,6 +12,8 @@ int platter_host_version(void);
 int platter_punch_hole(int fd, int64_t offset, int64_t length);
 int platter_zero_range(int fd, int64_t offset, int64_t length);
 int platter_allocate(int fd, int64_t offset, int64_t length);
+/* Takes space without changing the length of the file. */
+int platter_reserve(int fd, int64_t offset, int64_t length);
 
 /* The next data or hole from offset on; -1 and *error where there is none (ENXIO) or it cannot be told. */
 int64_t platter_seek_data(int fd, int64_t offset, int *error);
