@@ -42,7 +42,7 @@ import Testing
         #expect(outcome.output.contains("measure ") == option.contains("h"))
     }
 
-    @Test("what belongs to later work is refused", arguments: ["bench", "bitmap"])
+    @Test("what belongs to later work is refused", arguments: ["bench"])
     func laterCommands(name: String) throws {
         try expect("platter \(name) x", 1, "", "platter: Command '\(name)' is not supported yet\n")
     }

@@ -16,6 +16,7 @@ extension BlockNode {
             let range = try checkedRange(offset, bytes.byteCount, of: driver)
             let ticket = requests.acquire(clusters(range, driver), exclusive: true)
             defer { requests.release(ticket) }
+            try noteChange(in: range)
             try driver.write(bytes, at: offset, old: self)
             if settings.cache.isWriteThrough { try driver.flush() }
         }
@@ -37,6 +38,7 @@ extension BlockNode {
         let range = try checkedRange(offset, count, of: driver)
         let ticket = requests.acquire(clusters(range, driver), exclusive: true)
         defer { requests.release(ticket) }
+        try noteChange(in: range)
         try driver.writeCompressed(payload, at: offset)
         if settings.cache.isWriteThrough { try driver.flush() }
         needsFlush.store(true, ordering: .relaxed)
@@ -57,6 +59,7 @@ extension BlockNode {
             let range = try checkedRange(offset, count, of: driver)
             let ticket = requests.acquire(clusters(range, driver), exclusive: true)
             defer { requests.release(ticket) }
+            try noteChange(in: range)
             try zero(range, driver, flags)
             if settings.cache.isWriteThrough { try driver.flush() }
         }
@@ -80,6 +83,7 @@ extension BlockNode {
             guard !whole.isEmpty else { return }
             let ticket = requests.acquire(whole, exclusive: true)
             defer { requests.release(ticket) }
+            try noteChange(in: whole)
             try discarding.discard(at: whole.lowerBound, count: whole.count, old: self)
             if settings.cache.isWriteThrough { try driver.flush() }
         }

@@ -41,6 +41,7 @@ public final class BlockNode: GuestReader, Sendable {
     // Looked up once: a cast for every request would cost more than the request.
     let zeroWriting: (any ZeroWriting)?
     let discarding: (any Discarding)?
+    let recorder: (any BitmapCapable)?
     /// The storage of this node, where it wants to hear of events.
     public let eventListener: (any MetadataEventListener)?
 
@@ -62,9 +63,11 @@ public final class BlockNode: GuestReader, Sendable {
         if case .format(let driver) = layer {
             zeroWriting = driver as? any ZeroWriting
             discarding = driver as? any Discarding
+            recorder = driver as? any BitmapCapable
         } else {
             zeroWriting = nil
             discarding = nil
+            recorder = nil
         }
         if case .storage(let driver) = layer {
             eventListener = driver as? any MetadataEventListener

@@ -6,6 +6,8 @@ enum Qcow2 {
     static let magic: UInt32 = 0x5146_49fb
     static let clusterBitsRange = 9...21
     static let sectorBytes = 512
+    /// Granularities of bitmaps, as powers of two: 512 bytes to 2 GiB.
+    static let bitmapGranularityBits = 9...31
 
     /// What an image may state; everything larger is refused before memory is taken for it.
     enum Limit {
@@ -19,6 +21,12 @@ enum Qcow2 {
         static let virtualSize = 1 << 61
         static let bitmapDirectoryBytes: UInt64 = 64 << 20
         static let bitmapTableEntries = 4 << 20
+        /// Of all bitmaps together.
+        static let allBitmapTableEntries = 64 << 20
+        static let bitmaps = 65535
+        static let bitmapNameBytes = 1023
+        /// How many bits of all enabled bitmaps together are held in memory: 1 GiB.
+        static let loadedBitmapBits = 1 << 33
         /// Frees that may wait for the next flush before one is made for them.
         static let pendingFrees = 65536
     }

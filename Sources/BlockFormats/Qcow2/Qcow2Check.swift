@@ -33,6 +33,8 @@ struct Qcow2Checker {
     /// One past the last cluster that anything but a refcount refers to.
     var endOfReferences = 0
     let fileClusters: Int
+    /// What is wrong with bitmaps.
+    var badBitmaps = BadBitmaps()
 
     var layout: Qcow2Layout { tables.layout }
 
@@ -55,7 +57,9 @@ struct Qcow2Checker {
             tables.isRepairing = false
         }
         try compareAll(repair: .none, report)
-        let hasWork = result.leaks > 0 || result.corruptions > 0 || needsRebuild || hasWrongFlags
+        let lostBitmaps = repair == .none ? false : try mendBitmaps(repair, report)
+        let hasWork =
+            lostBitmaps || result.leaks > 0 || result.corruptions > 0 || needsRebuild || hasWrongFlags
         if repair != .none && hasWork { try mend(repair, from: before, report) }
         if hasWrongFlags { try checkFlags(repair: repair == .all || repair == .leaks, report) }
         if repair == .all && result.corruptions == 0 && result.checkErrors == 0 { try clearBits() }

@@ -208,6 +208,7 @@ extension Qcow2Checker {
                     "ERROR refcount block \(index) is in a cluster that is used otherwise", report)
             }
         }
+        checkBitmapOverlaps(window, report)
         let first = tables.header.refcountTableOffset >> layout.clusterBits
         let table = first..<first + tables.header.refcountTableClusters
         for cluster in table.clamped(to: window.clusters) where window.count(of: cluster) > 1 {
@@ -229,49 +230,6 @@ extension Qcow2Checker {
             return
         }
         count("encryption header", Int(clamping: offset), Int(clamping: length), &window, report)
-    }
-
-    /// Persistent bitmaps: directory, tables and data (section "Bitmaps extension").
-    private mutating func countBitmaps(
-        _ window: inout ReferenceWindow, _ report: (String) -> Void
-    ) throws(BlockError) {
-        guard let data = tables.header.extensionData(Qcow2.ExtensionType.bitmaps) else { return }
-        let bytes = data.span.bytes
-        guard let bitmaps: UInt32 = bytes.bigEndian(at: 0), let size: UInt64 = bytes.bigEndian(at: 8),
-            let offset: UInt64 = bytes.bigEndian(at: 16), size <= Qcow2.Limit.bitmapDirectoryBytes
-        else { return corruption("ERROR bitmaps extension is damaged", report) }
-        let start = Int(clamping: offset)
-        guard count("bitmap directory", start, Int(size), &window, report) else { return }
-        let directory = try tables.file.readBytes(at: start, count: Int(size))
-        var position = 0
-        for _ in 0..<bitmaps {
-            guard let next = try countBitmap(directory, at: position, &window, report) else { return }
-            position = next
-        }
-    }
-
-    /// Counts one bitmap and answers where the next directory entry starts.
-    private mutating func countBitmap(
-        _ directory: [UInt8], at position: Int, _ window: inout ReferenceWindow, _ report: (String) -> Void
-    ) throws(BlockError) -> Int? {
-        let bytes = directory.span.bytes
-        guard let offset: UInt64 = bytes.bigEndian(at: position),
-            let entries: UInt32 = bytes.bigEndian(at: position + 8),
-            let nameSize: UInt16 = bytes.bigEndian(at: position + 18),
-            let extraSize: UInt32 = bytes.bigEndian(at: position + 20),
-            Int(entries) <= Qcow2.Limit.bitmapTableEntries
-        else {
-            corruption("ERROR bitmap directory is damaged", report)
-            return nil
-        }
-        let table = Int(clamping: offset)
-        if count("bitmap table", table, Int(entries) * 8, &window, report) {
-            for entry in try BigEndianTable.read(tables.file, at: table, count: Int(entries)) {
-                let data = Int(entry & L2Entry.offsetMask)
-                if data != 0 { count("bitmap data", data, layout.clusterSize, &window, report) }
-            }
-        }
-        return (position + 24 + Int(extraSize) + Int(nameSize) + 7) & ~7
     }
 }
 

@@ -17,6 +17,8 @@ public final class Qcow2Driver: FormatDriver {
     let metadata: Monitor<Qcow2Metadata>
     /// Pass what the guest discards on to the file.
     let discardUnmaps: Bool
+    /// What the enabled bitmaps learn from.
+    let changes = Qcow2ChangeRecorder()
     private let size: Atomic<Int>
     private let reference: Mutex<BackingReference?>
     /// 0: not known yet; 1: no; 2: yes.
@@ -124,16 +126,19 @@ public final class Qcow2Driver: FormatDriver {
 
     // MARK: Writable life
 
-    /// Before the first change: clears what this program does not keep up to date, repairs a dirty image.
+    /// Before the first change: clears what this program does not keep up to date, repairs a dirty image, and
+    /// finds out whether bitmaps record changes.
     private func prepareForWriting() throws(BlockError) {
         try exclusively { tables throws(BlockError) in
             guard tables.layout.version >= 3 else { return }
             if tables.header.incompatible.contains(.dirty) { try Self.repairDirty(tables) }
-            if tables.header.autoclear != 0 {
-                tables.header.autoclear = 0
+            let kept = try tables.keptAutoclear()
+            if tables.header.autoclear != kept {
+                tables.header.autoclear = kept
                 try tables.writeHeaderFields()
                 try tables.barrier()
             }
+            changes.arm(try tables.bitmapSet().wantsWrites)
         }
     }
 
@@ -159,7 +164,9 @@ public final class Qcow2Driver: FormatDriver {
     }
 
     public func close() throws(BlockError) {
-        try exclusively { tables throws(BlockError) in try Self.finishWriting(tables) }
+        try exclusively { tables throws(BlockError) in
+            try tables.storingBitmaps { () throws(BlockError) in try Self.finishWriting(tables) }
+        }
     }
 
     /// Leaves nothing in memory that the file should have.
@@ -177,7 +184,8 @@ public final class Qcow2Driver: FormatDriver {
     public func willReopen(readOnly: Bool) throws(BlockError) {
         guard readOnly else { return }
         try exclusively { tables throws(BlockError) in
-            try Self.finishWriting(tables)
+            try tables.storingBitmaps { () throws(BlockError) in try Self.finishWriting(tables) }
+            changes.arm(false)
             tables.isReadOnly = true
         }
     }

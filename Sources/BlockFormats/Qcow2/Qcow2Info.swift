@@ -8,6 +8,7 @@ extension Qcow2Driver {
             InfoField("compression-type", .text(header.compressionType.name)),
         ]
         if header.version >= 3 { fields.append(InfoField("lazy-refcounts", .flag(header.hasLazyRefcounts))) }
+        fields += try bitmapFields()
         fields.append(InfoField("refcount-bits", .number(layout.refcountBits)))
         if header.incompatible.contains(.dataFile) { fields += dataFileFields(header) }
         if header.cryptMethod != 0 {
@@ -32,5 +33,21 @@ extension Qcow2Driver {
             InfoField("data-file", .text(String(decoding: name, as: UTF8.self))),
             InfoField("data-file-raw", .flag(isRaw)),
         ]
+    }
+}
+
+extension Qcow2Driver {
+    /// The list of bitmaps, where there are any.
+    private func bitmapFields() throws(BlockError) -> [InfoField] {
+        let bitmaps = try bitmaps()
+        if bitmaps.isEmpty { return [] }
+        let list = bitmaps.map { bitmap in
+            let flags = (bitmap.isInconsistent ? ["in-use"] : []) + (bitmap.isEnabled ? ["auto"] : [])
+            return InfoValue.object([
+                InfoField("flags", .list(flags.map { .text($0) })), InfoField("name", .text(bitmap.name)),
+                InfoField("granularity", .number(bitmap.granularity)),
+            ])
+        }
+        return [InfoField("bitmaps", .list(list))]
     }
 }

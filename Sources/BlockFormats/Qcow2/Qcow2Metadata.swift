@@ -36,6 +36,8 @@ final class Qcow2Metadata {
     var protection: Qcow2Protection?
     /// Damage that was met while writing.
     var damage: BlockError?
+    /// What is known of the bitmaps; `nil` until they are asked for.
+    var bitmaps: Qcow2BitmapSet?
     /// A check is mending this image, whose metadata may overlap and go uncounted.
     var isRepairing = false
     /// The file is known to be at least this long, in bytes, with what was allocated behind its end.

@@ -125,7 +125,7 @@ extension Qcow2Metadata {
         for snapshot in snapshots where snapshot.l1Entries > 0 {
             areas.append(area(snapshot.l1Offset, snapshot.l1Entries * 8))
         }
-        return areas
+        return areas + (try bitmapAreas())
     }
 
     // MARK: Asking

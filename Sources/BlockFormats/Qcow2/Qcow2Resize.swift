@@ -7,8 +7,14 @@ extension Qcow2Driver: Resizable {
     ) throws(BlockError) {
         try checkSize(virtualSize)
         let before = self.virtualSize
+        try exclusively { tables throws(BlockError) in try tables.beginBitmapResize(to: virtualSize) }
         // After a failure the guest must see the size that the header in memory has.
-        defer { setVirtualSize(metadata.withLock { $0.header.virtualSize }) }
+        defer {
+            metadata.withLock { tables in
+                setVirtualSize(tables.header.virtualSize)
+                tables.endBitmapResize()
+            }
+        }
         guard virtualSize > before else {
             return try exclusively { tables throws(BlockError) in try tables.shrink(to: virtualSize) }
         }

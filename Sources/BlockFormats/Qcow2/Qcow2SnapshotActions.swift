@@ -50,6 +50,7 @@ extension Qcow2Driver: SnapshotCapable {
         try exclusively { tables throws(BlockError) in
             try tables.checkMayChange()
             let snapshot = try tables.findSnapshot(idOrName)
+            try tables.refuseWithBitmaps()
             let size = snapshot.info.virtualSize ?? tables.header.virtualSize
             guard size <= Qcow2.Limit.virtualSize else {
                 throw tables.corrupt("The snapshot's disk size is invalid")

@@ -102,6 +102,7 @@ struct ArgumentNormalizer {
         if let refusal = option.refusal {
             throw CommandFailure("Option '--\(option.binding)' cannot be used: \(refusal)")
         }
+        if option.isStep { return ["--step=\(option.binding)" + (value.map { ":\($0)" } ?? "")] }
         return ["--\(option.binding)" + (value.map { "=\($0)" } ?? "")]
     }
 

@@ -12,10 +12,13 @@ struct OptionSpec: Sendable {
     var olderShorts: [Character]
     /// Why it is refused, for what belongs to later work.
     var refusal: String?
+    /// Whether it is one of several steps that are taken in the order given: the normalised arguments have it
+    /// as `--step=NAME` or `--step=NAME:VALUE`.
+    var isStep: Bool
 
     init(
         _ short: Character?, _ long: String?, _ value: String? = nil, _ help: String,
-        olderShorts: [Character] = [], refusal: String? = nil
+        olderShorts: [Character] = [], refusal: String? = nil, isStep: Bool = false
     ) {
         self.short = short
         self.long = long
@@ -23,6 +26,7 @@ struct OptionSpec: Sendable {
         self.help = help
         self.olderShorts = olderShorts
         self.refusal = refusal
+        self.isStep = isStep
     }
 
     /// The long name under which the normalised arguments give it.

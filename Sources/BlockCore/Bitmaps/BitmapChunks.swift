@@ -1,0 +1,218 @@
+/// Bits in chunks; a chunk whose bits are all alike takes no memory of its own.
+///
+/// A value type, without locks. Bits past ``count`` are never set.
+struct BitmapChunks: Sendable {
+    /// One part of the bits.
+    private struct Chunk: Sendable {
+        /// How many are set.
+        var ones = 0
+        /// The bits, lowest first; empty while all are alike.
+        var words: [UInt64] = []
+    }
+
+    static let bitsPerChunk = 1 << 15
+    private static let wordsPerChunk = bitsPerChunk / 64
+
+    /// How many bits there are.
+    private(set) var count: Int
+    /// How many of them are set.
+    private(set) var ones = 0
+    private var chunks: [Chunk]
+
+    init(count: Int) {
+        self.count = count
+        chunks = [Chunk](repeating: Chunk(), count: Self.chunkCount(count))
+    }
+
+    private static func chunkCount(_ bits: Int) -> Int { (bits + bitsPerChunk - 1) / bitsPerChunk }
+
+    /// How many bits of a chunk there are: all but in the last one.
+    private func size(of chunk: Int) -> Int {
+        min(Self.bitsPerChunk, count - chunk * Self.bitsPerChunk)
+    }
+
+    func contains(_ bit: Int) -> Bool {
+        let chunk = bit / Self.bitsPerChunk
+        if chunks[chunk].words.isEmpty { return chunks[chunk].ones > 0 }
+        let inside = bit % Self.bitsPerChunk
+        return chunks[chunk].words[inside >> 6] & (1 << UInt64(inside & 63)) != 0
+    }
+
+    /// Sets or clears the bits of `range`, which lies inside.
+    mutating func set(_ range: Range<Int>, to value: Bool) {
+        var bit = range.lowerBound
+        while bit < range.upperBound {
+            let chunk = bit / Self.bitsPerChunk
+            let first = chunk * Self.bitsPerChunk
+            let end = min(range.upperBound, first + size(of: chunk))
+            set(bit - first..<end - first, of: chunk, to: value)
+            bit = end
+        }
+    }
+
+    private mutating func set(_ range: Range<Int>, of chunk: Int, to value: Bool) {
+        let size = size(of: chunk)
+        let alike = value ? size : 0
+        if chunks[chunk].ones == alike { return }
+        if range.count == size { return settle(chunk, ones: alike) }
+        spread(chunk)
+        var changed = 0
+        var bit = range.lowerBound
+        while bit < range.upperBound {
+            let end = min(range.upperBound, (bit | 63) + 1)
+            let mask = (UInt64.max >> UInt64(64 - (end - bit))) << UInt64(bit & 63)
+            let old = chunks[chunk].words[bit >> 6]
+            changed += (value ? mask & ~old : mask & old).nonzeroBitCount
+            chunks[chunk].words[bit >> 6] = value ? old | mask : old & ~mask
+            bit = end
+        }
+        settle(chunk, ones: chunks[chunk].ones + (value ? changed : -changed))
+    }
+
+    /// Gives a chunk words of its own.
+    private mutating func spread(_ chunk: Int) {
+        guard chunks[chunk].words.isEmpty else { return }
+        chunks[chunk].words = [UInt64](repeating: 0, count: Self.wordsPerChunk)
+        guard chunks[chunk].ones > 0 else { return }
+        let size = size(of: chunk)
+        for word in 0..<size >> 6 { chunks[chunk].words[word] = .max }
+        if size & 63 != 0 { chunks[chunk].words[size >> 6] = (1 << UInt64(size & 63)) - 1 }
+    }
+
+    /// Notes how many bits of a chunk are set, and drops words that say no more than that.
+    private mutating func settle(_ chunk: Int, ones: Int) {
+        self.ones += ones - chunks[chunk].ones
+        chunks[chunk].ones = ones
+        if ones == 0 || ones == size(of: chunk) { chunks[chunk].words = [] }
+    }
+
+    /// The first bit from `start` on that is set (or clear); `nil` when there is none.
+    func first(_ value: Bool, from start: Int) -> Int? {
+        var bit = start
+        while bit < count {
+            let chunk = bit / Self.bitsPerChunk
+            let next = (chunk + 1) * Self.bitsPerChunk
+            if chunks[chunk].words.isEmpty {
+                if (chunks[chunk].ones > 0) == value { return bit }
+            } else if let found = first(value, from: bit - chunk * Self.bitsPerChunk, in: chunk) {
+                return chunk * Self.bitsPerChunk + found
+            }
+            bit = next
+        }
+        return nil
+    }
+
+    private func first(_ value: Bool, from start: Int, in chunk: Int) -> Int? {
+        let size = size(of: chunk)
+        var word = start >> 6
+        var mask = UInt64.max << UInt64(start & 63)
+        while word << 6 < size {
+            let bits = (value ? chunks[chunk].words[word] : ~chunks[chunk].words[word]) & mask
+            if bits != 0 {
+                let found = word << 6 + bits.trailingZeroBitCount
+                return found < size ? found : nil
+            }
+            mask = .max
+            word += 1
+        }
+        return nil
+    }
+
+    /// Sets every bit that is set in `other`, which has as many.
+    mutating func formUnion(_ other: BitmapChunks) {
+        for chunk in chunks.indices where other.chunks[chunk].ones > 0 {
+            let size = size(of: chunk)
+            if other.chunks[chunk].words.isEmpty {
+                settle(chunk, ones: size)
+            } else if chunks[chunk].ones < size {
+                unite(chunk, other.chunks[chunk].words)
+            }
+        }
+    }
+
+    private mutating func unite(_ chunk: Int, _ words: [UInt64]) {
+        spread(chunk)
+        var ones = 0
+        for word in words.indices {
+            chunks[chunk].words[word] |= words[word]
+            ones += chunks[chunk].words[word].nonzeroBitCount
+        }
+        settle(chunk, ones: ones)
+    }
+
+    /// Changes the number of bits; new ones are clear.
+    mutating func resize(to newCount: Int) {
+        if newCount < count {
+            set(newCount..<count, to: false)
+        } else if count % Self.bitsPerChunk != 0, let last = chunks.indices.last, chunks[last].ones > 0 {
+            // A full chunk is not full any more when it gets more bits.
+            spread(last)
+        }
+        let chunkCount = Self.chunkCount(newCount)
+        if chunkCount < chunks.count { chunks.removeLast(chunks.count - chunkCount) }
+        count = newCount
+        chunks += [Chunk](repeating: Chunk(), count: chunkCount - chunks.count)
+        if let last = chunks.indices.last { settle(last, ones: chunks[last].ones) }
+    }
+
+    // MARK: As bytes
+
+    /// How many bytes the bits take, eight in each, the lowest first.
+    var byteCount: Int { (count + 7) / 8 }
+
+    /// Whether all bits in these bytes are alike, and what; `nil` when they differ.
+    func common(inBytes range: Range<Int>) -> Bool? {
+        let bits = range.lowerBound * 8..<min(range.upperBound * 8, count)
+        guard !bits.isEmpty else { return false }
+        let value = contains(bits.lowerBound)
+        guard let other = first(!value, from: bits.lowerBound), other < bits.upperBound else { return value }
+        return nil
+    }
+
+    /// Copies the bytes from `start` on into `target`; zeroes past the end. `start` is a multiple of 8.
+    func copyBytes(from start: Int, into target: inout MutableRawSpan) {
+        target.fill()
+        let end = min(start + target.byteCount, byteCount)
+        var byte = start
+        while byte < end {
+            let word = word(at: byte)
+            for step in 0..<min(8, end - byte) {
+                target.storeBytes(
+                    of: UInt8(truncatingIfNeeded: word >> UInt64(step * 8)),
+                    toByteOffset: byte - start + step, as: UInt8.self)
+            }
+            byte += 8
+        }
+    }
+
+    /// The 64 bits of the eight bytes at `byte`.
+    private func word(at byte: Int) -> UInt64 {
+        let chunk = byte * 8 / Self.bitsPerChunk
+        let first = byte * 8 - chunk * Self.bitsPerChunk
+        if !chunks[chunk].words.isEmpty { return chunks[chunk].words[first >> 6] }
+        let left = size(of: chunk) - first
+        guard chunks[chunk].ones > 0, left > 0 else { return 0 }
+        return left >= 64 ? .max : (1 << UInt64(left)) - 1
+    }
+
+    /// Sets the bits that are set in `words`, of which the lowest is bit `start` (a multiple of 64). What
+    /// lies past the end is left out.
+    mutating func formUnion(_ words: [UInt64], at start: Int) {
+        for (index, word) in words.enumerated() where word != 0 {
+            let first = start + index * 64
+            guard first < count else { return }
+            let mask = count - first < 64 ? (1 << UInt64(count - first)) - 1 : UInt64.max
+            if word & mask != 0 { unite(word & mask, at: first) }
+        }
+    }
+
+    private mutating func unite(_ bits: UInt64, at first: Int) {
+        let chunk = first / Self.bitsPerChunk
+        guard chunks[chunk].ones < size(of: chunk) else { return }
+        spread(chunk)
+        let index = (first % Self.bitsPerChunk) >> 6
+        let added = (bits & ~chunks[chunk].words[index]).nonzeroBitCount
+        chunks[chunk].words[index] |= bits
+        settle(chunk, ones: chunks[chunk].ones + added)
+    }
+}

@@ -1,0 +1,185 @@
+import Synchronization
+
+/// Which parts of a disk were changed since some moment: one bit for every granule of its bytes.
+///
+/// Takes memory only where set and clear bits mix. Thread-safe. Offsets and sizes are in bytes of the disk.
+public final class DirtyBitmap: Sendable {
+    /// How many bits one bitmap may have: 512 MiB of them.
+    public static let maximumBits = 1 << 32
+
+    /// How many bytes of the disk one bit stands for; a power of two.
+    public let granularity: Int
+    private let state: Mutex<State>
+
+    private struct State {
+        var size: Int
+        var bits: BitmapChunks
+    }
+
+    /// A clean bitmap for a disk of `size` bytes.
+    ///
+    /// - Throws: `limit` when that takes too many bits; `invalidArgument` when `granularity` is no power of
+    ///   two.
+    public init(size: Int, granularity: Int) throws(BlockError) {
+        self.granularity = granularity
+        let bits = try Self.bitCount(size: size, granularity: granularity)
+        state = Mutex(State(size: size, bits: BitmapChunks(count: bits)))
+    }
+
+    private init(granularity: Int, state: State) {
+        self.granularity = granularity
+        self.state = Mutex(state)
+    }
+
+    /// How many bits a bitmap of that granularity has.
+    ///
+    /// - Throws: as ``init(size:granularity:)``.
+    public static func bitCount(size: Int, granularity: Int) throws(BlockError) -> Int {
+        guard granularity.isPowerOfTwo, size >= 0 else {
+            throw BlockError(.invalidArgument, "The granularity of a bitmap must be a power of two")
+        }
+        let bits = size / granularity + (size % granularity == 0 ? 0 : 1)
+        guard bits <= maximumBits else {
+            throw BlockError(.limit, "The bitmap would have too many bits; use a larger granularity")
+        }
+        return bits
+    }
+
+    /// The size of the disk.
+    public var size: Int { state.withLock { $0.size } }
+    /// How many bits are set.
+    public var dirtyCount: Int { state.withLock { $0.bits.ones } }
+    /// How many bytes the bits take where they are stored.
+    public var byteCount: Int { state.withLock { $0.bits.byteCount } }
+
+    /// A bitmap with the same bits, which changes on its own.
+    public func copy() -> DirtyBitmap {
+        DirtyBitmap(granularity: granularity, state: state.withLock { $0 })
+    }
+
+    // MARK: Bits
+
+    /// Marks every granule of which `range` has a byte. What lies past the end of the disk is left out.
+    public func set(_ range: Range<Int>) {
+        let shift = granularity.trailingZeroBitCount
+        state.withLock { state in
+            let end = min(range.upperBound, state.size)
+            guard range.lowerBound < end else { return }
+            state.bits.set(range.lowerBound >> shift..<((end - 1) >> shift) + 1, to: true)
+        }
+    }
+
+    /// Unmarks every granule that lies in `range` as a whole; the last one of the disk may be short.
+    public func clear(_ range: Range<Int>) {
+        let shift = granularity.trailingZeroBitCount
+        let granularity = granularity
+        state.withLock { state in
+            let lower = (range.lowerBound.roundedUp(to: granularity) ?? state.size) >> shift
+            let upper = range.upperBound >= state.size ? state.bits.count : range.upperBound >> shift
+            if lower < upper { state.bits.set(lower..<upper, to: false) }
+        }
+    }
+
+    /// Unmarks everything.
+    public func clearAll() {
+        state.withLock { state in state.bits = BitmapChunks(count: state.bits.count) }
+    }
+
+    /// Whether the byte at `offset`, inside the disk, is marked.
+    public func contains(_ offset: Int) -> Bool {
+        state.withLock { state in
+            offset >= 0 && offset < state.size && state.bits.contains(offset / granularity)
+        }
+    }
+
+    /// The first run of marked bytes at or behind `offset`, cut at the end of the disk; `nil` for none.
+    public func nextRun(from offset: Int) -> Range<Int>? {
+        let shift = granularity.trailingZeroBitCount
+        return state.withLock { state in
+            guard let first = state.bits.first(true, from: max(0, offset) >> shift) else { return nil }
+            let end = state.bits.first(false, from: first) ?? state.bits.count
+            let lower = max(offset, first << shift)
+            let upper = end == state.bits.count ? state.size : end << shift
+            return lower..<max(lower, upper)
+        }
+    }
+
+    /// All runs of marked bytes, in order.
+    public var runs: [Range<Int>] {
+        var runs: [Range<Int>] = []
+        var offset = 0
+        while let run = nextRun(from: offset), !run.isEmpty {
+            runs.append(run)
+            offset = run.upperBound
+        }
+        return runs
+    }
+
+    /// Marks all that `other` marks, whatever its granularity.
+    ///
+    /// - Throws: `invalidArgument` when it is of a disk of another size.
+    public func merge(_ other: DirtyBitmap) throws(BlockError) {
+        // A copy, so that no two locks are held at once.
+        let theirs = other.state.withLock { $0 }
+        let mine = size
+        guard theirs.size == mine else {
+            throw BlockError(
+                .invalidArgument,
+                "Bitmaps are of different sizes (destination size is \(mine), source size is \(theirs.size)) "
+                    + "and can't be merged")
+        }
+        if other.granularity == granularity {
+            return state.withLock { state in state.bits.formUnion(theirs.bits) }
+        }
+        let copy = DirtyBitmap(granularity: other.granularity, state: theirs)
+        var offset = 0
+        while let run = copy.nextRun(from: offset), !run.isEmpty {
+            set(run)
+            offset = run.upperBound
+        }
+    }
+
+    /// Follows a change of the disk's size. What is added is clean.
+    ///
+    /// - Throws: `limit` when that takes too many bits; nothing was changed then.
+    public func resize(to size: Int) throws(BlockError) {
+        let bits = try Self.bitCount(size: size, granularity: granularity)
+        state.withLock { state in
+            state.bits.resize(to: bits)
+            state.size = size
+        }
+    }
+
+    // MARK: As stored
+
+    /// Whether all bits in a part of the stored bytes are alike, and what they are; `nil` when they differ.
+    public func common(inBytes range: Range<Int>) -> Bool? {
+        state.withLock { $0.bits.common(inBytes: range) }
+    }
+
+    /// The stored form: eight bits in a byte, the lowest first; zeroes past the end.
+    ///
+    /// - Parameter start: the first byte, a multiple of 8.
+    public func copyBytes(from start: Int, into target: inout MutableRawSpan) {
+        let bits = state.withLock { $0.bits }
+        bits.copyBytes(from: start, into: &target)
+    }
+
+    /// Marks what is marked in a part of the stored form that stands from byte `start` (a multiple of 8) on.
+    /// What lies past the end is left out.
+    public func formUnion(bytes: RawSpan, at start: Int) {
+        var words = [UInt64](repeating: 0, count: (bytes.byteCount + 7) / 8)
+        for index in words.indices {
+            if let word: UInt64 = bytes.littleEndian(at: index * 8) {
+                words[index] = word
+                continue
+            }
+            for step in index * 8..<bytes.byteCount {
+                let byte: UInt8 = bytes.littleEndian(at: step) ?? 0
+                words[index] |= UInt64(byte) << UInt64(step % 8 * 8)
+            }
+        }
+        let all = words
+        state.withLock { $0.bits.formUnion(all, at: start * 8) }
+    }
+}

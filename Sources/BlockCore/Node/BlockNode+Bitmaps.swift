@@ -1,0 +1,33 @@
+extension BlockNode {
+    /// The driver as one that keeps bitmaps.
+    ///
+    /// - Throws: `unsupported` when the format or the image's version cannot.
+    public func bitmapKeeper() throws(BlockError) -> any BitmapCapable {
+        guard let recorder else {
+            throw BlockError(
+                .unsupported, "Can't store persistent bitmaps to '\(filename)': Operation not supported",
+                path: filename)
+        }
+        return recorder
+    }
+
+    /// Changes the image's bitmaps when no other request is under way. Durable once the image is closed.
+    ///
+    /// - Throws: `readOnly`, `unsupported`, and what `body` throws.
+    public func changeBitmaps(
+        _ body: (any BitmapCapable) throws(BlockError) -> Void
+    ) throws(BlockError) {
+        try checkWritable()
+        let driver = try bitmapKeeper()
+        let ticket = requests.acquire(0..<Int.max, exclusive: true)
+        defer { requests.release(ticket) }
+        try body(driver)
+    }
+
+    /// Before bytes of `range` change: whoever records changes learns of it.
+    @inline(__always)
+    func noteChange(in range: Range<Int>) throws(BlockError) {
+        guard let recorder, recorder.recordsChanges, !range.isEmpty else { return }
+        try recorder.recordChange(in: range)
+    }
+}

@@ -1,0 +1,225 @@
+import BlockCore
+
+/// The header extension that says where the bitmap directory is (section "Bitmaps extension").
+///
+///     0 nb_bitmaps  4 reserved  8 bitmap_directory_size  16 bitmap_directory_offset
+struct Qcow2BitmapExtension: Equatable, Sendable {
+    var count: Int
+    var directoryBytes: Int
+    var directoryOffset: Int
+
+    static let size = 24
+
+    init(count: Int, directoryBytes: Int, directoryOffset: Int) {
+        self.count = count
+        self.directoryBytes = directoryBytes
+        self.directoryOffset = directoryOffset
+    }
+
+    /// Reads the extension and checks what can be told from it alone.
+    ///
+    /// - Throws: `corrupt` or `limit`.
+    init(_ data: [UInt8], _ layout: Qcow2Layout) throws(BlockError) {
+        let bytes = data.span.bytes
+        guard let count: UInt32 = bytes.bigEndian(at: 0), let reserved: UInt32 = bytes.bigEndian(at: 4),
+            let size: UInt64 = bytes.bigEndian(at: 8), let offset: UInt64 = bytes.bigEndian(at: 16),
+            data.count == Self.size
+        else { throw BlockError(.corrupt, "qcow2: The bitmaps extension has a wrong size") }
+        guard reserved == 0 else {
+            throw BlockError(.corrupt, "qcow2: The bitmaps extension has reserved bits set")
+        }
+        guard count > 0 else { throw BlockError(.corrupt, "qcow2: The bitmaps extension has no bitmaps") }
+        guard count <= Qcow2.Limit.bitmaps, size <= Qcow2.Limit.bitmapDirectoryBytes else {
+            throw BlockError(.limit, "qcow2: The image states too many bitmaps")
+        }
+        self.count = Int(count)
+        directoryBytes = Int(size)
+        directoryOffset = Int(clamping: offset)
+        guard directoryOffset > 0, layout.isAligned(directoryOffset),
+            directoryBytes >= self.count * (Qcow2BitmapEntry.fixedSize + 8)
+        else { throw BlockError(.corrupt, "qcow2: The bitmap directory's place or size is invalid") }
+    }
+
+    func serialised() -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: Self.size)
+        var elements = bytes.mutableSpan
+        var span = elements.mutableBytes
+        span.storeBigEndian(UInt32(count), at: 0)
+        span.storeBigEndian(UInt64(directoryBytes), at: 8)
+        span.storeBigEndian(UInt64(directoryOffset), at: 16)
+        return bytes
+    }
+}
+
+/// An entry of the bitmap directory.
+///
+///     0 bitmap_table_offset  8 bitmap_table_size  12 flags  16 type  17 granularity_bits  18 name_size
+///     20 extra_data_size  24 extra data, name, padding to 8
+struct Qcow2BitmapEntry: Equatable, Sendable {
+    /// Bits of `flags`.
+    struct Flags: OptionSet, Sendable {
+        let rawValue: UInt32
+        static let inUse = Flags(rawValue: 1 << 0)
+        static let auto = Flags(rawValue: 1 << 1)
+        static let extraDataCompatible = Flags(rawValue: 1 << 2)
+        static let known: Flags = [.inUse, .auto, .extraDataCompatible]
+    }
+
+    var tableOffset = 0
+    /// How many entries the table has.
+    var tableEntries = 0
+    var flags: Flags = []
+    var type: UInt8 = dirtyTracking
+    var granularityBits: UInt8
+    /// As stored; need not be UTF-8.
+    var name: [UInt8]
+    /// Kept as it is.
+    var extra: [UInt8] = []
+    /// Where the entry starts in the directory that it was read from.
+    var position = 0
+
+    static let fixedSize = 24
+    static let flagsOffset = 12
+    static let dirtyTracking: UInt8 = 1
+
+    /// The name as text, repaired where it is not UTF-8.
+    var nameText: String { String(decoding: name, as: UTF8.self) }
+    /// Bytes of the disk for one bit; 0 when that is no number of bytes.
+    var granularity: Int { granularityBits < 63 ? 1 << Int(granularityBits) : 0 }
+
+    /// Reads all entries of a directory.
+    ///
+    /// - Throws: `corrupt` when they do not lie in it one behind the other.
+    static func parse(_ directory: [UInt8], count: Int) throws(BlockError) -> [Qcow2BitmapEntry] {
+        var entries: [Qcow2BitmapEntry] = []
+        var position = 0
+        while entries.count < count {
+            guard let (entry, size) = parse(directory.span.bytes, at: position) else {
+                throw BlockError(.corrupt, "qcow2: Bitmap directory entry \(entries.count) is damaged")
+            }
+            entries.append(entry)
+            position += size
+        }
+        guard position == directory.count else {
+            throw BlockError(.corrupt, "qcow2: The bitmap directory's size does not go with its entries")
+        }
+        return entries
+    }
+
+    private static func parse(
+        _ bytes: RawSpan, at position: Int
+    ) -> (entry: Qcow2BitmapEntry, size: Int)? {
+        guard let offset: UInt64 = bytes.bigEndian(at: position),
+            let entries: UInt32 = bytes.bigEndian(at: position + 8),
+            let flags: UInt32 = bytes.bigEndian(at: position + flagsOffset),
+            let type: UInt8 = bytes.bigEndian(at: position + 16),
+            let granularityBits: UInt8 = bytes.bigEndian(at: position + 17),
+            let nameSize: UInt16 = bytes.bigEndian(at: position + 18),
+            let extraSize: UInt32 = bytes.bigEndian(at: position + 20)
+        else { return nil }
+        let extraStart = position + fixedSize
+        let nameStart = extraStart + Int(extraSize)
+        let end = nameStart + Int(nameSize)
+        guard nameSize > 0, Int(nameSize) <= Qcow2.Limit.bitmapNameBytes,
+            let extra = bytes.part(extraStart..<nameStart), let name = bytes.part(nameStart..<end),
+            let size = (end - position).roundedUp(to: 8)
+        else { return nil }
+        let entry = Qcow2BitmapEntry(
+            tableOffset: Int(clamping: offset), tableEntries: Int(entries), flags: Flags(rawValue: flags),
+            type: type, granularityBits: granularityBits, name: name.array, extra: extra.array,
+            position: position)
+        return (entry, size)
+    }
+
+    /// The entry as it stands in the directory, padded to 8 bytes.
+    func serialised() -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: Self.fixedSize)
+        var elements = bytes.mutableSpan
+        var span = elements.mutableBytes
+        span.storeBigEndian(UInt64(tableOffset), at: 0)
+        span.storeBigEndian(UInt32(tableEntries), at: 8)
+        span.storeBigEndian(flags.rawValue, at: Self.flagsOffset)
+        span.storeBigEndian(type, at: 16)
+        span.storeBigEndian(granularityBits, at: 17)
+        span.storeBigEndian(UInt16(name.count), at: 18)
+        span.storeBigEndian(UInt32(extra.count), at: 20)
+        bytes += extra + name
+        bytes += repeatElement(0, count: (8 - bytes.count % 8) % 8)
+        return bytes
+    }
+
+    /// How many bytes ``serialised()`` has.
+    static func size(nameBytes: Int, extraBytes: Int = 0) -> Int {
+        (fixedSize + nameBytes + extraBytes + 7) & ~7
+    }
+
+    /// Whether everything but the table is as this program writes it.
+    var isPlain: Bool {
+        flags.isSubset(of: .known) && type == Self.dirtyTracking && extra.isEmpty
+            && Qcow2.bitmapGranularityBits.contains(Int(granularityBits))
+    }
+
+    /// Why the bitmap cannot be used as it stands; `nil` when it can.
+    ///
+    /// - Parameters:
+    ///   - virtualSize: of the disk, in bytes.
+    ///   - fileClusters: how many clusters the file has.
+    func defect(_ layout: Qcow2Layout, virtualSize: Int, fileClusters: Int) -> String? {
+        if !flags.isSubset(of: .known) { return "reserved flags are set" }
+        if type != Self.dirtyTracking { return "its type \(type) is not known" }
+        if !Qcow2.bitmapGranularityBits.contains(Int(granularityBits)) {
+            return "its granularity of 2^\(granularityBits) bytes is not supported"
+        }
+        if !extra.isEmpty && !flags.contains(.extraDataCompatible) { return "it has data of an unknown kind" }
+        if let table = tableDefect(layout, fileClusters: fileClusters) { return table }
+        // A bitmap in use may still have the size of an earlier disk.
+        if flags.contains(.inUse) { return nil }
+        let bits = try? DirtyBitmap.bitCount(size: virtualSize, granularity: granularity)
+        guard let bits, Self.tableEntries(forBits: bits, layout) == tableEntries else {
+            return "its table does not go with the size of the disk"
+        }
+        return nil
+    }
+
+    /// What is wrong with the table's place and size; `nil` for nothing.
+    func tableDefect(_ layout: Qcow2Layout, fileClusters: Int) -> String? {
+        guard tableEntries > 0, tableEntries <= Qcow2.Limit.bitmapTableEntries else {
+            return "its table has \(tableEntries) entries"
+        }
+        guard tableOffset > 0, layout.isAligned(tableOffset) else {
+            return "its table's offset 0x\(hex(tableOffset)) is invalid"
+        }
+        let clusters = layout.clusters(tableEntries * 8)
+        guard clusters <= fileClusters, tableOffset >> layout.clusterBits <= fileClusters - clusters else {
+            return "its table reaches beyond the end of the file"
+        }
+        return nil
+    }
+
+    /// How many entries the table of a bitmap of so many bits has.
+    static func tableEntries(forBits bits: Int, _ layout: Qcow2Layout) -> Int {
+        max(1, layout.clusters((bits + 7) / 8))
+    }
+}
+
+/// An entry of a bitmap table: where one cluster of bits is.
+struct Qcow2BitmapTableEntry: Equatable, Sendable {
+    var raw: UInt64
+
+    static let allOnes = Qcow2BitmapTableEntry(raw: 1)
+
+    /// 0: there is no cluster; all its bits are what ``isAllOnes`` says.
+    var hostOffset: Int { Int(raw & L2Entry.offsetMask) }
+    var isAllOnes: Bool { hostOffset == 0 && raw & 1 != 0 }
+
+    /// What is wrong with it; `nil` for nothing.
+    func defect(_ layout: Qcow2Layout, fileClusters: Int) -> String? {
+        let known = hostOffset == 0 ? 1 : L2Entry.offsetMask
+        if raw & ~known != 0 { return "reserved bits are set in table entry \(hex(raw))" }
+        if !layout.isAligned(hostOffset) { return "data offset 0x\(hex(hostOffset)) is not aligned" }
+        if hostOffset >> layout.clusterBits >= max(fileClusters, 1) {
+            return "data offset 0x\(hex(hostOffset)) is beyond the end of the file"
+        }
+        return nil
+    }
+}

@@ -1,0 +1,280 @@
+import BlockCore
+
+/// The bitmaps of an open image as they are to be in the file once it is closed. Used under the driver's
+/// lock.
+struct Qcow2BitmapSet {
+    /// One bitmap.
+    struct Item {
+        /// As it is to be, but for the table, which is written when the bitmap is stored.
+        var entry: Qcow2BitmapEntry
+        /// The entry in the file; `nil` for a new bitmap.
+        var stored: Qcow2BitmapEntry?
+        /// The bits, once they are loaded.
+        var bits: DirtyBitmap?
+        /// The file's entry says "in use" because this program set it.
+        var isMarked = false
+        /// The bits differ from the file's.
+        var isChanged = false
+        /// Why the bitmap cannot be used.
+        var defect: String?
+
+        var name: String { entry.nameText }
+        /// Whether the bits cannot be relied on.
+        var isInconsistent: Bool { defect != nil || (entry.flags.contains(.inUse) && !isMarked) }
+        var isEnabled: Bool { entry.flags.contains(.auto) }
+        /// Whether writes are to be recorded in it.
+        var records: Bool { isEnabled && !isInconsistent }
+        /// Whether bits and table have to be written.
+        var needsWriting: Bool { !isInconsistent && bits != nil && (isChanged || isMarked || stored == nil) }
+        /// Whether the file promises that the bitmap has every write.
+        var isPromised: Bool {
+            guard let stored else { return false }
+            return stored.flags.contains(.auto) && !stored.flags.contains(.inUse)
+        }
+
+        init(entry: Qcow2BitmapEntry, stored: Qcow2BitmapEntry? = nil, bits: DirtyBitmap? = nil) {
+            self.entry = entry
+            self.stored = stored
+            self.bits = bits
+        }
+
+        /// One of a directory that nobody vouches for.
+        init(outdated entry: Qcow2BitmapEntry) {
+            self.entry = entry
+            self.entry.flags.insert(.inUse)
+            defect = "a program that does not keep bitmaps wrote to the image"
+        }
+
+        var info: BitmapInfo {
+            BitmapInfo(
+                name: name, granularity: entry.granularity, isEnabled: isEnabled,
+                isInconsistent: isInconsistent)
+        }
+    }
+
+    var items: [Item]
+    /// Removed ones that the file's directory still has.
+    var removed: [Item] = []
+    /// Whether the header vouches for the directory. When not, nobody knows what lies now where it points to.
+    var isTrusted: Bool
+    /// The directory has to be written.
+    var isChanged = false
+
+    /// The bitmap of that name; the last one, should the image have several.
+    func index(of name: String) -> Int? { items.lastIndex { $0.name == name } }
+
+    /// Whether a write has to be told to somebody.
+    var wantsWrites: Bool { items.contains { $0.records || $0.isPromised } || hasPromisesRemoved }
+    private var hasPromisesRemoved: Bool { removed.contains(where: \.isPromised) }
+
+    /// Whether the file is to be changed when the image is closed.
+    var needsStoring: Bool {
+        isChanged || items.contains(where: \.needsWriting)
+    }
+}
+
+extension Qcow2Metadata {
+    /// Whether the header says that the bitmaps were kept up to date.
+    var vouchesForBitmaps: Bool {
+        layout.version >= 3 && header.autoclear & Qcow2.Autoclear.bitmaps != 0
+    }
+
+    /// The image's bitmaps; read when first needed.
+    ///
+    /// - Throws: `corrupt` or `limit` for a damaged directory, but for one that nobody vouches for: of that
+    ///   only what can be read is there.
+    func bitmapSet() throws(BlockError) -> Qcow2BitmapSet {
+        if let bitmaps { return bitmaps }
+        var set = Qcow2BitmapSet(items: [], isTrusted: true)
+        if let data = header.extensionData(Qcow2.ExtensionType.bitmaps) {
+            set.isTrusted = vouchesForBitmaps
+            do throws(BlockError) { set.items = try readBitmaps(data, isTrusted: set.isTrusted) } catch {
+                if set.isTrusted || error.kind == .io { throw error.concerning(file.filename) }
+            }
+        }
+        bitmaps = set
+        return set
+    }
+
+    private func readBitmaps(_ data: [UInt8], isTrusted: Bool) throws(BlockError) -> [Qcow2BitmapSet.Item] {
+        let fileClusters = layout.clusters(try file.length())
+        var names: Set<[UInt8]> = []
+        var items: [Qcow2BitmapSet.Item] = []
+        for entry in try bitmapDirectory(data) {
+            let isNew = names.insert(entry.name).inserted
+            guard isTrusted else {
+                if isNew, entry.isPlain { items.append(Qcow2BitmapSet.Item(outdated: entry)) }
+                continue
+            }
+            var item = Qcow2BitmapSet.Item(entry: entry, stored: entry)
+            item.defect = entry.defect(layout, virtualSize: header.virtualSize, fileClusters: fileClusters)
+            if !isNew { item.defect = "another one has the same name" }
+            items.append(item)
+        }
+        return items
+    }
+
+    /// The entries of the directory that the extension points to.
+    func bitmapDirectory(_ data: [UInt8]) throws(BlockError) -> [Qcow2BitmapEntry] {
+        let place = try Qcow2BitmapExtension(data, layout)
+        guard place.directoryBytes <= max(0, try file.length() - place.directoryOffset) else {
+            throw BlockError(.corrupt, "qcow2: The bitmap directory reaches beyond the end of the file")
+        }
+        let bytes = try file.readBytes(at: place.directoryOffset, count: place.directoryBytes)
+        let entries = try Qcow2BitmapEntry.parse(bytes, count: place.count)
+        guard entries.reduce(0, { $0 + $1.tableEntries }) <= Qcow2.Limit.allBitmapTableEntries else {
+            throw BlockError(.limit, "qcow2: The bitmap tables are too large together")
+        }
+        return entries
+    }
+
+    // MARK: Bits
+
+    /// The bits of a bitmap, loaded when first needed.
+    ///
+    /// - Throws: `corrupt` when the table is damaged.
+    func loadBitmap(_ index: Int) throws(BlockError) -> DirtyBitmap {
+        var set = try bitmapSet()
+        if let bits = set.items[index].bits { return bits }
+        let bits = try readBits(set.items[index].entry)
+        set.items[index].bits = bits
+        bitmaps = set
+        return bits
+    }
+
+    private func readBits(_ entry: Qcow2BitmapEntry) throws(BlockError) -> DirtyBitmap {
+        let bits = try DirtyBitmap(size: header.virtualSize, granularity: entry.granularity)
+        let fileClusters = layout.clusters(try file.length())
+        let table = try BigEndianTable.read(file, at: entry.tableOffset, count: entry.tableEntries)
+        let buffer = AlignedBuffer(count: layout.clusterSize)
+        let span = layout.clusterSize * 8 * entry.granularity
+        for (index, raw) in table.enumerated() where raw != 0 {
+            let place = Qcow2BitmapTableEntry(raw: raw)
+            if let defect = place.defect(layout, fileClusters: fileClusters) {
+                throw corrupt("qcow2: Bitmap '\(entry.nameText)' is damaged: \(defect)")
+            }
+            if place.isAllOnes {
+                // The table's size goes with the disk's, so this stays below 2^62.
+                bits.set(index * span..<(index + 1) * span)
+                continue
+            }
+            var bytes = buffer.mutableBytes
+            try file.read(into: &bytes, at: place.hostOffset)
+            bits.formUnion(bytes: buffer.bytes, at: index << layout.clusterBits)
+        }
+        return bits
+    }
+
+    // MARK: In use
+
+    /// Before the first change of guest data: loads what is to record it, and takes back every promise that
+    /// the file makes about bitmaps that will not have it. Durable on return.
+    func beginRecording() throws(BlockError) -> [DirtyBitmap] {
+        var set = try bitmapSet()
+        try checkBitmapMemory(set)
+        for index in set.items.indices
+        where set.items[index].records || (set.items[index].isPromised && !set.items[index].isInconsistent) {
+            do throws(BlockError) { set.items[index].bits = try loadBitmap(index) } catch {
+                if error.kind == .io { throw error }
+                set.items[index].defect = error.message
+                set.items[index].entry.flags.insert(.inUse)
+            }
+        }
+        let recording = set.items.filter(\.records).compactMap(\.bits)
+        try mark(&set) { $0.isPromised }
+        bitmaps = set
+        return recording
+    }
+
+    /// What an image may ask for.
+    private func checkBitmapMemory(_ set: Qcow2BitmapSet) throws(BlockError) {
+        var bits = 0
+        for item in set.items where item.records {
+            bits += try DirtyBitmap.bitCount(size: header.virtualSize, granularity: item.entry.granularity)
+            guard bits <= Qcow2.Limit.loadedBitmapBits else {
+                throw BlockError(
+                    .limit, "qcow2: The enabled bitmaps need too much memory; use larger granularities",
+                    path: file.filename)
+            }
+        }
+    }
+
+    /// Sets "in use" in the file's entries for which `isMeant` holds, durably.
+    ///
+    /// Written in place: an entry's flags lie in one sector, and each that arrives is right by itself.
+    private func mark(
+        _ set: inout Qcow2BitmapSet, _ isMeant: (Qcow2BitmapSet.Item) -> Bool
+    ) throws(BlockError) {
+        guard set.isTrusted, let data = header.extensionData(Qcow2.ExtensionType.bitmaps) else { return }
+        let meant = (set.items + set.removed).filter {
+            $0.stored?.flags.contains(.inUse) == false && isMeant($0)
+        }
+        if meant.isEmpty { return }
+        // The directory must not be written over what is something else.
+        try protectMetadata()
+        let place = try Qcow2BitmapExtension(data, layout)
+        try checkDirectoryIsOwn(place)
+        var directory = try file.readBytes(at: place.directoryOffset, count: place.directoryBytes)
+        for item in meant {
+            guard let stored = item.stored else { continue }
+            let flag = stored.position + Qcow2BitmapEntry.flagsOffset + 3
+            guard directory.indices.contains(flag) else {
+                throw corrupt("qcow2: The bitmap directory changed under way")
+            }
+            directory[flag] |= UInt8(truncatingIfNeeded: Qcow2BitmapEntry.Flags.inUse.rawValue)
+        }
+        try file.write(directory.span.bytes, at: place.directoryOffset)
+        try barrier()
+        Self.noteMarked(&set.items, isMeant)
+        Self.noteMarked(&set.removed, isMeant)
+    }
+
+    private func checkDirectoryIsOwn(_ place: Qcow2BitmapExtension) throws(BlockError) {
+        let store = try refcounts()
+        let first = place.directoryOffset >> layout.clusterBits
+        for cluster in first..<first + layout.clusters(place.directoryBytes) {
+            guard try store.refcount(of: cluster) == 1 else {
+                throw condemn("The bitmap directory is in cluster \(cluster), which it has not to itself")
+            }
+        }
+    }
+
+    private static func noteMarked(
+        _ items: inout [Qcow2BitmapSet.Item], _ isMeant: (Qcow2BitmapSet.Item) -> Bool
+    ) {
+        for index in items.indices
+        where items[index].stored?.flags.contains(.inUse) == false && isMeant(items[index]) {
+            items[index].stored?.flags.insert(.inUse)
+            items[index].isMarked = items[index].bits != nil
+            items[index].entry.flags.insert(.inUse)
+        }
+    }
+
+    // MARK: Disks of another size
+
+    /// Before the disk's size changes: every bitmap is loaded, and marked as in use, because its table will
+    /// not go with the size in the header until it is stored.
+    func beginBitmapResize(to size: Int) throws(BlockError) {
+        var set = try bitmapSet()
+        guard set.isTrusted else { return }
+        for item in set.items {
+            guard !item.isInconsistent else { throw Self.inconsistent(item.name) }
+            _ = try DirtyBitmap.bitCount(size: size, granularity: item.entry.granularity)
+        }
+        for index in set.items.indices { set.items[index].bits = try loadBitmap(index) }
+        try mark(&set) { _ in true }
+        bitmaps = set
+    }
+
+    /// Lets the loaded bitmaps follow the size in the header.
+    func endBitmapResize() {
+        // Sizes that do not fit were refused before; storing tries again.
+        for item in bitmaps?.items ?? [] { try? item.bits?.resize(to: header.virtualSize) }
+    }
+
+    static func inconsistent(_ name: String) -> BlockError {
+        BlockError(
+            .corrupt, "Bitmap '\(name)' is inconsistent and cannot be used",
+            hint: "It can only be removed: 'bitmap --remove'")
+    }
+}

@@ -1,0 +1,184 @@
+import BlockCore
+
+/// Storing bitmaps.
+///
+/// Order of writes: bits, tables and a new directory go where nothing lies, with their refcounts; a barrier;
+/// the extension in the header, which points to the directory and vouches for it; a barrier; then what the
+/// old directory referred to is released. Entries of the old directory say "in use" since before the first
+/// change, so that a crash leaves bitmaps that are inconsistent, or were stored.
+extension Qcow2Metadata {
+    /// Stores what changed. Durable on return; on failure the file has what it had, and leaks at worst.
+    func storeBitmaps() throws(BlockError) {
+        guard !isReadOnly, var set = bitmaps, set.needsStoring else { return }
+        try protectMetadata()
+        try commit()
+        var placed: [Range<Int>] = []
+        var replaced = set.removed.compactMap(\.stored)
+        let data: [UInt8]?
+        do throws(BlockError) {
+            for index in set.items.indices {
+                let old = set.items[index].stored
+                if try store(&set.items[index], isTrusted: set.isTrusted, &placed), let old {
+                    replaced.append(old)
+                }
+            }
+            data = try writeDirectory(set.items.map(\.entry), &placed)
+            hasUnflushedWrites = true
+            try commit()
+        } catch {
+            giveBackBitmaps(placed)
+            throw error
+        }
+        try switchDirectory(to: data, replaced, wasTrusted: set.isTrusted)
+    }
+
+    /// Stores what changed, then runs `body` whether that worked or not.
+    func storingBitmaps(then body: () throws(BlockError) -> Void) throws(BlockError) {
+        var failure: BlockError?
+        do throws(BlockError) { try storeBitmaps() } catch { failure = error }
+        try body()
+        if let failure { throw failure }
+    }
+
+    /// - Returns: whether the bitmap has a new table.
+    private func store(
+        _ item: inout Qcow2BitmapSet.Item, isTrusted: Bool, _ placed: inout [Range<Int>]
+    ) throws(BlockError) -> Bool {
+        if item.needsWriting, let bits = item.bits {
+            try bits.resize(to: header.virtualSize)
+            item.entry.flags.remove(.inUse)
+            try writeBits(bits, &item.entry, &placed)
+            return true
+        }
+        guard !isTrusted else { return false }
+        // Where its table was, there may be anything by now: it gets an empty one, to be there until removed.
+        let bits = try? DirtyBitmap.bitCount(
+            size: header.virtualSize, granularity: item.entry.granularity)
+        let entries = Qcow2BitmapEntry.tableEntries(forBits: bits ?? 1, layout)
+        item.entry.flags.insert(.inUse)
+        try writeTable([UInt64](repeating: 0, count: entries), &item.entry, &placed)
+        return true
+    }
+
+    private func place(_ count: Int, _ placed: inout [Range<Int>]) throws(BlockError) -> Int {
+        let first = try refcounts().allocate(count)
+        placed.append(first..<first + count)
+        return first << layout.clusterBits
+    }
+
+    private func writeBits(
+        _ bits: DirtyBitmap, _ entry: inout Qcow2BitmapEntry, _ placed: inout [Range<Int>]
+    ) throws(BlockError) {
+        let cluster = layout.clusterSize
+        let bitCount = try DirtyBitmap.bitCount(size: bits.size, granularity: bits.granularity)
+        let entries = Qcow2BitmapEntry.tableEntries(forBits: bitCount, layout)
+        guard entries <= Qcow2.Limit.bitmapTableEntries else {
+            throw BlockError(.limit, "Bitmap '\(entry.nameText)' is too large", path: file.filename)
+        }
+        var table = [UInt64](repeating: 0, count: entries)
+        let buffer = AlignedBuffer(count: cluster)
+        for index in table.indices {
+            let part = index * cluster..<(index + 1) * cluster
+            let common = bits.common(inBytes: part)
+            if common == false { continue }
+            // The unused bits behind the last one must be zero, which "all ones" does not say.
+            if common == true && part.upperBound * 8 <= bitCount {
+                table[index] = Qcow2BitmapTableEntry.allOnes.raw
+                continue
+            }
+            let offset = try place(1, &placed)
+            var bytes = buffer.mutableBytes
+            bits.copyBytes(from: part.lowerBound, into: &bytes)
+            try file.write(buffer.bytes, at: offset)
+            table[index] = UInt64(offset)
+        }
+        try writeTable(table, &entry, &placed)
+    }
+
+    private func writeTable(
+        _ table: [UInt64], _ entry: inout Qcow2BitmapEntry, _ placed: inout [Range<Int>]
+    ) throws(BlockError) {
+        entry.tableEntries = table.count
+        entry.tableOffset = try place(layout.clusters(table.count * 8), &placed)
+        // Whole sectors, so that the file does not end inside an entry.
+        let padded = table + [UInt64](repeating: 0, count: (64 - table.count % 64) % 64)
+        try BigEndianTable.write(padded, to: file, at: entry.tableOffset)
+    }
+
+    /// Writes the directory to a new place.
+    ///
+    /// - Returns: what the header extension is to be; `nil` for none.
+    private func writeDirectory(
+        _ entries: [Qcow2BitmapEntry], _ placed: inout [Range<Int>]
+    ) throws(BlockError) -> [UInt8]? {
+        if entries.isEmpty { return nil }
+        let bytes = entries.flatMap { $0.serialised() }
+        guard bytes.count <= Qcow2.Limit.bitmapDirectoryBytes, entries.count <= Qcow2.Limit.bitmaps else {
+            throw BlockError(.limit, "The image has too many bitmaps", path: file.filename)
+        }
+        let offset = try place(layout.clusters(bytes.count), &placed)
+        try file.write(bytes.span.bytes, at: offset)
+        let place = Qcow2BitmapExtension(
+            count: entries.count, directoryBytes: bytes.count, directoryOffset: offset)
+        return place.serialised()
+    }
+
+    /// Takes back clusters that nothing refers to; what cannot be taken back is leaked.
+    private func giveBackBitmaps(_ placed: [Range<Int>]) {
+        guard let store = try? refcounts() else { return }
+        for cluster in placed.joined() { _ = try? store.decrement(cluster) }
+    }
+
+    /// Makes the header point to another directory, and releases the old one.
+    private func switchDirectory(
+        to data: [UInt8]?, _ replaced: [Qcow2BitmapEntry], wasTrusted: Bool
+    ) throws(BlockError) {
+        let old = header.extensionData(Qcow2.ExtensionType.bitmaps)
+        var changed = header
+        changed.setExtension(Qcow2.ExtensionType.bitmaps, to: data)
+        changed.autoclear &= ~Qcow2.Autoclear.bitmaps
+        if data != nil { changed.autoclear |= Qcow2.Autoclear.bitmaps }
+        try rewriteHeader(to: changed)
+        bitmaps = nil
+        protection = nil
+        guard wasTrusted, let old, let place = try? Qcow2BitmapExtension(old, layout) else { return }
+        release(
+            place.directoryOffset >> layout.clusterBits, count: layout.clusters(place.directoryBytes),
+            discards: true)
+        for entry in replaced { try releaseBitmap(entry) }
+        try commit()
+    }
+
+    /// Releases a bitmap's table and data, as far as they are sound.
+    private func releaseBitmap(_ entry: Qcow2BitmapEntry) throws(BlockError) {
+        let fileClusters = layout.clusters(try file.length())
+        guard entry.tableDefect(layout, fileClusters: fileClusters) == nil else { return }
+        for raw in try BigEndianTable.read(file, at: entry.tableOffset, count: entry.tableEntries) {
+            let place = Qcow2BitmapTableEntry(raw: raw)
+            guard place.hostOffset != 0, place.defect(layout, fileClusters: fileClusters) == nil else {
+                continue
+            }
+            release(place.hostOffset >> layout.clusterBits, count: 1, discards: true)
+            if hasTooManyFrees { try commit() }
+        }
+        release(
+            entry.tableOffset >> layout.clusterBits, count: layout.clusters(entry.tableEntries * 8),
+            discards: true)
+    }
+
+    /// Where bitmaps' directory and tables lie, in clusters; nothing where nobody vouches for them.
+    func bitmapAreas() throws(BlockError) -> [Range<Int>] {
+        guard let data = header.extensionData(Qcow2.ExtensionType.bitmaps) else { return [] }
+        let set = try bitmapSet()
+        guard set.isTrusted else { return [] }
+        let fileClusters = layout.clusters(try file.length())
+        let place = try Qcow2BitmapExtension(data, layout)
+        let tables = (set.items + set.removed).compactMap(\.stored)
+            .filter { $0.tableDefect(layout, fileClusters: fileClusters) == nil }
+            .map { ($0.tableOffset, $0.tableEntries * 8) }
+        return ([(place.directoryOffset, place.directoryBytes)] + tables).map { offset, bytes in
+            let first = offset >> layout.clusterBits
+            return first..<first + layout.clusters(bytes)
+        }
+    }
+}

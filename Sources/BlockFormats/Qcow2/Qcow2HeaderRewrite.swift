@@ -1,0 +1,106 @@
+import BlockCore
+
+extension Qcow2Metadata {
+    /// Replaces header and extensions, durably; the backing name moves when the extensions need its place.
+    ///
+    /// Order of writes. What changes in one sector only is written at once: old or new after a crash. Else
+    /// the name goes to its new place, a barrier; then a first sector without the names of feature bits, so
+    /// that it ends the extensions by itself, a barrier; the other sectors, a barrier; the first sector. Only
+    /// extensions of others that do not fit into the first sector can be torn by a crash.
+    func rewriteHeader(to target: Qcow2Header) throws(BlockError) {
+        let old = try file.readBytes(at: 0, count: layout.clusterSize)
+        let (new, name) = try place(target, old)
+        let image = Self.cluster(new, name, over: old)
+        let changed = Self.changedSectors(old, image)
+        guard changed.count > 1 else {
+            try write(image, sectors: changed)
+            header = new
+            return
+        }
+        var bridge = new
+        let bitmaps = new.extensions.filter { $0.type == Qcow2.ExtensionType.bitmaps }
+        let others = new.extensions.filter {
+            $0.type != Qcow2.ExtensionType.bitmaps && $0.type != Qcow2.ExtensionType.featureNames
+        }
+        bridge.extensions = bitmaps + others
+        if bridge.bytesWithExtensions().count <= Qcow2.sectorBytes {
+            if new.backingOffset + name.count > Qcow2.sectorBytes {
+                try file.write(name.span.bytes, at: new.backingOffset)
+                try barrier()
+            }
+            try write(Self.cluster(bridge, name, over: old), sectors: 0..<1)
+            // From here on the name is at its new place in the file too.
+            header = bridge
+        }
+        try write(image, sectors: 1..<changed.upperBound)
+        try write(image, sectors: 0..<1)
+        header = new
+    }
+
+    /// The header with a place for its backing name, and the name as it is stored.
+    private func place(
+        _ target: Qcow2Header, _ old: [UInt8]
+    ) throws(BlockError) -> (header: Qcow2Header, name: [UInt8]) {
+        var new = target
+        let names = [Qcow2.ExtensionType.featureNames]
+        if new.bytesWithExtensions().count > layout.clusterSize {
+            new.extensions.removeAll { names.contains($0.type) }
+        }
+        guard new.bytesWithExtensions().count <= layout.clusterSize else {
+            throw BlockError(
+                .limit, "The header extensions do not fit into the header cluster", path: file.filename)
+        }
+        guard let backing = new.backing else { return (new, []) }
+        let isKept = backing.filename == header.backing?.filename
+        let place = header.backingOffset..<header.backingOffset + header.backingNameBytes
+        // A name that is no UTF-8 must stay the bytes that it is.
+        let name =
+            isKept && place.upperBound <= old.count ? Array(old[place]) : Array(backing.filename.utf8)
+        if isKept && new.bytesWithExtensions().count <= place.lowerBound {
+            return (new, name)
+        }
+        try new.placeBackingName(
+            avoiding: header.backing == nil ? nil : place, behind: header.bytesWithExtensions().count)
+        new.backingNameBytes = name.count
+        return (new, name)
+    }
+
+    /// The header cluster with another header and name.
+    private static func cluster(_ header: Qcow2Header, _ name: [UInt8], over old: [UInt8]) -> [UInt8] {
+        var image = old
+        let bytes = header.bytesWithExtensions()
+        image.replaceSubrange(0..<bytes.count, with: bytes)
+        if !name.isEmpty {
+            image.replaceSubrange(header.backingOffset..<header.backingOffset + name.count, with: name)
+        }
+        return image
+    }
+
+    /// From the first to the last sector in which both differ.
+    private static func changedSectors(_ old: [UInt8], _ new: [UInt8]) -> Range<Int> {
+        guard let first = old.indices.first(where: { old[$0] != new[$0] }),
+            let last = old.indices.last(where: { old[$0] != new[$0] })
+        else { return 0..<0 }
+        return first / Qcow2.sectorBytes..<last / Qcow2.sectorBytes + 1
+    }
+
+    private func write(_ image: [UInt8], sectors: Range<Int>) throws(BlockError) {
+        guard !sectors.isEmpty else { return }
+        let range = sectors.lowerBound * Qcow2.sectorBytes..<sectors.upperBound * Qcow2.sectorBytes
+        try file.write(Array(image[range]).span.bytes, at: range.lowerBound)
+        try barrier()
+    }
+}
+
+extension Qcow2Header {
+    /// Sets the data of an extension, or removes it. A new one goes in front, into the first sector, which is
+    /// written whole or not at all.
+    mutating func setExtension(_ type: UInt32, to data: [UInt8]?) {
+        guard let data else { return extensions.removeAll { $0.type == type } }
+        if let index = extensions.firstIndex(where: { $0.type == type }) {
+            extensions[index].data = data
+        } else {
+            extensions.insert(Extension(type: type, data: data), at: 0)
+        }
+    }
+}

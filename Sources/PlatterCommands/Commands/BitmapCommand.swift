@@ -1,0 +1,163 @@
+import ArgumentParser
+import BlockCore
+
+/// `bitmap`: changes a dirty bitmap inside an image.
+struct BitmapCommand: ImageCommand {
+    static let spec = CommandSpec(
+        "bitmap", "Change a bitmap inside an image that records what is written",
+        operands: "FILE BITMAP",
+        options: [
+            .format("FILE"), .imageOpts,
+            OptionSpec(nil, "add", nil, "Add BITMAP, clean and recording", isStep: true),
+            OptionSpec(
+                "g", "granularity", "SIZE",
+                "With --add: how many bytes one bit stands for, a power of two from 512 to 2G"),
+            OptionSpec(nil, "remove", nil, "Remove BITMAP", isStep: true),
+            OptionSpec(nil, "clear", nil, "Forget what BITMAP has recorded", isStep: true),
+            OptionSpec(nil, "enable", nil, "Let BITMAP record writes", isStep: true),
+            OptionSpec(nil, "disable", nil, "Stop BITMAP from recording", isStep: true),
+            OptionSpec(nil, "merge", "SOURCE", "Add what the bitmap SOURCE has to BITMAP", isStep: true),
+            OptionSpec(
+                "b", "source-file", "SRC_FILE", "With --merge: the image that has SOURCE (default: FILE)"),
+            OptionSpec("F", "source-format", "SRC_FMT", "Format of SRC_FILE"),
+        ],
+        notes: [
+            "--add, --remove, --clear, --enable, --disable and --merge may be given together, and several "
+                + "times; they are done in the order given.",
+            "'info' lists the bitmaps of an image. One whose flags say 'in-use' was not stored after the "
+                + "last writes: it can only be removed.",
+        ])
+
+    @OptionGroup var source: SourceOptions
+    @Option var step: [String] = []
+    @Option var granularity: String?
+    @Option var sourceFile: String?
+    @Option var sourceFormat: String?
+    @Argument var operands: [String] = []
+
+    /// One thing to do with the bitmap.
+    private enum Step {
+        case add
+        case remove
+        case clear
+        case enable
+        case disable
+        case merge(String)
+
+        /// From `NAME` or `NAME:VALUE`.
+        init?(_ text: String) {
+            switch text {
+            case "add": self = .add
+            case "remove": self = .remove
+            case "clear": self = .clear
+            case "enable": self = .enable
+            case "disable": self = .disable
+            default:
+                let merge = "merge:"
+                guard text.hasPrefix(merge) else { return nil }
+                self = .merge(String(text.dropFirst(merge.count)))
+            }
+        }
+
+        var name: String {
+            switch self {
+            case .add: "add"
+            case .remove: "remove"
+            case .clear: "clear"
+            case .enable: "enable"
+            case .disable: "disable"
+            case .merge: "merge"
+            }
+        }
+        var isAdd: Bool { if case .add = self { true } else { false } }
+        var isMerge: Bool { if case .merge = self { true } else { false } }
+    }
+
+    func run(_ context: CommandContext) throws -> Int32 {
+        let steps = step.compactMap { Step($0) }
+        let granularity = try granularity.map { text throws(CommandFailure) in
+            try SizeArgument.parse(text, what: "granularity")
+        }
+        guard operands.count == 2 else {
+            throw CommandFailure.usage("Expecting image file name and bitmap name")
+        }
+        try checkCombinations(steps)
+        let image = try ImageName(operands[0], source)
+        return try context.closing(try context.open(image, settings: OpenSettings(readOnly: false))) { node in
+            try withSource(node, context) { source in
+                for step in steps { try perform(step, granularity, on: node, from: source) }
+            }
+            return 0
+        }
+    }
+
+    private func checkCombinations(_ steps: [Step]) throws(CommandFailure) {
+        guard !steps.isEmpty else {
+            throw CommandFailure(
+                "Need at least one of --add, --remove, --clear, --enable, --disable, or --merge")
+        }
+        if granularity != nil && !steps.contains(where: \.isAdd) {
+            throw CommandFailure("granularity only supported with --add")
+        }
+        if sourceFormat != nil && sourceFile == nil { throw CommandFailure("-F only supported with -b") }
+        if sourceFile != nil && !steps.contains(where: \.isMerge) {
+            throw CommandFailure("Merge bitmap source file only supported with --merge")
+        }
+    }
+
+    /// Runs `body` with the image from which bitmaps are merged.
+    private func withSource(
+        _ node: BlockNode, _ context: CommandContext, _ body: (BlockNode) throws -> Void
+    ) throws {
+        guard let sourceFile else { return try body(node) }
+        let settings = OpenSettings(withoutBacking: true)
+        let image = ImageName(sourceFile, format: sourceFormat)
+        try context.closing(try context.open(image, settings: settings), body)
+    }
+
+    private func perform(
+        _ step: Step, _ granularity: Int?, on node: BlockNode, from source: BlockNode
+    ) throws(BlockError) {
+        let name = operands[1]
+        do throws(BlockError) {
+            if case .merge(let sourceName) = step {
+                // Read first: the source may be in the image that is about to be changed.
+                let bits = try Self.bits(of: sourceName, in: source)
+                return try Self.change(node, name) { driver throws(BlockError) in
+                    try driver.mergeBitmap(bits, into: name)
+                }
+            }
+            if step.isAdd { _ = try node.bitmapKeeper() }
+            try Self.change(node, name) { driver throws(BlockError) in
+                switch step {
+                case .add:
+                    // 0 stands for the default, as it does for qemu-img.
+                    let bytes = granularity == 0 ? nil : granularity
+                    try driver.addBitmap(name, granularity: bytes, isEnabled: true)
+                case .remove: try driver.removeBitmap(name)
+                case .clear: try driver.clearBitmap(name)
+                case .enable: try driver.setBitmap(name, isEnabled: true)
+                case .disable: try driver.setBitmap(name, isEnabled: false)
+                case .merge: break
+                }
+            }
+        } catch { throw error.prefixed("Operation \(step.name) on bitmap \(name) failed") }
+    }
+
+    /// Changes the bitmaps of an image; one that keeps none has none of that name.
+    private static func change(
+        _ node: BlockNode, _ name: String, _ body: (any BitmapCapable) throws(BlockError) -> Void
+    ) throws(BlockError) {
+        guard node.format is any BitmapCapable else { throw notFound(name) }
+        try node.changeBitmaps(body)
+    }
+
+    private static func bits(of name: String, in node: BlockNode) throws(BlockError) -> DirtyBitmap {
+        guard let driver = node.format as? any BitmapCapable else { throw notFound(name) }
+        return try driver.bitmap(named: name)
+    }
+
+    private static func notFound(_ name: String) -> BlockError {
+        BlockError(.notFound, "Dirty bitmap '\(name)' not found")
+    }
+}
