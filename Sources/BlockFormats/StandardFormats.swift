@@ -2,7 +2,7 @@ import BlockCore
 
 /// Every format that Platter knows. `raw` is last: it takes anything.
 public enum StandardFormats {
-    public static let all: [any FormatDriver.Type] = [Qcow2Driver.self, RawDriver.self]
+    public static let all: [any FormatDriver.Type] = [Qcow2Driver.self, LuksDriver.self, RawDriver.self]
 
     /// What is made where nobody names a format.
     public static let defaultName = RawDriver.name
@@ -19,7 +19,7 @@ public enum StandardFormats {
         ForeignFormat("vhdx", magic: Array("vhdxfile".utf8)),
         ForeignFormat("parallels", magic: Array("WithoutFreeSpace".utf8)),
         ForeignFormat("parallels", magic: Array("WithouFreSpacExt".utf8)),
-        ForeignFormat("luks", magic: Array("LUKS".utf8) + [0xBA, 0xBE]),
+        ForeignFormat("luks2", magic: Luks.magic + [0, 2]),
         ForeignFormat("bochs", magic: Array("Bochs Virtual HD Image".utf8)),
         ForeignFormat("cloop", magic: Array("#!/bin/sh\n#V2.0 Format\n".utf8)),
     ]

@@ -10,6 +10,8 @@ public struct FormatConfiguration: Sendable, CustomStringConvertible {
     public var backingSize: Int?
     /// Options for every opening of the image.
     public var openOptions: OptionTree
+    /// What `key-secret` and the like name.
+    public var secrets = SecretSource.none
     /// For formats that cannot mark an image as dirty: a check after a crash may find what is harmless to go
     /// on with, as long as a repair mends it and loses nothing.
     public var checkMayRepairAfterCrash = false
@@ -41,7 +43,15 @@ public struct FormatConfiguration: Sendable, CustomStringConvertible {
             return base
         }
         try createImage(in: store)
+        try fillWithZeroes(store)
         return ReferenceDisk(size: virtualSize, backing: backing)
+    }
+
+    /// Brings a disk that begins as noise to what the model says of new disks.
+    private func fillWithZeroes(_ store: TestStore) throws {
+        let node = try open(in: store, settings: OpenSettings(readOnly: false))
+        if node.format?.unwrittenReadsAsZero == false { try node.writeZeroes(at: 0, count: virtualSize) }
+        try node.close()
     }
 
     /// Makes the image file alone.
@@ -63,7 +73,7 @@ public struct FormatConfiguration: Sendable, CustomStringConvertible {
     }
 
     func opener(_ store: TestStore) -> ImageOpener {
-        ImageOpener(registry: store.registry([format, TestRaw.format]))
+        ImageOpener(registry: store.registry([format, TestRaw.format]), secrets: secrets)
     }
 
     /// Data and holes in turn, so that both show through.

@@ -43,7 +43,7 @@ final class ImageSession {
         guard let format = node.format else { return abilities }
         abilities.unit = format.writeGranularity
         abilities.compresses = format is any CompressedWriting
-        abilities.resizes = format is any Resizable
+        abilities.resizes = format is any Resizable && format.unwrittenReadsAsZero
         abilities.keepsSnapshots = format is any SnapshotCapable
         return abilities
     }

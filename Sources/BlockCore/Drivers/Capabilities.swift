@@ -39,7 +39,8 @@ public protocol Rebasable: FormatDriver {
 
 /// Changes the virtual size.
 public protocol Resizable: FormatDriver {
-    /// Durable on return. Space that is added reads as zeroes, also after a crash in between: what lay there
+    /// Durable on return. Space that is added reads as zeroes (unless ``FormatDriver/unwrittenReadsAsZero``
+    /// says that new space never does), also after a crash in between: what lay there
     /// of a larger disk is gone, and where `old` has a backing file, that is hidden before the size changes.
     func resize(
         to virtualSize: Int, preallocation: Preallocation, old: any GuestReader

@@ -53,6 +53,9 @@ public protocol FormatDriver: AnyObject, Sendable {
     /// Whether the file's own holes and data are the disk's, so that a hole is not an entry of this format.
     var isTransparent: Bool { get }
 
+    /// Whether space that was never written reads as zeroes, in a new image and where it grew.
+    var unwrittenReadsAsZero: Bool { get }
+
     /// Where the bytes at `offset` are: one run with one status. `0 < limit`; the range is inside the disk.
     func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent
     /// Reads bytes from ``Extent/Status/encoded(compressed:)`` extents; the range lies in one extent.
@@ -77,6 +80,7 @@ extension FormatDriver {
     public var backing: BackingReference? { nil }
     public var dataMayBeHoles: Bool { false }
     public var isTransparent: Bool { false }
+    public var unwrittenReadsAsZero: Bool { true }
     public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         throw BlockError(.unsupported, "Format '\(Self.name)' has no encoded data")
     }

@@ -53,6 +53,25 @@ public struct OpenRequest: Sendable {
         return node
     }
 
+    /// Opens a further file that the user names with options below `role.`: a detached header.
+    ///
+    /// As ``openChild(_:role:purpose:options:)``, but the image has no say, so that no policy is asked, and
+    /// `info` opens it too.
+    /// - Returns: `nil` when there are no such options.
+    /// - Throws: `invalidArgument` when it is the image's own file; what opening throws.
+    public func openNamedChild(role: String, options: inout OptionTree) throws(BlockError) -> BlockNode? {
+        let own = options.takeSubtree(role)
+        if own.isEmpty { return nil }
+        let node = try opener.openStorage(nil, options: own, settings: settings)
+        if let identity = node.storage?.identity, identity == file.storage?.identity {
+            try? node.close()
+            throw BlockError(
+                .invalidArgument, "'\(role)' names the image's own file", path: file.filename)
+        }
+        opened.append(node, role: role)
+        return node
+    }
+
     /// The file and what was opened beside it, with their roles.
     var children: [(role: String, node: BlockNode)] { [("file", file)] + opened.all }
 

@@ -76,23 +76,13 @@ struct CipherSuite: Sendable, Equatable {
 
     var keyBytes: Int { algorithm.keyBytes * mode.keyCount }
 
-    /// Refuses what does not go together.
-    ///
-    /// - Throws: `unsupported`.
-    func validate() throws(BlockError) {
-        if mode == .xts, algorithm == .aes192 {
-            throw BlockError(.unsupported, "XTS is not defined for \(algorithm.rawValue)")
-        }
-        _ = try essivAlgorithm
-    }
-
     /// The cipher that encrypts sector numbers: the one whose key is as long as the hash's digest.
     var essivAlgorithm: CipherAlgorithm? {
         get throws(BlockError) {
             guard let hash = ivGenerator.hash else { return nil }
             guard let match = CipherAlgorithm.allCases.first(where: { $0.keyBytes == hash.digestBytes })
             else {
-                throw BlockError(.unsupported, "No aes cipher with key size \(hash.digestBytes) available")
+                throw BlockError(.unsupported, "No AES cipher with key size \(hash.digestBytes) available")
             }
             return match
         }

@@ -134,6 +134,7 @@ struct ConvertTarget {
 
     /// Whether a new image reads as zeroes where nothing is written.
     private static func startsAsZero(_ node: BlockNode) -> Bool {
-        node.backing == nil && node.children.allSatisfy { $0.storage?.zeroInitialised == true }
+        node.backing == nil && node.format?.unwrittenReadsAsZero != false
+            && node.children.allSatisfy { $0.storage?.zeroInitialised == true }
     }
 }

@@ -1,0 +1,150 @@
+import BlockCore
+import Synchronization
+
+/// A raw LUKS1 volume: a header with key slots, and behind it, or in another file, the encrypted disk.
+///
+/// Options: `key-secret` (the id of the passphrase), `header.…` (the file with a detached header). No lock is
+/// held while data are read, written or encrypted: only the header changes, under a lock of its own.
+public final class LuksDriver: FormatDriver {
+    public static let name = "luks"
+
+    let file: BlockNode
+    /// `nil` where only metadata is wanted.
+    let store: EncryptedStore?
+    let volume: Mutex<LuksVolume>
+    let isDetached: Bool
+    /// Where the disk starts in ``file``, in bytes.
+    let payloadOffset: Int
+    private let size: Atomic<Int>
+
+    private init(
+        file: BlockNode, volume: LuksVolume, isDetached: Bool, store: EncryptedStore?, size: Int
+    ) {
+        self.file = file
+        self.store = store
+        self.isDetached = isDetached
+        payloadOffset = volume.header.payloadOffset
+        self.size = Atomic(size)
+        self.volume = Mutex(volume)
+    }
+
+    public static func probe(_ header: RawSpan, filename: String) -> Int {
+        let version: UInt16 = header.bigEndian(at: 6) ?? 0
+        return header.part(0..<Luks.magic.count)?.array == Luks.magic && version == Luks.version ? 100 : 0
+    }
+
+    public static func open(
+        _ request: OpenRequest, options: inout OptionTree
+    ) throws(BlockError) -> LuksDriver {
+        do throws(BlockError) {
+            let secret = options.take("key-secret")
+            let detached = try request.openNamedChild(role: "header", options: &options)
+            let home = detached ?? request.file
+            let volume = try LuksVolume(
+                reading: LuksArea(node: home, base: 0, length: try home.length()))
+            let offset = volume.header.payloadOffset
+            guard detached != nil || offset > 0 else {
+                throw BlockError(
+                    .invalidArgument, "The LUKS header belongs to another file: name it as 'header.filename'")
+            }
+            let length = try request.file.length()
+            guard length >= offset else {
+                throw BlockError(.corrupt, "The LUKS data are beyond the end of the file")
+            }
+            let store = try unlock(volume, secret, request)
+            return LuksDriver(
+                file: request.file, volume: volume, isDetached: detached != nil, store: store,
+                size: (length - offset).roundedDown(to: Luks.sectorBytes))
+        } catch {
+            throw error.concerning(request.file.filename)
+        }
+    }
+
+    private static func unlock(
+        _ volume: LuksVolume, _ secret: String?, _ request: OpenRequest
+    ) throws(BlockError) -> EncryptedStore? {
+        if request.settings.metadataOnly { return nil }
+        guard let secret else {
+            throw BlockError(.invalidArgument, "Parameter 'key-secret' is required for cipher")
+        }
+        let key = try volume.unlock(try request.secrets.secret(secret))
+        return EncryptedStore(try SectorCipher(volume.header.suite, key: key))
+    }
+
+    public var virtualSize: Int { size.load(ordering: .relaxed) }
+    /// Sectors are encrypted as a whole.
+    public var writeGranularity: Int { Luks.sectorBytes }
+    public var unwrittenReadsAsZero: Bool { false }
+
+    public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+        Extent(.encoded(compressed: false), length: limit)
+    }
+
+    private func unlocked() throws(BlockError) -> EncryptedStore {
+        guard let store else {
+            throw BlockError(.denied, "The LUKS volume was opened without its key", path: file.filename)
+        }
+        return store
+    }
+
+    public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        try unlocked().read(file, into: &buffer, at: payloadOffset + offset, numbering: offset)
+    }
+
+    public func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError) {
+        try unlocked().write(file, bytes, at: payloadOffset + offset, numbering: offset)
+    }
+
+    public func flush() throws(BlockError) { try file.flush() }
+    public func close() throws(BlockError) {}
+
+    public func describe() throws(BlockError) -> FormatInfo {
+        let header = volume.withLock { $0.header }
+        return FormatInfo(isEncrypted: true, specific: header.description(isDetached: isDetached))
+    }
+
+    func setVirtualSize(_ bytes: Int) { size.store(bytes, ordering: .relaxed) }
+}
+
+extension LuksDriver: Resizable {
+    /// New space holds whatever the cipher makes of zeroes in the file: noise, as with any LUKS volume.
+    public func resize(
+        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+    ) throws(BlockError) {
+        guard let rounded = virtualSize.roundedUp(to: Luks.sectorBytes), rounded <= Int.max - payloadOffset
+        else { throw BlockError(.limit, "The requested file size is too large", path: file.filename) }
+        try file.resize(to: payloadOffset + rounded, preallocation: preallocation)
+        try file.flush()
+        setVirtualSize(rounded)
+    }
+}
+
+extension LuksHeader {
+    /// What `info` tells, in QEMU's order.
+    ///
+    /// - Parameter format: named where the volume is inside another format's image.
+    func description(isDetached: Bool, format: String? = nil) -> [InfoField] {
+        var fields = [
+            InfoField("ivgen-alg", .text(suite.ivGenerator.name)),
+            InfoField("detached-header", .flag(isDetached)),
+            InfoField("hash-alg", .text(hash.rawValue)),
+            InfoField("cipher-alg", .text(suite.algorithm.rawValue)),
+            InfoField("uuid", .text(uuid)),
+        ]
+        if let format { fields.append(InfoField("format", .text(format))) }
+        if let vectorHash { fields.append(InfoField("ivgen-hash-alg", .text(vectorHash))) }
+        fields.append(InfoField("cipher-mode", .text(suite.mode.rawValue)))
+        fields.append(InfoField("slots", .list(slots.map(Self.description))))
+        fields.append(InfoField("payload-offset", .number(payloadOffset)))
+        fields.append(InfoField("master-key-iters", .number(digestIterations)))
+        return fields
+    }
+
+    private static func description(_ slot: LuksSlot) -> InfoValue {
+        var fields = [InfoField("active", .flag(slot.isActive))]
+        if slot.isActive { fields.append(InfoField("iters", .number(slot.iterations))) }
+        fields.append(InfoField("key-offset", .number(slot.materialOffset)))
+        if slot.isActive { fields.append(InfoField("stripes", .number(Luks.stripes))) }
+        return .object(fields)
+    }
+}

@@ -1,0 +1,143 @@
+import BlockCore
+
+/// A LUKS header with its key slots, and where it is kept. A value type.
+struct LuksVolume: Sendable {
+    let area: LuksArea
+    var header: LuksHeader
+
+    init(area: LuksArea, header: LuksHeader) {
+        self.area = area
+        self.header = header
+    }
+
+    /// Reads the header; no key yet.
+    init(reading area: LuksArea) throws(BlockError) {
+        self.area = area
+        let bytes = try area.read(at: 0, count: min(area.length, Luks.headerBytes))
+        header = try LuksHeader.parse(bytes.span.bytes)
+    }
+
+    // MARK: Unlocking
+
+    /// The master key, by the first slot that the passphrase opens.
+    ///
+    /// - Throws: `denied` when it opens none.
+    func unlock(_ passphrase: KeyMaterial) throws(BlockError) -> KeyMaterial {
+        for index in header.activeSlots {
+            if let key = try unlock(slot: index, passphrase) { return key }
+        }
+        throw BlockError(
+            .denied, "Invalid password, cannot unlock any keyslot", path: area.node.filename)
+    }
+
+    /// The master key, if the passphrase opens that active slot.
+    func unlock(slot index: Int, _ passphrase: KeyMaterial) throws(BlockError) -> KeyMaterial? {
+        let slot = header.slots[index]
+        let cipher = try slotCipher(slot, passphrase)
+        let size = Luks.materialBytes(keyBytes: header.keyBytes)
+        let encrypted = try area.read(at: slot.materialOffset, count: size)
+        let stripes = try KeyMaterial(count: size) { bytes throws(BlockError) in
+            bytes.copy(from: encrypted.span.bytes)
+            try cipher.decrypt(&bytes, firstSector: 0)
+        }
+        let key = try AntiForensic.merge(stripes.bytes, keyBytes: header.keyBytes, hash: header.hash)
+        let digest = try digest(of: key)
+        return LibCrypto.areEqual(digest.bytes, header.digest.span.bytes) ? key : nil
+    }
+
+    /// What the key material of a slot is encrypted with.
+    private func slotCipher(
+        _ slot: LuksSlot, _ passphrase: KeyMaterial
+    ) throws(BlockError) -> SectorCipher {
+        let key = try KeyMaterial(count: header.keyBytes) { key throws(BlockError) in
+            try LibCrypto.deriveKey(
+                from: passphrase.bytes, salt: slot.salt.span.bytes, iterations: slot.iterations, header.hash,
+                into: &key)
+        }
+        return try SectorCipher(header.suite, key: key)
+    }
+
+    private func digest(of key: KeyMaterial) throws(BlockError) -> KeyMaterial {
+        try KeyMaterial(count: Luks.digestBytes) { digest throws(BlockError) in
+            try LibCrypto.deriveKey(
+                from: key.bytes, salt: header.digestSalt.span.bytes, iterations: header.digestIterations,
+                header.hash, into: &digest)
+        }
+    }
+
+    // MARK: Making
+
+    /// Makes a master key and a header for it, with one slot for the passphrase.
+    ///
+    /// Order of writes: key material and the header's end, a barrier, then the header's first sector: a
+    /// half-made volume is none.
+    static func create(
+        _ plan: LuksPlan, passphrase: KeyMaterial, payloadOffset: Int, in area: LuksArea
+    ) throws(BlockError) -> (volume: LuksVolume, key: KeyMaterial) {
+        let header = LuksHeader(
+            suite: plan.suite, hash: plan.hash, vectorHash: plan.vectorHash, payloadOffset: payloadOffset)
+        var volume = LuksVolume(area: area, header: header)
+        let key = try KeyMaterial(count: plan.suite.keyBytes) { key throws(BlockError) in
+            try LibCrypto.randomise(&key)
+        }
+        volume.header.uuid = try newUUID()
+        volume.header.digestSalt = try LibCrypto.randomBytes(Luks.saltBytes)
+        volume.header.digestIterations = try KeyStretching.iterations(
+            plan.hash, keyBytes: Luks.digestBytes, milliseconds: plan.iterationMilliseconds / 8,
+            maximum: Luks.Limit.slotWork / 8)
+        let digest = try volume.digest(of: key)
+        volume.header.digest = digest.bytes.array
+        for index in 0..<Luks.slotCount {
+            volume.header.slots[index].materialOffset =
+                Luks.alignmentBytes + index * Luks.slotBytes(keyBytes: plan.suite.keyBytes)
+        }
+        volume.header.slots[0] = try volume.fill(slot: 0, key, passphrase, plan.iterationMilliseconds)
+        try volume.writeHeader(Luks.sectorBytes..<Luks.headerBytes)
+        try area.flush()
+        try volume.writeHeader(0..<Luks.sectorBytes)
+        try area.flush()
+        return (volume, key)
+    }
+
+    private static func newUUID() throws(BlockError) -> String {
+        var bytes = try LibCrypto.randomBytes(16)
+        bytes[6] = bytes[6] & 0x0F | 0x40
+        bytes[8] = bytes[8] & 0x3F | 0x80
+        var text = ""
+        for (index, byte) in bytes.enumerated() {
+            if [4, 6, 8, 10].contains(index) { text += "-" }
+            text += (byte < 16 ? "0" : "") + String(byte, radix: 16)
+        }
+        return text
+    }
+
+    // MARK: Slots
+
+    /// Writes new key material for a slot that is not active, and answers what its entry shall be.
+    func fill(
+        slot index: Int, _ key: KeyMaterial, _ passphrase: KeyMaterial, _ milliseconds: Int
+    ) throws(BlockError) -> LuksSlot {
+        var slot = header.slots[index]
+        slot.salt = try LibCrypto.randomBytes(Luks.saltBytes)
+        let digests = (header.keyBytes + header.hash.digestBytes - 1) / header.hash.digestBytes
+        slot.iterations = try KeyStretching.iterations(
+            header.hash, keyBytes: header.keyBytes, milliseconds: milliseconds,
+            maximum: Luks.Limit.slotWork / digests)
+        slot.isActive = true
+        let cipher = try slotCipher(slot, passphrase)
+        let stripes = try AntiForensic.split(key, hash: header.hash)
+        let size = Luks.materialBytes(keyBytes: header.keyBytes)
+        let padded = KeyMaterial(count: size) { bytes in bytes.copy(from: stripes.bytes) }
+        let buffer = AlignedBuffer(count: size)
+        var encrypted = buffer.mutableBytes
+        try cipher.encrypt(padded.bytes, into: &encrypted, firstSector: 0)
+        try area.write(buffer.bytes, at: slot.materialOffset)
+        return slot
+    }
+
+    /// Writes a part of the header, which is not durable yet.
+    func writeHeader(_ range: Range<Int> = 0..<Luks.headerBytes) throws(BlockError) {
+        let bytes = header.bytes()
+        try area.write(bytes.span.bytes.extracting(range), at: range.lowerBound)
+    }
+}

@@ -1,0 +1,129 @@
+import BlockCore
+import BlockFormats
+import BlockTestSupport
+import Testing
+
+/// What the LUKS driver promises, over ciphers, modes, vectors and hashes.
+@Suite struct LuksTests {
+    static let secrets = SecretSource(["s0": KeyMaterial("hunter2"), "bad": KeyMaterial("hunter3")])
+
+    static func configuration(size: Int = 300 << 10, _ more: [(String, String)] = []) -> FormatConfiguration {
+        var open = OptionTree()
+        open["key-secret"] = "s0"
+        let options = [("key-secret", "s0"), ("iter-time", "0")] + more
+        var configuration = FormatConfiguration(
+            LuksDriver.self, options: options.map { (name: $0.0, value: $0.1) }, virtualSize: size,
+            openOptions: open)
+        configuration.secrets = secrets
+        return configuration
+    }
+
+    static let matrix: [FormatConfiguration] = {
+        var all: [FormatConfiguration] = []
+        let hashes = ["sha1", "sha224", "sha256", "sha384", "sha512"]
+        for cipher in ["aes-128", "aes-192", "aes-256"] {
+            for mode in ["xts", "cbc"] {
+                for vectors in ["plain", "plain64", "essiv"] {
+                    all.append(
+                        configuration(
+                            size: 100 << 10,
+                            [
+                                ("cipher-alg", cipher), ("cipher-mode", mode), ("ivgen-alg", vectors),
+                                ("hash-alg", hashes[all.count % hashes.count]),
+                            ]))
+                }
+            }
+        }
+        return all
+    }()
+
+    @Test(.timeLimit(.minutes(2)), arguments: matrix)
+    func randomOperations(_ configuration: FormatConfiguration) throws {
+        try checkFormatDriver([configuration], phases: [.edges, .random])
+    }
+
+    @Test(.timeLimit(.minutes(5)), arguments: ConformancePhase.allCases)
+    func conformance(_ phase: ConformancePhase) throws {
+        try checkFormatDriver([Self.configuration()], phases: [phase])
+    }
+
+    private func opener(_ store: TestStore) -> ImageOpener {
+        ImageOpener(registry: store.registry([LuksDriver.self, RawDriver.self]), secrets: Self.secrets)
+    }
+
+    private func create(_ store: TestStore, _ more: [(String, String)] = []) throws {
+        try Self.configuration(more).createImage(in: store)
+    }
+
+    private func error(_ store: TestStore, _ options: [String: String]) -> BlockError? {
+        var tree = OptionTree()
+        for (key, value) in options { tree[key] = value }
+        do throws(BlockError) { try opener(store).open("disk", format: "luks", options: tree).close() } catch
+        {
+            return error
+        }
+        return nil
+    }
+
+    @Test func tellsWhatIsMissing() throws {
+        let store = TestStore()
+        try create(store)
+        #expect(error(store, ["key-secret": "s0"]) == nil)
+        #expect(error(store, [:])?.message == "Parameter 'key-secret' is required for cipher")
+        #expect(error(store, ["key-secret": "no"])?.message == "No secret with id 'no'")
+        let wrong = error(store, ["key-secret": "bad"])
+        #expect(wrong?.message == "Invalid password, cannot unlock any keyslot")
+        #expect(wrong?.kind == .denied)
+    }
+
+    @Test func aDetachedHeader() throws {
+        let store = TestStore()
+        try create(store, [("detached-header", "on")])
+        store["header"] = store["disk"]
+        store["disk"] = SparseBytes(count: 70000)
+        var options = OptionTree()
+        options["key-secret"] = "s0"
+        options["header.filename"] = "header"
+        let node = try opener(store).open(
+            "disk", format: "luks", settings: OpenSettings(readOnly: false), options: options)
+        #expect(try node.length() == 69632)
+        #expect(node.childRoles == ["file", "header"])
+        let data = Pattern.bytes(stamp: 3, at: 0, count: 69632)
+        try node.write(data.span.bytes, at: 0)
+        #expect(try node.readBytes(at: 0, count: 69632) == data)
+        try node.close()
+        #expect(store["disk"]?.count == 70000)
+        #expect(error(store, ["key-secret": "s0"]) != nil)
+        options["header.filename"] = "disk"
+        #expect(throws: BlockError.self) { try opener(store).open("disk", format: "luks", options: options) }
+    }
+
+    @Test func growsAndShrinks() throws {
+        let store = TestStore()
+        try create(store)
+        let configuration = Self.configuration()
+        let node = try configuration.open(in: store, settings: OpenSettings(readOnly: false))
+        let data = Pattern.bytes(stamp: 5, at: 0, count: 4096)
+        try node.write(data.span.bytes, at: 8192)
+        try node.resize(to: 1 << 20)
+        try node.write(data.span.bytes, at: (1 << 20) - 4096)
+        #expect(try node.readBytes(at: 8192, count: 4096) == data)
+        #expect(try node.readBytes(at: (1 << 20) - 4096, count: 4096) == data)
+        try node.resize(to: 12288)
+        try node.close()
+        let again = try configuration.open(in: store, settings: OpenSettings())
+        #expect(try again.length() == 12288)
+        #expect(try again.readBytes(at: 8192, count: 4096) == data)
+        try again.close()
+    }
+
+    /// What is there is no volume yet, or a whole one.
+    @Test(.timeLimit(.minutes(2))) func creatingIsAllOrNothing() throws {
+        try checkInterruption(
+            of: [:], action: { store in try create(store) },
+            verify: { store in
+                guard store["disk"] != nil, let error = error(store, ["key-secret": "s0"]) else { return }
+                guard error.kind == .wrongFormat else { throw error }
+            })
+    }
+}
