@@ -30,7 +30,7 @@ struct CommandFailure: Error {
         case let failure as CommandFailure: self = failure
         case let error as BlockError:
             self.init(Self.naming(error), details: error.hint.map { [$0] } ?? [])
-            if error.kind == .cancelled { status = Self.cancelledStatus }
+            if error.kind == .cancelled { status = SignalWatch.interruptedStatus }
         default: self.init("\(error)")
         }
     }
@@ -44,9 +44,6 @@ struct CommandFailure: Error {
         }
         return "\(path): \(error.message)"
     }
-
-    /// The exit status after an interrupt, as a shell reports it.
-    static let cancelledStatus: Int32 = 130
 
     /// A mistake in how the command was called; ends with the "Try … --help" line.
     static func usage(_ message: String) -> CommandFailure {

@@ -31,7 +31,7 @@ import Testing
         driver.close()
         #expect(try allocated() < 21 << 20)
         let bytes = try scratch.contents("a")
-        #expect(bytes.count == 20 << 20 && bytes.allSatisfy { $0 == 7 })
+        #expect(bytes == [UInt8](repeating: 7, count: 20 << 20))
     }
 
     @Test func aSmallFileTakesNothing() throws {
@@ -42,13 +42,13 @@ import Testing
 
     @Test func anotherLengthGivesItBack() throws {
         let driver = try grown(toMebibytes: 20)
-        try driver.truncate(to: 500 << 20, preallocation: .off)
+        try driver.truncate(to: 40 << 20, preallocation: .off)
         #expect(try allocated() < 21 << 20)
-        try driver.put([1], at: (500 << 20) - 1)
+        try driver.put([1], at: (40 << 20) - 1)
         driver.close()
-        let bytes = try scratch.contents("a")
-        #expect(bytes.count == 500 << 20)
-        #expect(bytes[(20 << 20)..<(500 << 20) - 1].allSatisfy { $0 == 0 })
+        var expected = [UInt8](repeating: 7, count: 20 << 20) + [UInt8](repeating: 0, count: 20 << 20)
+        expected[expected.count - 1] = 1
+        #expect(try scratch.contents("a") == expected)
     }
 
     @Test func becomingReadOnlyGivesItBack() throws {

@@ -14,6 +14,11 @@ import Synchronization
 /// While it watches, the signals are blocked in the thread that made it and in those started from there.
 final class SignalWatch: Sendable {
     private let isStopped = Atomic<Bool>(false)
+    /// The signal that interrupted this process.
+    private static let received = Atomic<Int32>(SIGINT)
+
+    /// The exit status after an interrupt, as a shell tells of the signal: 130 for Ctrl-C.
+    static var interruptedStatus: Int32 { 128 + received.load(ordering: .relaxed) }
 
     private static let interrupts = [SIGINT, SIGTERM, SIGHUP]
 
@@ -34,6 +39,7 @@ final class SignalWatch: Sendable {
                     _exit(128 + signal)
                 } else {
                     interrupted = true
+                    Self.received.store(signal, ordering: .relaxed)
                     onInterrupt()
                 }
             }
