@@ -123,6 +123,20 @@ import Testing
         #expect(try fixture.read("small.raw") == [1, 2, 3])
     }
 
+    @Test("the name of a protocol in the place of a format means plain bytes in its storage")
+    func protocolAsFormat() throws {
+        let made = try fixture.platter("create", "-f", "file", "made", "1M")
+        #expect(made.output == "Formatting 'made', fmt=file size=1048576\n")
+        try fixture.write("old", [UInt8](repeating: 1, count: 4096))
+        try fixture.platter("convert", "-O", "file", "data.qcow2", "old")
+        #expect(try fixture.read("old") == Self.disk)
+        try fixture.platter("convert", "-f", "file", "-O", "qcow2", "old", "again.qcow2")
+        #expect(try raw(of: "again.qcow2") == Self.disk)
+        let refused = try fixture.platter("convert", "-c", "-O", "file", "data.qcow2", "new")
+        #expect(refused.error == "platter: Compression not supported for this file format\n")
+        #expect(!fixture.exists("new"))
+    }
+
     static let signals: [(String, Int32)] = [("INT", 130), ("TERM", 143), ("HUP", 129)]
 
     @Test(

@@ -48,8 +48,8 @@ public struct CreateContext: Sendable {
 extension ImageOpener {
     /// The options that creating `format` at `filename` takes: the format's, then those of the protocol.
     public func createOptions(format: String, filename: String) throws(BlockError) -> CreateOptions {
-        let creatable = try creatableFormat(format)
-        var declared = creatable.createOptions
+        if let storage = protocolAsFormat(format) { return CreateOptions(storage.createOptions) }
+        var declared = try creatableFormat(format).createOptions
         let (entry, _) = try registry.resolve(filename)
         for option in entry.createOptions where !declared.contains(where: { $0.key == option.key }) {
             declared.append(option)
@@ -59,10 +59,23 @@ extension ImageOpener {
 
     /// Makes an image. `options` come from ``createOptions(format:filename:)``.
     public func create(_ filename: String, format: String, options: CreateOptions) throws(BlockError) {
+        if let storage = protocolAsFormat(format) {
+            return try storage.create(registry.resolve(filename).name, options)
+        }
         let creatable = try creatableFormat(format)
         let context = CreateContext(
             registry: registry, filename: filename, options: options, secrets: secrets)
         try creatable.create(options, in: context)
+    }
+
+    /// The protocol that makes files, where `name` is a protocol's and not a format's: an image without one.
+    public func protocolAsFormat(
+        _ name: String
+    ) -> (createOptions: [CreateOption], create: ProtocolEntry.Create)? {
+        guard registry.format(named: name) == nil, let entry = registry.protocolEntry(named: name),
+            let create = entry.create
+        else { return nil }
+        return (entry.createOptions, create)
     }
 
     /// The format, if it can make images.

@@ -88,6 +88,10 @@ public protocol UseDeclaring: ProtocolDriver {
 
 /// How a protocol driver opens and makes files; one value per protocol in the ``DriverRegistry``.
 public struct ProtocolEntry: Sendable {
+    /// Makes a file.
+    public typealias Create =
+        @Sendable (_ filename: String, _ options: CreateOptions) throws(BlockError) -> Void
+
     /// The driver's name, such as `file`.
     public var name: String
     /// The prefixes of file names (`nbd`, `http`) that mean this protocol.
@@ -101,7 +105,7 @@ public struct ProtocolEntry: Sendable {
         @Sendable (_ filename: String, _ options: inout OptionTree, _ settings: OpenSettings)
             throws(BlockError) -> any ProtocolDriver
     /// Makes a file (truncating one that is there), of the size and preallocation in `options`.
-    public var create: (@Sendable (_ filename: String, _ options: CreateOptions) throws(BlockError) -> Void)?
+    public var create: Create?
 
     public init(
         name: String, schemes: [String] = [], createOptions: [CreateOption] = [],
@@ -109,7 +113,7 @@ public struct ProtocolEntry: Sendable {
         open:
             @escaping @Sendable (String, inout OptionTree, OpenSettings) throws(BlockError)
             -> any ProtocolDriver,
-        create: (@Sendable (String, CreateOptions) throws(BlockError) -> Void)? = nil
+        create: Create? = nil
     ) {
         self.name = name
         self.schemes = schemes

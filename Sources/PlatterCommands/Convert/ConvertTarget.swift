@@ -38,6 +38,10 @@ struct ConvertTarget {
             if compresses, isStandardOutput { throw Self.noCompression }
             return
         }
+        if context.opener.protocolAsFormat(format) != nil {
+            if compresses { throw Self.noCompression }
+            return
+        }
         let creatable = try context.opener.creatableFormat(format)
         guard compresses else { return }
         guard creatable is any CompressedWriting.Type else { throw Self.noCompression }
@@ -134,7 +138,8 @@ struct ConvertTarget {
 
     /// Whether a new image reads as zeroes where nothing is written.
     private static func startsAsZero(_ node: BlockNode) -> Bool {
-        node.backing == nil && node.format?.unwrittenReadsAsZero != false
+        if let storage = node.storage { return storage.zeroInitialised }
+        return node.backing == nil && node.format?.unwrittenReadsAsZero != false
             && node.children.allSatisfy { $0.storage?.zeroInitialised == true }
     }
 }
