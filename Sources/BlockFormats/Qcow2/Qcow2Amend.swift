@@ -86,6 +86,22 @@ extension Qcow2Driver: Amendable {
 }
 
 extension Qcow2Metadata {
+    /// Makes a header with the same extensions and the same backing name durable, by writing its fixed
+    /// fields: less than a sector. The header in memory changes only when that worked.
+    func switchHeader(to changed: Qcow2Header) throws(BlockError) {
+        try barrier()
+        try file.write(changed.fixedBytes().span.bytes, at: 0)
+        try barrier()
+        adopt(changed)
+    }
+
+    /// Makes a header of another shape durable, once everything that it refers to is.
+    func replaceHeader(with changed: Qcow2Header) throws(BlockError) {
+        try barrier()
+        defer { adopt(header) }
+        try rewriteHeader(to: changed)
+    }
+
     /// Version 3 can say all that version 2 can: only the header changes.
     fileprivate func upgrade() throws(BlockError) {
         var changed = header

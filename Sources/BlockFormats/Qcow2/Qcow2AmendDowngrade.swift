@@ -15,7 +15,7 @@ extension Qcow2Metadata {
             throw BlockError(
                 .unsupported, "Cannot downgrade an image with incompatible features 0x\(bits) set")
         }
-        guard header.extensionData(Qcow2.ExtensionType.bitmaps) == nil else {
+        guard header.extensionData(Qcow2.ExtensionType.bitmaps) == nil, try bitmapSet().items.isEmpty else {
             throw BlockError(.unsupported, "Cannot downgrade an image with bitmaps")
         }
         for snapshot in try snapshotTable().snapshots {

@@ -21,9 +21,11 @@ extension Qcow2Driver: ZeroWriting, Discarding {
         let range = offset..<offset + count
         let hasBacking = old.hasBacking(in: range)
         if layout.version < 3 && hasBacking { return }
-        try eachCluster(range, skippingUnmapped: true) { entry in
+        // What is below must not show through where the guest has discarded.
+        try eachCluster(range, skippingUnmapped: !hasBacking) { entry in
             switch entry.kind(version: self.layout.version) {
-            case .unallocated, .zeroPlain: nil
+            case .unallocated: hasBacking ? .zeroPlain : nil
+            case .zeroPlain: nil
             case .data, .zeroAllocated, .compressed:
                 self.layout.version < 3 ? .unallocated : .zeroPlain
             }

@@ -1,0 +1,211 @@
+import BlockCore
+import BlockFormats
+import BlockProtocols
+import BlockTestSupport
+import Foundation
+
+/// The same image twice, in a folder each: one that Platter works on, one that QEMU's tools work on.
+struct TwinImages {
+    /// A part of a batch of requests.
+    enum Request {
+        case write(Range<Int>, UInt8)
+        case zero(Range<Int>, mayUnmap: Bool)
+        case discard(Range<Int>)
+        case compress(Range<Int>, UInt8)
+
+        /// In the words of qemu-io.
+        var command: String {
+            switch self {
+            case .write(let range, let byte): "write -P \(byte) \(range.lowerBound) \(range.count)"
+            case .zero(let range, let mayUnmap):
+                "write -z\(mayUnmap ? " -u" : "") \(range.lowerBound) \(range.count)"
+            case .discard(let range): "discard \(range.lowerBound) \(range.count)"
+            case .compress(let range, let byte): "write -c -P \(byte) \(range.lowerBound) \(range.count)"
+            }
+        }
+    }
+
+    static let name = "disk.qcow2"
+
+    let ours: CommandFixture
+    let theirs: CommandFixture
+
+    init() throws {
+        ours = try CommandFixture()
+        theirs = try CommandFixture()
+    }
+
+    // A child of another test that was forked but does not run its program yet has our closed file open, with
+    // its locks: who finds it locked tries again.
+    private static let lockTries = 200
+
+    // MARK: Doing
+
+    /// Runs a program until it does not complain of a lock.
+    static func run(
+        _ fixture: CommandFixture, _ program: URL, _ arguments: [String]
+    ) throws -> CommandOutcome {
+        var outcome = try fixture.run(program, arguments)
+        for _ in 0..<lockTries where outcome.text.contains("Failed to get") {
+            WorkerThreads.sleep(nanoseconds: 20_000_000)
+            outcome = try fixture.run(program, arguments)
+        }
+        return outcome
+    }
+
+    static func peer(_ name: String) -> URL { URL(filePath: "/usr/bin/\(name)") }
+
+    /// Runs a command by both programs; answers whether it succeeded.
+    ///
+    /// - Throws: ``Mismatch`` when one refuses what the other does, or is ended by a signal.
+    func command(_ arguments: [String]) throws -> Bool {
+        let our = try Self.run(ours, CommandFixture.platter, arguments)
+        let their = try Self.run(theirs, Self.peer("qemu-img"), arguments)
+        guard our.status < 128, (our.status == 0) == (their.status == 0) else {
+            throw Mismatch("platter: \(our.status) \(our.text)\nqemu-img: \(their.status) \(their.text)")
+        }
+        return our.status == 0
+    }
+
+    /// Does the requests by our driver and by qemu-io.
+    func perform(_ requests: [Request]) throws {
+        let node = try open(ours)
+        defer { try? node.close() }
+        for request in requests { try Self.perform(request, on: node) }
+        try node.close()
+        // QEMU 7.2 may put a compressed cluster behind another one that was given up meanwhile; a new process
+        // does not remember the place.
+        var batch: [String] = []
+        for request in requests {
+            if case .compress = request { try flush(&batch) }
+            batch += ["-c", request.command]
+        }
+        try flush(&batch)
+    }
+
+    private func flush(_ batch: inout [String]) throws {
+        guard !batch.isEmpty else { return }
+        let outcome = try Self.run(
+            theirs, Self.peer("qemu-io"), ["-f", "qcow2", "-d", "unmap"] + batch + [Self.name])
+        guard outcome.status == 0, !outcome.text.contains("failed") else {
+            throw Mismatch("qemu-io \(batch): \(outcome.text)")
+        }
+        batch = []
+    }
+
+    private static func perform(_ request: Request, on node: BlockNode) throws {
+        switch request {
+        case .write(let range, let byte):
+            let bytes = [UInt8](repeating: byte, count: range.count)
+            try node.write(bytes.span.bytes, at: range.lowerBound)
+        case .zero(let range, let mayUnmap):
+            try node.writeZeroes(at: range.lowerBound, count: range.count, flags: mayUnmap ? .mayUnmap : [])
+        case .discard(let range): try node.discard(at: range.lowerBound, count: range.count)
+        case .compress(let range, let byte):
+            try ImageWriting.writeCompressed(
+                [UInt8](repeating: byte, count: range.count), at: range.lowerBound, to: node)
+        }
+    }
+
+    func open(_ fixture: CommandFixture, readOnly: Bool = false) throws -> BlockNode {
+        let registry = DriverRegistry(formats: StandardFormats.all, protocols: StandardProtocols.all)
+        let opener = ImageOpener(registry: registry)
+        var settings = OpenSettings(readOnly: readOnly)
+        settings.discardUnmaps = true
+        for _ in 0..<Self.lockTries {
+            do throws(BlockError) {
+                return try opener.open(fixture.path(Self.name), format: "qcow2", settings: settings)
+            } catch {
+                guard error.kind == .busy else { throw error }
+                WorkerThreads.sleep(nanoseconds: 20_000_000)
+            }
+        }
+        throw Mismatch("\(Self.name) stays locked")
+    }
+
+    // MARK: Judging
+
+    private func bytes(_ fixture: CommandFixture, snapshot: String? = nil) throws -> [UInt8] {
+        let node = try open(fixture, readOnly: true)
+        defer { try? node.close() }
+        if let snapshot {
+            guard let driver = node.format as? any SnapshotCapable else { throw Mismatch("no snapshots") }
+            try driver.selectSnapshot(id: nil, name: snapshot)
+        }
+        return try node.readBytes(at: 0, count: try node.length())
+    }
+
+    /// Both programs read the same from both images.
+    func compare() throws {
+        let wanted = try bytes(ours)
+        let other = try bytes(theirs)
+        guard wanted.count == other.count else {
+            throw Mismatch("the sizes are \(wanted.count) and, of QEMU's image, \(other.count)")
+        }
+        guard wanted == other else {
+            let difference = wanted.indices.first { wanted[$0] != other[$0] } ?? 0
+            throw Mismatch(
+                "we read the images differently from offset \(difference): "
+                    + "\(wanted[difference]), of QEMU's \(other[difference])")
+        }
+        try theirs.write("want.raw", wanted)
+        for fixture in [ours, theirs] {
+            try expect(
+                "compare", ["-f", "raw", "-F", "qcow2", theirs.path("want.raw"), Self.name], in: fixture)
+        }
+    }
+
+    private func expect(_ command: String, _ arguments: [String], in fixture: CommandFixture) throws {
+        let outcome = try Self.run(fixture, Self.peer("qemu-img"), [command] + arguments)
+        guard outcome.status == 0 else {
+            let whose = fixture === ours ? "Platter's" : "QEMU's"
+            throw Mismatch("qemu-img \(command) of \(whose) image: \(outcome.text)")
+        }
+    }
+
+    /// Both programs find the same in each image, and nothing in ours.
+    func check() throws {
+        for fixture in [ours, theirs] {
+            let our = try Self.run(fixture, CommandFixture.platter, ["check", "-f", "qcow2", Self.name])
+            let their = try Self.run(fixture, Self.peer("qemu-img"), ["check", "-f", "qcow2", Self.name])
+            guard our.status == their.status, fixture !== ours || our.status == 0 else {
+                let whose = fixture === ours ? "Platter's" : "QEMU's"
+                throw Mismatch("\(whose) image: platter check: \(our.text)\nqemu-img check: \(their.text)")
+            }
+        }
+    }
+
+    /// A snapshot holds the same in both images, and qemu-img reads it from ours.
+    func compareSnapshot(_ name: String) throws {
+        let wanted = try bytes(ours, snapshot: name)
+        guard try bytes(theirs, snapshot: name) == wanted else {
+            throw Mismatch("snapshot '\(name)' differs")
+        }
+        try expect(
+            "convert", ["-f", "qcow2", "-O", "raw", "-l", name, Self.name, "snapshot.raw"], in: ours)
+        // qemu-img takes the disk's size of today for the snapshot's.
+        let read = try ours.read("snapshot.raw").prefix(wanted.count)
+        guard read.elementsEqual(wanted.prefix(read.count)) else {
+            throw Mismatch("qemu-img reads snapshot '\(name)' of Platter's image otherwise")
+        }
+    }
+
+    /// What qemu-img tells of both images is the same, but for places and dates.
+    func compareInfo() throws {
+        let tellings = try [ours, theirs].map { fixture throws -> NSDictionary in
+            let outcome = try Self.run(
+                fixture, Self.peer("qemu-img"), ["info", "--output=json", "-f", "qcow2", Self.name])
+            guard outcome.status == 0,
+                var told = try JSONSerialization.jsonObject(with: Data(outcome.outputBytes)) as? [String: Any]
+            else { throw Mismatch("qemu-img info: \(outcome.text)") }
+            for key in ["actual-size", "full-backing-filename", "filename", "children"] { told[key] = nil }
+            told["snapshots"] = (told["snapshots"] as? [[String: Any]])?.map { snapshot in
+                snapshot.filter { ["name", "id", "vm-state-size"].contains($0.key) }
+            }
+            return told as NSDictionary
+        }
+        guard tellings[0] == tellings[1] else {
+            throw Mismatch("qemu-img tells of Platter's image \(tellings[0]), of its own \(tellings[1])")
+        }
+    }
+}

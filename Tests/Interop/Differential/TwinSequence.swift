@@ -1,0 +1,283 @@
+import BlockCore
+import BlockTestSupport
+
+/// A random sequence of commands and requests on twin images, with what is known of them.
+struct TwinSequence {
+    /// What decides which steps make sense.
+    struct Shape {
+        var version = 3
+        var cluster = 65536
+        var size = 0
+        var refcountBits = 16
+        var isZstd = false
+        var hasSubclusters = false
+        var hasDataFile = false
+        /// The number of the backing file; `nil` for none.
+        var backing: Int?
+        var backingBytes = 0
+        var snapshots: [String] = []
+        var compressed = false
+    }
+
+    private var random: SeededRandom
+    private let twins: TwinImages
+    private var shape = Shape()
+    private var names = 0
+    private var steps: [String] = []
+
+    private static let disk = TwinImages.name
+
+    init(seed: UInt64) throws {
+        random = SeededRandom(seed: seed)
+        twins = try TwinImages()
+    }
+
+    /// What was done, for whoever wants to do it again.
+    var story: String { steps.joined(separator: "\n") }
+
+    mutating func run() throws {
+        try create()
+        for _ in 0..<6 + random.number(in: 0..<7) {
+            try step()
+            try twins.compare()
+        }
+        for snapshot in shape.snapshots { try twins.compareSnapshot(snapshot) }
+        try twins.check()
+        try twins.compareInfo()
+    }
+
+    // MARK: Chance
+
+    private mutating func chance(_ percent: Int) -> Bool { random.number(in: 0..<100) < percent }
+
+    private mutating func pick<Element>(_ elements: [Element]) -> Element {
+        elements[random.number(in: 0..<elements.count)]
+    }
+
+    @discardableResult
+    private mutating func both(_ arguments: [String]) throws -> Bool {
+        steps.append(arguments.joined(separator: " "))
+        let done = try twins.command(arguments)
+        if !done { steps[steps.count - 1] += "    (both refuse)" }
+        return done
+    }
+
+    private mutating func mustBoth(_ arguments: [String]) throws {
+        guard try both(arguments) else { throw Mismatch("both refuse \(arguments)") }
+    }
+
+    // MARK: Creating
+
+    private mutating func create() throws {
+        if chance(45) { shape.backing = try makeBase() }
+        let options = createOptions()
+        let below = shape.backing.map { ["-b", "base\($0).raw", "-F", "raw"] } ?? []
+        let size = [8, 20, 50][random.number(in: 0..<3)] * min(shape.cluster, 65536) + pick([0, 512, 1536])
+        shape.size = size
+        try mustBoth(
+            ["create", "-q", "-f", "qcow2", "-o", options.joined(separator: ",")] + below
+                + [Self.disk, "\(size)"])
+    }
+
+    private mutating func createOptions() -> [String] {
+        shape.cluster = pick([512, 1024, 4096, 4096, 65536, 65536, 1 << 18])
+        if chance(25) { shape.version = 2 }
+        var options = ["compat=\(shape.version == 2 ? "0.10" : "1.1")"]
+        if shape.version == 3 {
+            if chance(40) { shape.refcountBits = pick([1, 2, 4, 8, 32, 64]) }
+            options.append("refcount_bits=\(shape.refcountBits)")
+            if chance(20) { options.append("lazy_refcounts=on") }
+            if chance(15) {
+                shape.isZstd = true
+                options.append("compression_type=zstd")
+            }
+            options += features()
+        }
+        options.append("cluster_size=\(shape.cluster)")
+        if shape.backing == nil && chance(15) {
+            options.append("preallocation=\(pick(["metadata", "falloc", "full"]))")
+        }
+        return options
+    }
+
+    private mutating func features() -> [String] {
+        var options: [String] = []
+        if chance(0) {
+            shape.hasSubclusters = true
+            shape.cluster = pick([16384, 65536])
+            options.append("extended_l2=on")
+        }
+        if chance(0) {
+            shape.hasDataFile = true
+            options.append("data_file=data.raw")
+            if shape.backing == nil && chance(50) { options.append("data_file_raw=on") }
+        }
+        return options
+    }
+
+    /// Makes the same raw file for both, and answers its number.
+    private mutating func makeBase() throws -> Int {
+        names += 1
+        let count = (1 + random.number(in: 0..<40)) * pick([512, 4096, 65536])
+        var bytes = [UInt8](repeating: 0, count: count)
+        var start = 0
+        while start < count {
+            let length = min(count - start, (1 + random.number(in: 0..<30)) * 4096)
+            let fill = chance(30) ? 0 : UInt8(1 + random.number(in: 0..<255))
+            bytes.replaceSubrange(start..<start + length, with: repeatElement(fill, count: length))
+            start += length
+        }
+        steps.append("base\(names).raw: \(count) bytes")
+        shape.backingBytes = count
+        try twins.ours.write("base\(names).raw", bytes)
+        try twins.theirs.write("base\(names).raw", bytes)
+        return names
+    }
+
+    // MARK: Steps
+
+    private mutating func step() throws {
+        switch random.number(in: 0..<100) {
+        case 0..<45: try requests()
+        case 45..<60: try snapshot()
+        case 60..<70: try resize()
+        case 70..<85: try amend()
+        case 85..<92: try rebase()
+        default: try commit()
+        }
+    }
+
+    private mutating func requests() throws {
+        var batch: [TwinImages.Request] = []
+        for _ in 0..<1 + random.number(in: 0..<4) { batch += request() }
+        steps.append(batch.map(\.command).joined(separator: "; "))
+        try twins.perform(batch)
+    }
+
+    private mutating func request() -> [TwinImages.Request] {
+        let byte = UInt8(1 + random.number(in: 0..<255))
+        let clusters = shape.size / shape.cluster
+        let first = random.number(in: 0..<max(1, clusters))
+        let unit = first * shape.cluster..<(first + 1) * shape.cluster
+        // Without a zero flag, a discarded cluster shows what is below, or stays.
+        let canDiscard = clusters > 0 && !(shape.version == 2 && shape.backing != nil)
+        switch random.number(in: 0..<10) {
+        case 0 where canDiscard && !shape.hasDataFile:
+            shape.compressed = true
+            // QEMU compresses only into clusters that are not allocated.
+            return [.discard(unit), .compress(unit, byte)]
+        case 1 where canDiscard:
+            let count = min(clusters - first, 1 + random.number(in: 0..<8))
+            return [.discard(unit.lowerBound..<unit.lowerBound + count * shape.cluster)]
+        case 2, 3: return [.zero(range(), mayUnmap: chance(50))]
+        default: return [.write(range(), byte)]
+        }
+    }
+
+    /// Whole sectors.
+    private mutating func range() -> Range<Int> {
+        let sectors = shape.size / 512
+        let start = random.number(in: 0..<sectors)
+        let most = [4, 2 * shape.cluster / 512, 5 * shape.cluster / 512][random.number(in: 0..<3)]
+        let count = min(sectors - start, 1 + random.number(in: 0..<max(1, most)))
+        return start * 512..<(start + count) * 512
+    }
+
+    private mutating func snapshot() throws {
+        // Narrow refcounts and data files have room for none.
+        guard shape.refcountBits >= 8, !shape.hasDataFile else { return try requests() }
+        let known = shape.snapshots
+        switch random.number(in: 0..<3) {
+        case 0 where known.count < 3:
+            names += 1
+            try mustBoth(["snapshot", "-c", "s\(names)", Self.disk])
+            shape.snapshots.append("s\(names)")
+        case 1 where !known.isEmpty:
+            guard try both(["snapshot", "-a", pick(known), Self.disk]) else { return }
+            shape.size = try size()
+        case 2 where !known.isEmpty:
+            let doomed = pick(known)
+            try mustBoth(["snapshot", "-d", doomed, Self.disk])
+            shape.snapshots.removeAll { $0 == doomed }
+        default: try requests()
+        }
+    }
+
+    private func size() throws -> Int {
+        let node = try twins.open(twins.ours, readOnly: true)
+        defer { try? node.close() }
+        return try node.length()
+    }
+
+    private mutating func newSize() -> Int {
+        let change = random.number(in: 0..<12) * pick([512, 4096, shape.cluster])
+        // QEMU 7.2 does not grow a version 2 disk over a longer backing file.
+        let canGrow = shape.version == 3 || shape.backingBytes <= shape.size
+        if canGrow && chance(65) { return shape.size + change }
+        return max(512, shape.size - change)
+    }
+
+    private mutating func resize() throws {
+        let size = newSize()
+        // QEMU 7.2 preallocates clusters that were given up with what lies in them.
+        let isFresh = steps.count == 1 && size > shape.size
+        let preallocation = isFresh && shape.backing == nil ? ["--preallocation", "metadata"] : []
+        let arguments = ["resize", "-q", "-f", "qcow2", "--shrink"] + preallocation + [Self.disk, "\(size)"]
+        if try both(arguments) { try settle(size) }
+    }
+
+    /// After a growth, QEMU 7.2 may show old bytes in what was the last cluster; Platter shows zeroes.
+    private mutating func settle(_ size: Int) throws {
+        let old = shape.size
+        shape.size = size
+        let end = min(size, old.roundedUp(to: shape.cluster) ?? size)
+        if old < end { try twins.perform([.zero(old..<end, mayUnmap: false)]) }
+    }
+
+    private mutating func amend() throws {
+        var options: [String] = []
+        var next = shape
+        if chance(40) {
+            // QEMU 7.2 makes version 2 images with zstd clusters, which nobody can read.
+            next.version = shape.isZstd ? 3 : pick([2, 3])
+            options.append("compat=\(pick(next.version == 2 ? ["0.10", "v2"] : ["1.1", "v3"]))")
+        }
+        if chance(35) || (next.version == 2 && shape.refcountBits != 16) {
+            // Narrow ones may fit the one image and not the other.
+            let wide = !shape.snapshots.isEmpty || shape.compressed
+            next.refcountBits =
+                next.version == 2 ? 16 : pick(wide ? [8, 16, 32, 64] : [1, 2, 4, 8, 16, 32, 64])
+            options.append("refcount_bits=\(next.refcountBits)")
+        }
+        if chance(30) { options.append("lazy_refcounts=\(pick(["on", "off"]))") }
+        if options.isEmpty || chance(20) {
+            next.size = newSize()
+            options.append("size=\(next.size)")
+        }
+        if try both(["amend", "-q", "-f", "qcow2", "-o", options.joined(separator: ","), Self.disk]) {
+            let size = next.size
+            next.size = shape.size
+            shape = next
+            try settle(size)
+        }
+    }
+
+    private mutating func rebase() throws {
+        // What a snapshot lacks, it would see in the new backing file.
+        guard shape.backing != nil, shape.snapshots.isEmpty else { return try requests() }
+        if chance(30) {
+            try mustBoth(["rebase", "-q", "-f", "qcow2", "-b", "", Self.disk])
+            shape.backing = nil
+            shape.backingBytes = 0
+        } else {
+            let other = try makeBase()
+            try mustBoth(["rebase", "-q", "-f", "qcow2", "-b", "base\(other).raw", "-F", "raw", Self.disk])
+            shape.backing = other
+        }
+    }
+
+    private mutating func commit() throws {
+        guard shape.backing != nil, shape.snapshots.isEmpty else { return try requests() }
+        try both(["commit", "-q", "-f", "qcow2"] + (chance(20) ? ["-d"] : []) + [Self.disk])
+    }
+}
