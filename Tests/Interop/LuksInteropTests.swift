@@ -137,6 +137,32 @@ import Testing
             """)
     }
 
+    @Test("key slots that Platter changes", .timeLimit(.minutes(1)))
+    func slots() throws {
+        try must(
+            try CommandFixture(),
+            """
+            printf hunter2 > one
+            printf second > two
+            T="$S --object secret,id=s1,file=two"
+            opens() { cryptsetup luksOpen --test-passphrase --key-file=$1 disk.luks 2>log; }
+            $P create -q -f luks $S -o key-secret=s0,iter-time=10 disk.luks 1M
+            $P amend -q $T --image-opts -o state=active,new-secret=s1,iter-time=10,keyslot=6 $O
+            opens one
+            opens two
+            cryptsetup luksDump disk.luks | grep -q 'Key Slot 6: ENABLED'
+            $P amend $T --image-opts -o state=inactive,old-secret=s0 $O
+            ! opens one
+            opens two
+            patient qemu-img amend $T --image-opts -o state=active,new-secret=s0,iter-time=10 ${O%s0}s1
+            $P amend $T --image-opts -o state=inactive,keyslot=6 $O
+            opens one
+            ! $P amend $T --image-opts -o state=inactive,keyslot=0 $O 2>log
+            grep -q 'only active keyslot 0' log
+            opens one
+            """)
+    }
+
     @Test("a detached header", .timeLimit(.minutes(1)))
     func detached() throws {
         try must(

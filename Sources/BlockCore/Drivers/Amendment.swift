@@ -4,10 +4,13 @@ public struct Amendment: Sendable {
     public var options: CreateOptions
     /// Do also what may make the image's data unreadable for good.
     public var force: Bool
+    /// What options such as `new-secret` name.
+    public var secrets: SecretSource
 
-    public init(_ options: CreateOptions, force: Bool = false) {
+    public init(_ options: CreateOptions, force: Bool = false, secrets: SecretSource = .none) {
         self.options = options
         self.force = force
+        self.secrets = secrets
     }
 }
 

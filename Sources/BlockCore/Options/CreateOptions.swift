@@ -38,6 +38,10 @@ public enum CreateOptionKey: String, Sendable, CaseIterable {
     case blockStateZero = "block_state_zero"
     case logSize = "log_size"
     case keySecret = "key-secret"
+    case state
+    case newSecret = "new-secret"
+    case oldSecret = "old-secret"
+    case keyslot
     case cipherAlg = "cipher-alg"
     case cipherMode = "cipher-mode"
     case hashAlg = "hash-alg"

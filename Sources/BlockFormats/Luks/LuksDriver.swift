@@ -80,7 +80,7 @@ public final class LuksDriver: FormatDriver {
         Extent(.encoded(compressed: false), length: limit)
     }
 
-    private func unlocked() throws(BlockError) -> EncryptedStore {
+    func unlocked() throws(BlockError) -> EncryptedStore {
         guard let store else {
             throw BlockError(.denied, "The LUKS volume was opened without its key", path: file.filename)
         }
@@ -116,6 +116,20 @@ extension LuksDriver: Resizable {
         try file.resize(to: payloadOffset + rounded, preallocation: preallocation)
         try file.flush()
         setVirtualSize(rounded)
+    }
+}
+
+extension LuksDriver: Amendable {
+    public static var amendOptions: [CreateOption] { LuksSlotChange.Keys.plain.declared }
+
+    public func amend(
+        _ amendment: Amendment, old: any GuestReader, _ control: JobControl
+    ) throws(BlockError) {
+        let change = try LuksSlotChange(amendment, .plain)
+        let key = try unlocked().cipher.key
+        try volume.withLock { volume throws(BlockError) in
+            try volume.apply(try change.action(on: volume), key: key)
+        }
     }
 }
 

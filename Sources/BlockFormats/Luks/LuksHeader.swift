@@ -158,10 +158,27 @@ struct LuksHeader: Sendable, Equatable {
 
     /// The digests that trying all active slots takes.
     var derivationWork: Int {
-        let digestsInKey = (keyBytes + hash.digestBytes - 1) / hash.digestBytes
-        let digestsInDigest = (Luks.digestBytes + hash.digestBytes - 1) / hash.digestBytes
-        return activeSlots.reduce(into: 0) { sum, index in
-            sum += slots[index].iterations * digestsInKey + digestIterations * digestsInDigest
+        activeSlots.reduce(into: 0) { sum, index in
+            sum += slots[index].iterations * digests(in: keyBytes) + checkWork
+        }
+    }
+
+    /// The digests that checking one key takes.
+    private var checkWork: Int { digestIterations * digests(in: Luks.digestBytes) }
+
+    private func digests(in bytes: Int) -> Int { (bytes + hash.digestBytes - 1) / hash.digestBytes }
+
+    /// How many iterations one more slot may ask for, so that the volume is still opened.
+    ///
+    /// - Throws: `limit` when the active slots ask for as many as may be.
+    var maximumIterations: Int {
+        get throws(BlockError) {
+            let rest = Luks.Limit.derivationWork - derivationWork - checkWork
+            let maximum = min(rest, Luks.Limit.slotWork) / digests(in: keyBytes)
+            guard maximum >= KeyStretching.minimumIterations else {
+                throw BlockError(.limit, "The active key slots ask for as many iterations as may be")
+            }
+            return maximum
         }
     }
 

@@ -119,10 +119,9 @@ struct LuksVolume: Sendable {
     ) throws(BlockError) -> LuksSlot {
         var slot = header.slots[index]
         slot.salt = try LibCrypto.randomBytes(Luks.saltBytes)
-        let digests = (header.keyBytes + header.hash.digestBytes - 1) / header.hash.digestBytes
         slot.iterations = try KeyStretching.iterations(
             header.hash, keyBytes: header.keyBytes, milliseconds: milliseconds,
-            maximum: Luks.Limit.slotWork / digests)
+            maximum: try header.maximumIterations)
         slot.isActive = true
         let cipher = try slotCipher(slot, passphrase)
         let stripes = try AntiForensic.split(key, hash: header.hash)
