@@ -36,7 +36,7 @@ import Testing
                 all.append(configuration(cluster: cluster, compat: "0.10", backing: index % 2 == 1))
             }
         }
-        return all
+        return all + [4096, 65536].map { recording(configuration(cluster: $0, backing: true)) }
     }
 
     @Test(.timeLimit(.minutes(5)), arguments: matrix)
@@ -55,7 +55,17 @@ import Testing
         configuration(cluster: 4096, more: [("preallocation", "metadata")]),
         configuration(cluster: 4096, backing: true, more: [("compression_type", "zstd")]),
         configuration(cluster: 2 << 20),
+        recording(configuration(cluster: 512, refcountBits: 8)),
+        recording(configuration(cluster: 4096, backing: true)),
+        recording(configuration(cluster: 65536, more: [("lazy_refcounts", "on")])),
     ]
+
+    /// The same with bitmaps that record what is written.
+    private static func recording(_ configuration: FormatConfiguration) -> FormatConfiguration {
+        var configuration = configuration
+        configuration.bitmaps = [512, 65536]
+        return configuration
+    }
 
     private static func rounds(_ configuration: FormatConfiguration) -> Int {
         configuration.virtualSize < 65536 ? 4 : 1

@@ -15,6 +15,8 @@ public struct FormatConfiguration: Sendable, CustomStringConvertible {
     /// For formats that cannot mark an image as dirty: a check after a crash may find what is harmless to go
     /// on with, as long as a repair mends it and loses nothing.
     public var checkMayRepairAfterCrash = false
+    /// Bitmaps that a new image gets, enabled, by their granularities.
+    public var bitmaps: [Int] = []
 
     public init(
         _ format: any Creatable.Type, options: [(name: String, value: String)] = [], virtualSize: Int,
@@ -32,7 +34,8 @@ public struct FormatConfiguration: Sendable, CustomStringConvertible {
             options.map { "\($0.name)=\($0.value)" }
             + openOptions.keys.map { "\($0)=\(openOptions[$0] ?? "")" }
         let backing = backingSize.map { " backing \($0)" } ?? ""
-        return "\(format.name) [\(list.joined(separator: ","))] size \(virtualSize)\(backing)"
+        let recording = bitmaps.isEmpty ? "" : " bitmaps \(bitmaps)"
+        return "\(format.name) [\(list.joined(separator: ","))] size \(virtualSize)\(backing)\(recording)"
     }
 
     /// Makes the image `disk` (and its backing file `base`) in `store`, and answers what it must hold.
@@ -65,6 +68,14 @@ public struct FormatConfiguration: Sendable, CustomStringConvertible {
             values.set(.backingFormat, to: "raw")
         }
         try opener.create("disk", format: format.name, options: values)
+        if bitmaps.isEmpty { return }
+        let node = try open(in: store, settings: OpenSettings(readOnly: false))
+        try node.changeBitmaps { keeper throws(BlockError) in
+            for granularity in bitmaps {
+                try keeper.addBitmap("every \(granularity)", granularity: granularity, isEnabled: true)
+            }
+        }
+        try node.close()
     }
 
     /// Opens the image `disk` in `store`.

@@ -66,8 +66,14 @@ import Testing
             ("convert -T bad src.raw o", "Invalid source cache option: bad"),
             ("convert -t bad src.raw o", "Invalid cache option: bad"),
             (
-                "convert --bitmaps src.raw o",
-                "Option '--bitmaps' cannot be used: persistent bitmaps are not supported yet"
+                "convert --skip-broken-bitmaps src.raw o",
+                "Use of --skip-broken-bitmaps requires --bitmaps"
+            ),
+            ("convert --bitmaps -O qcow2 src.raw o", "Source lacks bitmap support"),
+            ("convert --bitmaps data.qcow2 o", "Format driver 'raw' does not support bitmaps"),
+            (
+                "convert --bitmaps -O qcow2 data.qcow2 data.qcow2 o",
+                "Copying bitmaps only possible with single source"
             ),
             ("convert - o", "Standard input can be read as 'raw' only; add '-f raw'"),
             ("convert -O qcow2 src.raw -", "Standard output can be written as 'raw' only"),

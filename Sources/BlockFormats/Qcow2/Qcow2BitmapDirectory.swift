@@ -196,9 +196,9 @@ struct Qcow2BitmapEntry: Equatable, Sendable {
         return nil
     }
 
-    /// How many entries the table of a bitmap of so many bits has.
+    /// How many entries the table of a bitmap of so many bits has. A table of none is not allowed.
     static func tableEntries(forBits bits: Int, _ layout: Qcow2Layout) -> Int {
-        max(1, layout.clusters((bits + 7) / 8))
+        layout.clusters((bits + 7) / 8)
     }
 }
 

@@ -256,7 +256,8 @@ extension Qcow2Metadata {
     /// not go with the size in the header until it is stored.
     func beginBitmapResize(to size: Int) throws(BlockError) {
         var set = try bitmapSet()
-        guard set.isTrusted else { return }
+        guard set.isTrusted, !set.items.isEmpty else { return }
+        guard size > 0 else { throw Self.noDisk() }
         for item in set.items {
             guard !item.isInconsistent else { throw Self.inconsistent(item.name) }
             _ = try DirtyBitmap.bitCount(size: size, granularity: item.entry.granularity)

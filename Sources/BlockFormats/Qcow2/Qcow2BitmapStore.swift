@@ -54,7 +54,7 @@ extension Qcow2Metadata {
         // Where its table was, there may be anything by now: it gets an empty one, to be there until removed.
         let bits = try? DirtyBitmap.bitCount(
             size: header.virtualSize, granularity: item.entry.granularity)
-        let entries = Qcow2BitmapEntry.tableEntries(forBits: bits ?? 1, layout)
+        let entries = Qcow2BitmapEntry.tableEntries(forBits: max(1, bits ?? 1), layout)
         item.entry.flags.insert(.inUse)
         try writeTable([UInt64](repeating: 0, count: entries), &item.entry, &placed)
         return true
@@ -117,7 +117,8 @@ extension Qcow2Metadata {
             throw BlockError(.limit, "The image has too many bitmaps", path: file.filename)
         }
         let offset = try place(layout.clusters(bytes.count), &placed)
-        try file.write(bytes.span.bytes, at: offset)
+        let rest = (Qcow2.sectorBytes - bytes.count % Qcow2.sectorBytes) % Qcow2.sectorBytes
+        try file.write((bytes + [UInt8](repeating: 0, count: rest)).span.bytes, at: offset)
         let place = Qcow2BitmapExtension(
             count: entries.count, directoryBytes: bytes.count, directoryOffset: offset)
         return place.serialised()
@@ -180,5 +181,21 @@ extension Qcow2Metadata {
             let first = offset >> layout.clusterBits
             return first..<first + layout.clusters(bytes)
         }
+    }
+}
+
+extension Qcow2Driver {
+    /// What bitmaps take in an image of that layout when every cluster of bits is stored, in bytes.
+    static func bitmapBytes(_ bitmaps: [BitmapInfo], virtualSize: Int, _ layout: Qcow2Layout) -> Int {
+        if bitmaps.isEmpty { return 0 }
+        var clusters = 0
+        var directory = 0
+        for bitmap in bitmaps {
+            let bits = try? DirtyBitmap.bitCount(size: virtualSize, granularity: bitmap.granularity)
+            let entries = Qcow2BitmapEntry.tableEntries(forBits: bits ?? 0, layout)
+            clusters += entries + layout.clusters(entries * 8)
+            directory += Qcow2BitmapEntry.size(nameBytes: bitmap.name.utf8.count)
+        }
+        return (clusters + layout.clusters(directory)) << layout.clusterBits
     }
 }

@@ -176,6 +176,7 @@ extension Qcow2Metadata {
         for name: [UInt8], granularity: Int, in set: Qcow2BitmapSet, _ obstacle: String?
     ) throws(BlockError) {
         if let obstacle { throw BlockError(.unsupported, obstacle) }
+        guard header.virtualSize > 0 else { throw Self.noDisk() }
         guard name.count <= Qcow2.Limit.bitmapNameBytes else {
             throw BlockError(
                 .invalidArgument,
@@ -195,6 +196,11 @@ extension Qcow2Metadata {
             throw BlockError(
                 .unsupported, "Too much space will be occupied by the bitmap. Use larger granularity")
         }
+    }
+
+    /// A table without entries is not allowed.
+    static func noDisk() -> BlockError {
+        BlockError(.unsupported, "A disk of 0 bytes cannot have bitmaps")
     }
 
     /// Which autoclear bits stay when the image is about to be changed: those of what is kept up to date.

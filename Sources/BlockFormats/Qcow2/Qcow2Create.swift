@@ -166,9 +166,11 @@ extension Qcow2Driver: Creatable, Measurable {
         var data = hasAll ? aligned : 0
         if let source, !hasAll { data = try allocatedBytes(of: source, unit: plan.layout.clusterSize) }
         var size = MeasuredSize(required: full - aligned + min(data, aligned), fullyAllocated: full)
-        // Bitmaps are not copied yet, so those of a source that could have some take nothing.
-        let keepsBitmaps = (source?.format as? Qcow2Driver).map { $0.layout.version >= 3 } ?? false
-        if keepsBitmaps && plan.layout.version >= 3 { size.bitmaps = 0 }
+        if let keeper = source?.format as? any BitmapCapable, keeper.bitmapObstacle == nil,
+            plan.layout.version >= 3
+        {
+            size.bitmaps = bitmapBytes(try keeper.bitmaps(), virtualSize: virtualSize, plan.layout)
+        }
         return size
     }
 

@@ -11,10 +11,8 @@ struct ConvertCommand: ImageCommand {
             OptionSpec("f", "source-format", "FMT", "Format of the sources; without it, it is guessed"),
             .imageOpts, .cache("T", "source-cache", of: "the sources"),
             OptionSpec("l", "snapshot", "SNAPSHOT", "Read this snapshot inside the source"),
-            OptionSpec(nil, "bitmaps", nil, "Copy bitmaps too (not supported yet)", refusal: noBitmaps),
-            OptionSpec(
-                nil, "skip-broken-bitmaps", nil, "Leave out inconsistent bitmaps (not supported yet)",
-                refusal: noBitmaps),
+            OptionSpec(nil, "bitmaps", nil, "Copy the source's bitmaps too"),
+            OptionSpec(nil, "skip-broken-bitmaps", nil, "Leave out those that are inconsistent"),
             OptionSpec(nil, "salvage", nil, "Write zeroes where the source cannot be read"),
             OptionSpec("O", "target-format", "FMT", "Format of TARGET (default: raw)"),
             OptionSpec(nil, "target-image-opts", nil, "TARGET is a list of open options; needs -n"),
@@ -43,12 +41,12 @@ struct ConvertCommand: ImageCommand {
                 + "'-f raw', TARGET '-' for standard output with '-O raw'.",
             "When the command fails or is interrupted, a TARGET that it made is removed.",
         ])
-    private static let noBitmaps = "persistent bitmaps are not supported yet"
-
     @Option var sourceFormat: String?
     @Flag var imageOpts = false
     @Option var sourceCache: String?
     @Option var snapshot: String?
+    @Flag var bitmaps = false
+    @Flag var skipBrokenBitmaps = false
     @Flag var salvage = false
     @Option var targetFormat: String?
     @Flag var targetImageOpts = false
@@ -95,6 +93,7 @@ struct ConvertCommand: ImageCommand {
         try target.checkFormat()
         let sources = try ConvertSources.open(Array(operands.dropLast()), sourceOptions(context), context)
         defer { sources.forEach { try? $0.close() } }
+        if bitmaps { try checkBitmaps(sources, target) }
         try convert(sources, to: target, options, rate, context)
         return 0
     }
@@ -119,9 +118,32 @@ struct ConvertCommand: ImageCommand {
                 options.targetIsZero = isZero
                 options.skipsBacking = target.backing?.isEmpty == false
                 options.isStream = target.isStandardOutput
+                let copier = bitmaps ? try bitmapCopier(sources[0], node, context) : nil
                 try ConvertJob(sources: sources, target: node, options: options).run(control)
+                try copier?.copy()
             }
         }
+    }
+
+    /// What can be said against copying bitmaps before the target is made.
+    private func checkBitmaps(_ sources: [BlockNode], _ target: ConvertTarget) throws(CommandFailure) {
+        guard sources.count == 1 else {
+            throw CommandFailure("Copying bitmaps only possible with single source")
+        }
+        guard let source = sources[0].format as? any BitmapCapable, source.bitmapObstacle == nil else {
+            throw CommandFailure("Source lacks bitmap support")
+        }
+        guard target.mayKeepBitmaps else {
+            throw CommandFailure("Format driver '\(target.format)' does not support bitmaps")
+        }
+    }
+
+    private func bitmapCopier(
+        _ source: BlockNode, _ target: BlockNode, _ context: CommandContext
+    ) throws -> BitmapCopier {
+        try BitmapCopier(
+            from: source, to: target, skipsBroken: skipBrokenBitmaps,
+            warn: { if !quiet { context.warn($0) } })
     }
 
     private func jobOptions() throws(CommandFailure) -> ConvertJob.Options {
@@ -154,6 +176,9 @@ struct ConvertCommand: ImageCommand {
     }
 
     private func checkCombinations() throws(CommandFailure) {
+        if skipBrokenBitmaps && !bitmaps {
+            throw CommandFailure("Use of --skip-broken-bitmaps requires --bitmaps")
+        }
         if imageOpts && sourceFormat != nil || targetImageOpts && targetFormat != nil {
             throw CommandFailure("--image-opts and --format are mutually exclusive")
         }

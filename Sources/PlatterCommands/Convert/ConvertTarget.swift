@@ -50,6 +50,13 @@ struct ConvertTarget {
         }
     }
 
+    /// Whether the format, where it is known before the target is opened, can keep bitmaps.
+    var mayKeepBitmaps: Bool {
+        if isStandardOutput { return false }
+        guard !isOptions, let driver = context.registry.format(named: format) else { return true }
+        return driver is any BitmapCapable.Type
+    }
+
     private static let noCompression = CommandFailure("Compression not supported for this file format")
 
     /// Makes and opens the image, runs `body` on it and closes it; what was made for nothing is removed.
