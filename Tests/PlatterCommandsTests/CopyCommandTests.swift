@@ -146,7 +146,8 @@ import Testing
     static let signals: [(String, Int32)] = [("INT", 130), ("TERM", 143), ("HUP", 129)]
 
     @Test(
-        "an interrupted conversion removes what it made, unless it was there", arguments: [false, true], signals)
+        "an interrupted conversion removes what it made, unless it was there", arguments: [false, true],
+        signals)
     func interrupt(isThere: Bool, signal: (String, Int32)) throws {
         if isThere { try fixture.platter("create", "-q", "o.raw", "1M") }
         let outcome = try fixture.shell(
