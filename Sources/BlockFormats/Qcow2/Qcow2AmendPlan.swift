@@ -25,7 +25,8 @@ struct Qcow2AmendPlan {
         try takeDataFile(options, header)
         try Self.checkBacking(options, header)
         if options[.lazyRefcounts] != nil {
-            guard target >= 3 || !options.flag(.lazyRefcounts) else {
+            let isLazyNow = header.compatible & Qcow2.Compatible.lazyRefcounts != 0
+            guard target >= 3 || !options.flag(.lazyRefcounts) || isLazyNow else {
                 throw BlockError(
                     .invalidArgument,
                     "Lazy refcounts only supported with compatibility level 1.1 and above "

@@ -190,6 +190,22 @@ struct TwinImages {
         }
     }
 
+    /// Both images keep the same bitmaps, with the same bits.
+    func compareBitmaps(withBits: Bool) throws {
+        let told = try [ours, theirs].map { fixture throws -> [String] in
+            let node = try open(fixture, readOnly: true)
+            defer { try? node.close() }
+            guard let driver = node.format as? any BitmapCapable else { throw Mismatch("no bitmaps") }
+            return try driver.bitmaps().map { info throws -> String in
+                let runs = info.isInconsistent || !withBits ? [] : try driver.bitmap(named: info.name).runs
+                return "\(info) \(runs)"
+            }
+        }
+        guard told[0].sorted() == told[1].sorted() else {
+            throw Mismatch("the bitmaps are \(told[0]), of QEMU's image \(told[1])")
+        }
+    }
+
     /// What qemu-img tells of both images is the same, but for places and dates.
     func compareInfo() throws {
         let tellings = try [ours, theirs].map { fixture throws -> NSDictionary in

@@ -17,6 +17,9 @@ struct TwinSequence {
         var backingBytes = 0
         var snapshots: [String] = []
         var compressed = false
+        var bitmaps: [String] = []
+        /// A rebase may write, and so record, more than is needed.
+        var wasRebased = false
     }
 
     private var random: SeededRandom
@@ -43,6 +46,7 @@ struct TwinSequence {
         }
         for snapshot in shape.snapshots { try twins.compareSnapshot(snapshot) }
         try twins.check()
+        try twins.compareBitmaps(withBits: !shape.wasRebased)
         try twins.compareInfo()
     }
 
@@ -142,7 +146,8 @@ struct TwinSequence {
         case 45..<60: try snapshot()
         case 60..<70: try resize()
         case 70..<85: try amend()
-        case 85..<92: try rebase()
+        case 85..<90: try rebase()
+        case 90..<95: try bitmap()
         default: try commit()
         }
     }
@@ -238,8 +243,9 @@ struct TwinSequence {
         var options: [String] = []
         var next = shape
         if chance(40) {
-            // QEMU 7.2 makes version 2 images with zstd clusters, which nobody can read.
-            next.version = shape.isZstd ? 3 : pick([2, 3])
+            // QEMU 7.2 makes version 2 images with zstd clusters, which nobody can read, and
+            // others that forget their bitmaps.
+            next.version = shape.isZstd || !shape.bitmaps.isEmpty ? 3 : pick([2, 3])
             options.append("compat=\(pick(next.version == 2 ? ["0.10", "v2"] : ["1.1", "v3"]))")
         }
         if chance(35) || (next.version == 2 && shape.refcountBits != 16) {
@@ -265,6 +271,7 @@ struct TwinSequence {
     private mutating func rebase() throws {
         // What a snapshot lacks, it would see in the new backing file.
         guard shape.backing != nil, shape.snapshots.isEmpty else { return try requests() }
+        shape.wasRebased = true
         if chance(30) {
             try mustBoth(["rebase", "-q", "-f", "qcow2", "-b", "", Self.disk])
             shape.backing = nil
@@ -273,6 +280,24 @@ struct TwinSequence {
             let other = try makeBase()
             try mustBoth(["rebase", "-q", "-f", "qcow2", "-b", "base\(other).raw", "-F", "raw", Self.disk])
             shape.backing = other
+        }
+    }
+
+    private mutating func bitmap() throws {
+        let known = shape.bitmaps
+        switch random.number(in: 0..<7) {
+        case 0 where !known.isEmpty:
+            let doomed = pick(known)
+            try mustBoth(["bitmap", "--remove", Self.disk, doomed])
+            shape.bitmaps.removeAll { $0 == doomed }
+        case 1 where !known.isEmpty:
+            try both(["bitmap", pick(["--clear", "--enable", "--disable"]), Self.disk, pick(known)])
+        case 2 where known.count > 1: try both(["bitmap", "--merge", pick(known), Self.disk, pick(known)])
+        default:
+            names += 1
+            let granularity = chance(50) ? ["-g", "\(pick([512, 4096, 65536]))"] : []
+            guard try both(["bitmap", "--add"] + granularity + [Self.disk, "b\(names)"]) else { return }
+            shape.bitmaps.append("b\(names)")
         }
     }
 
