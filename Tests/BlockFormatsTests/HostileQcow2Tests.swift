@@ -75,6 +75,7 @@ import Testing
     func changing(_ damage: HostileCase) throws {
         let store = store(damage.image)
         gauntlet.change(store)
+        gauntlet.changeBitmaps(store)
         gauntlet.look(store)
         // The header is readable as long as it was.
         if damage.refusal == nil { try gauntlet.with(store) { _ in } }

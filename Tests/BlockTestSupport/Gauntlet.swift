@@ -81,6 +81,10 @@ public struct Gauntlet: Sendable {
             _ = try node.format?.describe()
             _ = try (node.format as? any SnapshotCapable)?.snapshots()
         }
+        _ = try? with(store) { node throws(BlockError) in
+            let keeper = try node.bitmapKeeper()
+            for bitmap in try keeper.bitmaps().prefix(100) { _ = try? keeper.bitmap(named: bitmap.name).runs }
+        }
         _ = try? with(store) { node throws(BlockError) in try map(node) }
         _ = try? with(store) { node throws(BlockError) in try readAll(node) }
         for name in ["1", "one"] {
@@ -89,6 +93,31 @@ public struct Gauntlet: Sendable {
                 try readAll(node)
             }
         }
+    }
+
+    /// Every kind of change of bitmaps; errors are an answer. Then the image is closed.
+    public func changeBitmaps(_ store: TestStore) {
+        guard let node = try? open(store, readOnly: false) else { return }
+        let names = (try? node.bitmapKeeper().bitmaps().prefix(20).map(\.name)) ?? []
+        func each(_ body: (any BitmapCapable, String) throws(BlockError) -> Void) {
+            for name in names {
+                try? node.changeBitmaps { keeper throws(BlockError) in try body(keeper, name) }
+            }
+            try? node.write([UInt8](repeating: 0x77, count: 512).span.bytes, at: 0)
+        }
+        each { keeper, name throws(BlockError) in try keeper.setBitmap(name, isEnabled: true) }
+        each { keeper, name throws(BlockError) in
+            for other in names { try? keeper.mergeBitmap(keeper.bitmap(named: other), into: name) }
+        }
+        try? node.changeBitmaps { keeper throws(BlockError) in
+            try keeper.addBitmap("new", granularity: 512, isEnabled: true)
+        }
+        each { keeper, name throws(BlockError) in try keeper.setBitmap(name, isEnabled: false) }
+        each { keeper, name throws(BlockError) in try keeper.clearBitmap(name) }
+        try? node.reopen(readOnly: true)
+        try? node.reopen(readOnly: false)
+        each { keeper, name throws(BlockError) in try keeper.removeBitmap(name) }
+        try? node.close()
     }
 
     /// Every kind of change, each on the same open image; errors are an answer. Then the image is closed.

@@ -149,7 +149,7 @@ extension HostileCase {
         }
     }
 
-    private static func bitmaps(_ count: UInt32, size: UInt64, offset: UInt64) -> (
+    static func bitmaps(_ count: UInt32, size: UInt64, offset: UInt64) -> (
         type: UInt32, data: [UInt8]
     ) {
         var data = withUnsafeBytes(of: count.bigEndian) { [UInt8]($0) } + [0, 0, 0, 0]

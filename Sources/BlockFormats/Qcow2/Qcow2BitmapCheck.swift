@@ -49,7 +49,7 @@ extension Qcow2Checker {
         _ entry: Qcow2BitmapEntry, _ window: inout ReferenceWindow, _ report: (String) -> Void
     ) throws(BlockError) {
         let size = tables.header.virtualSize
-        if let defect = entry.defect(layout, virtualSize: size, fileClusters: fileClusters) {
+        if let defect = entry.damage(layout, virtualSize: size, fileClusters: fileClusters) {
             badBitmap(entry, defect, report)
         }
         guard entry.tableDefect(layout, fileClusters: fileClusters) == nil else { return }

@@ -159,26 +159,31 @@ struct Qcow2BitmapEntry: Equatable, Sendable {
             && Qcow2.bitmapGranularityBits.contains(Int(granularityBits))
     }
 
-    /// Why the bitmap cannot be used as it stands; `nil` when it can.
-    ///
-    /// - Parameters:
-    ///   - virtualSize: of the disk, in bytes.
-    ///   - fileClusters: how many clusters the file has.
-    func defect(_ layout: Qcow2Layout, virtualSize: Int, fileClusters: Int) -> String? {
-        if !flags.isSubset(of: .known) { return "reserved flags are set" }
-        if type != Self.dirtyTracking { return "its type \(type) is not known" }
+    /// Why this program cannot use the bitmap, sound as it may be; `nil` when it can.
+    var obstacle: String? {
         if !Qcow2.bitmapGranularityBits.contains(Int(granularityBits)) {
             return "its granularity of 2^\(granularityBits) bytes is not supported"
         }
         if !extra.isEmpty && !flags.contains(.extraDataCompatible) { return "it has data of an unknown kind" }
-        if let table = tableDefect(layout, fileClusters: fileClusters) { return table }
-        // A bitmap in use may still have the size of an earlier disk.
-        if flags.contains(.inUse) { return nil }
-        let bits = try? DirtyBitmap.bitCount(size: virtualSize, granularity: granularity)
-        guard let bits, Self.tableEntries(forBits: bits, layout) == tableEntries else {
-            return "its table does not go with the size of the disk"
-        }
         return nil
+    }
+
+    /// What is wrong with the bitmap, as far as the directory tells; `nil` for nothing.
+    ///
+    /// - Parameters:
+    ///   - virtualSize: of the disk, in bytes.
+    ///   - fileClusters: how many clusters the file has.
+    func damage(_ layout: Qcow2Layout, virtualSize: Int, fileClusters: Int) -> String? {
+        if !flags.isSubset(of: .known) { return "reserved flags are set" }
+        if type != Self.dirtyTracking { return "its type \(type) is not known" }
+        if granularityBits > 63 { return "its granularity of 2^\(granularityBits) bytes is invalid" }
+        if let table = tableDefect(layout, fileClusters: fileClusters) { return table }
+        // A bitmap in use may still have the size of an earlier disk; one of too many bits nobody uses.
+        guard !flags.contains(.inUse), granularity > 0,
+            let bits = try? DirtyBitmap.bitCount(size: virtualSize, granularity: granularity)
+        else { return nil }
+        return Self.tableEntries(forBits: bits, layout) == tableEntries
+            ? nil : "its table does not go with the size of the disk"
     }
 
     /// What is wrong with the table's place and size; `nil` for nothing.

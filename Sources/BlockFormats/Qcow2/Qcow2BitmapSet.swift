@@ -107,7 +107,9 @@ extension Qcow2Metadata {
                 continue
             }
             var item = Qcow2BitmapSet.Item(entry: entry, stored: entry)
-            item.defect = entry.defect(layout, virtualSize: header.virtualSize, fileClusters: fileClusters)
+            item.defect =
+                entry.damage(layout, virtualSize: header.virtualSize, fileClusters: fileClusters)
+                ?? entry.obstacle
             if !isNew { item.defect = "another one has the same name" }
             items.append(item)
         }

@@ -99,6 +99,9 @@ extension Qcow2Header {
         guard let data else { return extensions.removeAll { $0.type == type } }
         if let index = extensions.firstIndex(where: { $0.type == type }) {
             extensions[index].data = data
+            // Each type may stand there once.
+            let rest = extensions[(index + 1)...].filter { $0.type != type }
+            extensions.replaceSubrange((index + 1)..., with: rest)
         } else {
             extensions.insert(Extension(type: type, data: data), at: 0)
         }
