@@ -112,6 +112,36 @@ import Testing
         #expect(try Self.load(reader, 0..<5000) == state)
     }
 
+    /// What a later program recorded of a snapshot stays when the table is written anew.
+    @Test func extraDataIsKept() throws {
+        let configuration = Self.kinds[1]
+        _ = try configuration.create(in: store)
+        let node = try Self.open(configuration, store)
+        try node.createSnapshot(
+            SnapshotInfo(id: "", name: "one", vmStateSizeBytes: 512, vmClockNanoseconds: 99))
+        try node.close()
+        // The entry: 40 bytes, 24 of extra data with the instruction count last, ID, name.
+        var file = try #require(store["disk"])
+        let table = file.read(at: 64, count: 8).reduce(0) { $0 << 8 | Int($1) }
+        let entry = file.read(at: table, count: 68)
+        let unknown = [UInt8](1...20)
+        let grown = entry[..<36] + [0, 0, 0, 44] + entry[40..<56] + [0, 0, 0, 0, 0, 0, 0x30, 0x39]
+        file.write(Array(grown) + unknown + entry[64...], at: table)
+        store["disk"] = file
+        let later = try Self.open(configuration, store)
+        try later.createSnapshot(SnapshotInfo(id: "", name: "two"))
+        let kept = try #require(later.format as? any SnapshotCapable).snapshots().filter { $0.name == "one" }
+        #expect(kept.map(\.instructionCount) == [12345])
+        #expect(kept.map(\.vmStateSizeBytes) == [512])
+        #expect(kept.map(\.vmClockNanoseconds) == [99])
+        try later.close()
+        let now = try #require(store["disk"])
+        let place = now.read(at: 64, count: 8).reduce(0) { $0 << 8 | Int($1) }
+        #expect(place != table)
+        #expect(now.read(at: place + 64, count: 20) == unknown)
+        try expectSound(configuration)
+    }
+
     /// A disk that takes another size loses state that no snapshot has, and shows none of it.
     @Test(arguments: [-2048, 512, 5 << 20])
     func resizingDropsTheState(change: Int) throws {

@@ -16,6 +16,8 @@ struct TwinSequence {
         var backing: Int?
         var backingBytes = 0
         var snapshots: [String] = []
+        /// Some snapshot may have another size than the disk, which version 2 cannot have.
+        var mixesSizes = false
         var compressed = false
         var bitmaps: [String] = []
         /// A rebase may write, and so record, more than is needed.
@@ -235,6 +237,7 @@ struct TwinSequence {
     private mutating func settle(_ size: Int) throws {
         let old = shape.size
         shape.size = size
+        if old != size { shape.mixesSizes = !shape.snapshots.isEmpty }
         let end = min(size, old.roundedUp(to: shape.cluster) ?? size)
         if old < end { try twins.perform([.zero(old..<end, mayUnmap: false)]) }
     }
@@ -243,9 +246,10 @@ struct TwinSequence {
         var options: [String] = []
         var next = shape
         if chance(40) {
-            // QEMU 7.2 makes version 2 images with zstd clusters, which nobody can read, and
-            // others that forget their bitmaps.
-            next.version = shape.isZstd || !shape.bitmaps.isEmpty ? 3 : pick([2, 3])
+            // QEMU 7.2 makes version 2 images with zstd clusters, which nobody can read, and others that
+            // forget their bitmaps; and what it refuses only in the end, it has done in part.
+            let isBound = shape.isZstd || !shape.bitmaps.isEmpty || shape.mixesSizes
+            next.version = isBound ? 3 : pick([2, 3])
             options.append("compat=\(pick(next.version == 2 ? ["0.10", "v2"] : ["1.1", "v3"]))")
         }
         if chance(35) || (next.version == 2 && shape.refcountBits != 16) {
@@ -256,7 +260,7 @@ struct TwinSequence {
             options.append("refcount_bits=\(next.refcountBits)")
         }
         if chance(30) { options.append("lazy_refcounts=\(pick(["on", "off"]))") }
-        if options.isEmpty || chance(20) {
+        if options.isEmpty || (shape.snapshots.isEmpty && chance(20)) {
             next.size = newSize()
             options.append("size=\(next.size)")
         }
