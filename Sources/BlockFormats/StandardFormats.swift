@@ -2,7 +2,9 @@ import BlockCore
 
 /// Every format that Platter knows. `raw` is last: it takes anything.
 public enum StandardFormats {
-    public static let all: [any FormatDriver.Type] = [Qcow2Driver.self, LuksDriver.self, RawDriver.self]
+    public static let all: [any FormatDriver.Type] = [
+        Qcow2Driver.self, LuksDriver.self, VdiDriver.self, RawDriver.self,
+    ]
 
     /// What is made where nobody names a format.
     public static let defaultName = RawDriver.name
@@ -14,7 +16,6 @@ public enum StandardFormats {
         ForeignFormat("vmdk", magic: Array("KDMV".utf8)),
         ForeignFormat("vmdk", magic: Array("COWD".utf8)),
         ForeignFormat("vmdk", magic: Array("# Disk DescriptorFile".utf8)),
-        ForeignFormat("vdi", magic: [0x7F, 0x10, 0xDA, 0xBE], at: 0x40),
         ForeignFormat("vpc", magic: Array("conectix".utf8)),
         ForeignFormat("vhdx", magic: Array("vhdxfile".utf8)),
         ForeignFormat("parallels", magic: Array("WithoutFreeSpace".utf8)),

@@ -19,7 +19,10 @@ struct CommandContext: Sendable {
         self.terminal = terminal
         let registry = DriverRegistry(
             formats: StandardFormats.all, protocols: StandardProtocols.all, foreign: StandardFormats.foreign)
-        opener = ImageOpener(registry: registry, policy: policy, secrets: secrets)
+        // What is no number of seconds is left alone: only repeatability depends on it.
+        let sourceDate = HostEnvironment.value("SOURCE_DATE_EPOCH").flatMap { Int($0) }
+        opener = ImageOpener(
+            registry: registry, policy: policy, secrets: secrets, sourceDate: sourceDate)
     }
 
     var registry: DriverRegistry { opener.registry }

@@ -5,16 +5,26 @@ public struct CreateContext: Sendable {
     public let filename: String
     /// The secrets that options such as `key-secret` name.
     public let secrets: SecretSource
+    /// Seconds since 1970 to put into images as the time, and to make repeatable images with; `nil`: now.
+    public let sourceDate: Int?
     /// Options that belong to the protocol (`nocow`, ...), without size and preallocation.
     let passedOn: CreateOptions
 
     public init(
-        registry: DriverRegistry, filename: String, options: CreateOptions, secrets: SecretSource = .none
+        registry: DriverRegistry, filename: String, options: CreateOptions, secrets: SecretSource = .none,
+        sourceDate: Int? = nil
     ) {
+        self.sourceDate = sourceDate
         self.registry = registry
         self.filename = filename
         self.secrets = secrets
         passedOn = options
+    }
+
+    /// A UUID for the new image: random, or from ``sourceDate``, the file's name and `purpose`.
+    public func newUUID(for purpose: String) -> ImageUUID {
+        let name = filename.split(separator: "/").last ?? ""
+        return ImageUUID.make(seed: sourceDate.map { "\($0) \(name) \(purpose)" })
     }
 
     /// Makes the image's file (emptying one that is there) and opens it for writing.
@@ -64,7 +74,8 @@ extension ImageOpener {
         }
         let creatable = try creatableFormat(format)
         let context = CreateContext(
-            registry: registry, filename: filename, options: options, secrets: secrets)
+            registry: registry, filename: filename, options: options, secrets: secrets,
+            sourceDate: sourceDate)
         try creatable.create(options, in: context)
     }
 

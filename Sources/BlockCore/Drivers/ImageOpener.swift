@@ -9,10 +9,14 @@ public struct ImageOpener: Sendable {
     public let policy: OpenPolicy
     /// What unlocks encrypted images.
     public let secrets: SecretSource
+    /// The time that new images carry, in seconds since 1970; `nil`: now.
+    public var sourceDate: Int?
 
     public init(
-        registry: DriverRegistry, policy: OpenPolicy = .anyFile, secrets: SecretSource = .none
+        registry: DriverRegistry, policy: OpenPolicy = .anyFile, secrets: SecretSource = .none,
+        sourceDate: Int? = nil
     ) {
+        self.sourceDate = sourceDate
         self.registry = registry
         self.policy = policy
         self.secrets = secrets
@@ -164,7 +168,9 @@ public struct ImageOpener: Sendable {
             }
             settings.withoutBacking = true
         }
-        let request = OpenRequest(file: file, settings: settings, wasProbed: driver == nil, opener: self)
+        let request = OpenRequest(
+            file: file, settings: settings, wasProbed: driver == nil, namesBacking: !backingOptions.isEmpty,
+            opener: self)
         let node = try openNode(format, request, &options)
         return try closingOnFailure(node) { () throws(BlockError) -> BlockNode in
             if let unknown = options.keys.first {

@@ -8,10 +8,16 @@ public struct OpenRequest: Sendable {
     public let settings: OpenSettings
     /// Whether the format was guessed rather than named by the caller.
     public let wasProbed: Bool
+    /// Whether the caller names a backing file, whatever the image says.
+    public let namesBacking: Bool
     private let opener: ImageOpener
     private let opened = OpenedChildren()
 
-    public init(file: BlockNode, settings: OpenSettings, wasProbed: Bool, opener: ImageOpener) {
+    public init(
+        file: BlockNode, settings: OpenSettings, wasProbed: Bool, namesBacking: Bool = false,
+        opener: ImageOpener
+    ) {
+        self.namesBacking = namesBacking
         self.file = file
         self.settings = settings
         self.wasProbed = wasProbed

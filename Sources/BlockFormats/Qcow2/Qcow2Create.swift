@@ -164,7 +164,7 @@ extension Qcow2Driver: Creatable, Measurable {
             plan.preallocation == .falloc || plan.preallocation == .full
             || (plan.header.backing != nil && source != nil)
         var data = hasAll ? aligned : 0
-        if let source, !hasAll { data = try allocatedBytes(of: source, unit: plan.layout.clusterSize) }
+        if let source, !hasAll { data = try source.allocatedBytes(unit: plan.layout.clusterSize) }
         var size = MeasuredSize(required: full - aligned + min(data, aligned), fullyAllocated: full)
         if let keeper = source?.format as? any BitmapCapable, keeper.bitmapObstacle == nil,
             plan.layout.version >= 3
@@ -172,25 +172,6 @@ extension Qcow2Driver: Creatable, Measurable {
             size.bitmaps = bitmapBytes(try keeper.bitmaps(), virtualSize: virtualSize, plan.layout)
         }
         return size
-    }
-
-    /// How many bytes of clusters the data of a source touches.
-    private static func allocatedBytes(of source: BlockNode, unit: Int) throws(BlockError) -> Int {
-        let size = try source.length()
-        var offset = 0
-        var counted = 0
-        var total = 0
-        while offset < size {
-            let run = try source.status(at: offset, limit: size - offset)
-            if run.isData && !run.isZero {
-                let start = max(counted, offset.roundedDown(to: unit))
-                let end = (offset + run.length).roundedUp(to: unit) ?? size
-                if end > start { total += end - start }
-                counted = max(counted, end)
-            }
-            offset += run.length
-        }
-        return total
     }
 }
 

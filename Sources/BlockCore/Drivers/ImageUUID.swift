@@ -1,0 +1,55 @@
+/// A UUID that an image carries (RFC 9562), as 16 bytes in the order in which it is read.
+public struct ImageUUID: Sendable, Equatable {
+    public var bytes: [UInt8]
+
+    /// - Parameter bytes: sixteen of them; missing ones are zero.
+    public init(bytes: [UInt8]) { self.bytes = Array((bytes + [UInt8](repeating: 0, count: 16)).prefix(16)) }
+
+    /// Reads the layout of Microsoft and VirtualBox, whose first three fields are little-endian.
+    public init(mixedEndian bytes: [UInt8]) {
+        self.init(bytes: ImageUUID(bytes: bytes).mixedEndian)
+    }
+
+    /// The bytes in the layout whose first three fields are little-endian.
+    public var mixedEndian: [UInt8] {
+        [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15].map { bytes[$0] }
+    }
+
+    /// A random one (version 4), or, where `seed` is given, always the same for the same seed.
+    public static func make(seed: String?) -> ImageUUID {
+        var words: [UInt64]
+        if let seed {
+            words = [hash(seed, 0xCBF2_9CE4_8422_2325), hash(seed, 0x8422_2325_CBF2_9CE4)]
+        } else {
+            words = [.random(in: 0 ... .max), .random(in: 0 ... .max)]
+        }
+        var bytes: [UInt8] = []
+        for word in words {
+            for shift in stride(from: UInt64(56), through: 0, by: -8) {
+                bytes.append(UInt8(truncatingIfNeeded: word >> shift))
+            }
+        }
+        bytes[6] = bytes[6] & 0x0F | 0x40
+        bytes[8] = bytes[8] & 0x3F | 0x80
+        return ImageUUID(bytes: bytes)
+    }
+
+    /// FNV-1a, stirred.
+    private static func hash(_ text: String, _ start: UInt64) -> UInt64 {
+        var value = start
+        for byte in text.utf8 { value = (value ^ UInt64(byte)) &* 0x100_0000_01B3 }
+        value = (value ^ (value >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        value = (value ^ (value >> 27)) &* 0x94D0_49BB_1331_11EB
+        return value ^ (value >> 31)
+    }
+
+    /// `01234567-89ab-cdef-0123-456789abcdef`
+    public var text: String {
+        var text = ""
+        for (index, byte) in bytes.enumerated() {
+            if [4, 6, 8, 10].contains(index) { text += "-" }
+            text += (byte < 16 ? "0" : "") + String(byte, radix: 16)
+        }
+        return text
+    }
+}

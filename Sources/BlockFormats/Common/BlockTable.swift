@@ -1,0 +1,99 @@
+import BlockCore
+
+/// A table with one 32-bit number a block, held whole in memory; changes go back to the file by sectors.
+///
+/// Not thread-safe: the driver's lock guards it.
+struct BlockTable {
+    /// What is written at once, in bytes.
+    private static let sectorBytes = 512
+    private static let entriesPerSector = 128
+    /// How much is read at a time, in bytes.
+    private static let readBytes = 1 << 20
+
+    /// Where the table starts in the file, in bytes.
+    let offset: Int
+    let isBigEndian: Bool
+    private(set) var entries: [UInt32]
+    /// Sectors of the table that the file does not have yet.
+    private var dirty: Set<Int> = []
+
+    /// A new table that is nowhere in the file yet.
+    init(entries: [UInt32], offset: Int, isBigEndian: Bool) {
+        self.entries = entries
+        self.offset = offset
+        self.isBigEndian = isBigEndian
+        dirty = Set(0..<(entries.count + Self.entriesPerSector - 1) / Self.entriesPerSector)
+    }
+
+    /// Reads a table. The caller has checked that it lies inside the file and is not too large.
+    init(reading file: BlockNode, at offset: Int, count: Int, isBigEndian: Bool) throws(BlockError) {
+        self.offset = offset
+        self.isBigEndian = isBigEndian
+        entries = []
+        entries.reserveCapacity(count)
+        while entries.count < count {
+            let bytes = min(Self.readBytes, (count - entries.count) * 4)
+            let part = try file.readBytes(at: offset + entries.count * 4, count: bytes)
+            let span = part.span.bytes
+            for index in 0..<bytes / 4 {
+                let value: UInt32? =
+                    isBigEndian ? span.bigEndian(at: index * 4) : span.littleEndian(at: index * 4)
+                entries.append(value ?? 0)
+            }
+        }
+    }
+
+    var count: Int { entries.count }
+    var isDirty: Bool { !dirty.isEmpty }
+    /// What the table takes in the file, in bytes: whole sectors.
+    static func fileBytes(entries count: Int) -> Int {
+        (count + entriesPerSector - 1) / entriesPerSector * sectorBytes
+    }
+
+    /// The entry of a block; the caller has checked the index against ``count``.
+    subscript(index: Int) -> UInt32 {
+        get { entries[index] }
+        set {
+            entries[index] = newValue
+            dirty.insert(index / Self.entriesPerSector)
+        }
+    }
+
+    /// Gives the table another number of entries; new ones are `filler`.
+    mutating func resize(to count: Int, filler: UInt32) {
+        if count < entries.count { entries.removeLast(entries.count - count) }
+        while entries.count < count {
+            entries.append(filler)
+            dirty.insert((entries.count - 1) / Self.entriesPerSector)
+        }
+        dirty = dirty.filter { $0 * Self.entriesPerSector < count }
+    }
+
+    /// Writes what changed. What could not be written stays to be written.
+    mutating func write(to file: BlockNode) throws(BlockError) {
+        let sectors = dirty.sorted()
+        var first = 0
+        while first < sectors.count {
+            var last = first + 1
+            while last < sectors.count, sectors[last] == sectors[last - 1] + 1 { last += 1 }
+            try writeSectors(sectors[first]..<sectors[last - 1] + 1, file)
+            for sector in sectors[first..<last] { dirty.remove(sector) }
+            first = last
+        }
+    }
+
+    private func writeSectors(_ sectors: Range<Int>, _ file: BlockNode) throws(BlockError) {
+        let buffer = AlignedBuffer(count: sectors.count * Self.sectorBytes, zeroed: true)
+        var bytes = buffer.mutableBytes
+        let start = sectors.lowerBound * Self.entriesPerSector
+        for index in start..<min(sectors.upperBound * Self.entriesPerSector, entries.count) {
+            let place = (index - start) * 4
+            if isBigEndian {
+                bytes.storeBigEndian(entries[index], at: place)
+            } else {
+                bytes.storeLittleEndian(entries[index], at: place)
+            }
+        }
+        try file.write(buffer.bytes, at: offset + sectors.lowerBound * Self.sectorBytes)
+    }
+}

@@ -1,0 +1,153 @@
+import BlockCore
+
+extension VdiDriver: Checkable {
+    public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
+        try exclusively { (state) throws(BlockError) in
+            var result = CheckResult()
+            try state.checkCorruptions(repair: repair == .all, &result, report)
+            try state.checkLeaks(repair: repair != .none, &result, report)
+            return result
+        }
+    }
+}
+
+extension VdiState {
+    mutating func checkCorruptions(
+        repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
+    ) throws(BlockError) {
+        var survey = VdiSurvey(map: map, count: header.allocatedCount)
+        for finding in survey.findings { report(describe(finding, repair)) }
+        let found = survey.findingCount
+        // Findings are kept in limited numbers, so that it may take several looks to mend all.
+        var progresses = repair
+        while progresses && survey.findingCount > 0 {
+            let before = survey.findingCount
+            try mend(survey.findings)
+            survey = VdiSurvey(map: map, count: header.allocatedCount)
+            progresses = survey.findingCount < before
+        }
+        let missing = try checkMissing(repair: repair, report)
+        result.corruptionsFixed = found - survey.findingCount + (repair ? missing : 0)
+        result.corruptions = found + missing - result.corruptionsFixed
+    }
+
+    /// Blocks none of whose bytes the file has: there is nothing that a repair could lose.
+    private mutating func checkMissing(
+        repair: Bool, _ report: (String) -> Void
+    ) throws(BlockError) -> Int {
+        let missing = try missingBlocks()
+        for block in missing.prefix(100) {
+            report("\(repair ? "Repairing" : "ERROR") block \(block): its data is beyond the end of the file")
+        }
+        if repair && !missing.isEmpty {
+            for block in missing { map[block] = Vdi.unallocated }
+            try commit()
+        }
+        return missing.count
+    }
+
+    private func describe(_ finding: VdiSurvey.Finding, _ repair: Bool) -> String {
+        let what = repair ? "Repairing" : "ERROR"
+        switch finding {
+        case .absurdCount:
+            return "\(what) the header: it counts \(header.allocatedCount) blocks in an image of \(map.count)"
+        case .beyondCount(let block):
+            return "\(what) block \(block): it is stored as number \(map[block]), but only "
+                + "\(header.allocatedCount) are counted"
+        case .shared(let block):
+            return "\(what) block \(block): its place, number \(map[block]), is another block's"
+        }
+    }
+
+    /// Blocks none of whose bytes the file has.
+    private func missingBlocks() throws(BlockError) -> [Int] {
+        let length = try file.length()
+        var missing: [Int] = []
+        for block in 0..<map.count where map[block] < Vdi.discarded {
+            if header.hostOffset(ofBlock: Int(map[block])) >= length { missing.append(block) }
+        }
+        return missing
+    }
+
+    private mutating func mend(_ findings: [VdiSurvey.Finding]) throws(BlockError) {
+        let length = try file.length()
+        // First the count: only then are the places of copies free.
+        if findings.contains(where: { $0.concernsCount }) { try raiseCount(within: length) }
+        for finding in findings {
+            guard case .shared(let block) = finding else { continue }
+            try separate(block)
+        }
+    }
+
+    /// Makes the header count all blocks that the map refers to and the file has.
+    private mutating func raiseCount(within length: Int) throws(BlockError) {
+        var count = 0
+        for block in 0..<map.count where map[block] < Vdi.discarded {
+            if header.hostOffset(ofBlock: Int(map[block])) >= length {
+                map[block] = Vdi.unallocated
+            } else {
+                count = max(count, Int(map[block]) + 1)
+            }
+        }
+        header.allocatedCount = count
+        headerIsDirty = true
+        try commit()
+    }
+
+    /// Gives a block a place of its own, with the bytes that it shared.
+    private mutating func separate(_ block: Int) throws(BlockError) {
+        let index = try takeBlock()
+        try copyBlock(Int(map[block]), to: Int(index))
+        link(block, to: index)
+        try commit()
+    }
+
+    func copyBlock(_ source: Int, to target: Int) throws(BlockError) {
+        let buffer = AlignedBuffer(count: min(header.blockBytes, 1 << 20))
+        var done = 0
+        while done < header.blockBytes {
+            let count = min(buffer.count, header.blockBytes - done)
+            var span = buffer.mutableBytes(0..<count)
+            try file.read(into: &span, at: header.hostOffset(ofBlock: source) + done)
+            try file.write(buffer.bytes(0..<count), at: header.hostOffset(ofBlock: target) + done)
+            done += count
+        }
+    }
+
+    mutating func checkLeaks(
+        repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
+    ) throws(BlockError) {
+        let survey = VdiSurvey(map: map, count: header.allocatedCount)
+        result.leaks = survey.unusedCount
+        guard result.leaks > 0 else { return }
+        report(
+            "\(repair ? "Repairing" : "Leaked") \(result.leaks) of \(header.allocatedCount) blocks that are"
+                + " counted: nothing refers to them")
+        guard repair, survey.findingCount == 0 else { return }
+        try closeGaps(survey)
+        result.leaksFixed = result.leaks
+        result.leaks = 0
+    }
+
+    /// Moves the last blocks into the places of those that are not used, so that the count is that of the
+    /// entries. The order: copies, flush, the map, flush, the count, flush, the length of the file.
+    mutating func closeGaps(_ survey: VdiSurvey) throws(BlockError) {
+        let count = survey.allocated
+        var gap = 0
+        for block in 0..<map.count where map[block] < Vdi.discarded && Int(map[block]) >= count {
+            guard let place = survey.unused(from: gap) else { break }
+            try copyBlock(Int(map[block]), to: place)
+            map[block] = UInt32(place)
+            gap = place + 1
+        }
+        // A header that was changed before must not come with a count that is too low.
+        try commit()
+        header.allocatedCount = count
+        headerIsDirty = true
+        spare = SpareBlocks(survey: nil)
+        try writeHeader()
+        try file.flush()
+        let end = header.dataOffset + count * (header.blockBytes + header.blockExtraBytes)
+        if try file.length() > end { try file.resize(to: end) }
+    }
+}

@@ -1,0 +1,81 @@
+import BlockCore
+
+extension VdiDriver: Measurable {
+    private static let defaultBlockBytes = 1 << 20
+
+    public static var createOptions: [CreateOption] {
+        [
+            CreateOption(.size, .size, help: "Virtual disk size"),
+            CreateOption(
+                .staticImage, .bool, default: "off", help: "Give every block its place from the start"),
+        ]
+    }
+
+    /// The order of writes: nothing but the header makes the file an image, and it comes last.
+    public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
+        let isStatic = options.flag(.staticImage)
+        let header = try newHeader(options.integer(.size) ?? 0, isStatic: isStatic, context)
+        let entries = (0..<header.blockCount).map { isStatic ? UInt32($0) : Vdi.unallocated }
+        let file = try context.createFile(size: 0)
+        do throws(BlockError) {
+            if isStatic { try file.resize(to: header.dataOffset + header.blockCount * header.blockBytes) }
+            var map = BlockTable(entries: entries, offset: header.mapOffset, isBigEndian: false)
+            try map.write(to: file)
+            try file.flush()
+            try file.write(header.serialised().span.bytes, at: 0)
+            try file.flush()
+        } catch {
+            try? file.close()
+            throw error
+        }
+        try file.close()
+    }
+
+    private static func newHeader(
+        _ size: Int, isStatic: Bool, _ context: CreateContext
+    ) throws(BlockError) -> VdiHeader {
+        let blocks = size / defaultBlockBytes + (size % defaultBlockBytes == 0 ? 0 : 1)
+        guard blocks <= Vdi.Limit.blocks else {
+            throw BlockError(
+                .limit,
+                "Unsupported VDI image size (size is 0x\(String(size, radix: 16)), max supported is "
+                    + "0x\(String(Vdi.Limit.blocks * defaultBlockBytes, radix: 16)))")
+        }
+        return VdiHeader(
+            bytes: constantFields(context, size), type: isStatic ? .fixed : .dynamic,
+            mapOffset: Vdi.sectorBytes, dataOffset: Vdi.sectorBytes + BlockTable.fileBytes(entries: blocks),
+            virtualSize: size, blockBytes: defaultBlockBytes, blockExtraBytes: 0, blockCount: blocks,
+            allocatedCount: isStatic ? blocks : 0)
+    }
+
+    /// The first sector with what does not depend on the disk: texts, versions, UUIDs.
+    private static func constantFields(_ context: CreateContext, _ size: Int) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: Vdi.sectorBytes)
+        bytes.replaceSubrange(0..<creator.count, with: creator)
+        var elements = bytes.mutableSpan
+        var span = elements.mutableBytes
+        span.storeLittleEndian(Vdi.signature, at: Vdi.signatureOffset)
+        span.storeLittleEndian(Vdi.version, at: 0x44)
+        // The size of the header from here on, up to the end of the UUIDs.
+        span.storeLittleEndian(UInt32(0x180), at: 0x48)
+        span.storeLittleEndian(UInt32(Vdi.sectorBytes), at: 0x168)
+        for (number, place) in [0x188, 0x198].enumerated() {
+            let uuid = context.newUUID(for: "vdi \(number) \(size)").mixedEndian
+            for (index, byte) in uuid.enumerated() { span.storeLittleEndian(byte, at: place + index) }
+        }
+        return bytes
+    }
+
+    private static let creator = Array("<<< Platter VM Virtual Disk Image >>>\n".utf8)
+
+    public static func measure(
+        _ options: CreateOptions, virtualSize: Int, source: BlockNode?
+    ) throws(BlockError) -> MeasuredSize {
+        let blocks = virtualSize / defaultBlockBytes + (virtualSize % defaultBlockBytes == 0 ? 0 : 1)
+        let fixed = Vdi.sectorBytes + BlockTable.fileBytes(entries: blocks)
+        let full = blocks * defaultBlockBytes
+        var data = options.flag(.staticImage) ? full : 0
+        if let source, data == 0 { data = try source.allocatedBytes(unit: defaultBlockBytes) }
+        return MeasuredSize(required: fixed + data, fullyAllocated: fixed + full)
+    }
+}

@@ -1,0 +1,133 @@
+import BlockCore
+
+/// Names, numbers and limits of VirtualBox's disk images, version 1.1 (formats.kaitai.io/vdi).
+enum Vdi {
+    static let signature: UInt32 = 0xBEDA_107F
+    static let signatureOffset = 0x40
+    static let version: UInt32 = 0x0001_0001
+    static let sectorBytes = 512
+    /// An entry of the block map: nothing is stored; the parent has it, or it reads as zeroes.
+    static let unallocated: UInt32 = 0xFFFF_FFFF
+    /// An entry of the block map: reads as zeroes.
+    static let discarded: UInt32 = 0xFFFF_FFFE
+
+    enum Limit {
+        static let blockBytes = 512...(256 << 20)
+        static let blockExtraBytes = 1 << 20
+        /// 16 TiB of the usual blocks of 1 MiB; the map then takes 64 MiB of memory.
+        static let blocks = 16 << 20
+    }
+
+    enum ImageType: UInt32, Sendable {
+        case dynamic = 1
+        case fixed = 2
+        case undo = 3
+        case differencing = 4
+
+        /// Whether what is not stored comes from a parent image.
+        var hasParent: Bool { self == .undo || self == .differencing }
+    }
+}
+
+/// The header, all little-endian:
+///
+/// ```
+/// 000 text of the creator     040 signature  044 version    048 header size  04C image type
+/// 050 flags                   054 comment (256)             154 map offset   158 data offset
+/// 15C cylinders, heads, sectors, sector size                170 disk size (8)
+/// 178 block size  17C extra   180 blocks     184 allocated  188 UUIDs: image, last snapshot, link, parent
+/// ```
+struct VdiHeader: Sendable, Equatable {
+    /// The bytes that all of the fields lie in: one sector, so that it changes as a whole.
+    var bytes: [UInt8]
+
+    var type: Vdi.ImageType
+    var mapOffset: Int
+    var dataOffset: Int
+    var virtualSize: Int
+    var blockBytes: Int
+    var blockExtraBytes: Int
+    var blockCount: Int
+    /// How many blocks of the data area are taken; the next one is appended there.
+    var allocatedCount: Int
+
+    /// Where block number `index` of the data area has its guest bytes, in bytes from the start of the file.
+    func hostOffset(ofBlock index: Int) -> Int {
+        dataOffset + index * (blockBytes + blockExtraBytes) + blockExtraBytes
+    }
+
+    var parentUUID: [UInt8] { Array(bytes[0x1B8..<0x1C8]) }
+
+    /// - Throws: `wrongFormat` for other files; `unsupported`; `corrupt` with the reason.
+    static func parse(_ bytes: [UInt8]) throws(BlockError) -> VdiHeader {
+        let span = bytes.span.bytes
+        guard bytes.count == Vdi.sectorBytes, span.number(Vdi.signatureOffset) == Int(Vdi.signature) else {
+            throw BlockError(.wrongFormat, "Image not in VDI format")
+        }
+        guard let version: UInt32 = span.littleEndian(at: 0x44), version == Vdi.version else {
+            throw BlockError(.unsupported, "unsupported VDI image (version is not 1.1)")
+        }
+        let stated = span.number(0x4C)
+        guard let type = Vdi.ImageType(rawValue: UInt32(stated)) else {
+            throw BlockError(.unsupported, "unsupported VDI image (image type \(stated))")
+        }
+        let size: UInt64 = span.littleEndian(at: 0x170) ?? 0
+        guard size < 1 << 60 else {
+            throw BlockError(.limit, "unsupported VDI image (the disk is too large)")
+        }
+        let header = VdiHeader(
+            bytes: bytes, type: type, mapOffset: span.number(0x154), dataOffset: span.number(0x158),
+            virtualSize: Int(size), blockBytes: span.number(0x178), blockExtraBytes: span.number(0x17C),
+            blockCount: span.number(0x180), allocatedCount: span.number(0x184))
+        try header.validate()
+        return header
+    }
+
+    private func validate() throws(BlockError) {
+        guard blockBytes.isPowerOfTwo, Vdi.Limit.blockBytes.contains(blockBytes) else {
+            throw BlockError(.unsupported, "unsupported VDI image (block size \(blockBytes))")
+        }
+        guard blockExtraBytes <= Vdi.Limit.blockExtraBytes else {
+            throw BlockError(.limit, "unsupported VDI image (\(blockExtraBytes) extra bytes a block)")
+        }
+        guard blockCount <= Vdi.Limit.blocks else {
+            throw BlockError(.limit, "unsupported VDI image (\(blockCount) blocks)")
+        }
+        guard mapOffset % Vdi.sectorBytes == 0, dataOffset % Vdi.sectorBytes == 0 else {
+            throw BlockError(.corrupt, "unsupported VDI image (unaligned block map or data)")
+        }
+        guard mapOffset >= Vdi.sectorBytes, mapOffset + blockCount * 4 <= dataOffset else {
+            throw BlockError(
+                .corrupt, "unsupported VDI image (the block map overlaps the header or the data)")
+        }
+        guard virtualSize <= blockCount * blockBytes else {
+            throw BlockError(
+                .corrupt,
+                "unsupported VDI image (disk size is \(virtualSize), image only has \(blockCount)"
+                    + " blocks of \(blockBytes) bytes)")
+        }
+    }
+
+    /// The sector with the fields as they are now.
+    func serialised() -> [UInt8] {
+        var result = bytes
+        var elements = result.mutableSpan
+        var span = elements.mutableBytes
+        for (value, place) in [
+            (Int(type.rawValue), 0x4C), (mapOffset, 0x154), (dataOffset, 0x158), (blockBytes, 0x178),
+            (blockExtraBytes, 0x17C), (blockCount, 0x180), (allocatedCount, 0x184),
+        ] {
+            span.storeLittleEndian(UInt32(value), at: place)
+        }
+        span.storeLittleEndian(UInt64(virtualSize), at: 0x170)
+        return result
+    }
+}
+
+extension RawSpan {
+    /// The 32-bit little-endian number at `offset`, 0 past the end.
+    fileprivate func number(_ offset: Int) -> Int {
+        let value: UInt32? = littleEndian(at: offset)
+        return Int(value ?? 0)
+    }
+}

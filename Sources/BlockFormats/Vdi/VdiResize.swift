@@ -1,0 +1,139 @@
+import BlockCore
+
+extension VdiDriver: Resizable {
+    /// The order of writes. Growing: blocks that are in the way of a longer map move to the end, as any new
+    /// block; then the longer map; then the header, one sector, that makes it and the new size true.
+    /// Shrinking: the header; then the gaps that the lost blocks left are closed.
+    public func resize(
+        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+    ) throws(BlockError) {
+        guard preallocation == .off else {
+            throw BlockError(.unsupported, "Unsupported preallocation mode '\(preallocation.rawValue)'")
+        }
+        try exclusively { (state) throws(BlockError) in
+            let blocks = virtualSize / blockBytes + (virtualSize % blockBytes == 0 ? 0 : 1)
+            guard blocks <= Vdi.Limit.blocks else {
+                throw BlockError(.limit, "A VDI image cannot have more than \(Vdi.Limit.blocks) blocks")
+            }
+            try state.commit()
+            if virtualSize >= state.header.virtualSize {
+                try state.grow(to: blocks, virtualSize)
+            } else {
+                try state.shrink(to: blocks, virtualSize)
+            }
+        }
+        setVirtualSize(virtualSize)
+    }
+}
+
+extension VdiState {
+    /// What lay behind the end of the disk must not come back when it grows.
+    fileprivate func clearTail(beyond size: Int) throws(BlockError) {
+        let inside = size % header.blockBytes
+        let block = size / header.blockBytes
+        guard inside > 0, block < map.count, map[block] < Vdi.discarded else { return }
+        try file.writeZeroes(
+            at: header.hostOffset(ofBlock: Int(map[block])) + inside, count: header.blockBytes - inside)
+        try file.flush()
+    }
+
+    fileprivate mutating func shrink(to blocks: Int, _ virtualSize: Int) throws(BlockError) {
+        let before = self
+        header.blockCount = blocks
+        header.virtualSize = virtualSize
+        do throws(BlockError) {
+            try writeHeader()
+            try file.flush()
+        } catch {
+            restore(before)
+            throw error
+        }
+        map.resize(to: blocks, filler: Vdi.unallocated)
+        let survey = VdiSurvey(map: map, count: header.allocatedCount)
+        if survey.unusedCount > 0 { try closeGaps(survey) }
+    }
+
+    fileprivate mutating func grow(to blocks: Int, _ virtualSize: Int) throws(BlockError) {
+        try clearTail(beyond: header.virtualSize)
+        let shift = blocksInTheWay(ofMapWith: blocks)
+        if shift > 0 { try vacate(shift) }
+        let before = self
+        do throws(BlockError) { try writeGrown(blocks, virtualSize, movingBy: shift) } catch {
+            restore(before)
+            throw error
+        }
+    }
+
+    /// After a failure: nobody knows which header the file has, so the old one is written before anything
+    /// else, and nothing is stored meanwhile where the new one may have its map.
+    private mutating func restore(_ before: VdiState) {
+        header = before.header
+        map = before.map
+        spare = SpareBlocks(survey: nil)
+        headerIsDirty = true
+    }
+
+    /// How many blocks of the data area a longer map takes; 0 where it fits before the data.
+    private func blocksInTheWay(ofMapWith blocks: Int) -> Int {
+        let bytes = BlockTable.fileBytes(entries: blocks)
+        guard header.mapOffset + bytes > header.dataOffset else { return 0 }
+        let total = header.blockBytes + header.blockExtraBytes
+        return bytes / total + (bytes % total == 0 ? 0 : 1)
+    }
+
+    private mutating func writeGrown(
+        _ blocks: Int, _ virtualSize: Int, movingBy shift: Int
+    ) throws(BlockError) {
+        let before = map.count
+        if shift > 0 {
+            try moveMap(to: blocks, by: shift)
+        } else {
+            map.resize(to: blocks, filler: Vdi.unallocated)
+            try map.write(to: file)
+            try file.flush()
+        }
+        header.blockCount = blocks
+        header.virtualSize = virtualSize
+        if header.type == .fixed { try takeAll(from: before) }
+        try writeHeader()
+        try file.flush()
+    }
+
+    /// Writes the longer map to the first, vacated blocks of the data area, with the blocks' new numbers.
+    private mutating func moveMap(to blocks: Int, by shift: Int) throws(BlockError) {
+        let total = header.blockBytes + header.blockExtraBytes
+        var entries = map.entries.map { $0 < Vdi.discarded ? $0 - UInt32(shift) : $0 }
+        entries += [UInt32](repeating: Vdi.unallocated, count: blocks - entries.count)
+        map = BlockTable(entries: entries, offset: header.dataOffset, isBigEndian: false)
+        header.mapOffset = header.dataOffset
+        header.dataOffset += shift * total
+        header.allocatedCount = max(0, header.allocatedCount - shift)
+        spare = SpareBlocks(survey: VdiSurvey(map: map, count: header.allocatedCount))
+        try map.write(to: file)
+        try file.flush()
+    }
+
+    /// Moves the guest's data out of the first blocks of the data area.
+    private mutating func vacate(_ shift: Int) throws(BlockError) {
+        spare = SpareBlocks(survey: nil)
+        for block in 0..<map.count where map[block] < Vdi.discarded && Int(map[block]) < shift {
+            if header.allocatedCount < shift {
+                header.allocatedCount = shift
+                headerIsDirty = true
+            }
+            let index = try takeBlock()
+            try copyBlock(Int(map[block]), to: Int(index))
+            link(block, to: index)
+        }
+        try commit()
+    }
+
+    /// A static image has all of its blocks.
+    private mutating func takeAll(from block: Int) throws(BlockError) {
+        for block in block..<map.count { map[block] = try takeBlock() }
+        let end = header.dataOffset + header.allocatedCount * (header.blockBytes + header.blockExtraBytes)
+        if try file.length() < end { try file.resize(to: end) }
+        try map.write(to: file)
+        try file.flush()
+    }
+}

@@ -1,0 +1,220 @@
+import BlockCore
+import BlockFormats
+import BlockTestSupport
+import Testing
+
+/// What the VDI driver promises.
+@Suite struct VdiTests {
+    static let kinds = [false, true].map { isStatic in
+        FormatConfiguration(
+            VdiDriver.self, options: isStatic ? [(name: "static", value: "on")] : [],
+            virtualSize: (3 << 20) + 512)
+    }
+
+    @Test(.timeLimit(.minutes(3)), arguments: kinds)
+    func conformance(_ configuration: FormatConfiguration) throws {
+        try checkFormatDriver([configuration])
+    }
+}
+
+/// Images as VirtualBox, not Platter, lays them out: other block sizes, extra bytes, parents, damage.
+@Suite struct VdiImageTests {
+    static let map = 512
+    static let data = 4096
+
+    /// The bytes of an image with the entries, whose stored blocks are filled with their own number plus 1.
+    static func image(
+        blockBytes: Int = 4096, extra: Int = 0, type: UInt32 = 1, size: Int? = nil, count: Int? = nil,
+        _ entries: [UInt32]
+    ) -> SparseBytes {
+        var file = SparseBytes()
+        func put(_ value: Int, _ offset: Int, bytes: Int = 4) {
+            file.write((0..<bytes).map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) }, at: offset)
+        }
+        let stored = entries.filter { $0 < 0xFFFF_FFFE }.map { Int($0) }
+        let highest = (stored.max() ?? -1) + 1
+        for (value, offset) in [
+            (0xBEDA_107F, 0x40), (0x10001, 0x44), (0x190, 0x48), (Int(type), 0x4C), (map, 0x154),
+            (data, 0x158),
+            (512, 0x168), (blockBytes, 0x178), (extra, 0x17C), (entries.count, 0x180),
+            (count ?? highest, 0x184),
+        ] {
+            put(value, offset)
+        }
+        put(size ?? entries.count * blockBytes, 0x170, bytes: 8)
+        for (index, entry) in entries.enumerated() { put(Int(entry), map + index * 4) }
+        file.resize(to: data + min(highest, 100) * (blockBytes + extra))
+        for block in stored where block < 100 {
+            let start = data + block * (blockBytes + extra) + extra
+            file.write([UInt8](repeating: UInt8(block + 1), count: blockBytes), at: start)
+        }
+        return file
+    }
+
+    static func open(
+        _ store: TestStore, readOnly: Bool = true, forCheck: Bool = false, _ options: [String: String] = [:]
+    ) throws(BlockError) -> BlockNode {
+        var tree = OptionTree()
+        for (key, value) in options { tree[key] = value }
+        let opener = ImageOpener(registry: store.registry([VdiDriver.self, RawDriver.self]))
+        return try opener.open(
+            "disk", settings: OpenSettings(readOnly: readOnly, forCheck: forCheck), options: tree)
+    }
+
+    static func firstBytes(_ node: BlockNode, blockBytes: Int = 4096) throws -> [UInt8] {
+        try stride(from: 0, to: node.length(), by: blockBytes).map { try node.readBytes(at: $0, count: 1)[0] }
+    }
+
+    static func check(_ store: TestStore, _ repair: RepairMode = .none) throws -> CheckResult {
+        let node = try open(store, readOnly: repair == .none, forCheck: true)
+        defer { try? node.close() }
+        return try #require(node.format as? any Checkable).check(repair: repair) { _ in }
+    }
+
+    @Test(arguments: [(512, 0), (4096, 0), (4096, 512), (65536, 4096)])
+    func otherBlockSizes(_ blockBytes: Int, _ extra: Int) throws {
+        let none: UInt32 = 0xFFFF_FFFF
+        let store = TestStore([
+            "disk": Self.image(blockBytes: blockBytes, extra: extra, [1, none, 0, 0xFFFF_FFFE])
+        ])
+        let node = try Self.open(store, readOnly: false)
+        #expect(try Self.firstBytes(node, blockBytes: blockBytes) == [2, 0, 1, 0])
+        try node.write([UInt8(9)].span.bytes, at: blockBytes)
+        #expect(try node.readBytes(at: 0, count: blockBytes) == [UInt8](repeating: 2, count: blockBytes))
+        try node.close()
+        let again = try Self.open(store)
+        #expect(try Self.firstBytes(again, blockBytes: blockBytes) == [2, 9, 1, 0])
+        #expect(try Self.check(store) == CheckResult())
+    }
+
+    @Test func aDifferencingImageWantsItsParentNamed() throws {
+        let none: UInt32 = 0xFFFF_FFFF
+        let store = TestStore(["disk": Self.image(type: 4, [none, 0, 0xFFFF_FFFE])])
+        store["base"] = SparseBytes([UInt8](repeating: 7, count: 3 * 4096))
+        #expect(throws: BlockError.self) { try Self.open(store) }
+        let parent = ["backing.driver": "raw", "backing.file.filename": "base"]
+        let node = try Self.open(store, readOnly: false, parent)
+        #expect(try Self.firstBytes(node) == [7, 1, 0])
+        try node.write([UInt8(9)].span.bytes, at: 100)
+        let around = try node.readBytes(at: 99, count: 3)
+        #expect(around == [7, 9, 7])
+        try node.writeZeroes(at: 0, count: 4096)
+        #expect(try Self.firstBytes(node) == [0, 1, 0])
+        try node.close()
+        #expect(try Self.check(store) == CheckResult())
+    }
+
+    // MARK: Damage
+
+    struct Damage: Sendable {
+        var entries: [UInt32]
+        var count: Int?
+        var corruptions: Int
+        var leaks: Int
+        /// The first bytes of the blocks after the repair.
+        var repaired: [UInt8]
+    }
+
+    static let damages = [
+        Damage(entries: [0, 0], count: 1, corruptions: 1, leaks: 0, repaired: [1, 1]),
+        Damage(entries: [0, 1, 2], count: 1, corruptions: 2, leaks: 0, repaired: [1, 2, 3]),
+        Damage(entries: [2, 0xFFFF_FFFF], count: 5, corruptions: 0, leaks: 4, repaired: [3, 0]),
+        Damage(entries: [0, 4_000_000], count: 1, corruptions: 2, leaks: 0, repaired: [1, 0]),
+        Damage(entries: [1, 0], count: 4_000_000_000, corruptions: 1, leaks: 66, repaired: [2, 1]),
+    ]
+
+    @Test(arguments: damages.indices) func damageIsFoundAndRepaired(_ index: Int) throws {
+        let damage = Self.damages[index]
+        let store = TestStore(["disk": Self.image(count: damage.count, damage.entries)])
+        let found = try Self.check(store)
+        #expect(found.corruptions == damage.corruptions && found.leaks == damage.leaks, "\(found)")
+        if damage.corruptions > 0 {
+            #expect(throws: BlockError.self) { try Self.open(store, readOnly: false) }
+        }
+        let repaired = try Self.check(store, .all)
+        #expect(repaired.corruptions == 0 && repaired.leaks == 0, "\(repaired)")
+        #expect(try Self.check(store) == CheckResult())
+        #expect(try Self.firstBytes(Self.open(store, readOnly: false)) == damage.repaired)
+    }
+
+    @Test(.timeLimit(.minutes(2)), arguments: damages.indices) func aRepairIsStoppedAnywhere(_ index: Int)
+        throws
+    {
+        let damage = Self.damages[index]
+        try checkInterruption(
+            of: ["disk": Self.image(count: damage.count, damage.entries)],
+            action: { store in _ = try Self.check(store, .all) },
+            verify: { store in
+                guard try Self.firstBytes(Self.open(store)) == damage.repaired else {
+                    throw Mismatch("other bytes")
+                }
+                _ = try Self.check(store, .all)
+                guard try Self.check(store) == CheckResult() else { throw Mismatch("not repaired") }
+            })
+    }
+
+    static let hostile: [(offset: Int, bytes: [UInt8])] = [
+        (0x44, [2]), (0x4C, [9]), (0x154, [1]), (0x154, [0, 0]), (0x158, [7]),
+        (0x170, [0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]), (0x174, [1]), (0x178, [0, 0]),
+        (0x178, [1]),
+        (0x17B, [0x80]), (0x17C, [0xFF, 0xFF, 0xFF, 0xFF]), (0x180, [0xFF, 0xFF, 0xFF, 0xFF]), (0x180, [0]),
+        (0x180, [0, 4]),
+    ]
+
+    @Test(arguments: hostile.indices) func hostileHeadersAreRefused(_ index: Int) throws {
+        var file = Self.image([0, 1])
+        file.write(Self.hostile[index].bytes, at: Self.hostile[index].offset)
+        let store = TestStore(["disk": file])
+        #expect(throws: BlockError.self) { try Self.open(store) }
+    }
+
+    // MARK: Sizes
+
+    /// A longer map does not fit before the data any more, and takes the places of blocks.
+    @Test(.timeLimit(.minutes(3)), arguments: [1, 2, 4, 900, 3000])
+    func growingMovesTheMap(_ blocks: Int) throws {
+        let none: UInt32 = 0xFFFF_FFFF
+        let files = ["disk": Self.image([1, none, 0, 2])]
+        try checkInterruption(
+            of: files,
+            action: { store in
+                let node = try Self.open(store, readOnly: false)
+                defer { try? node.close() }
+                try node.resize(to: (4 + blocks) * 4096)
+                try node.write([UInt8(9)].span.bytes, at: (3 + blocks) * 4096)
+                try node.flush()
+            },
+            verify: { store in
+                let node = try Self.open(store)
+                let bytes = try Self.firstBytes(node)
+                try node.close()
+                let isOld = bytes == [2, 0, 1, 3]
+                let isNew =
+                    bytes.starts(with: [2, 0, 1, 3]) && bytes.count == 4 + blocks
+                    && bytes.dropFirst(4).dropLast().allSatisfy { $0 == 0 } && [0, 9].contains(bytes.last)
+                guard isOld || isNew else { throw Mismatch("\(bytes.prefix(10)) \(bytes.count)") }
+                guard try Self.check(store).corruptions == 0 else { throw Mismatch("corrupt") }
+            })
+    }
+
+    @Test(.timeLimit(.minutes(1))) func shrinkingClosesTheGaps() throws {
+        try checkInterruption(
+            of: ["disk": Self.image([3, 1, 0, 2])],
+            action: { store in
+                let node = try Self.open(store, readOnly: false)
+                defer { try? node.close() }
+                try node.resize(to: 2 * 4096)
+            },
+            verify: { store in
+                let bytes = try Self.firstBytes(Self.open(store))
+                guard bytes == [4, 2] || bytes == [4, 2, 1, 3] else { throw Mismatch("\(bytes)") }
+                guard try Self.check(store).corruptions == 0 else { throw Mismatch("corrupt") }
+                let node = try Self.open(store, readOnly: false)
+                try node.resize(to: 2 * 4096)
+                try node.resize(to: 4 * 4096)
+                let grown = try Self.firstBytes(node)
+                try node.close()
+                guard grown == [4, 2, 0, 0] else { throw Mismatch("grown: \(grown)") }
+            })
+    }
+}
