@@ -307,6 +307,7 @@ struct TwinSequence {
 
     private mutating func commit() throws {
         guard shape.backing != nil, shape.snapshots.isEmpty else { return try requests() }
-        try both(["commit", "-q", "-f", "qcow2"] + (chance(20) ? ["-d"] : []) + [Self.disk])
+        let done = try both(["commit", "-q", "-f", "qcow2"] + (chance(20) ? ["-d"] : []) + [Self.disk])
+        if done { shape.backingBytes = max(shape.backingBytes, shape.size) }
     }
 }
