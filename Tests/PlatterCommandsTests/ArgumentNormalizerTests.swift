@@ -94,7 +94,10 @@ import Testing
         for option in command.spec.options where option.refusal == nil {
             // These two are dealt with before a command is made.
             if option.long == "help" || option.long == "object" { continue }
-            let argument = "--\(option.binding)" + (option.value == nil ? "" : "=on")
+            // Steps arrive under one name, to keep their order.
+            let argument =
+                option.isStep
+                ? "--step=\(option.binding)" : "--\(option.binding)" + (option.value == nil ? "" : "=on")
             #expect(throws: Never.self, "\(name) \(argument)") {
                 _ = try command.bound(to: [argument, "--", "a", "-b"])
             }
