@@ -20,8 +20,7 @@ final class SectorCipher: Sendable {
         guard key.count == suite.keyBytes else {
             throw BlockError(
                 .invalidArgument,
-                "A key of \(key.count) bytes is none of \(suite.algorithm.rawValue) with \(suite.mode.rawValue)"
-            )
+                "\(key.count) bytes are no key of \(suite.algorithm.rawValue) in this mode")
         }
         self.suite = suite
         self.key = key
