@@ -21,6 +21,9 @@ import Testing
             backingSize: backing ? size * 2 / 3 / 512 * 512 + 256 : nil)
         // Version 2 has no dirty bit: refcounts and "copied" flags cannot change as one.
         configuration.checkMayRepairAfterCrash = compat == "0.10"
+        let hasDataFile = more.contains { $0.0 == "data_file" }
+        configuration.compresses = !hasDataFile
+        configuration.keepsSnapshots = !hasDataFile
         return configuration
     }
 
@@ -39,7 +42,16 @@ import Testing
         return all + [4096, 65536].map { recording(configuration(cluster: $0, backing: true)) }
     }
 
-    @Test(.timeLimit(.minutes(5)), arguments: matrix)
+    /// Images whose data is in a file of its own.
+    static let dataFiles: [FormatConfiguration] = [
+        configuration(cluster: 4096, more: [("data_file", "data")]),
+        configuration(cluster: 65536, backing: true, more: [("data_file", "data")]),
+        configuration(cluster: 4096, more: [("data_file", "data"), ("data_file_raw", "on")]),
+        configuration(cluster: 512, more: [("data_file", "data"), ("lazy_refcounts", "on")]),
+        configuration(cluster: 2 << 20, more: [("data_file", "data"), ("data_file_raw", "on")]),
+    ]
+
+    @Test(.timeLimit(.minutes(5)), arguments: matrix + dataFiles)
     func randomOperations(_ configuration: FormatConfiguration) throws {
         try checkFormatDriver([configuration], phases: [.edges, .random])
     }
@@ -59,6 +71,7 @@ import Testing
         recording(configuration(cluster: 4096, backing: true)),
         recording(configuration(cluster: 65536, more: [("lazy_refcounts", "on")])),
     ]
+    static var allKinds: [FormatConfiguration] { kinds + dataFiles }
 
     /// The same with bitmaps that record what is written.
     private static func recording(_ configuration: FormatConfiguration) -> FormatConfiguration {
@@ -71,17 +84,17 @@ import Testing
         configuration.virtualSize < 65536 ? 4 : 1
     }
 
-    @Test(.timeLimit(.minutes(5)), arguments: kinds)
+    @Test(.timeLimit(.minutes(5)), arguments: allKinds)
     func concurrency(_ configuration: FormatConfiguration) throws {
         try checkFormatDriver([configuration], phases: [.concurrency])
     }
 
-    @Test(.timeLimit(.minutes(5)), arguments: kinds)
+    @Test(.timeLimit(.minutes(5)), arguments: allKinds)
     func crashes(_ configuration: FormatConfiguration) throws {
         try checkFormatDriver([configuration], phases: [.crash], rounds: Self.rounds(configuration))
     }
 
-    @Test(.timeLimit(.minutes(5)), arguments: kinds)
+    @Test(.timeLimit(.minutes(5)), arguments: allKinds)
     func failedCalls(_ configuration: FormatConfiguration) throws {
         try checkFormatDriver([configuration], phases: [.faults], rounds: Self.rounds(configuration))
     }

@@ -52,6 +52,10 @@ import Testing
         Qcow2ConformanceTests.configuration(cluster: 4096, more: [("preallocation", "full")]),
         Qcow2ConformanceTests.configuration(
             cluster: 4096, backing: true, more: [("compression_type", "zstd")]),
+        Qcow2ConformanceTests.configuration(
+            cluster: 4096, more: [("data_file", "data"), ("preallocation", "full")]),
+        Qcow2ConformanceTests.configuration(
+            cluster: 4096, more: [("data_file", "data"), ("data_file_raw", "on")]),
     ]
 
     /// What is there is no qcow2 image yet, or the whole empty image.

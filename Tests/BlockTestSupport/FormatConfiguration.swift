@@ -17,6 +17,9 @@ public struct FormatConfiguration: Sendable, CustomStringConvertible {
     public var checkMayRepairAfterCrash = false
     /// Bitmaps that a new image gets, enabled, by their granularities.
     public var bitmaps: [Int] = []
+    /// What the format can do, but not with these options: compressing, keeping snapshots.
+    public var compresses = true
+    public var keepsSnapshots = true
 
     public init(
         _ format: any Creatable.Type, options: [(name: String, value: String)] = [], virtualSize: Int,

@@ -188,7 +188,7 @@ extension HostileCase {
                 featureName(0, 255, "no") + featureName(3, 43, "no") + featureName(0, 44, long) + [0, 43, 1]
             $0.setExtensions([(0x6803_f857, table)])
         },
-        refused("external data file", "external data file") {
+        refused("data file that is not there", "No such file or directory") {
             $0.put64(4, at: Field.incompatible)
             $0.setExtensions([(0x4441_5441, Array("/etc/passwd".utf8))])
         },

@@ -42,9 +42,9 @@ final class ImageSession {
         var abilities = DiskAbilities()
         guard let format = node.format else { return abilities }
         abilities.unit = format.writeGranularity
-        abilities.compresses = format is any CompressedWriting
+        abilities.compresses = configuration.compresses && format is any CompressedWriting
         abilities.resizes = format is any Resizable && format.unwrittenReadsAsZero
-        abilities.keepsSnapshots = format is any SnapshotCapable
+        abilities.keepsSnapshots = configuration.keepsSnapshots && format is any SnapshotCapable
         return abilities
     }
 

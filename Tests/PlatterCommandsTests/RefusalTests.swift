@@ -65,7 +65,6 @@ import Testing
     @Test(
         "options that belong to later work are refused by name",
         arguments: [
-            ("data_file=x", "external data file"), ("data_file_raw=on", "external data file"),
             ("encryption=on", "encryption"), ("encrypt.format=luks", "encryption"),
             ("extended_l2=on", "extended L2"),
         ])

@@ -33,7 +33,8 @@ public struct OpenRequest: Sendable {
     ///
     /// The first one becomes child 1 of the image's node, the next child 2, and so on (``Extent/child``).
     /// The node closes them; where `open` throws, they are closed too. Options below `role.` that the user
-    /// gave go before what the image states; the policy is not asked about a `filename` among them.
+    /// gave go before what the image states; the policy is not asked about a `filename` among them. A name
+    /// that the image states is one of a file, whatever it looks like: no `json:`, no other protocol.
     ///
     /// - Parameters:
     ///   - statedName: the name in the image; a relative one is meant from the image's folder.
@@ -45,8 +46,15 @@ public struct OpenRequest: Sendable {
     ) throws(BlockError) -> BlockNode? {
         var own = options.takeSubtree(role)
         if settings.metadataOnly { return nil }
+        if own["driver"] == "raw" {
+            // The same bytes, told as a format on a file.
+            own["driver"] = nil
+            let inner = own.takeSubtree("file")
+            own.addDefaults(inner)
+        }
         if own["filename"] == nil {
             own["filename"] = try opener.allowedName(statedName, of: file.filename, for: purpose)
+            if own["driver"] == nil { own["driver"] = "file" }
         }
         let node = try opener.openStorage(nil, options: own, settings: settings)
         if let identity = node.storage?.identity, identity == file.storage?.identity {

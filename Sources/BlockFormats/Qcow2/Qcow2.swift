@@ -84,6 +84,8 @@ struct Qcow2Layout: Sendable, Equatable {
     var version: Int
     let clusterBits: Int
     var refcountOrder: Int
+    /// Guest data lie in a file of their own, each cluster at its guest offset, and are not counted.
+    var hasDataFile = false
 
     var clusterSize: Int { 1 << clusterBits }
     var entriesPerL2Table: Int { 1 << (clusterBits - 3) }
@@ -138,11 +140,11 @@ struct L2Entry: Equatable, Sendable {
     /// Meaningless for compressed clusters.
     var hostOffset: Int { Int(raw & Self.offsetMask) }
 
-    /// What the entry says. Version 2 has no zero flag.
-    func kind(version: Int) -> Kind {
+    /// What the entry says. Version 2 has no zero flag; only in a data file may a cluster lie at offset 0.
+    func kind(_ layout: Qcow2Layout) -> Kind {
         if isCompressed { return .compressed }
-        let isZero = version >= 3 && raw & Self.zeroFlag != 0
-        if hostOffset == 0 { return isZero ? .zeroPlain : .unallocated }
+        let isZero = layout.version >= 3 && raw & Self.zeroFlag != 0
+        if hostOffset == 0 && !(layout.hasDataFile && isCopied) { return isZero ? .zeroPlain : .unallocated }
         return isZero ? .zeroAllocated : .data
     }
 

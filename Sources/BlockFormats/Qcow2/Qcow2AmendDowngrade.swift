@@ -106,7 +106,7 @@ private struct ZeroExpansion {
         for index in 0..<layout.entriesPerL2Table {
             let (slot, entry) = try tables.l2Slot(table: table, index: index)
             let raw = L2Entry(raw: tables.l2Cache.bigEndian64(slot, entry))
-            let kind = raw.kind(version: layout.version)
+            let kind = raw.kind(layout)
             guard kind == .zeroPlain || kind == .zeroAllocated else { continue }
             let start = guest + index << layout.clusterBits
             let new = try expanded(

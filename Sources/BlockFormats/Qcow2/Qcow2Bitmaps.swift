@@ -205,14 +205,15 @@ extension Qcow2Metadata {
 
     /// Which autoclear bits stay when the image is about to be changed: those of what is kept up to date.
     func keptAutoclear() throws(BlockError) -> UInt64 {
+        let raw = data.isExternal ? header.autoclear & Qcow2.Autoclear.dataFileRaw : 0
         let bit = header.autoclear & Qcow2.Autoclear.bitmaps
-        guard bit != 0, header.extensionData(Qcow2.ExtensionType.bitmaps) != nil else { return 0 }
+        guard bit != 0, header.extensionData(Qcow2.ExtensionType.bitmaps) != nil else { return raw }
         do throws(BlockError) { _ = try bitmapSet() } catch {
             // Nobody can keep what nobody can read.
             if error.kind == .io { throw error }
-            return 0
+            return raw
         }
-        return bit
+        return bit | raw
     }
 
     /// A disk that turns into another one would have to be recorded as changed in whole.

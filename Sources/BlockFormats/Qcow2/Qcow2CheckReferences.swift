@@ -72,13 +72,17 @@ extension Qcow2Checker {
             }
             var bytes = buffer.mutableBytes
             try tables.file.read(into: &bytes, at: table)
-            countTable(buffer, isActive: isActive, &window, report)
+            let guest = index.multipliedReportingOverflow(by: layout.guestBytesPerL2Table)
+            countTable(buffer, guest: guest.partialValue, isActive: isActive, &window, report)
         }
     }
 
+    /// - Parameter guest: the guest offset of the first cluster.
     private mutating func countTable(
-        _ buffer: AlignedBuffer, isActive: Bool, _ window: inout ReferenceWindow, _ report: (String) -> Void
+        _ buffer: AlignedBuffer, guest: Int, isActive: Bool, _ window: inout ReferenceWindow,
+        _ report: (String) -> Void
     ) {
+        if tables.data.isExternal { return checkDataFileTable(buffer, guest: guest, report) }
         let bytes = buffer.bytes
         var expected = 0
         for index in 0..<layout.entriesPerL2Table {
@@ -114,6 +118,36 @@ extension Qcow2Checker {
             result.allocatedClusters += 1
             if expected != 0 && host != expected { result.fragmentedClusters += 1 }
             expected = host + layout.clusterSize
+        }
+    }
+
+    /// Clusters of a data file are not counted, but each has its place.
+    private mutating func checkDataFileTable(
+        _ buffer: AlignedBuffer, guest: Int, _ report: (String) -> Void
+    ) {
+        var end = 0
+        for index in 0..<layout.entriesPerL2Table {
+            let entry = L2Entry(raw: buffer.bytes.bigEndian(at: index &* 8) ?? 0)
+            if entry.raw == 0 { continue }
+            if entry.isCompressed {
+                corruption(
+                    "ERROR compressed cluster \(index) with data file, entry=0x\(hex(entry.raw))", report)
+                continue
+            }
+            checkReservedBits(entry, report)
+            let kind = entry.kind(layout)
+            guard kind == .data || kind == .zeroAllocated else { continue }
+            result.allocatedClusters += 1
+            if end != 0 && entry.hostOffset != end { result.fragmentedClusters += 1 }
+            end = entry.hostOffset + layout.clusterSize
+            let expected = guest &+ index &* layout.clusterSize
+            guard entry.hostOffset == expected else {
+                corruption(
+                    "ERROR offset=\(hex(entry.hostOffset)): Cluster in the data file does not match its "
+                        + "guest offset \(hex(expected)); L2 entry corrupted", report)
+                continue
+            }
+            if !entry.isCopied { hasWrongFlags = true }
         }
     }
 

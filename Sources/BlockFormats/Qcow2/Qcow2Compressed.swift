@@ -26,6 +26,9 @@ extension Qcow2Driver: CompressedWriting {
     }
 
     public func writeCompressed(_ payload: RawSpan, at offset: Int) throws(BlockError) {
+        guard !data.isExternal else {
+            throw BlockError(.unsupported, "Operation not supported", path: file.filename)
+        }
         guard payload.byteCount > 0, payload.byteCount < layout.clusterSize, layout.isAligned(offset) else {
             throw BlockError(.invalidArgument, "Compressed writes are of whole clusters", path: file.filename)
         }

@@ -13,8 +13,8 @@ extension Qcow2Driver: Creatable, Measurable {
             CreateOption(.compat, .string, help: "Version: 0.10 (v2) or 1.1 (v3)"),
             CreateOption(.backingFile, .string, help: "File name of the base image"),
             CreateOption(.backingFormat, .string, help: "Format of the base image"),
-            CreateOption(.dataFile, .string, help: "File for the data (not available yet)"),
-            CreateOption(.dataFileRaw, .bool, help: "Keep the data file raw (not available yet)"),
+            CreateOption(.dataFile, .string, help: "File name of an external data file"),
+            CreateOption(.dataFileRaw, .bool, help: "The data file is the disk, without the image"),
             CreateOption(.lazyRefcounts, .bool, default: "off", help: "Put off refcount updates"),
             CreateOption(.refcountBits, .number, default: "16", help: "Refcount width in bits: 1 to 64"),
         ]
@@ -37,30 +37,63 @@ extension Qcow2Driver: Creatable, Measurable {
         var header: Qcow2Header
         var preallocation: Preallocation
         var layout: Qcow2Layout { header.layout }
+        /// Whether the data gets its space at once.
+        var reservesSpace: Bool { preallocation == .falloc || preallocation == .full }
     }
 
     /// Order of writes: everything below the header, a barrier, then the header: a half-made file is no
-    /// image.
+    /// image. A data file is there before.
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         var plan = try Plan(options)
         let cluster = plan.layout.clusterSize
         let metadataBytes = try initialLayout(&plan.header)
-        let needsSpace = plan.preallocation == .falloc || plan.preallocation == .full
+        let dataFile = try createDataFile(plan, context)
+        let needsSpace = dataFile == nil && plan.reservesSpace
         let size = needsSpace ? try fullyAllocatedBytes(plan) : 0
-        let file = try context.createFile(size: size, preallocation: needsSpace ? plan.preallocation : .off)
+        let file: BlockNode
         do throws(BlockError) {
+            file = try context.createFile(size: size, preallocation: needsSpace ? plan.preallocation : .off)
+        } catch {
+            try? dataFile?.close()
+            throw error
+        }
+        do throws(BlockError) {
+            if let dataFile { try checkApart(file, dataFile) }
             try writeInitialTables(plan, file, usedClusters: metadataBytes / cluster)
             let name = plan.header.backing.map { Array($0.filename.utf8) } ?? []
             if !name.isEmpty { try file.write(name.span.bytes, at: plan.header.backingOffset) }
             try file.flush()
             try file.write(plan.header.bytesWithExtensions().span.bytes, at: 0)
             try file.flush()
-            if plan.preallocation != .off { try preallocate(plan, file) }
+            if plan.preallocation != .off { try preallocate(plan, file, dataFile) }
         } catch {
             try? file.close()
+            try? dataFile?.close()
             throw error
         }
         try file.close()
+        try dataFile?.close()
+    }
+
+    /// Makes the file for the guest's data where the image will look for it: as long as the disk.
+    private static func createDataFile(
+        _ plan: Plan, _ context: CreateContext
+    ) throws(BlockError) -> BlockNode? {
+        guard let name = plan.header.dataFileName else { return nil }
+        let path = FileNames.resolve(name, relativeTo: context.filename)
+        guard path != context.filename else { throw sameFile(path) }
+        return try context.createFile(
+            named: path, size: plan.header.virtualSize,
+            preallocation: plan.reservesSpace ? plan.preallocation : .off)
+    }
+
+    private static func checkApart(_ file: BlockNode, _ dataFile: BlockNode) throws(BlockError) {
+        guard let identity = file.storage?.identity, identity == dataFile.storage?.identity else { return }
+        throw sameFile(dataFile.filename)
+    }
+
+    private static func sameFile(_ path: String) -> BlockError {
+        BlockError(.invalidArgument, "The data file '\(path)' is the image itself", path: path)
     }
 
     /// Places header, refcount table, refcount block and L1 table, and answers how many bytes they take.
@@ -110,8 +143,11 @@ extension Qcow2Driver: Creatable, Measurable {
     }
 
     /// Allocates every cluster of a new image.
-    private static func preallocate(_ plan: Plan, _ file: BlockNode) throws(BlockError) {
-        let tables = try Qcow2Metadata(file: file, header: plan.header, isReadOnly: false)
+    private static func preallocate(
+        _ plan: Plan, _ file: BlockNode, _ dataFile: BlockNode?
+    ) throws(BlockError) {
+        let data = dataFile.map { Qcow2GuestData(node: $0, child: 1) }
+        let tables = try Qcow2Metadata(file: file, data: data, header: plan.header, isReadOnly: false)
         try tables.preallocate(0..<plan.header.virtualSize, plan.preallocation, fileIsZero: true)
         try finishWriting(tables)
     }
@@ -160,9 +196,7 @@ extension Qcow2Driver: Creatable, Measurable {
         let full = try fullyAllocatedBytes(plan)
         let aligned = virtualSize.roundedUp(to: plan.layout.clusterSize) ?? virtualSize
         // With a backing file, what will be in the image depends on what that file has.
-        let hasAll =
-            plan.preallocation == .falloc || plan.preallocation == .full
-            || (plan.header.backing != nil && source != nil)
+        let hasAll = plan.reservesSpace || (plan.header.backing != nil && source != nil)
         var data = hasAll ? aligned : 0
         if let source, !hasAll { data = try source.allocatedBytes(unit: plan.layout.clusterSize) }
         var size = MeasuredSize(required: full - aligned + min(data, aligned), fullyAllocated: full)
@@ -192,11 +226,13 @@ extension Qcow2Metadata {
             writesInFlight -= 1
             if let allocation = plan.allocation {
                 if !fileIsZero && !allocation.isVirgin {
-                    try file.writeZeroes(at: allocation.hostOffset, count: allocation.guest.count)
+                    try data.writeZeroes(
+                        at: allocation.hostOffset, count: allocation.guest.count,
+                        guest: allocation.guest.lowerBound)
                 }
                 let end = allocation.hostOffset + allocation.guest.count
-                if try file.length() < end {
-                    try file.resize(to: end, preallocation: mode == .metadata ? .off : mode)
+                if try data.node.length() < end {
+                    try data.node.resize(to: end, preallocation: mode == .metadata ? .off : mode)
                 }
                 try link(allocation)
             }

@@ -25,6 +25,8 @@ extension Qcow2Driver.Plan {
         if header.compressionType != .zlib { header.incompatible.insert(.compressionType) }
         header.headerLength = header.version == 2 ? Qcow2Header.version2Length : Qcow2Header.knownLength
         if header.version >= 3 { header.extensions = [Qcow2Header.featureNameTable] }
+        try Self.addDataFile(options, to: &header)
+        if header.keepsDataFileRaw && preallocation == .off { preallocation = .metadata }
         if let name = options[.backingFile], !name.isEmpty {
             header.backing = BackingReference(filename: name, format: options[.backingFormat])
             guard preallocation == .off else {
@@ -33,9 +35,38 @@ extension Qcow2Driver.Plan {
                     "Backing file and preallocation can only be used at the same time "
                         + "if extended_l2 is enabled")
             }
-            try header.placeBackingName()
         }
+        try header.placeBackingName()
         self.header = header
+    }
+
+    private static func addDataFile(
+        _ options: CreateOptions, to header: inout Qcow2Header
+    ) throws(BlockError) {
+        guard let name = options[.dataFile] else {
+            guard !options.flag(.dataFileRaw) else {
+                throw BlockError(.invalidArgument, "data-file-raw requires data-file")
+            }
+            return
+        }
+        guard header.version >= 3 else {
+            throw BlockError(
+                .invalidArgument,
+                "External data files are only supported with compatibility level 1.1 and above "
+                    + "(use version=v3 or greater)")
+        }
+        guard !name.isEmpty, !name.utf8.contains(0) else {
+            throw BlockError(.invalidArgument, "Could not create '\(name)': No such file or directory")
+        }
+        header.incompatible.insert(.dataFile)
+        header.extensions.insert(
+            Qcow2Header.Extension(type: Qcow2.ExtensionType.dataFile, data: Array(name.utf8)), at: 0)
+        guard options.flag(.dataFileRaw) else { return }
+        guard (options[.backingFile] ?? "").isEmpty else {
+            throw BlockError(
+                .invalidArgument, "Backing file and data-file-raw cannot be used at the same time")
+        }
+        header.autoclear |= Qcow2.Autoclear.dataFileRaw
     }
 
     private static func virtualSize(_ options: CreateOptions) throws(BlockError) -> Int {
@@ -105,7 +136,6 @@ extension Qcow2Driver.Plan {
         }
         let missing: [(Bool, String)] = [
             (options.flag(.extendedL2), "extended L2 entries"),
-            (options[.dataFile] != nil || options.flag(.dataFileRaw), "an external data file"),
             (asksForEncryption, "encryption"),
         ]
         for (isAsked, what) in missing where isAsked {

@@ -10,6 +10,8 @@ public final class Qcow2Driver: FormatDriver {
     public static let name = "qcow2"
 
     let file: BlockNode
+    /// Where the guest's plain data is.
+    let data: Qcow2GuestData
     private let firstLayout: Qcow2Layout
     /// What amending changes of the layout: version and refcount order.
     private let amendable: Atomic<Int>
@@ -26,6 +28,7 @@ public final class Qcow2Driver: FormatDriver {
 
     private init(_ tables: Qcow2Metadata, discardUnmaps: Bool) {
         file = tables.file
+        data = tables.data
         firstLayout = tables.layout
         amendable = Atomic(tables.layout.version << 8 | tables.layout.refcountOrder)
         size = Atomic(tables.header.virtualSize)
@@ -47,8 +50,9 @@ public final class Qcow2Driver: FormatDriver {
         do throws(BlockError) {
             let header = try readHeader(request.file)
             try checkSupport(header, request.settings)
+            let data = try openData(header, request, &options)
             let tables = try Qcow2Metadata(
-                file: request.file, header: header, isReadOnly: request.settings.readOnly)
+                file: request.file, data: data, header: header, isReadOnly: request.settings.readOnly)
             let driver = Qcow2Driver(tables, discardUnmaps: request.settings.discardUnmaps)
             try driver.takeOptions(&options)
             if !request.settings.readOnly && !request.settings.forCheck { try driver.prepareForWriting() }
@@ -56,6 +60,35 @@ public final class Qcow2Driver: FormatDriver {
         } catch {
             throw error.concerning(request.file.filename)
         }
+    }
+
+    /// Where the guest's data is; `nil` for the image's own file. Nothing is read of it for `info`.
+    private static func openData(
+        _ header: Qcow2Header, _ request: OpenRequest, _ options: inout OptionTree
+    ) throws(BlockError) -> Qcow2GuestData? {
+        let role = "data-file"
+        let isGiven = options.keys.contains { $0.hasPrefix("\(role).") }
+        guard header.incompatible.contains(.dataFile) else {
+            guard !isGiven else {
+                throw BlockError(
+                    .invalidArgument, "'data-file' can only be set for images with an external data file")
+            }
+            return nil
+        }
+        guard isGiven || header.dataFileName != nil || request.settings.metadataOnly else {
+            throw BlockError(.invalidArgument, "'data-file' is required for this image")
+        }
+        let opened: BlockNode?
+        do throws(BlockError) {
+            opened = try request.openChild(
+                header.dataFileName ?? "", role: role, purpose: .dataFile, options: &options)
+        } catch {
+            var failure = error
+            failure.path = request.file.filename
+            throw failure
+        }
+        // Without the file, its number alone keeps anyone from taking other bytes for the guest's.
+        return Qcow2GuestData(node: opened ?? request.file, child: 1)
     }
 
     /// Options of QEMU's driver that have a meaning here.
@@ -84,7 +117,6 @@ public final class Qcow2Driver: FormatDriver {
     private static func checkSupport(_ header: Qcow2Header, _ settings: OpenSettings) throws(BlockError) {
         guard !settings.metadataOnly else { return }
         let missing: [(Bool, String)] = [
-            (header.incompatible.contains(.dataFile), "external data file"),
             (header.incompatible.contains(.extendedL2), "extended L2 entries"),
             (header.cryptMethod != 0, "encryption"),
         ]

@@ -47,7 +47,9 @@ struct Qcow2Header: Sendable {
     static let knownLength = 112
 
     var layout: Qcow2Layout {
-        Qcow2Layout(version: version, clusterBits: clusterBits, refcountOrder: refcountOrder)
+        Qcow2Layout(
+            version: version, clusterBits: clusterBits, refcountOrder: refcountOrder,
+            hasDataFile: incompatible.contains(.dataFile))
     }
     /// What the user wants while the image is open, whatever its header says; never stored.
     var wantsLazyRefcounts: Bool?
@@ -56,6 +58,16 @@ struct Qcow2Header: Sendable {
     }
 
     func extensionData(_ type: UInt32) -> [UInt8]? { extensions.first { $0.type == type }?.data }
+
+    /// The name of the external data file, where the image states one.
+    var dataFileName: String? {
+        guard incompatible.contains(.dataFile) else { return nil }
+        return extensionData(Qcow2.ExtensionType.dataFile).map { String(decoding: $0, as: UTF8.self) }
+    }
+    /// Whether the data file alone must be the disk, at any time.
+    var keepsDataFileRaw: Bool {
+        incompatible.contains(.dataFile) && autoclear & Qcow2.Autoclear.dataFileRaw != 0
+    }
 
     // MARK: Reading
 
@@ -196,7 +208,7 @@ struct Qcow2Header: Sendable {
         let names: [(type: UInt8, bit: UInt8, name: String)] = [
             (0, 0, "dirty bit"), (0, 1, "corrupt bit"), (0, 2, "external data file"),
             (0, 3, "compression type"), (0, 4, "extended L2 entries"), (1, 0, "lazy refcounts"),
-            (2, 0, "bitmaps"),
+            (2, 0, "bitmaps"), (2, 1, "raw external data"),
         ]
         var data: [UInt8] = []
         for entry in names {

@@ -27,12 +27,8 @@ extension Qcow2Driver {
 
     /// The name is shown as it stands; nothing is opened for it.
     private func dataFileFields(_ header: Qcow2Header) -> [InfoField] {
-        let name = header.extensionData(Qcow2.ExtensionType.dataFile) ?? []
-        let isRaw = header.autoclear & Qcow2.Autoclear.dataFileRaw != 0
-        return [
-            InfoField("data-file", .text(String(decoding: name, as: UTF8.self))),
-            InfoField("data-file-raw", .flag(isRaw)),
-        ]
+        let name = header.dataFileName.map { [InfoField("data-file", .text($0))] } ?? []
+        return name + [InfoField("data-file-raw", .flag(header.keepsDataFileRaw))]
     }
 }
 

@@ -113,25 +113,25 @@ extension Qcow2Metadata {
         let buffer = l2Cache.bytes(of: slot)
         let slice = buffer.bytes
         let entry = L2Entry(raw: slice.bigEndian(at: first &* 8) ?? 0)
-        let kind = entry.kind(version: layout.version)
+        let kind = entry.kind(layout)
         let inside = offset & (layout.clusterSize - 1)
         let perSlice = layout.sliceSize / 8
         let wanted = layout.clusters(
             min(inside + min(limit, Int.max - inside), perSlice << layout.clusterBits))
         let last = min(first + wanted, perSlice)
         let keepsPlace = kind == .data || kind == .zeroAllocated
-        if keepsPlace { try checkDataOffset(entry) }
+        if keepsPlace { try checkDataOffset(entry, guest: offset - inside) }
         var index = first + 1
         while index < last {
             let next = L2Entry(raw: slice.bigEndian(at: index &* 8) ?? 0)
-            guard next.kind(version: layout.version) == kind else { break }
+            guard next.kind(layout) == kind else { break }
             if keepsPlace, next.hostOffset != entry.hostOffset + (index - first) << layout.clusterBits {
                 break
             }
             index += 1
         }
         let length = min(limit, (index - first) << layout.clusterBits - inside)
-        return Extent(status(kind, host: entry.hostOffset + inside), length: length)
+        return Extent(status(kind, host: entry.hostOffset + inside), length: length, child: data.child)
     }
 
     private func status(_ kind: L2Entry.Kind, host: Int) -> Extent.Status {
@@ -144,10 +144,16 @@ extension Qcow2Metadata {
         }
     }
 
-    /// Data starts at a cluster.
-    func checkDataOffset(_ entry: L2Entry) throws(BlockError) {
-        guard layout.isAligned(entry.hostOffset) else {
-            throw corrupt("Data cluster offset 0x\(String(entry.hostOffset, radix: 16)) unaligned")
+    /// Data starts at a cluster; in a data file, at the offset that the guest knows it by.
+    ///
+    /// - Parameter guest: where the guest cluster of `entry` starts.
+    func checkDataOffset(_ entry: L2Entry, guest: Int) throws(BlockError) {
+        let host = entry.hostOffset
+        guard layout.isAligned(host) else { throw corrupt("Data cluster offset 0x\(hex(host)) unaligned") }
+        guard !data.isExternal || host == guest else {
+            throw corrupt(
+                "Cluster offset 0x\(hex(host)) in the data file does not match the guest offset "
+                    + "0x\(hex(guest))")
         }
     }
 
@@ -155,6 +161,7 @@ extension Qcow2Metadata {
     func compressedRange(at guestOffset: Int) throws(BlockError) -> Range<Int> {
         let entry = try entry(at: guestOffset)
         guard entry.isCompressed else { throw corrupt("The cluster is not compressed any more") }
+        guard !data.isExternal else { throw corrupt("An image with a data file has a compressed cluster") }
         return entry.compressedRange(layout)
     }
 }

@@ -9,6 +9,8 @@ import BlockCore
 /// last, refcounts of what is no longer referred to go down. A crash between any two leaves leaks at worst.
 final class Qcow2Metadata {
     let file: BlockNode
+    /// Where the guest's plain data is.
+    let data: Qcow2GuestData
     var header: Qcow2Header
     private(set) var layout: Qcow2Layout
     let l2Cache: TableCache
@@ -50,8 +52,12 @@ final class Qcow2Metadata {
         var discards: Bool
     }
 
-    init(file: BlockNode, header: Qcow2Header, isReadOnly: Bool) throws(BlockError) {
+    /// - Parameter data: where the guest's data is; `nil` for the image's own file.
+    init(
+        file: BlockNode, data: Qcow2GuestData? = nil, header: Qcow2Header, isReadOnly: Bool
+    ) throws(BlockError) {
         self.file = file
+        self.data = data ?? Qcow2GuestData(node: file, child: 0)
         self.header = header
         self.isReadOnly = isReadOnly
         layout = header.layout
@@ -210,9 +216,11 @@ final class Qcow2Metadata {
 
     /// Releases what an L2 entry referred to.
     func release(_ entry: L2Entry, discards: Bool = false) {
-        switch entry.kind(version: layout.version) {
+        switch entry.kind(layout) {
         case .unallocated, .zeroPlain: break
         case .data, .zeroAllocated:
+            // Clusters of a data file are not counted.
+            if data.isExternal { return }
             release(entry.hostOffset >> layout.clusterBits, count: 1, discards: discards)
         case .compressed:
             let range = entry.compressedRange(layout)
@@ -259,6 +267,8 @@ final class Qcow2Metadata {
     /// Writes back everything that is cached, in the order that is safe, and makes it durable.
     func commit() throws(BlockError) {
         try checkSound()
+        // No entry in the image refers to data that the other file has not got.
+        if data.isExternal { try data.node.flush() }
         try commitRefcounts()
         if l2Cache.hasDirty || dirtyL1 != nil {
             try barrier()

@@ -6,6 +6,11 @@ extension Qcow2Driver: Rebasable {
     /// into that sector is written with it.
     public func changeBacking(to backing: BackingReference?) throws(BlockError) {
         try exclusively { tables throws(BlockError) in
+            guard backing == nil || !tables.header.keepsDataFileRaw else {
+                throw BlockError(
+                    .invalidArgument, "An image whose data file is raw has no backing file",
+                    path: file.filename)
+            }
             try tables.commit()
             var header = tables.header
             let old = header.backing.map { _ in
@@ -41,10 +46,9 @@ extension Qcow2Header {
     mutating func placeBackingName(
         avoiding old: Range<Int>? = nil, behind oldEnd: Int = 0
     ) throws(BlockError) {
-        guard let backing else { return }
-        let length = backing.filename.utf8.count
+        let length = backing?.filename.utf8.count ?? 0
         guard length <= Qcow2.Limit.backingNameBytes,
-            (backing.format?.utf8.count ?? 0) <= Qcow2.Limit.backingFormatBytes
+            (backing?.format?.utf8.count ?? 0) <= Qcow2.Limit.backingFormatBytes
         else { throw BlockError(.limit, "Backing file name too long") }
         backingOffset = 0
         if bytesWithExtensions().count + length > 1 << clusterBits {
@@ -54,8 +58,9 @@ extension Qcow2Header {
         let first = bytesWithExtensions().count
         let last = (1 << clusterBits) - length
         guard first <= last else {
-            throw BlockError(.limit, "The backing file name does not fit into the header cluster")
+            throw BlockError(.limit, "The names of other files do not fit into the header cluster")
         }
+        if backing == nil { return }
         backingNameBytes = length
         var place = max(first, oldEnd)
         if let old, old.overlaps(place..<place + length) { place = max(place, old.upperBound) }

@@ -191,9 +191,9 @@ extension Qcow2Checker {
             let entry = L2Entry(raw: buffer.bytes.bigEndian(at: index * 8) ?? 0)
             let host = entry.hostOffset
             guard entry.raw != 0, !entry.isCompressed, host != 0, layout.isAligned(host),
-                layout.clusters(host) < fileClusters
+                tables.data.isExternal || layout.clusters(host) < fileClusters
             else { continue }
-            let refcount = try store.refcount(of: host >> layout.clusterBits)
+            let refcount = tables.data.isExternal ? 1 : try store.refcount(of: host >> layout.clusterBits)
             guard (refcount == 1) != entry.isCopied else { continue }
             note(
                 "ERROR OFLAG_COPIED data cluster: l2_entry=\(hex(entry.raw)) refcount=\(refcount)", repair,

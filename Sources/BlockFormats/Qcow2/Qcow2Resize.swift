@@ -21,12 +21,28 @@ extension Qcow2Driver: Resizable {
         try exclusively { tables throws(BlockError) in try tables.makeRoom(for: virtualSize) }
         try clearTail(before..<min(virtualSize, before.roundedUp(to: layout.clusterSize) ?? virtualSize), old)
         try hideBacking(before..<virtualSize, old)
+        try growData(before..<virtualSize, preallocation)
         try exclusively { tables throws(BlockError) in
             try tables.commit()
             try tables.writeSize(virtualSize)
-            guard preallocation != .off else { return }
-            try tables.preallocateGrowth(before..<virtualSize, preallocation)
+            // A raw data file has everything.
+            let mode = preallocation == .off && tables.header.keepsDataFileRaw ? .metadata : preallocation
+            guard mode != .off else { return }
+            try tables.preallocateGrowth(before..<virtualSize, mode)
         }
+    }
+
+    /// A data file is as long as the disk, and holds zeroes where the disk is new.
+    private func growData(_ added: Range<Int>, _ preallocation: Preallocation) throws(BlockError) {
+        guard data.isExternal else { return }
+        let stale = added.clamped(to: 0..<max(0, try data.node.length()))
+        if !stale.isEmpty {
+            try data.writeZeroes(at: stale.lowerBound, count: stale.count, guest: stale.lowerBound)
+        }
+        guard stale.upperBound < added.upperBound else { return }
+        let mode = preallocation == .metadata ? .off : preallocation
+        try data.node.resize(to: added.upperBound, preallocation: mode)
+        try data.node.flush()
     }
 
     private func checkSize(_ size: Int) throws(BlockError) {
@@ -127,16 +143,24 @@ extension Qcow2Metadata {
         try dropTables(from: firstCluster)
         try commit()
         try truncateFile()
+        if data.isExternal, try data.node.length() > size { try truncate(data.node, to: size) }
+    }
+
+    private func truncate(_ node: BlockNode, to length: Int) throws(BlockError) {
+        do throws(BlockError) { try node.resize(to: length) } catch {
+            // A device keeps its length, and the space behind the image is no harm.
+            if error.kind != .unsupported { throw error }
+        }
     }
 
     /// What lies in the last cluster past the new end must read as zero should the disk grow again.
     private func clearTail(_ size: Int, upTo end: Int) throws(BlockError) {
         guard size < end else { return }
         let entry = try entry(at: size)
-        guard entry.kind(version: layout.version) == .data, entry.isCopied else { return }
-        try checkGuestClusters(entry.hostOffset, count: 1)
+        guard entry.kind(layout) == .data, entry.isCopied else { return }
+        if !data.isExternal { try checkGuestClusters(entry.hostOffset, count: 1) }
         let inside = size & (layout.clusterSize - 1)
-        try file.writeZeroes(at: entry.hostOffset + inside, count: end - size, flags: [])
+        try data.writeZeroes(at: entry.hostOffset + inside, count: end - size, guest: size, flags: [])
         hasUnflushedWrites = true
     }
 
@@ -169,11 +193,7 @@ extension Qcow2Metadata {
             throw condemn("Cluster \(lost) holds metadata and is not counted")
         }
         let end = clusters << layout.clusterBits
-        guard end < length else { return }
-        do throws(BlockError) { try file.resize(to: end) } catch {
-            // A device keeps its length, and the space behind the image is no harm.
-            if error.kind != .unsupported { throw error }
-        }
+        if end < length { try truncate(file, to: end) }
     }
 
     /// Allocates what was added.
@@ -192,9 +212,12 @@ extension Qcow2Driver: Emptying {
         try exclusively { tables throws(BlockError) in
             try tables.commit()
             let old = tables.l1
+            let size = tables.header.virtualSize
+            if tables.header.keepsDataFileRaw { try data.writeZeroes(at: 0, count: size, guest: 0) }
             try tables.moveL1(to: [UInt64](repeating: 0, count: old.count))
             try tables.unshareClusters(of: old)
             try tables.commit()
+            if data.isExternal && discardUnmaps { try? data.discard(at: 0, count: size) }
         }
     }
 }

@@ -15,6 +15,7 @@ extension Qcow2Driver: SnapshotCapable {
     public func createSnapshot(_ info: SnapshotInfo) throws(BlockError) {
         try exclusively { tables throws(BlockError) in
             try tables.checkMayChange()
+            try tables.checkMayShare()
             var snapshots = try tables.snapshotTable().snapshots
             guard snapshots.count < Qcow2.Limit.snapshots else {
                 throw BlockError(.limit, "Too many snapshots", path: file.filename)
@@ -51,6 +52,7 @@ extension Qcow2Driver: SnapshotCapable {
             try tables.checkMayChange()
             let snapshot = try tables.findSnapshot(idOrName)
             try tables.refuseWithBitmaps()
+            try tables.checkMayShare()
             let size = snapshot.info.virtualSize ?? tables.header.virtualSize
             guard size <= Qcow2.Limit.virtualSize else {
                 throw tables.corrupt("The snapshot's disk size is invalid")
@@ -77,6 +79,7 @@ extension Qcow2Driver: SnapshotCapable {
         try exclusively { tables throws(BlockError) in
             try tables.checkMayChange()
             let doomed = try tables.findSnapshot(idOrName)
+            try tables.checkMayShare()
             let entries = try tables.snapshotL1(doomed)
             var snapshots = try tables.snapshotTable().snapshots
             snapshots.removeAll { $0 == doomed }
@@ -117,6 +120,11 @@ extension Qcow2Driver: SnapshotCapable {
 }
 
 extension Qcow2Metadata {
+    /// What a data file holds cannot be shared: every guest cluster has one place there.
+    fileprivate func checkMayShare() throws(BlockError) {
+        if data.isExternal { throw BlockError(.unsupported, "Operation not supported", path: file.filename) }
+    }
+
     fileprivate func checkMayChange() throws(BlockError) {
         if isReadOnly { throw BlockError(.readOnly, "Block node is read-only", path: file.filename) }
     }
@@ -173,11 +181,15 @@ extension Qcow2Metadata {
 
     /// The clusters that an L2 entry refers to.
     func clusters(of entry: L2Entry) throws(BlockError) -> Range<Int> {
-        switch entry.kind(version: layout.version) {
+        switch entry.kind(layout) {
         case .unallocated, .zeroPlain: return 0..<0
         case .data, .zeroAllocated:
-            try checkDataOffset(entry)
+            // Clusters of a data file are not counted.
+            if data.isExternal { return 0..<0 }
             let cluster = entry.hostOffset >> layout.clusterBits
+            guard layout.isAligned(entry.hostOffset) else {
+                throw corrupt("Data cluster offset 0x\(hex(entry.hostOffset)) unaligned")
+            }
             return cluster..<cluster + 1
         case .compressed:
             let range = entry.compressedRange(layout)

@@ -13,7 +13,7 @@ extension Qcow2Driver {
 
     /// Clusters that a write fills before an L2 entry refers to them.
     struct Allocation {
-        /// Guest clusters, whole.
+        /// Guest clusters, whole but for the end of a disk with a data file.
         var guest: Range<Int>
         var hostOffset: Int
         /// The file has never had anything there: what is not written reads as zeroes.
@@ -37,7 +37,7 @@ extension Qcow2Driver {
             } else {
                 defer { finishWrite { _ in } }
                 file.emit(.writeData)
-                try file.write(part, at: plan.hostOffset)
+                try data.write(part, at: plan.hostOffset, guest: plan.guest.lowerBound)
             }
             done += plan.guest.count
         }
@@ -85,7 +85,7 @@ extension Qcow2Driver {
         // A file that ends inside a sector could grow by a part of one when the power fails.
         let endsAtSector = plan.guest.upperBound % Qcow2.sectorBytes == 0
         if isComplete || (allocation.isVirgin && headIsZero && tailIsZero && endsAtSector) {
-            return try file.write(bytes, at: plan.hostOffset)
+            return try data.write(bytes, at: plan.hostOffset, guest: plan.guest.lowerBound)
         }
         if allocation.guest.count <= Self.assembledBytes {
             let buffer = AlignedBuffer(count: allocation.guest.count)
@@ -96,10 +96,11 @@ extension Qcow2Driver {
             var rest = whole.slice(head.count + bytes.byteCount..<allocation.guest.count)
             try complete(&rest, tail, tailIsZero, old)
             file.emit(.copyWrite)
-            return try file.write(buffer.bytes, at: allocation.hostOffset)
+            return try data.write(
+                buffer.bytes, at: allocation.hostOffset, guest: allocation.guest.lowerBound)
         }
         try copyOld(head, headIsZero, to: allocation.hostOffset, old)
-        try file.write(bytes, at: plan.hostOffset)
+        try data.write(bytes, at: plan.hostOffset, guest: plan.guest.lowerBound)
         try copyOld(tail, tailIsZero, to: plan.hostOffset + bytes.byteCount, old)
     }
 
@@ -125,7 +126,9 @@ extension Qcow2Driver {
     ) throws(BlockError) {
         if guest.isEmpty { return }
         file.emit(isZero ? .copyWrite : .copyRead)
-        if isZero { return try file.writeZeroes(at: hostOffset, count: guest.count) }
+        if isZero {
+            return try data.writeZeroes(at: hostOffset, count: guest.count, guest: guest.lowerBound)
+        }
         let buffer = AlignedBuffer(count: min(guest.count, 1 << 20))
         var done = 0
         while done < guest.count {
@@ -133,7 +136,8 @@ extension Qcow2Driver {
             var part = buffer.mutableBytes(0..<count)
             try old.readOld(into: &part, at: guest.lowerBound + done)
             file.emit(.copyWrite)
-            try file.write(buffer.bytes(0..<count), at: hostOffset + done)
+            try data.write(
+                buffer.bytes(0..<count), at: hostOffset + done, guest: guest.lowerBound + done)
             done += count
         }
     }
@@ -149,16 +153,16 @@ extension Qcow2Metadata {
         let buffer = l2Cache.bytes(of: slot)
         let slice = buffer.bytes
         let entry = L2Entry(raw: slice.bigEndian(at: first &* 8) ?? 0)
-        let kind = entry.kind(version: layout.version)
+        let kind = entry.kind(layout)
         let inside = start & (layout.clusterSize - 1)
         let perSlice = layout.sliceSize / 8
         let wanted = min(layout.clusters(inside + guest.count), perSlice - first)
         let isOwn = entry.isCopied && (kind == .data || kind == .zeroAllocated)
-        if isOwn { try checkDataOffset(entry) }
+        if isOwn { try checkDataOffset(entry, guest: start - inside) }
         var count = 1
         while count < wanted {
             let next = L2Entry(raw: slice.bigEndian(at: (first &+ count) &* 8) ?? 0)
-            let nextKind = next.kind(version: layout.version)
+            let nextKind = next.kind(layout)
             let nextIsOwn = next.isCopied && (nextKind == .data || nextKind == .zeroAllocated)
             guard nextIsOwn == isOwn else { break }
             if isOwn {
@@ -167,7 +171,7 @@ extension Qcow2Metadata {
             }
             count += 1
         }
-        if isOwn { try checkGuestClusters(entry.hostOffset, count: count) }
+        if isOwn && !data.isExternal { try checkGuestClusters(entry.hostOffset, count: count) }
         let clusters = start - inside..<start - inside + count << layout.clusterBits
         let part = start..<min(guest.upperBound, clusters.upperBound)
         if isOwn && kind == .data {
@@ -175,27 +179,35 @@ extension Qcow2Metadata {
             return Qcow2Driver.WritePlan(guest: part, hostOffset: entry.hostOffset + inside, allocation: nil)
         }
         let last: UInt64 = slice.bigEndian(at: (first + count - 1) * 8) ?? 0
-        let lastKind = L2Entry(raw: last).kind(version: layout.version)
+        let lastKind = L2Entry(raw: last).kind(layout)
         let allocation = try allocate(
-            clusters, reusing: isOwn ? entry.hostOffset : nil, kinds: (kind, lastKind))
+            clusters, for: part, reusing: isOwn ? entry.hostOffset : nil, kinds: (kind, lastKind))
         writesInFlight += 1
         return Qcow2Driver.WritePlan(
             guest: part, hostOffset: allocation.hostOffset + inside, allocation: allocation)
     }
 
+    /// Finds place for whole guest clusters, of which `used` is to be written.
     private func allocate(
-        _ clusters: Range<Int>, reusing: Int?, kinds: (L2Entry.Kind, L2Entry.Kind)
+        _ clusters: Range<Int>, for used: Range<Int>, reusing: Int?, kinds: (L2Entry.Kind, L2Entry.Kind)
     ) throws(BlockError) -> Qcow2Driver.Allocation {
         var allocation = Qcow2Driver.Allocation(
             guest: clusters, hostOffset: reusing ?? 0, isVirgin: false, isReused: reusing != nil,
             headKind: kinds.0, tailKind: kinds.1)
+        if data.isExternal {
+            allocation.hostOffset = clusters.lowerBound
+            // The disk may end inside the last cluster; so does the data file.
+            let end = max(used.upperBound, header.virtualSize)
+            allocation.guest = clusters.lowerBound..<min(clusters.upperBound, end)
+            return allocation
+        }
         if reusing != nil { return allocation }
         try beginLazyRefcounts()
         let store = try refcounts()
         let virgin = store.virginCluster
         let first = try store.allocate(clusters.count >> layout.clusterBits)
         allocation.hostOffset = first << layout.clusterBits
-        allocation.isVirgin = first >= virgin && file.storage?.zeroInitialised == true
+        allocation.isVirgin = first >= virgin && data.isZeroInitialised
         return allocation
     }
 
@@ -218,7 +230,7 @@ extension Qcow2Metadata {
 
     /// Frees clusters that no entry ever referred to.
     func giveBack(_ allocation: Qcow2Driver.Allocation) {
-        guard !allocation.isReused, let store = try? refcounts() else { return }
+        guard !allocation.isReused, !data.isExternal, let store = try? refcounts() else { return }
         let first = allocation.hostOffset >> layout.clusterBits
         for cluster in first..<first + allocation.guest.count >> layout.clusterBits {
             // What cannot be given back is leaked, which a check finds.

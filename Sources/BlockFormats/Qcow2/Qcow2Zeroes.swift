@@ -11,8 +11,9 @@ extension Qcow2Driver: ZeroWriting, Discarding {
         let hasBacking = old.hasBacking(in: range)
         // Version 2 cannot say "zero": only "not here", which is zero when nothing is below.
         if layout.version < 3 && (hasBacking || !mayUnmap) { return false }
+        try clearRawData(range, flags: mayUnmap ? .mayUnmap : [])
         try eachCluster(range, skippingUnmapped: !hasBacking) { entry in
-            Self.zeroed(entry, version: self.layout.version, mayUnmap: mayUnmap, hasBacking: hasBacking)
+            Self.zeroed(entry, self.layout, mayUnmap: mayUnmap, hasBacking: hasBacking)
         }
         return true
     }
@@ -21,9 +22,10 @@ extension Qcow2Driver: ZeroWriting, Discarding {
         let range = offset..<offset + count
         let hasBacking = old.hasBacking(in: range)
         if layout.version < 3 && hasBacking { return }
+        try clearRawData(range, flags: .mayUnmap)
         // What is below must not show through where the guest has discarded.
         try eachCluster(range, skippingUnmapped: !hasBacking) { entry in
-            switch entry.kind(version: self.layout.version) {
+            switch entry.kind(self.layout) {
             case .unallocated: hasBacking ? .zeroPlain : nil
             case .zeroPlain: nil
             case .data, .zeroAllocated, .compressed:
@@ -32,11 +34,19 @@ extension Qcow2Driver: ZeroWriting, Discarding {
         }
     }
 
+    /// A raw data file is the disk without any entry's help.
+    private func clearRawData(_ range: Range<Int>, flags: ZeroFlags) throws(BlockError) {
+        guard data.isExternal, metadata.withLock({ $0.header.keepsDataFileRaw }) else { return }
+        try data.writeZeroes(
+            at: range.lowerBound, count: range.count, guest: range.lowerBound, flags: flags)
+    }
+
     /// What an entry becomes when its cluster is to read as zeroes; `nil` when it stays.
     private static func zeroed(
-        _ entry: L2Entry, version: Int, mayUnmap: Bool, hasBacking: Bool
+        _ entry: L2Entry, _ layout: Qcow2Layout, mayUnmap: Bool, hasBacking: Bool
     ) -> L2Entry? {
-        let kind = entry.kind(version: version)
+        let version = layout.version
+        let kind = entry.kind(layout)
         switch kind {
         case .unallocated: return hasBacking ? .zeroPlain : nil
         case .zeroPlain: return nil
@@ -50,10 +60,13 @@ extension Qcow2Driver: ZeroWriting, Discarding {
     }
 
     /// Replaces the entries of a range of clusters; what they no longer refer to is released.
+    ///
+    /// The space in a data file goes back at once: a hole reads as what the guest asked for.
     private func eachCluster(
         _ range: Range<Int>, skippingUnmapped: Bool, _ change: (L2Entry) -> L2Entry?
     ) throws(BlockError) {
         let discards = discardUnmaps
+        var given: [Range<Int>] = []
         try metadata.withLock { tables throws(BlockError) in
             var guest = range.lowerBound
             while guest < range.upperBound {
@@ -67,10 +80,27 @@ extension Qcow2Driver: ZeroWriting, Discarding {
                     try tables.beginLazyRefcounts()
                     try tables.setEntry(at: guest, to: new)
                     if new.hostOffset == 0 { tables.release(old, discards: discards) }
+                    if data.isExternal, !new.isCopied { given.add(guest..<guest + layout.clusterSize) }
                     if tables.hasTooManyFrees { try tables.commit() }
                 }
                 guest += layout.clusterSize
             }
+        }
+        guard discards else { return }
+        for run in given {
+            let end = min(run.upperBound, virtualSize)
+            try? data.discard(at: run.lowerBound, count: end - run.lowerBound)
+        }
+    }
+}
+
+extension [Range<Int>] {
+    /// Adds a range, to the last one where it follows it.
+    mutating func add(_ range: Range<Int>) {
+        if let end = last?.upperBound, end == range.lowerBound {
+            self[count - 1] = self[count - 1].lowerBound..<range.upperBound
+        } else {
+            append(range)
         }
     }
 }
