@@ -42,6 +42,8 @@ public struct OpenSettings: Sendable {
     public var discardUnmaps: Bool
     /// For `info`: open no file but the image itself, even those that the format needs for reading.
     public var metadataOnly: Bool
+    /// Leave encrypted images locked: only their sizes and structures are wanted.
+    public var withoutKeys = false
     /// Take no locks on the file yet: the format, which decides on them, is still to be found. See
     /// ``UseDeclaring``.
     public var declaresUseLater = false

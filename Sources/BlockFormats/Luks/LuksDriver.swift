@@ -63,7 +63,7 @@ public final class LuksDriver: FormatDriver {
     private static func unlock(
         _ volume: LuksVolume, _ secret: String?, _ request: OpenRequest
     ) throws(BlockError) -> EncryptedStore? {
-        if request.settings.metadataOnly { return nil }
+        if request.settings.metadataOnly || request.settings.withoutKeys { return nil }
         guard let secret else {
             throw BlockError(.invalidArgument, "Parameter 'key-secret' is required for cipher")
         }

@@ -24,12 +24,14 @@ extension Qcow2Driver: Amendable {
     public func amend(
         _ amendment: Amendment, old: any GuestReader, _ control: JobControl
     ) throws(BlockError) {
+        let slotChange = isEncrypted ? try slotChange(amendment) : nil
         let plan = try exclusively { tables throws(BlockError) -> Qcow2AmendPlan in
             let plan = try Qcow2AmendPlan(amendment.options, tables.header)
             try Self.check(plan, tables)
             control.setTotal(try Self.workBytes(plan, tables))
             return plan
         }
+        if let slotChange { try apply(slotChange) }
         try change { tables throws(BlockError) in
             if plan.version == 3 { try tables.upgrade() }
             if let order = plan.refcountOrder {

@@ -109,8 +109,7 @@ private struct ZeroExpansion {
             let kind = raw.kind(layout)
             guard kind == .zeroPlain || kind == .zeroAllocated else { continue }
             let start = guest + index << layout.clusterBits
-            let new = try expanded(
-                raw, hasBelow: hasBelow(start), users: users, mayBeOwn: isActive && users == 1)
+            let new = try expanded(raw, guest: start, users: users, mayBeOwn: isActive && users == 1)
             let (newSlot, newEntry) = try tables.l2Slot(table: table, index: index)
             tables.l2Cache.setBigEndian64(newSlot, newEntry, to: new.raw)
             if new.hostOffset != raw.hostOffset { release(raw, users) }
@@ -129,28 +128,28 @@ private struct ZeroExpansion {
 
     /// What an entry that says "zero" becomes in a table that so many L1 tables refer to.
     private func expanded(
-        _ entry: L2Entry, hasBelow: Bool, users: UInt64, mayBeOwn: Bool
+        _ entry: L2Entry, guest: Int, users: UInt64, mayBeOwn: Bool
     ) throws(BlockError) -> L2Entry {
-        guard hasBelow else { return .unallocated }
+        guard hasBelow(guest) else { return .unallocated }
         let store = try tables.refcounts()
         if entry.hostOffset != 0 {
-            try tables.checkDataOffset(entry)
+            try tables.checkDataOffset(entry, guest: guest)
             try tables.checkGuestClusters(entry.hostOffset, count: 1)
             // Only this table refers to it, and calls it zero: its bytes may change.
             if try store.refcount(of: entry.hostOffset >> layout.clusterBits) == users {
-                try fill(entry.hostOffset)
+                try fill(entry.hostOffset, guest)
                 return L2Entry(raw: entry.raw & ~L2Entry.zeroFlag)
             }
         }
         let cluster = try store.allocate(1)
-        try fill(cluster << layout.clusterBits)
+        try fill(cluster << layout.clusterBits, guest)
         if users != 1 { try store.set(cluster, to: users) }
         let raw = UInt64(cluster << layout.clusterBits)
         return L2Entry(raw: mayBeOwn ? raw | L2Entry.copiedFlag : raw)
     }
 
-    private func fill(_ hostOffset: Int) throws(BlockError) {
-        try tables.file.writeZeroes(at: hostOffset, count: layout.clusterSize)
+    private func fill(_ hostOffset: Int, _ guest: Int) throws(BlockError) {
+        try tables.data.writeZeroes(at: hostOffset, count: layout.clusterSize, guest: guest)
         tables.hasUnflushedWrites = true
     }
 }

@@ -29,6 +29,11 @@ extension Qcow2Driver: CompressedWriting {
         guard !data.isExternal else {
             throw BlockError(.unsupported, "Operation not supported", path: file.filename)
         }
+        guard !isEncrypted else {
+            throw BlockError(
+                .unsupported, "Compression and encryption not supported at the same time",
+                path: file.filename)
+        }
         guard payload.byteCount > 0, payload.byteCount < layout.clusterSize, layout.isAligned(offset) else {
             throw BlockError(.invalidArgument, "Compressed writes are of whole clusters", path: file.filename)
         }

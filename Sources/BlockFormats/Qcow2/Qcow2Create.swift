@@ -20,22 +20,31 @@ extension Qcow2Driver: Creatable, Measurable {
         ]
     }
 
-    /// Known by name, and refused in words that tell why.
     private static var encryptionOptions: [CreateOption] {
-        let help = "Encryption (not available yet)"
-        let texts: [CreateOptionKey] = [
-            .encryptFormat, .encryptKeySecret, .encryptCipherAlg, .encryptCipherMode, .encryptHashAlg,
-            .encryptIvgenAlg, .encryptIvgenHashAlg,
+        [
+            CreateOption(.encryption, .bool, help: "Old name of encrypt.format=aes"),
+            CreateOption(.encryptFormat, .string, help: "Encrypt the data: luks, or aes as old images do"),
+            CreateOption(.encryptKeySecret, .string, help: "ID of the secret that unlocks the image"),
+            CreateOption(
+                .encryptCipherAlg, .string, help: "Cipher: aes-128, aes-192 or aes-256 (the default)"),
+            CreateOption(.encryptCipherMode, .string, help: "Mode of the cipher: xts (the default) or cbc"),
+            CreateOption(
+                .encryptHashAlg, .string,
+                help: "Hash for deriving keys: sha1, sha224, sha256, sha384 or sha512"),
+            CreateOption(
+                .encryptIvgenAlg, .string,
+                help: "Initialisation vectors: plain64 (the default), plain or essiv"),
+            CreateOption(.encryptIvgenHashAlg, .string, help: "Hash for essiv (default: sha256)"),
+            CreateOption(
+                .encryptIterTime, .number, help: "Milliseconds that unlocking shall take (default: 2000)"),
         ]
-        return [CreateOption(.encryption, .bool, help: help)]
-            + texts.map { CreateOption($0, .string, help: help) }
-            + [CreateOption(.encryptIterTime, .number, help: help)]
     }
 
     /// What `create` and `measure` are to make, checked.
     struct Plan {
         var header: Qcow2Header
         var preallocation: Preallocation
+        var encryption: Encryption?
         var layout: Qcow2Layout { header.layout }
         /// Whether the data gets its space at once.
         var reservesSpace: Bool { preallocation == .falloc || preallocation == .full }
@@ -46,7 +55,9 @@ extension Qcow2Driver: Creatable, Measurable {
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         var plan = try Plan(options)
         let cluster = plan.layout.clusterSize
-        let metadataBytes = try initialLayout(&plan.header)
+        if let encryption = plan.encryption { _ = try context.secrets.secret(encryption.secret) }
+        let metadataBytes = try initialLayout(&plan.header, luksClusters: plan.luksClusters)
+        plan.placeLuksHeader(end: metadataBytes)
         let dataFile = try createDataFile(plan, context)
         let needsSpace = dataFile == nil && plan.reservesSpace
         let size = needsSpace ? try fullyAllocatedBytes(plan) : 0
@@ -62,10 +73,11 @@ extension Qcow2Driver: Creatable, Measurable {
             try writeInitialTables(plan, file, usedClusters: metadataBytes / cluster)
             let name = plan.header.backing.map { Array($0.filename.utf8) } ?? []
             if !name.isEmpty { try file.write(name.span.bytes, at: plan.header.backingOffset) }
+            let encryption = try plan.makeKeys(file, context)
             try file.flush()
             try file.write(plan.header.bytesWithExtensions().span.bytes, at: 0)
             try file.flush()
-            if plan.preallocation != .off { try preallocate(plan, file, dataFile) }
+            if plan.preallocation != .off { try preallocate(plan, file, dataFile, encryption) }
         } catch {
             try? file.close()
             try? dataFile?.close()
@@ -96,8 +108,11 @@ extension Qcow2Driver: Creatable, Measurable {
         BlockError(.invalidArgument, "The data file '\(path)' is the image itself", path: path)
     }
 
-    /// Places header, refcount table, refcount block and L1 table, and answers how many bytes they take.
-    private static func initialLayout(_ header: inout Qcow2Header) throws(BlockError) -> Int {
+    /// Places header, refcount table, refcount blocks and L1 table, with room for a LUKS header behind, and
+    /// answers how many bytes they take.
+    private static func initialLayout(
+        _ header: inout Qcow2Header, luksClusters: Int
+    ) throws(BlockError) -> Int {
         let layout = header.layout
         header.refcountTableOffset = layout.clusterSize
         header.refcountTableClusters = 1
@@ -106,15 +121,15 @@ extension Qcow2Driver: Creatable, Measurable {
             throw BlockError(
                 .limit, "The image size is too large (try using a larger cluster size)")
         }
-        let l1Clusters = layout.clusters(header.l1Entries * 8)
+        let tables = layout.clusters(header.l1Entries * 8) + luksClusters
         // The refcount table has one cluster; the L1 table lies behind as many blocks as all this takes.
         var blocks = 1
-        while blocks * layout.refcountsPerBlock < 2 + blocks + l1Clusters { blocks += 1 }
+        while blocks * layout.refcountsPerBlock < 2 + blocks + tables { blocks += 1 }
         guard blocks <= layout.clusterSize / 8 else {
             throw BlockError(.limit, "The image size is too large (try using a larger cluster size)")
         }
         header.l1Offset = (2 + blocks) * layout.clusterSize
-        return (2 + blocks + l1Clusters) * layout.clusterSize
+        return (2 + blocks + tables) * layout.clusterSize
     }
 
     private static func writeInitialTables(
@@ -144,9 +159,10 @@ extension Qcow2Driver: Creatable, Measurable {
 
     /// Allocates every cluster of a new image.
     private static func preallocate(
-        _ plan: Plan, _ file: BlockNode, _ dataFile: BlockNode?
+        _ plan: Plan, _ file: BlockNode, _ dataFile: BlockNode?, _ encryption: Qcow2Encryption?
     ) throws(BlockError) {
-        let data = dataFile.map { Qcow2GuestData(node: $0, child: 1) }
+        let data = Qcow2GuestData(
+            node: dataFile ?? file, child: dataFile == nil ? 0 : 1, encryption: encryption)
         let tables = try Qcow2Metadata(file: file, data: data, header: plan.header, isReadOnly: false)
         try tables.preallocate(0..<plan.header.virtualSize, plan.preallocation, fileIsZero: true)
         try finishWriting(tables)
@@ -166,8 +182,11 @@ extension Qcow2Driver: Creatable, Measurable {
         let (used, overflow) = tables.addingReportingOverflow(aligned)
         let (sum, tooLarge) = used.addingReportingOverflow(
             refcountBytes(forClusters: used / cluster, plan.layout))
-        guard !overflow, !tooLarge else { throw BlockError(.limit, "The image size is too large") }
-        return sum
+        let (whole, isHuge) = sum.addingReportingOverflow(plan.luksClusters * cluster)
+        guard !overflow, !tooLarge, !isHuge else {
+            throw BlockError(.limit, "The image size is too large")
+        }
+        return whole
     }
 
     /// What blocks and table take that count `clusters` and themselves.
@@ -219,13 +238,16 @@ extension Qcow2Metadata {
     func preallocate(
         _ guest: Range<Int>, _ mode: Preallocation, fileIsZero: Bool = false
     ) throws(BlockError) {
+        let marksZero = header.isEncrypted && layout.version >= 3
         var offset = layout.roundedDown(guest.lowerBound)
         while offset < guest.upperBound {
             let plan = try plan(
                 offset..<(guest.upperBound.roundedUp(to: layout.clusterSize) ?? guest.upperBound))
             writesInFlight -= 1
             if let allocation = plan.allocation {
-                if !fileIsZero && !allocation.isVirgin {
+                // Zeroes in the file are noise to the guest.
+                let mustClear = header.isEncrypted ? !marksZero : !fileIsZero && !allocation.isVirgin
+                if mustClear {
                     try data.writeZeroes(
                         at: allocation.hostOffset, count: allocation.guest.count,
                         guest: allocation.guest.lowerBound)
@@ -234,7 +256,7 @@ extension Qcow2Metadata {
                 if try data.node.length() < end {
                     try data.node.resize(to: end, preallocation: mode == .metadata ? .off : mode)
                 }
-                try link(allocation)
+                try link(allocation, asZero: marksZero)
             }
             offset = plan.guest.upperBound
         }

@@ -11,6 +11,8 @@ extension Qcow2Driver.Plan {
         header.version = try Self.version(options)
         header.refcountOrder = try Self.refcountOrder(options, version: header.version)
         try Self.refuseMissing(options)
+        encryption = try Self.encryption(options)
+        header.cryptMethod = (encryption?.method ?? .none).rawValue
         preallocation = try options.preallocation()
         if options.flag(.lazyRefcounts) {
             guard header.version >= 3 else {
@@ -36,6 +38,8 @@ extension Qcow2Driver.Plan {
                         + "if extended_l2 is enabled")
             }
         }
+        // Its numbers follow when the image is laid out; its length decides where the backing name goes.
+        if encryption?.luks != nil { header.addLuksExtension(0..<0) }
         try header.placeBackingName()
         self.header = header
     }
@@ -131,12 +135,8 @@ extension Qcow2Driver.Plan {
     }
 
     private static func refuseMissing(_ options: CreateOptions) throws(BlockError) {
-        let asksForEncryption = options.shown.contains { key, value in
-            key.rawValue.hasPrefix("encrypt") && value != "off"
-        }
         let missing: [(Bool, String)] = [
             (options.flag(.extendedL2), "extended L2 entries"),
-            (asksForEncryption, "encryption"),
         ]
         for (isAsked, what) in missing where isAsked {
             throw BlockError(.unsupported, "qcow2 images with \(what) are not supported yet")

@@ -19,6 +19,9 @@ public final class Qcow2Driver: FormatDriver {
     let metadata: Monitor<Qcow2Metadata>
     /// Pass what the guest discards on to the file.
     let discardUnmaps: Bool
+    /// The LUKS header, where the image has one. Locked last, after the tables.
+    let luks: Mutex<LuksVolume?>
+    let isEncrypted: Bool
     /// What the enabled bitmaps learn from.
     let changes = Qcow2ChangeRecorder()
     private let size: Atomic<Int>
@@ -26,7 +29,9 @@ public final class Qcow2Driver: FormatDriver {
     /// 0: not known yet; 1: no; 2: yes.
     private let holesBehindData = Atomic<Int>(0)
 
-    private init(_ tables: Qcow2Metadata, discardUnmaps: Bool) {
+    private init(_ tables: Qcow2Metadata, _ luks: LuksVolume?, discardUnmaps: Bool) {
+        self.luks = Mutex(luks)
+        isEncrypted = tables.header.isEncrypted
         file = tables.file
         data = tables.data
         firstLayout = tables.layout
@@ -50,10 +55,14 @@ public final class Qcow2Driver: FormatDriver {
         do throws(BlockError) {
             let header = try readHeader(request.file)
             try checkSupport(header, request.settings)
-            let data = try openData(header, request, &options)
+            let unlocked = try Qcow2Unlocked(header, request, &options)
+            var data =
+                try openData(header, request, &options) ?? Qcow2GuestData(node: request.file, child: 0)
+            data.encryption = unlocked.encryption
             let tables = try Qcow2Metadata(
                 file: request.file, data: data, header: header, isReadOnly: request.settings.readOnly)
-            let driver = Qcow2Driver(tables, discardUnmaps: request.settings.discardUnmaps)
+            let driver = Qcow2Driver(
+                tables, unlocked.volume, discardUnmaps: request.settings.discardUnmaps)
             try driver.takeOptions(&options)
             if !request.settings.readOnly && !request.settings.forCheck { try driver.prepareForWriting() }
             return driver
@@ -118,7 +127,6 @@ public final class Qcow2Driver: FormatDriver {
         guard !settings.metadataOnly else { return }
         let missing: [(Bool, String)] = [
             (header.incompatible.contains(.extendedL2), "extended L2 entries"),
-            (header.cryptMethod != 0, "encryption"),
         ]
         if let feature = missing.first(where: { $0.0 })?.1 {
             throw BlockError(.unsupported, "qcow2 images with \(feature) are not supported yet")

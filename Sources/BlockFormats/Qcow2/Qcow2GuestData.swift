@@ -9,20 +9,26 @@ struct Qcow2GuestData: Sendable {
     let node: BlockNode
     /// Its number among the children of the image's node (``Extent/child``).
     let child: Int
+    /// What encrypts the data; `nil` for plain data, and where only metadata is wanted.
+    var encryption: Qcow2Encryption?
 
     /// Whether the data has a file to itself, in which a cluster's host offset is its guest offset.
     var isExternal: Bool { child != 0 }
     /// Whether what lies behind the end of the file reads as zeroes once it is longer.
-    var isZeroInitialised: Bool { node.storage?.zeroInitialised == true }
+    var isZeroInitialised: Bool { encryption == nil && node.storage?.zeroInitialised == true }
 
     /// Fills `buffer` with what is stored at `hostOffset`.
     func read(into buffer: inout MutableRawSpan, at hostOffset: Int, guest: Int) throws(BlockError) {
-        try node.read(into: &buffer, at: hostOffset)
+        guard let encryption else { return try node.read(into: &buffer, at: hostOffset) }
+        let numbering = encryption.numbersByGuest ? guest : hostOffset
+        try encryption.store.read(node, into: &buffer, at: hostOffset, numbering: numbering)
     }
 
     /// Stores `bytes` at `hostOffset`.
     func write(_ bytes: RawSpan, at hostOffset: Int, guest: Int) throws(BlockError) {
-        try node.write(bytes, at: hostOffset)
+        guard let encryption else { return try node.write(bytes, at: hostOffset) }
+        let numbering = encryption.numbersByGuest ? guest : hostOffset
+        try encryption.store.write(node, bytes, at: hostOffset, numbering: numbering)
     }
 
     /// Stores `count` zeroes at `hostOffset`.
@@ -31,7 +37,16 @@ struct Qcow2GuestData: Sendable {
     func writeZeroes(
         at hostOffset: Int, count: Int, guest: Int, flags: ZeroFlags = .mayUnmap
     ) throws(BlockError) {
-        try node.writeZeroes(at: hostOffset, count: count, flags: flags)
+        guard encryption != nil else {
+            return try node.writeZeroes(at: hostOffset, count: count, flags: flags)
+        }
+        let zeroes = AlignedBuffer(count: min(count, 1 << 20), zeroed: true)
+        var done = 0
+        while done < count {
+            let part = min(zeroes.count, count - done)
+            try write(zeroes.bytes(0..<part), at: hostOffset + done, guest: guest + done)
+            done += part
+        }
     }
 
     /// Gives space back that no entry refers to any more. What is there afterwards is not said.

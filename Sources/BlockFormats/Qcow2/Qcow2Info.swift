@@ -1,4 +1,5 @@
 import BlockCore
+import Synchronization
 
 extension Qcow2Driver {
     public func describe() throws(BlockError) -> FormatInfo {
@@ -11,9 +12,8 @@ extension Qcow2Driver {
         fields += try bitmapFields()
         fields.append(InfoField("refcount-bits", .number(layout.refcountBits)))
         if header.incompatible.contains(.dataFile) { fields += dataFileFields(header) }
-        if header.cryptMethod != 0 {
-            let kind = header.cryptMethod == 1 ? "aes" : "luks"
-            fields.append(InfoField("encrypt", .object([InfoField("format", .text(kind))])))
+        if let encryption = encryptionFields(header) {
+            fields.append(InfoField("encrypt", .object(encryption)))
         }
         if header.version >= 3 {
             fields.append(InfoField("corrupt", .flag(header.incompatible.contains(.corrupt))))
@@ -23,6 +23,14 @@ extension Qcow2Driver {
             clusterSizeBytes: layout.clusterSize, isEncrypted: header.cryptMethod != 0,
             isDirty: header.incompatible.contains(.dirty), specific: fields,
             vmStateOffset: layout.l1Entries(forVirtualSize: header.virtualSize) * layout.guestBytesPerL2Table)
+    }
+
+    private func encryptionFields(_ header: Qcow2Header) -> [InfoField]? {
+        guard let method = Qcow2Encryption.Method(rawValue: header.cryptMethod), method != .none else {
+            return nil
+        }
+        return luks.withLock { $0?.header.description(isDetached: false, format: method.name) }
+            ?? [InfoField("format", .text(method.name))]
     }
 
     /// The name is shown as it stands; nothing is opened for it.

@@ -2,6 +2,13 @@ import BlockCore
 
 extension Qcow2Driver {
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+        var extent = try place(at: offset, limit: limit)
+        if isEncrypted, case .data = extent.status { extent.status = .encoded(compressed: false) }
+        return extent
+    }
+
+    /// Where the bytes at `offset` are, encrypted or not.
+    private func place(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         try metadata.withLock { tables throws(BlockError) -> Extent in
             guard let table = try tables.l2TableOffset(offset) else {
                 return Extent(.unallocated, length: min(limit, tables.unmappedRun(offset, limit: limit)))
@@ -11,6 +18,26 @@ extension Qcow2Driver {
     }
 
     public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        guard isEncrypted else { return try readCompressed(into: &buffer, at: offset) }
+        guard data.encryption != nil else {
+            throw BlockError(.denied, "The image was opened without its key", path: file.filename)
+        }
+        let count = buffer.byteCount
+        var done = 0
+        while done < count {
+            let extent = try place(at: offset + done, limit: count - done)
+            let run = min(max(extent.length, 1), count - done)
+            var part = buffer.slice(done..<done + run)
+            if case .data(let hostOffset) = extent.status {
+                try data.read(into: &part, at: hostOffset, guest: offset + done)
+            } else {
+                try readCompressed(into: &part, at: offset + done)
+            }
+            done += run
+        }
+    }
+
+    private func readCompressed(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         let count = buffer.byteCount
         var done = 0
         while done < count {

@@ -25,7 +25,7 @@ struct ClusterFilter {
 /// Where an image's metadata lies, so that nothing else is ever written there, whatever refcounts and tables
 /// say.
 ///
-/// Covers header, active and snapshots' L1 tables, active L2 tables, refcount table and blocks, snapshot
+/// Covers header, LUKS header, active and snapshots' L1 tables, active L2 tables, refcount table and blocks, snapshot
 /// table.
 struct Qcow2Protection {
     /// Everything but refcount blocks and L2 tables, in clusters.
@@ -113,8 +113,9 @@ extension Qcow2Metadata {
     /// What the header alone tells.
     func knownAreas() -> [Range<Int>] {
         let table = header.refcountTableClusters << layout.clusterBits
+        let luks = header.luksRange ?? 0..<0
         return [
-            0..<1, area(header.l1Offset, header.l1Entries * 8), area(header.refcountTableOffset, table),
+            0..<1, area(luks.lowerBound, luks.count), area(header.l1Offset, header.l1Entries * 8), area(header.refcountTableOffset, table),
         ].filter { !$0.isEmpty }
     }
 

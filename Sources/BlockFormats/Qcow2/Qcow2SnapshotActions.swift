@@ -121,7 +121,7 @@ extension Qcow2Driver: SnapshotCapable {
 
 extension Qcow2Metadata {
     /// What a data file holds cannot be shared: every guest cluster has one place there.
-    fileprivate func checkMayShare() throws(BlockError) {
+    func checkMayShare() throws(BlockError) {
         if data.isExternal { throw BlockError(.unsupported, "Operation not supported", path: file.filename) }
     }
 

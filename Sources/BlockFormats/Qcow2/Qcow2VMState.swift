@@ -14,6 +14,7 @@ extension Qcow2Driver: VMStateCapable {
             guard !tables.isReadOnly else {
                 throw BlockError(.readOnly, "Block node is read-only", path: file.filename)
             }
+            try tables.checkMayShare()
             return try tables.makeStateRoom(for: offset, count: count)
         }
         try write(bytes, at: start, old: StateReader(self))
@@ -39,7 +40,7 @@ extension Qcow2Driver: VMStateCapable {
             let run = min(max(extent.length, 1), count - done)
             var part = buffer.slice(done..<done + run)
             switch extent.status {
-            case .data(let hostOffset): try file.read(into: &part, at: hostOffset)
+            case .data(let hostOffset): try data.read(into: &part, at: hostOffset, guest: offset + done)
             case .encoded: try readEncoded(into: &part, at: offset + done)
             case .zero, .unallocated: part.fill()
             }

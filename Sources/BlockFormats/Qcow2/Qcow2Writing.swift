@@ -212,7 +212,9 @@ extension Qcow2Metadata {
     }
 
     /// Points the L2 entries to clusters whose data is in the file, and releases what they pointed to.
-    func link(_ allocation: Qcow2Driver.Allocation) throws(BlockError) {
+    ///
+    /// - Parameter asZero: they keep their place, and read as zeroes whatever is there (version 3).
+    func link(_ allocation: Qcow2Driver.Allocation, asZero: Bool = false) throws(BlockError) {
         hasUnflushedWrites = true
         var host = allocation.hostOffset
         var guest = allocation.guest.lowerBound
@@ -220,7 +222,7 @@ extension Qcow2Metadata {
             let table = try writableL2Table(guest)
             let (slot, entry) = try l2Slot(table: table, index: l2Index(guest))
             let old = L2Entry(raw: l2Cache.bigEndian64(slot, entry))
-            l2Cache.setBigEndian64(slot, entry, to: L2Entry.data(at: host).raw)
+            l2Cache.setBigEndian64(slot, entry, to: L2Entry.data(at: host).raw | (asZero ? L2Entry.zeroFlag : 0))
             if !allocation.isReused { release(old) }
             host += layout.clusterSize
             guest += layout.clusterSize

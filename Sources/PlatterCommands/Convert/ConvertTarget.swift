@@ -45,6 +45,10 @@ struct ConvertTarget {
         let creatable = try context.opener.creatableFormat(format)
         guard compresses else { return }
         guard creatable is any CompressedWriting.Type else { throw Self.noCompression }
+        let encryption = try [text.value(of: .encryptFormat), text.value(of: .encryption)]
+        if encryption.contains(where: { $0 != nil && $0 != "off" }) {
+            throw CommandFailure("Compression and encryption not supported at the same time")
+        }
         if try text.value(of: .preallocation) ?? "off" != "off" {
             throw CommandFailure("Compression and preallocation not supported at the same time")
         }
@@ -78,13 +82,22 @@ struct ConvertTarget {
         do {
             try create(size: size)
             isMade = true
-            let node = try context.open(ImageName(name, format: format), settings: settings)
+            let node = try context.open(try made(), settings: settings)
             try using(node, isZero: Self.startsAsZero(node), body)
         } catch {
             // A file that could not even be emptied may be somebody's image.
             if let file, isMade || !wasThere { HostFile.remove(file) }
             throw error
         }
+    }
+
+    /// The image that was just made, with the secret that it was made with.
+    private func made() throws(BlockError) -> ImageName {
+        var image = ImageName(name, format: format)
+        for key in [CreateOptionKey.keySecret, .encryptKeySecret] {
+            if let secret = try text.value(of: key) { image.openOptions[key.rawValue] = secret }
+        }
+        return image
     }
 
     private var settings: OpenSettings { OpenSettings(readOnly: false, cache: cache) }

@@ -72,7 +72,9 @@ struct ImageCreator {
         let path = FileNames.resolve(name, relativeTo: filename)
         let node: BlockNode
         do throws(BlockError) {
-            node = try context.opener.open(path, format: options[.backingFormat])
+            var settings = OpenSettings()
+            settings.withoutKeys = true
+            node = try context.opener.open(path, format: options[.backingFormat], settings: settings)
         } catch {
             var error = error
             error.hint = (error.hint.map { $0 + "\n" } ?? "") + "Could not open backing image."

@@ -1,0 +1,73 @@
+import BlockCore
+
+extension Qcow2Driver.Plan {
+    /// How a new image is to be encrypted.
+    struct Encryption: Sendable {
+        /// `nil` for the old way, with the password as the key.
+        var luks: LuksPlan?
+        var secret: String
+
+        var method: Qcow2Encryption.Method { luks == nil ? .aes : .luks }
+        /// What the LUKS header and its key material take, in bytes.
+        var areaBytes: Int { luks.map { Luks.areaBytes(keyBytes: $0.suite.keyBytes) } ?? 0 }
+    }
+
+    /// - Throws: `invalidArgument` or `unsupported`, naming the option.
+    static func encryption(_ options: CreateOptions) throws(BlockError) -> Encryption? {
+        var format = options[.encryptFormat]
+        if options.flag(.encryption) {
+            guard format == nil else {
+                throw refusal("'encrypt.format' and its alias 'encryption' can't be used at the same time")
+            }
+            format = Qcow2Encryption.Method.aes.name
+        }
+        let details = LuksPlan.Keys.nested.all.filter { options[$0] != nil }
+        guard let format else {
+            guard details.isEmpty, options[.encryptKeySecret] == nil else {
+                throw refusal("Parameter 'encrypt.format' is missing")
+            }
+            return nil
+        }
+        guard format == "luks" || format == "aes" else {
+            throw refusal("Parameter 'format' does not accept value '\(format)'")
+        }
+        if format == "aes", let detail = details.first {
+            throw refusal("Parameter '\(detail.rawValue)' is unexpected")
+        }
+        let luks = format == "luks" ? try LuksPlan(options, .nested) : nil
+        guard let secret = options[.encryptKeySecret] else {
+            throw refusal("Parameter 'encrypt.key-secret' is required for cipher")
+        }
+        return Encryption(luks: luks, secret: secret)
+    }
+
+    private static func refusal(_ message: String) -> BlockError { BlockError(.invalidArgument, message) }
+
+    /// How many clusters the LUKS header takes.
+    var luksClusters: Int { layout.clusters(encryption?.areaBytes ?? 0) }
+
+    /// Puts the LUKS header, where there is to be one, before `end`, in whole clusters.
+    mutating func placeLuksHeader(end: Int) {
+        guard let encryption, encryption.luks != nil else { return }
+        let start = end - luksClusters << layout.clusterBits
+        header.extensions.removeAll { $0.type == Qcow2.ExtensionType.encryption }
+        header.addLuksExtension(start..<start + encryption.areaBytes)
+    }
+
+    /// Writes the LUKS header, where there is to be one, to its place, and answers what encrypts the data.
+    func makeKeys(
+        _ file: BlockNode, _ context: CreateContext
+    ) throws(BlockError) -> Qcow2Encryption? {
+        guard let encryption else { return nil }
+        let password = try context.secrets.secret(encryption.secret)
+        guard let luks = encryption.luks, let range = header.luksRange else {
+            return try .aes(password: password)
+        }
+        let end = range.lowerBound + luksClusters << layout.clusterBits
+        if try file.length() < end { try file.resize(to: end) }
+        let area = LuksArea(node: file, base: range.lowerBound, length: range.count)
+        let (volume, key) = try LuksVolume.create(
+            luks, passphrase: password, payloadOffset: range.count, in: area)
+        return try .luks(volume, key: key)
+    }
+}

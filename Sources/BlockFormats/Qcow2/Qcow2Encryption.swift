@@ -1,0 +1,134 @@
+import BlockCore
+import Synchronization
+
+/// How the guest's data are encrypted (header field `crypt_method`): every sector by itself.
+struct Qcow2Encryption: Sendable {
+    /// The values of the header field.
+    enum Method: UInt32 {
+        case none = 0
+        /// AES-128-CBC with the password as its key; sectors are numbered by guest offset.
+        case aes = 1
+        /// A LUKS header in clusters of its own; sectors are numbered by host offset.
+        case luks = 2
+
+        var name: String { self == .aes ? "aes" : "luks" }
+    }
+
+    let store: EncryptedStore
+    let numbersByGuest: Bool
+
+    static func aes(password: KeyMaterial) throws(BlockError) -> Qcow2Encryption {
+        let suite = CipherSuite(algorithm: .aes128, mode: .cbc, ivGenerator: .plain64)
+        let key = KeyMaterial(count: suite.keyBytes) { key in
+            key.copy(from: password.bytes.extracting(0..<min(password.count, suite.keyBytes)))
+        }
+        return Qcow2Encryption(store: EncryptedStore(try SectorCipher(suite, key: key)), numbersByGuest: true)
+    }
+
+    static func luks(_ volume: LuksVolume, key: KeyMaterial) throws(BlockError) -> Qcow2Encryption {
+        Qcow2Encryption(
+            store: EncryptedStore(try SectorCipher(volume.header.suite, key: key)), numbersByGuest: false)
+    }
+}
+
+/// What opening tells of an image's encryption.
+struct Qcow2Unlocked {
+    /// The LUKS header, where the image has one.
+    var volume: LuksVolume?
+    /// `nil` where nothing is encrypted, or only metadata is wanted.
+    var encryption: Qcow2Encryption?
+
+    /// Takes `encrypt.…` out of the options, and unlocks the image with the secret that they name.
+    ///
+    /// - Throws: `invalidArgument`, `notFound` for the secret, `denied` for a wrong one, `corrupt`.
+    init(_ header: Qcow2Header, _ request: OpenRequest, _ options: inout OptionTree) throws(BlockError) {
+        var own = options.takeSubtree("encrypt")
+        let format = own.take("format")
+        let secret = own.take("key-secret")
+        if let unknown = own.keys.first {
+            throw BlockError(.invalidArgument, "Parameter '\(unknown)' is unexpected")
+        }
+        guard let method = Qcow2Encryption.Method(rawValue: header.cryptMethod), method != .none else {
+            if let format {
+                throw BlockError(
+                    .invalidArgument,
+                    "No encryption in image header, but options specified format '\(format)'")
+            }
+            return
+        }
+        if let format, format != method.name {
+            throw BlockError(
+                .invalidArgument,
+                "Header reported '\(method.name)' encryption format but options specify '\(format)'")
+        }
+        if method == .luks { volume = try LuksVolume(reading: try header.luksArea(in: request.file)) }
+        if request.settings.metadataOnly || request.settings.withoutKeys { return }
+        guard let secret else {
+            throw BlockError(.invalidArgument, "Parameter 'encrypt.key-secret' is required for cipher")
+        }
+        let password = try request.secrets.secret(secret)
+        if let volume {
+            encryption = try .luks(volume, key: try volume.unlock(password))
+        } else {
+            encryption = try .aes(password: password)
+        }
+    }
+}
+
+extension Qcow2Header {
+    var isEncrypted: Bool { cryptMethod != 0 }
+
+    /// Where the LUKS header is, in bytes of the image's file; `nil` where there is none.
+    var luksRange: Range<Int>? {
+        guard let data = extensionData(Qcow2.ExtensionType.encryption) else { return nil }
+        let bytes = data.span.bytes
+        guard let offset = Int(exactly: bytes.bigEndian(UInt64.self, at: 0) ?? .max),
+            let length = Int(exactly: bytes.bigEndian(UInt64.self, at: 8) ?? .max)
+        else { return nil }
+        let (end, overflow) = offset.addingReportingOverflow(length)
+        return overflow ? nil : offset..<end
+    }
+
+    /// - Throws: `corrupt` when the image does not say where its LUKS header is, or lies about it.
+    func luksArea(in file: BlockNode) throws(BlockError) -> LuksArea {
+        guard let range = luksRange else {
+            throw BlockError(.corrupt, "The image has no valid encryption header extension")
+        }
+        guard layout.isAligned(range.lowerBound), range.lowerBound > 0, range.count >= Luks.headerBytes,
+            range.upperBound <= (try file.length())
+        else { throw BlockError(.corrupt, "Encryption header offset or size is invalid") }
+        return LuksArea(node: file, base: range.lowerBound, length: range.count)
+    }
+
+    /// Adds the extension that says where the LUKS header is.
+    mutating func addLuksExtension(_ range: Range<Int>) {
+        var data = [UInt8](repeating: 0, count: 16)
+        var elements = data.mutableSpan
+        var bytes = elements.mutableBytes
+        bytes.storeBigEndian(UInt64(range.lowerBound), at: 0)
+        bytes.storeBigEndian(UInt64(range.count), at: 8)
+        extensions.insert(Extension(type: Qcow2.ExtensionType.encryption, data: data), at: 0)
+    }
+}
+
+extension Qcow2Driver {
+    /// Changes key slots as `amend` asks; `nil` when it asks for nothing of that kind. Refusals come here.
+    func slotChange(_ amendment: Amendment) throws(BlockError) -> LuksSlotChange.Action? {
+        let keys = LuksSlotChange.Keys.nested.declared.map(\.key)
+        guard keys.contains(where: { amendment.options[$0] != nil }) else { return nil }
+        let change = try LuksSlotChange(amendment, .nested)
+        return try luks.withLock { volume throws(BlockError) in
+            guard let volume else {
+                throw BlockError(.unsupported, "Only LUKS encryption options can be amended")
+            }
+            return try change.action(on: volume)
+        }
+    }
+
+    func apply(_ action: LuksSlotChange.Action) throws(BlockError) {
+        guard let key = data.encryption?.store.cipher.key else {
+            throw BlockError(.denied, "The image was opened without its key", path: file.filename)
+        }
+        try luks.withLock { volume throws(BlockError) in try volume?.apply(action, key: key) }
+    }
+}
