@@ -45,6 +45,7 @@ import Testing
 
     static let created = [
         Qcow2ConformanceTests.configuration(cluster: 65536),
+        Qcow2EncryptionTests.encrypted(Qcow2ConformanceTests.configuration(cluster: 4096), "luks"),
         Qcow2ConformanceTests.configuration(cluster: 512, refcountBits: 1),
         Qcow2ConformanceTests.configuration(cluster: 4096, compat: "0.10", backing: true),
         Qcow2ConformanceTests.configuration(cluster: 4096, more: [("preallocation", "metadata")]),

@@ -195,4 +195,23 @@ extension HostileCase {
             opens("autoclear bits all set", .nothing) { $0.put64(.max, at: Field.autoclear) },
             opens("compatible bits all set", .nothing) { $0.put64(.max, at: Field.compatible) },
         ]
+
+    private static let luksPlaces: [(UInt64, UInt64)] = [
+        (1 << 63, 1 << 63), (.max, .max), (1 << 40, 1 << 16), (0, 1 << 16), (1, 1 << 16),
+        (0x7fff_ffff_ffff_0000, 1 << 16), (1 << 16, 1), (1 << 16, 1 << 40),
+    ]
+
+    /// Images that are said to be encrypted, with a LUKS header that cannot be.
+    static let encryption: [HostileCase] =
+        luksPlaces.map { offset, size in
+            refused("LUKS header of \(size) bytes at \(offset)", "ncryption header") {
+                $0.put32(2, at: Field.crypt)
+                $0.setExtensions([luks(offset: offset, size: size)])
+            }
+        } + [
+            refused("LUKS header that is none", "not in LUKS format") {
+                $0.put32(2, at: Field.crypt)
+                $0.setExtensions([luks(offset: 1 << 16, size: 1 << 16)])
+            }
+        ]
 }

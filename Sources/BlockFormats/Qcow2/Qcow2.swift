@@ -19,6 +19,8 @@ enum Qcow2 {
         static let backingNameBytes = 1023
         static let backingFormatBytes = 63
         static let virtualSize = 1 << 61
+        /// A LUKS header and its key material; QEMU's take about 2 MiB.
+        static let luksHeaderBytes = 16 << 20
         static let bitmapDirectoryBytes: UInt64 = 64 << 20
         static let bitmapTableEntries = 4 << 20
         /// Of all bitmaps together.

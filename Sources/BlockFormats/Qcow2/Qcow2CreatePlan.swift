@@ -136,7 +136,7 @@ extension Qcow2Driver.Plan {
 
     private static func refuseMissing(_ options: CreateOptions) throws(BlockError) {
         let missing: [(Bool, String)] = [
-            (options.flag(.extendedL2), "extended L2 entries"),
+            (options.flag(.extendedL2), "extended L2 entries")
         ]
         for (isAsked, what) in missing where isAsked {
             throw BlockError(.unsupported, "qcow2 images with \(what) are not supported yet")

@@ -126,7 +126,7 @@ public final class Qcow2Driver: FormatDriver {
     private static func checkSupport(_ header: Qcow2Header, _ settings: OpenSettings) throws(BlockError) {
         guard !settings.metadataOnly else { return }
         let missing: [(Bool, String)] = [
-            (header.incompatible.contains(.extendedL2), "extended L2 entries"),
+            (header.incompatible.contains(.extendedL2), "extended L2 entries")
         ]
         if let feature = missing.first(where: { $0.0 })?.1 {
             throw BlockError(.unsupported, "qcow2 images with \(feature) are not supported yet")

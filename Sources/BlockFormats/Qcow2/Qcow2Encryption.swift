@@ -94,7 +94,8 @@ extension Qcow2Header {
         guard let range = luksRange else {
             throw BlockError(.corrupt, "The image has no valid encryption header extension")
         }
-        guard layout.isAligned(range.lowerBound), range.lowerBound > 0, range.count >= Luks.headerBytes,
+        let sizes = Luks.headerBytes...Qcow2.Limit.luksHeaderBytes
+        guard layout.isAligned(range.lowerBound), range.lowerBound > 0, sizes.contains(range.count),
             range.upperBound <= (try file.length())
         else { throw BlockError(.corrupt, "Encryption header offset or size is invalid") }
         return LuksArea(node: file, base: range.lowerBound, length: range.count)

@@ -25,8 +25,8 @@ struct ClusterFilter {
 /// Where an image's metadata lies, so that nothing else is ever written there, whatever refcounts and tables
 /// say.
 ///
-/// Covers header, LUKS header, active and snapshots' L1 tables, active L2 tables, refcount table and blocks, snapshot
-/// table.
+/// Covers header, LUKS header, active and snapshots' L1 tables, active L2 tables, refcount table and blocks,
+/// snapshot table.
 struct Qcow2Protection {
     /// Everything but refcount blocks and L2 tables, in clusters.
     var areas: [Range<Int>] = []
@@ -113,9 +113,11 @@ extension Qcow2Metadata {
     /// What the header alone tells.
     func knownAreas() -> [Range<Int>] {
         let table = header.refcountTableClusters << layout.clusterBits
-        let luks = header.luksRange ?? 0..<0
+        let isLuks = header.cryptMethod == Qcow2Encryption.Method.luks.rawValue
+        let luks = isLuks ? header.luksRange ?? 0..<0 : 0..<0
         return [
-            0..<1, area(luks.lowerBound, luks.count), area(header.l1Offset, header.l1Entries * 8), area(header.refcountTableOffset, table),
+            0..<1, area(luks.lowerBound, luks.count), area(header.l1Offset, header.l1Entries * 8),
+            area(header.refcountTableOffset, table),
         ].filter { !$0.isEmpty }
     }
 

@@ -222,7 +222,8 @@ extension Qcow2Metadata {
             let table = try writableL2Table(guest)
             let (slot, entry) = try l2Slot(table: table, index: l2Index(guest))
             let old = L2Entry(raw: l2Cache.bigEndian64(slot, entry))
-            l2Cache.setBigEndian64(slot, entry, to: L2Entry.data(at: host).raw | (asZero ? L2Entry.zeroFlag : 0))
+            l2Cache.setBigEndian64(
+                slot, entry, to: L2Entry.data(at: host).raw | (asZero ? L2Entry.zeroFlag : 0))
             if !allocation.isReused { release(old) }
             host += layout.clusterSize
             guest += layout.clusterSize

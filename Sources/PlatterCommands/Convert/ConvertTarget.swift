@@ -131,7 +131,11 @@ struct ConvertTarget {
         guard let backing else { return }
         let path = FileNames.resolve(backing, relativeTo: name)
         let node: BlockNode
-        do throws(BlockError) { node = try context.opener.open(path, format: backingFormat) } catch {
+        do throws(BlockError) {
+            var settings = OpenSettings()
+            settings.withoutKeys = true
+            node = try context.opener.open(path, format: backingFormat, settings: settings)
+        } catch {
             throw error.prefixed("Could not open backing file").prefixed("Could not open '\(name)'")
         }
         let isOwn = context.wouldEmpty(name, readBy: [node])
