@@ -143,9 +143,8 @@ extension Qcow2Metadata {
         bitmaps = nil
         protection = nil
         guard wasTrusted, let old, let place = try? Qcow2BitmapExtension(old, layout) else { return }
-        release(
-            place.directoryOffset >> layout.clusterBits, count: layout.clusters(place.directoryBytes),
-            discards: true)
+        // No space is given back to the file system: the next session stores into these clusters.
+        release(place.directoryOffset >> layout.clusterBits, count: layout.clusters(place.directoryBytes))
         for entry in replaced { try releaseBitmap(entry) }
         try commit()
     }
@@ -159,12 +158,10 @@ extension Qcow2Metadata {
             guard place.hostOffset != 0, place.defect(layout, fileClusters: fileClusters) == nil else {
                 continue
             }
-            release(place.hostOffset >> layout.clusterBits, count: 1, discards: true)
+            release(place.hostOffset >> layout.clusterBits, count: 1)
             if hasTooManyFrees { try commit() }
         }
-        release(
-            entry.tableOffset >> layout.clusterBits, count: layout.clusters(entry.tableEntries * 8),
-            discards: true)
+        release(entry.tableOffset >> layout.clusterBits, count: layout.clusters(entry.tableEntries * 8))
     }
 
     /// Where bitmaps' directory and tables lie, in clusters; nothing where nobody vouches for them.
