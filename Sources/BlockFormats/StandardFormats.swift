@@ -3,7 +3,7 @@ import BlockCore
 /// Every format that Platter knows. `raw` is last: it takes anything.
 public enum StandardFormats {
     public static let all: [any FormatDriver.Type] = [
-        Qcow2Driver.self, LuksDriver.self, VdiDriver.self, RawDriver.self,
+        Qcow2Driver.self, LuksDriver.self, QedDriver.self, VdiDriver.self, RawDriver.self,
     ]
 
     /// What is made where nobody names a format.
@@ -12,7 +12,6 @@ public enum StandardFormats {
     /// Formats that other programs read and no driver here; a new driver takes its lines away.
     public static let foreign: [ForeignFormat] = [
         ForeignFormat("qcow", magic: [0x51, 0x46, 0x49, 0xFB, 0, 0, 0, 1]),
-        ForeignFormat("qed", magic: Array("QED\0".utf8)),
         ForeignFormat("vmdk", magic: Array("KDMV".utf8)),
         ForeignFormat("vmdk", magic: Array("COWD".utf8)),
         ForeignFormat("vmdk", magic: Array("# Disk DescriptorFile".utf8)),

@@ -13,6 +13,9 @@ final class TableCache {
         var wasUsed: Bool
     }
 
+    /// The unit that is written as a whole or not at all.
+    private static let sectorBytes = 512
+
     let sliceSize: Int
     private let capacity: Int
     private let file: BlockNode
@@ -119,9 +122,21 @@ final class TableCache {
         markDirty(slot, entry * 8..<entry * 8 + 8)
     }
 
+    func littleEndian64(_ slot: Int, _ entry: Int) -> UInt64 {
+        let buffer = slots[slot].buffer
+        return buffer.bytes.littleEndian(at: entry &* 8) ?? 0
+    }
+
+    func setLittleEndian64(_ slot: Int, _ entry: Int, to value: UInt64) {
+        let buffer = slots[slot].buffer
+        var bytes = buffer.mutableBytes
+        bytes.storeLittleEndian(value, at: entry &* 8)
+        markDirty(slot, entry * 8..<entry * 8 + 8)
+    }
+
     /// Notes that bytes of a slot were changed; grown to whole sectors, the unit that is written atomically.
     func markDirty(_ slot: Int, _ range: Range<Int>) {
-        let sector = Qcow2.sectorBytes
+        let sector = Self.sectorBytes
         let grown =
             range.lowerBound.roundedDown(
                 to: sector)..<min(

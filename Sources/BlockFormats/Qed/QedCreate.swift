@@ -1,0 +1,135 @@
+import BlockCore
+
+extension QedDriver: Measurable {
+    private static let defaultClusterBytes = 65536
+    private static let defaultTableClusters = 4
+
+    public static var createOptions: [CreateOption] {
+        [
+            CreateOption(.size, .size, help: "Virtual disk size"),
+            CreateOption(.backingFile, .string, help: "Backing file"),
+            CreateOption(.backingFormat, .string, help: "Format of the backing file"),
+            CreateOption(
+                .clusterSize, .size, default: String(defaultClusterBytes),
+                help: "Cluster size, a power of two from 4K to 64M"),
+            CreateOption(.tableSize, .size, help: "Clusters in a table: 1, 2, 4, 8 or 16"),
+        ]
+    }
+
+    private static func newHeader(_ options: CreateOptions, size: Int) throws(BlockError) -> QedHeader {
+        let cluster = options.integer(.clusterSize) ?? defaultClusterBytes
+        guard Qed.Limit.clusterBytes.contains(cluster), cluster.isPowerOfTwo else {
+            throw BlockError(
+                .invalidArgument, "QED cluster size must be within range [4096, 67108864] and power of 2")
+        }
+        let table = options.integer(.tableSize) ?? defaultTableClusters
+        guard Qed.Limit.tableClusters.contains(table), table.isPowerOfTwo else {
+            throw BlockError(
+                .invalidArgument, "QED table size must be within range [1, 16] and power of 2")
+        }
+        let most = QedHeader.largestDisk(clusterBytes: cluster, tableClusters: table)
+        guard let rounded = size.roundedUp(to: Qed.sectorBytes), rounded <= most else {
+            throw BlockError(.limit, "A QED image of these sizes holds at most \(most) bytes")
+        }
+        return QedHeader(
+            clusterBytes: cluster, tableClusters: table, headerClusters: 1, features: 0, compatible: 0,
+            autoclear: 0, l1Offset: cluster, virtualSize: rounded, backingOffset: 0, backingBytes: 0)
+    }
+
+    /// The order of writes: the header comes last and makes the file an image.
+    public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
+        var header = try newHeader(options, size: options.integer(.size) ?? 0)
+        let backing = options[.backingFile].flatMap { name in
+            name.isEmpty ? nil : BackingReference(filename: name, format: options[.backingFormat])
+        }
+        let name = try header.setBacking(backing, avoiding: 0..<0)
+        let file = try context.createFile(size: 0)
+        do throws(BlockError) {
+            try file.writeZeroes(at: 0, count: header.l1Offset + header.tableBytes)
+            try file.flush()
+            let bytes = header.serialised() + name
+            try file.write(bytes.span.bytes, at: 0)
+            try file.flush()
+        } catch {
+            try? file.close()
+            throw error
+        }
+        try file.close()
+    }
+
+    public static func measure(
+        _ options: CreateOptions, virtualSize: Int, source: BlockNode?
+    ) throws(BlockError) -> MeasuredSize {
+        let header = try newHeader(options, size: virtualSize)
+        func tables(_ bytes: Int) -> Int {
+            (bytes / header.guestBytesPerTable + (bytes % header.guestBytesPerTable == 0 ? 0 : 1))
+                * header.tableBytes
+        }
+        let fixed = header.l1Offset + header.tableBytes
+        let full = virtualSize.roundedUp(to: header.clusterBytes) ?? virtualSize
+        var data = 0
+        var used = 0
+        if let source {
+            data = try source.allocatedBytes(unit: header.clusterBytes)
+            used = try source.allocatedBytes(unit: header.guestBytesPerTable)
+        }
+        return MeasuredSize(
+            required: fixed + tables(used) + data, fullyAllocated: fixed + tables(full) + full)
+    }
+}
+
+extension QedHeader {
+    /// Where names go that do not fit into the first sector: behind it, in turn.
+    private static let namePlaces = [Qed.sectorBytes, Qed.sectorBytes * 4]
+
+    /// Sets the backing file and finds a place for its name.
+    ///
+    /// - Parameter old: where a name is that must survive until the header is written.
+    /// - Returns: the name's bytes; they belong at ``backingOffset``.
+    mutating func setBacking(
+        _ reference: BackingReference?, avoiding old: Range<Int>
+    ) throws(BlockError) -> [UInt8] {
+        let name = Array((reference?.filename ?? "").utf8)
+        guard name.count <= Qed.Limit.backingNameBytes else {
+            throw BlockError(.limit, "Backing file name too long")
+        }
+        features &= ~(Qed.Feature.backingFile | Qed.Feature.backingIsRaw)
+        backing = reference
+        backingBytes = name.count
+        backingOffset = name.isEmpty ? 0 : Qed.headerBytes
+        guard let reference else { return [] }
+        features |= Qed.Feature.backingFile
+        if reference.format == RawDriver.name { features |= Qed.Feature.backingIsRaw }
+        if Qed.headerBytes + name.count > Qed.sectorBytes {
+            backingOffset =
+                Self.namePlaces.first { !old.overlaps($0..<$0 + name.count) } ?? Self.namePlaces[0]
+        }
+        if backingOffset == Qed.headerBytes { return name }
+        // Behind the fixed fields, so that they and the name can be written at once.
+        return [UInt8](repeating: 0, count: backingOffset - Qed.headerBytes) + name
+    }
+}
+
+extension QedDriver: Rebasable {
+    /// The order of writes: a name that does not fit into the first sector goes where the header does not
+    /// refer to, a flush; then the first sector: old or new after a crash.
+    public func changeBacking(to backing: BackingReference?) throws(BlockError) {
+        try exclusively { (tables) throws(BlockError) in
+            try tables.commit()
+            var header = tables.header
+            let old = header.backingOffset..<header.backingOffset + header.backingBytes
+            let name = try header.setBacking(backing, avoiding: old)
+            var bytes = header.serialised() + name
+            if bytes.count > Qed.sectorBytes {
+                let text = Array(name.suffix(header.backingBytes))
+                try file.write(text.span.bytes, at: header.backingOffset)
+                try file.flush()
+                bytes.removeLast(bytes.count - Qed.headerBytes)
+            }
+            try file.write(bytes.span.bytes, at: 0)
+            try file.flush()
+            tables.header = header
+        }
+        setBacking(backing)
+    }
+}

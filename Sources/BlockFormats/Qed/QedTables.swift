@@ -1,0 +1,227 @@
+import BlockCore
+
+/// Header and tables of an open image. Used under the driver's lock.
+///
+/// The order of writes: the mark "needs a check"; a flush; data and new tables; a flush; the L2 entries that
+/// refer to data; a flush; the L1 entries that refer to new tables; a flush. Killed anywhere, the worst is a
+/// cluster that nothing refers to. The mark is taken away when the image is closed.
+final class QedTables {
+    let file: BlockNode
+    var header: QedHeader
+    var isReadOnly: Bool
+    private let l1: TableCache
+    private let l2: TableCache
+    /// Where the next cluster is taken: the end of the file, in whole clusters.
+    var end: Int
+    /// Where the L2 tables are, in ascending order; known only where the image is written to.
+    var l2Places: [Int] = []
+    var writesInFlight = 0
+    var hasUnflushedWrites = false
+
+    init(file: BlockNode, header: QedHeader, isReadOnly: Bool) throws(BlockError) {
+        self.file = file
+        self.header = header
+        self.isReadOnly = isReadOnly
+        l1 = TableCache(
+            file: file, sliceSize: header.sliceBytes, budgetBytes: Qed.cacheBytes / 4, loadEvent: .l1Update)
+        l2 = TableCache(
+            file: file, sliceSize: header.sliceBytes, budgetBytes: Qed.cacheBytes, loadEvent: .l2Load)
+        let length = try file.length()
+        guard let end = length.roundedUp(to: header.clusterBytes) else {
+            throw BlockError(.corrupt, "The QED file is too long")
+        }
+        self.end = end
+    }
+
+    var hasChanges: Bool { l1.hasDirty || l2.hasDirty || hasUnflushedWrites }
+
+    // MARK: Looking up
+
+    func corrupt(_ message: String, at offset: Int) -> BlockError {
+        BlockError(.corrupt, message, path: file.filename, offset: offset)
+    }
+
+    /// Number `index` of the table at `offset`.
+    private func load(_ cache: TableCache, _ offset: Int, _ index: Int) throws(BlockError) -> (Int, Int) {
+        let perSlice = header.sliceBytes / 8
+        let slot = try cache.slot(at: offset + index / perSlice * header.sliceBytes)
+        return (slot, index % perSlice)
+    }
+
+    /// Where the L2 table for a guest offset is; `nil` when there is none.
+    func l2Table(for guest: Int) throws(BlockError) -> Int? {
+        try l2Table(number: guest / header.guestBytesPerTable)
+    }
+
+    func l2Table(number: Int) throws(BlockError) -> Int? {
+        let (slot, index) = try load(l1, header.l1Offset, number)
+        let entry = l1.littleEndian64(slot, index)
+        if entry == 0 { return nil }
+        guard let offset = Int(exactly: entry), header.isTable(at: offset, end) else {
+            throw corrupt("The L2 table number \(number) is misplaced (offset \(entry))", at: 0)
+        }
+        return offset
+    }
+
+    /// The L2 entries from that of a guest offset on, as far as `limit` entries of one slice go.
+    func entries(at guest: Int, limit: Int) throws(BlockError) -> (slot: Int, first: Int, count: Int)? {
+        guard let table = try l2Table(for: guest) else { return nil }
+        let number = guest % header.guestBytesPerTable / header.clusterBytes
+        let (slot, first) = try load(l2, table, number)
+        return (slot, first, min(limit, header.sliceBytes / 8 - first))
+    }
+
+    func entry(_ slot: Int, _ index: Int) -> UInt64 { l2.littleEndian64(slot, index) }
+
+    /// The host offset that an L2 entry states, checked.
+    func dataOffset(_ entry: UInt64) throws(BlockError) -> Int {
+        guard let offset = Int(exactly: entry), isDataPlace(offset) else {
+            throw corrupt("A data cluster is misplaced (offset \(entry))", at: 0)
+        }
+        return offset
+    }
+
+    func isDataPlace(_ offset: Int) -> Bool {
+        offset % header.clusterBytes == 0 && offset >= header.headerClusters * header.clusterBytes
+            && offset < end
+    }
+
+    // MARK: Changing
+
+    /// Looks where the tables are, so that nothing is written over them, and mends an image that was not
+    /// closed.
+    func prepareForWriting() throws(BlockError) {
+        if header.needsCheck {
+            let result = try check(repair: .all) { _ in }
+            guard result.corruptions == 0, result.checkErrors == 0 else {
+                throw corrupt("The image was not closed properly and could not be repaired", at: 0)
+            }
+        }
+        l2Places = []
+        let tables =
+            (header.virtualSize / header.clusterBytes + header.entriesPerTable) / header.entriesPerTable
+        for number in 0..<min(tables, header.entriesPerTable) {
+            guard let place = try l2Table(number: number) else { continue }
+            guard l2Places.count < Qed.Limit.l2Tables else {
+                throw BlockError(.limit, "The image has too many L2 tables to be written to")
+            }
+            l2Places.append(place)
+        }
+        l2Places.sort()
+        guard header.autoclear != 0 else { return }
+        header.autoclear = 0
+        try writeHeader()
+        try file.flush()
+    }
+
+    func writeHeader() throws(BlockError) {
+        try file.write(header.serialised().span.bytes, at: 0)
+    }
+
+    /// Says in the file that it was not closed, before anything changes that a crash could leave half done.
+    private func markAsOpen() throws(BlockError) {
+        guard !header.needsCheck else { return }
+        header.features |= Qed.Feature.needCheck
+        do throws(BlockError) {
+            try writeHeader()
+            try file.flush()
+        } catch {
+            header.features &= ~Qed.Feature.needCheck
+            throw error
+        }
+    }
+
+    /// Takes clusters at the end of the file.
+    func allocate(_ count: Int) throws(BlockError) -> Int {
+        try markAsOpen()
+        let (next, overflow) = end.addingReportingOverflow(count * header.clusterBytes)
+        guard !overflow, next < Int.max / 2 else {
+            throw BlockError(.noSpace, "The image cannot grow further", path: file.filename)
+        }
+        defer { end = next }
+        return end
+    }
+
+    /// Gives back clusters that nothing refers to, where they are the last ones; else they leak.
+    func giveBack(_ offset: Int, _ count: Int) {
+        if offset + count * header.clusterBytes == end { end = offset }
+    }
+
+    /// Whether data at `offset` would lie over the header or a table.
+    func isMetadata(_ range: Range<Int>) -> Bool {
+        let size = header.tableBytes
+        if range.overlaps(header.l1Offset..<header.l1Offset + size) { return true }
+        // The last table that starts before the range ends.
+        var low = 0
+        var high = l2Places.count
+        while low < high {
+            let middle = (low + high) / 2
+            if l2Places[middle] < range.upperBound { low = middle + 1 } else { high = middle }
+        }
+        return low > 0 && l2Places[low - 1] + size > range.lowerBound
+    }
+
+    /// Sets the L2 entries from that of `guest` on, making their table where there is none. One slice.
+    func setEntries(at guest: Int, count: Int, to value: (Int) -> UInt64) throws(BlockError) {
+        try markAsOpen()
+        if l1.isCrowdedByDirty || l2.isCrowdedByDirty { try commit() }
+        if try l2Table(for: guest) == nil { try addTable(for: guest) }
+        guard let (slot, first, _) = try entries(at: guest, limit: 1) else { return }
+        for index in 0..<count { l2.setLittleEndian64(slot, first + index, to: value(index)) }
+    }
+
+    private func addTable(for guest: Int) throws(BlockError) {
+        let place = try allocate(header.tableClusters)
+        do throws(BlockError) {
+            try file.writeZeroes(at: place, count: header.tableBytes)
+            let number = guest / header.guestBytesPerTable
+            let (slot, index) = try load(l1, header.l1Offset, number)
+            l1.setLittleEndian64(slot, index, to: UInt64(place))
+        } catch {
+            giveBack(place, header.tableClusters)
+            throw error
+        }
+        l2Places.append(place)
+    }
+
+    /// Makes everything durable, in the order above.
+    func commit() throws(BlockError) {
+        try file.flush()
+        hasUnflushedWrites = false
+        if l2.hasDirty {
+            try l2.writeBack()
+            try file.flush()
+        }
+        if l1.hasDirty {
+            try l1.writeBack()
+            try file.flush()
+        }
+    }
+
+    /// Leaves nothing in memory that the file should have, and takes the mark away.
+    func finishWriting() throws(BlockError) {
+        guard !isReadOnly else { return }
+        if hasChanges { try commit() }
+        guard header.needsCheck else { return }
+        header.features &= ~Qed.Feature.needCheck
+        do throws(BlockError) {
+            try writeHeader()
+            try file.flush()
+        } catch {
+            header.features |= Qed.Feature.needCheck
+            throw error
+        }
+    }
+
+    /// Drops what is cached: the file was changed behind it.
+    func forgetTables() {
+        l1.discardAll()
+        l2.discardAll()
+    }
+
+    /// Sets entry `number` of the L1 table.
+    func setL2Table(number: Int, to offset: Int) throws(BlockError) {
+        let (slot, index) = try load(l1, header.l1Offset, number)
+        l1.setLittleEndian64(slot, index, to: UInt64(offset))
+    }
+}

@@ -1,0 +1,198 @@
+import BlockCore
+import BlockFormats
+import BlockTestSupport
+import Testing
+
+/// What the QED driver promises.
+@Suite struct QedTests {
+    static let kinds = [(4096, 1, false), (4096, 4, true), (65536, 16, true)].map { cluster, table, backing in
+        let size = cluster * 20 + 1536
+        return FormatConfiguration(
+            QedDriver.self,
+            options: [(name: "cluster_size", value: "\(cluster)"), (name: "table_size", value: "\(table)")],
+            virtualSize: size, backingSize: backing ? size * 2 / 3 / 512 * 512 + 256 : nil)
+    }
+
+    @Test(.timeLimit(.minutes(3)), arguments: kinds)
+    func conformance(_ configuration: FormatConfiguration) throws {
+        try checkFormatDriver([configuration])
+    }
+}
+
+/// Damage, interruption and names in QED images.
+@Suite struct QedImageTests {
+    static let cluster = 4096
+
+    /// An image of four tables' worth of disk with data in clusters 0, 1, 2 and 512 (its second table).
+    static func image() throws -> TestStore {
+        let store = TestStore()
+        let opener = ImageOpener(registry: store.registry([QedDriver.self, RawDriver.self]))
+        var options = try opener.createOptions(format: "qed", filename: "disk")
+        try options.set(name: "cluster_size", to: "4096")
+        try options.set(name: "table_size", to: "1")
+        options.set(.size, to: String(4 * 512 * cluster))
+        try opener.create("disk", format: "qed", options: options)
+        let node = try open(store, readOnly: false)
+        for (number, index) in [0, 1, 2, 512].enumerated() {
+            try node.write(
+                [UInt8](repeating: UInt8(number + 1), count: cluster).span.bytes, at: index * cluster)
+        }
+        try node.close()
+        store.clearLog()
+        return store
+    }
+
+    static func open(
+        _ store: TestStore, readOnly: Bool = true, forCheck: Bool = false
+    ) throws(BlockError) -> BlockNode {
+        let opener = ImageOpener(registry: store.registry([QedDriver.self, RawDriver.self]))
+        return try opener.open("disk", settings: OpenSettings(readOnly: readOnly, forCheck: forCheck))
+    }
+
+    static func contents(_ node: BlockNode) throws -> [UInt8] {
+        try [0, 1, 2, 512].map { try node.readBytes(at: $0 * cluster, count: 1)[0] }
+    }
+
+    static func check(_ store: TestStore, _ repair: RepairMode = .none) throws -> CheckResult {
+        let node = try open(store, readOnly: repair == .none, forCheck: true)
+        defer { try? node.close() }
+        return try #require(node.format as? any Checkable).check(repair: repair) { _ in }
+    }
+
+    /// The layout: header, L1, data 0, L2 0, data 1, data 2, data 512, L2 1.
+    struct Damage: Sendable {
+        var offset: Int
+        var value: UInt64
+        var corruptions: Int
+        /// The first bytes of the four clusters after a repair.
+        var repaired: [UInt8]
+    }
+
+    static let damages = [
+        Damage(offset: 3 * cluster, value: 4 * 4096, corruptions: 1, repaired: [2, 2, 3, 4]),
+        Damage(offset: 3 * cluster + 8, value: 100, corruptions: 1, repaired: [1, 0, 3, 4]),
+        Damage(offset: 3 * cluster + 8, value: 1 << 62, corruptions: 1, repaired: [1, 0, 3, 4]),
+        Damage(offset: 3 * cluster + 8, value: 4096, corruptions: 1, repaired: [1, 0, 3, 4]),
+        Damage(offset: cluster + 8, value: 3 * 4096, corruptions: 1, repaired: [1, 2, 3, 0]),
+        Damage(offset: cluster + 8, value: 77, corruptions: 1, repaired: [1, 2, 3, 0]),
+        Damage(offset: cluster + 8, value: 1 << 40, corruptions: 1, repaired: [1, 2, 3, 0]),
+    ]
+
+    private static func damaged(_ damage: Damage) throws -> TestStore {
+        let store = try image()
+        var file = try #require(store["disk"])
+        file.write((0..<8).map { UInt8(truncatingIfNeeded: damage.value >> ($0 * 8)) }, at: damage.offset)
+        return TestStore(["disk": file])
+    }
+
+    @Test(arguments: damages.indices) func damageIsFoundAndRepaired(_ index: Int) throws {
+        let damage = Self.damages[index]
+        let store = try Self.damaged(damage)
+        #expect(try Self.check(store).corruptions == damage.corruptions)
+        #expect(try Self.check(store, .all).corruptions == 0)
+        let after = try Self.check(store)
+        #expect(after.corruptions == 0 && after.checkErrors == 0, "\(after)")
+        // A copy of what the header or a table holds is no data, but better than nothing.
+        let found = try Self.contents(Self.open(store, readOnly: false))
+        let isCopy = damage.value == 4096
+        #expect(isCopy ? found[0] == 1 && found[2...] == [3, 4] : found == damage.repaired)
+    }
+
+    @Test(.timeLimit(.minutes(2)), arguments: [0, 1, 4]) func aRepairIsStoppedAnywhere(_ index: Int) throws {
+        let damage = Self.damages[index]
+        try checkInterruption(
+            of: Self.damaged(damage).files,
+            action: { store in _ = try Self.check(store, .all) },
+            verify: { store in
+                _ = try Self.check(store, .all)
+                guard try Self.check(store).corruptions == 0 else { throw Mismatch("not repaired") }
+                let found = try Self.contents(Self.open(store))
+                guard found == damage.repaired else { throw Mismatch("\(found)") }
+            })
+    }
+
+    /// Data that an entry puts over a table is not written there.
+    @Test func writesStayOutOfTables() throws {
+        let store = try Self.damaged(Damage(offset: 3 * 4096, value: 7 * 4096, corruptions: 1, repaired: []))
+        let before = try #require(store["disk"]).read(at: 7 * 4096, count: 4096)
+        let node = try Self.open(store, readOnly: false)
+        #expect(throws: BlockError.self) { try node.write([UInt8(9)].span.bytes, at: 0) }
+        #expect(throws: BlockError.self) { try node.writeZeroes(at: 0, count: 4096) }
+        try node.close()
+        #expect(try #require(store["disk"]).read(at: 7 * 4096, count: 4096) == before)
+    }
+
+    static let hostile: [(offset: Int, bytes: [UInt8])] = [
+        (4, [0, 2, 0, 0]), (4, [1, 16, 0, 0]), (7, [0x80]), (8, [0]), (8, [3]), (8, [32]), (12, [0]),
+        (12, [0xFF, 0xFF, 0xFF, 0xFF]), (16, [0xF8]), (0x28, [1]), (0x28, [0, 0]), (0x2F, [0x40]),
+        (0x2F, [0xFF]),
+        (0x30, [1]), (0x37, [0x7F]), (0x37, [0xFF]), (16, [1, 0, 0, 0]),
+    ]
+
+    @Test(arguments: hostile.indices) func hostileHeadersAreRefused(_ index: Int) throws {
+        var file = try #require(Self.image()["disk"])
+        file.write(Self.hostile[index].bytes, at: Self.hostile[index].offset)
+        #expect(throws: BlockError.self) { try Self.open(TestStore(["disk": file])) }
+    }
+
+    @Test func anImageThatWasNotClosedIsMendedBeforeItIsWrittenTo() throws {
+        let store = try Self.image()
+        var file = try #require(store["disk"])
+        file.write([2], at: 0x10)
+        // A cluster at the end that nothing refers to.
+        file.resize(to: file.count + 4096)
+        store["disk"] = file
+        #expect(try Self.open(store).format?.describe().isDirty == true)
+        #expect(try Self.check(store).leaks == 1)
+        try Self.open(store, readOnly: false).close()
+        #expect(try Self.check(store).leaks == 0)
+        #expect(try Self.open(store).format?.describe().isDirty == false)
+        #expect(try Self.contents(Self.open(store)) == [1, 2, 3, 4])
+    }
+
+    static let names = ["b", String(repeating: "n", count: 448), String(repeating: "m", count: 1023), ""]
+
+    @Test(.timeLimit(.minutes(2)), arguments: names, names) func theBackingNameIsOldOrNew(
+        _ old: String, _ new: String
+    ) throws {
+        func reference(_ name: String) -> BackingReference? {
+            name.isEmpty ? nil : BackingReference(filename: name, format: "raw")
+        }
+        func change(_ store: TestStore, to name: String) throws {
+            let opener = ImageOpener(registry: store.registry([QedDriver.self, RawDriver.self]))
+            let node = try opener.open("disk", settings: OpenSettings(readOnly: false, withoutBacking: true))
+            defer { try? node.close() }
+            try #require(node.format as? any Rebasable).changeBacking(to: reference(name))
+        }
+        let store = try Self.image()
+        try change(store, to: old)
+        try checkInterruption(
+            of: store.files, action: { store in try change(store, to: new) },
+            verify: { store in
+                let opener = ImageOpener(registry: store.registry([QedDriver.self, RawDriver.self]))
+                let node = try opener.open("disk", settings: OpenSettings(withoutBacking: true))
+                let now = node.format?.backing
+                guard now == reference(old) || now == reference(new) else {
+                    throw Mismatch("\(String(describing: now))")
+                }
+                guard try Self.contents(node) == [1, 2, 3, 4] else { throw Mismatch("other bytes") }
+            })
+    }
+
+    @Test func emptyingIsStoppedAnywhere() throws {
+        try checkInterruption(
+            of: Self.image().files,
+            action: { store in
+                let node = try Self.open(store, readOnly: false)
+                defer { try? node.close() }
+                try node.makeEmpty()
+            },
+            verify: { store in
+                let found = try Self.contents(Self.open(store))
+                guard zip(found, [1, 2, 3, 4] as [UInt8]).allSatisfy({ $0 == 0 || $0 == $1 }) else {
+                    throw Mismatch("\(found)")
+                }
+                guard try Self.check(store).corruptions == 0 else { throw Mismatch("corrupt") }
+            })
+    }
+}
