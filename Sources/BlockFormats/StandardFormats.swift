@@ -3,7 +3,8 @@ import BlockCore
 /// Every format that Platter knows. `raw` is last: it takes anything.
 public enum StandardFormats {
     public static let all: [any FormatDriver.Type] = [
-        Qcow2Driver.self, LuksDriver.self, QedDriver.self, VdiDriver.self, RawDriver.self,
+        Qcow2Driver.self, LuksDriver.self, QedDriver.self, VdiDriver.self, BochsDriver.self,
+        CloopDriver.self, RawDriver.self,
     ]
 
     /// What is made where nobody names a format.
@@ -20,7 +21,5 @@ public enum StandardFormats {
         ForeignFormat("parallels", magic: Array("WithoutFreeSpace".utf8)),
         ForeignFormat("parallels", magic: Array("WithouFreSpacExt".utf8)),
         ForeignFormat("luks2", magic: Luks.magic + [0, 2]),
-        ForeignFormat("bochs", magic: Array("Bochs Virtual HD Image".utf8)),
-        ForeignFormat("cloop", magic: Array("#!/bin/sh\n#V2.0 Format\n".utf8)),
     ]
 }

@@ -47,6 +47,23 @@ enum Deflate {
         }
     }
 
+    /// Decompresses a zlib stream (RFC 1950) of exactly `output.byteCount` bytes, whose checksum must be
+    /// right.
+    ///
+    /// - Throws: `corrupt`.
+    static func decompressZlib(_ input: RawSpan, into output: inout MutableRawSpan) throws(BlockError) {
+        let outcome = decompressors.withState(orMake: { libdeflate_alloc_decompressor() }) { state in
+            output.withUnsafeMutableBytes { target in
+                input.withUnsafeBytes { source in
+                    libdeflate_zlib_decompress_ex(
+                        state, source.baseAddress, source.count, target.baseAddress, target.count, nil, nil)
+                }
+            }
+        }
+        guard let result = outcome else { throw BlockError(.limit, "No memory for decompressing") }
+        guard result == LIBDEFLATE_SUCCESS else { throw BlockError(.corrupt, "Compressed data is damaged") }
+    }
+
     /// zlib's opinion: a stream without an end marker is good when it fills the output exactly.
     private static func decompressUnterminated(
         _ input: RawSpan, into output: inout MutableRawSpan

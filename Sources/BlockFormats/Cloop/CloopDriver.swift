@@ -1,0 +1,143 @@
+import BlockCore
+
+/// Names, numbers and limits of Knoppix's compressed loop images, version 2.
+enum Cloop {
+    static let magic =
+        "#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n"
+    /// The script at the start, in bytes; block size and count follow, and then the offsets of the blocks.
+    static let scriptBytes = 128
+    static let offsetsStart = 136
+    static let sectorBytes = 512
+
+    enum Limit {
+        static let blockBytes = 512...(16 << 20)
+        /// Each has an offset of 8 bytes in memory.
+        static let blocks = 4 << 20
+    }
+}
+
+/// Compressed loop images: blocks of zlib data, one after the other. Read only.
+///
+/// Thread-safe: the lock guards the block that was decompressed last; decompressing happens outside.
+public final class CloopDriver: ReadOnlyFormat {
+    public static let name = "cloop"
+
+    private let file: BlockNode
+    private let blockBytes: Int
+    /// Where the blocks begin, and where the last one ends; ascending.
+    private let offsets: [Int]
+    private let recent = Monitor<(block: Int, bytes: [UInt8])>((-1, []))
+
+    private init(file: BlockNode, blockBytes: Int, offsets: [Int]) {
+        self.file = file
+        self.blockBytes = blockBytes
+        self.offsets = offsets
+    }
+
+    public static func probe(_ header: RawSpan, filename: String) -> Int {
+        let start = Array(Cloop.magic.utf8.prefix(23))
+        return header.part(0..<start.count)?.array == start ? 100 : 0
+    }
+
+    public static func open(
+        _ request: OpenRequest, options: inout OptionTree
+    ) throws(BlockError) -> CloopDriver {
+        do throws(BlockError) {
+            try refuseWriting(request)
+            let file = request.file
+            let length = try file.length()
+            let head = try file.readBytes(at: 0, count: min(length, Cloop.offsetsStart))
+            let span = head.span.bytes
+            guard let size: UInt32 = span.bigEndian(at: Cloop.scriptBytes),
+                let count: UInt32 = span.bigEndian(at: Cloop.scriptBytes + 4), probe(span, filename: "") > 0
+            else { throw BlockError(.wrongFormat, "Image not in cloop format") }
+            let blockBytes = Int(size)
+            guard Cloop.Limit.blockBytes.contains(blockBytes), blockBytes % Cloop.sectorBytes == 0 else {
+                throw BlockError(.corrupt, "cloop block size \(blockBytes) is not allowed")
+            }
+            guard count <= Cloop.Limit.blocks else {
+                throw BlockError(.limit, "The cloop image has too many blocks (\(count))")
+            }
+            let offsets = try readOffsets(file, count: Int(count) + 1, length, blockBytes)
+            return CloopDriver(file: file, blockBytes: blockBytes, offsets: offsets)
+        } catch {
+            throw error.concerning(request.file.filename)
+        }
+    }
+
+    private static func readOffsets(
+        _ file: BlockNode, count: Int, _ length: Int, _ blockBytes: Int
+    ) throws(BlockError) -> [Int] {
+        guard Cloop.offsetsStart + count * 8 <= length else {
+            throw BlockError(.corrupt, "The cloop offsets are beyond the end of the file")
+        }
+        var offsets: [Int] = []
+        offsets.reserveCapacity(count)
+        while offsets.count < count {
+            let part = min(count - offsets.count, 1 << 17)
+            let bytes = try file.readBytes(at: Cloop.offsetsStart + offsets.count * 8, count: part * 8)
+            let span = bytes.span.bytes
+            for index in 0..<part {
+                let value: UInt64 = span.bigEndian(at: index * 8) ?? 0
+                let last = offsets.last ?? Cloop.offsetsStart
+                // zlib makes incompressible data a little longer.
+                guard let offset = Int(exactly: value), offset >= last,
+                    offsets.isEmpty || offset - last <= 2 * blockBytes
+                else { throw BlockError(.corrupt, "A cloop offset is not allowed (\(value))") }
+                offsets.append(offset)
+            }
+        }
+        return offsets
+    }
+
+    public var virtualSize: Int { (offsets.count - 1) * blockBytes }
+
+    public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+        Extent(.encoded(compressed: true), length: limit)
+    }
+
+    public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        var done = 0
+        while done < buffer.byteCount {
+            let block = (offset + done) / blockBytes
+            let inside = (offset + done) % blockBytes
+            let count = min(buffer.byteCount - done, blockBytes - inside)
+            var part = buffer.slice(done..<done + count)
+            if count == blockBytes {
+                try decompress(block, into: &part)
+            } else {
+                let bytes = try whole(block)
+                part.copy(from: bytes.span.bytes.extracting(inside..<inside + count))
+            }
+            done += count
+        }
+    }
+
+    /// A block of which only a part is wanted is likely to be wanted again.
+    private func whole(_ block: Int) throws(BlockError) -> [UInt8] {
+        let known = recent.withLock { $0.block == block ? $0.bytes : nil }
+        if let known { return known }
+        var bytes = [UInt8](repeating: 0, count: blockBytes)
+        var elements = bytes.mutableSpan
+        var span = elements.mutableBytes
+        try decompress(block, into: &span)
+        let kept = bytes
+        recent.withLock { $0 = (block, kept) }
+        return bytes
+    }
+
+    private func decompress(_ block: Int, into output: inout MutableRawSpan) throws(BlockError) {
+        let range = offsets[block]..<offsets[block + 1]
+        do throws(BlockError) {
+            let bytes = try file.readBytes(at: range.lowerBound, count: range.count)
+            try Deflate.decompressZlib(bytes.span.bytes, into: &output)
+        } catch {
+            guard error.kind == .corrupt else { throw error }
+            throw BlockError(
+                .corrupt, "Block \(block) cannot be decompressed: \(error.message)", path: file.filename,
+                offset: range.lowerBound)
+        }
+    }
+
+    public func describe() throws(BlockError) -> FormatInfo { FormatInfo() }
+}

@@ -1,0 +1,76 @@
+import BlockCore
+import BlockFormats
+import BlockTestSupport
+import Testing
+
+/// Bochs' growing images: laid out here by their description.
+@Suite struct BochsTests {
+    static func image(version: UInt32 = 0x20000, extentBytes: Int = 4096, _ catalog: [UInt32]) -> SparseBytes
+    {
+        var file = SparseBytes()
+        func put(_ value: Int, _ offset: Int, bytes: Int = 4) {
+            file.write((0..<bytes).map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) }, at: offset)
+        }
+        for (text, offset) in [("Bochs Virtual HD Image", 0), ("Redolog", 32), ("Growing", 48)] {
+            file.write(Array(text.utf8), at: offset)
+        }
+        for (value, offset) in [
+            (Int(version), 0x40), (512, 0x44), (catalog.count, 0x48), (8, 0x4C), (extentBytes, 0x50),
+        ] {
+            put(value, offset)
+        }
+        put(catalog.count * extentBytes, version == 0x20000 ? 0x58 : 0x54, bytes: 8)
+        for (index, entry) in catalog.enumerated() { put(Int(entry), 512 + index * 4) }
+        let data = 512 + catalog.count * 4
+        for entry in catalog where entry < 100 {
+            let start = data + Int(entry) * (512 + extentBytes)
+            // Every third sector is not stored.
+            for sector in 0..<extentBytes / 512 {
+                let stored = sector % 3 != 2
+                let byte = file.read(at: start + sector / 8, count: 1)[0]
+                file.write([stored ? byte | 1 << UInt8(sector % 8) : byte], at: start + sector / 8)
+                file.write(
+                    Pattern.bytes(stamp: Int(entry), at: sector * 512, count: 512),
+                    at: start + 512 + sector * 512)
+            }
+        }
+        return file
+    }
+
+    static func expected(extentBytes: Int = 4096, _ catalog: [UInt32]) -> [UInt8] {
+        catalog.flatMap { entry -> [UInt8] in
+            (0..<extentBytes / 512).flatMap { sector -> [UInt8] in
+                entry < 100 && sector % 3 != 2
+                    ? Pattern.bytes(stamp: Int(entry), at: sector * 512, count: 512)
+                    : [UInt8](repeating: 0, count: 512)
+            }
+        }
+    }
+
+    @Test(arguments: [0x10000, 0x20000] as [UInt32]) func reading(version: UInt32) throws {
+        let catalog: [UInt32] = [1, .max, 0, 2]
+        try checkReadOnlyFormat(
+            BochsDriver.self, image: Self.image(version: version, catalog), expected: Self.expected(catalog))
+    }
+
+    static let hostile: [(offset: Int, bytes: [UInt8])] = [
+        (32, [0]), (48, [0]), (0x42, [9]), (0x44, [0, 0]), (0x47, [0x80]), (0x4B, [0x7F]), (0x48, [1]),
+        (0x4C, [0]),
+        (0x4F, [0xFF]), (0x50, [0, 0]), (0x50, [1]), (0x53, [0x80]), (0x5F, [0xFF]), (0x5E, [1]),
+    ]
+
+    @Test(arguments: hostile.indices) func hostileHeadersAreRefused(_ index: Int) throws {
+        var file = Self.image([0, 1])
+        file.write(Self.hostile[index].bytes, at: Self.hostile[index].offset)
+        let store = TestStore(["disk": file])
+        let opener = ImageOpener(registry: store.registry([BochsDriver.self]))
+        #expect(throws: BlockError.self) { try opener.open("disk", format: "bochs") }
+    }
+
+    /// An entry far beyond the file reads as zeroes: there is nothing there.
+    @Test func entriesBeyondTheFile() throws {
+        let store = TestStore(["disk": Self.image([0, 0xFFFF_FFFE])])
+        let node = try ImageOpener(registry: store.registry([BochsDriver.self])).open("disk")
+        #expect(try node.readBytes(at: 4096, count: 4096) == [UInt8](repeating: 0, count: 4096))
+    }
+}
