@@ -41,8 +41,11 @@ let package = Package(
         .systemLibrary(name: "CDeflate", pkgConfig: "libdeflate", providers: [.apt(["libdeflate-dev"])]),
         .systemLibrary(name: "CCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
         .target(name: "CHost", cSettings: [.define("_GNU_SOURCE")]),
+        .target(
+            name: "CRing", cSettings: [.define("_GNU_SOURCE")],
+            linkerSettings: [.linkedLibrary("uring", .when(platforms: [.linux]))]),
         library("BlockCore"),
-        library("BlockProtocols", ["BlockCore", "CHost", systemPackage]),
+        library("BlockProtocols", ["BlockCore", "CHost", "CRing", systemPackage]),
         library("BlockFormats", ["BlockCore", "CZlib", "CZstd", "CDeflate", "CCrypto"]),
         library("BlockJobs", ["BlockCore"]),
         library(

@@ -32,6 +32,7 @@ extension ImageCommand {
 enum CommandList {
     static let all: [(name: String, command: any ImageCommand.Type)] = [
         ("amend", AmendCommand.self),
+        ("bench", BenchCommand.self),
         ("bitmap", BitmapCommand.self),
         ("check", CheckCommand.self),
         ("commit", CommitCommand.self),
@@ -49,7 +50,7 @@ enum CommandList {
     ]
 
     /// Commands of qemu-img that are not there yet.
-    static let later: Set<String> = ["bench"]
+    static let later: Set<String> = []
 
     static func command(named name: String) -> (any ImageCommand.Type)? {
         all.first { $0.name == name }?.command

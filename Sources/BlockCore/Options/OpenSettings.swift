@@ -27,6 +27,16 @@ public enum CacheMode: String, Sendable, CaseIterable {
     public init?(name: String) { self.init(rawValue: name == "off" ? "none" : name) }
 }
 
+/// How requests reach a file of the host.
+public enum RequestEngine: String, Sendable, CaseIterable {
+    /// System calls on the thread of the request.
+    case threads
+    /// Linux AIO; only past the page cache.
+    case native
+    /// Linux's io_uring.
+    case uring = "io_uring"
+}
+
 /// How an image is opened.
 public struct OpenSettings: Sendable {
     /// Without writing.
@@ -49,6 +59,10 @@ public struct OpenSettings: Sendable {
     public var declaresUseLater = false
     /// Let nobody write meanwhile, even where the format would bear with it: a copy must be of one moment.
     public var excludesWriters = false
+    /// How requests reach the files of the host.
+    public var engine = RequestEngine.threads
+    /// What is read from the backing file is stored in the image itself, which must be writable.
+    public var copyOnRead = false
 
     public init(
         readOnly: Bool = true, cache: CacheMode = .writeback, forceShare: Bool = false,

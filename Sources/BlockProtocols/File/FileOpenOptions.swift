@@ -24,6 +24,7 @@ struct FileOpenOptions: Sendable {
     var declaresUseLater: Bool
     /// `discard` gives space back.
     var discardUnmaps: Bool
+    var engine: RequestEngine
 
     init(_ settings: OpenSettings) {
         readOnly = settings.readOnly
@@ -34,6 +35,7 @@ struct FileOpenOptions: Sendable {
         forceShare = settings.forceShare
         declaresUseLater = settings.declaresUseLater
         discardUnmaps = settings.discardUnmaps
+        engine = settings.engine
     }
 
     /// Takes the keys that it knows out of `options`.
@@ -52,15 +54,16 @@ struct FileOpenOptions: Sendable {
         if forceShare && !readOnly {
             throw BlockError(.invalidArgument, "force-share=on can only be used with read-only images")
         }
-        if let engine = options.take("aio") { try Self.checkEngine(engine) }
-    }
-
-    private static func checkEngine(_ name: String) throws(BlockError) {
-        switch name {
-        case "threads": return
-        case "native", "io_uring":
-            throw BlockError(.unsupported, "aio=\(name) is not supported; use aio=threads")
-        default: throw BlockError(.invalidArgument, "Parameter 'aio' does not accept value '\(name)'")
+        if let name = options.take("aio") {
+            guard let named = RequestEngine(rawValue: name) else {
+                throw BlockError(.invalidArgument, "Parameter 'aio' does not accept value '\(name)'")
+            }
+            engine = named
+        }
+        if engine == .native && !isDirect {
+            throw BlockError(
+                .invalidArgument,
+                "aio=native was specified, but it requires cache.direct=on, which was not specified.")
         }
     }
 }

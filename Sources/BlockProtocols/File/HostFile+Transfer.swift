@@ -58,7 +58,8 @@ extension HostFile {
     private func fill(_ buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         let got: Int
         do throws(Errno) {
-            got = try PositionedIO.read(descriptor, into: &buffer, at: offset, unit: alignment)
+            got = try PositionedIO.read(
+                descriptor, into: &buffer, at: offset, unit: alignment, through: queue)
         } catch {
             throw .system(error, path: path, offset: offset)
         }
@@ -140,7 +141,7 @@ extension HostFile {
     }
 
     private func put(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
-        do throws(Errno) { try PositionedIO.write(descriptor, bytes, at: offset) } catch {
+        do throws(Errno) { try PositionedIO.write(descriptor, bytes, at: offset, through: queue) } catch {
             throw .system(error, path: path, offset: offset)
         }
     }

@@ -19,6 +19,8 @@ final class HostFile: Sendable {
     let alignment: Int
     /// The file is at least this long, in bytes; saves asking for it before each write.
     let knownLength: Atomic<Int>
+    /// Where requests go instead of plain system calls.
+    let queue: RequestQueue?
     /// Held by whoever may change the length or writes back a block that it read.
     let gate = Gate()
     /// Space that was taken past the end.
@@ -44,6 +46,12 @@ final class HostFile: Sendable {
         do throws(Errno) { status = try FileStatus(number) } catch {
             try? opened.close()
             throw .couldNotOpen(path, error)
+        }
+        do throws(BlockError) {
+            queue = options.engine == .threads ? nil : try RequestQueue(options.engine)
+        } catch {
+            try? opened.close()
+            throw error.concerning(path)
         }
         kind = status.kind
         identity = status.identity

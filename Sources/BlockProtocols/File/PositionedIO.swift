@@ -16,11 +16,20 @@ enum PositionedIO {
     /// - Parameter unit: a transfer that ends inside a unit of this size has met the end of the file.
     /// - Returns: how many bytes there were.
     static func read(
-        _ descriptor: Int32, into buffer: inout MutableRawSpan, at offset: Int, unit: Int = 1
+        _ descriptor: Int32, into buffer: inout MutableRawSpan, at offset: Int, unit: Int = 1,
+        through queue: RequestQueue? = nil
     ) throws(Errno) -> Int {
         try buffer.withUnsafeMutableBytes { (bytes) throws(Errno) -> Int in
             var done = 0
             while done < bytes.count {
+                if let queue {
+                    let got = try queue.read(
+                        descriptor, bytes.baseAddress?.advanced(by: done), bytes.count - done,
+                        at: offset + done)
+                    done += got
+                    if got == 0 || done % unit != 0 { break }
+                    continue
+                }
                 let got = pread(
                     descriptor, bytes.baseAddress?.advanced(by: done), bytes.count - done,
                     off_t(offset + done))
@@ -37,10 +46,20 @@ enum PositionedIO {
     }
 
     /// Writes all of `bytes`.
-    static func write(_ descriptor: Int32, _ bytes: RawSpan, at offset: Int) throws(Errno) {
+    static func write(
+        _ descriptor: Int32, _ bytes: RawSpan, at offset: Int, through queue: RequestQueue? = nil
+    ) throws(Errno) {
         try bytes.withUnsafeBytes { (bytes) throws(Errno) in
             var done = 0
             while done < bytes.count {
+                if let queue {
+                    let put = try queue.write(
+                        descriptor, bytes.baseAddress?.advanced(by: done), bytes.count - done,
+                        at: offset + done)
+                    if put == 0 { throw .ioError }
+                    done += put
+                    continue
+                }
                 let put = pwrite(
                     descriptor, bytes.baseAddress?.advanced(by: done), bytes.count - done,
                     off_t(offset + done))

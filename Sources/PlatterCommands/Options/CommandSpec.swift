@@ -75,6 +75,10 @@ extension OptionSpec {
     }
     static let imageOpts = OptionSpec(
         nil, "image-opts", nil, "File names are lists of open options: driver=FMT,file.filename=NAME,...")
+    static let engine = OptionSpec(
+        "i", "aio", "threads|native|io_uring",
+        "How requests reach the file: system calls (the default), Linux AIO (past the page cache only) or "
+            + "io_uring")
     static let forceShare = OptionSpec(
         "U", "force-share", nil, "Open the image even while another program writes to it")
     static let quiet = OptionSpec("q", "quiet", nil, "Print errors only")

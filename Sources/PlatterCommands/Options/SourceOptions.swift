@@ -97,6 +97,15 @@ extension CommandContext {
         return mode
     }
 
+    /// The engine of `-i`, or of the flag that stands for Linux AIO.
+    func engine(_ name: String?, native: Bool) throws(CommandFailure) -> RequestEngine {
+        guard let name else { return native ? .native : .threads }
+        guard let engine = RequestEngine(rawValue: name) else {
+            throw CommandFailure("Invalid aio option: \(name)")
+        }
+        return engine
+    }
+
     /// The only operand.
     func oneFile(_ operands: [String]) throws(CommandFailure) -> String {
         guard operands.count == 1 else { throw .usage("Expecting one image file name") }

@@ -1,0 +1,60 @@
+import BlockCore
+import CRing
+import Synchronization
+import SystemPackage
+
+/// Queues of the kernel through which a file's requests go, one for each request that is under way.
+///
+/// Thread-safe: whoever makes a request takes a queue for its time. Queues are kept for the next one.
+final class RequestQueue: Sendable {
+    private struct Ring: @unchecked Sendable {
+        let pointer: OpaquePointer
+    }
+
+    private let kind: Int32
+    private let idle: Mutex<[Ring]>
+
+    /// - Throws: `unsupported` where the kernel or this build has no such queue.
+    init(_ engine: RequestEngine) throws(BlockError) {
+        kind = Int32(engine == .native ? platter_ring_native : platter_ring_uring)
+        do throws(Errno) { idle = Mutex([try Self.open(kind)]) } catch {
+            let reason =
+                error == .notSupported ? "this build has no support for it" : "\(error)"
+            throw BlockError(
+                .unsupported, "aio=\(engine.rawValue) cannot be used here: \(reason)", errno: error.rawValue,
+                hint: "Use aio=threads.")
+        }
+    }
+
+    deinit { idle.withLock { $0.forEach { platter_ring_close($0.pointer) } } }
+
+    private static func open(_ kind: Int32) throws(Errno) -> Ring {
+        var code: Int32 = 0
+        guard let pointer = platter_ring_open(kind, &code) else { throw Errno(rawValue: code) }
+        return Ring(pointer: pointer)
+    }
+
+    private func use(_ body: (OpaquePointer, inout Int32) -> Int64) throws(Errno) -> Int {
+        let ring: Ring
+        if let kept = idle.withLock({ $0.popLast() }) { ring = kept } else { ring = try Self.open(kind) }
+        var code: Int32 = 0
+        let done = body(ring.pointer, &code)
+        idle.withLock { $0.append(ring) }
+        if done < 0 { throw Errno(rawValue: code) }
+        return Int(done)
+    }
+
+    /// Like `pread`.
+    func read(
+        _ descriptor: Int32, _ bytes: UnsafeMutableRawPointer?, _ count: Int, at offset: Int
+    ) throws(Errno) -> Int {
+        try use { platter_ring_read($0, descriptor, bytes, count, Int64(offset), &$1) }
+    }
+
+    /// Like `pwrite`.
+    func write(
+        _ descriptor: Int32, _ bytes: UnsafeRawPointer?, _ count: Int, at offset: Int
+    ) throws(Errno) -> Int {
+        try use { platter_ring_write($0, descriptor, bytes, count, Int64(offset), &$1) }
+    }
+}
