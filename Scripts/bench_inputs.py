@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 MIB = 1 << 20
+SECRET = ["--object", "secret,id=s0,data=bench"]
 
 
 def run(*command, **more):
@@ -45,6 +46,21 @@ class Inputs:
 
     def zlib_qcow2(self, path):
         run("qemu-img", "convert", "-c", "-O", "qcow2", self.get("disk.raw"), path)
+
+    def empty_luks(self, path):
+        """A LUKS volume as large as the disk. QEMU may fail to measure the time that keys take: try again."""
+        options = ["-o", "key-secret=s0,iter-time=10", path, str(self.disk_bytes)]
+        command = ["qemu-img", "create", "-f", "luks", *SECRET, *options]
+        for _ in range(100):
+            if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+                return
+        run(*command)
+
+    def disk_luks(self, path):
+        shutil.copyfile(self.get("empty.luks"), path)
+        target = f"driver=luks,key-secret=s0,file.filename={path}"
+        disk = self.get("disk.raw")
+        run("qemu-img", "convert", *SECRET, "-n", "-f", "raw", "--target-image-opts", disk, target)
 
     def empty_qcow2(self, path):
         run("qemu-img", "create", "-f", "qcow2", path, self.huge)

@@ -145,8 +145,8 @@ extension LuksHeader {
             InfoField("cipher-alg", .text(suite.algorithm.rawValue)),
             InfoField("uuid", .text(uuid)),
         ]
-        if let format { fields.append(InfoField("format", .text(format))) }
         if let vectorHash { fields.append(InfoField("ivgen-hash-alg", .text(vectorHash))) }
+        if let format { fields.append(InfoField("format", .text(format))) }
         fields.append(InfoField("cipher-mode", .text(suite.mode.rawValue)))
         fields.append(InfoField("slots", .list(slots.map(Self.description))))
         fields.append(InfoField("payload-offset", .number(payloadOffset)))

@@ -11,9 +11,13 @@ extension Qcow2Driver {
         if header.version >= 3 { fields.append(InfoField("lazy-refcounts", .flag(header.hasLazyRefcounts))) }
         fields += try bitmapFields()
         fields.append(InfoField("refcount-bits", .number(layout.refcountBits)))
-        if header.incompatible.contains(.dataFile) { fields += dataFileFields(header) }
+        // Shown as it stands; nothing is opened for it.
+        if let name = header.dataFileName { fields.append(InfoField("data-file", .text(name))) }
         if let encryption = encryptionFields(header) {
             fields.append(InfoField("encrypt", .object(encryption)))
+        }
+        if header.incompatible.contains(.dataFile) {
+            fields.append(InfoField("data-file-raw", .flag(header.keepsDataFileRaw)))
         }
         if header.version >= 3 {
             fields.append(InfoField("corrupt", .flag(header.incompatible.contains(.corrupt))))
@@ -31,12 +35,6 @@ extension Qcow2Driver {
         }
         return luks.withLock { $0?.header.description(isDetached: false, format: method.name) }
             ?? [InfoField("format", .text(method.name))]
-    }
-
-    /// The name is shown as it stands; nothing is opened for it.
-    private func dataFileFields(_ header: Qcow2Header) -> [InfoField] {
-        let name = header.dataFileName.map { [InfoField("data-file", .text($0))] } ?? []
-        return name + [InfoField("data-file-raw", .flag(header.keepsDataFileRaw))]
     }
 }
 
