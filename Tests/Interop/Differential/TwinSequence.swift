@@ -217,11 +217,12 @@ struct TwinSequence {
     }
 
     private mutating func newSize() -> Int {
-        let change = random.number(in: 0..<12) * pick([512, 4096, shape.cluster])
+        let change = random.number(in: 1..<12) * pick([512, 4096, shape.cluster])
         // QEMU 7.2 does not grow a version 2 disk over a longer backing file.
         let canGrow = shape.version == 3 || shape.backingBytes <= shape.size
         if canGrow && chance(65) { return shape.size + change }
-        return max(512, shape.size - change)
+        let smaller = max(512, shape.size - change)
+        return smaller == shape.size && canGrow ? shape.size + 512 : smaller
     }
 
     private mutating func resize() throws {
