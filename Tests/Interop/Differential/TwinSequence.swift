@@ -31,6 +31,11 @@ struct TwinSequence {
     private var steps: [String] = []
 
     private static let disk = TwinImages.name
+    private static let knowsSubclusters: Bool = {
+        let fixture = try? CommandFixture()
+        let made = try? fixture?.platter("create", "-q", "-f", "qcow2", "-o", "extended_l2=on", "probe", "1M")
+        return made?.status == 0
+    }()
 
     init(seed: UInt64) throws {
         random = SeededRandom(seed: seed)
@@ -108,12 +113,12 @@ struct TwinSequence {
 
     private mutating func features() -> [String] {
         var options: [String] = []
-        if chance(0) {
+        if Self.knowsSubclusters && chance(15) {
             shape.hasSubclusters = true
             shape.cluster = pick([16384, 65536])
             options.append("extended_l2=on")
         }
-        if chance(0) {
+        if chance(12) {
             shape.hasDataFile = true
             options.append("data_file=data.raw")
             if shape.backing == nil && chance(50) { options.append("data_file_raw=on") }
@@ -249,7 +254,9 @@ struct TwinSequence {
         if chance(40) {
             // QEMU 7.2 makes version 2 images with zstd clusters, which nobody can read, and others that
             // forget their bitmaps; and what it refuses only in the end, it has done in part.
-            let isBound = shape.isZstd || !shape.bitmaps.isEmpty || shape.mixesSizes
+            let isBound =
+                shape.isZstd || shape.hasDataFile || shape.hasSubclusters || !shape.bitmaps.isEmpty
+                || shape.mixesSizes
             next.version = isBound ? 3 : pick([2, 3])
             options.append("compat=\(pick(next.version == 2 ? ["0.10", "v2"] : ["1.1", "v3"]))")
         }
@@ -261,6 +268,7 @@ struct TwinSequence {
             options.append("refcount_bits=\(next.refcountBits)")
         }
         if chance(30) { options.append("lazy_refcounts=\(pick(["on", "off"]))") }
+        if shape.hasDataFile && chance(30) { options.append("data_file_raw=off") }
         if options.isEmpty || (shape.snapshots.isEmpty && chance(20)) {
             next.size = newSize()
             options.append("size=\(next.size)")
