@@ -144,6 +144,13 @@ extension Qcow2Metadata {
         return bits
     }
 
+    /// A copy of a bitmap's bits; nothing stays loaded for it.
+    func copyOfBitmap(_ index: Int) throws(BlockError) -> DirtyBitmap {
+        let item = try bitmapSet().items[index]
+        if let bits = item.bits { return bits.copy() }
+        return try readBits(item.entry)
+    }
+
     private func readBits(_ entry: Qcow2BitmapEntry) throws(BlockError) -> DirtyBitmap {
         let bits = try DirtyBitmap(size: header.virtualSize, granularity: entry.granularity)
         let fileClusters = layout.clusters(try file.length())
@@ -173,7 +180,7 @@ extension Qcow2Metadata {
     /// the file makes about bitmaps that will not have it. Durable on return.
     func beginRecording() throws(BlockError) -> [DirtyBitmap] {
         var set = try bitmapSet()
-        try checkBitmapMemory(set)
+        try checkBitmapMemory(set.items.filter(\.records), virtualSize: header.virtualSize)
         for index in set.items.indices
         where set.items[index].records || (set.items[index].isPromised && !set.items[index].isInconsistent) {
             do throws(BlockError) { set.items[index].bits = try loadBitmap(index) } catch {
@@ -189,13 +196,15 @@ extension Qcow2Metadata {
     }
 
     /// What an image may ask for.
-    private func checkBitmapMemory(_ set: Qcow2BitmapSet) throws(BlockError) {
+    private func checkBitmapMemory(
+        _ items: [Qcow2BitmapSet.Item], virtualSize: Int
+    ) throws(BlockError) {
         var bits = 0
-        for item in set.items where item.records {
-            bits += try DirtyBitmap.bitCount(size: header.virtualSize, granularity: item.entry.granularity)
+        for item in items {
+            bits += try DirtyBitmap.bitCount(size: virtualSize, granularity: item.entry.granularity)
             guard bits <= Qcow2.Limit.loadedBitmapBits else {
                 throw BlockError(
-                    .limit, "qcow2: The enabled bitmaps need too much memory; use larger granularities",
+                    .limit, "qcow2: The bitmaps need too much memory; use larger granularities",
                     path: file.filename)
             }
         }
@@ -260,10 +269,8 @@ extension Qcow2Metadata {
         var set = try bitmapSet()
         guard set.isTrusted, !set.items.isEmpty else { return }
         guard size > 0 else { throw Self.noDisk() }
-        for item in set.items {
-            guard !item.isInconsistent else { throw Self.inconsistent(item.name) }
-            _ = try DirtyBitmap.bitCount(size: size, granularity: item.entry.granularity)
-        }
+        for item in set.items where item.isInconsistent { throw Self.inconsistent(item.name) }
+        try checkBitmapMemory(set.items, virtualSize: max(size, header.virtualSize))
         for index in set.items.indices { set.items[index].bits = try loadBitmap(index) }
         try mark(&set) { _ in true }
         bitmaps = set

@@ -51,7 +51,7 @@ extension Qcow2Driver: BitmapCapable {
 
     public func bitmap(named name: String) throws(BlockError) -> DirtyBitmap {
         try exclusively { tables throws(BlockError) -> DirtyBitmap in
-            try tables.loadBitmap(try tables.usableBitmap(name)).copy()
+            try tables.copyOfBitmap(try tables.usableBitmap(name))
         }
     }
 
