@@ -170,7 +170,7 @@ import Testing
             """
             head -c \(Self.size) /bin/bash > want.raw
             truncate -s \(Self.size) disk.img
-            $P create -q -f luks $S -o key-secret=s0,iter-time=10,detached-header=on head.luks 0
+            $P create -q -f luks $S -o key-secret=s0,iter-time=10,detached-header=on head.luks
             O=driver=luks,file.filename=disk.img,header.filename=head.luks,key-secret=s0
             $P convert -n $S -f raw --target-image-opts want.raw $O
             test "$(stat -c %s disk.img)" = \(Self.size)

@@ -61,6 +61,9 @@ enum Normal {
         replace(&text, #""actual-size": [0-9]+"#, "\"actual-size\": SIZE")
         replace(&text, #"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}"#, "DATE")
         replace(&text, #""date-(n?sec)": [0-9]+"#, "\"date-$1\": DATE")
+        // Keys and identifiers are drawn anew, and iterations follow from the machine's speed.
+        replace(&text, #"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"#, "UUID")
+        replace(&text, #"(iters"?): [0-9]+"#, "$1: COUNT")
         // How many steps are shown depends on how much is copied at once.
         replace(&text, #"( {4}\([0-9.]+/100%\)[\r\n]*)+"#, "PROGRESS\n")
         // The options are the same, their descriptions are our own.

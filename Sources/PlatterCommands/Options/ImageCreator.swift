@@ -47,7 +47,8 @@ struct ImageCreator {
             options.set(.size, to: String(size))
         }
         try checkBacking()
-        guard options[.size] != nil else {
+        // A header for a disk in another file has no size.
+        guard options[.size] != nil || options.flag(.detachedHeader) else {
             throw BlockError(.invalidArgument, "Image creation needs a size parameter")
         }
     }
