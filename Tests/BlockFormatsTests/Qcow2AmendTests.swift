@@ -41,6 +41,8 @@ import Testing
         of(kind(4096, lazy: true), ("lazy_refcounts", "off")),
         of(kind(4096, 64, backing: true), ("compat", "0.10"), ("refcount_bits", "16")),
         of(kind(512, 16, "0.10"), ("compat", "1.1"), ("refcount_bits", "32"), ("lazy_refcounts", "on")),
+        of(Qcow2EncryptionTests.encrypted(kind(4096, backing: true), "aes"), ("compat", "0.10")),
+        of(Qcow2EncryptionTests.encrypted(kind(4096), "aes"), ("refcount_bits", "64")),
     ]
 
     private let store = TestStore()
@@ -78,7 +80,7 @@ import Testing
         model.createSnapshot("one")
         try write(0, 100)
         try zero(2, [])
-        if model.size >= 6 * unit {
+        if model.size >= 6 * unit && configuration.compresses {
             let bytes = Pattern.bytes(stamp: 9, at: 5 * unit, count: unit)
             try ImageWriting.writeCompressed(bytes, at: 5 * unit, to: node)
             model.write(bytes, at: 5 * unit)
@@ -207,6 +209,64 @@ import Testing
         try node.close()
         let result = try Self.check(configuration, store)
         #expect(result.corruptions + result.checkErrors + result.leaks == 0, "\(result)")
+    }
+
+    // MARK: Data files
+
+    private static func withDataFile(raw: Bool) -> FormatConfiguration {
+        var configuration = Qcow2ConformanceTests.configuration(
+            cluster: 4096, more: [("data_file", "data"), ("data_file_raw", raw ? "on" : "off")])
+        configuration.keepsSnapshots = false
+        return configuration
+    }
+
+    /// Another name of the data file, shorter or far longer, whenever it is stopped: one of both names is
+    /// there, and the same file may stand under both.
+    @Test(.timeLimit(.minutes(5)), arguments: ["d", String(repeating: "long", count: 150)], [false, true])
+    func dataFileName(_ name: String, raw: Bool) throws {
+        let configuration = Self.withDataFile(raw: raw)
+        var model = try configuration.create(in: store)
+        let node = try Self.open(configuration, store)
+        let bytes = Pattern.bytes(stamp: 1, at: 0, count: model.size)
+        try node.write(bytes.span.bytes, at: 0)
+        model.write(bytes, at: 0)
+        try node.close()
+        store[name] = store["data"]
+        try checkInterruption(
+            of: store.files,
+            action: { store in
+                let node = try Self.open(configuration, store)
+                defer { try? node.close() }
+                try Self.amend(node, [("data_file", name)])
+                try node.close()
+            },
+            verify: { store in
+                let node = try Self.open(configuration, store, readOnly: true)
+                defer { try? node.close() }
+                let now = try Self.field("data-file", node)
+                guard now == .text("data") || now == .text(name) else { throw Mismatch("\(now as Any)") }
+                guard try node.readBytes(at: 0, count: model.size) == bytes else {
+                    throw Mismatch("the disk has other bytes")
+                }
+            })
+    }
+
+    /// A data file that need not be raw any longer stays what it is; the way back is closed.
+    @Test func dataFileNeedNotBeRaw() throws {
+        let configuration = Self.withDataFile(raw: true)
+        _ = try configuration.create(in: store)
+        let node = try Self.open(configuration, store)
+        defer { try? node.close() }
+        try Self.amend(node, [("data_file_raw", "on")])
+        #expect(try Self.field("data-file-raw", node) == .flag(true))
+        try Self.amend(node, [("data_file_raw", "off")])
+        #expect(try Self.field("data-file-raw", node) == .flag(false))
+        #expect(throws: BlockError.self) { try Self.amend(node, [("data_file_raw", "on")]) }
+        #expect(throws: BlockError.self) { try Self.amend(node, [("compat", "0.10")]) }
+        try node.close()
+        let again = try Self.open(configuration, store)
+        #expect(try Self.field("data-file-raw", again) == .flag(false))
+        try again.close()
     }
 
     /// A cancelled amendment leaves the image as it was.

@@ -9,6 +9,7 @@ import Testing
         Qcow2ConformanceTests.configuration(cluster: 65536, backing: true),
         Qcow2ConformanceTests.configuration(cluster: 512, refcountBits: 8),
         Qcow2ConformanceTests.configuration(cluster: 4096, compat: "0.10", backing: true),
+        Qcow2EncryptionTests.encrypted(Qcow2ConformanceTests.configuration(cluster: 4096), "luks"),
     ]
 
     private let store = TestStore()

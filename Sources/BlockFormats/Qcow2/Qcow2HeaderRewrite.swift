@@ -5,8 +5,9 @@ extension Qcow2Metadata {
     ///
     /// Order of writes. What changes in one sector only is written at once: old or new after a crash. Else
     /// the name goes to its new place, a barrier; then a first sector without the names of feature bits, so
-    /// that it ends the extensions by itself, a barrier; the other sectors, a barrier; the first sector. Only
-    /// extensions of others that do not fit into the first sector can be torn by a crash.
+    /// that it ends the extensions by itself, a barrier; the other sectors, a barrier; the first sector. That
+    /// shorter header has the new extensions, or, where these are too long, the old ones. Only where neither
+    /// fit into the first sector can they be torn by a crash.
     func rewriteHeader(to target: Qcow2Header) throws(BlockError) {
         let old = try file.readBytes(at: 0, count: layout.clusterSize)
         let (new, name) = try place(target, old)
@@ -17,13 +18,7 @@ extension Qcow2Metadata {
             header = new
             return
         }
-        var bridge = new
-        let bitmaps = new.extensions.filter { $0.type == Qcow2.ExtensionType.bitmaps }
-        let others = new.extensions.filter {
-            $0.type != Qcow2.ExtensionType.bitmaps && $0.type != Qcow2.ExtensionType.featureNames
-        }
-        bridge.extensions = bitmaps + others
-        if bridge.bytesWithExtensions().count <= Qcow2.sectorBytes {
+        if let bridge = Self.bridge(from: header, to: new) {
             if new.backingOffset + name.count > Qcow2.sectorBytes {
                 try file.write(name.span.bytes, at: new.backingOffset)
                 try barrier()
@@ -35,6 +30,23 @@ extension Qcow2Metadata {
         try write(image, sectors: 1..<changed.upperBound)
         try write(image, sectors: 0..<1)
         header = new
+    }
+
+    /// A header that fits into the first sector, with the backing name at its new place.
+    private static func bridge(from old: Qcow2Header, to new: Qcow2Header) -> Qcow2Header? {
+        var kept = old
+        kept.backing = new.backing
+        kept.backingOffset = new.backingOffset
+        kept.backingNameBytes = new.backingNameBytes
+        for var header in [new, kept] {
+            let bitmaps = header.extensions.filter { $0.type == Qcow2.ExtensionType.bitmaps }
+            let others = header.extensions.filter {
+                $0.type != Qcow2.ExtensionType.bitmaps && $0.type != Qcow2.ExtensionType.featureNames
+            }
+            header.extensions = bitmaps + others
+            if header.bytesWithExtensions().count <= Qcow2.sectorBytes { return header }
+        }
+        return nil
     }
 
     /// The header with a place for its backing name, and the name as it is stored.

@@ -270,7 +270,8 @@ struct TwinSequence {
                 next.version == 2 ? 16 : pick(wide ? [8, 16, 32, 64] : [1, 2, 4, 8, 16, 32, 64])
             options.append("refcount_bits=\(next.refcountBits)")
         }
-        if chance(30) { options.append("lazy_refcounts=\(pick(["on", "off"]))") }
+        let mayBeLazy = next.version == 3 || options.isEmpty
+        if chance(30) { options.append("lazy_refcounts=\(mayBeLazy ? pick(["on", "off"]) : "off")") }
         if shape.hasDataFile && chance(30) { options.append("data_file_raw=off") }
         if options.isEmpty || (shape.snapshots.isEmpty && chance(20)) {
             next.size = newSize()
