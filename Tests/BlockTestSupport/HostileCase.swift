@@ -49,5 +49,5 @@ public struct HostileCase: Sendable, CustomStringConvertible {
     /// All of them, qcow2.
     public static let all: [HostileCase] =
         headers + headerTables + names + extensions + features + refcounts + mappings + compressedData
-        + snapshots + otherMetadata + encryption + bitmaps
+        + snapshots + subclusters + otherMetadata + encryption + bitmaps
 }

@@ -192,7 +192,6 @@ extension HostileCase {
             $0.put64(4, at: Field.incompatible)
             $0.setExtensions([(0x4441_5441, Array("/etc/passwd".utf8))])
         },
-        refused("extended L2 entries", "extended L2 entries") { $0.put64(16, at: Field.incompatible) },
         refused("encryption without a header", "encryption") { $0.put32(2, at: Field.crypt) },
     ]
 

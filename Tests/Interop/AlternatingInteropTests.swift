@@ -11,7 +11,21 @@ import Testing
         "cluster_size=512", "cluster_size=4k,refcount_bits=2", "cluster_size=64k",
         "compat=0.10,cluster_size=4k",
         "lazy_refcounts=on,cluster_size=4k", "compression_type=zstd", "cluster_size=2M",
+        "extended_l2=on,cluster_size=16k", "extended_l2=on",
     ]
+
+    @Test(
+        .timeLimit(.minutes(5)),
+        arguments: [
+            "data_file=data.raw", "data_file=data.raw,data_file_raw=on", "data_file=data.raw,extended_l2=on",
+        ])
+    func editsOfADataFile(options: String) throws {
+        var image = try SharedImage(options: options, seed: 3)
+        for round in 0..<8 {
+            if round % 2 == 0 { try image.editWithPlatter() } else { try image.editWithPeer() }
+            try image.judge(dataFile: options.contains("raw=on") ? "data.raw" : nil)
+        }
+    }
 
     @Test(.timeLimit(.minutes(5)), arguments: options, [1, 2])
     func editsInTurn(options: String, seed: Int) throws {
@@ -108,8 +122,11 @@ private struct SharedImage {
     }
 
     /// Both programs see the same bytes, in the snapshots too, and nothing to complain of.
-    func judge() throws {
+    ///
+    /// - Parameter dataFile: a file that must be the disk without any image.
+    func judge(dataFile: String? = nil) throws {
         try must("qemu-img check -q disk.qcow2; $P check -q disk.qcow2")
+        if let dataFile { #expect(try fixture.get().read(dataFile) == contents) }
         try compare("", contents)
         for snapshot in snapshots { try compare("-l \(snapshot.name)", snapshot.contents) }
     }

@@ -16,6 +16,10 @@ import Testing
         "compression_type=zlib", "preallocation=off", "preallocation=metadata", "preallocation=falloc",
         "preallocation=full", "preallocation=metadata,cluster_size=4k", "preallocation=full,compat=0.10",
         "nocow=on", "nocow=off", "extent_size_hint=1M",
+        "extended_l2=on", "extended_l2=on,cluster_size=16k", "extended_l2=on,cluster_size=2M",
+        "extended_l2=on,preallocation=metadata", "extended_l2=on,compression_type=zstd",
+        "data_file=data.raw", "data_file=data.raw,cluster_size=4k", "data_file=data.raw,data_file_raw=on",
+        "data_file=data.raw,preallocation=full", "extended_l2=on,data_file=data.raw",
     ]
     /// No multiple of most cluster sizes.
     private static let size = 5 * 1024 * 1024 + 512

@@ -81,7 +81,7 @@ extension BlockNode {
             guard let discarding else { return }
             let whole = wholeUnits(of: range, unit: discarding.discardGranularity, end: driver.virtualSize)
             guard !whole.isEmpty else { return }
-            let ticket = requests.acquire(whole, exclusive: true)
+            let ticket = requests.acquire(clusters(whole, driver), exclusive: true)
             defer { requests.release(ticket) }
             try noteChange(in: whole)
             try discarding.discard(at: whole.lowerBound, count: whole.count, old: self)

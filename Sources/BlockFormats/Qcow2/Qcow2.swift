@@ -6,6 +6,8 @@ enum Qcow2 {
     static let magic: UInt32 = 0x5146_49fb
     static let clusterBitsRange = 9...21
     static let sectorBytes = 512
+    static let subclusters = 32
+    static let clusterBitsWithSubclusters = 14
     /// Granularities of bitmaps, as powers of two: 512 bytes to 2 GiB.
     static let bitmapGranularityBits = 9...31
 
@@ -88,11 +90,16 @@ struct Qcow2Layout: Sendable, Equatable {
     var refcountOrder: Int
     /// Guest data lie in a file of their own, each cluster at its guest offset, and are not counted.
     var hasDataFile = false
+    /// L2 entries have 16 bytes: a bitmap tells of the 32 subclusters of a cluster (Extended L2 Entries).
+    var hasSubclusters = false
 
     var clusterSize: Int { 1 << clusterBits }
-    var entriesPerL2Table: Int { 1 << (clusterBits - 3) }
+    var l2EntryBytes: Int { hasSubclusters ? 16 : 8 }
+    var entriesPerL2Table: Int { clusterSize / l2EntryBytes }
+    /// What may be data, zero or unallocated on its own.
+    var subclusterSize: Int { hasSubclusters ? clusterSize / Qcow2.subclusters : clusterSize }
     /// Guest bytes that one L2 table maps.
-    var guestBytesPerL2Table: Int { 1 << (2 * clusterBits - 3) }
+    var guestBytesPerL2Table: Int { entriesPerL2Table << clusterBits }
     var refcountBits: Int { 1 << refcountOrder }
     var maximumRefcount: UInt64 { refcountOrder == 6 ? .max : (1 << UInt64(refcountBits)) - 1 }
     var refcountsPerBlock: Int { 1 << (clusterBits + 3 - refcountOrder) }
@@ -117,6 +124,8 @@ struct Qcow2Layout: Sendable, Equatable {
 /// An entry of an L2 table (section "Cluster mapping").
 struct L2Entry: Equatable, Sendable {
     var raw: UInt64
+    /// The subclusters of an extended entry: 32 bits "allocated", then 32 bits "zero"; else 0.
+    var bitmap: UInt64 = 0
 
     static let copiedFlag: UInt64 = 1 << 63
     static let compressedFlag: UInt64 = 1 << 62
@@ -142,10 +151,11 @@ struct L2Entry: Equatable, Sendable {
     /// Meaningless for compressed clusters.
     var hostOffset: Int { Int(raw & Self.offsetMask) }
 
-    /// What the entry says. Version 2 has no zero flag; only in a data file may a cluster lie at offset 0.
+    /// What the entry says; of an extended one, where the cluster is. Version 2 has no zero flag; only in a
+    /// data file may a cluster lie at offset 0.
     func kind(_ layout: Qcow2Layout) -> Kind {
         if isCompressed { return .compressed }
-        let isZero = layout.version >= 3 && raw & Self.zeroFlag != 0
+        let isZero = layout.version >= 3 && !layout.hasSubclusters && raw & Self.zeroFlag != 0
         if hostOffset == 0 && !(layout.hasDataFile && isCopied) { return isZero ? .zeroPlain : .unallocated }
         return isZero ? .zeroAllocated : .data
     }

@@ -86,8 +86,9 @@ extension Qcow2Checker {
         let bytes = buffer.bytes
         var expected = 0
         for index in 0..<layout.entriesPerL2Table {
-            let entry = L2Entry(raw: bytes.bigEndian(at: index &* 8) ?? 0)
-            if entry.raw == 0 { continue }
+            let entry = layout.entry(index, of: bytes)
+            if entry == .unallocated { continue }
+            if entry.bitmap != 0 { checkBitmap(entry, isActive: isActive, report) }
             if entry.isCompressed {
                 countCompressed(entry, isActive: isActive, &window, report)
                 continue
@@ -127,8 +128,9 @@ extension Qcow2Checker {
     ) {
         var end = 0
         for index in 0..<layout.entriesPerL2Table {
-            let entry = L2Entry(raw: buffer.bytes.bigEndian(at: index &* 8) ?? 0)
-            if entry.raw == 0 { continue }
+            let entry = layout.entry(index, of: buffer.bytes)
+            if entry == .unallocated { continue }
+            if entry.bitmap != 0 { checkBitmap(entry, isActive: true, report) }
             if entry.isCompressed {
                 corruption(
                     "ERROR compressed cluster \(index) with data file, entry=0x\(hex(entry.raw))", report)
@@ -151,8 +153,16 @@ extension Qcow2Checker {
         }
     }
 
+    /// What is wrong in an active table is told and mended with the flags.
+    private mutating func checkBitmap(_ entry: L2Entry, isActive: Bool, _ report: (String) -> Void) {
+        guard let problem = entry.bitmapProblem(layout) else { return }
+        if isActive { return hasWrongFlags = true }
+        corruption("ERROR \(problem) in a snapshot, entry=0x\(hex(entry.raw))", report)
+    }
+
     private mutating func checkReservedBits(_ entry: L2Entry, _ report: (String) -> Void) {
-        let known = L2Entry.offsetMask | L2Entry.copiedFlag | (layout.version >= 3 ? L2Entry.zeroFlag : 0)
+        let hasZeroFlag = layout.version >= 3 && !layout.hasSubclusters
+        let known = L2Entry.offsetMask | L2Entry.copiedFlag | (hasZeroFlag ? L2Entry.zeroFlag : 0)
         if entry.raw & ~known != 0 {
             corruption("ERROR found l2 entry with reserved bits set: \(hex(entry.raw))", report)
         }

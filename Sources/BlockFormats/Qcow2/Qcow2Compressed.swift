@@ -109,8 +109,8 @@ extension Qcow2Metadata {
         }
         let table = try writableL2Table(guestOffset)
         let (slot, index) = try l2Slot(table: table, index: l2Index(guestOffset))
-        let old = L2Entry(raw: l2Cache.bigEndian64(slot, index))
-        l2Cache.setBigEndian64(slot, index, to: entry.raw)
+        let old = cachedEntry(slot, index)
+        setCachedEntry(slot, index, to: entry)
         release(old)
         if hasTooManyFrees { try commit() }
     }

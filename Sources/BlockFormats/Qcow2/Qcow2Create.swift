@@ -5,7 +5,7 @@ extension Qcow2Driver: Creatable, Measurable {
         encryptionOptions + [
             CreateOption(
                 .clusterSize, .size, default: "65536", help: "Cluster size: 512 to 2M, a power of two"),
-            CreateOption(.extendedL2, .bool, default: "off", help: "Map subclusters (not available yet)"),
+            CreateOption(.extendedL2, .bool, default: "off", help: "Map subclusters, 32 to a cluster"),
             CreateOption(.preallocation, .string, help: "off, metadata, falloc or full"),
             CreateOption(
                 .compressionType, .string, default: "zlib", help: "How clusters are compressed: zlib, zstd"),
@@ -173,12 +173,12 @@ extension Qcow2Driver: Creatable, Measurable {
     /// The file size when every guest cluster is allocated, in bytes.
     static func fullyAllocatedBytes(_ plan: Plan) throws(BlockError) -> Int {
         let cluster = plan.layout.clusterSize
-        let perTable = cluster / 8
+        let perTable = plan.layout.entriesPerL2Table
         guard let aligned = plan.header.virtualSize.roundedUp(to: cluster),
             let l2Entries = (aligned / cluster).roundedUp(to: perTable),
-            let l1Entries = (l2Entries / perTable).roundedUp(to: perTable)
+            let l1Entries = (l2Entries / perTable).roundedUp(to: cluster / 8)
         else { throw BlockError(.limit, "The image size is too large") }
-        let tables = cluster + l2Entries * 8 + l1Entries * 8
+        let tables = cluster + l2Entries * plan.layout.l2EntryBytes + l1Entries * 8
         let (used, overflow) = tables.addingReportingOverflow(aligned)
         let (sum, tooLarge) = used.addingReportingOverflow(
             refcountBytes(forClusters: used / cluster, plan.layout))
@@ -245,9 +245,10 @@ extension Qcow2Metadata {
                 offset..<(guest.upperBound.roundedUp(to: layout.clusterSize) ?? guest.upperBound))
             writesInFlight -= 1
             if let allocation = plan.allocation {
+                let keepsStatus = layout.hasSubclusters
                 // Zeroes in the file are noise to the guest.
                 let mustClear = header.isEncrypted ? !marksZero : !fileIsZero && !allocation.isVirgin
-                if mustClear {
+                if mustClear && !keepsStatus {
                     try data.writeZeroes(
                         at: allocation.hostOffset, count: allocation.guest.count,
                         guest: allocation.guest.lowerBound)
@@ -256,7 +257,7 @@ extension Qcow2Metadata {
                 if try data.node.length() < end {
                     try data.node.resize(to: end, preallocation: mode == .metadata ? .off : mode)
                 }
-                try link(allocation, asZero: marksZero)
+                if keepsStatus { try linkPlaces(allocation) } else { try link(allocation, asZero: marksZero) }
             }
             offset = plan.guest.upperBound
         }

@@ -10,7 +10,7 @@ extension Qcow2Driver.Plan {
         header.clusterBits = try Self.clusterBits(options)
         header.version = try Self.version(options)
         header.refcountOrder = try Self.refcountOrder(options, version: header.version)
-        try Self.refuseMissing(options)
+        try Self.addSubclusters(options, to: &header)
         encryption = try Self.encryption(options)
         header.cryptMethod = (encryption?.method ?? .none).rawValue
         preallocation = try options.preallocation()
@@ -31,7 +31,7 @@ extension Qcow2Driver.Plan {
         if header.keepsDataFileRaw && preallocation == .off { preallocation = .metadata }
         if let name = options[.backingFile], !name.isEmpty {
             header.backing = BackingReference(filename: name, format: options[.backingFormat])
-            guard preallocation == .off else {
+            guard preallocation == .off || options.flag(.extendedL2) else {
                 throw BlockError(
                     .invalidArgument,
                     "Backing file and preallocation can only be used at the same time "
@@ -134,12 +134,21 @@ extension Qcow2Driver.Plan {
         }
     }
 
-    private static func refuseMissing(_ options: CreateOptions) throws(BlockError) {
-        let missing: [(Bool, String)] = [
-            (options.flag(.extendedL2), "extended L2 entries")
-        ]
-        for (isAsked, what) in missing where isAsked {
-            throw BlockError(.unsupported, "qcow2 images with \(what) are not supported yet")
+    private static func addSubclusters(
+        _ options: CreateOptions, to header: inout Qcow2Header
+    ) throws(BlockError) {
+        guard options.flag(.extendedL2) else { return }
+        guard header.version >= 3 else {
+            throw BlockError(
+                .invalidArgument,
+                "Extended L2 entries are only supported with compatibility level 1.1 and above "
+                    + "(use version=v3 or greater)")
         }
+        guard header.clusterBits >= Qcow2.clusterBitsWithSubclusters else {
+            throw BlockError(
+                .invalidArgument,
+                "Extended L2 entries are only supported with cluster sizes of at least 16384 bytes")
+        }
+        header.incompatible.insert(.extendedL2)
     }
 }

@@ -122,15 +122,9 @@ public final class Qcow2Driver: FormatDriver {
         return header
     }
 
-    /// Refuses by name what this version does not read or write; `info` may still look.
+    /// Refuses to change a damaged image; `info` may still look.
     private static func checkSupport(_ header: Qcow2Header, _ settings: OpenSettings) throws(BlockError) {
         guard !settings.metadataOnly else { return }
-        let missing: [(Bool, String)] = [
-            (header.incompatible.contains(.extendedL2), "extended L2 entries")
-        ]
-        if let feature = missing.first(where: { $0.0 })?.1 {
-            throw BlockError(.unsupported, "qcow2 images with \(feature) are not supported yet")
-        }
         if header.incompatible.contains(.corrupt) && !settings.readOnly && !settings.forCheck {
             throw BlockError(.corrupt, "qcow2: Image is corrupt; cannot be opened read/write")
         }

@@ -49,7 +49,8 @@ struct Qcow2Header: Sendable {
     var layout: Qcow2Layout {
         Qcow2Layout(
             version: version, clusterBits: clusterBits, refcountOrder: refcountOrder,
-            hasDataFile: incompatible.contains(.dataFile))
+            hasDataFile: incompatible.contains(.dataFile),
+            hasSubclusters: incompatible.contains(.extendedL2))
     }
     /// What the user wants while the image is open, whatever its header says; never stored.
     var wantsLazyRefcounts: Bool?

@@ -51,6 +51,9 @@ extension Qcow2Header {
     func validate(fileLength: Int) throws(BlockError) {
         let layout = self.layout
         try checkFeatures()
+        guard !layout.hasSubclusters || clusterBits >= Qcow2.clusterBitsWithSubclusters else {
+            throw BlockError(.corrupt, "Extended L2 entries need clusters of at least 16384 bytes")
+        }
         guard virtualSize <= Qcow2.Limit.virtualSize else {
             throw BlockError(.limit, "Image size is too big")
         }

@@ -136,6 +136,7 @@ extension Qcow2Metadata {
 
     /// The run of equal entries at `offset`, within one slice of its L2 table.
     func extent(at offset: Int, limit: Int, table: Int) throws(BlockError) -> Extent {
+        if layout.hasSubclusters { return try subclusterExtent(at: offset, limit: limit, table: table) }
         let (slot, first) = try l2Slot(table: table, index: l2Index(offset))
         let buffer = l2Cache.bytes(of: slot)
         let slice = buffer.bytes

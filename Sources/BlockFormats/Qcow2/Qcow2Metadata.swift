@@ -144,7 +144,7 @@ final class Qcow2Metadata {
     /// The slot of the slice with entry `index` of the table at `offset`, and the entry's number in it.
     func l2Slot(table offset: Int, index: Int) throws(BlockError) -> (slot: Int, entry: Int) {
         if l2Cache.isCrowdedByDirty { try commit() }
-        let perSlice = layout.sliceSize / 8
+        let perSlice = layout.sliceSize / layout.l2EntryBytes
         let slot = try l2Cache.slot(at: offset + index / perSlice * layout.sliceSize)
         return (slot, index % perSlice)
     }
@@ -153,14 +153,28 @@ final class Qcow2Metadata {
     func entry(at guestOffset: Int) throws(BlockError) -> L2Entry {
         guard let table = try l2TableOffset(guestOffset) else { return .unallocated }
         let (slot, entry) = try l2Slot(table: table, index: l2Index(guestOffset))
-        return L2Entry(raw: l2Cache.bigEndian64(slot, entry))
+        return cachedEntry(slot, entry)
     }
 
     /// Sets the entry of one guest cluster, whose table is writable already.
     func setEntry(at guestOffset: Int, to value: L2Entry) throws(BlockError) {
         let table = try writableL2Table(guestOffset)
         let (slot, entry) = try l2Slot(table: table, index: l2Index(guestOffset))
-        l2Cache.setBigEndian64(slot, entry, to: value.raw)
+        setCachedEntry(slot, entry, to: value)
+    }
+
+    /// Entry number `index` of a cached slice.
+    func cachedEntry(_ slot: Int, _ index: Int) -> L2Entry {
+        guard layout.hasSubclusters else { return L2Entry(raw: l2Cache.bigEndian64(slot, index)) }
+        return L2Entry(
+            raw: l2Cache.bigEndian64(slot, index &* 2), bitmap: l2Cache.bigEndian64(slot, index &* 2 &+ 1))
+    }
+
+    /// Sets entry number `index` of a cached slice. An extended one lies in one sector.
+    func setCachedEntry(_ slot: Int, _ index: Int, to value: L2Entry) {
+        guard layout.hasSubclusters else { return l2Cache.setBigEndian64(slot, index, to: value.raw) }
+        l2Cache.setBigEndian64(slot, index * 2, to: value.raw)
+        l2Cache.setBigEndian64(slot, index * 2 + 1, to: value.bitmap)
     }
 
     /// The L2 table of a guest offset, made or copied first when it is missing or shared with a snapshot.

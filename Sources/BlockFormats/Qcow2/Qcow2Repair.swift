@@ -188,7 +188,18 @@ extension Qcow2Checker {
     ) throws(BlockError) -> Bool {
         var changed = false
         for index in 0..<layout.entriesPerL2Table {
-            let entry = L2Entry(raw: buffer.bytes.bigEndian(at: index * 8) ?? 0)
+            var entry = layout.entry(index, of: buffer.bytes)
+            if let problem = entry.bitmapProblem(layout) {
+                note(
+                    "ERROR \(problem), entry=0x\(hex(entry.raw)) bitmap=0x\(hex(entry.bitmap))", repair,
+                    report)
+                if repair {
+                    entry = entry.withSoundBitmap(layout)
+                    var bytes = buffer.mutableBytes
+                    layout.store(entry, index, in: &bytes)
+                    changed = true
+                }
+            }
             let host = entry.hostOffset
             guard entry.raw != 0, !entry.isCompressed, host != 0, layout.isAligned(host),
                 tables.data.isExternal || layout.clusters(host) < fileClusters
@@ -200,7 +211,8 @@ extension Qcow2Checker {
                 report)
             guard repair else { continue }
             var bytes = buffer.mutableBytes
-            bytes.storeBigEndian(entry.raw ^ L2Entry.copiedFlag, at: index * 8)
+            layout.store(
+                L2Entry(raw: entry.raw ^ L2Entry.copiedFlag, bitmap: entry.bitmap), index, in: &bytes)
             changed = true
         }
         return changed

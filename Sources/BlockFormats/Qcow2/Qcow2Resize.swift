@@ -60,12 +60,18 @@ extension Qcow2Driver: Resizable {
 
     /// The rest of the last cluster may hold bytes of a disk that was larger, or show the backing file's.
     private func clearTail(_ tail: Range<Int>, _ old: any GuestReader) throws(BlockError) {
-        guard !tail.isEmpty else { return }
-        switch try extent(at: tail.lowerBound, limit: tail.count).status {
-        case .zero: return
-        case .unallocated where !old.hasBacking(in: tail): return
-        default:
-            try write(AlignedBuffer(count: tail.count, zeroed: true).bytes, at: tail.lowerBound, old: old)
+        var rest = tail
+        while !rest.isEmpty {
+            let extent = try extent(at: rest.lowerBound, limit: rest.count)
+            let part = rest.lowerBound..<rest.lowerBound + min(rest.count, max(1, extent.length))
+            rest = part.upperBound..<rest.upperBound
+            switch extent.status {
+            case .zero: continue
+            case .unallocated where !old.hasBacking(in: part): continue
+            default:
+                try write(
+                    AlignedBuffer(count: part.count, zeroed: true).bytes, at: part.lowerBound, old: old)
+            }
         }
     }
 

@@ -224,7 +224,7 @@ extension Qcow2Metadata {
     ) throws(BlockError) {
         try eachL2Table(of: l1) { offset, bytes throws(BlockError) in
             for index in 0..<layout.entriesPerL2Table {
-                let entry = L2Entry(raw: bytes.bytes.bigEndian(at: index * 8) ?? 0)
+                let entry = L2Entry(raw: bytes.bytes.bigEndian(at: index * layout.l2EntryBytes) ?? 0)
                 if entry == .unallocated { continue }
                 for cluster in try clusters(of: entry) { try body(cluster) }
             }
@@ -236,7 +236,7 @@ extension Qcow2Metadata {
     func unshareClusters(of l1: [UInt64]) throws(BlockError) {
         try eachL2Table(of: l1) { offset, bytes throws(BlockError) in
             for index in 0..<layout.entriesPerL2Table {
-                let entry = L2Entry(raw: bytes.bytes.bigEndian(at: index * 8) ?? 0)
+                let entry = L2Entry(raw: bytes.bytes.bigEndian(at: index * layout.l2EntryBytes) ?? 0)
                 if entry != .unallocated { release(entry, discards: true) }
             }
             release(offset >> layout.clusterBits, count: 1, discards: true)
@@ -264,11 +264,11 @@ extension Qcow2Metadata {
     private func setCopiedFlags(table: Int, shared: Bool, _ store: RefcountStore) throws(BlockError) {
         for index in 0..<layout.entriesPerL2Table {
             let (slot, entry) = try l2Slot(table: table, index: index)
-            let old = L2Entry(raw: l2Cache.bigEndian64(slot, entry))
+            let old = cachedEntry(slot, entry)
             guard !old.isCompressed, old.hostOffset != 0 else { continue }
             let isOwn = shared ? false : try store.refcount(of: old.hostOffset >> layout.clusterBits) == 1
             let new = isOwn ? old.raw | L2Entry.copiedFlag : old.raw & ~L2Entry.copiedFlag
-            if new != old.raw { l2Cache.setBigEndian64(slot, entry, to: new) }
+            if new != old.raw { setCachedEntry(slot, entry, to: L2Entry(raw: new, bitmap: old.bitmap)) }
         }
     }
 }

@@ -13,7 +13,7 @@ extension Qcow2Driver {
 
     /// Clusters that a write fills before an L2 entry refers to them.
     struct Allocation {
-        /// Guest clusters, whole but for the end of a disk with a data file.
+        /// Guest clusters, whole but for the end of a disk with a data file; or subclusters of them.
         var guest: Range<Int>
         var hostOffset: Int
         /// The file has never had anything there: what is not written reads as zeroes.
@@ -147,6 +147,7 @@ extension Qcow2Metadata {
     /// Decides where the first part of a write to `guest` goes. From then on a write is in flight: its
     /// cluster must not become somebody else's before the data is there.
     func plan(_ guest: Range<Int>) throws(BlockError) -> Qcow2Driver.WritePlan {
+        if layout.hasSubclusters { return try planSubclusters(guest) }
         let start = guest.lowerBound
         let table = try writableL2Table(start)
         let (slot, first) = try l2Slot(table: table, index: l2Index(start))
@@ -216,6 +217,7 @@ extension Qcow2Metadata {
     /// - Parameter asZero: they keep their place, and read as zeroes whatever is there (version 3).
     func link(_ allocation: Qcow2Driver.Allocation, asZero: Bool = false) throws(BlockError) {
         hasUnflushedWrites = true
+        if layout.hasSubclusters { return try linkSubclusters(allocation, asZero: asZero) }
         var host = allocation.hostOffset
         var guest = allocation.guest.lowerBound
         while guest < allocation.guest.upperBound {
@@ -235,7 +237,8 @@ extension Qcow2Metadata {
     func giveBack(_ allocation: Qcow2Driver.Allocation) {
         guard !allocation.isReused, !data.isExternal, let store = try? refcounts() else { return }
         let first = allocation.hostOffset >> layout.clusterBits
-        for cluster in first..<first + allocation.guest.count >> layout.clusterBits {
+        let end = layout.clusters(allocation.hostOffset + allocation.guest.count)
+        for cluster in first..<end {
             // What cannot be given back is leaked, which a check finds.
             _ = try? store.decrement(cluster)
         }

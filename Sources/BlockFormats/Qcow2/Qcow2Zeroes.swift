@@ -1,8 +1,8 @@
 import BlockCore
 
 extension Qcow2Driver: ZeroWriting, Discarding {
-    public var zeroGranularity: Int { layout.clusterSize }
-    public var discardGranularity: Int { layout.clusterSize }
+    public var zeroGranularity: Int { layout.subclusterSize }
+    public var discardGranularity: Int { layout.subclusterSize }
 
     public func writeZeroes(
         at offset: Int, count: Int, mayUnmap: Bool, old: any GuestReader
@@ -12,6 +12,12 @@ extension Qcow2Driver: ZeroWriting, Discarding {
         // Version 2 cannot say "zero": only "not here", which is zero when nothing is below.
         if layout.version < 3 && (hasBacking || !mayUnmap) { return false }
         try clearRawData(range, flags: mayUnmap ? .mayUnmap : [])
+        if layout.hasSubclusters {
+            for part in try zeroSubclusters(range, mayUnmap: mayUnmap, hasBacking: hasBacking) {
+                try write(AlignedBuffer(count: part.count, zeroed: true).bytes, at: part.lowerBound, old: old)
+            }
+            return true
+        }
         try eachCluster(range, skippingUnmapped: !hasBacking) { entry in
             Self.zeroed(entry, self.layout, mayUnmap: mayUnmap, hasBacking: hasBacking)
         }
@@ -23,6 +29,11 @@ extension Qcow2Driver: ZeroWriting, Discarding {
         let hasBacking = old.hasBacking(in: range)
         if layout.version < 3 && hasBacking { return }
         try clearRawData(range, flags: .mayUnmap)
+        if layout.hasSubclusters {
+            // Parts of compressed clusters are left alone.
+            _ = try zeroSubclusters(range, mayUnmap: true, hasBacking: hasBacking)
+            return
+        }
         // What is below must not show through where the guest has discarded.
         try eachCluster(range, skippingUnmapped: !hasBacking) { entry in
             switch entry.kind(self.layout) {
@@ -86,11 +97,15 @@ extension Qcow2Driver: ZeroWriting, Discarding {
                 guest += layout.clusterSize
             }
         }
-        guard discards else { return }
-        for run in given {
-            let end = min(run.upperBound, virtualSize)
-            try? data.discard(at: run.lowerBound, count: end - run.lowerBound)
-        }
+        if discards { given.forEach(giveBack) }
+    }
+
+    /// Gives back the space of a guest range in the data file.
+    func giveBack(_ range: Range<Int>) {
+        let end = min(range.upperBound, virtualSize)
+        // A hole would not decrypt to zeroes while an entry still refers to it.
+        guard data.encryption == nil, end > range.lowerBound else { return }
+        try? data.discard(at: range.lowerBound, count: end - range.lowerBound)
     }
 }
 

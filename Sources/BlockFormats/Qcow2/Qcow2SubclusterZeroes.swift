@@ -1,0 +1,64 @@
+import BlockCore
+
+extension Qcow2Driver {
+    /// Makes subclusters read as zeroes by their bits. A cluster of which nothing is allocated any more goes.
+    ///
+    /// - Parameters:
+    ///   - range: whole subclusters, but for the end of the disk.
+    ///   - mayUnmap: whether clusters may lose their place in the file.
+    ///   - hasBacking: whether what is unallocated may be anything but zero.
+    /// - Returns: parts of compressed clusters, which no bit can tell of.
+    func zeroSubclusters(
+        _ range: Range<Int>, mayUnmap: Bool, hasBacking: Bool
+    ) throws(BlockError) -> [Range<Int>] {
+        let discards = discardUnmaps && mayUnmap
+        var unchanged: [Range<Int>] = []
+        var given: [Range<Int>] = []
+        try metadata.withLock { tables throws(BlockError) in
+            var guest = range.lowerBound
+            while guest < range.upperBound {
+                if !hasBacking, try tables.l2TableOffset(guest) == nil {
+                    let run = tables.unmappedRun(guest, limit: range.upperBound - guest)
+                    guest = run >= range.upperBound - guest ? range.upperBound : guest + run
+                    continue
+                }
+                let cluster = layout.roundedDown(guest)
+                let part = guest..<min(range.upperBound, cluster + layout.clusterSize)
+                guest = part.upperBound
+                var mask = layout.subclusterMask(part, inCluster: cluster)
+                // Behind the end of the disk there is nothing to keep.
+                if part.upperBound >= virtualSize { mask |= ~(mask | (mask &- 1)) }
+                let old = try tables.entry(at: cluster)
+                if old.isCompressed && mask != .max {
+                    unchanged.append(part)
+                    continue
+                }
+                let new = old.zeroed(mask, layout, mayUnmap: mayUnmap, hasBacking: hasBacking)
+                if new == old { continue }
+                try tables.beginLazyRefcounts()
+                try tables.setEntry(at: cluster, to: new)
+                if new.raw == 0 { tables.release(old, discards: discards) }
+                if data.isExternal && old.raw != 0 { given.add(part) }
+                if tables.hasTooManyFrees { try tables.commit() }
+            }
+        }
+        if discards { given.forEach(giveBack) }
+        return unchanged
+    }
+}
+
+extension L2Entry {
+    /// The entry after the subclusters of `mask` were made to read as zeroes.
+    fileprivate func zeroed(
+        _ mask: UInt32, _ layout: Qcow2Layout, mayUnmap: Bool, hasBacking: Bool
+    ) -> L2Entry {
+        if isCompressed { return L2Entry(raw: 0).with(allocated: 0, zero: .max) }
+        let known = hasBacking ? mask : mask & (allocatedSubclusters | zeroSubclusters)
+        if allocatedSubclusters & mask == 0 && zeroSubclusters & known == known && !(mayUnmap && raw != 0) {
+            return self
+        }
+        let allocated = allocatedSubclusters & ~mask
+        let place = allocated == 0 && (mayUnmap || !isCopied) ? 0 : raw
+        return L2Entry(raw: place).with(allocated: allocated, zero: zeroSubclusters | known)
+    }
+}

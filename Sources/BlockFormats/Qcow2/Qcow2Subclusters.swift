@@ -1,0 +1,279 @@
+import BlockCore
+
+/// Extended L2 entries (section "Extended L2 Entries"): a cluster's 32 subclusters are data, zero or
+/// unallocated on their own, so that a write completes no more than the subclusters that it touches.
+extension L2Entry {
+    /// One bit for each allocated subcluster.
+    var allocatedSubclusters: UInt32 { UInt32(truncatingIfNeeded: bitmap) }
+    /// One bit for each subcluster that reads as zeroes.
+    var zeroSubclusters: UInt32 { UInt32(truncatingIfNeeded: bitmap >> 32) }
+
+    /// The same cluster with other subclusters.
+    func with(allocated: UInt32, zero: UInt32) -> L2Entry {
+        L2Entry(raw: raw, bitmap: UInt64(allocated) | UInt64(zero) << 32)
+    }
+
+    /// What one subcluster is.
+    func kind(ofSubcluster index: Int, _ layout: Qcow2Layout) -> Kind {
+        let cluster = kind(layout)
+        if cluster == .compressed { return .compressed }
+        if allocatedSubclusters & (1 << UInt32(index)) != 0 { return .data }
+        guard zeroSubclusters & (1 << UInt32(index)) != 0 else { return .unallocated }
+        return cluster == .unallocated ? .zeroPlain : .zeroAllocated
+    }
+
+    /// What is wrong with the subclusters of an entry.
+    func bitmapProblem(_ layout: Qcow2Layout) -> String? {
+        guard bitmap != 0 else { return nil }
+        switch kind(layout) {
+        case .compressed: return "compressed cluster with a subcluster bitmap"
+        case .unallocated where allocatedSubclusters != 0: return "allocated subclusters without a cluster"
+        default:
+            return allocatedSubclusters & zeroSubclusters == 0 ? nil : "subclusters both allocated and zero"
+        }
+    }
+
+    /// The entry with a bitmap that says nothing impossible; what is allocated stays so where it has a place.
+    func withSoundBitmap(_ layout: Qcow2Layout) -> L2Entry {
+        switch kind(layout) {
+        case .compressed: L2Entry(raw: raw)
+        case .unallocated: with(allocated: 0, zero: zeroSubclusters)
+        default: with(allocated: allocatedSubclusters, zero: zeroSubclusters & ~allocatedSubclusters)
+        }
+    }
+}
+
+extension Qcow2Layout {
+    /// Entry number `index` of the L2 table in `bytes`.
+    func entry(_ index: Int, of bytes: RawSpan) -> L2Entry {
+        guard hasSubclusters else { return L2Entry(raw: bytes.bigEndian(at: index &* 8) ?? 0) }
+        return L2Entry(
+            raw: bytes.bigEndian(at: index &* 16) ?? 0, bitmap: bytes.bigEndian(at: index &* 16 &+ 8) ?? 0)
+    }
+
+    /// Sets entry number `index` of the L2 table in `bytes`.
+    func store(_ entry: L2Entry, _ index: Int, in bytes: inout MutableRawSpan) {
+        bytes.storeBigEndian(entry.raw, at: index * l2EntryBytes)
+        if hasSubclusters { bytes.storeBigEndian(entry.bitmap, at: index * l2EntryBytes + 8) }
+    }
+
+    /// The number of the subcluster at a guest or host offset.
+    func subcluster(_ offset: Int) -> Int { (offset & (clusterSize - 1)) / subclusterSize }
+
+    /// The bits of the subclusters that a range touches in the cluster that starts at `cluster`.
+    func subclusterMask(_ range: Range<Int>, inCluster cluster: Int) -> UInt32 {
+        let inside = range.clamped(to: cluster..<cluster + clusterSize)
+        guard !inside.isEmpty else { return 0 }
+        let first = subcluster(inside.lowerBound)
+        let last = subcluster(inside.upperBound - 1)
+        return (.max << UInt32(first)) & (.max >> UInt32(Qcow2.subclusters - 1 - last))
+    }
+
+    /// `offset` rounded up to a subcluster; it is at most the largest disk.
+    func roundedUpToSubcluster(_ offset: Int) -> Int {
+        (offset + subclusterSize - 1) & ~(subclusterSize - 1)
+    }
+}
+
+extension Qcow2Metadata {
+    // MARK: Mapping
+
+    /// The run of subclusters of one kind at `offset`, within one slice of its L2 table.
+    func subclusterExtent(at offset: Int, limit: Int, table: Int) throws(BlockError) -> Extent {
+        let (slot, first) = try l2Slot(table: table, index: l2Index(offset))
+        let entry = cachedEntry(slot, first)
+        try checkBitmap(entry, guest: offset)
+        let inside = offset & (layout.clusterSize - 1)
+        let start = layout.subcluster(offset)
+        let kind = entry.kind(ofSubcluster: start, layout)
+        let keepsPlace = kind == .data || kind == .zeroAllocated
+        if keepsPlace { try checkDataOffset(entry, guest: offset - inside) }
+        let perSlice = layout.sliceSize / layout.l2EntryBytes
+        let equal = run(of: kind, in: entry, from: start)
+        var length = equal * layout.subclusterSize - inside % layout.subclusterSize
+        var index = first + 1
+        // A run that ends at a cluster's end may go on in the next.
+        while length < limit, (inside + length) & (layout.clusterSize - 1) == 0, index < perSlice {
+            let next = cachedEntry(slot, index)
+            guard next.bitmapProblem(layout) == nil, next.kind(ofSubcluster: 0, layout) == kind else { break }
+            if keepsPlace, next.hostOffset != entry.hostOffset + (index - first) << layout.clusterBits {
+                break
+            }
+            length += run(of: kind, in: next, from: 0) * layout.subclusterSize
+            index += 1
+        }
+        let host = entry.hostOffset + inside
+        let status: Extent.Status =
+            switch kind {
+            case .unallocated: .unallocated
+            case .zeroPlain: .zero(hostOffset: nil)
+            case .zeroAllocated: .zero(hostOffset: host)
+            case .data: .data(hostOffset: host)
+            case .compressed: .encoded(compressed: true)
+            }
+        return Extent(status, length: min(limit, length), child: data.child)
+    }
+
+    /// How many subclusters from number `start` on are of one kind.
+    private func run(of kind: L2Entry.Kind, in entry: L2Entry, from start: Int) -> Int {
+        if kind == .compressed { return Qcow2.subclusters - start }
+        let zero = entry.zeroSubclusters
+        let allocated = entry.allocatedSubclusters
+        let equal =
+            switch kind {
+            case .data: allocated
+            case .zeroPlain, .zeroAllocated: zero
+            default: ~(allocated | zero)
+            }
+        return min((~(equal >> UInt32(start))).trailingZeroBitCount, Qcow2.subclusters - start)
+    }
+
+    private func checkBitmap(_ entry: L2Entry, guest: Int) throws(BlockError) {
+        if let problem = entry.bitmapProblem(layout) {
+            throw corrupt("Invalid L2 entry at guest offset \(layout.roundedDown(guest)): \(problem)")
+        }
+    }
+
+    // MARK: Writing
+
+    /// As ``plan(_:)``: where the first part of a write goes, and which subclusters it has to complete.
+    func planSubclusters(_ guest: Range<Int>) throws(BlockError) -> Qcow2Driver.WritePlan {
+        let start = guest.lowerBound
+        let inside = start & (layout.clusterSize - 1)
+        let table = try writableL2Table(start)
+        let (slot, first) = try l2Slot(table: table, index: l2Index(start))
+        let entry = cachedEntry(slot, first)
+        let isOwn = entry.isCopied && entry.kind(layout) == .data
+        if isOwn { try checkDataOffset(entry, guest: start - inside) }
+        let available = layout.sliceSize / layout.l2EntryBytes - first
+        let wanted = min(layout.clusters(inside + guest.count), available)
+        var count = 1
+        while count < wanted {
+            let next = cachedEntry(slot, first + count)
+            guard (next.isCopied && next.kind(layout) == .data) == isOwn else { break }
+            if isOwn, next.hostOffset != entry.hostOffset + count << layout.clusterBits { break }
+            count += 1
+        }
+        if isOwn && !data.isExternal { try checkGuestClusters(entry.hostOffset, count: count) }
+        let clusters = start - inside..<start - inside + count << layout.clusterBits
+        let part = start..<min(guest.upperBound, clusters.upperBound)
+        var isAllocated = isOwn
+        for number in 0..<count {
+            let next = cachedEntry(slot, first + number)
+            let cluster = clusters.lowerBound + number << layout.clusterBits
+            try checkBitmap(next, guest: cluster)
+            let touched = layout.subclusterMask(part, inCluster: cluster)
+            if next.allocatedSubclusters & touched != touched { isAllocated = false }
+        }
+        if isAllocated {
+            writesInFlight += 1
+            return Qcow2Driver.WritePlan(guest: part, hostOffset: entry.hostOffset + inside, allocation: nil)
+        }
+        let last = cachedEntry(slot, first + count - 1)
+        let allocation = try allocateSubclusters(clusters, for: part, entry, last, isOwn: isOwn)
+        writesInFlight += 1
+        return Qcow2Driver.WritePlan(
+            guest: part, hostOffset: allocation.hostOffset + start - allocation.guest.lowerBound,
+            allocation: allocation)
+    }
+
+    /// Finds place for `used`, and says what is to be completed: only subclusters that it touches, but all
+    /// that is allocated of a cluster that is shared or compressed.
+    private func allocateSubclusters(
+        _ clusters: Range<Int>, for used: Range<Int>, _ first: L2Entry, _ last: L2Entry, isOwn: Bool
+    ) throws(BlockError) -> Qcow2Driver.Allocation {
+        let lastCluster = clusters.upperBound - layout.clusterSize
+        let lower = completedStart(used.lowerBound, first, cluster: clusters.lowerBound, isOwn: isOwn)
+        var upper = completedEnd(used.upperBound, last, cluster: lastCluster, isOwn: isOwn)
+        if data.isExternal { upper = min(upper, max(used.upperBound, header.virtualSize)) }
+        var allocation = Qcow2Driver.Allocation(
+            guest: lower..<upper, hostOffset: 0, isVirgin: false, isReused: isOwn, headKind: .data,
+            tailKind: .data)
+        if lower >= used.lowerBound - used.lowerBound % layout.subclusterSize {
+            allocation.headKind = first.kind(ofSubcluster: layout.subcluster(used.lowerBound), layout)
+        }
+        if upper <= layout.roundedUpToSubcluster(used.upperBound) {
+            allocation.tailKind = last.kind(ofSubcluster: layout.subcluster(used.upperBound - 1), layout)
+        }
+        var place = first.hostOffset
+        if data.isExternal {
+            place = clusters.lowerBound
+        } else if !isOwn {
+            try beginLazyRefcounts()
+            let store = try refcounts()
+            let virgin = store.virginCluster
+            let cluster = try store.allocate(clusters.count >> layout.clusterBits)
+            place = cluster << layout.clusterBits
+            allocation.isVirgin = cluster >= virgin && data.isZeroInitialised
+        }
+        allocation.hostOffset = place + lower - clusters.lowerBound
+        return allocation
+    }
+
+    private func completedStart(_ offset: Int, _ entry: L2Entry, cluster: Int, isOwn: Bool) -> Int {
+        let start = offset - offset % layout.subclusterSize
+        if isOwn {
+            return entry.kind(ofSubcluster: layout.subcluster(offset), layout) == .data ? offset : start
+        }
+        switch entry.kind(layout) {
+        case .compressed: return cluster
+        case .data where entry.allocatedSubclusters != 0:
+            let first = entry.allocatedSubclusters.trailingZeroBitCount
+            return min(start, cluster + first * layout.subclusterSize)
+        default: return start
+        }
+    }
+
+    private func completedEnd(_ offset: Int, _ entry: L2Entry, cluster: Int, isOwn: Bool) -> Int {
+        let end = layout.roundedUpToSubcluster(offset)
+        if isOwn {
+            return entry.kind(ofSubcluster: layout.subcluster(offset - 1), layout) == .data ? offset : end
+        }
+        switch entry.kind(layout) {
+        case .compressed: return cluster + layout.clusterSize
+        case .data where entry.allocatedSubclusters != 0:
+            let last = Qcow2.subclusters - entry.allocatedSubclusters.leadingZeroBitCount
+            return max(end, cluster + last * layout.subclusterSize)
+        default: return end
+        }
+    }
+
+    /// As ``link(_:asZero:)``: what was filled becomes allocated, other subclusters stay what they are.
+    func linkSubclusters(_ allocation: Qcow2Driver.Allocation, asZero: Bool) throws(BlockError) {
+        try eachCluster(of: allocation) { guest, host, old throws(BlockError) in
+            let filled = layout.subclusterMask(allocation.guest, inCluster: guest)
+            let zero = old.isCompressed ? 0 : old.zeroSubclusters
+            let kept = allocation.isReused ? old.allocatedSubclusters : 0
+            let new = L2Entry.data(at: host)
+            try setEntry(
+                at: guest,
+                to: asZero
+                    ? new.with(allocated: kept & ~filled, zero: zero | filled)
+                    : new.with(allocated: kept | filled, zero: zero & ~filled))
+            if !allocation.isReused { release(old) }
+        }
+        if hasTooManyFrees { try commit() }
+    }
+
+    /// Gives clusters a place, while their subclusters stay what they are: unallocated or zero.
+    func linkPlaces(_ allocation: Qcow2Driver.Allocation) throws(BlockError) {
+        if allocation.isReused { return }
+        hasUnflushedWrites = true
+        try eachCluster(of: allocation) { guest, host, old throws(BlockError) in
+            try setEntry(at: guest, to: L2Entry(raw: L2Entry.data(at: host).raw, bitmap: old.bitmap))
+        }
+    }
+
+    private func eachCluster(
+        of allocation: Qcow2Driver.Allocation,
+        _ body: (_ guest: Int, _ host: Int, _ old: L2Entry) throws(BlockError) -> Void
+    ) throws(BlockError) {
+        var guest = layout.roundedDown(allocation.guest.lowerBound)
+        var host = layout.roundedDown(allocation.hostOffset)
+        while guest < allocation.guest.upperBound {
+            try body(guest, host, try entry(at: guest))
+            guest += layout.clusterSize
+            host += layout.clusterSize
+        }
+    }
+}
