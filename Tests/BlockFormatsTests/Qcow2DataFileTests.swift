@@ -37,7 +37,8 @@ import Testing
     }
 
     @Test func theImageSaysWhatToOpenAndThePolicyWhether() throws {
-        let store = try make([("data_file", "data")])
+        // A raw data file has clusters to read.
+        let store = try make([("data_file", "data"), ("data_file_raw", "on")])
         #expect(refusal(store) == nil)
         #expect(refusal(store, .nothing)?.kind == .denied)
         let node = try opener(store, .nothing).open(
@@ -45,7 +46,7 @@ import Testing
         #expect(node.children.count == 1)
         let specific = try #require(try node.format?.describe().specific)
         #expect(specific.contains(InfoField("data-file", .text("data"))))
-        #expect(specific.contains(InfoField("data-file-raw", .flag(false))))
+        #expect(specific.contains(InfoField("data-file-raw", .flag(true))))
         #expect(throws: BlockError.self) {
             let bytes = try node.readBytes(at: 0, count: 512)
             Issue.record("read \(bytes.count) bytes without the data file")

@@ -240,9 +240,11 @@ extension Qcow2Metadata {
     ) throws(BlockError) {
         let marksZero = header.isEncrypted && layout.version >= 3
         var offset = layout.roundedDown(guest.lowerBound)
+        let whole = guest.upperBound.roundedUp(to: layout.clusterSize) ?? guest.upperBound
+        // A data file ends where the disk does.
+        let end = data.isExternal ? guest.upperBound : whole
         while offset < guest.upperBound {
-            let plan = try plan(
-                offset..<(guest.upperBound.roundedUp(to: layout.clusterSize) ?? guest.upperBound))
+            let plan = try plan(offset..<end)
             writesInFlight -= 1
             if let allocation = plan.allocation {
                 let keepsStatus = layout.hasSubclusters
