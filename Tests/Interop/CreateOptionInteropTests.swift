@@ -59,7 +59,8 @@ import Testing
             else:
                 run.pop("offset", None)
             same = last and all(last.get(k) == run.get(k) for k in ("depth", "present", "zero", "data"))
-            if same and last.get("offset", 0) + (last["length"] if run["data"] else 0) == run.get("offset", 0):
+            end = last["offset"] + last["length"] if last and "offset" in last else None
+            if same and (not run["data"] or end == run.get("offset")):
                 last["length"] += run["length"]
                 continue
             if last:
