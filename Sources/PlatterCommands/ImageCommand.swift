@@ -41,6 +41,7 @@ enum CommandList {
         ("create", CreateCommand.self),
         ("dd", DdCommand.self),
         ("info", InfoCommand.self),
+        ("io", IoCommand.self),
         ("map", MapCommand.self),
         ("measure", MeasureCommand.self),
         ("rebase", RebaseCommand.self),
@@ -48,9 +49,6 @@ enum CommandList {
         ("snapshot", SnapshotCommand.self),
         ("stream", StreamCommand.self),
     ]
-
-    /// Commands of qemu-img that are not there yet.
-    static let later: Set<String> = []
 
     static func command(named name: String) -> (any ImageCommand.Type)? {
         all.first { $0.name == name }?.command

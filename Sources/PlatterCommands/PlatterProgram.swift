@@ -20,6 +20,9 @@ public enum PlatterProgram {
     private static func run(_ name: String, _ arguments: [String], _ terminal: Terminal) -> Int32 {
         do {
             var global = GlobalOptions()
+            if let alias = CommandList.all.first(where: { $0.command.spec.alias == name }) {
+                return try run(alias.name, arguments, name, global, terminal)
+            }
             switch try global.parse(arguments, program: name) {
             case .text(let text):
                 terminal.print(text)
@@ -36,9 +39,6 @@ public enum PlatterProgram {
         _ commandName: String, _ arguments: [String], _ program: String, _ global: GlobalOptions,
         _ terminal: Terminal
     ) throws -> Int32 {
-        if CommandList.later.contains(commandName) {
-            throw CommandFailure("Command '\(commandName)' is not supported yet")
-        }
         guard let command = CommandList.command(named: commandName) else {
             throw CommandFailure.usage("Command not found: \(commandName)")
         }

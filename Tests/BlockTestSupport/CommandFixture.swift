@@ -67,7 +67,7 @@ public final class CommandFixture: Sendable {
         if linked {
             let links = folder.appending(path: ".bin")
             try? FileManager.default.createDirectory(at: links, withIntermediateDirectories: true)
-            for name in ["platter", "qemu-img"] {
+            for name in ["platter", "qemu-img", "qemu-io"] {
                 try? FileManager.default.createSymbolicLink(
                     at: links.appending(path: name), withDestinationURL: Self.platter)
             }

@@ -9,6 +9,7 @@ extension BlockNode {
             try driver.read(into: &buffer, at: offset)
         case .format(let driver):
             let range = try checkedRange(offset, buffer.byteCount, of: driver)
+            if settings.copyOnRead { try copyUp(range, driver) }
             let ticket = isReadOnly ? nil : requests.acquire(range, exclusive: false)
             defer { if let ticket { requests.release(ticket) } }
             try readMapped(driver, into: &buffer, at: offset)

@@ -143,7 +143,7 @@ extension BlockNode {
     }
 
     /// `range` grown to whole clusters.
-    private func clusters(_ range: Range<Int>, _ driver: any FormatDriver) -> Range<Int> {
+    func clusters(_ range: Range<Int>, _ driver: any FormatDriver) -> Range<Int> {
         let unit = driver.writeGranularity
         let lower = range.lowerBound.roundedDown(to: unit)
         return lower..<(range.upperBound.roundedUp(to: unit) ?? Int.max)

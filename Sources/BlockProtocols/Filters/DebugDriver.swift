@@ -54,6 +54,7 @@ public final class DebugDriver: FilterDriver, MetadataEventListener {
     ) throws(BlockError) -> DebugDriver {
         var rules = DebugRules()
         var image = ""
+        let filename = FilterOpening.name(filename, for: name)
         if filename.hasPrefix("\(name):") {
             let rest = filename.dropFirst(name.count + 1)
             guard let colon = rest.firstIndex(of: ":") else {

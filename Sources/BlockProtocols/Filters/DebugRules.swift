@@ -61,7 +61,8 @@ struct DebugRules: Sendable {
             return range?.contains(offset) == true
         }
         guard let hit else { return nil }
-        if faults[hit].once { active.removeAll { $0 == hit } }
+        // Its event may come again.
+        if faults[hit].once { faults[hit].requests = [] }
         return faults[hit].code
     }
 }

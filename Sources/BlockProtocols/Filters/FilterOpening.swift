@@ -26,6 +26,11 @@ enum FilterOpening {
         return driver
     }
 
+    /// The file name that was given; the opener makes one up (`throttle://`) where options say everything.
+    static func name(_ filename: String, for filter: String) -> String {
+        filename == "\(filter)://" ? "" : filename
+    }
+
     private static func entry(
         _ driver: String?, _ filename: String, _ registry: DriverRegistry
     ) throws(BlockError) -> (entry: ProtocolEntry, name: String) {
@@ -45,7 +50,8 @@ extension ThrottleDriver {
             let bytes = try options.takeSize("limits.bps-total") ?? 0
             let operations = try options.takeSize("limits.iops-total") ?? 0
             return ThrottleDriver(
-                over: try FilterOpening.below("file", filename: filename, &options, settings),
+                over: try FilterOpening.below(
+                    "file", filename: FilterOpening.name(filename, for: name), &options, settings),
                 bytes: Throttle(unitsPerSecond: bytes), operations: Throttle(unitsPerSecond: operations))
         })
 }

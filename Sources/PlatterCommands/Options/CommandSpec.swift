@@ -51,6 +51,11 @@ struct CommandSpec: Sendable {
     var errorStatus: Int32 = 1
     /// Whether `-1G` is an operand.
     var takesNegativeOperands = false
+    /// The name of a program that is this command alone.
+    var alias: String?
+
+    /// How the command is called, in messages and help.
+    func title(_ program: String) -> String { program == alias ? program : "\(program) \(name)" }
 
     init(
         _ name: String, _ summary: String, operands: String, options: [OptionSpec], notes: [String] = []

@@ -61,7 +61,8 @@ extension CommandContext {
         }
     }
 
-    private func openUnnamed(_ image: ImageName, _ settings: OpenSettings) throws(BlockError) -> BlockNode {
+    /// The same without words in front of the error, and without the warning about raw images.
+    func openUnnamed(_ image: ImageName, _ settings: OpenSettings) throws(BlockError) -> BlockNode {
         guard image.isOptions else {
             return try opener.open(
                 image.text, format: image.format, settings: settings, options: image.openOptions)
@@ -76,7 +77,7 @@ extension CommandContext {
     }
 
     /// The format that takes anything is a guess that a guest can overturn.
-    private func warnIfRaw(_ node: BlockNode, _ name: String) {
+    func warnIfRaw(_ node: BlockNode, _ name: String) {
         guard let format = node.format, type(of: format).name == registry.fallback?.name else { return }
         let guess = node.driverName
         terminal.error(

@@ -19,7 +19,7 @@ enum HelpText {
 
     /// What `program COMMAND --help` prints.
     static func command(_ spec: CommandSpec, program: String) -> String {
-        var text = "\(spec.summary).\n\nUsage: \(program) \(spec.name) [OPTION...]"
+        var text = "\(spec.summary).\n\nUsage: \(spec.title(program)) [OPTION...]"
         text += spec.operands.isEmpty ? "\n" : " \(spec.operands)\n"
         text += "\nOptions:\n" + spec.options.map(line).joined()
         for note in spec.notes { text += "\n" + wrap(note, indent: 0).joined(separator: "\n") + "\n" }

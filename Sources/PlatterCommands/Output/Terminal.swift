@@ -85,7 +85,7 @@ final class Terminal: Sendable {
 extension Terminal {
     /// Prints why a command failed and answers its exit status.
     func report(_ failure: CommandFailure, program: String, command: CommandSpec? = nil) -> Int32 {
-        let called = command.map { "\(program) \($0.name)" } ?? program
+        let called = command.map { $0.title(program) } ?? program
         let prefix = failure.namesCommand ? called : program
         for message in failure.messages { error("\(prefix): \(message)") }
         for line in failure.details { error(line) }

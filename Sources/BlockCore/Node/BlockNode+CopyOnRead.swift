@@ -1,0 +1,28 @@
+import Synchronization
+
+extension BlockNode {
+    /// How much is copied at once, in bytes.
+    private static let copyUpBytes = 1 << 20
+
+    /// Stores what a range shows of the backing node in this layer, in whole clusters.
+    func copyUp(_ range: Range<Int>, _ driver: any FormatDriver) throws(BlockError) {
+        guard !isReadOnly, !range.isEmpty, backing != nil else { return }
+        let whole = clusters(range, driver).clamped(to: 0..<driver.virtualSize)
+        let ticket = requests.acquire(whole, exclusive: true)
+        defer { requests.release(ticket) }
+        var offset = whole.lowerBound
+        while offset < whole.upperBound {
+            let limit = min(whole.upperBound - offset, Self.copyUpBytes)
+            let extent = try driver.extent(at: offset, limit: limit)
+            let count = min(max(extent.length, 1), limit)
+            if extent.status == .unallocated, hasBacking(in: offset..<offset + count) {
+                let buffer = AlignedBuffer(count: count)
+                var bytes = buffer.mutableBytes
+                try readOld(into: &bytes, at: offset)
+                try driver.write(buffer.bytes, at: offset, old: self)
+                needsFlush.store(true, ordering: .relaxed)
+            }
+            offset += count
+        }
+    }
+}

@@ -1,0 +1,167 @@
+import BlockCore
+
+/// Opening, closing, and what is about the image as a whole.
+enum IoFiles {
+    static func open(_ shell: IoShell, _ call: IoCall) throws {
+        let options = try call.options("Cd:i:kno:rst:U", shell.complainPlainly)
+        var opening = IoShell.Opening()
+        opening.isTemporary = options.has("s")
+        opening.settings.readOnly = options.has("r")
+        opening.settings.copyOnRead = options.has("C")
+        opening.settings.forceShare = options.has("U")
+        try apply(
+            cache: options.values["t"], noCache: options.has("n"), discard: options.values["d"],
+            engine: options.values["i"], native: options.has("k"), to: &opening.settings)
+        guard options.operands.count <= 1 else { throw IoFailure.usage }
+        let path = options.operands.first
+        let list = try OptionTree.parse(options.values["o"] ?? "")
+        guard path != nil || !list.isEmpty else { throw IoFailure.usage }
+        if shell.node != nil { throw IoFailure.complaint("file open already, try 'help close'", hint: nil) }
+        if let path {
+            opening.name = ImageName(path)
+            opening.name?.openOptions = list
+        } else {
+            opening.name = ImageName(options.values["o"] ?? "", isOptions: true)
+        }
+        try shell.open(opening)
+    }
+
+    /// Sets what `-t`, `-n`, `-d`, `-i` and `-k` say.
+    static func apply(
+        cache: String?, noCache: Bool, discard: String?, engine: String?, native: Bool,
+        to settings: inout OpenSettings
+    ) throws(IoFailure) {
+        if noCache { settings.cache = .none }
+        if let cache { settings.cache = try mode(cache) }
+        switch discard {
+        case nil: break
+        case "unmap", "on": settings.discardUnmaps = true
+        case "ignore", "off": settings.discardUnmaps = false
+        case let other?: throw .complaint("Invalid discard option: \(other)", hint: nil)
+        }
+        if native { settings.engine = .native }
+        if let engine {
+            guard let named = RequestEngine(rawValue: engine) else {
+                throw .complaint("Invalid aio option: \(engine)", hint: nil)
+            }
+            settings.engine = named
+        }
+    }
+
+    private static func mode(_ name: String) throws(IoFailure) -> CacheMode {
+        guard let mode = CacheMode(name: name) else {
+            throw .complaint("Invalid cache option: \(name)", hint: nil)
+        }
+        return mode
+    }
+
+    static func reopen(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+        let options = try call.options("c:o:rw", shell.complainPlainly)
+        guard options.operands.isEmpty else { throw IoFailure.usage }
+        if options.has("r") && options.has("w") {
+            throw IoFailure.complaint("Only one -r/-w option may be given", hint: nil)
+        }
+        let cache = try options.values["c"].map { name throws(IoFailure) in try mode(name) }
+        let list = try OptionTree.parse(options.values["o"] ?? "")
+        let readOnly = options.has("r") ? true : options.has("w") ? false : node.isReadOnly
+        shell.requests.waitForAll()
+        shell.tellEnded()
+        guard cache != nil || !list.isEmpty else {
+            try node.reopen(readOnly: readOnly)
+            return shell.noteMode(readOnly: readOnly)
+        }
+        try shell.reopen { opening in
+            opening.settings.readOnly = readOnly
+            if let cache { opening.settings.cache = cache }
+            for key in list.keys { opening.name?.openOptions[key] = list[key] }
+        }
+    }
+
+    static func close(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws { try shell.close() }
+
+    static func flush(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+        try node.flush()
+        shell.tellEnded()
+    }
+
+    static func discard(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+        let options = try call.options("Cq", shell.complainPlainly)
+        let (offset, count) = try options.range()
+        try shell.timed("discard", offset, count, options, failure: "discard failed") {
+            () throws(BlockError) in try node.discard(at: offset, count: count)
+        }
+    }
+
+    static func truncate(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+        let options = try call.options("m:", shell.complainPlainly)
+        var preallocation = Preallocation.off
+        if let name = options.values["m"] {
+            guard let named = Preallocation(rawValue: name) else {
+                throw IoFailure.complaint("Invalid preallocation mode '\(name)'", hint: nil)
+            }
+            preallocation = named
+        }
+        guard options.operands.count == 1 else { throw IoFailure.usage }
+        try node.resize(to: try IoOptions.size(options.operands[0]), preallocation: preallocation)
+    }
+
+    static func length(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+        shell.tell(IoReport.size(try node.length()))
+    }
+
+    static func info(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+        let info = try node.format?.describe() ?? FormatInfo()
+        shell.tell("format name: \(node.driverName)")
+        shell.tell("cluster size: \(IoReport.size(info.clusterSizeBytes ?? 0))")
+        shell.tell("vm state offset: \(IoReport.size(info.vmStateOffset ?? 0))")
+        guard let specific = info.specific, !specific.isEmpty else { return }
+        shell.tell("Format specific information:")
+        shell.terminal.print(InfoText.fields(specific, indent: 4))
+    }
+
+    // MARK: Allocation
+
+    static func map(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+        let end = try node.length()
+        var offset = 0
+        while offset < end {
+            let run = try allocatedRun(node, offset, end)
+            let state = run.isAllocated ? "    allocated" : "not allocated"
+            let place = "\(IoReport.size(offset)) (0x\(String(offset, radix: 16)))"
+            shell.tell(
+                "\(IoReport.size(run.length)) (0x\(String(run.length, radix: 16))) bytes \(state) "
+                    + "at offset \(place)")
+            offset += run.length
+        }
+    }
+
+    static func allocation(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+        let start = try IoOptions.size(call.arguments[0])
+        let count = call.arguments.count > 1 ? try IoOptions.size(call.arguments[1]) : 512
+        let length = try node.length()
+        let end = start < length ? start + min(count, length - start) : start
+        var (offset, sum) = (start, 0)
+        while offset < end {
+            let run = try allocatedRun(node, offset, end)
+            if run.isAllocated { sum += run.length }
+            offset += run.length
+        }
+        shell.tell("\(sum)/\(end - start) bytes allocated at offset \(IoReport.size(start))")
+    }
+
+    /// The run of one state at `offset` in this layer.
+    private static func allocatedRun(
+        _ node: BlockNode, _ start: Int, _ end: Int
+    ) throws(BlockError) -> (isAllocated: Bool, length: Int) {
+        var offset = start
+        var state: Bool?
+        while offset < end {
+            let extent = try node.layerExtent(at: offset, limit: end - offset)
+            let isAllocated = extent.status != .unallocated
+            if let state, state != isAllocated { break }
+            state = isAllocated
+            offset += extent.length
+        }
+        return (state ?? false, offset - start)
+    }
+}

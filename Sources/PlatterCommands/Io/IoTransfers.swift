@@ -1,0 +1,192 @@
+import BlockCore
+
+/// Reading and writing while the shell waits.
+enum IoTransfers {
+    static func read(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+        let options = try call.options("abCl:pP:qrs:v", shell.complainPlainly)
+        let pattern = try options.pattern()
+        let skip = try options.size(of: "s")
+        let length = try options.size(of: "l")
+        let (offset, count) = try options.range()
+        if pattern == nil && (skip != nil || length != nil) { throw IoFailure.usage }
+        let start = skip ?? 0
+        guard start <= count, length ?? 0 <= count - start else {
+            throw IoFailure.told("pattern verification range exceeds end of read data")
+        }
+        if options.has("b") { try IoOptions.checkSectors(offset, count) }
+        let check = IoCheck(pattern, start..<start + (length ?? count - start))
+        try transferIn(shell, node, options, offset, count, check, failure: "read failed")
+    }
+
+    static func readVector(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+        let options = try call.options("CP:qrv", shell.complainPlainly)
+        let pattern = try options.pattern()
+        let (offset, count) = try options.vector()
+        try transferIn(
+            shell, node, options, offset, count, IoCheck(pattern, 0..<count), failure: "readv failed")
+    }
+
+    private static func transferIn(
+        _ shell: IoShell, _ node: BlockNode, _ options: IoOptions, _ offset: Int, _ count: Int,
+        _ check: IoCheck, failure: String
+    ) throws {
+        let buffer = IoBuffer(count: count, misaligned: shell.misaligns)
+        let memory = buffer.storage
+        let began = MonotonicClock.nanoseconds()
+        do throws(BlockError) {
+            var bytes = memory.mutableBytes(buffer.range)
+            if options.has("b") {
+                try node.loadVMState(into: &bytes, at: offset)
+            } else {
+                try node.read(into: &bytes, at: offset)
+            }
+        } catch { throw IoFailure.told("\(failure): \(error.message)") }
+        let elapsed = MonotonicClock.nanoseconds() - began
+        shell.tellEnded()
+        let isWrong = !check.passes(buffer)
+        if isWrong { shell.tell(check.failure(at: offset)) }
+        if !options.has("q") {
+            if options.has("v") {
+                shell.terminal.print(IoReport.dump(memory.bytes(buffer.range), at: offset))
+            }
+            shell.report("read", offset, count, elapsed, options)
+        }
+        if isWrong { throw IoFailure.silent }
+    }
+
+    static func write(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+        let options = try call.options("bcCfnpP:qrs:uz", shell.complainPlainly)
+        try checkFlags(options)
+        let pattern = try options.pattern()
+        let isUnlimited = options.has("n") && options.has("z")
+        let (offset, count) = try options.range(limit: isUnlimited ? nil : " without -n")
+        if options.has("b") || options.has("c") { try IoOptions.checkSectors(offset, count) }
+        if options.has("z") {
+            return try shell.timed("wrote", offset, count, options, failure: "write failed") {
+                () throws(BlockError) in try zero(node, offset, count, options)
+            }
+        }
+        let buffer = IoBuffer(count: count, misaligned: shell.misaligns)
+        let memory = buffer.storage
+        buffer.fill(with: pattern ?? IoShell.usualPattern)
+        if let source = options.values["s"] { try fill(buffer, from: source, shell) }
+        try shell.timed("wrote", offset, count, options, failure: "write failed") {
+            () throws(BlockError) in
+            if options.has("b") {
+                try node.saveVMState(memory.bytes(buffer.range), at: offset)
+            } else if options.has("c") {
+                try compress(memory.bytes(buffer.range), at: offset, node)
+            } else {
+                try node.write(memory.bytes(buffer.range), at: offset)
+            }
+            if options.has("f") { try node.flush() }
+        }
+    }
+
+    static func writeVector(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+        let options = try call.options("CfP:qr", shell.complainPlainly)
+        let pattern = try options.pattern()
+        let (offset, count) = try options.vector()
+        let buffer = IoBuffer(count: count, misaligned: shell.misaligns)
+        let memory = buffer.storage
+        buffer.fill(with: pattern ?? IoShell.usualPattern)
+        try shell.timed("wrote", offset, count, options, failure: "writev failed") {
+            () throws(BlockError) in
+            try node.write(memory.bytes(buffer.range), at: offset)
+            if options.has("f") { try node.flush() }
+        }
+    }
+
+    private static func checkFlags(_ options: IoOptions) throws(IoFailure) {
+        let has = options.has
+        try options.require(!(has("b") && has("z")), "-b and -z cannot be specified at the same time")
+        try options.require(
+            !(has("c") && (has("b") || has("z"))), "-c and -b or -z cannot be specified at the same time")
+        try options.require(
+            !(has("f") && (has("b") || has("c"))), "-f and -b or -c cannot be specified at the same time")
+        try options.require(!has("n") || has("z"), "-n requires -z to be specified")
+        try options.require(!has("u") || has("z"), "-u requires -z to be specified")
+        let sources = ["z", "P", "s"].filter { has(Character($0)) }
+        try options.require(
+            sources.count <= 1, "Only one of -z, -P, and -s can be specified at the same time")
+    }
+
+    /// `-z` with its flags.
+    static func zero(
+        _ node: BlockNode, _ offset: Int, _ count: Int, _ options: IoOptions
+    ) throws(BlockError) {
+        var flags: ZeroFlags = []
+        if options.has("u") { flags.insert(.mayUnmap) }
+        if options.has("n") { flags.insert(.noFallback) }
+        try node.writeZeroes(at: offset, count: count, flags: flags)
+        if options.has("f") { try node.flush() }
+    }
+
+    /// Writes whole units compressed; a unit that would not become smaller is stored plainly.
+    private static func compress(_ bytes: RawSpan, at offset: Int, _ node: BlockNode) throws(BlockError) {
+        guard let driver = node.format as? any CompressedWriting else {
+            throw BlockError(.unsupported, "Operation not supported")
+        }
+        let unit = driver.compressedUnitBytes
+        let (end, overflow) = offset.addingReportingOverflow(bytes.byteCount)
+        guard !overflow, end <= driver.virtualSize else { throw BlockError(.io, "Input/output error") }
+        guard offset % unit == 0, end % unit == 0 || end == driver.virtualSize else {
+            throw BlockError(.invalidArgument, "Invalid argument")
+        }
+        let output = AlignedBuffer(count: unit)
+        var done = 0
+        while done < bytes.byteCount {
+            let part = bytes.extracting(done..<min(bytes.byteCount, done + unit))
+            var room = output.mutableBytes
+            if let size = try driver.compress(part, into: &room) {
+                try node.writeCompressed(output.bytes(0..<size), at: offset + done)
+            } else {
+                try node.write(part, at: offset + done)
+            }
+            done += part.byteCount
+        }
+    }
+
+    /// How much of a pattern file is used, in bytes.
+    private static let maximumPatternBytes = 64 << 20
+
+    /// Fills a buffer with the bytes of a file, over and over.
+    private static func fill(_ buffer: IoBuffer, from path: String, _ shell: IoShell) throws {
+        let bytes: [UInt8]
+        do throws(BlockError) {
+            bytes = try HostFile.contents(of: path, limit: maximumPatternBytes)
+        } catch {
+            shell.complainPlainly(error.errno.map { "\(path): \(HostErrors.text($0))" } ?? error.message)
+            throw IoFailure.silent
+        }
+        guard !bytes.isEmpty || buffer.count == 0 else {
+            shell.complainPlainly("\(path): file is empty")
+            throw IoFailure.silent
+        }
+        let memory = buffer.storage
+        var target = memory.mutableBytes(buffer.range)
+        var done = 0
+        while done < buffer.count {
+            let part = min(bytes.count, buffer.count - done)
+            target.copy(from: bytes.span.bytes.extracting(0..<part), at: done)
+            done += part
+        }
+    }
+}
+
+/// What bytes that were read have to be.
+struct IoCheck: Sendable {
+    let pattern: UInt8?
+    let range: Range<Int>
+
+    init(_ pattern: UInt8?, _ range: Range<Int>) {
+        self.pattern = pattern
+        self.range = range
+    }
+
+    func passes(_ buffer: IoBuffer) -> Bool { pattern.map { buffer.holds($0, in: range) } ?? true }
+
+    func failure(at offset: Int) -> String {
+        "Pattern verification failed at offset \(offset + range.lowerBound), \(range.count) bytes"
+    }
+}
