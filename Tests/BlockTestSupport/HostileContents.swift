@@ -124,6 +124,14 @@ extension HostileCase {
         opens("snapshot: L1 is the active one", .corruption) { image in
             image.put64(UInt64(image.l1), at: image.addSnapshot())
         },
+        opens("snapshot: L1 is the active one, and all is counted", .corruption) { image in
+            let table = image.addSnapshot()
+            image.putRefcount(0, of: Int(image.get64(table)) / image.clusterSize)
+            image.put64(UInt64(image.l1), at: table)
+            for cluster in 3..<7 { image.putRefcount(2, of: cluster) }
+            image.put64(UInt64(image.l2), at: image.l1)
+            for cluster in 0..<2 { image.setL2(cluster, UInt64(image.data + cluster * image.clusterSize)) }
+        },
         opens("snapshot: L2 offset misaligned", .corruption) { image in
             let table = image.addSnapshot()
             image.put64(UInt64(image.l2 + 512), at: Int(image.get64(table)))

@@ -113,6 +113,9 @@ extension HostileCase {
                 $0.addSnapshot()
                 $0.put64(UInt64($0.end - 512), at: Field.snapshotsOffset)
             },
+            refused("snapshot table of no entries misaligned", "Snapshot table offset invalid") {
+                $0.put64(512, at: Field.snapshotsOffset)
+            },
         ]
 
     /// Backing names. CVE-2014-0144, CVE-2015-5163 (an image may not make the reader open what it likes by
@@ -146,6 +149,10 @@ extension HostileCase {
     static let extensions: [HostileCase] = [
         refused("extension longer than the cluster", "Header extension too large") {
             $0.setExtensions([(0x1234_5678, [1, 2, 3])])
+            $0.put32(.max, at: 116)
+        },
+        refused("end marker of 4 GiB", "Header extension too large") {
+            $0.setExtensions([])
             $0.put32(.max, at: 116)
         },
         refused("extension that reaches the next cluster", "Header extension too large") {

@@ -1,4 +1,5 @@
 import BlockCore
+import BlockProtocols
 import Foundation
 
 /// A long row of bytes of which only the parts that were written take memory.
@@ -17,6 +18,27 @@ public struct SparseBytes: Sendable {
     public init(_ bytes: [UInt8]) {
         count = 0
         write(bytes, at: 0)
+    }
+
+    /// The bytes of a file; its holes are not read.
+    public init(contentsOf path: String) throws {
+        let file = try FileDriver(opening: path, settings: OpenSettings(forceShare: true))
+        defer { file.close() }
+        count = try file.length()
+        var offset = 0
+        while offset < count {
+            let extent = try file.extent(at: offset, limit: count - offset)
+            let end = offset + extent.length
+            while offset < end, extent.status == .data(hostOffset: end - extent.length) {
+                var part = [UInt8](repeating: 0, count: min(1 << 20, end - offset))
+                var elements = part.mutableSpan
+                var span = elements.mutableBytes
+                try file.read(into: &span, at: offset)
+                write(part, at: offset)
+                offset += part.count
+            }
+            offset = end
+        }
     }
 
     /// The bytes at `offset`; past the end there are zeroes.

@@ -158,6 +158,10 @@ struct Qcow2Checker {
         } while start < limit
         isQuiet = wasQuiet
         result.totalClusters = counted.totalClusters
+        // Counted twice, it agrees with its two uses; where more is wrong, that has been told.
+        if !needsRebuild, unmendable == 0, let cluster = try tables.overlappingMetadata() {
+            corruption("ERROR cluster \(cluster) holds two pieces of metadata", report)
+        }
     }
 
     private mutating func compare(

@@ -193,7 +193,10 @@ struct Qcow2Header: Sendable {
                 Extension(type: Qcow2.ExtensionType.backingFormat, data: Array(format.utf8)), to: &bytes)
         }
         for entry in extensions { Self.append(entry, to: &bytes) }
-        Self.append(Extension(type: Qcow2.ExtensionType.end, data: []), to: &bytes)
+        // Extensions that fill the cluster need no marker, and it would land in the next cluster.
+        if bytes.count < 1 << clusterBits {
+            Self.append(Extension(type: Qcow2.ExtensionType.end, data: []), to: &bytes)
+        }
         return bytes
     }
 

@@ -10,11 +10,11 @@ extension Qcow2Header {
             guard let type: UInt32 = cluster.bigEndian(at: offset),
                 let length: UInt32 = cluster.bigEndian(at: offset + 4)
             else { throw BlockError(.corrupt, "Header extension too large") }
-            if type == Qcow2.ExtensionType.end { break }
             offset += 8
             guard Int(length) <= end - offset, let data = cluster.part(offset..<offset + Int(length)) else {
                 throw BlockError(.corrupt, "Header extension too large")
             }
+            if type == Qcow2.ExtensionType.end { break }
             if type == Qcow2.ExtensionType.backingFormat {
                 guard length <= Qcow2.Limit.backingFormatBytes else {
                     throw BlockError(.corrupt, "Backing format name is longer than 63 bytes")
@@ -78,7 +78,7 @@ extension Qcow2Header {
         guard snapshotCount <= Qcow2.Limit.snapshots else {
             throw BlockError(.limit, "Snapshot table too large")
         }
-        if snapshotCount > 0 { try Self.checkTable("Snapshot table", snapshotsOffset, 0, layout) }
+        try Self.checkTable("Snapshot table", snapshotsOffset, 0, layout)
         try checkTablesInsideFile(fileLength)
     }
 

@@ -64,17 +64,32 @@ extension Qcow2Metadata {
         if protection != nil { return }
         let areas = isRepairing ? knownAreas() : try allAreas()
         let store = try refcounts()
-        var filter = ClusterFilter()
-        var doubtful: [Int] = []
-        eachOwnCluster(areas, store) { cluster in
-            if filter.insert(cluster) { doubtful.append(cluster) }
-        }
-        if !isRepairing, let cluster = firstUsedTwice(doubtful.sorted(), areas, store) {
+        var (filter, doubtful) = filtered(areas, store)
+        if !isRepairing, let cluster = firstUsedTwice(doubtful, areas, store) {
             throw condemn("Metadata overlaps at cluster \(cluster)")
         }
         // Tables that are shared are copied before they are changed, so they may be shared in any way.
         for entry in l1 where entry & L2Entry.offsetMask != 0 { filter.insert(cluster(of: entry)) }
         protection = Qcow2Protection(areas: areas, filter: filter)
+    }
+
+    /// A cluster that holds two pieces of metadata, if there is one.
+    func overlappingMetadata() throws(BlockError) -> Int? {
+        let areas = try allAreas()
+        let store = try refcounts()
+        return firstUsedTwice(filtered(areas, store).doubtful, areas, store)
+    }
+
+    /// The clusters that metadata has to itself, and those (sorted) that may be among them twice.
+    private func filtered(
+        _ areas: [Range<Int>], _ store: RefcountStore
+    ) -> (filter: ClusterFilter, doubtful: [Int]) {
+        var filter = ClusterFilter()
+        var doubtful: [Int] = []
+        eachOwnCluster(areas, store) { cluster in
+            if filter.insert(cluster) { doubtful.append(cluster) }
+        }
+        return (filter, doubtful.sorted())
     }
 
     /// The cluster that an entry of an L1 or refcount table refers to.

@@ -19,7 +19,9 @@ extension Qcow2Driver: Rebasable {
             let oldEnd = header.bytesWithExtensions().count
             header.backing = backing
             header.backingOffset = 0
-            try header.placeBackingName(avoiding: old, behind: oldEnd)
+            do throws(BlockError) { try header.placeBackingName(avoiding: old, behind: oldEnd) } catch {
+                throw error.concerning(tables.file.filename)
+            }
             var bytes = header.bytesWithExtensions()
             let name = Array((backing?.filename ?? "").utf8)
             if header.backingOffset + name.count <= Qcow2.sectorBytes {

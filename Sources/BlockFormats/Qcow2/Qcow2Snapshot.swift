@@ -116,7 +116,10 @@ extension Qcow2Metadata {
         guard snapshot.l1Entries <= Qcow2.Limit.l1TableBytes / 8 else {
             throw BlockError(.limit, "Snapshot L1 table too large", path: file.filename)
         }
-        try Qcow2Header.checkTable("Snapshot L1 table", snapshot.l1Offset, snapshot.l1Entries * 8, layout)
+        do throws(BlockError) {
+            try Qcow2Header.checkTable(
+                "Snapshot L1 table", snapshot.l1Offset, snapshot.l1Entries * 8, layout)
+        } catch { throw error.concerning(file.filename) }
         return snapshot
     }
 

@@ -127,6 +127,7 @@ extension Qcow2Metadata {
 
     fileprivate func checkMayChange() throws(BlockError) {
         if isReadOnly { throw BlockError(.readOnly, "Block node is read-only", path: file.filename) }
+        try protectMetadata()
     }
 
     /// The snapshot with that id, or else that name.

@@ -74,12 +74,14 @@ struct CompareCommand: ImageCommand {
 
     private func failure(_ error: BlockError, _ job: CompareJob) -> CommandFailure {
         guard let details = job.failureDetails, error.kind != .cancelled else { return CommandFailure(error) }
-        let place = "offset \(details.error.offset ?? 0) of \(details.error.path ?? "the image")"
+        let image = details.error.path ?? "the image"
+        let place = "offset \(details.error.offset ?? 0) of \(image)"
         switch details.activity {
         case .reading:
             return CommandFailure("Error while reading \(place): \(details.error.message)", status: 4)
         case .asking:
-            return CommandFailure("Sector allocation test failed: \(details.error.message)", status: 3)
+            return CommandFailure(
+                "Sector allocation test failed for \(image): \(details.error.message)", status: 3)
         }
     }
 }

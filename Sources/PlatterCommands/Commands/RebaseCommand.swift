@@ -72,7 +72,7 @@ struct RebaseCommand: ImageCommand {
     private func change(_ node: BlockNode, to reference: BackingReference?) throws {
         guard let driver = node.format as? any Rebasable else { return }
         do throws(BlockError) { try driver.changeBacking(to: reference) } catch {
-            throw failure(reference?.filename ?? "", error.message)
+            throw error.prefixed("Could not change the backing file to '\(reference?.filename ?? "")'")
         }
     }
 
