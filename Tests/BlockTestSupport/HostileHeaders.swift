@@ -197,7 +197,7 @@ extension HostileCase {
         },
         refused("data file that is not there", "No such file or directory") {
             $0.put64(4, at: Field.incompatible)
-            $0.setExtensions([(0x4441_5441, Array("/etc/passwd".utf8))])
+            $0.setExtensions([(0x4441_5441, Array("/nonexistent/data".utf8))])
         },
         refused("encryption without a header", "encryption") { $0.put32(2, at: Field.crypt) },
     ]

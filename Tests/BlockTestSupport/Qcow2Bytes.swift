@@ -174,15 +174,5 @@ public struct Qcow2Bytes: Sendable {
     }
 
     /// Stores the image in a file; what was never written stays a hole.
-    public func store(at path: String) throws {
-        let url = URL(filePath: path)
-        try Data().write(to: url)
-        let file = try FileHandle(forWritingTo: url)
-        defer { try? file.close() }
-        try bytes.eachStoredChunk { offset, chunk in
-            try file.seek(toOffset: UInt64(offset))
-            try file.write(contentsOf: Data(chunk))
-        }
-        try file.truncate(atOffset: UInt64(bytes.count))
-    }
+    public func store(at path: String) throws { try bytes.store(at: path) }
 }

@@ -118,6 +118,19 @@ public struct SparseBytes: Sendable {
         }
     }
 
+    /// Stores the bytes in a file; what was never written stays a hole.
+    public func store(at path: String) throws {
+        let url = URL(filePath: path)
+        try Data().write(to: url)
+        let file = try FileHandle(forWritingTo: url)
+        defer { try? file.close() }
+        try eachStoredChunk { offset, chunk in
+            try file.seek(toOffset: UInt64(offset))
+            try file.write(contentsOf: Data(chunk))
+        }
+        try file.truncate(atOffset: UInt64(count))
+    }
+
     private static let zeroChunk = [UInt8](repeating: 0, count: chunkBytes)
 
     /// Splits a range at chunk borders: chunk number, range inside the chunk, bytes before it.
