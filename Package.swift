@@ -68,3 +68,17 @@ let package = Package(
         tests("InteropTests", path: "Tests/Interop", ["PlatterCommands", "BlockFormats", "BlockJobs"]),
     ]
 )
+
+// Scripts/fuzz builds it, with libFuzzer; nothing else can link it.
+if let folder = Context.environment["PLATTER_FUZZ"] {
+    for target in package.targets where target.type == .regular && target.name != "CHost" {
+        target.swiftSettings = (target.swiftSettings ?? []) + [.unsafeFlags(["-sanitize=fuzzer"])]
+    }
+    package.targets.append(
+        .executableTarget(
+            name: "Fuzz", dependencies: ["BlockTestSupport"], path: "Tests/Fuzz", swiftSettings: settings,
+            linkerSettings: [
+                .unsafeFlags([folder + "/libclang_rt.fuzzer_no_main-x86_64.a"]), .linkedLibrary("stdc++"),
+                .linkedLibrary("m"),
+            ]))
+}

@@ -24,10 +24,7 @@ import Testing
             platter convert a.vdi p.raw
             cmp q.raw p.raw
             platter check a.vdi
-            /usr/bin/qemu-img map --output=json a.vdi > q.map
-            platter map --output=json a.vdi | sed 's/, "compressed": false//' > p.map
             """)
-        if isStatic == "off" { _ = try run("diff q.map p.map") }
     }
 
     @Test(.timeLimit(.minutes(2)), arguments: ["off", "on"]) func weWriteOthersRead(isStatic: String) throws {

@@ -42,11 +42,6 @@ import Testing
         #expect(outcome.output.contains("measure ") == option.contains("h"))
     }
 
-    @Test("what belongs to later work is refused", arguments: ["bench"])
-    func laterCommands(name: String) throws {
-        try expect("platter \(name) x", 1, "", "platter: Command '\(name)' is not supported yet\n")
-    }
-
     @Test("traces are refused")
     func laterOptions() throws {
         #expect(try fixture.platter("-T", "x", "info", "a.raw").status == 1)
@@ -229,6 +224,29 @@ import Testing
             try fixture.platter("--open-policy", "none", "info", "--backing-chain", "b.qcow2").status == 1)
         #expect(try fixture.platter("--open-policy", "none", "info", "b.qcow2").status == 0)
         #expect(try fixture.platter("--open-policy", "none", "check", "b.qcow2").status == 1)
+    }
+
+    @Test("an image does not get a file outside its folder opened as its data, unless the user says so")
+    func dataFilesElsewhere() throws {
+        for (name, image) in [("../victim", "up.qcow2"), ("\(fixture.folder.path)/victim", "away.qcow2")] {
+            try fixture.shell("mkdir -p d", linked: true)
+            let options = "data_file=\(name),data_file_raw=on"
+            try fixture.platter("create", "-q", "-f", "qcow2", "-o", options, "d/\(image)", "64k")
+            let victim = [UInt8](repeating: 7, count: 65536)
+            try fixture.write("victim", victim)
+            for command in ["resize --shrink d/\(image) 512", "convert d/\(image) out.raw"] {
+                let refused = try fixture.shell("platter \(command)", linked: true)
+                #expect(refused.status == 1)
+                let reason = "The open policy does not allow the data file '\(name)'\n"
+                #expect(refused.error.contains(reason), "\(refused.error)")
+            }
+            #expect(try fixture.read("victim") == victim)
+            #expect(try fixture.platter("info", "d/\(image)").status == 0)
+            #expect(try fixture.platter("--open-policy=any", "convert", "d/\(image)", "out.raw").status == 0)
+            #expect(try fixture.read("out.raw") == victim)
+            let named = "driver=qcow2,file.filename=d/\(image),data-file.filename=victim"
+            #expect(try fixture.platter("map", "--image-opts", named).status == 0)
+        }
     }
 
     @Test("a chain that loops is told of")

@@ -107,11 +107,21 @@ public struct OpenPolicy: Sendable {
 
     /// Open everything, as qemu-img does.
     public static let anyFile = OpenPolicy { _ in true }
+    /// Open backing files, which are only read, anywhere, but data files and extents, which may be written
+    /// to, only in the image's own folder or below.
+    public static let standard = OpenPolicy { request in
+        request.role == .backing || isInside(request.statedName)
+    }
     /// Open nothing.
     public static let nothing = OpenPolicy { _ in false }
     /// Open plain files in the image's own folder, without `..`, absolute names, `json:` or protocols.
     public static let sameFolder = OpenPolicy { request in
         !request.statedName.contains("/") && !request.statedName.contains(":")
+    }
+
+    /// Whether a name cannot lead out of the folder from which it is meant.
+    private static func isInside(_ name: String) -> Bool {
+        !name.hasPrefix("/") && !name.contains(":") && !name.split(separator: "/").contains("..")
     }
 
     /// - Throws: `denied` when the policy does not allow it.
@@ -120,7 +130,11 @@ public struct OpenPolicy: Sendable {
             throw BlockError(
                 .denied,
                 "The open policy does not allow the \(request.role.rawValue) '\(request.statedName)'",
-                path: request.image)
+                path: request.image,
+                hint: request.role == .backing
+                    ? nil
+                    : "Where the file is meant, allow it with --open-policy=any before the command, or "
+                        + "name it with --image-opts.")
         }
     }
 }

@@ -109,10 +109,13 @@ struct Qcow2Checker {
     /// All is well: the bits that say otherwise go.
     private func clearBits() throws(BlockError) {
         tables.damage = nil
-        guard layout.version >= 3, !tables.header.incompatible.isDisjoint(with: [.dirty, .corrupt]) else {
-            return
-        }
+        // QEMU does not open an image that calls a data file raw which it does not have.
+        let raw = tables.header.autoclear & Qcow2.Autoclear.dataFileRaw
+        let strayRaw = tables.header.incompatible.contains(.dataFile) ? 0 : raw
+        let isSound = tables.header.incompatible.isDisjoint(with: [.dirty, .corrupt])
+        guard layout.version >= 3, !isSound || strayRaw != 0 else { return }
         try tables.barrier()
+        tables.header.autoclear &= ~strayRaw
         tables.header.incompatible.subtract([.dirty, .corrupt])
         try tables.writeHeaderFields()
         try tables.barrier()

@@ -51,6 +51,8 @@ extension Qcow2Checker {
             let table = Int(entry & L2Entry.offsetMask)
             if entry & ~(L2Entry.offsetMask | L2Entry.copiedFlag) != 0 {
                 corruption("ERROR found L1 entry with reserved bits set: \(hex(entry))", report)
+            } else if table == 0 {
+                corruption("ERROR found L1 entry with a flag and no table: \(hex(entry))", report)
             }
             if table == 0 { continue }
             guard layout.isAligned(table) else {
@@ -206,6 +208,9 @@ extension Qcow2Checker {
             return
         }
         for snapshot in table.snapshots {
+            if tables.layout.version >= 3 && snapshot.extraSize < Qcow2Snapshot.requiredExtraSize {
+                corruption("ERROR snapshot \(snapshot.info.id) has too little extra data", report)
+            }
             let l1 = try tables.snapshotL1(snapshot)
             try countTree(snapshot.l1Offset, snapshot.l1Entries, l1, isActive: false, &window, report)
         }

@@ -16,6 +16,8 @@ struct Qcow2Snapshot: Sendable, Equatable {
 
     static let fixedSize = 40
     static let knownExtraSize = 24
+    /// What version 3 requires: the sizes of the state and of the disk.
+    static let requiredExtraSize = 16
     /// Stands for "not recorded" in the instruction count.
     private static let noInstructionCount = UInt64.max
 

@@ -9,13 +9,13 @@ struct GlobalOptions {
     }
 
     /// Which files the images may have opened.
-    var policy = OpenPolicy.anyFile
+    var policy = OpenPolicy.standard
 
     static let options = [
         OptionSpec(
-            nil, "open-policy", "any|same-folder|none",
-            "Which files an image may have opened: backing files and data files anywhere, only in its own "
-                + "folder, or none"),
+            nil, "open-policy", "default|any|same-folder|none",
+            "Which files an image may have opened: backing files anywhere and its other parts in its own "
+                + "folder (the default), all anywhere, all only in its own folder, or none"),
         OptionSpec(
             "T", "trace", "SPEC", "Trace events of QEMU (refused: there are none here)",
             refusal: "there are no trace events; use --open-policy, -p or the library's statistics"),
@@ -82,11 +82,12 @@ struct GlobalOptions {
     private mutating func take(_ option: String) throws(CommandFailure) {
         guard option.hasPrefix("--open-policy=") else { return }
         switch option.dropFirst("--open-policy=".count) {
+        case "default": policy = .standard
         case "any": policy = .anyFile
         case "same-folder": policy = .sameFolder
         case "none": policy = .nothing
         case let other:
-            throw .usage("--open-policy expects 'any', 'same-folder' or 'none', not '\(other)'")
+            throw .usage("--open-policy expects 'default', 'any', 'same-folder' or 'none', not '\(other)'")
         }
     }
 }

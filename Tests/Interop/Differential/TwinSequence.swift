@@ -227,6 +227,7 @@ struct TwinSequence {
         let canGrow = shape.version == 3 || shape.backingBytes <= shape.size
         if canGrow && chance(65) { return shape.size + change }
         let smaller = max(512, shape.size - change)
+        // QEMU refuses the same size again where there are snapshots; Platter has nothing to do.
         return smaller == shape.size && canGrow ? shape.size + 512 : smaller
     }
 

@@ -1,0 +1,25 @@
+import BlockTestSupport
+import Foundation
+import Testing
+
+/// What the fuzzer found once, and inputs that reach far: replayed.
+@Suite struct FuzzSeedTests {
+    private static let folder = URL(filePath: #filePath).deletingLastPathComponent()
+        .deletingLastPathComponent().appending(path: "Fixtures/fuzz")
+
+    @Test(.timeLimit(.minutes(2)), arguments: FuzzTarget.all.map(\.name).filter { $0 != "canary" })
+    func keptSeeds(_ name: String) throws {
+        let target = try #require(FuzzTarget.named(name))
+        target.run([])
+        let seeds = try? FileManager.default.contentsOfDirectory(
+            at: Self.folder.appending(path: name), includingPropertiesForKeys: nil)
+        for seed in seeds ?? [] { target.run([UInt8](try Data(contentsOf: seed))) }
+    }
+
+    /// Folders are named as targets, or their seeds would be replayed by none.
+    @Test func foldersAreTargets() throws {
+        for folder in try FileManager.default.contentsOfDirectory(atPath: Self.folder.path) {
+            #expect(FuzzTarget.named(folder) != nil, "\(folder)")
+        }
+    }
+}

@@ -1,0 +1,85 @@
+import BlockCore
+import BlockFormats
+
+/// What a fuzzer can aim at: bytes become an image, which is then looked at, checked, repaired and changed.
+///
+/// Nothing may trap, hang or take much memory; errors are an answer. Everything happens in memory.
+public struct FuzzTarget: Sendable {
+    public var name: String
+    /// Makes an image of the fuzzer's bytes.
+    let image: @Sendable ([UInt8]) -> SparseBytes
+    let format: String
+    var isCanary = false
+
+    /// Every registered format by itself, and parts of qcow2 images that mere chance does not reach.
+    public static let all: [FuzzTarget] =
+        StandardFormats.all.map { format in
+            FuzzTarget(name: format.name, image: { SparseBytes($0) }, format: format.name)
+        } + [
+            qcow2("qcow2-header") { image, bytes in image.write(Array(bytes.prefix(512)), at: 0) },
+            qcow2("qcow2-tables") { image, bytes in
+                patch(&image, bytes, over: image.refcountTable..<image.data)
+            },
+            qcow2("qcow2-snapshots") { image, bytes in
+                let table = image.addSnapshot()
+                image.write(Array(bytes.prefix(image.clusterSize)), at: table)
+                image.put32(UInt32(1 + bytes.count / 72), at: Qcow2Bytes.Field.snapshotCount)
+            },
+            qcow2("qcow2-bitmaps") { image, bytes in
+                let directory = image.addCluster(Array(bytes.prefix(image.clusterSize)))
+                let size = min(bytes.count, image.clusterSize)
+                image.put64(1, at: Qcow2Bytes.Field.autoclear)
+                image.setExtensions([(0x2385_2875, bitmapsHeader(size: size, directory: directory))])
+            },
+            FuzzTarget(
+                name: "canary", image: { SparseBytes($0) }, format: StandardFormats.defaultName,
+                isCanary: true),
+        ]
+
+    public static func named(_ name: String) -> FuzzTarget? { all.first { $0.name == name } }
+
+    private static func qcow2(
+        _ name: String, _ change: @escaping @Sendable (inout Qcow2Bytes, [UInt8]) -> Void
+    ) -> FuzzTarget {
+        FuzzTarget(
+            name: name,
+            image: { bytes in
+                var image = Qcow2Bytes(clusterBits: 9)
+                change(&image, bytes)
+                return image.bytes
+            }, format: "qcow2")
+    }
+
+    /// Ten bytes a patch: where, and the eight bytes that go there.
+    private static func patch(_ image: inout Qcow2Bytes, _ bytes: [UInt8], over range: Range<Int>) {
+        for start in stride(from: 0, to: max(0, bytes.count - 9), by: 10) {
+            let place = (Int(bytes[start]) << 8 | Int(bytes[start + 1])) * 8 % range.count
+            image.write(Array(bytes[start + 2..<start + 10]), at: range.lowerBound + place)
+        }
+    }
+
+    private static func bitmapsHeader(size: Int, directory: Int) -> [UInt8] {
+        var data: [UInt8] = [0, 0, 0, UInt8(clamping: 1 + size / 40), 0, 0, 0, 0]
+        for number in [UInt64(size), UInt64(directory)] {
+            data += withUnsafeBytes(of: number.bigEndian) { [UInt8]($0) }
+        }
+        return data
+    }
+
+    /// Does everything to the image that `bytes` make.
+    public func run(_ bytes: [UInt8]) {
+        if isCanary, bytes.starts(with: Array("BUG".utf8)) {
+            fatalError("the canary was found, as it must be")
+        }
+        let image = image(bytes)
+        let gauntlet = Gauntlet(formats: StandardFormats.all, format: format)
+        let store = TestStore(["disk": image])
+        gauntlet.look(store)
+        _ = try? gauntlet.check(store)
+        _ = try? gauntlet.check(store, repair: .all)
+        gauntlet.look(store)
+        store["disk"] = image
+        gauntlet.change(store)
+        gauntlet.changeBitmaps(store)
+    }
+}
