@@ -32,4 +32,4 @@ def long_options(command):
 
 
 def is_refused(row):
-    return "(not supported yet)" in " ".join(row.split())
+    return re.search(r"\((?:not supported yet\)|refused: )", " ".join(row.split())) is not None
