@@ -92,4 +92,28 @@ import Testing
             #expect(error?.kind == (length < 4 ? .wrongFormat : .corrupt), "\(length)")
         }
     }
+
+    /// Rewriting the table must bear, and keep, a name that is no UTF-8 and an id after which no number
+    /// comes.
+    @Test(arguments: ["9223372036854775807", "18446744073709551615", "4294967295"])
+    func strangeSnapshotNamesAreKept(_ id: String) throws {
+        var image = Qcow2Bytes(clusterBits: 16)
+        let table = image.addSnapshot()
+        let name = [UInt8](repeating: 0xFF, count: 30_000)
+        let text = Array(id.utf8)
+        image.put16(UInt16(text.count), at: table + 12)
+        image.put16(UInt16(name.count), at: table + 14)
+        image.write(text + name, at: table + 64)
+        let store = TestStore(["disk": image.bytes])
+        let opener = ImageOpener(registry: store.registry([Qcow2Driver.self]))
+        let node = try opener.open("disk", settings: OpenSettings(readOnly: false))
+        let snapshots = try #require(node.format as? any SnapshotCapable)
+        try snapshots.createSnapshot(SnapshotInfo(id: "", name: "two"))
+        let all = try snapshots.snapshots()
+        try node.close()
+        #expect(all.count == 2 && all[0].id == id && Set(all.map(\.id)).count == 2)
+        let file = try #require(store["disk"])
+        let place = file.read(at: 64, count: 8).reduce(0) { $0 << 8 | Int($1) }
+        #expect(place != table && file.read(at: place + 64, count: text.count + name.count) == text + name)
+    }
 }

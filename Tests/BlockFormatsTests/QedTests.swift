@@ -135,6 +135,19 @@ import Testing
         #expect(throws: BlockError.self) { try Self.open(TestStore(["disk": file])) }
     }
 
+    /// With the largest clusters and tables, sums of offsets would leave the numbers.
+    @Test func theLargestDiskIsBounded() throws {
+        var file = SparseBytes(count: (64 << 20) * 17)
+        file.write(Array("QED\0".utf8) + [0, 0, 0, 4, 16, 0, 0, 0, 1], at: 0)
+        file.write([4], at: 0x2B)
+        file.write([0, 0xFE, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F], at: 0x30)
+        #expect(throws: BlockError.self) { try Self.open(TestStore(["disk": file])) }
+        file.write([0, 0, 0, 0, 0, 0, 0, 0x20], at: 0x30)
+        let store = TestStore(["disk": file])
+        #expect(try Self.open(store).length() == 1 << 61)
+        #expect(try Self.check(store).corruptions == 0)
+    }
+
     @Test func anImageThatWasNotClosedIsMendedBeforeItIsWrittenTo() throws {
         let store = try Self.image()
         var file = try #require(store["disk"])

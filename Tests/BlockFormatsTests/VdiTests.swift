@@ -197,6 +197,21 @@ import Testing
             })
     }
 
+    /// The header has 32 bits for where the data begin.
+    @Test func aMapThatCannotMoveIsLeftAlone() throws {
+        var file = Self.image(blockBytes: 1 << 20, [0xFFFF_FFFF])
+        file.write([0, 0xFE, 0xFF, 0xFF], at: 0x158)
+        file.write([0, 0xFC, 0xFF, 0xFF], at: 0x154)
+        file.resize(to: 0xFFFF_FE00)
+        file.write([0xFF, 0xFF, 0xFF, 0xFF], at: 0xFFFF_FC00)
+        let store = TestStore(["disk": file])
+        let node = try Self.open(store, readOnly: false)
+        #expect(throws: BlockError.self) { try node.resize(to: 4096 << 20) }
+        #expect(try node.length() == 1 << 20)
+        try node.close()
+        #expect(try Self.check(store) == CheckResult())
+    }
+
     @Test(.timeLimit(.minutes(1))) func shrinkingClosesTheGaps() throws {
         try checkInterruption(
             of: ["disk": Self.image([3, 1, 0, 2])],

@@ -80,7 +80,7 @@ struct LuksVolume: Sendable {
         let key = try KeyMaterial(count: plan.suite.keyBytes) { key throws(BlockError) in
             try LibCrypto.randomise(&key)
         }
-        volume.header.uuid = try newUUID()
+        volume.header.uuid = ImageUUID.make(seed: nil).text
         volume.header.digestSalt = try LibCrypto.randomBytes(Luks.saltBytes)
         volume.header.digestIterations = try KeyStretching.iterations(
             plan.hash, keyBytes: Luks.digestBytes, milliseconds: plan.iterationMilliseconds / 8,
@@ -97,18 +97,6 @@ struct LuksVolume: Sendable {
         try volume.writeHeader(0..<Luks.sectorBytes)
         try area.flush()
         return (volume, key)
-    }
-
-    private static func newUUID() throws(BlockError) -> String {
-        var bytes = try LibCrypto.randomBytes(16)
-        bytes[6] = bytes[6] & 0x0F | 0x40
-        bytes[8] = bytes[8] & 0x3F | 0x80
-        var text = ""
-        for (index, byte) in bytes.enumerated() {
-            if [4, 6, 8, 10].contains(index) { text += "-" }
-            text += (byte < 16 ? "0" : "") + String(byte, radix: 16)
-        }
-        return text
     }
 
     // MARK: Slots

@@ -12,6 +12,14 @@ extension Qcow2Driver: SnapshotCapable {
         }
     }
 
+    /// One more than the highest; numbers that no program would have come to do not count.
+    private static func freeID(beside snapshots: [Qcow2Snapshot]) -> String {
+        let taken = Set(snapshots.map(\.info.id))
+        var next = UInt64(taken.compactMap { UInt32($0) }.max() ?? 0) + 1
+        while taken.contains(String(next)) { next += 1 }
+        return String(next)
+    }
+
     public func createSnapshot(_ info: SnapshotInfo) throws(BlockError) {
         try exclusively { tables throws(BlockError) in
             try tables.checkMayChange()
@@ -21,8 +29,7 @@ extension Qcow2Driver: SnapshotCapable {
                 throw BlockError(.limit, "Too many snapshots", path: file.filename)
             }
             var info = info
-            let highest = snapshots.compactMap { Int($0.info.id) }.max() ?? 0
-            if info.id.isEmpty { info.id = String(highest + 1) }
+            if info.id.isEmpty { info.id = Self.freeID(beside: snapshots) }
             info.virtualSize = tables.header.virtualSize
             if info.vmStateSizeBytes == 0 { info.vmStateSizeBytes = tables.savedStateBytes }
             guard info.id.utf8.count <= 0xffff, info.name.utf8.count <= 0xffff else {

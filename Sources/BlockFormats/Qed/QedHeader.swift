@@ -21,6 +21,8 @@ enum Qed {
         static let clusterBytes = 4096...(64 << 20)
         static let tableClusters = 1...16
         static let backingNameBytes = 1023
+        /// So that sums of guest offsets and what a table maps stay numbers.
+        static let virtualSize = 1 << 61
         /// L2 tables of an image that is written to: their places are kept in memory.
         static let l2Tables = 1 << 20
         /// Clusters that a check can look at: one bit of memory each.
@@ -64,7 +66,7 @@ struct QedHeader: Sendable, Equatable {
     static func largestDisk(clusterBytes: Int, tableClusters: Int) -> Int {
         let entries = tableClusters * clusterBytes / 8
         let (bytes, overflow) = (entries * entries).multipliedReportingOverflow(by: clusterBytes)
-        return overflow ? Int.max / Qed.sectorBytes * Qed.sectorBytes : bytes
+        return overflow ? Qed.Limit.virtualSize : min(bytes, Qed.Limit.virtualSize)
     }
 
     /// - Throws: `wrongFormat`, `unsupported` or `corrupt`, with the reason.

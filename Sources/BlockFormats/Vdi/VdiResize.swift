@@ -56,6 +56,10 @@ extension VdiState {
     fileprivate mutating func grow(to blocks: Int, _ virtualSize: Int) throws(BlockError) {
         try clearTail(beyond: header.virtualSize)
         let shift = blocksInTheWay(ofMapWith: blocks)
+        let moved = header.dataOffset + shift * (header.blockBytes + header.blockExtraBytes)
+        guard moved <= Int(UInt32.max) else {
+            throw BlockError(.limit, "The block map of this image cannot grow any more", path: file.filename)
+        }
         if shift > 0 { try vacate(shift) }
         let before = self
         do throws(BlockError) { try writeGrown(blocks, virtualSize, movingBy: shift) } catch {
