@@ -22,8 +22,10 @@ public struct DriverRegistry: Sendable {
     /// Formats whose images must not pass for raw ones, though no driver reads them.
     public let foreign: [ForeignFormat]
 
-    /// How many bytes of a file the formats get to see when probing.
+    /// How many bytes of a file's start the formats get to see when probing.
     public static let probeBytes = 2048
+    /// How many bytes of its end they get to see.
+    public static let probeTailBytes = 1024
 
     public init(
         formats: [any FormatDriver.Type], protocols: [ProtocolEntry], foreign: [ForeignFormat] = []
@@ -45,12 +47,50 @@ public struct DriverRegistry: Sendable {
 
     /// The format that is surest of `header`; of equals the first.
     public func probe(_ header: RawSpan, filename: String) -> (any FormatDriver.Type)? {
+        surest { $0.probe(header, filename: filename) }
+    }
+
+    /// The format that is surest of a file's end; of equals the first.
+    public func probe(tail: RawSpan, filename: String) -> (any FormatDriver.Type)? {
+        surest { $0.probe(tail: tail, filename: filename) }
+    }
+
+    private func surest(_ score: (any FormatDriver.Type) -> Int) -> (any FormatDriver.Type)? {
         var best: (format: any FormatDriver.Type, score: Int)?
         for format in formats {
-            let score = format.probe(header, filename: filename)
+            let score = score(format)
             if score > (best?.score ?? 0) { best = (format, score) }
         }
         return best?.format
+    }
+
+    /// The format of the image in `file`, by its start and its end.
+    ///
+    /// A guest may write anything at the end of a file, or at the start of one whose format is known by its
+    /// end: where the two disagree, neither is believed.
+    /// - Throws: `wrongFormat`; `unsupported` for a foreign format; what reading throws.
+    public func probe(_ file: BlockNode) throws(BlockError) -> any FormatDriver.Type {
+        let length = max(0, try file.length())
+        let header = try file.readBytes(at: 0, count: min(Self.probeBytes, length))
+        let tail = try file.readBytes(
+            at: max(0, length - Self.probeTailBytes), count: min(Self.probeTailBytes, length))
+        let byEnd = probe(tail: tail.span.bytes, filename: file.filename)
+        guard let byStart = probe(header.span.bytes, filename: file.filename) else {
+            throw BlockError(.wrongFormat, "Could not determine image format", path: file.filename)
+        }
+        guard byStart.name == fallback?.name else {
+            if byEnd == nil || byEnd?.name == byStart.name { return byStart }
+            throw BlockError(
+                .wrongFormat,
+                "The image looks like format '\(byStart.name)' by its start and like '\(byEnd?.name ?? "")' "
+                    + "by its end; name the format", path: file.filename)
+        }
+        if let byEnd { return byEnd }
+        guard let name = foreignName(of: header.span.bytes) else { return byStart }
+        throw BlockError(
+            .unsupported,
+            "The image looks like format '\(name)', which is not supported yet; name the format "
+                + "'\(byStart.name)' to take its bytes as they are", path: file.filename)
     }
 
     /// The format that takes anything, and whose images a guest can turn into another format's.

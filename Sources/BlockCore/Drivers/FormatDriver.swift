@@ -35,6 +35,9 @@ public protocol FormatDriver: AnyObject, Sendable {
     /// How sure the format is that this is one of its images: 0 (no) to 100 (its magic and version).
     /// `header` is the start of the file, up to 2048 bytes; `filename` may help.
     static func probe(_ header: RawSpan, filename: String) -> Int
+    /// The same by the end of the file: `tail` is its last 1024 bytes, fewer of a shorter file. More than 0
+    /// only where the bytes leave no doubt: with another format's start the file is opened as neither.
+    static func probe(tail: RawSpan, filename: String) -> Int
     /// Whether a reader bears with others changing the file meanwhile: `true` only without any structure.
     static var toleratesOtherWriters: Bool { get }
     /// Opens an image; takes its own keys out of `options`. Further files (a data file, extents) are opened
@@ -47,6 +50,10 @@ public protocol FormatDriver: AnyObject, Sendable {
     var backing: BackingReference? { get }
     /// Requests are serialised in units of this size: the cluster size. A power of two, or 1.
     var writeGranularity: Int { get }
+    /// Looks whether the backing node, just opened, is the one that the image was made over.
+    ///
+    /// - Throws: `corrupt` when it is another one, or has changed since.
+    func checkBacking(_ backing: BlockNode) throws(BlockError)
     /// Whether `extent` says "data" of ranges that may be holes in the file, so that the file is asked too.
     var dataMayBeHoles: Bool { get }
 
@@ -76,7 +83,9 @@ public protocol FormatDriver: AnyObject, Sendable {
 
 extension FormatDriver {
     public static var aliases: [String] { [] }
+    public static func probe(tail: RawSpan, filename: String) -> Int { 0 }
     public static var toleratesOtherWriters: Bool { false }
+    public func checkBacking(_ backing: BlockNode) throws(BlockError) {}
     public var backing: BackingReference? { nil }
     public var dataMayBeHoles: Bool { false }
     public var isTransparent: Bool { false }

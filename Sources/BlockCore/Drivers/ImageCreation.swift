@@ -7,18 +7,33 @@ public struct CreateContext: Sendable {
     public let secrets: SecretSource
     /// Seconds since 1970 to put into images as the time, and to make repeatable images with; `nil`: now.
     public let sourceDate: Int?
-    /// Options that belong to the protocol (`nocow`, ...), without size and preallocation.
-    let passedOn: CreateOptions
+    /// The options of the image, of which some are the protocol's (`nocow`, ...).
+    private let options: CreateOptions
+    private let rules: CreationRules
+    private let opener: ImageOpener
 
-    public init(
-        registry: DriverRegistry, filename: String, options: CreateOptions, secrets: SecretSource = .none,
-        sourceDate: Int? = nil
-    ) {
-        self.sourceDate = sourceDate
-        self.registry = registry
+    init(_ opener: ImageOpener, filename: String, options: CreateOptions, rules: CreationRules) {
+        self.opener = opener
         self.filename = filename
-        self.secrets = secrets
-        passedOn = options
+        self.options = options
+        self.rules = rules
+        registry = opener.registry
+        secrets = opener.secrets
+        sourceDate = opener.sourceDate
+    }
+
+    /// Tells the user something of the new image that is no error.
+    public func note(_ text: String) { rules.note(text) }
+
+    /// The new image's backing file, read-only and without what lies below it. The caller closes it.
+    ///
+    /// - Parameter reference: a relative name counts from the new image's folder.
+    /// - Returns: `nil` where the user wants it to be named and not opened.
+    /// - Throws: what opening throws.
+    public func openBacking(_ reference: BackingReference) throws(BlockError) -> BlockNode? {
+        guard rules.opensBacking else { return nil }
+        return try opener.openAlone(
+            FileNames.resolve(reference.filename, relativeTo: filename), format: reference.format)
     }
 
     /// A UUID for the new image: random, or from ``sourceDate``, the file's name and `purpose`.
@@ -41,13 +56,15 @@ public struct CreateContext: Sendable {
             throw BlockError(
                 .unsupported, "Protocol driver '\(entry.name)' does not support image creation", path: name)
         }
-        var options = CreateOptions(entry.createOptions)
-        for key in [CreateOptionKey.nocow, .extentSizeHint] where passedOn[key] != nil {
-            options.set(key, to: passedOn[key])
+        var own = CreateOptions(entry.createOptions)
+        for option in entry.createOptions where options[option.key] != nil {
+            own.set(option.key, to: options[option.key])
         }
-        options.set(.size, to: String(size))
-        options.set(.preallocation, to: preallocation.rawValue)
-        try create(path, options)
+        own.set(.size, to: String(size))
+        own.set(.preallocation, to: preallocation.rawValue)
+        try rules.willMake(name)
+        try create(path, own)
+        rules.didMake(name)
         var none = OptionTree()
         let settings = OpenSettings(readOnly: false)
         let storage = try entry.open(path, &none, settings)
@@ -68,15 +85,25 @@ extension ImageOpener {
     }
 
     /// Makes an image. `options` come from ``createOptions(format:filename:)``.
-    public func create(_ filename: String, format: String, options: CreateOptions) throws(BlockError) {
+    public func create(
+        _ filename: String, format: String, options: CreateOptions, rules: CreationRules = CreationRules()
+    ) throws(BlockError) {
         if let storage = protocolAsFormat(format) {
-            return try storage.create(registry.resolve(filename).name, options)
+            try rules.willMake(filename)
+            try storage.create(registry.resolve(filename).name, options)
+            return rules.didMake(filename)
         }
         let creatable = try creatableFormat(format)
-        let context = CreateContext(
-            registry: registry, filename: filename, options: options, secrets: secrets,
-            sourceDate: sourceDate)
+        let context = CreateContext(self, filename: filename, options: options, rules: rules)
         try creatable.create(options, in: context)
+    }
+
+    /// Opens an image for looking at it alone, without a backing file and without keys.
+    func openAlone(_ filename: String, format: String?) throws(BlockError) -> BlockNode {
+        var settings = OpenSettings()
+        settings.withoutBacking = true
+        settings.withoutKeys = true
+        return try open(filename, format: format, settings: settings)
     }
 
     /// The protocol that makes files, where `name` is a protocol's and not a format's: an image without one.

@@ -183,6 +183,7 @@ public struct ImageOpener: Sendable {
             next.depth += 1
             if let identity { next.identities.append(identity) }
             node.backing = try openBacking(of: node, options: backingOptions, settings: settings, above: next)
+            if let backing = node.backing { try node.format?.checkBacking(backing) }
             return node
         }
     }
@@ -210,18 +211,7 @@ public struct ImageOpener: Sendable {
             }
             return format
         }
-        let header = try file.readBytes(
-            at: 0, count: max(0, min(DriverRegistry.probeBytes, try file.length())))
-        guard let format = registry.probe(header.span.bytes, filename: file.filename) else {
-            throw BlockError(.wrongFormat, "Could not determine image format", path: file.filename)
-        }
-        if format.name == registry.fallback?.name, let name = registry.foreignName(of: header.span.bytes) {
-            throw BlockError(
-                .unsupported,
-                "The image looks like format '\(name)', which is not supported yet; name the format "
-                    + "'\(format.name)' to take its bytes as they are", path: file.filename)
-        }
-        return format
+        return try registry.probe(file)
     }
 
     private func openBacking(

@@ -86,6 +86,16 @@ public struct OpenRequest: Sendable {
         return node
     }
 
+    /// Opens what `reference` names as the image's next backing file, read-only and without what lies below
+    /// it, for a driver that keeps in the image which file that is. The caller closes it.
+    ///
+    /// - Throws: `denied`; what opening throws.
+    public func openBacking(_ reference: BackingReference) throws(BlockError) -> BlockNode {
+        try opener.openAlone(
+            opener.allowedName(reference.filename, of: file.filename, for: .backing),
+            format: reference.format)
+    }
+
     /// The file and what was opened beside it, with their roles.
     var children: [(role: String, node: BlockNode)] { [("file", file)] + opened.all }
 

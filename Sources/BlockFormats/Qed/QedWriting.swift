@@ -98,19 +98,8 @@ extension QedDriver {
     private func complete(
         _ range: Range<Int>, _ entry: UInt64, _ base: Int, _ old: any GuestReader
     ) throws(BlockError) {
-        guard !range.isEmpty else { return }
-        if entry == Qed.zeroCluster || !old.hasBacking(in: range) {
-            return try file.writeZeroes(at: base + range.lowerBound, count: range.count)
-        }
-        let buffer = AlignedBuffer(count: min(range.count, 1 << 20))
-        var offset = range.lowerBound
-        while offset < range.upperBound {
-            let count = min(buffer.count, range.upperBound - offset)
-            var span = buffer.mutableBytes(0..<count)
-            try old.readOld(into: &span, at: offset)
-            try file.write(buffer.bytes(0..<count), at: base + offset)
-            offset += count
-        }
+        let isZero = entry == Qed.zeroCluster || !old.hasBacking(in: range)
+        try file.fill(at: base + range.lowerBound, withOld: range, isZero: isZero, old)
     }
 }
 

@@ -15,13 +15,13 @@ public final class RawDriver: FormatDriver {
     private let file: BlockNode
     private let windowOffset: Int
     private let hasFixedSize: Bool
-    private let guardsFirstSector: Bool
+    private let guardsEnds: Bool
     private let registry: DriverRegistry
     private let size: Mutex<Int>
 
     private init(_ request: OpenRequest, windowOffset: Int, size: Int, hasFixedSize: Bool) {
         file = request.file
-        guardsFirstSector = request.wasProbed
+        guardsEnds = request.wasProbed
         registry = request.registry
         self.windowOffset = windowOffset
         self.hasFixedSize = hasFixedSize
@@ -68,6 +68,7 @@ public final class RawDriver: FormatDriver {
 
     public func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError) {
         try checkFirstSector(bytes, at: offset)
+        try checkTail(bytes, at: offset)
         try file.write(bytes, at: windowOffset + offset)
     }
 
@@ -78,7 +79,7 @@ public final class RawDriver: FormatDriver {
     /// A guest whose disk was probed as raw must not turn it into another format: the next probe would
     /// believe its header.
     private func checkFirstSector(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
-        guard guardsFirstSector, offset < Self.sectorBytes, bytes.byteCount > 0 else { return }
+        guard guardsEnds, offset < Self.sectorBytes, bytes.byteCount > 0 else { return }
         var sector = [UInt8](repeating: 0, count: Self.sectorBytes)
         if offset > 0 || bytes.byteCount < Self.sectorBytes {
             sector = try file.readBytes(at: windowOffset, count: Self.sectorBytes)
@@ -94,6 +95,28 @@ public final class RawDriver: FormatDriver {
                 "Writing a \(other) header to a disk that was probed as raw is not allowed",
                 path: file.filename, offset: offset)
         }
+    }
+}
+
+extension RawDriver {
+    /// The same for formats that are known by the end of the file.
+    private func checkTail(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
+        let reach = DriverRegistry.probeTailBytes
+        // The size is rounded up, by less than a sector.
+        guard guardsEnds, bytes.byteCount > virtualSize - offset - reach - Self.sectorBytes else { return }
+        let length = max(try file.length(), windowOffset + offset + bytes.byteCount)
+        let start = max(0, length - reach)
+        var tail = try file.readBytes(at: start, count: length - start)
+        for index in tail.indices {
+            let place = start + index - windowOffset - offset
+            guard place >= 0, place < bytes.byteCount else { continue }
+            tail[index] = bytes.unsafeLoad(fromByteOffset: place, as: UInt8.self)
+        }
+        guard let format = registry.probe(tail: tail.span.bytes, filename: file.filename) else { return }
+        throw BlockError(
+            .denied,
+            "Writing the end of a \(format.name) image to a disk that was probed as raw is not allowed",
+            path: file.filename, offset: offset)
     }
 }
 
@@ -118,7 +141,7 @@ extension RawDriver: ZeroWriting {
     public func writeZeroes(
         at offset: Int, count: Int, mayUnmap: Bool, old: any GuestReader
     ) throws(BlockError) -> Bool {
-        if guardsFirstSector, offset < Self.sectorBytes {
+        if guardsEnds, offset < Self.sectorBytes {
             let part = min(count, Self.sectorBytes - offset)
             try checkFirstSector([UInt8](repeating: 0, count: part).span.bytes, at: offset)
         }

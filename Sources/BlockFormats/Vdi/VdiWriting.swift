@@ -71,19 +71,10 @@ extension VdiDriver {
     private func complete(
         _ part: Range<Int>, _ place: Place, _ guest: Int, _ old: any GuestReader
     ) throws(BlockError) {
-        guard !part.isEmpty else { return }
-        if place.restIsZero {
-            return try file.writeZeroes(at: place.hostOffset + part.lowerBound, count: part.count)
-        }
-        let buffer = AlignedBuffer(count: min(part.count, 1 << 20))
-        var done = part.lowerBound
-        while done < part.upperBound {
-            let count = min(buffer.count, part.upperBound - done)
-            var span = buffer.mutableBytes(0..<count)
-            try old.readOld(into: &span, at: guest + done)
-            try file.write(buffer.bytes(0..<count), at: place.hostOffset + done)
-            done += count
-        }
+        try file.fill(
+            at: place.hostOffset + part.lowerBound,
+            withOld: guest + part.lowerBound..<guest + part.upperBound,
+            isZero: place.restIsZero, old)
     }
 }
 

@@ -89,7 +89,8 @@ struct ConvertCommand: ImageCommand {
         let target = ConvertTarget(
             context: context, name: name, format: format, text: text, backing: overlaid,
             backingFormat: backingFormat, cache: try targetCacheMode(context), exists: noCreate,
-            isOptions: targetImageOpts, isKnownZero: targetIsZero, compresses: compress)
+            isOptions: targetImageOpts, isKnownZero: targetIsZero, compresses: compress,
+            isQuiet: quiet)
         try target.checkFormat()
         let sources = try ConvertSources.open(Array(operands.dropLast()), sourceOptions(context), context)
         defer { sources.forEach { try? $0.close() } }

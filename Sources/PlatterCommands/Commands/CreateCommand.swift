@@ -53,6 +53,7 @@ struct CreateCommand: ImageCommand {
         var creator = try ImageCreator(context, filename: filename, format: format, text: text)
         creator.trustsBacking = backingUnsafe
         creator.isQuiet = quiet
+        creator.showsNotes = !quiet
         try creator.setBacking(backing, format: backingFormat)
         try creator.resolve(size: size)
         try creator.create()

@@ -67,6 +67,7 @@ struct DdCommand: ImageCommand {
             var creator = try ImageCreator(
                 context, filename: output, format: outputFormat, text: CreateOptionText())
             creator.isQuiet = true
+            creator.readFiles = [node].fileIdentities
             creator.options.set(.size, to: String(range.count))
             try creator.create()
         } catch {

@@ -20,6 +20,8 @@ struct ConvertTarget {
     /// Whether the caller says that it reads as zeroes.
     let isKnownZero: Bool
     let compresses: Bool
+    /// Whether to keep to oneself what a person should know of the new image.
+    let isQuiet: Bool
 
     var isStandardOutput: Bool { name == "-" && !isOptions }
 
@@ -76,17 +78,13 @@ struct ConvertTarget {
             if overflow { throw CommandFailure("The sources are too large together") }
             sum = next
         }
-        let file = HostFile.path(of: name, context.registry)
-        let wasThere = file.map(HostFile.exists) ?? true
-        var isMade = false
+        let creator = try creator(size: size, readFiles: sources.fileIdentities)
         do {
-            try create(size: size)
-            isMade = true
+            try create(creator)
             let node = try context.open(try made(), settings: settings)
             try using(node, isZero: Self.startsAsZero(node), body)
         } catch {
-            // A file that could not even be emptied may be somebody's image.
-            if let file, isMade || !wasThere { HostFile.remove(file) }
+            creator.made.removeAll()
             throw error
         }
     }
@@ -143,14 +141,20 @@ struct ConvertTarget {
         if isOwn { throw CommandFailure("\(name): The target cannot be in its own backing chain") }
     }
 
-    private func create(size: Int) throws {
+    private func creator(size: Int, readFiles: Set<String>) throws -> ImageCreator {
         var creator = try ImageCreator(context, filename: name, format: format, text: text)
         try creator.setBacking(backing, format: backingFormat)
         creator.isQuiet = true
+        creator.showsNotes = !isQuiet
+        creator.readFiles = readFiles
         creator.options.set(.size, to: String(size))
         if creator.options[.backingFile] != nil, creator.options[.backingFormat] == nil {
             throw CommandFailure("Use of backing file requires explicit backing format")
         }
+        return creator
+    }
+
+    private func create(_ creator: ImageCreator) throws {
         do throws(BlockError) { try creator.create() } catch {
             throw error.prefixed("\(name): error while converting \(format)")
         }

@@ -10,6 +10,12 @@ struct ImageCreator {
     /// Do not open the backing file.
     var trustsBacking = false
     var isQuiet = false
+    /// Whether to say what a person should know of the new image.
+    var showsNotes = true
+    /// Files that are read from, so that making the image must not empty them.
+    var readFiles: Set<String> = []
+    /// What was made.
+    let made = MadeFiles()
 
     /// - Throws: for an unknown format or protocol, and options that they do not take.
     init(
@@ -85,6 +91,7 @@ struct ImageCreator {
             try node.close()
             throw Self.isItsOwnBacking
         }
+        readFiles.formUnion([node].fileIdentities)
         if options[.size] == nil { options.set(.size, to: String(try node.length())) }
         let detected = node.driverName
         try node.close()
@@ -98,10 +105,24 @@ struct ImageCreator {
             context.terminal.flush()
         }
         do throws(BlockError) {
-            try context.opener.create(filename, format: format, options: options)
+            try context.opener.create(filename, format: format, options: options, rules: rules)
         } catch {
             throw error.errno == HostErrors.fileTooBig ? tooLarge : error
         }
+    }
+
+    private var rules: CreationRules {
+        var rules = CreationRules()
+        rules.opensBacking = !trustsBacking
+        rules.willMake = { [context, readFiles, made] (name) throws(BlockError) in
+            if context.wouldEmpty(name, among: readFiles) {
+                throw BlockError(.invalidArgument, "Making '\(name)' would empty a file that is read from")
+            }
+            made.willMake(name, context.registry)
+        }
+        rules.didMake = { [context, made] name in made.didMake(name, context.registry) }
+        if showsNotes { rules.note = { [context] text in context.warn(text) } }
+        return rules
     }
 
     private var tooLarge: BlockError {
