@@ -68,6 +68,9 @@ class Inputs:
     def small_empty_qcow2(self, path):
         run("qemu-img", "create", "-f", "qcow2", path, "1G")
 
+    def far_qcow2(self, path):
+        run("qemu-img", "create", "-f", "qcow2", "-o", "preallocation=metadata", path, "64G")
+
     def tables_qcow2(self, path):
         run("qemu-img", "create", "-f", "qcow2", "-o", "preallocation=metadata", path, self.huge)
 
