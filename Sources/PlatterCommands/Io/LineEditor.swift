@@ -8,36 +8,48 @@
 
 /// Reads lines from standard input; on a terminal with editing, history and completion of the first word.
 ///
-/// Keys: arrows, Home, End, Backspace, Delete, Ctrl-A/B/E/F/K/L/N/P/U/W, Tab; Ctrl-C drops the line, Ctrl-D
-/// on an empty line ends the input. Used on one thread.
+/// Keys: arrows, Home, End, Backspace, Delete, Ctrl with arrows, A/B/E/F/K/L/N/P/U/W, Tab; Ctrl-C drops the
+/// line, Ctrl-Z stops the program, Ctrl-D on an empty line ends the input. A line that is wider than the
+/// terminal moves sideways. A terminal that cannot move its cursor has its own editing. Used on one thread.
 final class LineEditor {
     private let terminal: Terminal
     private let prompt: String
     /// What Tab completes the first word to.
     private let words: [String]
     private let isInteractive: Bool
-    private var history: [[UInt8]] = []
-    private var line: [UInt8] = []
-    private var cursor = 0
+    private var history: [LineBuffer] = []
+    private var line = LineBuffer()
+    /// The new line, while one of the history is shown.
+    private var draft = LineBuffer()
     /// Which line of the history is shown; its count for the new one.
     private var shown = 0
     private var pending: [UInt8] = []
     private var hasEnded = false
 
     private static let maximumHistory = 1000
+    /// With less room beside it, the prompt is left out.
+    private static let leastColumns = 10
+    private static let usualColumns = 80
 
     init(_ terminal: Terminal, prompt: String, words: [String]) {
         self.terminal = terminal
         self.prompt = prompt
         self.words = words
-        isInteractive = isatty(STDIN_FILENO) == 1 && terminal.outputIsTerminal
+        isInteractive =
+            isatty(STDIN_FILENO) == 1 && terminal.outputIsTerminal && Self.terminalMovesItsCursor
+    }
+
+    private static var terminalMovesItsCursor: Bool {
+        guard let name = getenv("TERM").map({ String(cString: $0) }) else { return false }
+        return !name.isEmpty && name != "dumb"
     }
 
     /// The next line without its end; `nil` at the end of the input.
     func next() -> String? {
+        if isInteractive { return edited() }
         terminal.print(prompt)
         terminal.flush()
-        return isInteractive ? edited() : plain()
+        return plain()
     }
 
     // MARK: Without a terminal
@@ -70,139 +82,135 @@ final class LineEditor {
         raw.c_iflag &= ~tcflag_t(ICRNL | IXON)
         tcsetattr(STDIN_FILENO, TCSADRAIN, &raw)
         defer { tcsetattr(STDIN_FILENO, TCSADRAIN, &before) }
-        (line, cursor, shown) = ([], 0, history.count)
+        startLine()
+        redraw()
         while let byte = nextByte() {
             switch take(byte) {
-            case .goesOn: redraw()
+            case .goesOn: break
+            case .stops:
+                tcsetattr(STDIN_FILENO, TCSADRAIN, &before)
+                kill(0, SIGTSTP)
+                tcsetattr(STDIN_FILENO, TCSADRAIN, &raw)
             case .isDone:
+                line.moveToEnd()
+                redraw()
                 terminal.print("\n")
                 remember()
-                return String(decoding: line, as: UTF8.self)
+                return line.text
             case .isOver:
                 terminal.print("\n")
                 return nil
             }
+            // Of what is pasted, the end is shown.
+            if pending.isEmpty { redraw() }
         }
         return nil
     }
 
-    private enum Step { case goesOn, isDone, isOver }
+    private func startLine() { (line, draft, shown) = (LineBuffer(), LineBuffer(), history.count) }
+
+    private enum Step { case goesOn, stops, isDone, isOver }
 
     private func take(_ byte: UInt8) -> Step {
         switch byte {
         case 0x0A, 0x0D: return .isDone
         case 0x03:
             terminal.print("^C\n")
-            (line, cursor, shown) = ([], 0, history.count)
+            startLine()
         case 0x04:
             if line.isEmpty { return .isOver }
-            deleteForwards()
-        case 0x01: cursor = 0
-        case 0x02: moveLeft()
-        case 0x05: cursor = line.count
-        case 0x06: moveRight()
-        case 0x08, 0x7F: deleteBackwards()
+            line.deleteForwards()
+        case 0x01: line.moveToStart()
+        case 0x02: line.moveLeft()
+        case 0x05: line.moveToEnd()
+        case 0x06: line.moveRight()
+        case 0x08, 0x7F: line.deleteBackwards()
         case 0x09: complete()
-        case 0x0B: line.removeSubrange(cursor...)
+        case 0x0B: line.deleteToEnd()
         case 0x0C: terminal.print("\u{1B}[H\u{1B}[2J")
         case 0x0E: recall(shown + 1)
         case 0x10: recall(shown - 1)
-        case 0x15:
-            line.removeSubrange(..<cursor)
-            cursor = 0
-        case 0x17: deleteWord()
+        case 0x15: line.deleteToStart()
+        case 0x17: line.deleteWord()
+        case 0x1A: return .stops
         case 0x1B: takeEscape()
         case 0x00..<0x20: break
-        default:
-            line.insert(byte, at: cursor)
-            cursor += 1
+        default: line.insert([byte])
         }
         return .goesOn
     }
 
-    /// Arrows and the like: `ESC [ LETTER`, `ESC O LETTER` or `ESC [ DIGIT ~`.
+    /// Takes a whole control sequence, `ESC [ PARAMETERS LETTER` or `ESC O LETTER`, known or not.
     private func takeEscape() {
-        guard let second = nextByte(), second == 0x5B || second == 0x4F, let third = nextByte() else {
+        guard let second = nextByte(), second == UInt8(ascii: "[") || second == UInt8(ascii: "O") else {
             return
         }
-        switch third {
-        case UInt8(ascii: "A"): recall(shown - 1)
-        case UInt8(ascii: "B"): recall(shown + 1)
-        case UInt8(ascii: "C"): moveRight()
-        case UInt8(ascii: "D"): moveLeft()
-        case UInt8(ascii: "H"): cursor = 0
-        case UInt8(ascii: "F"): cursor = line.count
-        case UInt8(ascii: "1"), UInt8(ascii: "3"), UInt8(ascii: "4"), UInt8(ascii: "7"), UInt8(ascii: "8"):
-            guard nextByte() == UInt8(ascii: "~") else { return }
-            if third == UInt8(ascii: "3") { return deleteForwards() }
-            cursor = third == UInt8(ascii: "1") || third == UInt8(ascii: "7") ? 0 : line.count
+        var parameters: [UInt8] = []
+        while let byte = nextByte() {
+            if (0x40...0x7E).contains(byte) {
+                return act(on: byte, String(decoding: parameters, as: UTF8.self))
+            }
+            guard (0x20..<0x40).contains(byte) else { return }
+            parameters.append(byte)
+        }
+    }
+
+    private func act(on final: UInt8, _ parameters: String) {
+        // With Ctrl, and with Alt, arrows move by words.
+        let isByWord = parameters.hasSuffix(";5") || parameters.hasSuffix(";3")
+        switch (Character(UnicodeScalar(final)), parameters) {
+        case ("A", _): recall(shown - 1)
+        case ("B", _): recall(shown + 1)
+        case ("C", _): isByWord ? line.moveWordRight() : line.moveRight()
+        case ("D", _): isByWord ? line.moveWordLeft() : line.moveLeft()
+        case ("H", _), ("~", "1"), ("~", "7"): line.moveToStart()
+        case ("F", _), ("~", "4"), ("~", "8"): line.moveToEnd()
+        case ("~", "3"): line.deleteForwards()
         default: break
         }
     }
 
-    /// The following bytes of a character in UTF-8.
-    private func continues(_ index: Int) -> Bool { index < line.count && line[index] & 0xC0 == 0x80 }
-
-    private func moveLeft() {
-        if cursor > 0 { cursor -= 1 }
-        while cursor > 0 && continues(cursor) { cursor -= 1 }
-    }
-
-    private func moveRight() {
-        if cursor < line.count { cursor += 1 }
-        while continues(cursor) { cursor += 1 }
-    }
-
-    private func deleteBackwards() {
-        let end = cursor
-        moveLeft()
-        line.removeSubrange(cursor..<end)
-    }
-
-    private func deleteForwards() {
-        let start = cursor
-        moveRight()
-        line.removeSubrange(start..<cursor)
-        cursor = start
-    }
-
-    private func deleteWord() {
-        let end = cursor
-        while cursor > 0 && line[cursor - 1] == 0x20 { cursor -= 1 }
-        while cursor > 0 && line[cursor - 1] != 0x20 { cursor -= 1 }
-        line.removeSubrange(cursor..<end)
-    }
-
     private func complete() {
-        let typed = String(decoding: line[..<cursor], as: UTF8.self)
+        let typed = line.textBeforeCursor
         guard !typed.isEmpty, !typed.contains(" ") else { return }
         let candidates = words.filter { $0.hasPrefix(typed) }
         guard candidates.count != 1 else {
-            let rest = Array((candidates[0].dropFirst(typed.count) + " ").utf8)
-            line.insert(contentsOf: rest, at: cursor)
-            cursor += rest.count
-            return
+            return line.insert(Array((candidates[0].dropFirst(typed.count) + " ").utf8))
         }
         if candidates.count > 1 { terminal.print("\n" + candidates.joined(separator: "  ") + "\n") }
     }
 
     private func recall(_ index: Int) {
-        guard index >= 0, index <= history.count else { return }
+        guard index >= 0, index <= history.count, index != shown else { return }
+        if shown == history.count { draft = line }
         shown = index
-        line = index < history.count ? history[index] : []
-        cursor = line.count
+        line = index < history.count ? history[index] : draft
+        line.moveToEnd()
     }
 
     private func remember() {
-        guard !line.isEmpty, history.last != line else { return }
+        guard !line.isEmpty, history.last?.text != line.text else { return }
         history.append(line)
         if history.count > Self.maximumHistory { history.removeFirst() }
     }
 
+    // MARK: Showing
+
+    /// Shows the line on one row of the terminal. The last column stays free: what goes there may wrap.
     private func redraw() {
-        let back = line[cursor...].count { $0 & 0xC0 != 0x80 }
-        let text = String(decoding: line, as: UTF8.self)
-        terminal.print("\r\u{1B}[K\(prompt)\(text)" + (back > 0 ? "\u{1B}[\(back)D" : ""))
+        let columns = max(1, Self.columns - 1)
+        let hasRoom = columns >= prompt.count + Self.leastColumns
+        let start = hasRoom ? prompt.count : 0
+        let part = line.window(columns: columns - start)
+        let cursor = start + part.cursor
+        terminal.print("\r" + (hasRoom ? prompt : "") + part.text + "\u{1B}[K\r")
+        if cursor > 0 { terminal.print("\u{1B}[\(cursor)C") }
         terminal.flush()
+    }
+
+    private static var columns: Int {
+        var size = winsize()
+        guard ioctl(STDOUT_FILENO, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0 else { return usualColumns }
+        return Int(size.ws_col)
     }
 }
