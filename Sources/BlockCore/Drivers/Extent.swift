@@ -19,11 +19,14 @@ public struct Extent: Sendable, Equatable {
     public var length: Int
     /// Which of the driver's storage children ``Status/data(hostOffset:)`` refers to; 0 is `file`.
     public var child: Int
+    /// Where space in ``child`` is kept for bytes that are ``Status/unallocated``; `nil` for none.
+    public var reservedOffset: Int?
 
-    public init(_ status: Status, length: Int, child: Int = 0) {
+    public init(_ status: Status, length: Int, child: Int = 0, reservedOffset: Int? = nil) {
         self.status = status
         self.length = length
         self.child = child
+        self.reservedOffset = reservedOffset
     }
 }
 
@@ -41,7 +44,7 @@ public struct ChainStatus: Sendable {
     public var isPastBacking = false
     /// Stored compressed.
     public var isCompressed: Bool
-    /// Where in ``file`` the bytes start, where they are stored plainly.
+    /// Where in ``file`` the bytes start, where they are stored plainly, or space is kept for them.
     public var hostOffset: Int?
     /// 0 for the node itself, 1 for its backing node, and so on.
     public var depth: Int

@@ -21,9 +21,11 @@ extension BlockNode {
                 return try layer.resolve(extent, at: offset, length: remaining, depth: depth)
             }
             guard let next = layer.backing, next !== base else {
-                return ChainStatus(
+                var answer = ChainStatus(
                     length: remaining, isZero: layer.backing == nil, isData: false, isPresent: false,
                     depth: depth)
+                layer.place(extent.reservedOffset, extent, in: &answer)
+                return answer
             }
             let length = try next.length()
             if offset >= length {
@@ -31,6 +33,7 @@ extension BlockNode {
                 var answer = ChainStatus(
                     length: remaining, isZero: true, isData: false, isPresent: true, depth: depth)
                 answer.isPastBacking = true
+                layer.place(extent.reservedOffset, extent, in: &answer)
                 return answer
             }
             remaining = min(remaining, length - offset)
@@ -49,7 +52,9 @@ extension BlockNode {
         guard extent.length > 0 else {
             throw BlockError(.corrupt, "The image maps an empty range", path: filename, offset: offset)
         }
-        return Extent(extent.status, length: min(extent.length, limit), child: extent.child)
+        var clipped = extent
+        clipped.length = min(extent.length, limit)
+        return clipped
     }
 
     /// Turns an allocated extent of this layer into the chain's answer, asking the file about holes.
@@ -68,14 +73,18 @@ extension BlockNode {
         case .zero(let hostOffset):
             answer.isZero = true
             answer.isData = false
-            answer.hostOffset = hostOffset
-            answer.file = hostOffset.map { _ in
-                (children.indices.contains(extent.child) ? children[extent.child] : self).filename
-            }
+            place(hostOffset, extent, in: &answer)
         case .encoded(let compressed): answer.isCompressed = compressed
         case .unallocated: break
         }
         return answer
+    }
+
+    /// Says where space is behind bytes that are not stored.
+    private func place(_ hostOffset: Int?, _ extent: Extent, in answer: inout ChainStatus) {
+        guard let hostOffset else { return }
+        answer.hostOffset = hostOffset
+        answer.file = (children.indices.contains(extent.child) ? children[extent.child] : self).filename
     }
 
     /// The file's length, or, without asking the system, one seen before that the range lies inside.

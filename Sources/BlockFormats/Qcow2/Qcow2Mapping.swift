@@ -3,7 +3,14 @@ import BlockCore
 extension Qcow2Driver {
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         var extent = try place(at: offset, limit: limit)
-        if isEncrypted, case .data = extent.status { extent.status = .encoded(compressed: false) }
+        guard isEncrypted else { return extent }
+        // What lies there is no plain byte of the guest's.
+        extent.reservedOffset = nil
+        switch extent.status {
+        case .data: extent.status = .encoded(compressed: false)
+        case .zero: extent.status = .zero(hostOffset: nil)
+        case .unallocated, .encoded: break
+        }
         return extent
     }
 

@@ -86,7 +86,7 @@ extension Qcow2Metadata {
         let inside = offset & (layout.clusterSize - 1)
         let start = layout.subcluster(offset)
         let kind = entry.kind(ofSubcluster: start, layout)
-        let keepsPlace = kind == .data || kind == .zeroAllocated
+        let keepsPlace = entry.kind(layout) == .data
         if keepsPlace { try checkDataOffset(entry, guest: offset - inside) }
         let perSlice = layout.sliceSize / layout.l2EntryBytes
         let equal = run(of: kind, in: entry, from: start)
@@ -96,9 +96,9 @@ extension Qcow2Metadata {
         while length < limit, (inside + length) & (layout.clusterSize - 1) == 0, index < perSlice {
             let next = cachedEntry(slot, index)
             guard next.bitmapProblem(layout) == nil, next.kind(ofSubcluster: 0, layout) == kind else { break }
-            if keepsPlace, next.hostOffset != entry.hostOffset + (index - first) << layout.clusterBits {
-                break
-            }
+            let place = entry.hostOffset + (index - first) << layout.clusterBits
+            guard (next.kind(layout) == .data) == keepsPlace, !keepsPlace || next.hostOffset == place
+            else { break }
             length += run(of: kind, in: next, from: 0) * layout.subclusterSize
             index += 1
         }
@@ -111,7 +111,8 @@ extension Qcow2Metadata {
             case .data: .data(hostOffset: host)
             case .compressed: .encoded(compressed: true)
             }
-        return Extent(status, length: min(limit, length), child: data.child)
+        let reserved = kind == .unallocated && keepsPlace ? host : nil
+        return Extent(status, length: min(limit, length), child: data.child, reservedOffset: reserved)
     }
 
     /// How many subclusters from number `start` on are of one kind.
