@@ -1,14 +1,16 @@
 import BlockCore
 
 extension Qcow2Metadata {
-    /// Replaces header and extensions, durably; the backing name moves when the extensions need its place.
+    /// Replaces header, extensions and backing name, durably, once everything that they refer to is; the name
+    /// moves when the extensions need its place.
     ///
-    /// Order of writes. What changes in one sector only is written at once: old or new after a crash. Else
-    /// the name goes to its new place, a barrier; then a first sector without the names of feature bits, so
-    /// that it ends the extensions by itself, a barrier; the other sectors, a barrier; the first sector. That
-    /// shorter header has the new extensions, or, where these are too long, the old ones. Only where neither
-    /// fit into the first sector can they be torn by a crash.
+    /// Order of writes: all that was written before, a barrier. What changes in one sector only is written at
+    /// once: old or new after a crash. Else the name goes to its new place, a barrier; then a first sector
+    /// without the names of feature bits, so that it ends the extensions by itself, a barrier; the other
+    /// sectors, a barrier; the first sector. That shorter header has the new extensions, or, where these are
+    /// too long, the old ones. Only where neither fit into the first sector can they be torn by a crash.
     func rewriteHeader(to target: Qcow2Header) throws(BlockError) {
+        try barrier()
         let old = try file.readBytes(at: 0, count: layout.clusterSize)
         let (new, name) = try place(target, old)
         let image = Self.cluster(new, name, over: old)
@@ -34,11 +36,14 @@ extension Qcow2Metadata {
 
     /// A header that fits into the first sector, with the backing name at its new place.
     private static func bridge(from old: Qcow2Header, to new: Qcow2Header) -> Qcow2Header? {
-        var kept = old
-        kept.backing = new.backing
-        kept.backingOffset = new.backingOffset
-        kept.backingNameBytes = new.backingNameBytes
-        for var header in [new, kept] {
+        var candidates = [new]
+        if old.backing == new.backing {
+            var kept = old
+            kept.backingOffset = new.backingOffset
+            kept.backingNameBytes = new.backingNameBytes
+            candidates.append(kept)
+        }
+        for var header in candidates {
             let bitmaps = header.extensions.filter { $0.type == Qcow2.ExtensionType.bitmaps }
             let others = header.extensions.filter {
                 $0.type != Qcow2.ExtensionType.bitmaps && $0.type != Qcow2.ExtensionType.featureNames

@@ -1,9 +1,7 @@
 import BlockCore
 
 extension Qcow2Driver: Rebasable {
-    /// Order of writes: the new name goes to a place that the header does not refer to, a barrier, then the
-    /// first sector, which holds the name's place and the format: old or new after a crash. A name that fits
-    /// into that sector is written with it.
+    /// The image names the old file or the new one after a crash: see ``Qcow2Metadata/rewriteHeader(to:)``.
     public func changeBacking(to backing: BackingReference?) throws(BlockError) {
         try exclusively { tables throws(BlockError) in
             guard backing == nil || !tables.header.keepsDataFileRaw else {
@@ -12,27 +10,11 @@ extension Qcow2Driver: Rebasable {
                     path: file.filename)
             }
             try tables.commit()
-            var header = tables.header
-            let old = header.backing.map { _ in
-                header.backingOffset..<header.backingOffset + header.backingNameBytes
-            }
-            let oldEnd = header.bytesWithExtensions().count
-            header.backing = backing
-            header.backingOffset = 0
-            do throws(BlockError) { try header.placeBackingName(avoiding: old, behind: oldEnd) } catch {
+            var changed = tables.header
+            changed.backing = backing
+            do throws(BlockError) { try tables.rewriteHeader(to: changed) } catch {
                 throw error.concerning(tables.file.filename)
             }
-            var bytes = header.bytesWithExtensions()
-            let name = Array((backing?.filename ?? "").utf8)
-            if header.backingOffset + name.count <= Qcow2.sectorBytes {
-                bytes += repeatElement(0, count: max(0, header.backingOffset - bytes.count)) + name
-            } else {
-                try tables.file.write(name.span.bytes, at: header.backingOffset)
-                try tables.barrier()
-            }
-            try tables.file.write(bytes.span.bytes, at: 0)
-            try tables.barrier()
-            tables.header = header
         }
         setBacking(backing)
     }

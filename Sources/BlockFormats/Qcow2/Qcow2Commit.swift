@@ -1,0 +1,189 @@
+import BlockCore
+
+/// What was changed in memory goes to the file, in the order that ``Qcow2Metadata`` tells.
+extension Qcow2Metadata {
+    // MARK: Freeing
+
+    /// Takes a reference from clusters once nothing durable refers to them any more.
+    func release(_ cluster: Int, count: Int, discards: Bool = false) {
+        if let last = pendingFrees.last, last.clusters.upperBound == cluster, last.discards == discards {
+            pendingFrees[pendingFrees.count - 1].clusters = last.clusters.lowerBound..<cluster + count
+        } else {
+            pendingFrees.append(PendingFree(clusters: cluster..<cluster + count, discards: discards))
+        }
+    }
+
+    /// Releases what an L2 entry referred to.
+    func release(_ entry: L2Entry, discards: Bool = false) {
+        switch entry.kind(layout) {
+        case .unallocated, .zeroPlain: break
+        case .data, .zeroAllocated:
+            // Clusters of a data file are not counted.
+            if data.isExternal { return }
+            release(entry.hostOffset >> layout.clusterBits, count: 1, discards: discards)
+        case .compressed:
+            let range = entry.compressedRange(layout)
+            let first = range.lowerBound >> layout.clusterBits
+            let last = (range.upperBound - 1) >> layout.clusterBits
+            release(first, count: last - first + 1)
+        }
+    }
+
+    private func applyFrees() throws(BlockError) {
+        file.emit(.clusterFree)
+        let frees = pendingFrees
+        pendingFrees = []
+        let store = try refcounts()
+        for free in frees {
+            for cluster in free.clusters {
+                try checkRelease(cluster, refcount: try store.refcount(of: cluster))
+                guard try store.decrement(cluster) == 0 else { continue }
+                let offset = cluster << layout.clusterBits
+                // What was cached of a table that lay there must not be written over its next contents.
+                l2Cache.discard(offset..<offset + layout.clusterSize)
+                if freeByteOffset >> layout.clusterBits == cluster { freeByteOffset = 0 }
+                if free.discards { try? file.discard(at: offset, count: layout.clusterSize) }
+            }
+        }
+    }
+
+    // MARK: Committing
+
+    /// Whether anything is not in the file yet.
+    var hasChanges: Bool {
+        l2Cache.hasDirty || dirtyL1 != nil || !pendingFrees.isEmpty || hasUnflushedWrites
+            || loadedRefcounts.map { $0.hasDirty || needsRefcountTable($0) } ?? false
+    }
+    var hasTooManyFrees: Bool { pendingFrees.count > Qcow2.Limit.pendingFrees }
+
+    /// Makes what was written so far durable.
+    func barrier() throws(BlockError) {
+        file.emit(.flushToDisk)
+        try file.flush()
+        hasUnflushedWrites = false
+    }
+
+    /// Writes back everything that is cached, in the order that is safe, and makes it durable.
+    func commit() throws(BlockError) {
+        try checkSound()
+        // No entry in the image refers to data that the other file has not got.
+        if data.isExternal { try data.node.flush() }
+        try commitRefcounts()
+        if l2Cache.hasDirty || dirtyL1 != nil {
+            try barrier()
+            if l2Cache.hasDirty { file.emit(.l2Update) }
+            try l2Cache.writeBack()
+            if let dirty = dirtyL1 {
+                try barrier()
+                file.emit(.l1Update)
+                try BigEndianTable.write(l1, dirty, to: file, at: header.l1Offset)
+                dirtyL1 = nil
+            }
+            hasUnflushedWrites = true
+        }
+        if hasUnflushedWrites || !pendingFrees.isEmpty { try barrier() }
+        guard !pendingFrees.isEmpty else { return }
+        try applyFrees()
+        try commitRefcounts()
+    }
+
+    /// Refcounts go to the file: blocks, then table entries, then, for a table that grew, the header.
+    private func commitRefcounts() throws(BlockError) {
+        guard let store = loadedRefcounts, store.hasDirty || needsRefcountTable(store) else { return }
+        if refcountsAreLazy && !needsRefcountTable(store) { return }
+        try writeRefcounts(store)
+    }
+
+    /// Whether the table outgrew the one that the header in the file points to.
+    private func needsRefcountTable(_ store: RefcountStore) -> Bool {
+        store.needsPlacing || store.tableOffset != header.refcountTableOffset
+    }
+
+    /// Writes the refcounts whatever the dirty bit allows.
+    func writeRefcounts() throws(BlockError) {
+        if let store = loadedRefcounts { try writeRefcounts(store) }
+    }
+
+    private func writeRefcounts(_ store: RefcountStore) throws(BlockError) {
+        if store.needsPlacing { try store.placeTable() }
+        if needsRefcountTable(store) {
+            let old = header.refcountTableOffset >> layout.clusterBits
+            let oldClusters = header.refcountTableClusters
+            try pointToRefcountTable(store)
+            protection = nil
+            for cluster in old..<old + oldClusters { try store.decrement(cluster) }
+        }
+        try store.writeBack { () throws(BlockError) in try barrier() }
+        hasUnflushedWrites = true
+    }
+
+    /// Makes the header point to the refcount table's new place, durably. The header in memory changes only
+    /// when that worked, so that a failure is tried again.
+    private func pointToRefcountTable(_ store: RefcountStore) throws(BlockError) {
+        try barrier()
+        var changed = header
+        changed.refcountTableOffset = store.tableOffset
+        changed.refcountTableClusters = store.tableClusters
+        try file.write(changed.fixedBytes().span.bytes, at: 0)
+        try barrier()
+        header = changed
+    }
+
+    /// Writes the fixed header fields: one sector, so old or new after a crash.
+    func writeHeaderFields() throws(BlockError) {
+        try file.write(header.fixedBytes().span.bytes, at: 0)
+        hasUnflushedWrites = true
+    }
+
+    /// Replaces the active L1 table: writes it to a new place, durable, before the header points to it.
+    ///
+    /// The old table's clusters lose a reference; what the tables refer to is the caller's affair.
+    func moveL1(to entries: [UInt64], change: (inout Qcow2Header) -> Void = { _ in }) throws(BlockError) {
+        let clusters = layout.clusters(entries.count * 8)
+        file.emit(.l1GrowAllocate)
+        let start = clusters == 0 ? 0 : try refcounts().allocate(clusters)
+        file.emit(.l1GrowWrite)
+        try BigEndianTable.write(entries, to: file, at: start << layout.clusterBits)
+        try padTable(start << layout.clusterBits, entries.count * 8)
+        hasUnflushedWrites = true
+        try commit()
+        try barrier()
+        let old = header.l1Offset >> layout.clusterBits
+        let oldClusters = layout.clusters(header.l1Entries * 8)
+        let before = header
+        header.l1Offset = start << layout.clusterBits
+        header.l1Entries = entries.count
+        change(&header)
+        file.emit(.l1GrowActivate)
+        do throws(BlockError) { try writeHeaderFields() } catch {
+            header = before
+            throw error
+        }
+        l1 = entries
+        dirtyL1 = nil
+        protection = nil
+        try barrier()
+        if oldClusters > 0 { release(old, count: oldClusters) }
+    }
+
+    /// Fills the rest of a table's last sector, so that the file does not end inside an entry.
+    private func padTable(_ offset: Int, _ bytes: Int) throws(BlockError) {
+        let end = bytes.roundedUp(to: Qcow2.sectorBytes) ?? bytes
+        guard end > bytes else { return }
+        let zeroes = [UInt8](repeating: 0, count: end - bytes)
+        try file.write(zeroes.span.bytes, at: offset + bytes)
+    }
+
+    /// Forgets every change that is not in the file and reads L1 and refcounts again, after a repair.
+    func reload() throws(BlockError) {
+        l2Cache.discardAll()
+        pendingFrees = []
+        dirtyL1 = nil
+        freeByteOffset = 0
+        protection = nil
+        knownEnd = 0
+        l1 = try BigEndianTable.read(file, at: header.l1Offset, count: header.l1Entries)
+        try loadedRefcounts?.reload(
+            tableOffset: header.refcountTableOffset, tableClusters: header.refcountTableClusters)
+    }
+}
