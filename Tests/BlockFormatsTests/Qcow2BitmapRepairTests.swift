@@ -44,6 +44,27 @@ import Testing
         #expect(try image.runs(store) == [0..<4096, 598_016..<602_112])
     }
 
+    @Test("bitmaps that share a table go, and the others stay", arguments: [1, 2])
+    func sharedTable(_ refcount: UInt8) throws {
+        let store = try image.create(bitmaps: [512, 4096, 65536])
+        try image.write(store, [0..<10])
+        let directory = try directory(store)
+        // Each entry takes 24 bytes and its name.
+        let table = try #require(store["disk"]).read(at: directory + 40, count: 8)
+        try overwrite(store, table, at: directory)
+        let cluster = try number(store, at: directory) / 4096
+        try overwrite(store, [refcount], at: try number(store, at: 4096) + cluster * 2 + 1)
+        let (found, lines) = try image.check(store)
+        #expect(found.corruptions >= 2)
+        #expect(lines.count { $0.hasSuffix("is damaged: its table is another one's too") } == 2)
+        let (repaired, _) = try image.check(store, repair: .all)
+        #expect(repaired.corruptions == 0 && repaired.leaks == 0)
+        try image.expectSound(store)
+        #expect(try image.infos(store).map(\.name) == ["every 65536"])
+        try image.write(store, [70_000..<70_001])
+        #expect(try image.runs(store, "every 65536") == [0..<131_072])
+    }
+
     @Test("a damaged bitmap that is enabled becomes inconsistent with the first write")
     func damagedWhenWriting() throws {
         let store = try damaged()

@@ -74,7 +74,7 @@ import Testing
     static var allKinds: [FormatConfiguration] { kinds + dataFiles }
 
     /// The same with bitmaps that record what is written.
-    private static func recording(_ configuration: FormatConfiguration) -> FormatConfiguration {
+    static func recording(_ configuration: FormatConfiguration) -> FormatConfiguration {
         var configuration = configuration
         configuration.bitmaps = [512, 65536]
         return configuration

@@ -57,6 +57,13 @@ import Testing
             cluster: 4096, more: [("data_file", "data"), ("preallocation", "full")]),
         Qcow2ConformanceTests.configuration(
             cluster: 4096, more: [("data_file", "data"), ("data_file_raw", "on")]),
+        Qcow2SubclusterTests.configuration(cluster: 16384, backing: true),
+        Qcow2SubclusterTests.configuration(cluster: 16384, backing: true, [("preallocation", "metadata")]),
+        Qcow2SubclusterTests.configuration(cluster: 16384, [("preallocation", "full")]),
+        Qcow2SubclusterTests.configuration(
+            cluster: 16384, [("data_file", "data"), ("preallocation", "falloc")]),
+        Qcow2EncryptionTests.encrypted(
+            Qcow2SubclusterTests.configuration(cluster: 16384, [("preallocation", "metadata")]), "luks"),
     ]
 
     /// What is there is no qcow2 image yet, or the whole empty image.
@@ -124,18 +131,26 @@ import Testing
     // MARK: Repairing
 
     enum Damage: String, CaseIterable, Sendable {
-        case leaks, lowRefcounts, wrongCopiedFlags, noRefcountTable, wildRefcountBlock
+        case leaks, lowRefcounts, wrongCopiedFlags, noRefcountTable, wildRefcountBlock, badSubclusters
+
+        /// Whether images with those options can have it.
+        func fits(_ configuration: FormatConfiguration) -> Bool {
+            self != .badSubclusters || configuration.options.contains { $0.name == "extended_l2" }
+        }
     }
 
     static let repaired = [
         Qcow2ConformanceTests.configuration(cluster: 4096),
         Qcow2ConformanceTests.configuration(cluster: 512, refcountBits: 8, backing: true),
         Qcow2ConformanceTests.configuration(cluster: 65536, compat: "0.10"),
+        Qcow2SubclusterTests.configuration(cluster: 16384, backing: true),
+        Qcow2EncryptionTests.encrypted(Qcow2SubclusterTests.configuration(cluster: 16384), "luks"),
     ]
 
     /// A repair that is stopped and done again ends with a sound image and the same bytes.
     @Test(.timeLimit(.minutes(3)), arguments: repaired, Damage.allCases)
     func repairing(_ configuration: FormatConfiguration, _ damage: Damage) throws {
+        guard damage.fits(configuration) else { return }
         let store = TestStore()
         var model = try configuration.create(in: store)
         try fill(configuration, store, &model)
@@ -163,6 +178,13 @@ import Testing
                 guard try node.readBytes(at: 0, count: model.size) == model.read(0..<model.size) else {
                     throw Mismatch("the disk has other bytes")
                 }
+                let snapshot = try #require(model.snapshots.first)
+                try #require(node.format as? any SnapshotCapable).selectSnapshot(id: nil, name: snapshot.name)
+                guard
+                    try node.readBytes(at: 0, count: model.size)
+                        == snapshot.contents.read(
+                            at: 0, count: model.size)
+                else { throw Mismatch("the snapshot has other bytes") }
             })
     }
 
@@ -175,7 +197,7 @@ import Testing
         for index in 0..<min(12, model.size / unit) {
             let bytes = Pattern.bytes(stamp: index, at: index * unit, count: unit)
             model.write(bytes, at: index * unit)
-            if index % 3 == 1 {
+            if index % 3 == 1 && configuration.compresses {
                 try ImageWriting.writeCompressed(bytes, at: index * unit, to: node)
             } else {
                 try node.write(bytes.span.bytes, at: index * unit)
@@ -183,6 +205,7 @@ import Testing
             if index == 2 {
                 let snapshots = try #require(node.format as? any SnapshotCapable)
                 try snapshots.createSnapshot(SnapshotInfo(id: "", name: "one"))
+                model.createSnapshot("one")
             }
         }
         let bytes = Pattern.bytes(stamp: 99, at: 0, count: unit)
@@ -200,6 +223,7 @@ enum Qcow2Damage {
         let l1 = number(file, at: 40, bytes: 8)
         let refcountTable = number(file, at: 48, bytes: 8)
         let isV3 = number(file, at: 4, bytes: 4) == 3
+        let stride = isV3 && number(file, at: 79, bytes: 1) & 16 != 0 ? 16 : 8
         let refcountBytes = isV3 ? max(1, (1 << number(file, at: 96, bytes: 4)) / 8) : 2
         let block = number(file, at: refcountTable, bytes: 8)
         switch damage {
@@ -214,10 +238,17 @@ enum Qcow2Damage {
         case .wrongCopiedFlags:
             let table = number(file, at: l1, bytes: 8) & 0x00ff_ffff_ffff_fe00
             for index in 0..<4 {
-                let entry = UInt8(number(file, at: table + index * 8, bytes: 1))
-                if entry & 0x40 == 0 { file.write([entry ^ 0x80], at: table + index * 8) }
+                let entry = UInt8(number(file, at: table + index * stride, bytes: 1))
+                if entry & 0x40 == 0 { file.write([entry ^ 0x80], at: table + index * stride) }
             }
         case .noRefcountTable: file.zero(refcountTable..<refcountTable + cluster)
+        case .badSubclusters:
+            // The first entry of the active table, and of the snapshot's, says "zero" of what is data.
+            let snapshots = number(file, at: 64, bytes: 8)
+            for tables in [l1, number(file, at: snapshots, bytes: 8)] {
+                let table = number(file, at: tables, bytes: 8) & 0x00ff_ffff_ffff_fe00
+                file.write(file.read(at: table + 12, count: 4), at: table + 8)
+            }
         case .wildRefcountBlock: file.write([0, 0, 0xff, 0, 0, 0, 0, 1], at: refcountTable)
         }
     }

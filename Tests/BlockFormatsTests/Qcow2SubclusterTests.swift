@@ -13,13 +13,23 @@ import Testing
         configuration(cluster: 32768, [("data_file", "data"), ("data_file_raw", "on")]),
         configuration(cluster: 16384, backing: true, [("preallocation", "metadata")]),
         configuration(cluster: 2 << 20, backing: true),
+        Qcow2ConformanceTests.recording(configuration(cluster: 16384, backing: true)),
+        encrypted(configuration(cluster: 16384)),
+        Qcow2ConformanceTests.recording(encrypted(configuration(cluster: 32768, backing: true))),
+        encrypted(configuration(cluster: 16384, backing: true, [("preallocation", "metadata")])),
+        Qcow2ConformanceTests.recording(
+            encrypted(configuration(cluster: 16384, backing: true, [("data_file", "data")]))),
     ]
 
     static let sizes: [FormatConfiguration] = (14...21).map { bits in
         configuration(cluster: 1 << bits, backing: bits % 2 == 0)
     }
 
-    private static func configuration(
+    private static func encrypted(_ configuration: FormatConfiguration) -> FormatConfiguration {
+        Qcow2EncryptionTests.encrypted(configuration, "luks")
+    }
+
+    static func configuration(
         cluster: Int, backing: Bool = false, _ more: [(String, String)] = []
     ) -> FormatConfiguration {
         Qcow2ConformanceTests.configuration(

@@ -114,7 +114,7 @@ extension HostileCase {
             opens("bitmaps: two of one name", .corruption, mendable: true) {
                 $0.addBitmaps([BitmapFields(), BitmapFields(tableOffset: nil, flags: 3)])
             },
-            opens("bitmaps: two with one table", .corruption) {
+            opens("bitmaps: two with one table", .corruption, mendable: true) {
                 let table = UInt64($0.addCluster())
                 let other = Array("two".utf8)
                 $0.addBitmaps([

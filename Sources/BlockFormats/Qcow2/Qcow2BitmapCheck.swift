@@ -35,13 +35,35 @@ extension Qcow2Checker {
             let first = place.directoryOffset >> layout.clusterBits
             badBitmaps.directory = first..<first + layout.clusters(place.directoryBytes)
         }
+        let sharing = sharingTables(entries)
         var names: Set<[UInt8]> = []
         for entry in entries {
+            if sharing.contains(entry.position) {
+                badBitmap(entry, "its table is another one's too", report)
+            }
             if !names.insert(entry.name).inserted {
                 badBitmap(entry, "another one has the same name", report)
             }
             try countBitmap(entry, &window, report)
         }
+    }
+
+    /// The positions of entries whose table overlaps another's. Whose bits it has, nobody knows: a bitmap
+    /// that lacks a change loses data in the next backup, one that is gone makes that backup a full one.
+    private func sharingTables(_ entries: [Qcow2BitmapEntry]) -> Set<Int> {
+        var tables: [(position: Int, start: Int, end: Int)] = []
+        for entry in entries where entry.tableDefect(layout, fileClusters: fileClusters) == nil {
+            let start = entry.tableOffset >> layout.clusterBits
+            tables.append((entry.position, start, start + layout.clusters(entry.tableEntries * 8)))
+        }
+        tables.sort { $0.start < $1.start }
+        var sharing: Set<Int> = []
+        guard var reaching = tables.first else { return [] }
+        for table in tables.dropFirst() {
+            if table.start < reaching.end { sharing.formUnion([reaching.position, table.position]) }
+            if table.end > reaching.end { reaching = table }
+        }
+        return sharing
     }
 
     /// Counts one bitmap's table and data.

@@ -90,7 +90,8 @@ extension Qcow2Checker {
         for index in 0..<layout.entriesPerL2Table {
             let entry = layout.entry(index, of: bytes)
             if entry == .unallocated { continue }
-            if entry.bitmap != 0 { checkBitmap(entry, isActive: isActive, report) }
+            // Told and mended with the flags.
+            if entry.bitmap != 0, entry.bitmapProblem(layout) != nil { hasWrongFlags = true }
             if entry.isCompressed {
                 countCompressed(entry, isActive: isActive, &window, report)
                 continue
@@ -132,7 +133,7 @@ extension Qcow2Checker {
         for index in 0..<layout.entriesPerL2Table {
             let entry = layout.entry(index, of: buffer.bytes)
             if entry == .unallocated { continue }
-            if entry.bitmap != 0 { checkBitmap(entry, isActive: true, report) }
+            if entry.bitmap != 0, entry.bitmapProblem(layout) != nil { hasWrongFlags = true }
             if entry.isCompressed {
                 corruption(
                     "ERROR compressed cluster \(index) with data file, entry=0x\(hex(entry.raw))", report)
@@ -153,13 +154,6 @@ extension Qcow2Checker {
             }
             if !entry.isCopied { hasWrongFlags = true }
         }
-    }
-
-    /// What is wrong in an active table is told and mended with the flags.
-    private mutating func checkBitmap(_ entry: L2Entry, isActive: Bool, _ report: (String) -> Void) {
-        guard let problem = entry.bitmapProblem(layout) else { return }
-        if isActive { return hasWrongFlags = true }
-        corruption("ERROR \(problem) in a snapshot, entry=0x\(hex(entry.raw))", report)
     }
 
     private mutating func checkReservedBits(_ entry: L2Entry, _ report: (String) -> Void) {

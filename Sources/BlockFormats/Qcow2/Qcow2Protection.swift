@@ -136,7 +136,8 @@ extension Qcow2Metadata {
         ].filter { !$0.isEmpty }
     }
 
-    private func allAreas() throws(BlockError) -> [Range<Int>] {
+    /// What header, snapshots and bitmaps tell.
+    func allAreas() throws(BlockError) -> [Range<Int>] {
         let (snapshots, bytes) = try snapshotTable()
         var areas = knownAreas()
         if bytes > 0 { areas.append(area(header.snapshotsOffset, bytes)) }

@@ -1,0 +1,143 @@
+import BlockCore
+
+/// What is wrong inside tables that lie where they should: flags and subcluster bitmaps.
+extension Qcow2Checker {
+    /// Tells of every active entry whose "copied" flag contradicts the refcount, and of impossible subcluster
+    /// bitmaps also in snapshots, and sets them right in their places.
+    ///
+    /// An entry lies in one sector: after a crash each is old or new, and the next repair goes on.
+    mutating func checkFlags(repair: Bool, _ report: (String) -> Void) throws(BlockError) {
+        let store = try tables.refcounts()
+        for index in tables.l1.indices { try checkTableFlag(index, store, repair, report) }
+        try eachTable(of: tables.l1) { checker, buffer throws(BlockError) in
+            let areBitmapsMended = checker.checkBitmaps(in: buffer, repair, report)
+            let areFlagsMended = try checker.checkFlags(in: buffer, store, repair, report)
+            return areBitmapsMended || areFlagsMended
+        }
+        if layout.hasSubclusters { try checkSnapshotBitmaps(repair, report) }
+        if repair {
+            try tables.commit()
+            try tables.barrier()
+        }
+    }
+
+    /// "Copied" flags say nothing in a snapshot, but bitmaps are read when it is applied or converted.
+    private mutating func checkSnapshotBitmaps(
+        _ repair: Bool, _ report: (String) -> Void
+    ) throws(BlockError) {
+        // A damaged table of snapshots was told of, and is no reason to leave the rest.
+        guard let snapshots = try? tables.snapshotTable().snapshots else { return }
+        // While something lies where it should not, what looks like a table may be anything.
+        let repair = repair && unmendable == 0
+        for snapshot in snapshots {
+            try eachTable(of: try tables.snapshotL1(snapshot)) { checker, buffer in
+                checker.checkBitmaps(in: buffer, repair, report)
+            }
+        }
+    }
+
+    /// Shows each L2 table that lies where one may to `body`, and writes it back where that changed it.
+    private mutating func eachTable(
+        of l1: [UInt64], _ body: (inout Qcow2Checker, AlignedBuffer) throws(BlockError) -> Bool
+    ) throws(BlockError) {
+        let buffer = AlignedBuffer(count: layout.clusterSize)
+        let areas = (try? tables.allAreas()) ?? tables.knownAreas()
+        var repeated = RepeatedTables(l1)
+        for entry in l1 {
+            guard let table = placedTable(entry),
+                // What lies in other tables is no L2 table, whatever the L1 table says.
+                !areas.contains(where: { $0.contains(table >> layout.clusterBits) }),
+                repeated.isFirstUse(of: table)
+            else { continue }
+            var bytes = buffer.mutableBytes
+            try tables.file.read(into: &bytes, at: table)
+            if try body(&self, buffer) {
+                try tables.file.write(buffer.bytes, at: table)
+                tables.l2Cache.discard(table..<table + layout.clusterSize)
+            }
+        }
+    }
+
+    /// The offset of the table that an L1 entry refers to, where it lies in the file.
+    private func placedTable(_ entry: UInt64) -> Int? {
+        let table = Int(entry & L2Entry.offsetMask)
+        guard table != 0, layout.isAligned(table), layout.clusters(table) < fileClusters else { return nil }
+        return table
+    }
+
+    private mutating func checkTableFlag(
+        _ index: Int, _ store: RefcountStore, _ repair: Bool, _ report: (String) -> Void
+    ) throws(BlockError) {
+        let entry = tables.l1[index]
+        guard let table = placedTable(entry) else { return }
+        let refcount = try store.refcount(of: table >> layout.clusterBits)
+        guard (refcount == 1) != (entry & L2Entry.copiedFlag != 0) else { return }
+        note(
+            "ERROR OFLAG_COPIED L2 cluster: l1_index=\(index) l1_entry=\(hex(entry)) refcount=\(refcount)",
+            repair, report)
+        if repair { tables.setL1(index, to: entry ^ L2Entry.copiedFlag) }
+    }
+
+    private mutating func note(
+        _ line: @autoclosure () -> String, _ repair: Bool, _ report: (String) -> Void
+    ) {
+        if repair {
+            result.corruptionsFixed += 1
+            tell(line().replacingPrefix("ERROR", with: "Repairing"), report)
+        } else {
+            result.corruptions += 1
+            tell(line(), report)
+        }
+    }
+
+    /// - Returns: whether entries in `buffer` were changed.
+    private mutating func checkBitmaps(
+        in buffer: AlignedBuffer, _ repair: Bool, _ report: (String) -> Void
+    ) -> Bool {
+        guard layout.hasSubclusters else { return false }
+        var changed = false
+        for index in 0..<layout.entriesPerL2Table {
+            let entry = layout.entry(index, of: buffer.bytes)
+            guard let problem = entry.bitmapProblem(layout) else { continue }
+            note(
+                "ERROR \(problem), entry=0x\(hex(entry.raw)) bitmap=0x\(hex(entry.bitmap))", repair, report)
+            guard repair else { continue }
+            var bytes = buffer.mutableBytes
+            layout.store(entry.withSoundBitmap(layout), index, in: &bytes)
+            changed = true
+        }
+        return changed
+    }
+
+    /// - Returns: whether entries in `buffer` were changed.
+    private mutating func checkFlags(
+        in buffer: AlignedBuffer, _ store: RefcountStore, _ repair: Bool, _ report: (String) -> Void
+    ) throws(BlockError) -> Bool {
+        var changed = false
+        for index in 0..<layout.entriesPerL2Table {
+            let entry = layout.entry(index, of: buffer.bytes)
+            let host = entry.hostOffset
+            guard entry.raw != 0, !entry.isCompressed, host != 0, layout.isAligned(host),
+                tables.data.isExternal || layout.clusters(host) < fileClusters
+            else { continue }
+            let refcount = tables.data.isExternal ? 1 : try store.refcount(of: host >> layout.clusterBits)
+            guard (refcount == 1) != entry.isCopied else { continue }
+            note(
+                "ERROR OFLAG_COPIED data cluster: l2_entry=\(hex(entry.raw)) refcount=\(refcount)", repair,
+                report)
+            guard repair else { continue }
+            var bytes = buffer.mutableBytes
+            layout.store(
+                L2Entry(raw: entry.raw ^ L2Entry.copiedFlag, bitmap: entry.bitmap), index, in: &bytes)
+            changed = true
+        }
+        return changed
+    }
+}
+
+extension String {
+    /// The text with another prefix.
+    fileprivate func replacingPrefix(_ prefix: String, with other: String) -> String {
+        hasPrefix(prefix) ? other + dropFirst(prefix.count) : self
+    }
+}
