@@ -68,6 +68,7 @@ extension Qcow2Metadata {
         try checkSound()
         // No entry in the image refers to data that the other file has not got.
         if data.isExternal { try data.node.flush() }
+        try padCompressedEnd()
         try commitRefcounts()
         if l2Cache.hasDirty || dirtyL1 != nil {
             try barrier()

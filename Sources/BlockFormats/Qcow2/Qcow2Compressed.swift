@@ -76,6 +76,7 @@ extension Qcow2Metadata {
         if let room = try roomBehindLast(size, store) {
             place = room
         } else {
+            try padCompressedEnd()
             place = CompressedPlace(hostOffset: try store.allocate(1) << layout.clusterBits, size: size)
         }
         freeByteOffset = place.hostOffset + size
@@ -93,11 +94,25 @@ extension Qcow2Metadata {
         if size > room {
             let next = try store.allocate(1)
             guard next == current + 1 else {
+                try padCompressedEnd()
                 return CompressedPlace(hostOffset: next << layout.clusterBits, size: size)
             }
         }
         try store.increment(current)
         return CompressedPlace(hostOffset: freeByteOffset, size: size)
+    }
+
+    /// Makes a file that ends with compressed data end with a whole sector: the entry counts sectors, and
+    /// some readers (7-Zip) want to find all that it counts. Nobody else writes there: the next data go
+    /// behind it.
+    func padCompressedEnd() throws(BlockError) {
+        let end = freeByteOffset
+        guard let whole = end.roundedUp(to: Qcow2.sectorBytes), whole > end, try file.length() < whole else {
+            return
+        }
+        let zeroes = [UInt8](repeating: 0, count: whole - end)
+        try file.write(zeroes.span.bytes, at: end)
+        freeByteOffset = layout.isAligned(whole) ? 0 : whole
     }
 
     func link(_ place: CompressedPlace, at guestOffset: Int) throws(BlockError) {
