@@ -53,6 +53,25 @@ import Testing
             BochsDriver.self, image: Self.image(version: version, catalog), expected: Self.expected(catalog))
     }
 
+    private func check(_ catalog: [UInt32], cutTo length: Int? = nil) throws -> CheckResult {
+        var image = Self.image(catalog)
+        if let length { image.resize(to: length) }
+        let store = TestStore(["disk": image])
+        let node = try ImageOpener(registry: store.registry([BochsDriver.self, RawDriver.self]))
+            .open("disk", settings: OpenSettings(forCheck: true))
+        return try #require(node.format as? any Checkable).check(repair: .none) { _ in }
+    }
+
+    @Test func aCheckFindsWhatIsWrong() throws {
+        let sound = try check([1, .max, 0, 2])
+        #expect(sound.corruptions == 0 && sound.leaks == 0 && sound.allocatedClusters == 3)
+        #expect(sound.imageEndOffset == 528 + 3 * 4608)
+        let shared = try check([1, .max, 1, 2])
+        #expect(shared.corruptions == 1 && shared.leaks == 1)
+        let cut = try check([1, .max, 0, 2], cutTo: 528 + 3 * 4608 - 1)
+        #expect(cut.corruptions == 1 && cut.leaks == 0)
+    }
+
     static let hostile: [(offset: Int, bytes: [UInt8])] = [
         (32, [0]), (48, [0]), (0x42, [9]), (0x44, [0, 0]), (0x47, [0x80]), (0x4B, [0x7F]), (0x48, [1]),
         (0x4C, [0]),

@@ -44,6 +44,23 @@ import Testing
 
     static let disk = Pattern.bytes(stamp: 3, at: 0, count: 20 * blockBytes)
 
+    @Test func aCheckReadsEveryBlock() throws {
+        var image = Self.image(Self.disk)
+        for (damaged, corruptions) in [(false, 0), (true, 2)] {
+            if damaged {
+                image.write([7], at: image.count - 100)
+                image.write([7], at: image.count - 3 * Self.blockBytes)
+            }
+            let store = TestStore(["disk": image])
+            let node = try ImageOpener(registry: store.registry([CloopDriver.self, RawDriver.self]))
+                .open("disk", settings: OpenSettings(forCheck: true))
+            let checkable = try #require(node.format as? any Checkable)
+            let result = try checkable.check(repair: .none) { _ in }
+            #expect(result.corruptions == corruptions && result.totalClusters == 20)
+            #expect(throws: BlockError.self) { try checkable.check(repair: .all) { _ in } }
+        }
+    }
+
     @Test func reading() throws {
         try checkReadOnlyFormat(CloopDriver.self, image: Self.image(Self.disk), expected: Self.disk)
     }

@@ -98,6 +98,21 @@ import Testing
         #expect(throws: BlockError.self) { try opener(store).open("disk", format: "luks", options: options) }
     }
 
+    @Test func aCheckNeedsNoKey() throws {
+        let store = TestStore()
+        try create(store)
+        func check() throws -> CheckResult {
+            let node = try opener(store).open("disk", format: "luks", settings: OpenSettings(forCheck: true))
+            #expect(throws: BlockError.self) { try node.readBytes(at: 0, count: 512) }
+            return try #require(node.format as? any Checkable).check(repair: .none) { _ in }
+        }
+        #expect(try check() == CheckResult())
+        var image = try #require(store["disk"])
+        image.write([0, 0, 0xDE, 0xAD], at: 208)
+        store["disk"] = image
+        #expect(try check().corruptions == 1)
+    }
+
     @Test func growsAndShrinks() throws {
         let store = TestStore()
         try create(store)

@@ -119,6 +119,8 @@ public final class BochsDriver: ReadOnlyFormat {
     }
 
     public var virtualSize: Int { header.virtualSize }
+    /// What an extent takes in the file: its bitmap in whole sectors, and its bytes.
+    private var blockBytes: Int { bitmapSectors * Bochs.sectorBytes + header.extentBytes }
 
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         let number = offset / header.extentBytes
@@ -126,7 +128,6 @@ public final class BochsDriver: ReadOnlyFormat {
         let most = min(limit, header.extentBytes - inside)
         let entry = number < catalog.count ? catalog[number] : Bochs.unused
         if entry == Bochs.unused { return Extent(.zero(hostOffset: nil), length: most) }
-        let blockBytes = bitmapSectors * Bochs.sectorBytes + header.extentBytes
         let start = dataOffset + Int(entry) * blockBytes
         let bitmap = try file.readBytes(at: start, count: header.bitmapBytes)
         var sector = inside / Bochs.sectorBytes
@@ -143,4 +144,31 @@ public final class BochsDriver: ReadOnlyFormat {
     }
 
     public func describe() throws(BlockError) -> FormatInfo { FormatInfo() }
+}
+
+extension BochsDriver: Checkable {
+    /// Whether every extent has a block to itself that lies inside the file, and every block an extent.
+    ///
+    /// - Throws: `unsupported` when a repair is asked for.
+    public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
+        try refuseRepair(repair)
+        var result = CheckResult()
+        result.totalClusters = (virtualSize + header.extentBytes - 1) / header.extentBytes
+        let blocks = max(0, try file.length() - dataOffset) / blockBytes
+        var users: Set<Int> = []
+        for number in 0..<catalog.count where catalog[number] != Bochs.unused {
+            let block = Int(catalog[number])
+            result.allocatedClusters += 1
+            if block >= blocks {
+                result.corruptions += 1
+                report("ERROR extent \(number) is in block \(block), beyond the end of the file")
+            } else if !users.insert(block).inserted {
+                result.corruptions += 1
+                report("ERROR extent \(number) is in block \(block), which another one uses too")
+            }
+        }
+        result.leaks = blocks - users.count
+        result.imageEndOffset = dataOffset + ((users.max() ?? -1) + 1) * blockBytes
+        return result
+    }
 }

@@ -141,3 +141,26 @@ public final class CloopDriver: ReadOnlyFormat {
 
     public func describe() throws(BlockError) -> FormatInfo { FormatInfo() }
 }
+
+extension CloopDriver: Checkable {
+    /// Whether every block can be decompressed. The offsets were checked when the image was opened.
+    ///
+    /// - Throws: `unsupported` when a repair is asked for.
+    public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
+        try refuseRepair(repair)
+        var result = CheckResult()
+        result.totalClusters = offsets.count - 1
+        result.allocatedClusters = result.totalClusters
+        result.compressedClusters = result.totalClusters
+        result.imageEndOffset = offsets.last
+        let buffer = AlignedBuffer(count: blockBytes)
+        for block in 0..<result.totalClusters {
+            var bytes = buffer.mutableBytes
+            do throws(BlockError) { try decompress(block, into: &bytes) } catch {
+                if error.kind == .corrupt { result.corruptions += 1 } else { result.checkErrors += 1 }
+                report("ERROR \(error.message)")
+            }
+        }
+        return result
+    }
+}

@@ -11,6 +11,13 @@ extension ReadOnlyFormat {
             .readOnly, "Images of format '\(name)' can only be read", path: request.file.filename)
     }
 
+    /// - Throws: `unsupported` where a check is to change something.
+    func refuseRepair(_ repair: RepairMode) throws(BlockError) {
+        guard repair == .none else {
+            throw BlockError(.unsupported, "Images of format '\(Self.name)' cannot be repaired")
+        }
+    }
+
     public var writeGranularity: Int { 1 }
 
     public func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError) {

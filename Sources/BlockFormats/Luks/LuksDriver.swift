@@ -64,6 +64,8 @@ public final class LuksDriver: FormatDriver {
         _ volume: LuksVolume, _ secret: String?, _ request: OpenRequest
     ) throws(BlockError) -> EncryptedStore? {
         if request.settings.metadataOnly || request.settings.withoutKeys { return nil }
+        // The structure can be checked without the key.
+        if request.settings.forCheck, secret == nil { return nil }
         guard let secret else {
             throw BlockError(.invalidArgument, "Parameter 'key-secret' is required for cipher")
         }
