@@ -26,6 +26,45 @@ import Testing
         #expect(try scratch.contents("a") == model)
     }
 
+    static let engines: [(RequestEngine, CacheMode)] = [
+        (.native, .none), (.native, .directsync), (.uring, .writeback), (.uring, .none),
+    ]
+
+    /// The kernel's queues carry the same requests.
+    @Test(arguments: engines) func randomRequestsThroughAQueue(_ engine: (RequestEngine, CacheMode)) throws {
+        var settings = writing(engine.1)
+        settings.engine = engine.0
+        var random = SeededRandom(seed: TestEffort.seed)
+        var model = random.bytes(20001)
+        let path = try scratch.file("a", model)
+        let driver: FileDriver
+        do throws(BlockError) { driver = try FileDriver(opening: path, settings: settings) } catch {
+            // Containers may forbid io_uring; Linux AIO is everywhere.
+            guard engine.0 == .uring, error.kind == .unsupported else { throw error }
+            return
+        }
+        for _ in 0..<150 { try randomStep(driver, &model, &random) }
+        try WorkerThreads.run(8) { (worker) throws(BlockError) in
+            for round in 0..<50 {
+                let offset = (worker * 50 + round) * 4096
+                try driver.write([UInt8](repeating: UInt8(worker), count: 4096).span.bytes, at: offset)
+            }
+        }
+        store(pieces(8, of: 50 * 4096) { UInt8($0) }, at: 0, in: &model)
+        try driver.flush()
+        driver.close()
+        #expect(try scratch.contents("a") == model)
+    }
+
+    @Test func nativeRequestsNeedDirectOnes() throws {
+        var settings = writing(.writeback)
+        settings.engine = .native
+        let path = try scratch.file("a", [1])
+        var options = OptionTree()
+        let message = failure { _ = try FileDriver.entry.open(path, &options, settings) }?.message
+        #expect(message?.contains("requires cache.direct=on") == true, "\(message ?? "nothing")")
+    }
+
     private func randomStep(
         _ driver: FileDriver, _ model: inout [UInt8], _ random: inout SeededRandom
     ) throws {

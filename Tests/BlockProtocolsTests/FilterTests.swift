@@ -79,25 +79,4 @@ import Testing
         try driver.put([UInt8](repeating: 1, count: 5000), at: 0)
         #expect(ContinuousClock.now - began >= .milliseconds(49))
     }
-
-    @Test func theLogHoldsWhatSucceededInOrder() throws {
-        let faults = FaultDriver(over: MemoryDriver())
-        let driver = LogDriver(over: faults)
-        try driver.put([1, 2], at: 3)
-        try driver.flush()
-        faults.fail(1, of: [.write], with: 5)
-        #expect(failure { try driver.put([9], at: 0) } != nil)
-        try driver.writeZeroes(at: 0, count: 2, flags: .mayUnmap)
-        try driver.discard(at: 1, count: 1)
-        try driver.truncate(to: 9, preallocation: .off)
-        _ = try driver.bytes(at: 0, 1)
-        #expect(
-            driver.operations == [
-                .write(offset: 3, bytes: [1, 2]), .flush, .writeZeroes(offset: 0, count: 2, flags: .mayUnmap),
-                .discard(offset: 1, count: 1), .truncate(length: 9, preallocation: .off),
-            ])
-        driver.clear()
-        #expect(driver.operations == [])
-        #expect(try driver.length() == 9)
-    }
 }

@@ -6,9 +6,12 @@ public enum MetadataEvent: String, Sendable, CaseIterable {
     /// An entry of the active L1 table is written.
     case l1Update = "l1_update"
     /// A larger L1 table gets its place, is written, and is pointed to.
-    case l1GrowAllocate = "l1_grow.alloc_table"
-    case l1GrowWrite = "l1_grow.write_table"
-    case l1GrowActivate = "l1_grow.activate_table"
+    case l1GrowAllocate = "l1_grow_alloc_table"
+    case l1GrowWrite = "l1_grow_write_table"
+    case l1GrowActivate = "l1_grow_activate_table"
+    /// Entries of the L1 table that a smaller disk does not need go, then the L2 tables that they named.
+    case l1ShrinkWrite = "l1_shrink_write_table"
+    case l1ShrinkFree = "l1_shrink_free_l2_clusters"
     /// A part of an L2 table is read.
     case l2Load = "l2_load"
     /// Changed parts of L2 tables are written.
@@ -16,12 +19,15 @@ public enum MetadataEvent: String, Sendable, CaseIterable {
     /// The entry of a compressed cluster is set.
     case l2UpdateCompressed = "l2_update_compressed"
     /// An L2 table that a snapshot shares is read for its copy.
-    case l2AllocateCopyRead = "l2_alloc.cow_read"
+    case l2AllocateCopyRead = "l2_alloc_cow_read"
     /// A new L2 table is written.
-    case l2AllocateWrite = "l2_alloc.write"
+    case l2AllocateWrite = "l2_alloc_write"
     /// Guest data is read from the file, or from the backing file.
     case readData = "read_aio"
     case readBacking = "read_backing_aio"
+    /// Saved machine state is read, or written.
+    case stateLoad = "vmstate_load"
+    case stateSave = "vmstate_save"
     /// A compressed cluster is read.
     case readCompressed = "read_compressed"
     /// Guest data is written, plain or compressed.
@@ -30,6 +36,8 @@ public enum MetadataEvent: String, Sendable, CaseIterable {
     /// The rest of a new cluster is read, or written.
     case copyRead = "cow_read"
     case copyWrite = "cow_write"
+    /// What was read from the backing file is stored, as copy-on-read does.
+    case copyOnReadWrite = "cor_write"
     /// The refcount table is read, gets a larger place, or gets changed entries.
     case refcountTableLoad = "reftable_load"
     case refcountTableGrow = "reftable_grow"
@@ -38,8 +46,14 @@ public enum MetadataEvent: String, Sendable, CaseIterable {
     case refcountBlockLoad = "refblock_load"
     /// Changed parts of refcount blocks are written.
     case refcountBlockUpdate = "refblock_update_part"
-    /// A new refcount block is made.
+    /// A new refcount block gets its place, is written, and gets its entry in the table.
     case refcountBlockAllocate = "refblock_alloc"
+    case refcountBlockWrite = "refblock_alloc_write"
+    case refcountBlockHookup = "refblock_alloc_hookup"
+    /// For a larger refcount table, the blocks are written, then the table, then the header points to it.
+    case refcountGrowWriteBlocks = "refblock_alloc_write_blocks"
+    case refcountGrowWriteTable = "refblock_alloc_write_table"
+    case refcountGrowSwitch = "refblock_alloc_switch_table"
     /// Clusters are allocated, bytes for compressed data are, or clusters lose a reference.
     case clusterAllocate = "cluster_alloc"
     case clusterAllocateBytes = "cluster_alloc_bytes"

@@ -19,6 +19,7 @@ extension BlockNode {
                 let buffer = AlignedBuffer(count: count)
                 var bytes = buffer.mutableBytes
                 try readOld(into: &bytes, at: offset)
+                file?.emit(.copyOnReadWrite)
                 try driver.write(buffer.bytes, at: offset, old: self)
                 needsFlush.store(true, ordering: .relaxed)
             }

@@ -79,7 +79,7 @@ extension BlockNode {
             guard children.indices.contains(extent.child) else {
                 throw BlockError(.corrupt, "The image has no storage number \(extent.child)", path: filename)
             }
-            children[extent.child].emit(.readData)
+            file?.emit(.readData)
             try children[extent.child].read(into: &part, at: hostOffset)
         case .zero: part.fill()
         case .encoded: try driver.readEncoded(into: &part, at: offset)

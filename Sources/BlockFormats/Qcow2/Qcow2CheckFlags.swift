@@ -9,7 +9,7 @@ extension Qcow2Checker {
     mutating func checkFlags(repair: Bool, _ report: (String) -> Void) throws(BlockError) {
         let store = try tables.refcounts()
         for index in tables.l1.indices { try checkTableFlag(index, store, repair, report) }
-        try eachTable(of: tables.l1) { checker, buffer throws(BlockError) in
+        try eachTable(of: tables.l1, outside: tables.knownAreas()) { checker, buffer throws(BlockError) in
             let areBitmapsMended = checker.checkBitmaps(in: buffer, repair, report)
             let areFlagsMended = try checker.checkFlags(in: buffer, store, repair, report)
             return areBitmapsMended || areFlagsMended
@@ -26,26 +26,29 @@ extension Qcow2Checker {
         _ repair: Bool, _ report: (String) -> Void
     ) throws(BlockError) {
         // A damaged table of snapshots was told of, and is no reason to leave the rest.
-        guard let snapshots = try? tables.snapshotTable().snapshots else { return }
+        guard let snapshots = try? tables.snapshotTable().snapshots,
+            let areas = try? tables.allAreas()
+        else { return }
         // While something lies where it should not, what looks like a table may be anything.
         let repair = repair && unmendable == 0
         for snapshot in snapshots {
-            try eachTable(of: try tables.snapshotL1(snapshot)) { checker, buffer in
+            try eachTable(of: try tables.snapshotL1(snapshot), outside: areas) { checker, buffer in
                 checker.checkBitmaps(in: buffer, repair, report)
             }
         }
     }
 
     /// Shows each L2 table that lies where one may to `body`, and writes it back where that changed it.
+    ///
+    /// - Parameter areas: clusters of other tables: what lies there is no L2 table, whatever `l1` says.
     private mutating func eachTable(
-        of l1: [UInt64], _ body: (inout Qcow2Checker, AlignedBuffer) throws(BlockError) -> Bool
+        of l1: [UInt64], outside areas: [Range<Int>],
+        _ body: (inout Qcow2Checker, AlignedBuffer) throws(BlockError) -> Bool
     ) throws(BlockError) {
         let buffer = AlignedBuffer(count: layout.clusterSize)
-        let areas = (try? tables.allAreas()) ?? tables.knownAreas()
         var repeated = RepeatedTables(l1)
         for entry in l1 {
             guard let table = placedTable(entry),
-                // What lies in other tables is no L2 table, whatever the L1 table says.
                 !areas.contains(where: { $0.contains(table >> layout.clusterBits) }),
                 repeated.isFirstUse(of: table)
             else { continue }

@@ -125,6 +125,7 @@ extension Qcow2Metadata {
         var changed = header
         changed.refcountTableOffset = store.tableOffset
         changed.refcountTableClusters = store.tableClusters
+        file.emit(.refcountGrowSwitch)
         try file.write(changed.fixedBytes().span.bytes, at: 0)
         try barrier()
         header = changed

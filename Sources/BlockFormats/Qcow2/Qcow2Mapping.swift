@@ -36,6 +36,7 @@ extension Qcow2Driver {
             let run = min(max(extent.length, 1), count - done)
             var part = buffer.slice(done..<done + run)
             if case .data(let hostOffset) = extent.status {
+                file.emit(.readData)
                 try data.read(into: &part, at: hostOffset, guest: offset + done)
             } else {
                 try readCompressed(into: &part, at: offset + done)

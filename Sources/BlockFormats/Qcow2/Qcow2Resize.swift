@@ -170,15 +170,21 @@ extension Qcow2Metadata {
         hasUnflushedWrites = true
     }
 
-    /// L2 tables that map nothing but space past the end are freed.
+    /// L2 tables that map nothing but space past the end are freed, once no L1 entry refers to them.
     private func dropTables(from guest: Int) throws(BlockError) {
         let span = layout.guestBytesPerL2Table
         let first = guest / span + (guest % span == 0 ? 0 : 1)
+        var dropped: [Int] = []
         for index in first..<max(first, l1.count) where l1[index] & L2Entry.offsetMask != 0 {
             guard let table = try checkedTable(l1[index], index) else { continue }
             setL1(index, to: 0)
-            release(table >> layout.clusterBits, count: 1, discards: true)
+            dropped.append(table >> layout.clusterBits)
         }
+        if dropped.isEmpty { return }
+        file.emit(.l1ShrinkWrite)
+        try commit()
+        file.emit(.l1ShrinkFree)
+        for cluster in dropped { release(cluster, count: 1, discards: true) }
     }
 
     /// Cuts off the file behind the last cluster in use.

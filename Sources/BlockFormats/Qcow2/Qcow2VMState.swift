@@ -10,6 +10,7 @@ extension Qcow2Driver: VMStateCapable {
     /// Order of writes: a longer L1 table in a new place before the header points to it; then as any write.
     public func saveVMState(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         let count = bytes.byteCount
+        file.emit(.stateSave)
         let start = try exclusively { tables throws(BlockError) -> Int in
             guard !tables.isReadOnly else {
                 throw BlockError(.readOnly, "Block node is read-only", path: file.filename)
@@ -28,6 +29,7 @@ extension Qcow2Driver: VMStateCapable {
         guard offset >= 0, !overflow else {
             throw BlockError(.invalidArgument, "The offset is outside the saved state", path: file.filename)
         }
+        file.emit(.stateLoad)
         try readState(into: &buffer, at: start)
     }
 

@@ -184,6 +184,7 @@ final class RefcountStore {
         let home = try findFree(1)
         willMakeBlock(home)
         let offset = home << layout.clusterBits
+        file.emit(.refcountBlockWrite)
         try clear(block: offset)
         table[index] = UInt64(offset)
         noteDirtyTable(index..<index + 1)
@@ -237,7 +238,9 @@ final class RefcountStore {
         guard layout.clusters(table.count * 8) == clusters else {
             throw BlockError(.noSpace, "The refcount table could not grow", path: file.filename)
         }
+        file.emit(.refcountGrowWriteBlocks)
         try cache.writeBack()
+        file.emit(.refcountGrowWriteTable)
         try BigEndianTable.write(table, to: file, at: start << layout.clusterBits)
         tableOffset = start << layout.clusterBits
         tableClusters = clusters
@@ -253,6 +256,8 @@ final class RefcountStore {
         try cache.writeBack()
         guard !needsPlacing, let dirty = dirtyTable else { return }
         try barrier()
+        // The entries in the file lack new blocks only.
+        file.emit(.refcountBlockHookup)
         file.emit(.refcountTableUpdate)
         try BigEndianTable.write(table, dirty, to: file, at: tableOffset)
         dirtyTable = nil

@@ -61,7 +61,7 @@ struct DebugRules: Sendable {
             return range?.contains(offset) == true
         }
         guard let hit else { return nil }
-        // Its event may come again.
+        // Gone for good, also when its event comes again.
         if faults[hit].once { faults[hit].requests = [] }
         return faults[hit].code
     }
@@ -148,6 +148,8 @@ extension DebugRules {
             fault.offset = overflow ? .max : offset
         }
         fault.once = try rule.takeFlag("once") ?? false
+        // Every failure is immediate here: a request has its thread to itself.
+        _ = try rule.takeFlag("immediately")
         try checkEmpty(rule)
         return fault
     }
