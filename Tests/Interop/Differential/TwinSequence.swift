@@ -25,7 +25,7 @@ struct TwinSequence {
     }
 
     private var random: SeededRandom
-    private let twins: TwinImages
+    private var twins: TwinImages
     private var shape = Shape()
     private var names = 0
     private var steps: [String] = []
@@ -105,10 +105,25 @@ struct TwinSequence {
             options += features()
         }
         options.append("cluster_size=\(shape.cluster)")
-        if shape.backing == nil && chance(15) {
+        if chance(12) { options += encryption() }
+        // QEMU 7.2 lets the guest read noise from what it preallocates in an encrypted image.
+        if shape.backing == nil && !twins.isEncrypted && chance(15) {
             options.append("preallocation=\(pick(["metadata", "falloc", "full"]))")
         }
         return options
+    }
+
+    private mutating func encryption() -> [String] {
+        twins.isEncrypted = true
+        let secret = "encrypt.key-secret=s0"
+        guard chance(65) else { return ["encrypt.format=aes", secret] }
+        // QEMU 7.2 aborts over keys of 192 bits, whose stripes end inside a sector.
+        let (cipher, mode) = (pick(["aes-128", "aes-256"]), pick(["xts", "cbc"]))
+        let vectors = pick(["plain64", "plain", "essiv"])
+        return [
+            "encrypt.format=luks", secret, "encrypt.iter-time=10", "encrypt.cipher-alg=\(cipher)",
+            "encrypt.cipher-mode=\(mode)", "encrypt.ivgen-alg=\(vectors)",
+        ] + (vectors == "essiv" ? ["encrypt.ivgen-hash-alg=sha256"] : [])
     }
 
     private mutating func features() -> [String] {
@@ -174,7 +189,7 @@ struct TwinSequence {
         // Without a zero flag, a discarded cluster shows what is below, or stays.
         let canDiscard = clusters > 0 && !(shape.version == 2 && shape.backing != nil)
         switch random.number(in: 0..<10) {
-        case 0 where canDiscard && !shape.hasDataFile:
+        case 0 where canDiscard && !shape.hasDataFile && !twins.isEncrypted:
             shape.compressed = true
             // QEMU compresses only into clusters that are not allocated.
             return [.discard(unit), .compress(unit, byte)]
@@ -221,20 +236,21 @@ struct TwinSequence {
         return try node.length()
     }
 
-    private mutating func newSize() -> Int {
+    /// Another size than the present one, of which QEMU refuses to make the same where there are snapshots;
+    /// `nil` where none is possible.
+    private mutating func newSize() -> Int? {
         let change = random.number(in: 1..<12) * pick([512, 4096, shape.cluster])
         // QEMU 7.2 does not grow a version 2 disk over a longer backing file.
         let canGrow = shape.version == 3 || shape.backingBytes <= shape.size
-        if canGrow && chance(65) { return shape.size + change }
         let smaller = max(512, shape.size - change)
-        // QEMU refuses the same size again where there are snapshots; Platter has nothing to do.
-        return smaller == shape.size && canGrow ? shape.size + 512 : smaller
+        if smaller < shape.size && !(canGrow && chance(65)) { return smaller }
+        return canGrow ? shape.size + change : nil
     }
 
     private mutating func resize() throws {
-        let size = newSize()
+        guard let size = newSize() else { return try requests() }
         // QEMU 7.2 preallocates clusters that were given up with what lies in them.
-        let isFresh = steps.count == 1 && size > shape.size
+        let isFresh = steps.count == 1 && size > shape.size && !twins.isEncrypted
         let preallocation = isFresh && shape.backing == nil ? ["--preallocation", "metadata"] : []
         let arguments = ["resize", "-q", "-f", "qcow2", "--shrink"] + preallocation + [Self.disk, "\(size)"]
         if try both(arguments) { try settle(size) }
@@ -257,10 +273,11 @@ struct TwinSequence {
         var next = shape
         if chance(40) {
             // QEMU 7.2 makes version 2 images with zstd clusters, which nobody can read, and others that
-            // forget their bitmaps; and what it refuses only in the end, it has done in part.
+            // forget their bitmaps, or lose the zeroes of encrypted clusters; and what it refuses only in
+            // the end, it has done in part.
             let isBound =
                 shape.isZstd || shape.hasDataFile || shape.hasSubclusters || !shape.bitmaps.isEmpty
-                || shape.mixesSizes
+                || shape.mixesSizes || twins.isEncrypted
             next.version = isBound || !(shape.refcountBits == 16 || canRewriteRefcounts) ? 3 : pick([2, 3])
             options.append("compat=\(pick(next.version == 2 ? ["0.10", "v2"] : ["1.1", "v3"]))")
         }
@@ -275,9 +292,10 @@ struct TwinSequence {
         if chance(30) { options.append("lazy_refcounts=\(mayBeLazy ? pick(["on", "off"]) : "off")") }
         if shape.hasDataFile && chance(30) { options.append("data_file_raw=off") }
         if options.isEmpty || (shape.snapshots.isEmpty && chance(20)) {
-            next.size = newSize()
-            options.append("size=\(next.size)")
+            next.size = newSize() ?? shape.size
+            if next.size != shape.size { options.append("size=\(next.size)") }
         }
+        if options.isEmpty { return try requests() }
         if try both(["amend", "-q", "-f", "qcow2", "-o", options.joined(separator: ","), Self.disk]) {
             let size = next.size
             next.size = shape.size
