@@ -40,13 +40,17 @@ let package = Package(
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .systemLibrary(name: "CDeflate", pkgConfig: "libdeflate", providers: [.apt(["libdeflate-dev"])]),
         .systemLibrary(name: "CCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
+        .systemLibrary(name: "CBzip2", providers: [.apt(["libbz2-dev"])]),
+        .systemLibrary(name: "CLzma", pkgConfig: "liblzma", providers: [.apt(["liblzma-dev"])]),
         .target(name: "CHost", cSettings: [.define("_GNU_SOURCE")]),
         .target(
             name: "CRing", cSettings: [.define("_GNU_SOURCE")],
             linkerSettings: [.linkedLibrary("uring", .when(platforms: [.linux]))]),
         library("BlockCore"),
         library("BlockProtocols", ["BlockCore", "CHost", "CRing", systemPackage]),
-        library("BlockFormats", ["BlockCore", "CZlib", "CZstd", "CDeflate", "CCrypto"]),
+        library(
+            "BlockFormats",
+            ["BlockCore", "CZlib", "CZstd", "CDeflate", "CCrypto", "CBzip2", "CLzma"]),
         library("BlockJobs", ["BlockCore"]),
         library(
             "PlatterCommands",

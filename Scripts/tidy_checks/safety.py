@@ -18,7 +18,7 @@ LAYERS = {
     "platter": 4,
 }
 # Each is called from one Swift file.
-C_LIBRARIES = {"CZlib", "CZstd", "CDeflate", "CCrypto"}
+C_LIBRARIES = {"CZlib", "CZstd", "CDeflate", "CCrypto", "CBzip2", "CLzma"}
 IMPORT = r"(?m)^[ \t]*(?:@\w+[ \t]+)*(?:(?:public|package|internal|private|fileprivate)[ \t]+)?" \
     r"import[ \t]+(?:(?:func|struct|class|enum|protocol|let|var|typealias)[ \t]+)?(\w+)"
 

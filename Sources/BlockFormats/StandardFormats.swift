@@ -4,7 +4,7 @@ import BlockCore
 public enum StandardFormats {
     public static let all: [any FormatDriver.Type] = [
         Qcow2Driver.self, LuksDriver.self, QedDriver.self, VdiDriver.self, BochsDriver.self,
-        CloopDriver.self, RawDriver.self,
+        CloopDriver.self, DmgDriver.self, RawDriver.self,
     ]
 
     /// What is made where nobody names a format.

@@ -8,6 +8,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #ifdef __linux__
 #include <linux/fs.h>
 #include <linux/stat.h>
@@ -20,7 +24,13 @@
     do { result = (call); } while (result == -1 && errno == EINTR); \
     return result == -1 ? errno : 0
 
-int platter_host_version(void) { return 2; }
+int platter_host_version(void) { return 3; }
+
+void platter_return_large_blocks(void) {
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 1 << 20);
+#endif
+}
 
 int platter_punch_hole(int fd, int64_t offset, int64_t length) {
 #if defined(__linux__)

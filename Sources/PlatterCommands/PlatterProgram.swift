@@ -1,3 +1,5 @@
+import CHost
+
 /// The program.
 public enum PlatterProgram {
     /// The version that `--version` tells.
@@ -7,6 +9,7 @@ public enum PlatterProgram {
     ///
     /// - Parameter arguments: as from the system: the name by which the program was called comes first.
     public static func run(_ arguments: [String]) -> Int32 {
+        platter_return_large_blocks()
         let terminal = Terminal()
         let name = baseName(arguments.first ?? "platter")
         let status = run(name, Array(arguments.dropFirst()), terminal)

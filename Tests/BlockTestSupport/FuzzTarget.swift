@@ -31,6 +31,9 @@ public struct FuzzTarget: Sendable {
                 image.put64(1, at: Qcow2Bytes.Field.autoclear)
                 image.setExtensions([(0x2385_2875, bitmapsHeader(size: size, directory: directory))])
             },
+            FuzzTarget(name: "dmg-tables", image: dmgTable, format: "dmg"),
+            FuzzTarget(name: "dmg-fork", image: dmgFork, format: "dmg"),
+            FuzzTarget(name: "dmg-chunks", image: dmgChunk, format: "dmg"),
             FuzzTarget(
                 name: "canary", image: { SparseBytes($0) }, format: StandardFormats.defaultName,
                 isCanary: true),
@@ -48,6 +51,33 @@ public struct FuzzTarget: Sendable {
                 change(&image, bytes)
                 return image.bytes
             }, format: "qcow2")
+    }
+
+    /// The bytes are a block table, which is too deep in Base64 and XML for chance.
+    @Sendable private static func dmgTable(_ bytes: [UInt8]) -> SparseBytes {
+        var image = DmgBytes(sectors: 1 << 20)
+        image.data = Array(bytes.suffix(4096))
+        image.tables = [Array("mish".utf8) + bytes]
+        return image.file
+    }
+
+    /// The bytes are a resource fork.
+    @Sendable private static func dmgFork(_ bytes: [UInt8]) -> SparseBytes {
+        var image = DmgBytes(sectors: 1 << 20)
+        image.directory = .resourceFork
+        image.directoryBytes = bytes
+        return image.file
+    }
+
+    /// The first byte chooses the encoding of a chunk of 64 KiB, the others are its stream.
+    @Sendable private static func dmgChunk(_ bytes: [UInt8]) -> SparseBytes {
+        var image = DmgBytes(sectors: 128)
+        image.data = Array(bytes.dropFirst())
+        let type = 0x8000_0004 + UInt32((bytes.first ?? 0) % 5)
+        image.tables = [
+            DmgBytes.table(first: 0, sectors: 128, [.init(type, 0, 128, 0, UInt64(image.data.count))])
+        ]
+        return image.file
     }
 
     /// Ten bytes a patch: where, and the eight bytes that go there.

@@ -85,3 +85,32 @@ enum Deflate {
         if !isWhole { throw BlockError(.corrupt, "Compressed data is damaged") }
     }
 }
+
+/// CRC-32 as zlib, Ethernet and disk images have it (polynomial 0x04C11DB7, reflected).
+enum CRC32 {
+    /// The checksum of what `start` is that of, followed by `bytes`.
+    static func checksum(_ bytes: RawSpan, after start: UInt32 = 0) -> UInt32 {
+        bytes.withUnsafeBytes { libdeflate_crc32(start, $0.baseAddress, $0.count) }
+    }
+
+    /// The checksum of two parts, the second of which has `count` bytes.
+    static func combined(_ first: UInt32, _ second: UInt32, count: Int) -> UInt32 {
+        UInt32(truncatingIfNeeded: crc32_combine(UInt(first), UInt(second), count))
+    }
+
+    /// The checksum of `count` zeroes, found by doubling.
+    static func ofZeroes(_ count: Int) -> UInt32 {
+        var result: UInt32 = 0
+        var power = checksum([UInt8(0)].span.bytes)
+        var length = 1
+        var left = count
+        while left > 0 {
+            if left & 1 != 0 { result = combined(result, power, count: length) }
+            left >>= 1
+            if left == 0 { break }
+            power = combined(power, power, count: length)
+            length *= 2
+        }
+        return result
+    }
+}

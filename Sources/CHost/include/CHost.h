@@ -53,4 +53,7 @@ int platter_set_extent_size(int fd, uint32_t bytes);
 
 /* A file without a name in that folder; the descriptor, or -1 and *error. */
 int platter_open_unnamed(const char *folder, int *error);
+
+/* Large blocks of memory go back to the system when freed; they do not stay with their thread. */
+void platter_return_large_blocks(void);
 #endif

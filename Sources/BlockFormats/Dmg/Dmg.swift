@@ -1,0 +1,76 @@
+import BlockCore
+
+/// Names, numbers and limits of Apple's disk images (UDIF).
+///
+/// Apple has published no description; the layouts are those that QEMU, libdmg-hfsplus and 7-Zip agree on.
+enum Dmg {
+    static let sectorBytes = 512
+    static let trailerMagic: UInt32 = 0x6B6F_6C79
+    static let trailerBytes = 512
+    /// The trailer is looked for in so many bytes at the end: some files were padded afterwards.
+    static let tailBytes = 1024
+    static let tableMagic: UInt32 = 0x6D69_7368
+    static let tableHeaderBytes = 204
+    static let entryBytes = 40
+    /// The type of resource that holds block tables, and its name in the property list.
+    static let resourceType = "blkx"
+    /// What encrypted images begin with, or end with in the older form.
+    static let encryptedStart = Array("encrcdsa".utf8)
+    static let encryptedEnd = Array("cdsaencr".utf8)
+
+    enum Limit {
+        /// The property list or the resource fork, as in QEMU.
+        static let directoryBytes = 16 << 20
+        /// 40 bytes of memory each.
+        static let chunks = 1 << 19
+        static let tables = 1 << 16
+        static let sectors = 1 << 53
+        /// A compressed chunk, before and after; Apple's have 256 KiB to 1 MiB.
+        static let chunkBytes = 32 << 20
+        /// All that is in memory for chunks at a time, by whichever threads.
+        static let memoryBytes = 68 << 20
+        /// What decompressed chunks keep when nobody reads them.
+        static let cacheBytes = 16 << 20
+        static let cachedChunks = 64
+    }
+}
+
+/// How a chunk is stored.
+enum DmgEncoding: UInt32 {
+    case zero = 0
+    case raw = 1
+    /// Space that nothing uses; reads as zeroes.
+    case ignored = 2
+    case adc = 0x8000_0004
+    case zlib = 0x8000_0005
+    case bzip2 = 0x8000_0006
+    case lzfse = 0x8000_0007
+    case lzma = 0x8000_0008
+
+    /// Entries that describe no sectors.
+    static let comment: UInt32 = 0x7FFF_FFFE
+    static let terminator: UInt32 = 0xFFFF_FFFF
+
+    var isZero: Bool { self == .zero || self == .ignored }
+    var isCompressed: Bool { !isZero && self != .raw }
+}
+
+/// A checksum that an image states. Only CRC-32 is known to be used.
+struct DmgChecksum {
+    static let bytes = 136
+    private static let crc32: UInt32 = 2
+
+    var type: UInt32
+    var value: UInt32
+
+    /// ```
+    /// 00 type  04 size in bits  08 value (128 bytes)
+    /// ```
+    init(_ bytes: RawSpan, at offset: Int) {
+        type = bytes.bigEndian(at: offset) ?? 0
+        value = bytes.bigEndian(at: offset + 8) ?? 0
+    }
+
+    /// The CRC-32 that must come out, `nil` where another checksum is stated, or none.
+    var expected: UInt32? { type == Self.crc32 ? value : nil }
+}

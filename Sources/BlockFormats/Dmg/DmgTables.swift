@@ -1,0 +1,216 @@
+import BlockCore
+
+/// A part of the disk that is stored as a whole. All numbers are in bytes.
+struct DmgChunk {
+    var start: Int
+    var count: Int
+    /// Where the stored bytes are in the file, and how many.
+    var offset: Int
+    var length: Int
+    /// As the table has it; not all have a meaning.
+    var type: UInt32
+
+    var end: Int { start + count }
+    var encoding: DmgEncoding? { DmgEncoding(rawValue: type) }
+}
+
+/// What describes a part of the disk, mostly a partition. Big-endian:
+///
+/// ```
+/// 00 'mish'  04 version  08 first sector (8)  10 sectors (8)  18 offset of the data (8)
+/// 20 buffers  24 descriptor  28 reserved (24)  40 checksum (136)  C8 entries
+/// CC entries of 40 bytes: 00 type  04 comment  08 first sector (8, from the table's)  10 sectors (8)
+///                         18 offset (8, from the data's)  20 length (8)
+/// ```
+struct DmgTable {
+    /// The part of the disk in bytes.
+    var range: Range<Int>
+    var name: String
+    var checksum: DmgChecksum
+    /// Its chunks' places in ``DmgTables/chunks``.
+    var chunks: Range<Int>
+}
+
+/// All tables of an image, and their chunks in the order of the disk.
+struct DmgTables {
+    /// In the order of the disk.
+    private(set) var tables: [DmgTable] = []
+    private(set) var chunks: [DmgChunk] = []
+    /// The tables' checksums as the master checksum covers them: in the order of the image.
+    private(set) var checksums: [UInt32] = []
+    private let trailer: DmgTrailer
+
+    /// Reads the tables from the property list, or from the resource fork where there is none.
+    ///
+    /// - Throws: `corrupt`, `limit`: for all that must not be believed when chunks are read.
+    static func read(_ file: BlockNode, _ trailer: DmgTrailer) throws(BlockError) -> DmgTables {
+        var tables = DmgTables(trailer: trailer)
+        if !trailer.propertyList.isEmpty {
+            try tables.addPropertyList(try directory(file, trailer.propertyList, "property list"))
+        } else if !trailer.resourceFork.isEmpty {
+            let fork = try directory(file, trailer.resourceFork, "resource fork")
+            for range in try DmgResourceFork.resources(of: Dmg.resourceType, in: fork.span.bytes) {
+                try tables.add(fork.span.bytes.extracting(range), name: "")
+            }
+        } else {
+            throw BlockError(.corrupt, "The image has neither a property list nor a resource fork")
+        }
+        try tables.putInOrder()
+        return tables
+    }
+
+    private init(trailer: DmgTrailer) { self.trailer = trailer }
+
+    /// Where the last chunk ends, in bytes.
+    var end: Int { chunks.last?.end ?? 0 }
+
+    private static func directory(
+        _ file: BlockNode, _ range: Range<Int>, _ what: String
+    ) throws(BlockError) -> [UInt8] {
+        guard range.count <= Dmg.Limit.directoryBytes else {
+            throw BlockError(.limit, "The \(what) is too large (\(range.count) bytes)")
+        }
+        return try file.readBytes(at: range.lowerBound, count: range.count)
+    }
+
+    private mutating func addPropertyList(_ text: [UInt8]) throws(BlockError) {
+        let resources = try PropertyList.parse(text)["resource-fork"]?[Dmg.resourceType]
+        guard case .array(let items) = resources else {
+            throw BlockError(.corrupt, "The property list has no block tables")
+        }
+        for item in items {
+            guard case .data(let range) = item["Data"] else {
+                throw BlockError(.corrupt, "The property list has a block table without data")
+            }
+            let bytes: [UInt8]
+            do throws(BlockError) { bytes = try Base64.decode(text[range]) } catch {
+                throw BlockError(.corrupt, "A block table is damaged: \(error.message)")
+            }
+            var name = ""
+            if case .string(let text) = item["CFName"] ?? item["Name"] { name = text }
+            try add(bytes.span.bytes, name: name)
+        }
+    }
+
+    // MARK: One table
+
+    private mutating func add(_ bytes: RawSpan, name: String) throws(BlockError) {
+        let magic: UInt32? = bytes.bigEndian(at: 0)
+        // Resources that are no tables are passed over, as by others.
+        guard magic == Dmg.tableMagic else { return }
+        guard let entries: UInt32 = bytes.bigEndian(at: Dmg.tableHeaderBytes - 4),
+            Int(entries) <= (bytes.byteCount - Dmg.tableHeaderBytes) / Dmg.entryBytes
+        else { throw BlockError(.corrupt, "A block table ends early") }
+        guard tables.count < Dmg.Limit.tables, Int(entries) <= Dmg.Limit.chunks - chunks.count else {
+            throw BlockError(.limit, "The image has too many chunks")
+        }
+        let start = try Self.sectors(bytes, 8)
+        let (end, overflow) = start.addingReportingOverflow(try Self.sectors(bytes, 16))
+        let data: UInt64 = bytes.bigEndian(at: 24) ?? 0
+        let (dataOffset, isOutside) = UInt64(trailer.dataOffset).addingReportingOverflow(data)
+        guard !overflow, !isOutside, dataOffset <= UInt64(Int.max) else {
+            throw BlockError(.corrupt, "A block table describes what cannot be")
+        }
+        let firstChunk = chunks.count
+        for number in 0..<Int(entries) {
+            let entry = Dmg.tableHeaderBytes + number * Dmg.entryBytes
+            try addEntry(bytes.extracting(entry..<entry + Dmg.entryBytes), start, Int(dataOffset))
+        }
+        let checksum = DmgChecksum(bytes, at: 64)
+        checksums.append(checksum.value)
+        tables.append(
+            DmgTable(range: start..<end, name: name, checksum: checksum, chunks: firstChunk..<chunks.count))
+    }
+
+    private mutating func addEntry(
+        _ entry: RawSpan, _ tableStart: Int, _ dataOffset: Int
+    ) throws(BlockError) {
+        let type: UInt32 = entry.bigEndian(at: 0) ?? 0
+        let count = try Self.sectors(entry, 16)
+        if type == DmgEncoding.comment || type == DmgEncoding.terminator || count == 0 { return }
+        let (start, overflow) = tableStart.addingReportingOverflow(try Self.sectors(entry, 8))
+        guard !overflow, !start.addingReportingOverflow(count).overflow else {
+            throw BlockError(.corrupt, "A chunk describes what cannot be")
+        }
+        var chunk = DmgChunk(start: start, count: count, offset: 0, length: 0, type: type)
+        if let encoding = chunk.encoding, !encoding.isZero {
+            try place(&chunk, encoding, entry, dataOffset)
+        }
+        chunks.append(chunk)
+    }
+
+    /// Finds the chunk's bytes, and checks that they are in the file and not too many.
+    private func place(
+        _ chunk: inout DmgChunk, _ encoding: DmgEncoding, _ entry: RawSpan, _ dataOffset: Int
+    ) throws(BlockError) {
+        let relative: UInt64 = entry.bigEndian(at: 24) ?? 0
+        let length: UInt64 = entry.bigEndian(at: 32) ?? 0
+        let fileEnd = UInt64(trailer.offset)
+        let (offset, overflow) = UInt64(dataOffset).addingReportingOverflow(relative)
+        guard !overflow, offset <= fileEnd, length <= fileEnd - offset else {
+            throw BlockError(
+                .corrupt, "The chunk of sector \(chunk.start / Dmg.sectorBytes) is outside the image")
+        }
+        chunk.offset = Int(offset)
+        chunk.length = Int(length)
+        let isAllowed =
+            encoding.isCompressed
+            ? max(chunk.count, chunk.length) <= Dmg.Limit.chunkBytes : chunk.length == chunk.count
+        guard isAllowed else {
+            throw BlockError(
+                .corrupt,
+                "The chunk of sector \(chunk.start / Dmg.sectorBytes) has a size that is not allowed "
+                    + "(\(length) bytes for \(chunk.count))")
+        }
+    }
+
+    /// The number of sectors at `offset`, in bytes.
+    private static func sectors(_ bytes: RawSpan, _ offset: Int) throws(BlockError) -> Int {
+        let sectors: UInt64 = bytes.bigEndian(at: offset) ?? 0
+        guard sectors <= UInt64(Dmg.Limit.sectors) else {
+            throw BlockError(.corrupt, "A block table has a sector number that is too large (\(sectors))")
+        }
+        return Int(sectors) * Dmg.sectorBytes
+    }
+
+    // MARK: The order of the disk
+
+    private mutating func putInOrder() throws(BlockError) {
+        let order = tables.sorted { first, second in
+            (first.range.lowerBound, first.chunks.lowerBound)
+                < (second.range.lowerBound, second.chunks.lowerBound)
+        }
+        if !zip(order, order.dropFirst()).allSatisfy({ $0.chunks.upperBound == $1.chunks.lowerBound }) {
+            var sorted: [DmgChunk] = []
+            sorted.reserveCapacity(chunks.count)
+            for table in order { sorted += chunks[table.chunks] }
+            chunks = sorted
+        }
+        tables = order
+        var next = 0
+        for number in tables.indices {
+            let count = tables[number].chunks.count
+            tables[number].chunks = next..<next + count
+            next += count
+        }
+        try checkOrder()
+    }
+
+    private func checkOrder() throws(BlockError) {
+        var end = 0
+        for chunk in chunks {
+            guard chunk.start >= end else {
+                throw BlockError(
+                    .corrupt,
+                    "The chunk of sector \(chunk.start / Dmg.sectorBytes) overlaps another one, or is out of "
+                        + "order")
+            }
+            end = chunk.end
+        }
+        guard trailer.virtualSize == 0 || end <= trailer.virtualSize else {
+            throw BlockError(
+                .corrupt,
+                "The chunks go on after the end of the disk (\(end) bytes of \(trailer.virtualSize))")
+        }
+    }
+}
