@@ -4,7 +4,7 @@ import BlockCore
 public enum StandardFormats {
     public static let all: [any FormatDriver.Type] = [
         Qcow2Driver.self, LuksDriver.self, QedDriver.self, VdiDriver.self, BochsDriver.self,
-        CloopDriver.self, DmgDriver.self, RawDriver.self,
+        CloopDriver.self, ParallelsDriver.self, DmgDriver.self, RawDriver.self,
     ]
 
     /// What is made where nobody names a format.
@@ -18,8 +18,6 @@ public enum StandardFormats {
         ForeignFormat("vmdk", magic: Array("# Disk DescriptorFile".utf8)),
         ForeignFormat("vpc", magic: Array("conectix".utf8)),
         ForeignFormat("vhdx", magic: Array("vhdxfile".utf8)),
-        ForeignFormat("parallels", magic: Array("WithoutFreeSpace".utf8)),
-        ForeignFormat("parallels", magic: Array("WithouFreSpacExt".utf8)),
         ForeignFormat("luks2", magic: Luks.magic + [0, 2]),
     ]
 }

@@ -94,6 +94,9 @@ struct BlockTable {
                 bytes.storeLittleEndian(entries[index], at: place)
             }
         }
-        try file.write(buffer.bytes, at: offset + sectors.lowerBound * Self.sectorBytes)
+        // A table that begins inside a sector does not own what follows its last entry.
+        let owned = (entries.count - start) * 4
+        let count = offset % Self.sectorBytes == 0 ? buffer.count : min(buffer.count, owned)
+        try file.write(buffer.bytes(0..<count), at: offset + sectors.lowerBound * Self.sectorBytes)
     }
 }

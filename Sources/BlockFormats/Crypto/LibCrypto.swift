@@ -48,6 +48,19 @@ enum LibCrypto {
         guard isDone, code == 1 else { throw failure("Hashing") }
     }
 
+    /// The MD5 of `bytes`, 16 bytes: a checksum where a format wants it, no protection.
+    static func md5(_ bytes: RawSpan) throws(BlockError) -> [UInt8] {
+        try prepare()
+        guard let context = EVP_MD_CTX_new() else { throw failure("Hashing") }
+        defer { EVP_MD_CTX_free(context) }
+        var digest = [UInt8](repeating: 0, count: 16)
+        var isDone = EVP_DigestInit_ex(context, EVP_md5(), nil) == 1
+        isDone = isDone && bytes.withUnsafeBytes { EVP_DigestUpdate(context, $0.baseAddress, $0.count) } == 1
+        let code = digest.withUnsafeMutableBytes { platter_digest_final(context, $0.baseAddress) }
+        guard isDone, code == 1 else { throw failure("Hashing") }
+        return digest
+    }
+
     /// PBKDF2 (RFC 8018) with HMAC: fills `key`.
     static func deriveKey(
         from password: RawSpan, salt: RawSpan, iterations: Int, _ hash: HashAlgorithm,

@@ -1,0 +1,217 @@
+import BlockCore
+
+extension ParallelsDriver: Checkable {
+    public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
+        try exclusively { (state) throws(BlockError) in try state.check(repair: repair, report) }
+    }
+}
+
+extension ParallelsState {
+    /// Looks through the image before the first change, and mends it, as QEMU does: what was not closed, and
+    /// what must not be written to as it is.
+    mutating func prepareForWriting() throws(BlockError) {
+        if let obstacle = features.obstacle { throw BlockError(.unsupported, obstacle) }
+        let survey = try survey()
+        if isUnclean || survey.findingCount > 0 || layout.headerIsWrong || tableIsShort {
+            guard survey.copyCount <= Parallels.Limit.automaticCopies else { throw damaged }
+            guard try check(repair: .all, { _ in }).corruptions == 0 else { throw damaged }
+        } else {
+            try adopt(survey)
+        }
+        isSound = true
+    }
+
+    private var damaged: BlockError {
+        BlockError(
+            .corrupt,
+            "The image's block allocation table is damaged; it can be read, and repaired with 'check -r all'")
+    }
+
+    /// Goes on with the space that a survey found.
+    private mutating func adopt(_ survey: ParallelsSurvey) throws(BlockError) {
+        space = survey.space
+        guard features.keepsUnknown else { return }
+        // What is not understood may have clusters anywhere: new ones go behind all of the file.
+        let clusters = max(0, try file.length() - layout.dataStart - 1) / layout.clusterBytes
+        guard clusters < Parallels.Limit.fileClusters else {
+            throw BlockError(.limit, "The clusters of the image are scattered too far")
+        }
+        space.mark(clusters)
+    }
+
+    mutating func check(repair: RepairMode, _ report: (String) -> Void) throws(BlockError) -> CheckResult {
+        var result = CheckResult()
+        let wasUnclean = isUnclean
+        let repairsAll = repair == .all
+        let what = repairsAll ? "Repairing" : "ERROR"
+        if wasUnclean { report("\(what) image was not closed correctly") }
+        let before = try survey()
+        if repairsAll { try adopt(before) }
+        try checkHeader(repairsAll, &result, report)
+        let first = try survey()
+        if repairsAll { try adopt(first) }
+        try checkTable(first, repairsAll, &result, report)
+        try checkTableLength(repairsAll && result.corruptions == 0, &result, report)
+        if wasUnclean && repairsAll {
+            try beginChanges()
+            isUnclean = false
+        }
+        result.count(wasUnclean ? 1 : 0, fixed: repairsAll)
+        let last = repairsAll ? try survey() : first
+        if repairsAll { try adopt(last) }
+        try checkLeaks(last, repair, &result, report)
+        result.totalClusters = table.count
+        result.allocatedClusters = last.allocated
+        result.fragmentedClusters = last.fragmented
+        return result
+    }
+
+    /// What the header says, and what it refers to.
+    private mutating func checkHeader(
+        _ repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
+    ) throws(BlockError) {
+        let what = repair ? "Repairing" : "ERROR"
+        if layout.headerIsWrong {
+            report("\(what) data_off field has incorrect value")
+            if repair { try correctDataOffset() }
+            result.count(1, fixed: repair)
+        }
+        if let problem = features.problem {
+            report("\(what) format extension: \(problem)")
+            if repair {
+                // Beginning to change the image drops it.
+                try beginChanges()
+                features.dropProblem()
+            }
+            result.count(1, fixed: repair)
+        }
+    }
+
+    private mutating func checkTableLength(
+        _ repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
+    ) throws(BlockError) {
+        guard tableIsShort else { return }
+        let needed = header.entries(forSize: header.virtualSize)
+        let canGrow = repair && needed <= Parallels.Limit.entries
+        report(
+            "\(canGrow ? "Repairing" : "ERROR") block allocation table: it has \(table.count) entries, the"
+                + " disk needs \(needed)")
+        if canGrow {
+            try beginChanges()
+            try grow(to: header.virtualSize)
+        }
+        result.count(1, fixed: canGrow)
+    }
+
+    private mutating func correctDataOffset() throws(BlockError) {
+        try beginChanges()
+        header.dataSector = layout.dataStart / Parallels.sectorBytes
+        try writeHeader()
+        layout = ParallelsLayout(
+            clusterBytes: layout.clusterBytes, entryUnit: layout.entryUnit, tableEnd: layout.tableEnd,
+            dataStart: layout.dataStart, headerIsWrong: false)
+    }
+
+    private mutating func checkTable(
+        _ survey: ParallelsSurvey, _ repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
+    ) throws(BlockError) {
+        for finding in survey.findings { report(finding.text(repair ? "Repairing" : "ERROR")) }
+        let found = survey.findingCount
+        var left = found
+        // Findings are kept in limited numbers, so that it may take several looks to mend all.
+        var progresses = repair && found > 0
+        var survey = survey
+        while progresses {
+            try mend(survey.findings)
+            survey = try self.survey()
+            try adopt(survey)
+            progresses = survey.findingCount > 0 && survey.findingCount < left
+            left = survey.findingCount
+        }
+        result.corruptions += left
+        result.corruptionsFixed += found - left
+    }
+
+    /// Blocks without data become unallocated; those whose place is not theirs get a copy of it. The order is
+    /// that of all changes: copies, a flush, the entries.
+    private mutating func mend(_ findings: [ParallelsSurvey.Finding]) throws(BlockError) {
+        try beginChanges()
+        for finding in findings {
+            switch finding {
+            case .outside(let block): table[block] = Parallels.unallocated
+            case .cut(let block):
+                let end = layout.hostOffset(table[block]) + layout.clusterBytes
+                if try file.length() < end { try file.resize(to: end) }
+            case .misaligned(let block), .shared(let block): try moveBlock(block)
+            }
+        }
+        try commit()
+    }
+
+    /// Gives a block a copy of its cluster. The old one is not freed.
+    mutating func moveBlock(_ block: Int) throws(BlockError) {
+        let clusters = try takeClusters(atMost: 1)
+        let target = layout.hostOffset(ofCluster: clusters.lowerBound)
+        do throws(BlockError) { try copyCluster(from: layout.hostOffset(table[block]), to: target) } catch {
+            space.release(clusters)
+            throw error
+        }
+        try link(block, to: clusters)
+    }
+
+    private func copyCluster(from source: Int, to target: Int) throws(BlockError) {
+        try file.writeZeroes(at: target, count: layout.clusterBytes)
+        let end = min(source + layout.clusterBytes, try file.length())
+        let buffer = AlignedBuffer(count: min(layout.clusterBytes, 1 << 20))
+        var offset = source
+        while offset < end {
+            let run = try file.status(at: offset, limit: end - offset)
+            let count = run.isZero ? run.length : min(run.length, buffer.count)
+            if !run.isZero {
+                var span = buffer.mutableBytes(0..<count)
+                try file.read(into: &span, at: offset)
+                try file.write(buffer.bytes(0..<count), at: target + offset - source)
+            }
+            offset += count
+        }
+    }
+
+    /// What the file has behind the last cluster in use. Gaps before it are free, and are taken first.
+    private mutating func checkLeaks(
+        _ survey: ParallelsSurvey, _ repair: RepairMode, _ result: inout CheckResult,
+        _ report: (String) -> Void
+    ) throws(BlockError) {
+        let end = layout.hostOffset(ofCluster: survey.space.end)
+        let leaked = try file.length() - end
+        result.imageEndOffset = end
+        guard leaked > 0, !features.keepsUnknown else { return }
+        let count = (leaked + layout.clusterBytes - 1) / layout.clusterBytes
+        let repairs = repair != .none && result.corruptions == 0 && !layout.headerIsWrong
+        report("\(repairs ? "Repairing" : "ERROR") space leaked at the end of the image \(leaked)")
+        if repairs {
+            try beginChanges()
+            try file.resize(to: end)
+            try file.flush()
+            result.leaksFixed = count
+        } else {
+            result.leaks = count
+        }
+    }
+}
+
+extension CheckResult {
+    fileprivate mutating func count(_ corruptions: Int, fixed: Bool) {
+        if fixed { corruptionsFixed += corruptions } else { self.corruptions += corruptions }
+    }
+}
+
+extension ParallelsSurvey.Finding {
+    fileprivate func text(_ what: String) -> String {
+        switch self {
+        case .outside(let block): "\(what) cluster \(block) is outside image"
+        case .cut(let block): "\(what) cluster \(block) is not all in the file"
+        case .misaligned(let block): "\(what) offset in BAT entry \(block) is not where a cluster begins"
+        case .shared(let block): "\(what) duplicate offset in BAT entry \(block)"
+        }
+    }
+}

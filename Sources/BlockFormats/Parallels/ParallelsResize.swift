@@ -1,0 +1,139 @@
+import BlockCore
+
+extension ParallelsDriver: Resizable {
+    /// The order of writes. Growing: clusters that are in the way of a longer table move, as any new ones;
+    /// then the new entries; a flush; then the header, one sector, that makes them and the new size true.
+    /// Shrinking: the header; a flush; only then the lost clusters are free.
+    public func resize(
+        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+    ) throws(BlockError) {
+        guard preallocation == .off else {
+            throw BlockError(.unsupported, "Unsupported preallocation mode '\(preallocation.rawValue)'")
+        }
+        guard virtualSize % Parallels.sectorBytes == 0 else {
+            throw BlockError(.invalidArgument, "The new size must be a multiple of 512")
+        }
+        try exclusively { (state) throws(BlockError) in
+            guard state.isSound else { throw BlockError(.corrupt, "The image was opened to be checked") }
+            try state.checkLimits(virtualSize)
+            try state.beginChanges()
+            try state.commit()
+            if virtualSize >= state.header.virtualSize {
+                try state.grow(to: virtualSize)
+            } else {
+                try state.shrink(to: virtualSize)
+            }
+            try state.resizeBitmaps()
+        }
+        setVirtualSize(virtualSize)
+    }
+}
+
+extension ParallelsState {
+    fileprivate func checkLimits(_ virtualSize: Int) throws(BlockError) {
+        guard virtualSize <= Parallels.Limit.virtualSize,
+            header.entries(forSize: virtualSize) <= Parallels.Limit.entries
+        else { throw BlockError(.limit, "Image size is too large for this cluster size") }
+        guard header.kind == .clusters || virtualSize / Parallels.sectorBytes <= Int(UInt32.max) else {
+            throw BlockError(.limit, "Images of the kind 'WithoutFreeSpace' have at most 2 TiB")
+        }
+        try checkBitmapsFit(diskBytes: virtualSize)
+    }
+
+    fileprivate mutating func resizeBitmaps() throws(BlockError) {
+        for bitmap in features.bitmaps { try bitmap.bits?.resize(to: header.virtualSize) }
+    }
+
+    /// Gives the table the entries that a disk of that size needs.
+    mutating func grow(to virtualSize: Int) throws(BlockError) {
+        try hideWhatIsBehindTheEnd()
+        let count = max(table.count, header.entries(forSize: virtualSize))
+        let shift = clustersInTheWay(ofTableWith: count)
+        let start = layout.dataStart + shift * layout.clusterBytes
+        guard start / Parallels.sectorBytes <= Int(UInt32.max) else {
+            throw BlockError(.limit, "The block allocation table cannot grow any more", path: file.filename)
+        }
+        if shift > 0 { try vacate(shift) }
+        let before = (header: header, count: table.count)
+        do throws(BlockError) {
+            table.resize(to: count, filler: Parallels.unallocated)
+            try table.write(to: file)
+            try file.flush()
+            try writeHeader(virtualSize, entries: count, dataStart: start)
+        } catch {
+            restore(before.header, entries: before.count)
+            throw error
+        }
+        if shift > 0 { space = try survey().space }
+    }
+
+    fileprivate mutating func shrink(to virtualSize: Int) throws(BlockError) {
+        let before = (header: header, count: table.count)
+        let count = header.entries(forSize: virtualSize)
+        do throws(BlockError) {
+            try writeHeader(virtualSize, entries: count, dataStart: layout.dataStart)
+        } catch {
+            restore(before.header, entries: before.count)
+            throw error
+        }
+        for block in count..<table.count where table[block] != Parallels.unallocated { unlink(block) }
+        table.resize(to: count, filler: Parallels.unallocated)
+        giveBack()
+    }
+
+    private mutating func writeHeader(
+        _ virtualSize: Int, entries: Int, dataStart: Int
+    ) throws(BlockError) {
+        header.virtualSize = virtualSize
+        header.entryCount = entries
+        header.dataSector = dataStart / Parallels.sectorBytes
+        header.setCylinders()
+        try writeHeader()
+        layout = ParallelsLayout(
+            clusterBytes: layout.clusterBytes, entryUnit: layout.entryUnit, tableEnd: header.tableEnd,
+            dataStart: dataStart, headerIsWrong: false)
+    }
+
+    /// After a failure: nobody knows which header the file has, so the old one is written before anything
+    /// else changes. What was vacated stays taken, since the new one may have its table there.
+    private mutating func restore(_ header: ParallelsHeader, entries: Int) {
+        self.header = header
+        table.resize(to: entries, filler: Parallels.unallocated)
+        headerIsUncertain = true
+    }
+
+    /// What lay behind the end of the disk must not come back when it grows.
+    private mutating func hideWhatIsBehindTheEnd() throws(BlockError) {
+        let size = header.virtualSize
+        let block = size / layout.clusterBytes
+        let inside = size % layout.clusterBytes
+        if inside > 0, block < table.count, table[block] != Parallels.unallocated {
+            try file.writeZeroes(
+                at: layout.hostOffset(table[block]) + inside, count: layout.clusterBytes - inside)
+            try file.flush()
+        }
+        let used = min(header.entries(forSize: size), table.count)
+        for block in used..<table.count where table[block] != Parallels.unallocated { unlink(block) }
+        try commit()
+    }
+
+    /// How many clusters of the data area a longer table takes.
+    private func clustersInTheWay(ofTableWith entries: Int) -> Int {
+        let end = Parallels.headerBytes + entries * Parallels.entryBytes
+        guard end > layout.dataStart else { return 0 }
+        return (end - layout.dataStart + layout.clusterBytes - 1) / layout.clusterBytes
+    }
+
+    /// Moves the guest's data out of the first clusters of the data area, which nobody gets meanwhile.
+    private mutating func vacate(_ shift: Int) throws(BlockError) {
+        guard !features.keepsUnknown else {
+            throw BlockError(
+                .unsupported, "The image has a feature that Platter does not know, and cannot grow as far")
+        }
+        space.mark(0..<shift)
+        for block in 0..<table.count where table[block] != Parallels.unallocated {
+            if layout.cluster(table[block]) < shift { try moveBlock(block) }
+        }
+        try commit()
+    }
+}

@@ -1,0 +1,193 @@
+import BlockCore
+
+/// Header, table and space of an open image. Used under the driver's lock.
+///
+/// The order of writes. Before the first change the header gets the mark "in use" and loses its reference to
+/// bitmaps, which a crash would leave outdated; a flush. Then data; a flush; the table's entries that refer
+/// to them; a flush; only now may clusters that lost their entries be taken again. At the end the bitmaps, in
+/// clusters of their own; a flush; the header, closed, that refers to them. Killed anywhere, the worst is a
+/// cluster that nothing refers to, which is free.
+struct ParallelsState {
+    let file: BlockNode
+    var header: ParallelsHeader
+    var table: BlockTable
+    var layout: ParallelsLayout
+    var isReadOnly: Bool
+    var space = ParallelsSpace()
+    /// Clusters without an entry, while the file may still have one for them.
+    var freed: [Range<Int>] = []
+    /// Clusters that are being filled; whoever changes the whole table waits until there are none.
+    var fillsInFlight = 0
+    /// Whether the table was looked through, so that it may be written to.
+    var isSound = false
+    /// Somebody did not close the image, and nobody has checked it since.
+    var isUnclean: Bool
+    /// Whether this session has marked the image as in use.
+    var isInUse = false
+    /// A failed write has left open what the file's header is.
+    var headerIsUncertain = false
+    var features: ParallelsFeatures
+    var growth: ParallelsGrowth?
+
+    init(file: BlockNode, isReadOnly: Bool) throws(BlockError) {
+        self.file = file
+        self.isReadOnly = isReadOnly
+        let length = try file.length()
+        header = try ParallelsHeader.parse(
+            try file.readBytes(at: 0, count: min(Parallels.headerBytes, length)))
+        guard header.tableEnd <= length else {
+            throw BlockError(.corrupt, "The block allocation table is beyond the end of the file")
+        }
+        table = try BlockTable(
+            reading: file, at: Parallels.headerBytes, count: header.entryCount, isBigEndian: false)
+        layout = ParallelsLayout(header, table, fileBytes: length)
+        isUnclean = !header.wasClosed
+        features = try ParallelsFeatures(reading: file, header, fileBytes: length)
+    }
+
+    /// Looks through the table; what is found is not mended here.
+    mutating func survey() throws(BlockError) -> ParallelsSurvey {
+        var survey = try ParallelsSurvey(table, layout, fileBytes: try file.length())
+        if !survey.mark(extensionClusters: features.ownClusters) {
+            features.fail("its clusters are not its own")
+        }
+        return survey
+    }
+
+    /// Whether the disk ends behind the last entry.
+    var tableIsShort: Bool { header.entries(forSize: header.virtualSize) > table.count }
+
+    // MARK: Space
+
+    /// Takes 1 to `most` clusters that follow each other. They have no entries until ``link(_:to:)``.
+    mutating func takeClusters(atMost most: Int) throws(BlockError) -> Range<Int> {
+        let clusters = features.keepsUnknown ? space.append(most) : space.allocate(atMost: most)
+        do throws(BlockError) {
+            _ = try layout.entry(forCluster: clusters.upperBound - 1)
+            try growth?.makeRoom(upTo: layout.hostOffset(ofCluster: clusters.upperBound), in: file)
+        } catch {
+            space.release(clusters)
+            throw error
+        }
+        return clusters
+    }
+
+    /// Points entries from `block` on to clusters whose data is in the file.
+    mutating func link(_ block: Int, to clusters: Range<Int>) throws(BlockError) {
+        for (index, cluster) in clusters.enumerated() {
+            table[block + index] = try layout.entry(forCluster: cluster)
+        }
+    }
+
+    /// Makes a block unallocated; its cluster is free once that is durable.
+    mutating func unlink(_ block: Int) {
+        let cluster = layout.cluster(table[block])
+        table[block] = Parallels.unallocated
+        if let last = freed.last, last.upperBound == cluster {
+            freed[freed.count - 1] = last.lowerBound..<cluster + 1
+        } else {
+            freed.append(cluster..<cluster + 1)
+        }
+    }
+
+    // MARK: Order
+
+    /// Marks the image as in use, before anything in it changes.
+    mutating func beginChanges() throws(BlockError) {
+        if isInUse && !headerIsUncertain { return }
+        if let obstacle = features.obstacle { throw BlockError(.unsupported, obstacle, path: file.filename) }
+        try loadBitmaps()
+        let old = features.ownClusters
+        let kept = try storeKeptSections()
+        header.inUse = Parallels.Use.open
+        header.clearEmptyFlag()
+        header.extensionSector = kept.sector
+        try writeHeader()
+        isInUse = true
+        features.ownClusters = kept.clusters
+        for offset in old {
+            let cluster = layout.cluster(ofHostOffset: offset)
+            space.release(cluster..<cluster + 1)
+        }
+    }
+
+    /// Makes everything durable, in the order above.
+    mutating func commit() throws(BlockError) {
+        if headerIsUncertain { try writeHeader() }
+        try file.flush()
+        guard table.isDirty else { return }
+        try table.write(to: file)
+        try file.flush()
+        giveBack()
+    }
+
+    /// What lost its entries for good is free, and the host may have it.
+    mutating func giveBack() {
+        for clusters in freed {
+            space.release(clusters)
+            // Only a wish: where it fails, the space stays the file's.
+            try? file.discard(
+                at: layout.hostOffset(ofCluster: clusters.lowerBound),
+                count: clusters.count * layout.clusterBytes)
+        }
+        freed = []
+    }
+
+    /// Writes the header, durable on return.
+    mutating func writeHeader() throws(BlockError) {
+        headerIsUncertain = true
+        header.bytes = header.serialised()
+        try file.write(header.bytes.span.bytes, at: 0)
+        try file.flush()
+        headerIsUncertain = false
+    }
+
+    /// Where the used part of the file ends, in bytes.
+    var usedEnd: Int { layout.hostOffset(ofCluster: space.end) }
+
+    /// Brings the file to the state of an image that nobody uses.
+    mutating func finish() throws(BlockError) {
+        guard !isReadOnly, isInUse || headerIsUncertain || table.isDirty else { return }
+        try commit()
+        // What was found unclean and not mended must stay marked.
+        guard !isUnclean, isInUse || headerIsUncertain else { return }
+        let stored = try storeFeatures()
+        header.extensionSector = stored.sector
+        features.ownClusters = stored.clusters
+        if isSound, !features.keepsUnknown, try file.length() > usedEnd { try file.resize(to: usedEnd) }
+        try file.flush()
+        header.inUse = Parallels.Use.closed
+        try writeHeader()
+        isInUse = false
+    }
+}
+
+extension ParallelsLayout {
+    func cluster(ofHostOffset offset: Int) -> Int { (offset - dataStart) / clusterBytes }
+}
+
+/// Growing the file by more than is needed at the moment, as the open options ask for.
+struct ParallelsGrowth: Sendable {
+    var bytes: Int
+    var preallocation: Preallocation
+
+    /// Makes the file reach to `end` and beyond, if it does not.
+    func makeRoom(upTo end: Int, in file: BlockNode) throws(BlockError) {
+        guard bytes > 0, try file.length() < end else { return }
+        let (target, overflow) = end.addingReportingOverflow(bytes)
+        guard !overflow else { throw BlockError(.noSpace, "The image cannot grow any more") }
+        try file.resize(to: target, preallocation: preallocation)
+    }
+
+    /// Takes `prealloc-mode` and `prealloc-size` out of the options, with QEMU's defaults where one is given.
+    static func take(_ options: inout OptionTree) throws(BlockError) -> ParallelsGrowth? {
+        let mode = options.take("prealloc-mode")
+        let size = try options.takeSize("prealloc-size")
+        guard mode != nil || size != nil else { return nil }
+        guard let preallocation = ["falloc": Preallocation.falloc, "truncate": .off][mode ?? "falloc"] else {
+            throw BlockError(
+                .invalidArgument, "Parameter 'prealloc-mode' does not accept value '\(mode ?? "")'")
+        }
+        return ParallelsGrowth(bytes: size ?? 128 << 20, preallocation: preallocation)
+    }
+}

@@ -1,0 +1,155 @@
+import BlockCore
+
+/// What a look at a whole table finds.
+struct ParallelsSurvey {
+    enum Finding: Equatable {
+        /// The entry points before the data area or behind the end of the file.
+        case outside(block: Int)
+        /// The cluster is the file's last and not all there.
+        case cut(block: Int)
+        /// The cluster does not begin where one should.
+        case misaligned(block: Int)
+        /// The cluster is an earlier entry's.
+        case shared(block: Int)
+
+        /// Whether the block gets a new cluster.
+        var wantsCopy: Bool {
+            switch self {
+            case .outside, .cut: false
+            case .misaligned, .shared: true
+            }
+        }
+    }
+
+    private(set) var findings: [Finding] = []
+    /// Findings beyond this number are counted, not kept.
+    private static let keptFindings = 4096
+    private(set) var findingCount = 0
+    /// Findings whose blocks get new clusters.
+    private(set) var copyCount = 0
+    private(set) var allocated = 0
+    /// Entries whose cluster does not follow the one before.
+    private(set) var fragmented = 0
+    private(set) var space = ParallelsSpace()
+
+    private let layout: ParallelsLayout
+    private let fileBytes: Int
+    private let mostClusters: Int
+
+    /// - Throws: `limit` when clusters are scattered too far to keep account of them.
+    init(_ table: BlockTable, _ layout: ParallelsLayout, fileBytes: Int) throws(BlockError) {
+        self.layout = layout
+        self.fileBytes = fileBytes
+        mostClusters =
+            table.count * Parallels.Limit.fileClustersPerEntry + Parallels.Limit.fileClusters
+        var previous = 0
+        for block in 0..<table.count {
+            let entry = table[block]
+            guard entry != Parallels.unallocated else {
+                previous = 0
+                continue
+            }
+            let offset = layout.hostOffset(entry)
+            allocated += 1
+            if previous != 0, previous + layout.clusterBytes != offset { fragmented += 1 }
+            previous = offset
+            try look(at: block, offset)
+        }
+    }
+
+    private mutating func look(at block: Int, _ offset: Int) throws(BlockError) {
+        guard offset >= layout.tableEnd, offset < fileBytes else { return add(.outside(block: block)) }
+        guard offset >= layout.dataStart else {
+            space.mark(0)
+            return add(.misaligned(block: block))
+        }
+        let inside = (offset - layout.dataStart) % layout.clusterBytes
+        let cluster = (offset - layout.dataStart) / layout.clusterBytes
+        guard cluster < mostClusters else {
+            throw BlockError(.limit, "The clusters of the image are scattered too far", offset: offset)
+        }
+        if inside != 0 {
+            space.mark(cluster..<cluster + 2)
+            return add(.misaligned(block: block))
+        }
+        guard space.mark(cluster) else { return add(.shared(block: block)) }
+        if fileBytes - offset < layout.clusterBytes { add(.cut(block: block)) }
+    }
+
+    private mutating func add(_ finding: Finding) {
+        findingCount += 1
+        if finding.wantsCopy { copyCount += 1 }
+        if findings.count < Self.keptFindings { findings.append(finding) }
+    }
+
+    /// Takes the clusters of the format extension. `false` when one is not theirs to have.
+    mutating func mark(extensionClusters offsets: [Int]) -> Bool {
+        let before = space
+        for offset in offsets {
+            guard offset >= layout.dataStart, offset <= fileBytes - layout.clusterBytes,
+                (offset - layout.dataStart) % layout.clusterBytes == 0,
+                (offset - layout.dataStart) / layout.clusterBytes < mostClusters,
+                space.mark((offset - layout.dataStart) / layout.clusterBytes)
+            else {
+                space = before
+                return false
+            }
+        }
+        return true
+    }
+}
+
+/// Where clusters are in the file. An immutable value.
+struct ParallelsLayout: Sendable, Equatable {
+    let clusterBytes: Int
+    /// What an entry counts, in bytes.
+    let entryUnit: Int
+    let tableEnd: Int
+    /// Where the data area begins, in bytes.
+    let dataStart: Int
+    /// Whether the header says something else.
+    let headerIsWrong: Bool
+
+    func hostOffset(_ entry: UInt32) -> Int { Int(entry) * entryUnit }
+    func hostOffset(ofCluster cluster: Int) -> Int { dataStart + cluster * clusterBytes }
+    func cluster(_ entry: UInt32) -> Int { (hostOffset(entry) - dataStart) / clusterBytes }
+
+    /// The entry for a cluster of the data area.
+    ///
+    /// - Throws: `noSpace` when it has no number.
+    func entry(forCluster cluster: Int) throws(BlockError) -> UInt32 {
+        guard let entry = UInt32(exactly: hostOffset(ofCluster: cluster) / entryUnit) else {
+            throw BlockError(.noSpace, "The image cannot hold more clusters")
+        }
+        return entry
+    }
+}
+
+extension ParallelsLayout {
+    /// Finds the start of the data area, also where the header states none or a wrong one: then it is the
+    /// first place behind the table from which the clusters can be counted.
+    init(_ header: ParallelsHeader, _ table: BlockTable, fileBytes: Int) {
+        let stated = header.dataSector * Parallels.sectorBytes
+        var lowest = Int.max
+        var first: Int?
+        for block in 0..<table.count where table[block] != Parallels.unallocated {
+            let offset = Int(table[block]) * header.entryUnit
+            guard offset >= header.tableEnd, offset < fileBytes else { continue }
+            first = first ?? offset
+            lowest = min(lowest, offset)
+        }
+        let mayBeOmitted = header.kind == .sectors && stated == 0
+        let isRight =
+            stated >= header.tableEnd && stated <= fileBytes && stated <= lowest
+            && (header.kind == .sectors || stated % header.clusterBytes == 0)
+        var start = stated
+        if !isRight {
+            let unit = header.kind == .sectors ? Parallels.sectorBytes : header.clusterBytes
+            start = (header.tableEnd + unit - 1) / unit * unit
+            if let first, first > start { start += (first - start) % header.clusterBytes }
+        }
+        self.init(
+            clusterBytes: header.clusterBytes, entryUnit: header.entryUnit, tableEnd: header.tableEnd,
+            dataStart: start, headerIsWrong: !isRight && !mayBeOmitted)
+    }
+}

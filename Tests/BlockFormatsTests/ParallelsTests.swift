@@ -1,0 +1,435 @@
+import BlockCore
+import BlockFormats
+import BlockTestSupport
+import Testing
+
+/// What the Parallels driver promises.
+@Suite struct ParallelsTests {
+    /// Clusters of the usual size, small ones, and some whose size is no power of two.
+    static let kinds = [1 << 20, 4096, 63 * 512].map { clusterBytes in
+        FormatConfiguration(
+            ParallelsDriver.self, options: [(name: "cluster_size", value: "\(clusterBytes)")],
+            virtualSize: clusterBytes == 1 << 20 ? (3 << 20) + 512 : 20 * 32256 + 512)
+    }
+
+    @Test(.timeLimit(.minutes(3)), arguments: kinds)
+    func conformance(_ configuration: FormatConfiguration) throws {
+        try checkFormatDriver([configuration])
+    }
+
+    /// The older kind, which nobody makes any more: the same operations on a converted header.
+    @Test(.timeLimit(.minutes(3)), arguments: [0, 8])
+    func randomOperationsOnTheOlderKind(_ dataSector: Int) throws {
+        for seed in 0..<UInt64(3) {
+            let store = TestStore([
+                "disk": ParallelsImage.file(kind: .sectors, dataSector: dataSector, [9, 0, 11, 10])
+            ])
+            var node = try ParallelsImage.open(store, readOnly: false)
+            var model = ReferenceDisk(size: 4 * 4096, backing: nil)
+            model.adopt(try node.readBytes(at: 0, count: model.size), at: 0)
+            var abilities = DiskAbilities()
+            abilities.unit = 4096
+            abilities.resizes = true
+            var generator = OperationGenerator(seed: seed, size: model.size, abilities: abilities)
+            for operation in generator.operations(80) {
+                guard let operation = operation.clipped(to: model.size) else { continue }
+                if operation == .reopen {
+                    try node.close()
+                    #expect(try ParallelsImage.check(store).corruptions == 0)
+                    node = try ParallelsImage.open(store, readOnly: false)
+                } else {
+                    try node.perform(operation)
+                }
+                model.apply(operation)
+                // What a discard leaves of parts of clusters is open.
+                if case .discard = operation {
+                    model.adopt(try node.readBytes(at: 0, count: model.size), at: 0)
+                }
+                #expect(try node.length() == model.size)
+                #expect(
+                    try node.readBytes(at: 0, count: model.size) == model.read(0..<model.size), "\(operation)"
+                )
+            }
+            try node.close()
+            let result = try ParallelsImage.check(store)
+            #expect(result.corruptions == 0 && result.leaks == 0)
+        }
+    }
+}
+
+/// Parallels images as others lay them out, and damaged ones.
+enum ParallelsImage {
+    enum Kind { case sectors, clusters }
+
+    static let clusterBytes = 4096
+    static let inUse = [UInt8]("Ynot".utf8)
+
+    /// The bytes of an image with clusters of 4 KiB, whose entries are given in clusters of the file. Each of
+    /// those is filled with its number.
+    static func file(
+        kind: Kind = .clusters, dataSector: Int = 8, clusters: Int? = nil, size: Int? = nil,
+        extensionSector: Int = 0, _ entries: [Int]
+    ) -> SparseBytes {
+        var file = SparseBytes()
+        func put(_ value: Int, _ offset: Int, bytes: Int = 4) {
+            file.write((0..<bytes).map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) }, at: offset)
+        }
+        file.write(Array((kind == .sectors ? "WithoutFreeSpace" : "WithouFreSpacExt").utf8), at: 0)
+        for (value, offset) in [
+            (2, 16), (16, 20), (8, 28), (entries.count, 32), (0x312E_3276, 44), (dataSector, 48),
+        ] {
+            put(value, offset)
+        }
+        put((size ?? entries.count * clusterBytes) / 512, 36, bytes: 8)
+        put(extensionSector, 56, bytes: 8)
+        // Of the older kind without an offset, the data begin with the second sector.
+        let shift = kind == .sectors && dataSector == 0 ? 512 - clusterBytes : 0
+        for (index, entry) in entries.enumerated() where entry > 0 {
+            let offset = entry * clusterBytes + shift
+            put(kind == .sectors ? offset / 512 : entry, 64 + index * 4)
+        }
+        let end = clusters ?? (entries.filter { $0 < 1000 }.max() ?? 0) + 1
+        file.resize(to: end * clusterBytes + shift)
+        for cluster in (63 + entries.count * 4) / clusterBytes + 1..<max(end, 4) where cluster < end {
+            let bytes = [UInt8](repeating: UInt8(cluster), count: clusterBytes)
+            file.write(bytes, at: cluster * clusterBytes + shift)
+        }
+        return file
+    }
+
+    static func opener(_ store: TestStore) -> ImageOpener {
+        ImageOpener(registry: store.registry([ParallelsDriver.self, RawDriver.self]))
+    }
+
+    static func open(
+        _ store: TestStore, readOnly: Bool = true, forCheck: Bool = false, _ options: [String: String] = [:]
+    ) throws(BlockError) -> BlockNode {
+        var tree = OptionTree()
+        for (key, value) in options { tree[key] = value }
+        let settings = OpenSettings(readOnly: readOnly, forCheck: forCheck)
+        return try opener(store).open("disk", settings: settings, options: tree)
+    }
+
+    /// The first byte of every cluster.
+    static func firstBytes(_ node: BlockNode) throws -> [UInt8] {
+        try stride(from: 0, to: node.length(), by: clusterBytes).map {
+            try node.readBytes(at: $0, count: 1)[0]
+        }
+    }
+
+    static func firstBytes(_ store: TestStore) throws -> [UInt8] {
+        let node = try open(store)
+        defer { try? node.close() }
+        return try firstBytes(node)
+    }
+
+    static func check(
+        _ store: TestStore, _ repair: RepairMode = .none, _ report: (String) -> Void = { _ in }
+    ) throws -> CheckResult {
+        let node = try open(store, readOnly: repair == .none, forCheck: true)
+        let result = try #require(node.format as? any Checkable).check(repair: repair, report: report)
+        try node.close()
+        return result
+    }
+
+    /// Whether an image is as good as one that nothing ever happened to.
+    static func isSound(_ store: TestStore) throws -> Bool {
+        let result = try check(store)
+        return result.corruptions == 0 && result.leaks == 0 && result.checkErrors == 0
+    }
+}
+
+/// Images that were not closed or are damaged, and sizes.
+@Suite struct ParallelsImageTests {
+    @Test func readsBothKinds() throws {
+        for (kind, dataSector) in [(ParallelsImage.Kind.sectors, 8), (.sectors, 0), (.clusters, 8)] {
+            let store = TestStore([
+                "disk": ParallelsImage.file(kind: kind, dataSector: dataSector, [3, 0, 1])
+            ])
+            #expect(try ParallelsImage.firstBytes(store) == [3, 0, 1])
+            #expect(try ParallelsImage.isSound(store))
+        }
+    }
+
+    @Test func aBackingFileThatIsNamedShowsThrough() throws {
+        let store = TestStore(["disk": ParallelsImage.file([0, 1, 0])])
+        store["base"] = SparseBytes([UInt8](repeating: 7, count: 3 * 4096))
+        let options = ["backing.driver": "raw", "backing.file.filename": "base"]
+        let node = try ParallelsImage.open(store, readOnly: false, options)
+        #expect(try ParallelsImage.firstBytes(node) == [7, 1, 7])
+        try node.write([UInt8(9)].span.bytes, at: 100)
+        let around = try node.readBytes(at: 99, count: 3)
+        #expect(around == [7, 9, 7])
+        try node.writeZeroes(at: 4096, count: 8192)
+        #expect(try ParallelsImage.firstBytes(node) == [7, 0, 0])
+        try node.discard(at: 0, count: 4096)
+        #expect(try ParallelsImage.firstBytes(node) == [7, 0, 0])
+        try node.close()
+        #expect(try ParallelsImage.isSound(store))
+    }
+
+    @Test func theMarkIsSetBeforeTheFirstChangeAndGoesAtTheEnd() throws {
+        let store = TestStore(["disk": ParallelsImage.file([1, 0])])
+        var mark: [UInt8] { store["disk"]?.read(at: 44, count: 4) ?? [] }
+        var node = try ParallelsImage.open(store, readOnly: false)
+        try node.flush()
+        try node.close()
+        #expect(store.log.filter { if case .flush = $0 { false } else { true } }.isEmpty)
+        node = try ParallelsImage.open(store, readOnly: false)
+        try node.write([UInt8(9)].span.bytes, at: 0)
+        #expect(mark == ParallelsImage.inUse)
+        try node.reopen(readOnly: true)
+        #expect(mark == Array("v2.1".utf8))
+        try node.reopen(readOnly: false)
+        try node.discard(at: 0, count: 4096)
+        #expect(mark == ParallelsImage.inUse)
+        try node.close()
+        #expect(mark == Array("v2.1".utf8))
+    }
+
+    @Test func anImageThatWasNotClosed() throws {
+        var file = ParallelsImage.file(clusters: 5, [2, 1, 2])
+        file.write(ParallelsImage.inUse, at: 44)
+        let store = TestStore(["disk": file])
+        let node = try ParallelsImage.open(store)
+        #expect(try ParallelsImage.firstBytes(node) == [2, 1, 2])
+        #expect(try node.format?.describe().isDirty == true)
+        try node.close()
+        let found = try ParallelsImage.check(store)
+        #expect(found.corruptions == 2 && found.leaks == 2)
+        #expect(store["disk"] == file)
+        // Leaks alone may be mended, but the mark stays.
+        #expect(try ParallelsImage.check(store, .leaks).corruptions == 2)
+        #expect(store["disk"]?.read(at: 44, count: 4) == ParallelsImage.inUse)
+        // Whoever writes gets it mended first.
+        let writer = try ParallelsImage.open(store, readOnly: false)
+        try writer.write([UInt8(9)].span.bytes, at: 2 * 4096)
+        #expect(try ParallelsImage.firstBytes(writer) == [2, 1, 9])
+        try writer.close()
+        #expect(try ParallelsImage.isSound(store))
+    }
+
+    // MARK: Damage
+
+    struct Damage: Sendable {
+        var name: String
+        var entries: [Int]
+        var isOld = false
+        var dataSector = 8
+        var clusters: Int?
+        var cut = 0
+        var size: Int?
+        var corruptions: Int
+        var leaks = 0
+        /// The first bytes of the blocks after the repair.
+        var repaired: [UInt8]
+    }
+
+    static let damages = [
+        Damage(name: "shared", entries: [1, 1, 2, 1], corruptions: 2, repaired: [1, 1, 2, 1]),
+        Damage(name: "outside", entries: [1, 4000, 2], corruptions: 1, repaired: [1, 0, 2]),
+        Damage(name: "far outside", entries: [1, 0xFFFF_FFFF], corruptions: 1, repaired: [1, 0]),
+        Damage(name: "leaks", entries: [1, 0], clusters: 9, corruptions: 0, leaks: 7, repaired: [1, 0]),
+        Damage(name: "cut", entries: [1, 2], cut: 1000, corruptions: 1, repaired: [1, 2]),
+        Damage(name: "offset of nothing", entries: [1, 2], dataSector: 0, corruptions: 1, repaired: [1, 2]),
+        Damage(
+            name: "offset in a cluster", entries: [1, 2], dataSector: 9, corruptions: 1, repaired: [1, 2]),
+        Damage(
+            name: "offset too high", entries: [1, 2], dataSector: 16, corruptions: 1, repaired: [1, 2]),
+        Damage(
+            name: "offset beyond", entries: [1, 2], dataSector: 800, corruptions: 1, repaired: [1, 2]),
+        Damage(
+            name: "clusters between clusters", entries: [1, 2], isOld: true, dataSector: 1, corruptions: 2,
+            repaired: [1, 2]),
+        Damage(
+            name: "short table", entries: [1, 2], size: 5000 * 4096, corruptions: 1,
+            repaired: [1, 2] + [UInt8](repeating: 0, count: 4998)),
+    ]
+
+    static func file(_ damage: Damage) -> SparseBytes {
+        var file = ParallelsImage.file(
+            kind: damage.isOld ? .sectors : .clusters, dataSector: damage.dataSector,
+            clusters: damage.clusters, size: damage.size, damage.entries)
+        file.resize(to: file.count - damage.cut)
+        return file
+    }
+
+    @Test(arguments: damages.indices) func damageIsFoundAndRepaired(_ index: Int) throws {
+        let damage = Self.damages[index]
+        let store = TestStore(["disk": Self.file(damage)])
+        let found = try ParallelsImage.check(store)
+        #expect(found.corruptions == damage.corruptions && found.leaks == damage.leaks, "\(damage.name)")
+        let repaired = try ParallelsImage.check(store, .all)
+        #expect(repaired.corruptions == 0 && repaired.leaks == 0, "\(damage.name): \(repaired)")
+        #expect(repaired.corruptionsFixed == damage.corruptions && repaired.leaksFixed == damage.leaks)
+        #expect(try ParallelsImage.isSound(store), "\(damage.name)")
+        #expect(try ParallelsImage.firstBytes(store) == damage.repaired, "\(damage.name)")
+    }
+
+    /// QEMU mends what it must not write to when it opens it for writing.
+    @Test(arguments: damages.indices) func damageIsRepairedByWriters(_ index: Int) throws {
+        let damage = Self.damages[index]
+        let store = TestStore(["disk": Self.file(damage)])
+        let node = try ParallelsImage.open(store, readOnly: false)
+        try node.write([UInt8(9)].span.bytes, at: 0)
+        #expect(try ParallelsImage.firstBytes(node) == [9] + damage.repaired.dropFirst(), "\(damage.name)")
+        try node.close()
+        #expect(try ParallelsImage.isSound(store), "\(damage.name)")
+    }
+
+    @Test(.timeLimit(.minutes(2)), arguments: damages.indices)
+    func aRepairIsStoppedAnywhere(_ index: Int) throws {
+        let damage = Self.damages[index]
+        try checkInterruption(
+            of: ["disk": Self.file(damage)],
+            action: { store in _ = try ParallelsImage.check(store, .all) },
+            verify: { store in
+                guard try ParallelsImage.firstBytes(store) == damage.repaired else {
+                    throw Mismatch("other bytes")
+                }
+                _ = try ParallelsImage.check(store, .all)
+                guard try ParallelsImage.isSound(store) else { throw Mismatch("not repaired") }
+            })
+    }
+
+    /// CVE-2014-0142 (no sectors in a track), 0143 (too many entries), and numbers of the same kind.
+    static let hostile: [(offset: Int, bytes: [UInt8])] = [
+        (0, [0]), (16, [3]), (28, [0]), (28, [0xFF, 0xFF, 0xFF, 0xFF]), (28, [0, 0, 0x80]),
+        (32, [0xFF, 0xFF, 0xFF, 0xFF]), (32, [0, 0, 0, 1]), (32, [1, 0, 0, 0x40]), (32, [0xFF, 0xFF]),
+        (36, [0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]), (43, [0x80]),
+        (56, [0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]),
+    ]
+
+    @Test(arguments: hostile.indices) func hostileHeadersAreRefused(_ index: Int) throws {
+        var file = ParallelsImage.file([1, 2])
+        file.write(Self.hostile[index].bytes, at: Self.hostile[index].offset)
+        let store = TestStore(["disk": file])
+        #expect(throws: BlockError.self) { try Self.openAsParallels(store) }
+    }
+
+    @Test func shortFilesAreRefused() throws {
+        let whole = ParallelsImage.file([1, 2])
+        for length in [0, 1, 16, 20, 63, 64, 71] {
+            var file = whole
+            file.resize(to: length)
+            let store = TestStore(["disk": file])
+            #expect(throws: BlockError.self) { try Self.openAsParallels(store) }
+        }
+    }
+
+    private static func openAsParallels(_ store: TestStore) throws {
+        try ParallelsImage.opener(store).open("disk", format: "parallels").close()
+    }
+
+    /// A small file may claim that thousands of blocks share a cluster; nobody copies those unasked.
+    @Test func manySharedClustersAreNotCopiedUnasked() throws {
+        let store = TestStore(["disk": ParallelsImage.file(dataSector: 8, [Int](repeating: 2, count: 900))])
+        #expect(throws: BlockError.self) {
+            let more = TestStore([
+                "disk": ParallelsImage.file(dataSector: 16, [Int](repeating: 3, count: 1700))
+            ])
+            try ParallelsImage.open(more, readOnly: false).close()
+        }
+        try ParallelsImage.open(store, readOnly: false).close()
+        #expect(try ParallelsImage.isSound(store))
+    }
+
+    // MARK: Sizes
+
+    /// A longer table takes the places of clusters.
+    @Test(.timeLimit(.minutes(3)), arguments: [1, 1000, 3000], [0, 1])
+    func growingMovesClusters(_ blocks: Int, _ kind: Int) throws {
+        let files = [
+            "disk": ParallelsImage.file(kind: kind == 0 ? .clusters : .sectors, [2, 0, 1, 3])
+        ]
+        try checkInterruption(
+            of: files,
+            action: { store in
+                let node = try ParallelsImage.open(store, readOnly: false)
+                defer { try? node.close() }
+                try node.resize(to: (4 + blocks) * 4096)
+                try node.write([UInt8(9)].span.bytes, at: (3 + blocks) * 4096)
+                try node.flush()
+            },
+            verify: { store in
+                let bytes = try ParallelsImage.firstBytes(store)
+                let isNew =
+                    bytes.starts(with: [2, 0, 1, 3]) && bytes.count == 4 + blocks
+                    && bytes.dropFirst(4).dropLast().allSatisfy { $0 == 0 } && [0, 9].contains(bytes.last)
+                guard bytes == [2, 0, 1, 3] || isNew else {
+                    throw Mismatch("\(bytes.prefix(10)) \(bytes.count)")
+                }
+                try ParallelsImage.open(store, readOnly: false).close()
+                guard try ParallelsImage.isSound(store) else { throw Mismatch("damaged") }
+            })
+    }
+
+    @Test(.timeLimit(.minutes(1))) func shrinkingGivesBack() throws {
+        try checkInterruption(
+            of: ["disk": ParallelsImage.file([2, 1, 4, 3])],
+            action: { store in
+                let node = try ParallelsImage.open(store, readOnly: false)
+                defer { try? node.close() }
+                try node.resize(to: 4096 + 512)
+            },
+            verify: { store in
+                let bytes = try ParallelsImage.firstBytes(store)
+                guard bytes == [2, 1] || bytes == [2, 1, 4, 3] else { throw Mismatch("\(bytes)") }
+                let node = try ParallelsImage.open(store, readOnly: false)
+                try node.resize(to: 4096 + 512)
+                try node.resize(to: 4 * 4096)
+                let grown = try ParallelsImage.firstBytes(node)
+                let tail = try node.readBytes(at: 4096 + 511, count: 2)
+                try node.close()
+                guard grown == [2, 1, 0, 0], tail == [1, 0] else { throw Mismatch("grown: \(grown) \(tail)") }
+                guard try ParallelsImage.isSound(store) else { throw Mismatch("damaged") }
+                guard store["disk"]?.count == 3 * 4096 else { throw Mismatch("the file is not cut") }
+            })
+    }
+
+    /// What a surplus entry refers to was never the guest's.
+    @Test func surplusEntriesDoNotShowUp() throws {
+        let store = TestStore(["disk": ParallelsImage.file(size: 4096, [1, 2, 3])])
+        let node = try ParallelsImage.open(store, readOnly: false)
+        try node.resize(to: 3 * 4096)
+        #expect(try ParallelsImage.firstBytes(node) == [1, 0, 0])
+        try node.close()
+        #expect(try ParallelsImage.isSound(store))
+    }
+
+    @Test func sizesThatTheKindCannotHaveAreRefused() throws {
+        let store = TestStore(["disk": ParallelsImage.file(kind: .sectors, [1])])
+        let node = try ParallelsImage.open(store, readOnly: false)
+        for size in [100, 1 << 42, 1 << 62] { #expect(throws: BlockError.self) { try node.resize(to: size) } }
+        try node.close()
+        #expect(try ParallelsImage.firstBytes(store) == [1])
+    }
+
+    // MARK: Space
+
+    @Test func freedClustersAreTakenAgainAndTheFileIsCut() throws {
+        let store = TestStore(["disk": ParallelsImage.file([1, 2, 3, 4])])
+        let node = try ParallelsImage.open(store, readOnly: false)
+        try node.discard(at: 0, count: 4096)
+        try node.writeZeroes(at: 2 * 4096, count: 2 * 4096)
+        try node.flush()
+        try node.write([UInt8](repeating: 8, count: 4096).span.bytes, at: 3 * 4096)
+        #expect(try ParallelsImage.firstBytes(node) == [0, 2, 0, 8])
+        try node.close()
+        #expect(store["disk"]?.count == 3 * 4096)
+        #expect(try ParallelsImage.firstBytes(store) == [0, 2, 0, 8])
+        #expect(try ParallelsImage.isSound(store))
+    }
+
+    @Test(arguments: ["falloc", "truncate", nil]) func growthIsPreallocatedAndCut(_ mode: String?) throws {
+        let store = TestStore(["disk": ParallelsImage.file([1, 0])])
+        var options = ["prealloc-size": "1M"]
+        options["prealloc-mode"] = mode
+        let node = try ParallelsImage.open(store, readOnly: false, options)
+        try node.write([UInt8(9)].span.bytes, at: 4096)
+        #expect(store["disk"]?.count == 3 * 4096 + 1 << 20)
+        try node.close()
+        #expect(store["disk"]?.count == 3 * 4096)
+        #expect(throws: BlockError.self) { try ParallelsImage.open(store, ["prealloc-mode": "full"]) }
+    }
+}
