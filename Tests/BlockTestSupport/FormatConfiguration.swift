@@ -6,8 +6,10 @@ public struct FormatConfiguration: Sendable, CustomStringConvertible {
     /// Names and values of create options; not the size and the backing file.
     public var options: [(name: String, value: String)]
     public var virtualSize: Int
-    /// The size in bytes of a raw backing file; `nil` for none.
+    /// The size in bytes of the backing file; `nil` for none.
     public var backingSize: Int?
+    /// Whether the backing file is of the same format; raw when not.
+    public var backingIsSameFormat = false
     /// Options for every opening of the image.
     public var openOptions: OptionTree
     /// What `key-secret` and the like name.
@@ -45,7 +47,7 @@ public struct FormatConfiguration: Sendable, CustomStringConvertible {
     public func create(in store: TestStore) throws -> ReferenceDisk {
         let backing = try backingSize.map { size throws -> SparseBytes in
             let base = Self.backingContents(size)
-            store["base"] = base
+            if backingIsSameFormat { try createBacking(base, in: store) } else { store["base"] = base }
             return base
         }
         try createImage(in: store)
@@ -68,7 +70,7 @@ public struct FormatConfiguration: Sendable, CustomStringConvertible {
         values.set(.size, to: String(virtualSize))
         if backingSize != nil {
             values.set(.backingFile, to: "base")
-            values.set(.backingFormat, to: "raw")
+            values.set(.backingFormat, to: backingIsSameFormat ? format.name : "raw")
         }
         try opener.create("disk", format: format.name, options: values)
         if bitmaps.isEmpty { return }
@@ -77,6 +79,19 @@ public struct FormatConfiguration: Sendable, CustomStringConvertible {
             for granularity in bitmaps {
                 try keeper.addBitmap("every \(granularity)", granularity: granularity, isEnabled: true)
             }
+        }
+        try node.close()
+    }
+
+    /// Makes `base`, an image of the same format with those contents.
+    private func createBacking(_ contents: SparseBytes, in store: TestStore) throws {
+        let opener = opener(store)
+        var values = try opener.createOptions(format: format.name, filename: "base")
+        values.set(.size, to: String(contents.count))
+        try opener.create("base", format: format.name, options: values)
+        let node = try opener.open("base", format: format.name, settings: OpenSettings(readOnly: false))
+        try contents.eachStoredChunk { offset, chunk in
+            try node.write(Array(chunk).span.bytes, at: offset)
         }
         try node.close()
     }

@@ -10,6 +10,23 @@ public struct ImageUUID: Sendable, Equatable {
         self.init(bytes: ImageUUID(bytes: bytes).mixedEndian)
     }
 
+    /// Reads ``text``; `nil` where that is no UUID.
+    public init?(text: String) {
+        let digits = Array(text.utf8)
+        guard digits.count == 36, [8, 13, 18, 23].allSatisfy({ digits[$0] == UInt8(ascii: "-") }) else {
+            return nil
+        }
+        let hexadecimal = digits.filter { $0 != UInt8(ascii: "-") }
+        guard hexadecimal.count == 32 else { return nil }
+        var bytes: [UInt8] = []
+        for start in stride(from: 0, to: 32, by: 2) {
+            let pair = String(decoding: hexadecimal[start..<start + 2], as: UTF8.self)
+            guard pair.utf8.first != UInt8(ascii: "+"), let byte = UInt8(pair, radix: 16) else { return nil }
+            bytes.append(byte)
+        }
+        self.init(bytes: bytes)
+    }
+
     /// The bytes in the layout whose first three fields are little-endian.
     public var mixedEndian: [UInt8] {
         [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15].map { bytes[$0] }

@@ -34,6 +34,8 @@ public enum CreateOptionKey: String, Sendable, CaseIterable {
     case zeroedGrain = "zeroed_grain"
     case staticImage = "static"
     case forceSize = "force_size"
+    case azure
+    case uuid
     case blockSize = "block_size"
     case blockStateZero = "block_state_zero"
     case logSize = "log_size"

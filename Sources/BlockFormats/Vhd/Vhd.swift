@@ -1,0 +1,89 @@
+import BlockCore
+
+/// Names, numbers and limits of Virtual PC's disk images ("Virtual Hard Disk Image Format Specification",
+/// Microsoft, October 2006).
+enum Vhd {
+    static let sectorBytes = 512
+    static let footerBytes = 512
+    /// Virtual PC before 2004 wrote footers without the last byte.
+    static let oldFooterBytes = 511
+    static let headerBytes = 1024
+    static let cookie = Array("conectix".utf8)
+    static let headerCookie = Array("cxsparse".utf8)
+    /// Where the header of a dynamic disk usually is.
+    static let usualHeaderOffset = 512
+    /// An entry of the block table: nothing is stored; the parent has it, or it reads as zeroes.
+    static let unallocated: UInt32 = .max
+    /// Times count from 2000-01-01, in seconds since 1970.
+    static let epoch = 946_684_800
+    static let defaultBlockBytes = 2 << 20
+    /// New blocks have their data at multiples of this, as Hyper-V's do.
+    static let dataAlignment = 4096
+    /// Azure takes disks of a multiple of this size.
+    static let azureUnit = 1 << 20
+
+    enum DiskType: UInt32, Sendable {
+        case fixed = 2
+        case dynamic = 3
+        case differencing = 4
+
+        /// As `subformat` names it.
+        var name: String {
+            switch self {
+            case .fixed: "fixed"
+            case .dynamic: "dynamic"
+            case .differencing: "differencing"
+            }
+        }
+    }
+
+    enum Limit {
+        /// 2040 GiB, as other programs have it.
+        static let diskBytes = 0xFF00_0000 * sectorBytes
+        static let blockBytes = sectorBytes...(256 << 20)
+        /// 16 TiB of the usual blocks; the table then takes 32 MiB of memory, and a check as much again.
+        static let blocks = 8 << 20
+        /// A parent's name in one spelling.
+        static let locatorBytes = 16384
+        static let locators = 8
+        /// The table can refer to what begins before this.
+        static let blockOffset = Int(UInt32.max - 1) * sectorBytes
+    }
+
+    /// The checksum of a footer or header: the complement of the sum of its other bytes.
+    static func checksum(_ bytes: [UInt8], at place: Int) -> UInt32 {
+        var sum: UInt32 = 0
+        for (index, byte) in bytes.enumerated() where index < place || index >= place + 4 {
+            sum &+= UInt32(byte)
+        }
+        return ~sum
+    }
+}
+
+/// Fields of footers and headers, big-endian; the caller's bytes are long enough.
+extension [UInt8] {
+    func number32(_ offset: Int) -> UInt32 {
+        let value: UInt32? = span.bytes.bigEndian(at: offset)
+        return value ?? 0
+    }
+
+    func number64(_ offset: Int) -> UInt64 {
+        let value: UInt64? = span.bytes.bigEndian(at: offset)
+        return value ?? 0
+    }
+
+    mutating func put(_ value: UInt32, at offset: Int) { put(Int(value), bytes: 4, at: offset) }
+
+    mutating func put(_ value: UInt64, at offset: Int) {
+        put(UInt32(truncatingIfNeeded: value >> 32), at: offset)
+        put(UInt32(truncatingIfNeeded: value), at: offset + 4)
+    }
+
+    private mutating func put(_ value: Int, bytes: Int, at offset: Int) {
+        put((0..<bytes).map { UInt8(truncatingIfNeeded: value >> ((bytes - 1 - $0) * 8)) }, at: offset)
+    }
+
+    mutating func put(_ bytes: [UInt8], at offset: Int) {
+        replaceSubrange(offset..<offset + bytes.count, with: bytes)
+    }
+}

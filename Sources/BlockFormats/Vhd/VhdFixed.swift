@@ -1,0 +1,83 @@
+import BlockCore
+
+/// A fixed disk: the guest's bytes, and a footer behind them.
+struct VhdFixed {
+    var footer: VhdFooter
+    /// Where the footer is in the file, in bytes.
+    var footerOffset: Int
+    var damages: [String]
+    /// What the file has of the footer is not known, after a failure.
+    var footerIsDirty = false
+
+    init(_ layout: VhdLayout) {
+        footer = layout.footer
+        footerOffset = layout.footerOffset ?? 0
+        damages = layout.damages
+    }
+
+    /// How much room the disk wants before the footer: by either of its sizes.
+    func neededBytes() throws(BlockError) -> Int {
+        max(try footer.virtualSize(), try footer.statedSize())
+    }
+
+    /// The guest must neither see nor write the footer.
+    func checkLength(_ virtualSize: Int) throws(BlockError) {
+        guard virtualSize <= footerOffset else {
+            throw BlockError(
+                .corrupt, "The file has only \(footerOffset) bytes of a VHD disk of \(virtualSize)")
+        }
+    }
+
+    private func write(_ footer: VhdFooter, at offset: Int, _ file: BlockNode) throws(BlockError) {
+        try file.write(footer.sealed().span.bytes, at: offset)
+        try file.flush()
+    }
+
+    /// Makes the disk larger. The order of writes: the footer of the disk as it is goes to the new end, a
+    /// flush; zeroes where it was and what else is new, a flush; then the new size, in one sector.
+    mutating func grow(from old: Int, to size: Int, _ file: BlockNode) throws(BlockError) {
+        let place = max(size, footerOffset)
+        var stale = old..<min(size, footerOffset)
+        if place > footerOffset {
+            try write(footer, at: place, file)
+            stale = old..<min(size, footerOffset + Vhd.footerBytes)
+            footerOffset = place
+        }
+        try file.writeZeroes(at: stale.lowerBound, count: stale.count)
+        try file.flush()
+        try setSize(size, file)
+    }
+
+    /// Makes the disk smaller: first the size; then the footer moves, and the file is cut. When only that
+    /// fails, the file is longer than it needs to be.
+    mutating func shrink(to size: Int, _ file: BlockNode) throws(BlockError) {
+        try setSize(size, file)
+        do throws(BlockError) { try cut(to: size, file) } catch {}
+    }
+
+    /// Cuts what the file has between the disk and the footer.
+    mutating func cut(to size: Int, _ file: BlockNode) throws(BlockError) {
+        guard size < footerOffset else { return }
+        try write(footer, at: size, file)
+        try file.resize(to: size + Vhd.footerBytes)
+        footerOffset = size
+        try file.flush()
+    }
+
+    private mutating func setSize(_ size: Int, _ file: BlockNode) throws(BlockError) {
+        let before = footer
+        footer.setSize(size)
+        do throws(BlockError) { try write(footer, at: footerOffset, file) } catch {
+            footer = before
+            footerIsDirty = true
+            throw error
+        }
+    }
+
+    /// Writes the footer of the disk as it is, where a failure or damage left another.
+    mutating func settle(_ file: BlockNode) throws(BlockError) {
+        guard footerIsDirty else { return }
+        try write(footer, at: footerOffset, file)
+        footerIsDirty = false
+    }
+}

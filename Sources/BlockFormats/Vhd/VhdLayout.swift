@@ -1,0 +1,82 @@
+import BlockCore
+
+/// What an image's own descriptions say: its footers, and the header of a dynamic disk.
+struct VhdLayout {
+    var footer: VhdFooter
+    /// Where the footer at the end of the file is; `nil` where that is damaged.
+    var footerOffset: Int?
+    /// `nil` for fixed disks.
+    var header: VhdHeader?
+    /// What is wrong with them, one line each.
+    var damages: [String] = []
+    /// Both footers are good, but one is older: an update was interrupted.
+    var isCopyStale = false
+
+    /// Reads them. The footer at the end is the image; its copy at the start counts where that is damaged.
+    ///
+    /// A fixed disk has its guest's bytes at the start. Only the end can say that a disk is fixed, and what
+    /// begins with a footer of a guest's making is still fixed then.
+    /// - Parameter leniently: takes footers and headers with wrong checksums, for a check.
+    /// - Throws: `wrongFormat`, `corrupt`, `unsupported`, `limit`.
+    static func read(_ file: BlockNode, leniently: Bool) throws(BlockError) -> VhdLayout {
+        let length = try file.length()
+        let (last, place) = try footerAtEnd(file, length)
+        let first = VhdFooter.find(
+            try file.readBytes(at: 0, count: min(Vhd.footerBytes, max(0, length))))
+        var layout = try choose(last, place, first, leniently: leniently)
+        try layout.footer.validate()
+        guard layout.footer.type != .fixed else { return layout }
+        guard let offset = layout.footer.headerOffset, offset <= length - Vhd.headerBytes else {
+            throw BlockError(.corrupt, "The VHD image's header is beyond the end of the file")
+        }
+        let bytes = try file.readBytes(at: offset, count: Vhd.headerBytes)
+        let header = try VhdHeader.parse(bytes, at: offset, leniently: leniently)
+        if !header.isIntact { layout.damages.append("the checksum of the header is wrong") }
+        layout.header = header
+        guard header.tableRange.lowerBound + header.blocks * 4 <= length else {
+            throw BlockError(.corrupt, "The VHD image's block table is beyond the end of the file")
+        }
+        return layout
+    }
+
+    private static func footerAtEnd(
+        _ file: BlockNode, _ length: Int
+    ) throws(BlockError) -> (VhdFooter?, Int) {
+        for count in [Vhd.footerBytes, Vhd.oldFooterBytes] where length >= count {
+            let bytes = try file.readBytes(at: length - count, count: count)
+            if let footer = VhdFooter.find(bytes) { return (footer, length - count) }
+        }
+        return (nil, 0)
+    }
+
+    private static func choose(
+        _ last: VhdFooter?, _ place: Int, _ first: VhdFooter?, leniently: Bool
+    ) throws(BlockError) -> VhdLayout {
+        if let last, last.isIntact {
+            var layout = VhdLayout(footer: last, footerOffset: place)
+            if last.type != .fixed { layout.compare(with: first) }
+            return layout
+        }
+        if let first, first.isIntact, first.type != .fixed {
+            return VhdLayout(
+                footer: first, damages: ["the footer at the end of the file is missing or damaged"])
+        }
+        guard let any = last ?? first else {
+            throw BlockError(.wrongFormat, "Image not in VHD format")
+        }
+        guard leniently, last != nil || any.type != .fixed else {
+            throw BlockError(.corrupt, "The checksum of the VHD image's footer is wrong")
+        }
+        return VhdLayout(
+            footer: any, footerOffset: last == nil ? nil : place,
+            damages: ["the checksum of the footer is wrong"])
+    }
+
+    private mutating func compare(with copy: VhdFooter?) {
+        guard let copy, copy.isIntact, copy.uuid == footer.uuid, copy.type != .fixed else {
+            damages.append("the copy of the footer at the start of the file is damaged")
+            return
+        }
+        isCopyStale = copy != footer
+    }
+}

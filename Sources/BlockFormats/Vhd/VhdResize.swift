@@ -1,0 +1,225 @@
+import BlockCore
+
+extension VhdDriver: Resizable {
+    /// The order of writes. Growing: what the new space would show is cleared, a flush; blocks that are in
+    /// the way of a longer table move to the end, as any new block; then the longer table, a flush; the
+    /// header's first sector, which makes it true; then the size, in the footers. Shrinking: the size; then
+    /// the table, a flush; then the gaps that the lost blocks left are closed, and the file is cut.
+    public func resize(
+        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+    ) throws(BlockError) {
+        guard preallocation == .off else {
+            throw BlockError(.unsupported, "Unsupported preallocation mode '\(preallocation.rawValue)'")
+        }
+        guard virtualSize % Vhd.sectorBytes == 0, virtualSize <= Vhd.Limit.diskBytes else {
+            throw BlockError(
+                .invalidArgument, "The size must be a multiple of 512 bytes and at most 2040 GiB")
+        }
+        let before = self.virtualSize
+        guard try footer.virtualSize() == before else {
+            throw BlockError(
+                .unsupported, "An image that is opened with 'force_size_calc' cannot be resized")
+        }
+        switch body {
+        case .fixed(let fixed):
+            try fixed.withLock { (fixed) throws(BlockError) in
+                try fixed.settle(file)
+                if virtualSize >= before {
+                    try fixed.grow(from: before, to: virtualSize, file)
+                } else {
+                    try fixed.shrink(to: virtualSize, file)
+                }
+            }
+        case .dynamic(let state):
+            try exclusively(state) { (state) throws(BlockError) in
+                try state.commit()
+                if virtualSize >= before {
+                    try state.grow(from: before, to: virtualSize, old)
+                } else {
+                    try state.shrink(to: virtualSize)
+                }
+            }
+        }
+        setVirtualSize(virtualSize)
+    }
+}
+
+extension VhdState {
+    fileprivate mutating func shrink(to size: Int) throws(BlockError) {
+        try setSize(size)
+        // The disk is as asked for; what is left to do makes the file smaller.
+        for block in blocks(of: size)..<table.count { unlink(block) }
+        do throws(BlockError) {
+            try commit()
+            var shorter = table
+            shorter.resize(to: blocks(of: size), filler: Vhd.unallocated)
+            try replaceTable(shorter)
+            try closeGaps()
+        } catch {}
+    }
+
+    /// In one sector each, first the copy: the table can bear either size.
+    private mutating func setSize(_ size: Int) throws(BlockError) {
+        let before = footer
+        footer.setSize(size)
+        do throws(BlockError) { try writeFooters() } catch {
+            footer = before
+            throw error
+        }
+    }
+
+    /// Takes a block out of the table.
+    mutating func unlink(_ block: Int) {
+        guard let place = place(of: block) else { return }
+        bitmaps.discard(place..<place + 1)
+        table[block] = Vhd.unallocated
+        allocatedCount -= 1
+    }
+
+    fileprivate mutating func grow(
+        from old: Int, to size: Int, _ reader: any GuestReader
+    ) throws(BlockError) {
+        for block in min(blocks(of: old), table.count)..<table.count { unlink(block) }
+        try commit()
+        if blocks(of: size) > header.blocks { try growTable(to: blocks(of: size)) }
+        try clear(old..<size, reader)
+        try commit()
+        try setSize(size)
+    }
+
+    /// Makes new space read as zeroes, where a block is stored or the parent would show through.
+    private mutating func clear(_ range: Range<Int>, _ reader: any GuestReader) throws(BlockError) {
+        var offset = range.lowerBound
+        while offset < range.upperBound {
+            let block = offset / header.blockBytes
+            let inside = offset % header.blockBytes
+            let count = min(header.blockBytes - inside, range.upperBound - offset)
+            let stored = place(of: block)
+            let shows = isDifferencing && reader.hasBacking(in: offset..<offset + count)
+            // Behind the first block nothing is stored.
+            if stored == nil && !shows && inside == 0 { return }
+            offset += count
+            let sectors = inside / Vhd.sectorBytes..<(inside + count) / Vhd.sectorBytes
+            if let stored {
+                try file.writeZeroes(at: stored + header.bitmapBytes + inside, count: count)
+                try mark(stored, sectors)
+            } else if shows {
+                let place = try takePlace()
+                try file.writeZeroes(at: place + header.bitmapBytes + inside, count: count)
+                try link(block, to: place, sectors)
+            }
+        }
+    }
+
+    // MARK: The table
+
+    private mutating func growTable(to blocks: Int) throws(BlockError) {
+        guard blocks <= Vhd.Limit.blocks else {
+            throw BlockError(.limit, "A VHD image cannot have more than \(Vhd.Limit.blocks) blocks")
+        }
+        let bytes = BlockTable.fileBytes(entries: blocks)
+        let wanted = header.tableOffset..<header.tableOffset + bytes
+        let others = VhdSurvey.metadata(of: header).filter { $0 != header.tableRange }
+        if others.contains(where: { $0.overlaps(wanted) }) {
+            try moveTable(to: blocks, bytes)
+        } else {
+            try vacate(wanted)
+            var longer = table
+            longer.resize(to: blocks, filler: Vhd.unallocated)
+            try replaceTable(longer)
+        }
+    }
+
+    /// Where other descriptions are in the way, the table goes to the end.
+    private mutating func moveTable(to blocks: Int, _ bytes: Int) throws(BlockError) {
+        let place = nextFree
+        if place + bytes > footerOffset ?? 0 { try moveFooter(to: place + bytes) }
+        nextFree = place + bytes
+        let filler = [UInt32](repeating: Vhd.unallocated, count: blocks - table.count)
+        try replaceTable(BlockTable(entries: table.entries + filler, offset: place, isBigEndian: true))
+    }
+
+    /// What the longer table was written over stays free after a failure: nobody knows which header the file
+    /// has, so the old one is written before anything else.
+    private mutating func replaceTable(_ longer: BlockTable) throws(BlockError) {
+        var longer = longer
+        try longer.write(to: file)
+        try file.flush()
+        let before = header
+        header.setTable(offset: longer.offset, blocks: longer.count)
+        do throws(BlockError) { try writeHeader() } catch {
+            header = before
+            throw error
+        }
+        table = longer
+    }
+
+    /// Moves blocks out of `range`, which nothing gets until it is used.
+    private mutating func vacate(_ range: Range<Int>) throws(BlockError) {
+        spare = VhdSpareBlocks()
+        nextFree = max(nextFree, range.upperBound)
+        if nextFree > footerOffset ?? 0 { try moveFooter(to: nextFree) }
+        for block in 0..<table.count {
+            guard let place = place(of: block), place < range.upperBound,
+                place + header.strideBytes > range.lowerBound
+            else { continue }
+            try move(block, to: takePlace())
+        }
+        try commit()
+    }
+
+    /// Copies a block with its bitmap and points the table to the copy. All changes are in the file.
+    mutating func move(_ block: Int, to target: Int) throws(BlockError) {
+        guard let source = place(of: block) else { return }
+        let buffer = AlignedBuffer(count: min(header.strideBytes, 1 << 20))
+        var done = 0
+        while done < header.strideBytes {
+            let count = min(buffer.count, header.strideBytes - done)
+            var span = buffer.mutableBytes(0..<count)
+            try file.read(into: &span, at: source + done)
+            try file.write(buffer.bytes(0..<count), at: target + done)
+            done += count
+        }
+        bitmaps.discard(source..<source + 1)
+        bitmaps.discard(target..<target + 1)
+        table[block] = UInt32(target / Vhd.sectorBytes)
+    }
+
+    // MARK: Giving back
+
+    /// Moves the last blocks into gaps, and cuts the file behind what is left. The order: copies, a flush,
+    /// the table, a flush, the footer at the new end, a flush, the length of the file.
+    mutating func closeGaps() throws(BlockError) {
+        try commit()
+        var survey = try survey()
+        if survey.findingCount == 0, survey.spareCount > 0 {
+            var free = VhdSpareBlocks(gaps: survey.gaps)
+            let stored = (0..<table.count).filter { table[$0] != Vhd.unallocated }
+            for block in stored.sorted(by: { table[$0] > table[$1] }) {
+                guard let target = free.take(header), let source = place(of: block), target < source
+                else { break }
+                try move(block, to: target)
+            }
+            try commit()
+            survey = try self.survey()
+        }
+        adopt(survey)
+        trim()
+    }
+}
+
+extension VhdDriver: Emptying {
+    /// Only the table refers to anything: when it is empty, the rest of the file can go.
+    public func makeEmpty() throws(BlockError) {
+        guard case .dynamic(let state) = body else {
+            throw BlockError(.unsupported, "A fixed VHD image cannot be emptied", path: file.filename)
+        }
+        try exclusively(state) { (state) throws(BlockError) in
+            try state.commit()
+            for block in 0..<state.table.count { state.unlink(block) }
+            try state.commit()
+            state.adopt(try state.survey())
+            state.trim()
+        }
+    }
+}
