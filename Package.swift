@@ -50,7 +50,7 @@ let package = Package(
         library("BlockProtocols", ["BlockCore", "CHost", "CRing", systemPackage]),
         library(
             "BlockFormats",
-            ["BlockCore", "CZlib", "CZstd", "CDeflate", "CCrypto", "CBzip2", "CLzma"]),
+            ["BlockCore", "CHost", "CZlib", "CZstd", "CDeflate", "CCrypto", "CBzip2", "CLzma"]),
         library("BlockJobs", ["BlockCore"]),
         library(
             "PlatterCommands",

@@ -4,6 +4,7 @@
  *
  * Offsets and lengths are in bytes. Unless stated otherwise a function returns 0 when it worked and an errno
  * value when it did not; ENOTSUP stands for "no such call here". Interrupted calls are repeated. */
+#include <stddef.h>
 #include <stdint.h>
 
 int platter_host_version(void);
@@ -56,4 +57,9 @@ int platter_open_unnamed(const char *folder, int *error);
 
 /* Large blocks of memory go back to the system when freed; they do not stay with their thread. */
 void platter_return_large_blocks(void);
+
+/* CRC-32C's inner loop over some bytes: starts from and answers the checksum with all bits flipped. The
+ * processor's instruction where it has one; the portable way is for tests. */
+uint32_t platter_crc32c(uint32_t value, const void *bytes, size_t count);
+uint32_t platter_crc32c_portable(uint32_t value, const void *bytes, size_t count);
 #endif
