@@ -38,8 +38,7 @@ public struct CreateContext: Sendable {
 
     /// A UUID for the new image: random, or from ``sourceDate``, the file's name and `purpose`.
     public func newUUID(for purpose: String) -> ImageUUID {
-        let name = filename.split(separator: "/").last ?? ""
-        return ImageUUID.make(seed: sourceDate.map { "\($0) \(name) \(purpose)" })
+        ImageUUID.make(for: purpose, in: filename, sourceDate: sourceDate)
     }
 
     /// Makes the image's file (emptying one that is there) and opens it for writing.

@@ -51,6 +51,13 @@ public struct ImageUUID: Sendable, Equatable {
         return ImageUUID(bytes: bytes)
     }
 
+    /// A random one, or, where `sourceDate` is given, one that follows from it, the file's name and
+    /// `purpose`.
+    static func make(for purpose: String, in filename: String, sourceDate: Int?) -> ImageUUID {
+        let name = filename.split(separator: "/").last ?? ""
+        return make(seed: sourceDate.map { "\($0) \(name) \(purpose)" })
+    }
+
     /// FNV-1a, stirred.
     private static func hash(_ text: String, _ start: UInt64) -> UInt64 {
         var value = start

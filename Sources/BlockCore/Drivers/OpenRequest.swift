@@ -29,6 +29,12 @@ public struct OpenRequest: Sendable {
     /// The secrets that options such as `key-secret` name.
     public var secrets: SecretSource { opener.secrets }
 
+    /// A UUID for the image: random, or, where repeatable images are wanted, from the file's name and
+    /// `purpose`.
+    public func newUUID(for purpose: String) -> ImageUUID {
+        ImageUUID.make(for: purpose, in: file.filename, sourceDate: opener.sourceDate)
+    }
+
     /// Opens a further file that the image consists of, after asking the ``OpenPolicy``.
     ///
     /// The first one becomes child 1 of the image's node, the next child 2, and so on (``Extent/child``).
