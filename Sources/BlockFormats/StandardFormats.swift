@@ -3,8 +3,8 @@ import BlockCore
 /// Every format that Platter knows. `raw` is last: it takes anything.
 public enum StandardFormats {
     public static let all: [any FormatDriver.Type] = [
-        Qcow2Driver.self, LuksDriver.self, QedDriver.self, VdiDriver.self, VhdDriver.self, BochsDriver.self,
-        CloopDriver.self, ParallelsDriver.self, DmgDriver.self, RawDriver.self,
+        Qcow2Driver.self, LuksDriver.self, QedDriver.self, VdiDriver.self, VhdDriver.self, VhdxDriver.self,
+        BochsDriver.self, CloopDriver.self, ParallelsDriver.self, DmgDriver.self, RawDriver.self,
     ]
 
     /// What is made where nobody names a format.
@@ -16,7 +16,6 @@ public enum StandardFormats {
         ForeignFormat("vmdk", magic: Array("KDMV".utf8)),
         ForeignFormat("vmdk", magic: Array("COWD".utf8)),
         ForeignFormat("vmdk", magic: Array("# Disk DescriptorFile".utf8)),
-        ForeignFormat("vhdx", magic: Array("vhdxfile".utf8)),
         ForeignFormat("luks2", magic: Luks.magic + [0, 2]),
     ]
 }

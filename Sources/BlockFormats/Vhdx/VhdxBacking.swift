@@ -1,0 +1,65 @@
+import BlockCore
+import Synchronization
+
+/// Differencing images and their parents.
+extension VhdxDriver {
+    /// The parent that the image names.
+    ///
+    /// - Throws: `corrupt`, `unsupported` for a locator that cannot be used, where the parent is needed.
+    static func findParent(
+        _ state: VhdxState, _ request: OpenRequest
+    ) throws(BlockError) -> BackingReference? {
+        guard state.geometry.hasParent else { return nil }
+        let settings = request.settings
+        let isNeeded =
+            !request.namesBacking && !settings.metadataOnly && !settings.withoutBacking && !settings.forCheck
+        do throws(BlockError) {
+            guard let name = try state.parentLocator().filename else {
+                throw BlockError(.corrupt, "The VHDX image does not say what it is based on")
+            }
+            return BackingReference(filename: name, format: VhdxDriver.name)
+        } catch {
+            if isNeeded { throw error }
+            return nil
+        }
+    }
+
+    /// The parent must be the image that this one was made over, with the data that it had then.
+    public func checkBacking(_ backing: BlockNode) throws(BlockError) {
+        guard let driver = backing.format as? VhdxDriver else { return try checkForeignParent(backing) }
+        knownParent.withLock { $0.driver = driver }
+        let identity = driver.dataWriteGUID
+        let linkages = try state.withLock { (state) throws(BlockError) in
+            state.geometry.hasParent ? try state.parentLocator().linkages : [identity]
+        }
+        guard linkages.contains(identity) else {
+            throw BlockError(
+                .corrupt,
+                "The parent '\(backing.filename)' is not the image that this one was made over, or was "
+                    + "changed since (it is \(identity.text), not \(linkages.first?.text ?? "none"))",
+                path: file.filename,
+                hint: "Where its contents are the right ones all the same, "
+                    + "'rebase -u' says so in the image.")
+        }
+    }
+
+    /// Another format has no such identity; the caller may vouch for it by naming it.
+    private func checkForeignParent(_ backing: BlockNode) throws(BlockError) {
+        guard !request.namesBacking else { return }
+        throw BlockError(
+            .corrupt, "The parent '\(backing.filename)' is no VHDX image", path: file.filename)
+    }
+
+    /// What children know this image's data by.
+    var dataWriteGUID: ImageUUID { state.withLock { $0.headers.current.dataWriteGUID } }
+}
+
+extension VhdxState {
+    /// - Throws: `corrupt` when there is none.
+    func parentLocator() throws(BlockError) -> VhdxParentLocator {
+        guard let bytes = metadata.locator else {
+            throw BlockError(.corrupt, "The VHDX image does not say what it is based on")
+        }
+        return try VhdxParentLocator(parsing: bytes.span.bytes)
+    }
+}

@@ -1,0 +1,187 @@
+import BlockCore
+
+extension VhdxDriver: Checkable {
+    public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
+        try exclusively { (state) throws(BlockError) in
+            var result = CheckResult()
+            if !state.isReadOnly && state.hasChanges { try state.commit() }
+            try state.checkLog(repair: repair != .none, &result, report)
+            try state.checkTable(repair: repair == .all, &result, report)
+            try state.checkCopies(repair: repair == .all, &result, report)
+            try state.checkLeaks(repair: repair != .none, &result, report)
+            return result
+        }
+    }
+}
+
+extension VhdxState {
+    /// How many findings of a kind are told one by one.
+    private static let toldFindings = 100
+
+    /// A log that is not empty is no damage: the image reads as if it were replayed.
+    fileprivate mutating func checkLog(
+        repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
+    ) throws(BlockError) {
+        guard hasForeignLog else { return }
+        report(
+            repair
+                ? "Repairing: the log is replayed"
+                : "The image was not closed; its log is replayed when it is opened for writing")
+        guard repair else { return }
+        try replayLog()
+        result.corruptionsFixed += 1
+    }
+
+    fileprivate mutating func checkTable(
+        repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
+    ) throws(BlockError) {
+        var survey = try VhdxSurvey(&self)
+        let found = survey.findingCount
+        for finding in survey.findings.prefix(Self.toldFindings) { report(describe(finding, repair)) }
+        space = survey.space
+        // Findings are kept in limited numbers, so that it may take several looks to mend all.
+        var progresses = repair
+        while progresses && survey.findingCount > 0 {
+            let before = survey.findingCount
+            for finding in survey.findings { try mend(finding) }
+            try commit()
+            survey = try VhdxSurvey(&self)
+            space = survey.space
+            progresses = survey.findingCount < before
+        }
+        fileBytes = max(try file.length(), fileBytes)
+        result.corruptionsFixed += found - survey.findingCount
+        result.corruptions += survey.findingCount
+    }
+
+    private func describe(_ finding: VhdxSurvey.Finding, _ repair: Bool) -> String {
+        let what = repair ? "Repairing" : "ERROR"
+        return switch finding {
+        case .invalid(let block): "\(what) block \(block): its BAT entry is invalid"
+        case .outside(let block): "\(what) block \(block): its data is beyond the end of the file"
+        case .cutOff(let block): "\(what) block \(block): the file ends within its data"
+        case .shared(let block): "\(what) block \(block): its place is something else's too"
+        case .withoutBitmap(let block): "ERROR block \(block): the bitmap of its sectors is missing"
+        }
+    }
+
+    private mutating func mend(_ finding: VhdxSurvey.Finding) throws(BlockError) {
+        switch finding {
+        case .invalid(let block), .outside(let block):
+            // Nothing is lost that could be read.
+            try beginChanges()
+            try setEntry(ofBlock: block, to: Vhdx.zeroEntry)
+        case .cutOff(let block):
+            try beginChanges()
+            let end = (Vhdx.offset(of: try entry(ofBlock: block)) ?? 0) + geometry.blockBytes
+            if try file.length() < end { try file.resize(to: end) }
+        case .shared(let block): try separate(block)
+        case .withoutBitmap: break
+        }
+    }
+
+    /// Gives a block a place of its own, with the bytes that it shared.
+    private mutating func separate(_ block: Int) throws(BlockError) {
+        let entry = try entry(ofBlock: block)
+        guard let source = Vhdx.offset(of: entry) else { return }
+        try beginChanges()
+        let target = try allocate(geometry.blockBytes)
+        let buffer = AlignedBuffer(count: 1 << 20)
+        for done in stride(from: 0, to: geometry.blockBytes, by: buffer.count) {
+            var span = buffer.mutableBytes
+            try file.read(into: &span, at: source + done)
+            try file.write(buffer.bytes, at: target + done)
+        }
+        try setEntry(ofBlock: block, to: UInt64(target) | entry & Vhdx.stateMask)
+        if table.isCrowded { try commit() }
+    }
+
+    // MARK: Copies
+
+    /// A header that was being written when the machine stopped is no damage: the other one counts.
+    fileprivate mutating func checkCopies(
+        repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
+    ) throws(BlockError) {
+        let what = repair ? "Repairing" : "ERROR"
+        if !headers.bothAreValid {
+            report("\(repair ? "Repairing" : "Note:") one of the two headers is not valid")
+            if repair {
+                try beginChanges()
+                try headers.replace(with: headers.current, in: file)
+            }
+        }
+        for offset in damagedRegionTables {
+            report("\(what) the copy of the region table at offset \(offset)")
+        }
+        guard repair, !damagedRegionTables.isEmpty else {
+            result.corruptions += damagedRegionTables.count
+            return
+        }
+        try commit()
+        try log(damagedRegionTables.flatMap { Self.pages(of: regions.serialised(), at: $0) })
+        result.corruptionsFixed += damagedRegionTables.count
+        damagedRegionTables = []
+    }
+
+    /// Bytes that begin and end with pages, as pages.
+    static func pages(of bytes: [UInt8], at offset: Int) -> [VhdxPage] {
+        stride(from: 0, to: bytes.count, by: Vhdx.pageBytes).map {
+            VhdxPage(offset: offset + $0, bytes: Array(bytes[$0..<$0 + Vhdx.pageBytes]))
+        }
+    }
+
+    // MARK: Leaks
+
+    /// Space that nothing refers to and that is no hole of the file.
+    fileprivate mutating func checkLeaks(
+        repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
+    ) throws(BlockError) {
+        result.leaks = try leakedUnits { _ in }
+        guard result.leaks > 0 else { return }
+        report("\(repair ? "Repairing" : "Leaked") \(result.leaks) MiB that nothing refers to")
+        guard repair, result.corruptions == 0 else { return }
+        let found = result.leaks
+        try commit()
+        try beginChanges()
+        _ = try leakedUnits { (range) throws(BlockError) in
+            try file.discard(at: range.lowerBound, count: range.count)
+        }
+        try finish()
+        result.leaks = try leakedUnits { _ in }
+        result.leaksFixed = found - result.leaks
+    }
+
+    /// How many MiB are leaked; tells the gaps in which they are.
+    private func leakedUnits(
+        _ body: (Range<Int>) throws(BlockError) -> Void
+    ) throws(BlockError) -> Int {
+        let length = try file.length()
+        var count = 0
+        var offset = 0
+        while let gap = space.gap(from: offset, below: length) {
+            let stored = try storedUnits(gap)
+            count += stored
+            if stored > 0 { try body(gap) }
+            offset = gap.upperBound.roundedUp(to: Vhdx.unitBytes) ?? length
+        }
+        return count
+    }
+
+    /// How many MiB of `range`, begun ones too, are no holes of the file.
+    private func storedUnits(_ range: Range<Int>) throws(BlockError) -> Int {
+        var count = 0
+        var offset = range.lowerBound
+        while offset < range.upperBound {
+            let run = try file.status(at: offset, limit: range.upperBound - offset)
+            let end = offset + max(run.length, 1)
+            if run.isZero {
+                offset = end
+                continue
+            }
+            let next = min(range.upperBound, end.roundedUp(to: Vhdx.unitBytes) ?? end)
+            count += (next - offset.roundedDown(to: Vhdx.unitBytes) + Vhdx.unitBytes - 1) / Vhdx.unitBytes
+            offset = next
+        }
+        return count
+    }
+}

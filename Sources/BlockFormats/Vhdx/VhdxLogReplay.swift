@@ -1,0 +1,183 @@
+import BlockCore
+
+/// Finds the entries of a log that count, and goes through their changes.
+///
+/// What is read and summed up is bounded by a few times the length of the log, whatever it holds.
+struct VhdxLogReplay {
+    /// How often the log may be read over again because entries in it are damaged.
+    private static let readings = 4
+    private static let readBytes = 1 << 20
+    /// How many entries are looked at in search of the sequence.
+    private static let mostSteps = 1 << 20
+
+    private struct Found {
+        var offset: Int
+        var entry: VhdxLogEntry
+    }
+
+    private let file: BlockNode
+    private let header: VhdxHeader
+    private var bytesLeft: Int
+    /// The entries of the sequence in force, oldest first.
+    private var sequence: [Found] = []
+
+    /// Looks through the log of `header`, which is not empty.
+    ///
+    /// - Throws: `limit` for a log that is too long; `corrupt` when it holds nothing but damage, or the file
+    ///   was cut off since.
+    init(file: BlockNode, header: VhdxHeader) throws(BlockError) {
+        self.file = file
+        self.header = header
+        guard header.logBytes <= Vhdx.Limit.logBytes else {
+            throw BlockError(.limit, "The VHDX log is too long to be replayed (\(header.logBytes) bytes)")
+        }
+        bytesLeft = Self.readings * header.logBytes + (64 << 20)
+        sequence = Self.best(try allEntries(), header.logBytes)
+        guard let head = sequence.last?.entry else { return }
+        guard head.flushedFileBytes <= UInt64(try file.length()) else {
+            throw BlockError(.corrupt, "The VHDX image was truncated")
+        }
+        guard head.neededFileBytes <= UInt64(Vhdx.Limit.fileBytes) else {
+            throw BlockError(.corrupt, "The VHDX log states an impossible length of the file")
+        }
+    }
+
+    /// How long the file has to be afterwards.
+    var neededFileBytes: Int { Int(clamping: sequence.last?.entry.neededFileBytes ?? 0) }
+    /// Whether there is nothing to do.
+    var isEmpty: Bool { sequence.isEmpty }
+
+    // MARK: Finding
+
+    /// All valid entries, in the order of their places. A valid one is not looked into for others.
+    private mutating func allEntries() throws(BlockError) -> [Found] {
+        var found: [Found] = []
+        var offset = 0
+        while offset < header.logBytes {
+            if let entry = try entry(at: offset) {
+                found.append(Found(offset: offset, entry: entry))
+                offset += entry.length
+            } else {
+                offset += Vhdx.pageBytes
+            }
+        }
+        return found
+    }
+
+    private mutating func entry(at offset: Int) throws(BlockError) -> VhdxLogEntry? {
+        let start = try read(at: offset, count: VhdxLogEntry.headerBytes)
+        guard
+            let entry = VhdxLogEntry(
+                start.span.bytes, guid: header.logGUID, logBytes: header.logBytes)
+        else { return nil }
+        return try checksum(of: entry, at: offset) == entry.checksum ? entry : nil
+    }
+
+    private mutating func checksum(of entry: VhdxLogEntry, at offset: Int) throws(BlockError) -> UInt32 {
+        bytesLeft -= entry.length
+        guard bytesLeft >= 0 else {
+            throw BlockError(.corrupt, "The VHDX log is damaged", path: file.filename)
+        }
+        var sum = CRC32C()
+        var done = 0
+        while done < entry.length {
+            let count = min(Self.readBytes, entry.length - done)
+            var bytes = try read(at: offset + done, count: count)
+            if done == 0 { bytes.replaceSubrange(4..<8, with: [0, 0, 0, 0]) }
+            sum.add(bytes.span.bytes)
+            done += count
+        }
+        return sum.value
+    }
+
+    /// Bytes of the log, which goes on at its start when it ends.
+    private func read(at offset: Int, count: Int) throws(BlockError) -> [UInt8] {
+        let inside = offset % header.logBytes
+        let first = min(count, header.logBytes - inside)
+        let bytes = try file.readBytes(at: header.logOffset + inside, count: first)
+        if first == count { return bytes }
+        return try bytes + file.readBytes(at: header.logOffset, count: count - first)
+    }
+
+    /// The sequence whose last entry has the highest number, from the entry that this one calls the tail.
+    private static func best(_ entries: [Found], _ logBytes: Int) -> [Found] {
+        var places: [Int: Int] = [:]
+        for (index, found) in entries.enumerated() { places[found.offset] = index }
+        var steps = 0
+        for head in entries.sorted(by: { $0.entry.sequence > $1.entry.sequence }) {
+            var result: [Found] = []
+            var offset = head.entry.tail
+            while let index = places[offset], result.count < entries.count, steps < mostSteps {
+                steps += 1
+                let next = entries[index]
+                if let last = result.last, next.entry.sequence != last.entry.sequence &+ 1 { break }
+                result.append(next)
+                if next.offset == head.offset { return result }
+                offset = (next.offset + next.entry.length) % logBytes
+            }
+        }
+        return []
+    }
+
+    // MARK: Going through
+
+    /// Calls for every change, in order.
+    ///
+    /// - Throws: `corrupt` for descriptors that make no sense; what the calls throw.
+    func eachChange(
+        page: (_ bytes: [UInt8], _ offset: Int) throws(BlockError) -> Void,
+        zero: (_ range: Range<Int>) throws(BlockError) -> Void
+    ) throws(BlockError) {
+        for found in sequence {
+            var data = found.entry.dataOffset
+            for index in 0..<found.entry.descriptorCount {
+                let place = VhdxLogEntry.headerBytes + index * VhdxLogEntry.descriptorBytes
+                let bytes = try read(at: found.offset + place, count: VhdxLogEntry.descriptorBytes)
+                let descriptor = bytes.span.bytes
+                guard descriptor.number64(24) == found.entry.sequence else { throw damaged }
+                switch descriptor.number32(0) {
+                case VhdxLogEntry.zeroDescriptor:
+                    try zero(range(descriptor, count: descriptor.number64(8)))
+                case VhdxLogEntry.dataDescriptor:
+                    guard data + Vhdx.pageBytes <= found.entry.length else { throw damaged }
+                    let target = try range(descriptor, count: UInt64(Vhdx.pageBytes))
+                    try page(try self.page(found, data, descriptor), target.lowerBound)
+                    data += Vhdx.pageBytes
+                default: throw damaged
+                }
+            }
+        }
+    }
+
+    private var damaged: BlockError {
+        BlockError(.corrupt, "A descriptor of the VHDX log is damaged", path: file.filename)
+    }
+
+    /// The page of a descriptor, put together again.
+    private func page(_ found: Found, _ data: Int, _ descriptor: RawSpan) throws(BlockError) -> [UInt8] {
+        let read = try read(at: found.offset + data, count: Vhdx.pageBytes)
+        let end = Vhdx.pageBytes - 4
+        let high: UInt64 = found.entry.sequence >> 32
+        let low = found.entry.sequence & 0xFFFF_FFFF
+        let stored = read.span.bytes
+        guard stored.number32(0) == VhdxLogEntry.dataSignature, stored.number32(4) == Int(high),
+            stored.number32(end) == Int(low)
+        else { throw damaged }
+        var bytes = read
+        bytes.replaceSubrange(0..<8, with: descriptor.part(8..<16)?.array ?? [])
+        bytes.replaceSubrange(end..<Vhdx.pageBytes, with: descriptor.part(4..<8)?.array ?? [])
+        return bytes
+    }
+
+    /// Where a descriptor's change goes: never over the headers or the log.
+    private func range(_ descriptor: RawSpan, count: UInt64) throws(BlockError) -> Range<Int> {
+        let offset = descriptor.number64(16)
+        guard offset <= UInt64(Vhdx.Limit.fileBytes), count <= UInt64(Vhdx.Limit.fileBytes),
+            offset % UInt64(Vhdx.pageBytes) == 0, count % UInt64(Vhdx.pageBytes) == 0,
+            offset >= UInt64(Vhdx.regionTableOffsets[0])
+        else { throw damaged }
+        let range = Int(offset)..<Int(offset) + Int(count)
+        guard range.isEmpty || !range.overlaps(header.logRange) else { throw damaged }
+        return range
+    }
+}

@@ -1,0 +1,120 @@
+import BlockCore
+
+/// Where the disk's bytes are.
+extension VhdxState {
+    /// What a BAT entry means for readers.
+    enum Kind: Equatable {
+        case zero
+        /// The parent has it.
+        case absent
+        case stored(at: Int)
+        /// A sector bitmap tells which sectors the parent has.
+        case partial(at: Int)
+    }
+
+    /// - Throws: `corrupt` for an entry that makes no sense.
+    func kind(_ entry: UInt64, block: Int) throws(BlockError) -> Kind {
+        switch Vhdx.state(of: entry) {
+        case .notPresent: return geometry.hasParent ? .absent : .zero
+        case .undefined, .zero, .unmapped, .unmappedBefore1: return .zero
+        case .fullyPresent: return .stored(at: try place(entry, block: block))
+        case .partiallyPresent where geometry.hasParent: return .partial(at: try place(entry, block: block))
+        case .partiallyPresent, nil:
+            throw BlockError(
+                .corrupt, "The BAT entry of block \(block) is invalid (\(String(entry, radix: 16)))",
+                path: file.filename)
+        }
+    }
+
+    private func place(_ entry: UInt64, block: Int) throws(BlockError) -> Int {
+        guard let offset = Vhdx.offset(of: entry), offset >= Vhdx.unitBytes,
+            offset + geometry.bytes(ofBlock: block) <= fileBytes
+        else {
+            throw BlockError(
+                .corrupt, "Block \(block) is beyond the end of the file (offset \(entry & ~0xF_FFFF))",
+                path: file.filename)
+        }
+        return offset
+    }
+
+    /// The run of bytes at a guest offset inside the disk.
+    mutating func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+        let first = offset / geometry.blockBytes
+        let inside = offset % geometry.blockBytes
+        let kind = try kind(entry(ofBlock: first), block: first)
+        if case .partial(let place) = kind {
+            let run = try sectorRun(block: first, inside: inside, limit: limit)
+            return Extent(
+                run.isPresent ? .data(hostOffset: place + inside) : .unallocated, length: run.length)
+        }
+        var count = 1
+        while count * geometry.blockBytes - inside < limit, first + count < geometry.blockCount {
+            // An entry that makes no sense ends the run; it is told when it is asked for.
+            guard let next = try? self.kind(entry(ofBlock: first + count), block: first + count),
+                continues(next, kind, by: count)
+            else { break }
+            count += 1
+        }
+        let length = min(limit, count * geometry.blockBytes - inside)
+        switch kind {
+        case .zero: return Extent(.zero(hostOffset: nil), length: length)
+        case .stored(let place): return Extent(.data(hostOffset: place + inside), length: length)
+        case .absent, .partial: return Extent(.unallocated, length: length)
+        }
+    }
+
+    private func continues(_ next: Kind, _ first: Kind, by distance: Int) -> Bool {
+        guard case .stored(let place) = first else { return next == first }
+        return next == .stored(at: place + distance * geometry.blockBytes)
+    }
+
+    /// Whether the sector at `inside` of a partial block is here, and for how many bytes that stays so.
+    private mutating func sectorRun(
+        block: Int, inside: Int, limit: Int
+    ) throws(BlockError) -> (isPresent: Bool, length: Int) {
+        let bitmap = try table.entry(geometry.bitmapIndex(forBlock: block), view)
+        guard bitmap & Vhdx.stateMask == Vhdx.bitmapPresent, let place = Vhdx.offset(of: bitmap),
+            place >= Vhdx.unitBytes, place + Vhdx.unitBytes <= fileBytes
+        else {
+            throw BlockError(
+                .corrupt, "The sector bitmap of block \(block) is missing", path: file.filename)
+        }
+        let sector = inside / geometry.sectorBytes
+        let bit =
+            block % geometry.blocksPerChunk * (geometry.blockBytes / geometry.sectorBytes) + sector
+        let page = try bitmaps.page(at: place + (bit / 8).roundedDown(to: Vhdx.pageBytes), view)
+        let run = Self.run(in: page, from: bit % (Vhdx.pageBytes * 8))
+        let end = min(geometry.blockBytes, (sector + run.count) * geometry.sectorBytes)
+        return (run.isSet, min(limit, end - inside))
+    }
+
+    /// How many bits from `first` on are the same; the lowest bit of a byte is the first.
+    private static func run(in page: [UInt8], from first: Int) -> (isSet: Bool, count: Int) {
+        let isSet = page[first / 8] & (1 << UInt8(first % 8)) != 0
+        let whole: UInt8 = isSet ? 0xFF : 0
+        var bit = first + 1
+        while bit < page.count * 8 {
+            if bit % 8 == 0, page[bit / 8] == whole {
+                bit += 8
+                continue
+            }
+            guard (page[bit / 8] & (1 << UInt8(bit % 8)) != 0) == isSet else { break }
+            bit += 1
+        }
+        return (isSet, bit - first)
+    }
+}
+
+/// Pages of sector bitmaps that were read. They are never changed: blocks that are written to become whole.
+struct VhdxBitmapCache: Sendable {
+    private static let keptPages = 1024
+    private var pages: [Int: [UInt8]] = [:]
+
+    mutating func page(at offset: Int, _ view: VhdxView) throws(BlockError) -> [UInt8] {
+        if let page = pages[offset] { return page }
+        let page = try view.read(at: offset, count: Vhdx.pageBytes)
+        if pages.count >= Self.keptPages { pages = [:] }
+        pages[offset] = page
+        return page
+    }
+}

@@ -1,0 +1,192 @@
+import BlockCore
+
+/// What the metadata region says of the disk ([MS-VHDX] 2.6).
+///
+/// ```
+/// 00 "metadata"   0A number of entries   20 entries: 00 GUID  10 offset  14 length  18 flags (4: required)
+/// ```
+struct VhdxMetadata: Sendable, Equatable {
+    static let signature: UInt64 = 0x6174_6164_6174_656D
+    static let tableBytes = 64 << 10
+    static let entriesOffset = 32
+    static let entryBytes = 32
+    static let requiredFlag = 4
+    static let leaveAllocatedFlag = 1
+    static let hasParentFlag = 2
+
+    /// Where an item is, and where the table says so; both in bytes of the file.
+    struct Place: Sendable, Equatable {
+        var range: Range<Int>
+        var entryOffset: Int
+    }
+
+    private(set) var places: [Place] = []
+    private var guids: [ImageUUID] = []
+    /// How many entries the table has, with unknown ones.
+    private(set) var entryCount = 0
+    /// Where the items end, but for the parent locator; in bytes of the file.
+    private(set) var otherItemsEnd = 0
+    var geometry = VhdxGeometry()
+    /// A fixed image: its blocks keep their places.
+    var leavesBlocksAllocated = false
+    var diskID = Vhdx.noGUID
+    var physicalSectorBytes = 4096
+    /// The parent locator as it is stored.
+    var locator: [UInt8]?
+
+    /// Reads table and items.
+    ///
+    /// - Throws: `corrupt`, `unsupported`, `limit` with the reason.
+    init(_ view: VhdxView, region: Range<Int>) throws(BlockError) {
+        guard region.count >= Self.tableBytes else {
+            throw BlockError(.corrupt, "The VHDX metadata region is too small")
+        }
+        let table = try view.read(at: region.lowerBound, count: Self.tableBytes)
+        try readTable(table.span.bytes, region)
+        try readItems(view)
+        try geometry.validate()
+    }
+
+    private mutating func readTable(_ table: RawSpan, _ region: Range<Int>) throws(BlockError) {
+        let count: UInt16? = table.littleEndian(at: 10)
+        guard table.number64(0) == Self.signature, let count, Int(count) <= Vhdx.Limit.tableEntries else {
+            throw BlockError(.corrupt, "The VHDX metadata table is damaged", offset: region.lowerBound)
+        }
+        entryCount = Int(count)
+        otherItemsEnd = region.lowerBound + Self.tableBytes
+        for index in 0..<entryCount {
+            let place = Self.entriesOffset + index * Self.entryBytes
+            let guid = table.guid(at: place)
+            let (offset, length) = (table.number32(place + 16), table.number32(place + 20))
+            if guid != Vhdx.Item.parentLocator {
+                otherItemsEnd = max(otherItemsEnd, region.lowerBound + offset + length)
+            }
+            guard Self.isKnown(guid) else {
+                guard table.number32(place + 24) & Self.requiredFlag == 0 else {
+                    throw BlockError(
+                        .unsupported, "The VHDX image needs an unknown metadata item (\(guid.text))")
+                }
+                continue
+            }
+            guard offset >= Self.tableBytes, length <= Vhdx.Limit.metadataItemBytes,
+                offset + length <= region.count, !guids.contains(guid)
+            else { throw BlockError(.corrupt, "A VHDX metadata item is misplaced (\(guid.text))") }
+            let start = region.lowerBound + offset
+            guids.append(guid)
+            places.append(
+                Place(range: start..<start + length, entryOffset: region.lowerBound + place))
+        }
+    }
+
+    private static func isKnown(_ guid: ImageUUID) -> Bool {
+        [
+            Vhdx.Item.fileParameters, Vhdx.Item.virtualSize, Vhdx.Item.diskID, Vhdx.Item.logicalSector,
+            Vhdx.Item.physicalSector, Vhdx.Item.parentLocator,
+        ].contains(guid)
+    }
+
+    /// Where that item is, if there is one.
+    func place(of guid: ImageUUID) -> Place? { guids.firstIndex(of: guid).map { places[$0] } }
+
+    /// The bytes of an item that must be there.
+    private func item(
+        _ guid: ImageUUID, _ name: String, count: Int, _ view: VhdxView
+    ) throws(BlockError) -> [UInt8] {
+        guard let place = place(of: guid), place.range.count >= count else {
+            throw BlockError(.corrupt, "The VHDX image does not state its \(name)")
+        }
+        return try view.read(at: place.range.lowerBound, count: count)
+    }
+
+    private mutating func readItems(_ view: VhdxView) throws(BlockError) {
+        let parameters = try item(Vhdx.Item.fileParameters, "block size", count: 8, view)
+        geometry.blockBytes = parameters.span.bytes.number32(0)
+        let flags = parameters.span.bytes.number32(4)
+        geometry.hasParent = flags & Self.hasParentFlag != 0
+        leavesBlocksAllocated = flags & Self.leaveAllocatedFlag != 0 && !geometry.hasParent
+        let size = try item(Vhdx.Item.virtualSize, "size", count: 8, view)
+        geometry.virtualSize = Int(clamping: size.span.bytes.number64(0))
+        let sector = try item(Vhdx.Item.logicalSector, "logical sector size", count: 4, view)
+        geometry.sectorBytes = sector.span.bytes.number32(0)
+        if place(of: Vhdx.Item.physicalSector) != nil {
+            let physical = try item(Vhdx.Item.physicalSector, "physical sector size", count: 4, view)
+            physicalSectorBytes = physical.span.bytes.number32(0)
+        }
+        if place(of: Vhdx.Item.diskID) != nil {
+            let identity = try item(Vhdx.Item.diskID, "identifier", count: 16, view)
+            diskID = identity.span.bytes.guid(at: 0)
+        }
+        if let place = place(of: Vhdx.Item.parentLocator) {
+            locator = try view.read(at: place.range.lowerBound, count: place.range.count)
+        }
+        guard [512, 4096].contains(physicalSectorBytes) else {
+            throw BlockError(.unsupported, "Unsupported VHDX physical sector size \(physicalSectorBytes)")
+        }
+    }
+}
+
+/// Sizes, and the places of entries in the BAT that follow from them ([MS-VHDX] 2.5).
+///
+/// After the entries of as many payload blocks as one sector bitmap covers there is the entry of that bitmap.
+struct VhdxGeometry: Sendable, Equatable {
+    var virtualSize = 0
+    var blockBytes = 1 << 20
+    var sectorBytes = 512
+    var hasParent = false
+
+    /// - Throws: `unsupported`, `limit`, `corrupt`.
+    func validate() throws(BlockError) {
+        guard [512, 4096].contains(sectorBytes) else {
+            throw BlockError(.unsupported, "Unsupported VHDX logical sector size \(sectorBytes)")
+        }
+        guard blockBytes.isPowerOfTwo, Vhdx.Limit.blockBytes.contains(blockBytes) else {
+            throw BlockError(.corrupt, "Invalid VHDX block size \(blockBytes)")
+        }
+        guard virtualSize <= Vhdx.Limit.virtualSize else {
+            throw BlockError(.limit, "The VHDX disk is larger than 64 TiB (\(virtualSize) bytes)")
+        }
+        guard virtualSize % sectorBytes == 0 else {
+            throw BlockError(.corrupt, "The VHDX disk's size \(virtualSize) is not one of whole sectors")
+        }
+    }
+
+    /// Payload blocks for which there is one sector bitmap: 16 or more.
+    var blocksPerChunk: Int { Vhdx.sectorsPerBitmap * sectorBytes / blockBytes }
+    var blockCount: Int { Self.blocks(in: virtualSize, of: blockBytes) }
+    var entryCount: Int { entryCount(forSize: virtualSize) }
+
+    static func blocks(in size: Int, of bytes: Int) -> Int { size / bytes + (size % bytes == 0 ? 0 : 1) }
+
+    /// How many entries the BAT of a disk of that size has.
+    func entryCount(forSize size: Int) -> Int {
+        let blocks = Self.blocks(in: size, of: blockBytes)
+        guard blocks > 0 else { return 0 }
+        if hasParent { return ((blocks - 1) / blocksPerChunk + 1) * (blocksPerChunk + 1) }
+        return blocks + (blocks - 1) / blocksPerChunk
+    }
+
+    /// The number of the BAT entry of a payload block.
+    func entryIndex(ofBlock block: Int) -> Int { block + block / blocksPerChunk }
+    /// The number of the BAT entry of the sector bitmap that covers a payload block.
+    func bitmapIndex(forBlock block: Int) -> Int {
+        block / blocksPerChunk * (blocksPerChunk + 1) + blocksPerChunk
+    }
+
+    /// The block of a BAT entry; `nil` for a sector bitmap's.
+    func block(ofEntry index: Int) -> Int? {
+        let inside = index % (blocksPerChunk + 1)
+        return inside == blocksPerChunk ? nil : index / (blocksPerChunk + 1) * blocksPerChunk + inside
+    }
+
+    /// Entries from here on are no blocks'.
+    var firstUnusedEntry: Int { blockCount == 0 ? 0 : entryIndex(ofBlock: blockCount - 1) + 1 }
+
+    /// Whether an entry is in use: a block's, or of a bitmap that covers one.
+    func hasEntry(_ index: Int) -> Bool {
+        guard index < entryCount else { return false }
+        return block(ofEntry: index).map { $0 < blockCount } ?? true
+    }
+
+    /// How many bytes of a block belong to the disk.
+    func bytes(ofBlock block: Int) -> Int { min(blockBytes, virtualSize - block * blockBytes) }
+}

@@ -1,0 +1,183 @@
+import BlockCore
+import Synchronization
+
+extension VhdxDriver: Rebasable, Emptying {
+    /// The order of writes. What depends on there being a parent or none is made to read the same either way;
+    /// then one entry of the log has the flag, the locator and its entry in the metadata table.
+    public func changeBacking(to backing: BackingReference?) throws(BlockError) {
+        let locator = try backing.map { (reference) throws(BlockError) in try self.locator(of: reference) }
+        try exclusively { (state) throws(BlockError) in
+            try state.beginChanges()
+            if locator == nil { try state.completePartialBlocks() }
+            if locator != nil && !state.geometry.hasParent { try state.prepareForParent() }
+            try state.commit()
+            try state.change(locator)
+        }
+        parent.withLock { $0 = backing.map { BackingReference(filename: $0.filename, format: Self.name) } }
+    }
+
+    /// How the image is to name its next parent, which is opened to see what its data are known by.
+    private func locator(of reference: BackingReference) throws(BlockError) -> VhdxParentLocator {
+        guard reference.format == nil || reference.format == Self.name else {
+            throw BlockError(
+                .unsupported,
+                "The backing file of a VHDX image is a VHDX image, not '\(reference.format ?? "")'",
+                path: file.filename)
+        }
+        let node = try request.openBacking(reference)
+        defer { try? node.close() }
+        return try VhdxParentLocator.make(
+            linkage: Self.linkage(to: node), filename: reference.filename)
+    }
+
+    /// Also tells the image that its parent has changed, where it was opened with it: what this image held
+    /// was written there.
+    public func makeEmpty() throws(BlockError) {
+        let now = knownParent.withLock { $0.driver?.dataWriteGUID }
+        try exclusively { (state) throws(BlockError) in
+            guard !state.metadata.leavesBlocksAllocated else {
+                throw BlockError(.unsupported, "A fixed VHDX image cannot be emptied")
+            }
+            try state.beginChanges()
+            var none = state.geometry
+            none.virtualSize = 0
+            try state.clearEntries(of: state.geometry, butNotOf: none)
+            try state.commit()
+            guard let now, state.geometry.hasParent else { return }
+            var locator = try state.parentLocator()
+            guard !locator.linkages.contains(now) else { return }
+            locator.entries.removeAll { $0.key.hasPrefix("parent_linkage") }
+            locator.entries.insert(("parent_linkage", now.guidText), at: 0)
+            try state.change(locator)
+        }
+    }
+}
+
+extension VhdxState {
+    /// Without a parent there are no blocks that are stored in part: what was not, becomes zero.
+    fileprivate mutating func completePartialBlocks() throws(BlockError) {
+        guard geometry.hasParent else { return }
+        for block in 0..<geometry.blockCount {
+            let entry = try entry(ofBlock: block)
+            guard case .partial(let host) = try kind(entry, block: block) else { continue }
+            let start = block * geometry.blockBytes
+            var offset = start
+            while offset < start + geometry.bytes(ofBlock: block) {
+                let run = try extent(at: offset, limit: start + geometry.bytes(ofBlock: block) - offset)
+                if run.status == .unallocated {
+                    try file.writeZeroes(at: host + offset - start, count: run.length)
+                }
+                offset += run.length
+            }
+            if table.isCrowded { try commit() }
+            try setEntry(ofBlock: block, to: Vhdx.entry(.fullyPresent, at: host))
+        }
+    }
+
+    /// What reads as zeroes because nothing is stored must say so, and the bitmaps need entries.
+    fileprivate mutating func prepareForParent() throws(BlockError) {
+        var next = geometry
+        next.hasParent = true
+        guard next.entryCount * 8 <= batRange.count else {
+            throw BlockError(
+                .unsupported, "The BAT of the VHDX image has no room for sector bitmaps", path: file.filename)
+        }
+        for index in 0..<next.entryCount {
+            if table.isCrowded { try commit() }
+            if let block = geometry.block(ofEntry: index), block < geometry.blockCount {
+                let entry = try table.entry(index, view)
+                guard Vhdx.state(of: entry) == .notPresent else { continue }
+                try table.set(index, to: Vhdx.zeroEntry, view)
+            } else if try table.entry(index, view) != 0 {
+                try table.set(index, to: 0, view)
+            }
+        }
+    }
+
+    /// Changes the parent in the metadata, all at once.
+    fileprivate mutating func change(_ locator: VhdxParentLocator?) throws(BlockError) {
+        guard locator != nil || geometry.hasParent else { return }
+        let before = geometry
+        try settle()
+        let changes = try metadata.changes(to: locator?.serialised(), view, region: metadataRange)
+        try log(try pages(changing: changes))
+        try settle()
+        metadata = try VhdxMetadata(view, region: metadataRange)
+        bitmaps = VhdxBitmapCache()
+        guard before.hasParent, !geometry.hasParent else { return }
+        // Bitmaps that stay behind cost space and no more.
+        try? clearBitmaps(before)
+        try? commit()
+    }
+
+    private mutating func clearBitmaps(_ geometry: VhdxGeometry) throws(BlockError) {
+        for block in stride(from: 0, to: geometry.blockCount, by: geometry.blocksPerChunk) {
+            let index = geometry.bitmapIndex(forBlock: block)
+            let entry = try table.entry(index, view)
+            guard entry != 0 else { continue }
+            if let offset = Vhdx.offset(of: entry) { release(offset..<offset + Vhdx.unitBytes) }
+            try table.set(index, to: 0, view)
+        }
+    }
+}
+
+extension VhdxMetadata {
+    /// The bytes that give the image another parent locator, or none.
+    ///
+    /// - Throws: `limit` when there is no room for it.
+    func changes(
+        to locator: [UInt8]?, _ view: VhdxView, region: Range<Int>
+    ) throws(BlockError) -> [VhdxState.Change] {
+        guard let parameters = place(of: Vhdx.Item.fileParameters) else { return [] }
+        let flags =
+            (leavesBlocksAllocated ? Self.leaveAllocatedFlag : 0) | (locator == nil ? 0 : Self.hasParentFlag)
+        var changes: [VhdxState.Change] = [
+            (parameters.range.lowerBound + 4, [UInt8(flags), 0, 0, 0])
+        ]
+        guard let locator else { return try changes + removingLocator(view, region) }
+        let target = (otherItemsEnd + 7) / 8 * 8
+        guard target + locator.count <= region.upperBound else {
+            throw BlockError(.limit, "The metadata of the VHDX image have no room for a parent's name")
+        }
+        changes.append((target, locator))
+        let known = place(of: Vhdx.Item.parentLocator)
+        guard known != nil || entryCount < Vhdx.Limit.tableEntries else {
+            throw BlockError(.limit, "The metadata table of the VHDX image is full")
+        }
+        let entry = Self.entry(offset: target - region.lowerBound, count: locator.count)
+        changes.append(
+            (known?.entryOffset ?? Self.entryOffset(entryCount, region), entry))
+        if known == nil { changes.append(Self.countChange(entryCount + 1, region)) }
+        return changes
+    }
+
+    /// The last entry of the table takes the place of the locator's.
+    private func removingLocator(
+        _ view: VhdxView, _ region: Range<Int>
+    ) throws(BlockError) -> [VhdxState.Change] {
+        guard let known = place(of: Vhdx.Item.parentLocator), entryCount > 0 else { return [] }
+        let last = Self.entryOffset(entryCount - 1, region)
+        return [
+            (known.entryOffset, try view.read(at: last, count: Self.entryBytes)),
+            (last, [UInt8](repeating: 0, count: Self.entryBytes)),
+            Self.countChange(entryCount - 1, region),
+        ]
+    }
+
+    private static func entryOffset(_ index: Int, _ region: Range<Int>) -> Int {
+        region.lowerBound + entriesOffset + index * entryBytes
+    }
+
+    private static func countChange(_ count: Int, _ region: Range<Int>) -> VhdxState.Change {
+        (region.lowerBound + 10, [UInt8(truncatingIfNeeded: count), UInt8(count >> 8)])
+    }
+
+    /// The locator's entry in the table.
+    private static func entry(offset: Int, count: Int) -> [UInt8] {
+        var result = Vhdx.Item.parentLocator.mixedEndian
+        for number in [offset, count, requiredFlag, 0] {
+            result += (0..<4).map { UInt8(truncatingIfNeeded: number >> ($0 * 8)) }
+        }
+        return result
+    }
+}

@@ -1,0 +1,199 @@
+import BlockCore
+
+extension VhdxDriver: Resizable {
+    /// The order of writes. Growing: what lies behind the end of the disk is zeroed, blocks of a fixed image
+    /// get their space, and the new entries of the BAT, which nobody looks at yet, are made durable; a BAT
+    /// that has no room is written elsewhere as a whole. Then one entry of the log has the new size, and
+    /// where the BAT is. Shrinking: the size first; then the lost entries are cleared, and their space given
+    /// back.
+    public func resize(
+        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+    ) throws(BlockError) {
+        guard preallocation == .off else {
+            throw BlockError(.unsupported, "Unsupported preallocation mode '\(preallocation.rawValue)'")
+        }
+        guard virtualSize <= Vhdx.Limit.virtualSize else {
+            throw BlockError(.limit, "Image size too large; max of 64TB")
+        }
+        let before = self.virtualSize
+        if virtualSize > before { try storeLastBlock(old) }
+        try exclusively { (state) throws(BlockError) in
+            guard virtualSize % state.geometry.sectorBytes == 0 else {
+                throw BlockError(
+                    .unsupported,
+                    "The size must be a multiple of the disk's sectors of \(state.geometry.sectorBytes) bytes"
+                )
+            }
+            try state.beginChanges()
+            try state.commit()
+            if virtualSize >= before {
+                try state.grow(to: virtualSize)
+            } else {
+                try state.shrink(to: virtualSize)
+            }
+        }
+        setVirtualSize(virtualSize)
+    }
+
+    /// Behind the end of the disk, the last block must not show more of the parent when the disk grows.
+    private func storeLastBlock(_ old: any GuestReader) throws(BlockError) {
+        let (sector, isMissing) = try state.withLock { (state) throws(BlockError) -> (Int, Bool) in
+            let geometry = state.geometry
+            guard geometry.hasParent, geometry.virtualSize % blockBytes > 0 else { return (0, false) }
+            let last = geometry.blockCount - 1
+            switch try state.kind(state.entry(ofBlock: last), block: last) {
+            case .absent, .partial: return (geometry.sectorBytes, true)
+            case .zero, .stored: return (0, false)
+            }
+        }
+        guard isMissing else { return }
+        let buffer = AlignedBuffer(count: sector)
+        var span = buffer.mutableBytes
+        try old.readOld(into: &span, at: virtualSize - sector)
+        try write(buffer.bytes, at: virtualSize - sector, old: old)
+    }
+}
+
+extension VhdxState {
+    fileprivate mutating func grow(to size: Int) throws(BlockError) {
+        try clearTail()
+        let entries = geometry.entryCount(forSize: size)
+        if entries * 8 <= batRange.count {
+            try growInPlace(to: size, entries: entries)
+        } else {
+            try growElsewhere(to: size, entries: entries)
+        }
+    }
+
+    /// What lay behind the end of the disk must not come back when it grows.
+    private mutating func clearTail() throws(BlockError) {
+        let inside = geometry.virtualSize % geometry.blockBytes
+        let block = geometry.virtualSize / geometry.blockBytes
+        guard inside > 0, case .stored(let host) = try kind(entry(ofBlock: block), block: block) else {
+            return
+        }
+        try file.writeZeroes(at: host + inside, count: geometry.blockBytes - inside)
+    }
+
+    /// An entry that a grown BAT gets: zero, or a place in a fixed image.
+    private mutating func newEntry(_ index: Int, blockCount: Int) throws(BlockError) -> UInt64 {
+        guard let block = geometry.block(ofEntry: index), block < blockCount else { return 0 }
+        guard metadata.leavesBlocksAllocated else { return Vhdx.zeroEntry }
+        let host = try allocate(geometry.blockBytes)
+        try file.writeZeroes(at: host, count: geometry.blockBytes)
+        return Vhdx.entry(.fullyPresent, at: host)
+    }
+
+    private mutating func growInPlace(to size: Int, entries: Int) throws(BlockError) {
+        let blocks = VhdxGeometry.blocks(in: size, of: geometry.blockBytes)
+        let first = geometry.firstUnusedEntry
+        for index in first..<max(entries, first) where !geometry.hasEntry(index) {
+            if table.isCrowded { try commit() }
+            try table.set(index, to: newEntry(index, blockCount: blocks), view)
+        }
+        try commit()
+        try log(try pages(changing: [try sizeChange(size)]))
+        metadata.geometry.virtualSize = size
+    }
+
+    private mutating func growElsewhere(to size: Int, entries: Int) throws(BlockError) {
+        let bytes = (entries * 8).roundedUp(to: Vhdx.unitBytes) ?? 0
+        guard bytes <= Int(UInt32.max) else {
+            throw BlockError(.limit, "The BAT of the VHDX image would become too large")
+        }
+        // Should the change fail half-way, the file may refer to the new place all the same: it leaks.
+        let target = try allocate(bytes)
+        try copyTable(to: target..<target + bytes, entries: entries, size: size)
+        try settle()
+        var next = regions
+        for index in next.all.indices where next.all[index].guid == Vhdx.Region.bat {
+            next.all[index].range = target..<target + bytes
+        }
+        let copy = next.serialised()
+        var changes = Vhdx.regionTableOffsets.flatMap { Self.pages(of: copy, at: $0) }
+        changes += try pages(changing: [try sizeChange(size)])
+        try log(changes)
+        release(batRange)
+        regions = next
+        batRange = target..<target + bytes
+        table = VhdxTable(offset: target)
+        metadata.geometry.virtualSize = size
+        try? commit()
+    }
+
+    /// Writes a longer BAT to its new place. The old one has no changes that the file does not have.
+    private mutating func copyTable(
+        to target: Range<Int>, entries: Int, size: Int
+    ) throws(BlockError) {
+        let blocks = VhdxGeometry.blocks(in: size, of: geometry.blockBytes)
+        let buffer = AlignedBuffer(count: Vhdx.unitBytes)
+        let perPart = Vhdx.unitBytes / 8
+        for first in stride(from: 0, to: target.count / 8, by: perPart) {
+            var bytes = buffer.mutableBytes
+            for index in first..<first + perPart {
+                let entry =
+                    geometry.hasEntry(index)
+                    ? try table.entry(index, view)
+                    : index < entries ? try newEntry(index, blockCount: blocks) : 0
+                bytes.storeLittleEndian(entry, at: (index - first) * 8)
+            }
+            try file.write(buffer.bytes, at: target.lowerBound + first * 8)
+        }
+    }
+
+    fileprivate mutating func shrink(to size: Int) throws(BlockError) {
+        let before = geometry
+        try log(try pages(changing: [try sizeChange(size)]))
+        metadata.geometry.virtualSize = size
+        // It is done; an entry that stays behind costs space and no more.
+        try? clearEntries(of: before, butNotOf: geometry)
+        try? commit()
+    }
+
+    /// Takes away what entries refer to that one geometry has and another, smaller one does not.
+    mutating func clearEntries(
+        of geometry: VhdxGeometry, butNotOf kept: VhdxGeometry
+    ) throws(BlockError) {
+        let first = kept.firstUnusedEntry
+        for index in first..<max(first, geometry.entryCount) where !kept.hasEntry(index) {
+            let entry = try table.entry(index, view)
+            guard entry != 0 else { continue }
+            if table.isCrowded { try commit() }
+            let bytes = geometry.block(ofEntry: index) == nil ? Vhdx.unitBytes : geometry.blockBytes
+            if entry & Vhdx.stateMask >= Vhdx.bitmapPresent, let offset = Vhdx.offset(of: entry) {
+                release(offset..<offset + bytes)
+            }
+            try table.set(index, to: 0, view)
+        }
+    }
+
+    // MARK: Changing metadata
+
+    /// Bytes that go somewhere into the metadata.
+    typealias Change = (offset: Int, bytes: [UInt8])
+
+    private func sizeChange(_ size: Int) throws(BlockError) -> Change {
+        guard let place = metadata.place(of: Vhdx.Item.virtualSize) else {
+            throw BlockError(.corrupt, "The VHDX image does not state its size")
+        }
+        return (place.range.lowerBound, (0..<8).map { UInt8(truncatingIfNeeded: size >> ($0 * 8)) })
+    }
+
+    /// The pages around `changes` with them made.
+    mutating func pages(changing changes: [Change]) throws(BlockError) -> [VhdxPage] {
+        // The file has to be up to date.
+        try settle()
+        var pages: [Int: [UInt8]] = [:]
+        for change in changes {
+            for (index, byte) in change.bytes.enumerated() {
+                let place = change.offset + index
+                let start = place.roundedDown(to: Vhdx.pageBytes)
+                if pages[start] == nil {
+                    pages[start] = try view.read(at: start, count: Vhdx.pageBytes)
+                }
+                pages[start, default: []][place - start] = byte
+            }
+        }
+        return pages.keys.sorted().map { VhdxPage(offset: $0, bytes: pages[$0] ?? []) }
+    }
+}

@@ -1,0 +1,241 @@
+import BlockCore
+
+/// Headers, tables and log of an open image. Used under the driver's lock.
+///
+/// The order of writes. First of all in a session the header, with new GUIDs. Then: guest data; flush; an
+/// entry of the log with the changed pages of the BAT; flush; (the first time) the header, which names the
+/// log; flush; the pages in their places. These are durable before the next entry, so that the newest entry
+/// of the log is always all that needs replaying; entries take turns in two halves of the log, so that
+/// the one in force is never written over. Space is used again, or given back, once an entry without it is
+/// durable. Closing: flush; the header without the log; and only then may the file become shorter.
+struct VhdxState {
+    let file: BlockNode
+    let newGUID: @Sendable (String) -> ImageUUID
+    var headers: VhdxHeaders
+    /// The file as it is once the log is replayed.
+    var view: VhdxView
+    var regions: VhdxRegions
+    /// Copies of the region table that are not as they should be.
+    var damagedRegionTables: [Int]
+    var batRange: Range<Int>
+    var metadataRange: Range<Int>
+    var metadata: VhdxMetadata
+    var table: VhdxTable
+    var bitmaps = VhdxBitmapCache()
+    var space = VhdxSpace()
+    /// How far the file reaches.
+    var fileBytes: Int
+    var isReadOnly: Bool
+    /// Whether this session has changed the file.
+    private var hasBegun = false
+    private var logGUID = Vhdx.noGUID
+    private var logSequence: UInt64 = 0
+    /// Pages that the log durably has and whose places in the file could not be written yet.
+    private var applying: [VhdxPage] = []
+    /// Whether pages of the newest entry are not durable in their places.
+    private var isUnsettled = false
+    /// Places of blocks that the file's tables may still refer to.
+    private var released: [Range<Int>] = []
+    /// Blocks that are being filled. Nobody else writes to them, and whoever changes all waits.
+    var filling: Set<Int> = []
+
+    init(
+        file: BlockNode, isReadOnly: Bool, newGUID: @escaping @Sendable (String) -> ImageUUID
+    ) throws(BlockError) {
+        self.file = file
+        self.isReadOnly = isReadOnly
+        self.newGUID = newGUID
+        headers = try VhdxHeaders(reading: file)
+        view = VhdxView(file)
+        if headers.current.hasLog {
+            let replay = try VhdxLogReplay(file: file, header: headers.current)
+            var patches = VhdxPatches()
+            patches.fileBytes = replay.neededFileBytes
+            try replay.eachChange(
+                page: { (bytes, offset) throws(BlockError) in try patches.setPage(bytes, at: offset) },
+                zero: { (range) throws(BlockError) in try patches.setZero(range) })
+            view.patches = patches
+        }
+        let log = headers.current.logRange
+        (regions, damagedRegionTables) = try VhdxRegions.read(view)
+        batRange = try regions.range(of: Vhdx.Region.bat, beside: log)
+        metadataRange = try regions.range(of: Vhdx.Region.metadata, beside: log)
+        metadata = try VhdxMetadata(view, region: metadataRange)
+        table = VhdxTable(offset: batRange.lowerBound)
+        fileBytes = try view.length()
+        try checkTableFits()
+    }
+
+    private func checkTableFits() throws(BlockError) {
+        let bytes = metadata.geometry.entryCount * 8
+        guard bytes <= batRange.count else {
+            throw BlockError(
+                .corrupt,
+                "The VHDX BAT is too small: \(batRange.count) bytes for "
+                    + "\(metadata.geometry.entryCount) entries")
+        }
+        guard bytes == 0 || batRange.lowerBound + bytes <= fileBytes else {
+            throw BlockError(.corrupt, "The VHDX BAT is beyond the end of the file")
+        }
+    }
+
+    var geometry: VhdxGeometry { metadata.geometry }
+    /// Whether the log has changes of another session.
+    var hasForeignLog: Bool { headers.current.hasLog && !hasBegun }
+    var hasChanges: Bool { table.isDirty || !applying.isEmpty }
+
+    mutating func entry(ofBlock block: Int) throws(BlockError) -> UInt64 {
+        try table.entry(geometry.entryIndex(ofBlock: block), view)
+    }
+
+    mutating func setEntry(ofBlock block: Int, to value: UInt64) throws(BlockError) {
+        try table.set(geometry.entryIndex(ofBlock: block), to: value, view)
+    }
+
+    // MARK: Session
+
+    /// Gives the file its new GUIDs before its first change in this session.
+    mutating func beginChanges() throws(BlockError) {
+        guard !hasBegun else { return }
+        var header = headers.current
+        header.fileWriteGUID = newGUID("vhdx file write \(header.sequence)")
+        header.dataWriteGUID = newGUID("vhdx data write \(header.sequence)")
+        try headers.replace(with: header, in: file)
+        hasBegun = true
+    }
+
+    /// Makes everything durable, in the order above.
+    mutating func commit() throws(BlockError) {
+        try settle()
+        while table.isDirty {
+            let changes = table.changes(atMost: VhdxLogEntry.pagesAtMost)
+            try log(changes)
+            // What only the log has stays in memory too, as a change to be written again.
+            if applying.isEmpty { table.written(changes) } else if table.dirtyCount == changes.count { break }
+            if table.isDirty { try settle() }
+        }
+        freeReleased()
+    }
+
+    /// Makes guest data durable, and pages that only the log has.
+    mutating func settle() throws(BlockError) {
+        try apply()
+        try file.flush()
+        isUnsettled = false
+    }
+
+    /// Changes pages of the file, all or none, and for good. What precedes them is durable already.
+    ///
+    /// - Parameter pages: at most ``VhdxLogEntry/pagesAtMost``.
+    mutating func log(_ pages: [VhdxPage]) throws(BlockError) {
+        try beginChanges()
+        if isUnsettled { try settle() }
+        let header = headers.current
+        guard header.logBytes >= Vhdx.unitBytes else {
+            throw BlockError(.unsupported, "The VHDX image has no log, and cannot be written to")
+        }
+        if logSequence == 0 { logGUID = newGUID("vhdx log \(header.sequence)") }
+        let place = logSequence % 2 == 0 ? 0 : Vhdx.unitBytes / 2
+        let entry = VhdxLogEntry.make(
+            pages, sequence: logSequence + 1, at: place, guid: logGUID,
+            flushed: try file.length().roundedDown(to: Vhdx.unitBytes), needed: space.endOffset)
+        try file.write(entry.bytes, at: header.logOffset + place)
+        try file.flush()
+        if !header.hasLog {
+            var next = header
+            next.logGUID = logGUID
+            try headers.replace(with: next, in: file)
+        }
+        logSequence += 1
+        applying = pages
+        isUnsettled = true
+        // It is done; what cannot be written now is written before the log changes again.
+        try? apply()
+    }
+
+    private mutating func apply() throws(BlockError) {
+        var first = 0
+        while first < applying.count {
+            var last = first + 1
+            var bytes = applying[first].bytes
+            while last < applying.count, applying[last].offset == applying[first].offset + bytes.count {
+                bytes += applying[last].bytes
+                last += 1
+            }
+            try file.write(bytes.span.bytes, at: applying[first].offset)
+            first = last
+        }
+        applying = []
+    }
+
+    // MARK: Space
+
+    /// Takes space for a block.
+    mutating func allocate(_ bytes: Int) throws(BlockError) -> Int {
+        let offset = try space.allocate(bytes)
+        fileBytes = max(fileBytes, space.endOffset)
+        return offset
+    }
+
+    /// Gives a place back once no table that may be in force refers to it.
+    mutating func release(_ range: Range<Int>) { released.append(range) }
+
+    private mutating func freeReleased() {
+        for range in released {
+            space.release(range)
+            try? file.discard(at: range.lowerBound, count: range.count)
+        }
+        released = []
+    }
+
+    // MARK: Ends
+
+    /// Leaves nothing in memory that the file should have, and the log empty.
+    mutating func finish() throws(BlockError) {
+        guard !isReadOnly, hasBegun else { return }
+        if hasChanges || !released.isEmpty { try commit() }
+        if headers.current.hasLog {
+            try settle()
+            var header = headers.current
+            header.logGUID = Vhdx.noGUID
+            // Twice, so that either copy alone would do.
+            try headers.replace(with: header, in: file)
+            try headers.replace(with: header, in: file)
+            table.forgetChanges()
+        }
+        hasBegun = false
+        logSequence = 0
+        try trim()
+    }
+
+    /// Cuts off what nothing refers to.
+    private func trim() throws(BlockError) {
+        guard space.endOffset > 0 else { return }
+        var needed = space.endOffset
+        if metadata.leavesBlocksAllocated {
+            // A fixed image keeps the space for all of its blocks.
+            let parts = Vhdx.unitBytes + headers.current.logBytes + batRange.count + metadataRange.count
+            needed = max(needed, parts + geometry.blockCount * geometry.blockBytes)
+        }
+        if try file.length() > needed { try file.resize(to: needed) }
+    }
+
+    /// Makes the changes of the log for good. Stopped anywhere, they can be made again.
+    mutating func replayLog() throws(BlockError) {
+        guard headers.current.hasLog else { return }
+        let replay = try VhdxLogReplay(file: file, header: headers.current)
+        try beginChanges()
+        try replay.eachChange(
+            page: { (bytes, offset) throws(BlockError) in try file.write(bytes.span.bytes, at: offset) },
+            zero: { (range) throws(BlockError) in
+                if !range.isEmpty { try file.writeZeroes(at: range.lowerBound, count: range.count) }
+            })
+        if try file.length() < replay.neededFileBytes { try file.resize(to: replay.neededFileBytes) }
+        try file.flush()
+        var header = headers.current
+        header.logGUID = Vhdx.noGUID
+        try headers.replace(with: header, in: file)
+        let isReadOnly = isReadOnly
+        self = try VhdxState(file: file, isReadOnly: isReadOnly, newGUID: newGUID)
+    }
+}

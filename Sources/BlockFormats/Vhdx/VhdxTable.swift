@@ -1,0 +1,72 @@
+import BlockCore
+
+/// The BAT, of which the pages in use are held in memory. Not thread-safe: the driver's lock guards it.
+struct VhdxTable: Sendable {
+    static let entriesPerPage = Vhdx.pageBytes / 8
+    /// Clean pages that are kept: 8 MiB.
+    private static let keptPages = 2048
+    /// Changed pages after which they should go to the file.
+    private static let crowd = 512
+
+    /// Where it is in the file.
+    let offset: Int
+    private var pages: [Int: [UInt64]] = [:]
+    private var dirty: Set<Int> = []
+
+    init(offset: Int) { self.offset = offset }
+
+    var isDirty: Bool { !dirty.isEmpty }
+    /// How many pages are changed.
+    var dirtyCount: Int { dirty.count }
+    /// Whether the changed pages should be written before more are changed.
+    var isCrowded: Bool { dirty.count >= Self.crowd }
+
+    /// The entries of a page, read if need be.
+    mutating func page(_ number: Int, _ view: VhdxView) throws(BlockError) -> [UInt64] {
+        if let page = pages[number] { return page }
+        let bytes = try view.read(at: offset + number * Vhdx.pageBytes, count: Vhdx.pageBytes)
+        let span = bytes.span.bytes
+        var entries = [UInt64](repeating: 0, count: Self.entriesPerPage)
+        for index in 0..<Self.entriesPerPage { entries[index] = span.number64(index * 8) }
+        if pages.count - dirty.count >= Self.keptPages { pages = pages.filter { dirty.contains($0.key) } }
+        pages[number] = entries
+        return entries
+    }
+
+    /// Entry number `index`; the caller knows that the table has it.
+    mutating func entry(_ index: Int, _ view: VhdxView) throws(BlockError) -> UInt64 {
+        try page(index / Self.entriesPerPage, view)[index % Self.entriesPerPage]
+    }
+
+    mutating func set(_ index: Int, to value: UInt64, _ view: VhdxView) throws(BlockError) {
+        let number = index / Self.entriesPerPage
+        _ = try page(number, view)
+        pages[number, default: []][index % Self.entriesPerPage] = value
+        dirty.insert(number)
+    }
+
+    /// The changed pages with the lowest numbers, as the file is to have them.
+    func changes(atMost count: Int) -> [VhdxPage] {
+        dirty.sorted().prefix(count).map { number in
+            VhdxPage(
+                offset: offset + number * Vhdx.pageBytes, bytes: Self.bytes(of: pages[number] ?? []))
+        }
+    }
+
+    /// Notes that the file has these pages.
+    mutating func written(_ changes: [VhdxPage]) {
+        for change in changes { dirty.remove((change.offset - offset) / Vhdx.pageBytes) }
+    }
+
+    /// Notes that the file has everything.
+    mutating func forgetChanges() { dirty = [] }
+
+    /// Entries as bytes.
+    static func bytes(of entries: [UInt64]) -> [UInt8] {
+        var result = [UInt8](repeating: 0, count: Vhdx.pageBytes)
+        var elements = result.mutableSpan
+        var span = elements.mutableBytes
+        for (index, entry) in entries.enumerated() { span.storeLittleEndian(entry, at: index * 8) }
+        return result
+    }
+}

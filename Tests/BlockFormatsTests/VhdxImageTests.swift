@@ -1,0 +1,240 @@
+import BlockCore
+import BlockTestSupport
+import Testing
+
+@testable import BlockFormats
+
+/// Damage, logs and sizes of VHDX images.
+@Suite struct VhdxImageTests {
+    private static let unit = VhdxImages.unit
+    private static let megabyte: UInt64 = 1 << 20
+
+    // MARK: Damage
+
+    struct Damage: Sendable {
+        /// The BAT entries that four filled blocks get; 0 stays as it is.
+        var entries: [UInt64]
+        var cut = 0
+        var corruptions: Int
+        var leaks: Int
+        /// The first bytes of the blocks after the repair.
+        var repaired: [UInt8]
+    }
+
+    static let damages = [
+        Damage(entries: [0, 4 * megabyte + 6], corruptions: 1, leaks: 1, repaired: [1, 1, 3, 4]),
+        Damage(entries: [0, 0, 1 << 40 + 6], corruptions: 1, leaks: 1, repaired: [1, 2, 0, 4]),
+        Damage(entries: [6], corruptions: 1, leaks: 1, repaired: [0, 2, 3, 4]),
+        Damage(entries: [0, 0, 0, 4], corruptions: 1, leaks: 1, repaired: [1, 2, 3, 0]),
+        Damage(entries: [5 * megabyte + 7], corruptions: 1, leaks: 1, repaired: [0, 2, 3, 4]),
+        // Over the log, whose first entry begins with "l".
+        Damage(entries: [1 * megabyte + 6], corruptions: 1, leaks: 1, repaired: [108, 2, 3, 4]),
+        Damage(entries: [], cut: 512 << 10, corruptions: 1, leaks: 0, repaired: [1, 2, 3, 4]),
+        Damage(entries: [0, 0, 0, 2], corruptions: 0, leaks: 1, repaired: [1, 2, 3, 0]),
+    ]
+
+    private static func damaged(_ index: Int) throws -> SparseBytes {
+        let damage = damages[index]
+        var file = try VhdxImages.image(size: 4 * unit, filled: 4)
+        for (block, entry) in damage.entries.enumerated() where entry != 0 {
+            file.write(VhdxImages.bytes(entry), at: VhdxImages.bat + block * 8)
+        }
+        file.resize(to: file.count - damage.cut)
+        return file
+    }
+
+    @Test(arguments: damages.indices) func damageIsFoundAndRepaired(_ index: Int) throws {
+        let damage = Self.damages[index]
+        let store = TestStore(["disk": try Self.damaged(index)])
+        let before = store["disk"]
+        let found = try VhdxImages.check(store)
+        #expect(found.corruptions == damage.corruptions && found.leaks == damage.leaks, "\(found)")
+        #expect(store["disk"] == before)
+        if damage.corruptions > 0 {
+            #expect(throws: BlockError.self) { try VhdxImages.open(store, readOnly: false) }
+        }
+        let repaired = try VhdxImages.check(store, .all)
+        #expect(repaired.corruptions == 0 && repaired.leaks == 0, "\(repaired)")
+        #expect(try VhdxImages.check(store) == CheckResult())
+        #expect(try VhdxImages.firstBytes(VhdxImages.open(store, readOnly: false)) == damage.repaired)
+    }
+
+    @Test(.timeLimit(.minutes(2)), arguments: damages.indices) func aRepairIsStoppedAnywhere(_ index: Int)
+        throws
+    {
+        let damage = Self.damages[index]
+        try checkInterruption(
+            of: ["disk": try Self.damaged(index)],
+            action: { store in _ = try VhdxImages.check(store, .all) },
+            verify: { store in
+                _ = try VhdxImages.check(store, .all)
+                guard try VhdxImages.check(store) == CheckResult() else { throw Mismatch("not repaired") }
+                let bytes = try VhdxImages.firstBytes(VhdxImages.open(store))
+                guard bytes == damage.repaired else { throw Mismatch("other bytes: \(bytes)") }
+            })
+    }
+
+    @Test func eitherCopyIsEnough() throws {
+        for offset in Vhdx.headerOffsets + Vhdx.regionTableOffsets {
+            var file = try VhdxImages.image(size: 2 * Self.unit, filled: 2)
+            file.write([1, 2, 3, 4], at: offset + 200)
+            let store = TestStore(["disk": file])
+            #expect(try VhdxImages.firstBytes(VhdxImages.open(store)) == [1, 2])
+            let isTable = Vhdx.regionTableOffsets.contains(offset)
+            #expect(try VhdxImages.check(store).corruptions == (isTable ? 1 : 0))
+            #expect(try VhdxImages.check(store, .all).corruptions == 0)
+            #expect(try VhdxImages.check(store) == CheckResult())
+            #expect(store["disk"]?.read(at: offset + 200, count: 4) == [0, 0, 0, 0])
+        }
+    }
+
+    // MARK: Log
+
+    @Test func aDirtyImageIsReadWithoutChangingIt() throws {
+        let file = try VhdxImages.dirty()
+        let store = TestStore(["disk": file])
+        let node = try VhdxImages.open(store)
+        #expect(try VhdxImages.firstBytes(node) == [1, 9, 0])
+        #expect(try #require(node.format).describe().isDirty)
+        try node.close()
+        #expect(try VhdxImages.check(store).corruptions == 0)
+        #expect(store["disk"] == file && store.log.isEmpty)
+    }
+
+    @Test(.timeLimit(.minutes(1))) func theLogIsReplayedStoppedAnywhere() throws {
+        try checkInterruption(
+            of: ["disk": try VhdxImages.dirty()],
+            action: { store in try VhdxImages.open(store, readOnly: false).close() },
+            verify: { store in
+                let bytes = try VhdxImages.firstBytes(VhdxImages.open(store))
+                guard bytes == [1, 9, 0] else { throw Mismatch("other bytes: \(bytes)") }
+                guard try VhdxImages.check(store).corruptions == 0 else { throw Mismatch("corrupt") }
+            })
+        let store = TestStore(["disk": try VhdxImages.dirty()])
+        try VhdxImages.open(store, readOnly: false).close()
+        let node = try VhdxImages.open(store)
+        #expect(try !(#require(node.format).describe().isDirty))
+        #expect(try VhdxImages.check(store) == CheckResult())
+    }
+
+    @Test func aRepairReplaysTheLog() throws {
+        let store = TestStore(["disk": try VhdxImages.dirty()])
+        #expect(try VhdxImages.check(store, .all).corruptionsFixed == 1)
+        #expect(try VhdxImages.check(store, .all) == CheckResult())
+        #expect(try VhdxImages.firstBytes(VhdxImages.open(store)) == [1, 9, 0])
+    }
+
+    /// Two entries, of which the second, that goes round the end of the log, zeroes a page and changes it
+    /// again.
+    @Test func entriesOfAllKindsAreReplayed() throws {
+        var file = try VhdxImages.image(size: 3 * Self.unit, filled: 3)
+        let guid = ImageUUID(bytes: Array(1...16))
+        let table = file.read(at: VhdxImages.bat, count: 4096)
+        let last = Self.unit - 8192
+        for (place, sequence) in [(last - 8192, 7), (last, 8)] {
+            let entry = VhdxLogEntry.make(
+                [VhdxPage(offset: VhdxImages.bat, bytes: table)], sequence: UInt64(sequence), at: last - 8192,
+                guid: guid, flushed: Self.unit, needed: 20 * Self.unit)
+            file.write(entry.bytes.array, at: Self.unit + place)
+        }
+        // Before the page, the second entry zeroes it; a third page makes it go round.
+        var entry = file.read(at: Self.unit + last, count: 8192)
+        let descriptor = Array(entry[64..<96])
+        entry.replaceSubrange(96..<128, with: descriptor)
+        entry.replaceSubrange(
+            64..<96,
+            with: Array("zero".utf8) + [0, 0, 0, 0] + VhdxImages.bytes(4096) + descriptor[16..<32])
+        entry.replaceSubrange(128..<160, with: descriptor)
+        entry[144] = 0x00
+        entry[145] = 0x10
+        entry.replaceSubrange(8..<12, with: VhdxImages.bytes(12288, 4))
+        entry.replaceSubrange(24..<28, with: [3, 0, 0, 0])
+        entry += entry[4096..<8192]
+        let sum = entry.span.bytes.crc32c(zeroing: 4) ?? 0
+        entry.replaceSubrange(4..<8, with: VhdxImages.bytes(UInt64(sum), 4))
+        file.write(Array(entry[0..<8192]), at: Self.unit + last)
+        file.write(Array(entry[8192...]), at: Self.unit)
+        VhdxImages.patchHeaders(&file, guid.mixedEndian, at: 0x30)
+        // Without the log, the disk would be empty.
+        file.write([UInt8](repeating: 0, count: 4096), at: VhdxImages.bat)
+        let store = TestStore(["disk": file])
+        #expect(try VhdxImages.firstBytes(VhdxImages.open(store)) == [1, 2, 3])
+        #expect(store["disk"] == file)
+        try VhdxImages.open(store, readOnly: false).close()
+        #expect(try VhdxImages.firstBytes(VhdxImages.open(store)) == [1, 2, 3])
+        #expect(store["disk"]?.read(at: VhdxImages.bat + 4096, count: 4096) == table)
+    }
+
+    // MARK: Sizes
+
+    /// The BAT of a disk of 128 GiB fills its region.
+    @Test(.timeLimit(.minutes(3)), arguments: ["dynamic", "full"]) func growingMovesTheTable(_ kind: String)
+        throws
+    {
+        let size = 128 << 30
+        let grown = kind == "full" ? size + (300 << 30) : size + Self.unit
+        let files = ["disk": try VhdxImages.image(size: size, filled: 2)]
+        try checkInterruption(
+            of: files,
+            action: { store in
+                let node = try VhdxImages.open(store, readOnly: false)
+                defer { try? node.close() }
+                try node.resize(to: grown)
+                try node.write([UInt8(9)].span.bytes, at: grown - 1)
+                try node.flush()
+                try node.close()
+            },
+            verify: { store in
+                let node = try VhdxImages.open(store)
+                let length = try node.length()
+                let ends = try [0, Self.unit, length - 1].map { try node.readBytes(at: $0, count: 1)[0] }
+                guard
+                    length == size && ends == [1, 2, 0]
+                        || length == grown && [0, 9].contains(ends[2])
+                            && ends[0...1] == [1, 2]
+                else { throw Mismatch("\(length) \(ends)") }
+                try node.close()
+                guard try VhdxImages.check(store).corruptions == 0 else { throw Mismatch("corrupt") }
+            })
+    }
+
+    @Test(.timeLimit(.minutes(2)), arguments: ["dynamic", "fixed"]) func sizesChangeInPlace(_ kind: String)
+        throws
+    {
+        let half = Self.unit / 2
+        let files = ["disk": try VhdxImages.image(size: 4 * Self.unit, filled: 4, [(.subformat, kind)])]
+        try checkInterruption(
+            of: files,
+            action: { store in
+                let node = try VhdxImages.open(store, readOnly: false)
+                defer { try? node.close() }
+                try node.resize(to: Self.unit + half)
+                try node.resize(to: 6 * Self.unit)
+                try node.close()
+            },
+            verify: { store in
+                let node = try VhdxImages.open(store)
+                let bytes = try VhdxImages.firstBytes(node)
+                let tail = try node.readBytes(
+                    at: Self.unit + half, count: node.length() == Self.unit + half ? 0 : 1)
+                let isRight = [[1, 2, 3, 4], [1, 2], [1, 2, 0, 0, 0, 0]].contains(bytes)
+                guard isRight, bytes.count < 6 || tail == [0] else { throw Mismatch("\(bytes) \(tail)") }
+                try node.close()
+                guard try VhdxImages.check(store).corruptions == 0 else { throw Mismatch("corrupt") }
+            })
+    }
+
+    @Test func spaceIsUsedAgain() throws {
+        let store = TestStore(["disk": try VhdxImages.image(size: 8 * Self.unit, filled: 4)])
+        let node = try VhdxImages.open(store, readOnly: false)
+        try node.writeZeroes(at: Self.unit, count: 2 * Self.unit)
+        try node.flush()
+        let bytes = [UInt8](repeating: 8, count: Self.unit)
+        try node.write(bytes.span.bytes, at: 6 * Self.unit)
+        try node.write(bytes.span.bytes, at: 7 * Self.unit)
+        #expect(try VhdxImages.firstBytes(node) == [1, 0, 0, 4, 0, 0, 8, 8])
+        try node.close()
+        #expect(store["disk"]?.count == 8 * Self.unit)
+        #expect(try VhdxImages.check(store) == CheckResult())
+    }
+}
