@@ -5,6 +5,8 @@ import random
 import shutil
 import subprocess
 
+import dmg_writer
+
 MIB = 1 << 20
 SECRET = ["--object", "secret,id=s0,data=bench"]
 
@@ -46,6 +48,9 @@ class Inputs:
 
     def zlib_qcow2(self, path):
         run("qemu-img", "convert", "-c", "-O", "qcow2", self.get("disk.raw"), path)
+
+    def disk_dmg(self, path):
+        dmg_writer.write_image(self.get("disk.raw"), path)
 
     def empty_luks(self, path):
         """A LUKS volume as large as the disk. QEMU may fail to measure the time that keys take: try again."""

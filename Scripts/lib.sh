@@ -47,6 +47,29 @@ need_packages() {
     return 1
 }
 
+peers="$root/.build/peers"
+
+# Installs the Python packages of Scripts/peers.txt, which pins them by hash, into .build/peers. Networks
+# fail, so it tries three times.
+need_python_peers() {
+    local list="$root/Scripts/peers.txt" try
+    cmp -s "$list" "$peers/installed.txt" && return 0
+    python3 -m pip --version >/dev/null 2>&1 || need_packages python3-pip || return 1
+    say "installing Python packages into $peers"
+    mkdir -p "$root/.build"
+    for try in 1 2 3; do
+        rm -rf "$peers"
+        python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps \
+            --only-binary :all: --require-hashes --target "$peers" -r "$list" 2>"$root/.build/peers.log" &&
+            cp "$list" "$peers/installed.txt" && return 0
+        [ "$try" = 3 ] || sleep "${PEERS_PAUSE:-10}"
+    done
+    cat "$root/.build/peers.log" >&2
+    rm -rf "$peers"
+    say "cannot install the Python packages of Scripts/peers.txt"
+    return 1
+}
+
 need_swift() {
     command -v swift >/dev/null || die "needs a Swift toolchain, 6.2 or later: https://www.swift.org/install"
 }

@@ -27,6 +27,15 @@ esac
 [ -e "$STATE/needs-update" ] && [ ! -e "$STATE/updated" ] && exit 100
 exit 0
 """
+PIP = """#!/bin/bash
+# python3 -m pip, which fails as often as the file says.
+[[ "$*" == *--version* ]] && exit 0
+left=$(cat "$STATE/fails")
+echo $((left - 1)) >"$STATE/fails"
+[ "$left" -gt 0 ] && { echo "no network" >&2; exit 1; }
+while [ "$1" != --target ]; do shift; done
+mkdir -p "$2"
+"""
 
 
 class Packages(unittest.TestCase):
@@ -99,6 +108,34 @@ class Packages(unittest.TestCase):
         self.assertEqual(self.need("libone-dev", FAKE_ID="1000").returncode, 0)
         self.assertTrue(os.path.exists(os.path.join(self.state, "sudo")))
         self.assertEqual(self.log(), ["install --no-install-recommends libone-dev"])
+
+    def need_peers(self, fails):
+        """A python3 whose pip fails so many times, and a folder of its own for what it installs."""
+        self.touch("fails", str(fails))
+        self.tool("python3", PIP)
+        self.touch("list", "one==1\n")
+        script = f". {TOP}/Scripts/lib.sh; root=$STATE; peers=$STATE/.build/peers; mkdir $STATE/Scripts; " \
+            "cp $STATE/list $STATE/Scripts/peers.txt; need_python_peers && need_python_peers"
+        environment = dict(os.environ, STATE=self.state, PATH=f"{self.state}/bin:/usr/bin:/bin",
+                           PEERS_PAUSE="0")
+        return subprocess.run(
+            ["/bin/bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
+
+    def installed(self):
+        return os.path.exists(os.path.join(self.state, ".build", "peers", "installed.txt"))
+
+    def test_python_peers_are_installed_once(self):
+        run = self.need_peers(fails=2)
+        self.assertEqual((run.returncode, run.stdout), (0, ""), run.stderr)
+        self.assertEqual(run.stderr.count("installing Python packages"), 1)
+        self.assertTrue(self.installed())
+
+    def test_python_peers_that_cannot_be_had(self):
+        run = self.need_peers(fails=3)
+        self.assertEqual(run.returncode, 1)
+        self.assertIn("no network", run.stderr)
+        self.assertIn("cannot install the Python packages", run.stderr)
+        self.assertFalse(self.installed())
 
 
 if __name__ == "__main__":
