@@ -38,6 +38,10 @@ import Testing
         }
         let own = ["backing.driver": "raw", "backing.file.filename": "other"]
         #expect(try Self.firstBytes(store, options: own).count == 8)
+        for name in ["base", "fixed"] {
+            if name == "fixed" { _ = try VhdBytes(name, size: 4096, ["subformat": name], in: store) }
+            #expect(throws: BlockError.self) { try VhdBytes.open(store, name, options: own) }
+        }
     }
 
     @Test func parentsAreVHDFiles() throws {
@@ -110,6 +114,20 @@ import Testing
         let node = try image.open(withoutBacking: true)
         #expect(node.format?.backing?.filename == names.path)
         if names.path == nil { #expect(throws: BlockError.self) { try image.open() } }
+    }
+
+    /// A locator's place is not to be believed when the file grows.
+    @Test func aLocatorFarAway() throws {
+        let image = VhdBytes(try Self.chain())
+        image.changeHeader(VhdBytes.bigEndian(UInt64(1) << 59), at: 576 + 16)
+        let length = image.bytes.count
+        let node = try image.open(readOnly: false)
+        try node.write([UInt8(5)].span.bytes, at: 5 * Self.block)
+        try #require(node.format as? any Rebasable)
+            .changeBacking(to: BackingReference(filename: "other", format: "vpc"))
+        try node.close()
+        #expect(image.bytes.count < length + 65536)
+        #expect(try Self.firstBytes(image.store) == [2, 9, 2, 2, 2, 5, 0, 0])
     }
 
     // MARK: Rebasing

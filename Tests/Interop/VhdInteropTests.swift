@@ -107,6 +107,13 @@ import Testing
             platter commit -q a/b/top.vhd
             /usr/bin/qemu-img compare -f vpc -F raw a/b/base.vhd top.raw
             platter compare -F raw a/b/top.vhd top.raw
+            platter create -q -f vpc a/b/alone.vhd 10M
+            qemu-io -c 'write -P 7 100k 3000k' a/b/alone.vhd
+            platter convert a/b/alone.vhd alone.raw
+            platter rebase -b base.vhd -B vpc a/b/alone.vhd
+            platter compare -F raw a/b/alone.vhd alone.raw
+            7z e -so a/b/alone.vhd > z.raw
+            cmp alone.raw z.raw
             platter rebase -b '' a/b/mid.vhd
             /usr/bin/qemu-img info a/b/mid.vhd
             platter check a/b/mid.vhd

@@ -41,8 +41,9 @@ enum Vhd {
         /// 2040 GiB, as other programs have it.
         static let diskBytes = 0xFF00_0000 * sectorBytes
         static let blockBytes = sectorBytes...(256 << 20)
-        /// 16 TiB of the usual blocks; the table then takes 32 MiB of memory, and a check as much again.
-        static let blocks = 8 << 20
+        /// The largest disk in blocks of 512 KiB; the table then takes 16 MiB of memory, and a check two to
+        /// three times as much.
+        static let blocks = 4 << 20
         /// A parent's name in one spelling.
         static let locatorBytes = 16384
         static let locators = 8

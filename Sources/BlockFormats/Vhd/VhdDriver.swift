@@ -86,18 +86,21 @@ public final class VhdDriver: FormatDriver {
         }
     }
 
-    /// Without its parent, a differencing image would read, and be completed by writes, as zeroes.
+    /// Without its parent, a differencing image would read, and be completed by writes, as zeroes; any other
+    /// would hide what it has not.
     private func checkParentIsNamed() throws(BlockError) {
-        guard case .dynamic(let state) = body, backing == nil, !request.namesBacking else { return }
+        var child: VhdHeader?
+        if case .dynamic(let state) = body { child = state.withLock { $0.isDifferencing ? $0.header : nil } }
         let settings = request.settings
-        if settings.metadataOnly || settings.withoutBacking || settings.forCheck { return }
-        try state.withLock { (state) throws(BlockError) in
-            guard state.isDifferencing else { return }
-            throw BlockError(
-                .unsupported,
-                "The image is based on another one, with the UUID \(state.header.parentUUID.text), and does "
-                    + "not name its file; name it as 'backing.file.filename'")
+        if child == nil, request.namesBacking {
+            throw BlockError(.invalidArgument, "Only differencing VHD images have a backing file")
         }
+        guard let child, backing == nil, !request.namesBacking else { return }
+        if settings.metadataOnly || settings.withoutBacking || settings.forCheck { return }
+        throw BlockError(
+            .unsupported,
+            "The image is based on another one, with the UUID \(child.parentUUID.text), and does "
+                + "not name its file; name it as 'backing.file.filename'")
     }
 
     public var virtualSize: Int { size.load(ordering: .relaxed) }

@@ -187,6 +187,15 @@ extension VhdState {
 
     // MARK: Giving back
 
+    /// The stored blocks, from the end of the file to its start.
+    private func storedBlocks() -> [UInt32] {
+        var stored: [UInt32] = []
+        stored.reserveCapacity(allocatedCount)
+        for block in 0..<table.count where table[block] != Vhd.unallocated { stored.append(UInt32(block)) }
+        stored.sort { table[Int($0)] > table[Int($1)] }
+        return stored
+    }
+
     /// Moves the last blocks into gaps, and cuts the file behind what is left. The order: copies, a flush,
     /// the table, a flush, the footer at the new end, a flush, the length of the file.
     mutating func closeGaps() throws(BlockError) {
@@ -194,11 +203,10 @@ extension VhdState {
         var survey = try survey()
         if survey.findingCount == 0, survey.spareCount > 0 {
             var free = VhdSpareBlocks(gaps: survey.gaps)
-            let stored = (0..<table.count).filter { table[$0] != Vhd.unallocated }
-            for block in stored.sorted(by: { table[$0] > table[$1] }) {
-                guard let target = free.take(header), let source = place(of: block), target < source
+            for block in storedBlocks() {
+                guard let target = free.take(header), let source = place(of: Int(block)), target < source
                 else { break }
-                try move(block, to: target)
+                try move(Int(block), to: target)
             }
             try commit()
             survey = try self.survey()

@@ -40,8 +40,10 @@ struct VhdSurvey {
     init(_ table: BlockTable, _ header: VhdHeader, limit: Int, blocks: Int) {
         self.header = header
         self.limit = limit
-        metadata = Self.metadata(of: header)
+        // Names that a locator wants behind the end are nowhere.
+        metadata = Self.metadata(of: header).filter { $0.lowerBound < limit }
         var places: [UInt32] = []
+        places.reserveCapacity(table.entries.reduce(0) { $0 + ($1 == Vhd.unallocated ? 0 : 1) })
         for entry in table.entries where entry != Vhd.unallocated {
             allocated += 1
             if !isNowhere(entry) { places.append(entry) }
