@@ -89,6 +89,28 @@ import Testing
         }
     }
 
+    /// Where a backing name was, there is room for extensions once it is gone.
+    @Test(arguments: [512, 4096]) func extensionsAfterTheBackingNameIsGone(cluster: Int) throws {
+        let store = TestStore()
+        store["base"] = SparseBytes(count: 4096)
+        let size = FormatConfiguration(
+            Qcow2Driver.self, options: [("cluster_size", "\(cluster)")], virtualSize: 1 << 20,
+            backingSize: 4096)
+        _ = try size.create(in: store)
+        var node = try open(store, size)
+        try #require(node.format as? any Rebasable).changeBacking(to: nil)
+        try node.close()
+        #expect(store["disk"]?.read(at: 8, count: 12) == [UInt8](repeating: 0, count: 12))
+        node = try open(store, size)
+        try node.changeBitmaps { keeper throws(BlockError) in
+            try keeper.addBitmap("one", granularity: 65536, isEnabled: true)
+        }
+        try node.close()
+        node = try open(store, size, readOnly: true)
+        #expect(try node.bitmapKeeper().bitmaps().map(\.name) == ["one"])
+        try node.close()
+    }
+
     /// A disk without bytes has an L1 table without entries, which takes no cluster that could be leaked.
     @Test func snapshotsOfAnEmptyDisk() throws {
         let empty = FormatConfiguration(Qcow2Driver.self, virtualSize: 0)

@@ -59,6 +59,8 @@ extension Qcow2Metadata {
         _ target: Qcow2Header, _ old: [UInt8]
     ) throws(BlockError) -> (header: Qcow2Header, name: [UInt8]) {
         var new = target
+        // Where a name is said to be, the extensions end.
+        if new.backing == nil { (new.backingOffset, new.backingNameBytes) = (0, 0) }
         let names = [Qcow2.ExtensionType.featureNames]
         if new.bytesWithExtensions().count > layout.clusterSize {
             new.extensions.removeAll { names.contains($0.type) }

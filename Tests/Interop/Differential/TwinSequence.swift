@@ -12,6 +12,7 @@ struct TwinSequence {
         var isZstd = false
         var hasSubclusters = false
         var hasDataFile = false
+        var mayBeRaw = false
         /// The number of the backing file; `nil` for none.
         var backing: Int?
         var backingBytes = 0
@@ -107,6 +108,7 @@ struct TwinSequence {
         options.append("cluster_size=\(shape.cluster)")
         if chance(12) { options += encryption() }
         // QEMU 7.2 lets the guest read noise from what it preallocates in an encrypted image.
+        if shape.mayBeRaw && !twins.isEncrypted { options.append("data_file_raw=on") }
         if shape.backing == nil && !twins.isEncrypted && chance(15) {
             options.append("preallocation=\(pick(["metadata", "falloc", "full"]))")
         }
@@ -136,7 +138,7 @@ struct TwinSequence {
         if chance(12) {
             shape.hasDataFile = true
             options.append("data_file=data.raw")
-            if shape.backing == nil && chance(50) { options.append("data_file_raw=on") }
+            shape.mayBeRaw = shape.backing == nil && chance(50)
         }
         return options
     }
@@ -307,6 +309,8 @@ struct TwinSequence {
     private mutating func rebase() throws {
         // What a snapshot lacks, it would see in the new backing file.
         guard shape.backing != nil, shape.snapshots.isEmpty else { return try requests() }
+        // QEMU takes no relative name for an image that is named by options, as the secret has to be.
+        guard !twins.isEncrypted else { return try requests() }
         shape.wasRebased = true
         if chance(30) {
             try mustBoth(["rebase", "-q", "-f", "qcow2", "-b", "", Self.disk])
