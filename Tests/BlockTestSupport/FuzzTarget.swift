@@ -10,6 +10,8 @@ public struct FuzzTarget: Sendable {
     let image: @Sendable ([UInt8]) -> SparseBytes
     let format: String
     var isCanary = false
+    /// A qcow2 image that is opened with a password.
+    var isEncrypted = false
 
     /// Every registered format by itself, and parts of qcow2 images that mere chance does not reach.
     public static let all: [FuzzTarget] =
@@ -34,6 +36,18 @@ public struct FuzzTarget: Sendable {
             FuzzTarget(name: "dmg-tables", image: dmgTable, format: "dmg"),
             FuzzTarget(name: "dmg-fork", image: dmgFork, format: "dmg"),
             FuzzTarget(name: "dmg-chunks", image: dmgChunk, format: "dmg"),
+            qcow2("qcow2-bitmap-tables") { image, bytes in
+                addBitmaps(to: &image)
+                patch(&image, bytes, over: image.data..<image.end)
+            },
+            FuzzTarget(
+                name: "luks-header",
+                image: { bytes in
+                    var volume = LuksBytes.volume
+                    patchHeader(&volume, at: 0, bytes)
+                    return volume
+                }, format: "luks"),
+            FuzzTarget(name: "qcow2-luks", image: { encrypted($0) }, format: "qcow2", isEncrypted: true),
             FuzzTarget(
                 name: "canary", image: { SparseBytes($0) }, format: StandardFormats.defaultName,
                 isCanary: true),
@@ -88,6 +102,44 @@ public struct FuzzTarget: Sendable {
         }
     }
 
+    /// Three bitmaps: one of data, one of ones, one that is in use.
+    private static func addBitmaps(to image: inout Qcow2Bytes) {
+        image.addBitmaps([
+            BitmapFields(granularityBits: 9),
+            BitmapFields(flags: 0, granularityBits: 10, name: Array("two".utf8), table: [1]),
+            BitmapFields(flags: 3, name: [0xff, 0x20]),
+        ])
+    }
+
+    /// A qcow2 image whose data LUKS encrypts; the first half of the patches are of its header, the others of
+    /// the LUKS header.
+    private static func encrypted(_ bytes: [UInt8]) -> SparseBytes {
+        var image = Qcow2Bytes(clusterBits: 12)
+        let first = image.addCluster(LuksBytes.header)
+        while image.end < first + LuksBytes.payload { _ = image.addCluster() }
+        image.put32(2, at: Qcow2Bytes.Field.crypt)
+        var place: [UInt8] = []
+        for number in [UInt64(first), UInt64(LuksBytes.payload)] {
+            place += withUnsafeBytes(of: number.bigEndian) { [UInt8]($0) }
+        }
+        image.setExtensions([(0x0537_be77, place)])
+        let half = bytes.count / 20 * 10
+        patch(&image, Array(bytes.prefix(half)), over: 0..<160)
+        var file = image.bytes
+        patchHeader(&file, at: first, Array(bytes.dropFirst(half)))
+        return file
+    }
+
+    /// Patches a LUKS header. Iterations stay below 65536, so that it is opened quickly: the limit on them
+    /// has tests of its own.
+    private static func patchHeader(_ file: inout SparseBytes, at start: Int, _ bytes: [UInt8]) {
+        for patch in stride(from: 0, to: max(0, bytes.count - 9), by: 10) {
+            let place = (Int(bytes[patch]) << 8 | Int(bytes[patch + 1])) * 4 % LuksBytes.headerBytes
+            file.write(Array(bytes[patch + 2..<patch + 10]), at: start + place)
+        }
+        for field in LuksBytes.iterationFields { file.write([0, 0], at: start + field) }
+    }
+
     private static func bitmapsHeader(size: Int, directory: Int) -> [UInt8] {
         var data: [UInt8] = [0, 0, 0, UInt8(clamping: 1 + size / 40), 0, 0, 0, 0]
         for number in [UInt64(size), UInt64(directory)] {
@@ -96,14 +148,22 @@ public struct FuzzTarget: Sendable {
         return data
     }
 
+    /// The image that `bytes` make, and what is to be done to it.
+    public func begin(_ bytes: [UInt8]) -> (store: TestStore, gauntlet: Gauntlet) {
+        var gauntlet = Gauntlet(formats: StandardFormats.all, format: format)
+        if isEncrypted || format == "luks" {
+            gauntlet.unlock(LuksBytes.passphrase, prefix: isEncrypted ? "encrypt." : "")
+        }
+        return (TestStore(["disk": image(bytes)]), gauntlet)
+    }
+
     /// Does everything to the image that `bytes` make.
     public func run(_ bytes: [UInt8]) {
         if isCanary, bytes.starts(with: Array("BUG".utf8)) {
             fatalError("the canary was found, as it must be")
         }
-        let image = image(bytes)
-        let gauntlet = Gauntlet(formats: StandardFormats.all, format: format)
-        let store = TestStore(["disk": image])
+        let (store, gauntlet) = begin(bytes)
+        let image = store["disk"]
         gauntlet.look(store)
         _ = try? gauntlet.check(store)
         _ = try? gauntlet.check(store, repair: .all)
@@ -111,5 +171,6 @@ public struct FuzzTarget: Sendable {
         store["disk"] = image
         gauntlet.change(store)
         gauntlet.changeBitmaps(store)
+        gauntlet.changeKeySlots(store)
     }
 }

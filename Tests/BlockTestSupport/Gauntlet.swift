@@ -6,6 +6,10 @@ import BlockCore
 public struct Gauntlet: Sendable {
     let registry: @Sendable (TestStore) -> DriverRegistry
     let format: String
+    private var options = OptionTree()
+    private var secrets = SecretSource.none
+    /// What the options on secrets begin with, where the image needs any.
+    private var secretPrefix: String?
 
     /// How many extents are followed, and how many bytes are read.
     static let maximumExtents = 20_000
@@ -16,12 +20,20 @@ public struct Gauntlet: Sendable {
         self.format = format
     }
 
+    /// Opens images with a password from now on; their options on secrets begin with `prefix`.
+    mutating func unlock(_ password: String, prefix: String) {
+        secretPrefix = prefix
+        options[prefix + "key-secret"] = "s0"
+        secrets = SecretSource(["s0": KeyMaterial(password), "s1": KeyMaterial("other")])
+    }
+
     /// The image `disk` with these bytes, opened.
     public func open(
         _ store: TestStore, readOnly: Bool = true, forCheck: Bool = false
     ) throws(BlockError) -> BlockNode {
         let settings = OpenSettings(readOnly: readOnly, withoutBacking: true, forCheck: forCheck)
-        return try ImageOpener(registry: registry(store)).open("disk", format: format, settings: settings)
+        return try ImageOpener(registry: registry(store), secrets: secrets)
+            .open("disk", format: format, settings: settings, options: options)
     }
 
     /// Runs `body` on the opened image and closes it.
@@ -117,6 +129,21 @@ public struct Gauntlet: Sendable {
         try? node.reopen(readOnly: true)
         try? node.reopen(readOnly: false)
         each { keeper, name throws(BlockError) in try keeper.removeBitmap(name) }
+        try? node.close()
+    }
+
+    /// Fills key slots and erases them; errors are an answer. Then the image is closed.
+    public func changeKeySlots(_ store: TestStore) {
+        guard let prefix = secretPrefix, let node = try? open(store, readOnly: false) else { return }
+        for state in [
+            ["state": "active", "new-secret": "s1", "iter-time": "0"], ["state": "active", "keyslot": "7"],
+            ["state": "inactive", "old-secret": "s1"], ["state": "inactive", "keyslot": "0"],
+        ] {
+            guard let driver = node.format as? any Amendable else { continue }
+            var values = CreateOptions(type(of: driver).amendOptions)
+            for (name, value) in state { try? values.set(name: prefix + name, to: value) }
+            try? node.amend(Amendment(values, force: true, secrets: secrets))
+        }
         try? node.close()
     }
 
