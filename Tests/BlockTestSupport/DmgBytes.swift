@@ -109,12 +109,14 @@ public struct DmgBytes: Sendable {
         return header + data + map + list
     }
 
+    private var madeDirectory: [UInt8] {
+        directory == .propertyList ? Self.propertyList(tables) : Self.resourceFork(tables)
+    }
+
     /// The file.
     public var bytes: [UInt8] {
         let head = prefix + data
-        let made =
-            directory == .propertyList ? Self.propertyList(tables) : Self.resourceFork(tables)
-        let list = directoryBytes ?? made
+        let list = directoryBytes ?? madeDirectory
         let place = Self.bigEndian(UInt64(head.count), 8) + Self.bigEndian(UInt64(list.count), 8)
         let none = [UInt8](repeating: 0, count: 16)
         var trailer = Array("koly".utf8) + Self.bigEndian(4, 4) + Self.bigEndian(512, 4)
