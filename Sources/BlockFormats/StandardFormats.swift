@@ -4,7 +4,8 @@ import BlockCore
 public enum StandardFormats {
     public static let all: [any FormatDriver.Type] = [
         Qcow2Driver.self, LuksDriver.self, QedDriver.self, VdiDriver.self, VhdDriver.self, VhdxDriver.self,
-        BochsDriver.self, CloopDriver.self, ParallelsDriver.self, DmgDriver.self, RawDriver.self,
+        BochsDriver.self, CloopDriver.self, ParallelsDriver.self, DmgDriver.self, VmdkDriver.self,
+        RawDriver.self,
     ]
 
     /// What is made where nobody names a format.
@@ -13,9 +14,6 @@ public enum StandardFormats {
     /// Formats that other programs read and no driver here; a new driver takes its lines away.
     public static let foreign: [ForeignFormat] = [
         ForeignFormat("qcow", magic: [0x51, 0x46, 0x49, 0xFB, 0, 0, 0, 1]),
-        ForeignFormat("vmdk", magic: Array("KDMV".utf8)),
-        ForeignFormat("vmdk", magic: Array("COWD".utf8)),
-        ForeignFormat("vmdk", magic: Array("# Disk DescriptorFile".utf8)),
         ForeignFormat("luks2", magic: Luks.magic + [0, 2]),
     ]
 }

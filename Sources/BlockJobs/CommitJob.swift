@@ -37,6 +37,7 @@ public struct CommitJob: BlockJob {
             let wasReadOnly = base.isReadOnly
             if wasReadOnly { try base.reopen(readOnly: false) }
             do throws(BlockError) {
+                try keepIdentities(base)
                 try copy(to: base, control)
             } catch {
                 if wasReadOnly { try? base.reopen(readOnly: true) }
@@ -70,6 +71,20 @@ public struct CommitJob: BlockJob {
             }
         }
         return base
+    }
+
+    /// What is about to change must not pass for what the layer above it was made over; that layer is told
+    /// before anything is copied, so that it opens again whenever the job is stopped.
+    private func keepIdentities(_ base: BlockNode) throws(BlockError) {
+        guard let above = top.chain.first(where: { $0.backing === base }),
+            let changing = base.format as? any ContentIdentifying,
+            let keeper = above.format as? any ContentIdentifying
+        else { return }
+        let wasReadOnly = above.isReadOnly
+        if wasReadOnly { try above.reopen(readOnly: false) }
+        defer { if wasReadOnly { try? above.reopen(readOnly: true) } }
+        try changing.renewIdentity()
+        try keeper.adoptIdentity(of: base)
     }
 
     /// On return the base has everything, durably.

@@ -27,6 +27,8 @@ public struct ConvertJob: BlockJob {
         public var offload = false
         /// The target takes bytes only one after the other, zeroes too.
         public var isStream = false
+        /// The target takes writes only in the order of the disk, whatever ``outOfOrder`` says.
+        public var isOrdered = false
         /// Look at the whole map first, so that progress counts only data.
         public var measuresFirst = false
         /// Gets every range that could not be read and became zeroes. Without it a read error ends the job.
@@ -63,7 +65,9 @@ public struct ConvertJob: BlockJob {
             throw BlockError(
                 .invalidArgument, "output file is smaller than input file", path: target.filename)
         }
-        let compressor = try options.compress ? makeCompressor() : nil
+        let compresses =
+            options.compress || (target.format as? any CompressedWriting)?.compressesAlways == true
+        let compressor = try compresses ? makeCompressor() : nil
         let unit = max(unitBytes, compressor?.unitBytes ?? 1)
         let cursor = RunCursor(end: length, unit: unit, look: try classifier(source))
         let cutter = ChunkCutter(cursor, maximumCopyBytes: Self.chunkBytes)
@@ -71,7 +75,7 @@ public struct ConvertJob: BlockJob {
         let pipeline = ChunkPipeline(
             cutter: cutter, work: work(source, compressor, bufferBytes: cutter.bufferBytes),
             workers: min(options.workers, Self.maximumWorkers),
-            isOrdered: !options.outOfOrder || options.isStream,
+            isOrdered: !options.outOfOrder || options.isStream || options.isOrdered,
             measure: options.measuresFirst ? .copied : .covered)
         try pipeline.run(control)
         try target.flush()

@@ -10,6 +10,8 @@ public struct FormatConfiguration: Sendable, CustomStringConvertible {
     public var backingSize: Int?
     /// Whether the backing file is of the same format; raw when not.
     public var backingIsSameFormat = false
+    /// Makes the image's files instead of the format's `create`: layouts that this does not make.
+    public var makeFiles: (@Sendable (TestStore) throws -> Void)?
     /// Options for every opening of the image.
     public var openOptions: OptionTree
     /// What `key-secret` and the like name.
@@ -64,6 +66,7 @@ public struct FormatConfiguration: Sendable, CustomStringConvertible {
 
     /// Makes the image file alone.
     public func createImage(in store: TestStore) throws {
+        if let makeFiles { return try makeFiles(store) }
         let opener = opener(store)
         var values = try opener.createOptions(format: format.name, filename: "disk")
         for option in options { try values.set(name: option.name, to: option.value) }

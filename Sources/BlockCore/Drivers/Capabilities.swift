@@ -37,6 +37,15 @@ public protocol Rebasable: FormatDriver {
     func changeBacking(to backing: BackingReference?) throws(BlockError)
 }
 
+/// Keeps in the image an identity of its contents, and of those of its backing file, which must agree.
+public protocol ContentIdentifying: FormatDriver {
+    /// Gives the contents a new identity, as their first change would. Durable on return.
+    func renewIdentity() throws(BlockError)
+    /// Notes which identity the contents of `backing` have now: they changed, and still go with this image.
+    /// Durable on return.
+    func adoptIdentity(of backing: BlockNode) throws(BlockError)
+}
+
 /// Changes the virtual size.
 public protocol Resizable: FormatDriver {
     /// Durable on return. Space that is added reads as zeroes (unless ``FormatDriver/unwrittenReadsAsZero``
@@ -56,6 +65,33 @@ public protocol CompressedWriting: FormatDriver {
     func compress(_ unit: RawSpan, into output: inout MutableRawSpan) throws(BlockError) -> Int?
     /// Stores what `compress` made as the unit at `offset`.
     func writeCompressed(_ payload: RawSpan, at offset: Int) throws(BlockError)
+    /// Whether this image compresses whatever is written, so that it had better be done on many threads.
+    var compressesAlways: Bool { get }
+    /// Chooses what a new image needs that is to be filled with compressed units, where `options` leave it
+    /// open.
+    ///
+    /// - Throws: `unsupported` where they ask for an image that cannot have such units.
+    static func prepareForCompression(_ options: inout CreateOptions) throws(BlockError)
+}
+
+extension CompressedWriting {
+    public var compressesAlways: Bool { false }
+    public static func prepareForCompression(_ options: inout CreateOptions) throws(BlockError) {}
+}
+
+/// Can make a whole image from front to back, on a pipe for example.
+public protocol StreamWriting: CompressedWriting, Creatable {
+    /// Whether an image with these options is made that way.
+    static func isStream(_ options: CreateOptions) -> Bool
+    /// Begins a new image on `file`, to which bytes are only appended.
+    ///
+    /// The driver takes writes of whole compressed units, or plain writes of such units, in ascending order;
+    /// what is left out is zero. Nothing can be read. Until ``finishStream()`` it is no image.
+    static func beginStream(
+        _ options: CreateOptions, in context: CreateContext, on file: BlockNode
+    ) throws(BlockError) -> Self
+    /// Writes what belongs at the end. No write follows.
+    func finishStream() throws(BlockError)
 }
 
 /// Makes ranges read as zeroes without storing them.

@@ -97,6 +97,31 @@ extension ImageOpener {
         try creatable.create(options, in: context)
     }
 
+    /// Makes an image that is written from front to back, and answers a node that takes it.
+    ///
+    /// - Parameter storage: where the bytes go; without it the file is made.
+    /// - Returns: `nil` where the format does not make an image with these options that way.
+    /// - Throws: what making the file and beginning the stream throw.
+    public func createStream(
+        _ filename: String, format: String, options: CreateOptions, rules: CreationRules,
+        to storage: BlockNode? = nil
+    ) throws(BlockError) -> BlockNode? {
+        guard let driver = registry.format(named: format) as? any StreamWriting.Type,
+            driver.isStream(options)
+        else { return nil }
+        let context = CreateContext(self, filename: filename, options: options, rules: rules)
+        let file: BlockNode
+        if let storage { file = storage } else { file = try context.createFile(size: 0) }
+        do throws(BlockError) {
+            let stream = try driver.beginStream(options, in: context, on: file)
+            return BlockNode(
+                .format(stream), filename: filename, children: [file], settings: file.settings)
+        } catch {
+            try? file.close()
+            throw error
+        }
+    }
+
     /// Opens an image for looking at it alone, without a backing file and without keys.
     func openAlone(_ filename: String, format: String?) throws(BlockError) -> BlockNode {
         var settings = OpenSettings()

@@ -92,6 +92,25 @@ public struct OpenRequest: Sendable {
         return node
     }
 
+    /// Makes a further file for an image that grows, and opens it for writing. The caller closes it.
+    ///
+    /// - Parameter statedName: the name that the image is going to state, of which the policy is asked.
+    /// - Throws: `denied`; `exists` for a file that is there and not empty; what making it throws.
+    public func createFurtherFile(
+        _ statedName: String, purpose: OpenPolicy.Request.Role
+    ) throws(BlockError) -> BlockNode {
+        let name = try opener.allowedName(statedName, of: file.filename, for: purpose)
+        if let there = try? opener.openStorage(name, options: OptionTree(), settings: OpenSettings()) {
+            defer { try? there.close() }
+            guard try there.length() == 0 else {
+                throw BlockError(.exists, "'\(name)' is there already and not empty", path: file.filename)
+            }
+        }
+        let context = CreateContext(
+            opener, filename: file.filename, options: CreateOptions([]), rules: CreationRules())
+        return try context.createFile(named: name)
+    }
+
     /// Opens what `reference` names as the image's next backing file, read-only and without what lies below
     /// it, for a driver that keeps in the image which file that is. The caller closes it.
     ///

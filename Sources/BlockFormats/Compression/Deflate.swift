@@ -64,6 +64,22 @@ enum Deflate {
         guard result == LIBDEFLATE_SUCCESS else { throw BlockError(.corrupt, "Compressed data is damaged") }
     }
 
+    /// Compresses all of `input` into a zlib stream (RFC 1950).
+    ///
+    /// - Returns: the size in bytes, or `nil` when it does not fit into `output`.
+    static func compressZlib(_ input: RawSpan, into output: inout MutableRawSpan) throws(BlockError) -> Int? {
+        let compressed = compressors.withState(orMake: { libdeflate_alloc_compressor(level) }) { state in
+            output.withUnsafeMutableBytes { target in
+                input.withUnsafeBytes { source in
+                    libdeflate_zlib_compress(
+                        state, source.baseAddress, source.count, target.baseAddress, target.count)
+                }
+            }
+        }
+        guard let size = compressed else { throw BlockError(.limit, "No memory for compressing") }
+        return size > 0 ? size : nil
+    }
+
     /// zlib's opinion: a stream without an end marker is good when it fills the output exactly.
     private static func decompressUnterminated(
         _ input: RawSpan, into output: inout MutableRawSpan

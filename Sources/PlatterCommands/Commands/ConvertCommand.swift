@@ -38,7 +38,8 @@ struct ConvertCommand: ImageCommand {
         ],
         notes: [
             "Several sources become one disk, one after the other. SOURCE may be '-' for standard input with "
-                + "'-f raw', TARGET '-' for standard output with '-O raw'.",
+                + "'-f raw', TARGET '-' for standard output with '-O raw' or a format that is written from "
+                + "front to back, such as a compressed stream.",
             "When the command fails or is interrupted, a TARGET that it made is removed.",
         ])
     @Option var sourceFormat: String?
@@ -115,10 +116,11 @@ struct ConvertCommand: ImageCommand {
             var options = options
             options.measuresFirst = isShown
             if salvage { options.onUnreadable = unreadableReport(context) }
-            try target.filled(from: sources) { node, isZero in
-                options.targetIsZero = isZero
+            try target.filled(from: sources) { node, filling in
+                options.targetIsZero = filling.startsAsZero
                 options.skipsBacking = target.backing?.isEmpty == false
-                options.isStream = target.isStandardOutput
+                options.isStream = filling.isPlainStream
+                options.isOrdered = filling.isOrdered
                 let copier = bitmaps ? try bitmapCopier(sources[0], node, context) : nil
                 try ConvertJob(sources: sources, target: node, options: options).run(control)
                 try copier?.copy()

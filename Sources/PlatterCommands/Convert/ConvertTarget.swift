@@ -27,19 +27,8 @@ struct ConvertTarget {
 
     /// What can be said against the format before anything is opened.
     func checkFormat() throws {
-        if isStandardOutput {
-            let plain = StandardFormats.defaultName
-            guard format == plain else {
-                throw CommandFailure("Standard output can be written as '\(plain)' only")
-            }
-            if let option = try text.pairs().first {
-                throw CommandFailure("Standard output does not take the option '\(option.key)'")
-            }
-        }
-        guard !exists, !isStandardOutput else {
-            if compresses, isStandardOutput { throw Self.noCompression }
-            return
-        }
+        if isStandardOutput { try checkStream() }
+        guard !exists, !isPlainStream else { return }
         if context.opener.protocolAsFormat(format) != nil {
             if compresses { throw Self.noCompression }
             return
@@ -56,6 +45,23 @@ struct ConvertTarget {
         }
     }
 
+    /// What standard output can take: plain bytes, or a format that can be written from front to back.
+    private func checkStream() throws {
+        let plain = StandardFormats.defaultName
+        if format == plain {
+            if let option = try text.pairs().first {
+                throw CommandFailure("Standard output does not take the option '\(option.key)'")
+            }
+            if compresses { throw Self.noCompression }
+        } else if !(context.registry.format(named: format) is any StreamWriting.Type) {
+            throw CommandFailure("Standard output can be written as '\(plain)' only")
+        }
+        if exists { throw CommandFailure("Standard output cannot be an image that is there already") }
+    }
+
+    /// Whether the disk's bytes themselves go to standard output.
+    private var isPlainStream: Bool { isStandardOutput && format == StandardFormats.defaultName }
+
     /// Whether the format, where it is known before the target is opened, can keep bitmaps.
     var mayKeepBitmaps: Bool {
         if isStandardOutput { return false }
@@ -65,13 +71,23 @@ struct ConvertTarget {
 
     private static let noCompression = CommandFailure("Compression not supported for this file format")
 
+    /// How the target wants to be filled.
+    struct Filling {
+        /// It reads as zeroes where nothing is written.
+        var startsAsZero = false
+        /// It takes the disk's bytes one after the other, zeroes too.
+        var isPlainStream = false
+        /// It takes writes only in the order of the disk.
+        var isOrdered = false
+    }
+
     /// Makes and opens the image, runs `body` on it and closes it; what was made for nothing is removed.
-    ///
-    /// - Parameter body: gets the node, and whether it reads as zeroes where nothing is written.
-    func filled(from sources: [BlockNode], _ body: (BlockNode, Bool) throws -> Void) throws {
-        if isStandardOutput { return try body(standardOutput(), false) }
-        guard !exists else { return try using(openExisting(sources), isZero: isKnownZero, body) }
-        if context.wouldEmpty(name, readBy: sources) { throw sharedFile() }
+    func filled(from sources: [BlockNode], _ body: (BlockNode, Filling) throws -> Void) throws {
+        if isPlainStream { return try body(standardOutput(), Filling(isPlainStream: true)) }
+        guard !exists else {
+            return try using(openExisting(sources), Filling(startsAsZero: isKnownZero), body)
+        }
+        if !isStandardOutput, context.wouldEmpty(name, readBy: sources) { throw sharedFile() }
         try refuseOwnBacking()
         let size = try sources.reduce(into: 0) { sum, node in
             let (next, overflow) = sum.addingReportingOverflow(try node.length())
@@ -80,13 +96,38 @@ struct ConvertTarget {
         }
         let creator = try creator(size: size, readFiles: sources.fileIdentities)
         do {
+            if try fillStream(creator, body) { return }
             try create(creator)
             let node = try context.open(try made(), settings: settings)
-            try using(node, isZero: Self.startsAsZero(node), body)
+            try using(node, Filling(startsAsZero: Self.startsAsZero(node)), body)
         } catch {
             creator.made.removeAll()
             throw error
         }
+    }
+
+    /// Makes an image that is written from front to back. `false` where this is not one.
+    private func fillStream(
+        _ creator: ImageCreator, _ body: (BlockNode, Filling) throws -> Void
+    ) throws -> Bool {
+        let opened: BlockNode?
+        do throws(BlockError) {
+            opened = try creator.createStream(to: isStandardOutput ? standardOutput() : nil)
+        } catch {
+            throw error.prefixed("\(name): error while converting \(format)")
+        }
+        guard let node = opened else {
+            guard !isStandardOutput else {
+                throw CommandFailure("Standard output cannot take such an image of format '\(format)'")
+            }
+            return false
+        }
+        try using(node, Filling(startsAsZero: true, isOrdered: true)) { node, filling in
+            try body(node, filling)
+            try (node.format as? any StreamWriting)?.finishStream()
+            try node.flush()
+        }
+        return true
     }
 
     /// The image that was just made, with the secret that it was made with.
@@ -100,8 +141,10 @@ struct ConvertTarget {
 
     private var settings: OpenSettings { OpenSettings(readOnly: false, cache: cache) }
 
-    private func using(_ node: BlockNode, isZero: Bool, _ body: (BlockNode, Bool) throws -> Void) throws {
-        try context.closing(node) { node in try body(node, isZero) }
+    private func using(
+        _ node: BlockNode, _ filling: Filling, _ body: (BlockNode, Filling) throws -> Void
+    ) throws {
+        try context.closing(node) { node in try body(node, filling) }
     }
 
     private func standardOutput() -> BlockNode {
@@ -150,6 +193,9 @@ struct ConvertTarget {
         creator.options.set(.size, to: String(size))
         if creator.options[.backingFile] != nil, creator.options[.backingFormat] == nil {
             throw CommandFailure("Use of backing file requires explicit backing format")
+        }
+        if compresses, let driver = context.registry.format(named: format) as? any CompressedWriting.Type {
+            try driver.prepareForCompression(&creator.options)
         }
         return creator
     }

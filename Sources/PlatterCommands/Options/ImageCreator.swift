@@ -125,6 +125,18 @@ struct ImageCreator {
         return rules
     }
 
+    /// Begins an image that is written from front to back; `nil` where the format does not make this one so.
+    ///
+    /// - Parameter storage: where its bytes go instead of a new file.
+    func createStream(to storage: BlockNode? = nil) throws(BlockError) -> BlockNode? {
+        do throws(BlockError) {
+            return try context.opener.createStream(
+                filename, format: format, options: options, rules: rules, to: storage)
+        } catch {
+            throw error.errno == HostErrors.fileTooBig ? tooLarge : error
+        }
+    }
+
     private var tooLarge: BlockError {
         let advice = options.declares(.clusterSize) ? " (try using a larger cluster size)" : ""
         return BlockError(.limit, "The image size is too large for file format '\(format)'\(advice)")

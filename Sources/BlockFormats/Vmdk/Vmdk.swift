@@ -1,0 +1,77 @@
+import BlockCore
+
+/// VMware's virtual disks. Facts from "Virtual Disk Format 5.0" (VMware), libyal's documentation of VMDK, and
+/// experiments with qemu-img.
+enum Vmdk {
+    static let sectorBytes = 512
+
+    /// The first bytes of a hosted sparse extent, of a COW disk, and of a text descriptor.
+    static let sparseMagic: UInt32 = 0x564D_444B
+    static let cowMagic: UInt32 = 0x4457_4F43
+    static let descriptorMagic = "# disk descriptorfile"
+    /// The first bytes of an SEsparse extent.
+    static let seSparseMagic: UInt64 = 0xCAFE_BABE
+
+    /// A parent's content ID that says: no parent.
+    static let noParent: UInt32 = 0xFFFF_FFFF
+    /// A grain directory that the footer, not the header, places.
+    static let directoryAtEnd: UInt64 = .max
+    /// A grain table entry that reads as zeroes, where the header's flags allow it.
+    static let zeroGrain: UInt32 = 1
+
+    /// Bits of the header's flags.
+    enum Flag {
+        static let newlineTest: UInt32 = 1
+        static let redundantTables: UInt32 = 2
+        static let zeroedGrains: UInt32 = 4
+        static let compressed: UInt32 = 0x10000
+        static let markers: UInt32 = 0x20000
+    }
+
+    /// The types of markers between compressed grains.
+    enum Marker {
+        static let endOfStream: UInt32 = 0
+        static let grainTable: UInt32 = 1
+        static let grainDirectory: UInt32 = 2
+        static let footer: UInt32 = 3
+        /// Guest sector and size of compressed data, in front of it.
+        static let grainHeaderBytes = 12
+    }
+
+    enum Limit {
+        /// A descriptor's text.
+        static let descriptorBytes = 1 << 20
+        /// The files of a split disk: 2 TiB in parts of 2 GiB.
+        static let extents = 1024
+        static let grainSectors = 4096
+        static let tableEntries = 4096
+        /// Entries of a grain directory: 64 TiB with usual grains. Both copies are kept in memory.
+        static let directoryEntries = 2 << 20
+        /// Entries say where grains are by 32 bits of sectors.
+        static let fileSectors = Int(UInt32.max)
+    }
+
+    /// What new images have.
+    static let grainSectors = 128
+    static let tableEntries = 512
+    /// The room for the descriptor inside a sparse extent, and where that is.
+    static let descriptorSectors = 20
+    static let descriptorOffset = 512
+
+    /// How the disk is kept in files.
+    enum Subformat: String, CaseIterable {
+        case monolithicSparse
+        case monolithicFlat
+        case twoGbMaxExtentSparse
+        case twoGbMaxExtentFlat
+        case streamOptimized
+
+        var isFlat: Bool { self == .monolithicFlat || self == .twoGbMaxExtentFlat }
+        var isSplit: Bool { self == .twoGbMaxExtentSparse || self == .twoGbMaxExtentFlat }
+        /// Whether the descriptor lies in the one file.
+        var isEmbedded: Bool { self == .monolithicSparse || self == .streamOptimized }
+    }
+
+    /// The parts of a split disk are this large, but for the last.
+    static let splitBytes = 2 << 30
+}

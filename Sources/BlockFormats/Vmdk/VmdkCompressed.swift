@@ -1,0 +1,230 @@
+import BlockCore
+
+/// Compressed grains: each begins at a sector with a marker, the number of its first guest sector (8 bytes)
+/// and the size of the zlib stream (RFC 1950, 4 bytes) that follows.
+enum VmdkGrainCodec {
+    /// How large a grain's data may be: what zlib makes of bytes that do not compress, with room to spare.
+    static func maximumBytes(grainBytes: Int) -> Int { grainBytes + grainBytes / 8 + 1024 }
+
+    /// Marker, compressed bytes and padding up to a sector.
+    static func stored(_ payload: RawSpan, guestSector: Int) -> AlignedBuffer {
+        let bytes = Vmdk.Marker.grainHeaderBytes + payload.byteCount
+        let buffer = AlignedBuffer(count: bytes.roundedUp(to: Vmdk.sectorBytes) ?? bytes, zeroed: true)
+        var span = buffer.mutableBytes
+        span.storeLittleEndian(UInt64(guestSector), at: 0)
+        span.storeLittleEndian(UInt32(payload.byteCount), at: 8)
+        span.copy(from: payload, at: Vmdk.Marker.grainHeaderBytes)
+        return buffer
+    }
+
+    /// Compresses a grain, also one that does not become smaller.
+    static func encode(_ grain: RawSpan) throws(BlockError) -> [UInt8] {
+        let buffer = AlignedBuffer(count: maximumBytes(grainBytes: grain.byteCount))
+        var output = buffer.mutableBytes
+        guard let count = try Deflate.compressZlib(grain, into: &output) else {
+            throw BlockError(.limit, "A grain became too large when it was compressed")
+        }
+        return buffer.bytes(0..<count).array
+    }
+
+    /// Decompresses the grain whose marker `bytes` begin with.
+    ///
+    /// - Throws: `corrupt` where the marker is not this grain's, or says more than there is.
+    static func decode(
+        _ bytes: RawSpan, into grain: inout MutableRawSpan, guestSector: Int
+    ) throws(BlockError) {
+        let sector: UInt64? = bytes.littleEndian(at: 0)
+        let size: UInt32? = bytes.littleEndian(at: 8)
+        let start = Vmdk.Marker.grainHeaderBytes
+        guard let sector, let size, sector == UInt64(guestSector), size > 0,
+            let payload = bytes.part(start..<start + Int(size))
+        else { throw BlockError(.corrupt, "The marker of a compressed grain is damaged") }
+        try Deflate.decompressZlib(payload, into: &grain)
+    }
+}
+
+extension VmdkDriver {
+    /// Grains that are read from the file at once.
+    private static let grainsAtOnce = 16
+
+    public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        let count = buffer.byteCount
+        var done = 0
+        while done < count {
+            let batch = try locate(offset + done, limit: count - done)
+            var part = buffer.slice(done..<done + batch.count)
+            try read(batch, into: &part, at: offset + done)
+            done += batch.count
+        }
+    }
+
+    /// Where a part of an encoded range is.
+    private enum Batch {
+        /// Plain bytes of a file that is no child of the node.
+        case plain(BlockNode, hostOffset: Int, count: Int)
+        /// Compressed grains, the first of which has `inside` bytes before the range.
+        case compressed(VmdkGrainTables, offsets: [Int], firstGrain: Int, inside: Int, count: Int, end: Int)
+
+        var count: Int {
+            switch self {
+            case .plain(_, _, let count): count
+            case .compressed(_, _, _, _, let count, _): count
+            }
+        }
+    }
+
+    private func locate(_ offset: Int, limit: Int) throws(BlockError) -> Batch {
+        try state.withLock { (state) throws(BlockError) -> Batch in
+            let extent = state.extents[state.extentIndex(at: offset)]
+            let position = offset - extent.guest.lowerBound
+            guard let file = extent.file else { throw Self.notEncoded }
+            let most = min(limit, extent.guest.upperBound - offset)
+            guard case .sparse(let tables) = extent.content else {
+                guard case .flat(let start) = extent.content else { throw Self.notEncoded }
+                return .plain(file, hostOffset: start + position, count: most)
+            }
+            let (grain, inside) = (position / tables.grainBytes, position % tables.grainBytes)
+            let wanted = (inside + most - 1) / tables.grainBytes + 1
+            let (entry, run) = try tables.run(at: grain, limit: min(wanted, Self.grainsAtOnce))
+            guard tables.isPlace(entry) else { throw Self.notEncoded }
+            let bytes = min(most, run * tables.grainBytes - inside)
+            guard tables.header.isCompressed else {
+                return .plain(file, hostOffset: try tables.hostOffset(entry) + inside, count: bytes)
+            }
+            var offsets: [Int] = []
+            for index in 0..<run { offsets.append(try tables.hostOffset(tables.entry(grain + index))) }
+            return .compressed(
+                tables, offsets: offsets, firstGrain: grain, inside: inside, count: bytes, end: tables.end)
+        }
+    }
+
+    private static let notEncoded = BlockError(.corrupt, "The image changed while it was read")
+
+    private func read(
+        _ batch: Batch, into buffer: inout MutableRawSpan, at offset: Int
+    ) throws(BlockError) {
+        switch batch {
+        case .plain(let file, let hostOffset, _): try file.read(into: &buffer, at: hostOffset)
+        case .compressed(let tables, let offsets, let firstGrain, let inside, let count, let end):
+            // The grain size does not change, and the file is a constant.
+            let (file, grainBytes) = (tables.file, writeGranularity)
+            let spans = Self.spans(offsets, end, VmdkGrainCodec.maximumBytes(grainBytes: grainBytes))
+            var done = 0
+            for span in spans {
+                let raw = AlignedBuffer(count: span.range.count)
+                var bytes = raw.mutableBytes
+                try file.read(into: &bytes, at: span.range.lowerBound)
+                for index in span.grains {
+                    let start = index == 0 ? inside : 0
+                    let length = min(grainBytes - start, count - done)
+                    let position = offsets[index] - span.range.lowerBound
+                    let stored = raw.bytes(position..<raw.count)
+                    let sector = (firstGrain + index) * (grainBytes / Vmdk.sectorBytes)
+                    var part = buffer.slice(done..<done + length)
+                    try Self.decode(stored, start, grainBytes, sector, into: &part)
+                    done += length
+                }
+            }
+        }
+    }
+
+    /// Decompresses a grain straight to where it is wanted, or, where only a part is, by way of a buffer.
+    private static func decode(
+        _ stored: RawSpan, _ start: Int, _ grainBytes: Int, _ sector: Int, into part: inout MutableRawSpan
+    ) throws(BlockError) {
+        if part.byteCount == grainBytes {
+            return try VmdkGrainCodec.decode(stored, into: &part, guestSector: sector)
+        }
+        let whole = AlignedBuffer(count: grainBytes)
+        var bytes = whole.mutableBytes
+        try VmdkGrainCodec.decode(stored, into: &bytes, guestSector: sector)
+        part.copy(from: whole.bytes(start..<start + part.byteCount))
+    }
+
+    /// Puts grains that lie close behind each other together, to read them at once. `most` is the size of a
+    /// grain's data at most.
+    private static func spans(
+        _ offsets: [Int], _ end: Int, _ most: Int
+    ) -> [(range: Range<Int>, grains: Range<Int>)] {
+        var spans: [(range: Range<Int>, grains: Range<Int>)] = []
+        for (index, offset) in offsets.enumerated() {
+            let stop = min(offset + most, max(end, offset))
+            if let last = spans.last, offset > offsets[index - 1], offset <= last.range.upperBound {
+                spans[spans.count - 1] = (last.range.lowerBound..<stop, last.grains.lowerBound..<index + 1)
+            } else {
+                spans.append((offset..<stop, index..<index + 1))
+            }
+        }
+        return spans
+    }
+}
+
+extension VmdkDriver: CompressedWriting {
+    public var compressedUnitBytes: Int { writeGranularity }
+
+    public func compress(_ unit: RawSpan, into output: inout MutableRawSpan) throws(BlockError) -> Int? {
+        var room = output.slice(0..<min(output.byteCount, compressedUnitBytes - 1))
+        guard unit.byteCount < compressedUnitBytes else { return try Deflate.compressZlib(unit, into: &room) }
+        let padded = AlignedBuffer(count: compressedUnitBytes, zeroed: true)
+        var bytes = padded.mutableBytes
+        bytes.copy(from: unit)
+        return try Deflate.compressZlib(padded.bytes, into: &room)
+    }
+
+    public func writeCompressed(_ payload: RawSpan, at offset: Int) throws(BlockError) {
+        let end = min(offset + compressedUnitBytes, virtualSize)
+        let plan = try beginWrite(offset..<end)
+        guard case .compress(let grain) = plan.action, plan.guest == offset..<end else {
+            finish(plan) { state in
+                if case .fill(let grains, let host, _) = plan.action, let tables = plan.extent.tables {
+                    tables.giveBack(host, grains.count * tables.grainBytes)
+                }
+            }
+            throw BlockError(
+                .unsupported, "Only images of the subformat 'streamOptimized' store compressed grains",
+                path: file.filename)
+        }
+        try store(payload, plan, grain)
+    }
+
+    /// Completes a grain with what the guest saw, compresses it and stores it in a new place.
+    func compress(
+        _ plan: WritePlan, _ grain: Int, _ bytes: RawSpan, _ old: any GuestReader
+    ) throws(BlockError) {
+        guard let whole = plan.fill else { return }
+        let payload: [UInt8]
+        do throws(BlockError) {
+            let buffer = AlignedBuffer(count: writeGranularity, zeroed: true)
+            if plan.guest != whole {
+                var before = buffer.mutableBytes(0..<whole.count)
+                try old.readOld(into: &before, at: whole.lowerBound)
+            }
+            var span = buffer.mutableBytes
+            span.copy(from: bytes, at: plan.guest.lowerBound - whole.lowerBound)
+            payload = try VmdkGrainCodec.encode(buffer.bytes)
+        } catch {
+            finish(plan) { _ in }
+            throw error
+        }
+        try store(payload.span.bytes, plan, grain)
+    }
+
+    private func store(_ payload: RawSpan, _ plan: WritePlan, _ grain: Int) throws(BlockError) {
+        if case .stream(let stream) = plan.extent.content {
+            defer { finish(plan) { _ in } }
+            return try state.withLock { (_) throws(BlockError) in try stream.append(payload, grain: grain) }
+        }
+        guard let tables = plan.extent.tables else { return finish(plan) { _ in } }
+        let sectors = writeGranularity / Vmdk.sectorBytes
+        let stored = VmdkGrainCodec.stored(payload, guestSector: grain * sectors)
+        var place: Int?
+        do throws(BlockError) {
+            place = try state.withLock { (_) throws(BlockError) in try tables.allocate(stored.count) }
+            if let place { try plan.file.write(stored.bytes, at: place) }
+        } catch {
+            finish(plan) { _ in if let place { tables.giveBack(place, stored.count) } }
+            throw error
+        }
+        try link(plan, tables, grain..<grain + 1) { _ in UInt32((place ?? 0) / Vmdk.sectorBytes) }
+    }
+}

@@ -1,0 +1,206 @@
+import BlockCore
+
+/// A line of the descriptor that says where a part of the disk is.
+///
+///     RW 4194304 SPARSE "disk-s001.vmdk"
+///     RW 4194304 FLAT "disk-f001.vmdk" 0
+///     RW 2048 ZERO
+struct VmdkExtentLine: Equatable {
+    enum Kind: String {
+        case flat = "FLAT"
+        case sparse = "SPARSE"
+        case zero = "ZERO"
+        case vmfs = "VMFS"
+        case vmfsSparse = "VMFSSPARSE"
+        case seSparse = "SESPARSE"
+
+        var isFlat: Bool { self == .flat || self == .vmfs }
+    }
+
+    var isReadOnly = false
+    var sectors: Int
+    var kind: Kind
+    /// Empty for ``Kind/zero``.
+    var filename = ""
+    /// Where in a flat file the bytes begin, in sectors; as the line states it.
+    var offset: Int?
+
+    var text: String {
+        var text = "\(isReadOnly ? "RDONLY" : "RW") \(sectors) \(kind.rawValue)"
+        if kind != .zero { text += " \"\(filename)\"" }
+        if let offset { text += " \(offset)" }
+        return text
+    }
+}
+
+/// The text that describes a disk: what it is made of, its content ID, its parent, its geometry.
+///
+/// Lines that mean nothing here are kept as they are.
+struct VmdkDescriptor {
+    private(set) var lines: [String]
+    /// The parts of the disk, with the numbers of their lines.
+    private(set) var extents: [(line: Int, extent: VmdkExtentLine)] = []
+
+    /// Takes the text apart, up to the first zero byte.
+    ///
+    /// - Throws: `corrupt`; `unsupported` for extents that are devices, or not to be accessed; `limit`.
+    static func parse(_ bytes: RawSpan) throws(BlockError) -> VmdkDescriptor {
+        var descriptor = VmdkDescriptor(lines: splitLines(bytes))
+        for (number, line) in descriptor.lines.enumerated() {
+            guard let extent = try parseExtent(line) else { continue }
+            guard descriptor.extents.count < Vmdk.Limit.extents else {
+                throw BlockError(.limit, "The disk has more than \(Vmdk.Limit.extents) extents")
+            }
+            descriptor.extents.append((number, extent))
+        }
+        return descriptor
+    }
+
+    /// A new descriptor.
+    init(lines: [String]) { self.lines = lines }
+
+    /// Whether `bytes` look like a descriptor: its comment, or its version among the first lines.
+    static func isDescriptor(_ bytes: RawSpan) -> Bool {
+        for line in splitLines(bytes).prefix(100) {
+            let text = line.lowercased()
+            if text.hasPrefix(Vmdk.descriptorMagic) { return true }
+            if text.isEmpty || text.hasPrefix("#") { continue }
+            return text.filter { $0 != " " }.hasPrefix("version=")
+        }
+        return false
+    }
+
+    private static func splitLines(_ bytes: RawSpan) -> [String] {
+        bytes.withUnsafeBytes { buffer in
+            buffer.prefix { $0 != 0 }.split(separator: 10, omittingEmptySubsequences: false).map { line in
+                let end = line.last == 13 ? line.dropLast() : line
+                return String(decoding: end, as: UTF8.self)
+            }
+        }
+    }
+
+    // MARK: Values
+
+    /// The value behind `key =`, without quotes.
+    func value(_ key: String) -> String? {
+        for line in lines {
+            if let (name, value) = Self.assignment(line), name == key.lowercased() { return value }
+        }
+        return nil
+    }
+
+    /// Gives `key` a value; a new line goes behind the line of `neighbour`. `nil` takes the line away.
+    mutating func set(_ key: String, to text: String?, after neighbour: String = "createType") {
+        let index = lines.firstIndex { Self.assignment($0)?.name == key.lowercased() }
+        switch (index, text) {
+        case (let index?, let text?): lines[index] = text
+        case (let index?, nil): remove(line: index)
+        case (nil, let text?):
+            let place = lines.firstIndex { Self.assignment($0)?.name == neighbour.lowercased() }
+            insert(text, at: place.map { $0 + 1 } ?? lines.count)
+        case (nil, nil): break
+        }
+    }
+
+    private static func assignment(_ line: String) -> (name: String, value: String)? {
+        guard let equals = line.utf8.firstIndex(of: UInt8(ascii: "=")), !line.hasPrefix("#") else {
+            return nil
+        }
+        let name = trimmed(line[..<equals]).lowercased()
+        var value = trimmed(line[line.utf8.index(after: equals)...])
+        if value.utf8.count >= 2, value.hasPrefix("\""), value.hasSuffix("\"") {
+            value = value.dropFirst().dropLast()
+        }
+        return (name, String(value))
+    }
+
+    private static func trimmed(_ text: Substring) -> Substring {
+        let blank: (Character) -> Bool = { $0 == " " || $0 == "\t" }
+        var text = text.drop(while: blank)
+        while let last = text.last, blank(last) { text.removeLast() }
+        return text
+    }
+
+    /// The content ID, which changes with the contents; `nil` where the descriptor has none.
+    var cid: UInt32? { value("CID").flatMap { UInt32($0, radix: 16) } }
+    var parentCID: UInt32? { value("parentCID").flatMap { UInt32($0, radix: 16) } }
+    /// `monolithicSparse`, `vmfs`, ...
+    var createType: String { value("createType") ?? "" }
+    /// The parent's file name, where the disk has one.
+    var parentHint: String? {
+        guard let hint = value("parentFileNameHint"), !hint.isEmpty else { return nil }
+        return parentCID == Vmdk.noParent ? nil : hint
+    }
+    /// Whether somebody keeps book of changed blocks in another file, which we would not do.
+    var tracksChanges: Bool { value("changeTrackPath")?.isEmpty == false }
+
+    // MARK: Lines
+
+    mutating func setExtent(_ index: Int, _ extent: VmdkExtentLine) {
+        extents[index].extent = extent
+        lines[extents[index].line] = extent.text
+    }
+
+    mutating func appendExtent(_ extent: VmdkExtentLine) {
+        let line = extents.last.map { $0.line + 1 } ?? lines.count
+        insert(extent.text, at: line)
+        extents.append((line, extent))
+    }
+
+    mutating func removeLastExtent() {
+        guard let last = extents.popLast() else { return }
+        remove(line: last.line)
+    }
+
+    private mutating func insert(_ text: String, at line: Int) {
+        lines.insert(text, at: line)
+        for index in extents.indices where extents[index].line >= line { extents[index].line += 1 }
+    }
+
+    private mutating func remove(line: Int) {
+        lines.remove(at: line)
+        for index in extents.indices where extents[index].line > line { extents[index].line -= 1 }
+    }
+
+    /// The text, with its data base in sectors of its own where it does not all fit into one: what may
+    /// change then lies in the first sector, which is written as a whole or not at all.
+    var text: [UInt8] {
+        let whole = Array(lines.joined(separator: "\n").utf8)
+        guard whole.count > Vmdk.sectorBytes,
+            let split = lines.firstIndex(where: { $0.hasPrefix("# The Disk Data Base") })
+        else { return whole }
+        var head = lines[..<split]
+        while head.last?.isEmpty == true { head.removeLast() }
+        var bytes = Array(head.joined(separator: "\n").utf8) + [10]
+        let room = (bytes.count + Vmdk.sectorBytes - 1).roundedDown(to: Vmdk.sectorBytes)
+        bytes += [UInt8](repeating: 10, count: room - bytes.count)
+        return bytes + Array(lines[split...].joined(separator: "\n").utf8)
+    }
+
+    // MARK: Extents
+
+    private static func parseExtent(_ line: String) throws(BlockError) -> VmdkExtentLine? {
+        let words = line.split(separator: "\"", maxSplits: 2, omittingEmptySubsequences: false)
+        let head = words[0].split(separator: " ")
+        guard let access = head.first, ["RW", "RDONLY", "NOACCESS"].contains(access) else { return nil }
+        guard head.count >= 3, let sectors = Int(head[1]), sectors >= 0, sectors <= Int.max >> 10 else {
+            throw BlockError(.corrupt, "The extent line '\(line)' makes no sense")
+        }
+        guard access != "NOACCESS", let kind = VmdkExtentLine.Kind(rawValue: String(head[2])) else {
+            throw BlockError(.unsupported, "Extents of the kind '\(access) \(head[2])' are not supported")
+        }
+        var extent = VmdkExtentLine(isReadOnly: access == "RDONLY", sectors: sectors, kind: kind)
+        if kind == .zero { return extent }
+        guard words.count == 3, !words[1].isEmpty else {
+            throw BlockError(.corrupt, "The extent line '\(line)' names no file")
+        }
+        extent.filename = String(words[1])
+        if let number = words[2].split(separator: " ").first {
+            guard let offset = Int(number), offset >= 0, offset <= Int.max >> 10 else {
+                throw BlockError(.corrupt, "The extent line '\(line)' has a bad offset")
+            }
+            extent.offset = offset
+        }
+        return extent
+    }
+}

@@ -1,0 +1,445 @@
+import BlockCore
+
+/// A grain table in memory: the sector of each grain, 0 where there is none.
+final class VmdkGrainTable {
+    var entries: [UInt32]
+    /// The sectors of the table that differ from the file.
+    var dirty: Range<Int>?
+
+    init(entries: [UInt32]) { self.entries = entries }
+
+    func set(_ index: Int, to sector: UInt32) {
+        guard entries[index] != sector else { return }
+        entries[index] = sector
+        let place = index * 4 / Vmdk.sectorBytes
+        dirty = min(dirty?.lowerBound ?? place, place)..<max(dirty?.upperBound ?? place + 1, place + 1)
+    }
+}
+
+/// The grain directory and grain tables of one sparse extent, in memory as far as they are used.
+///
+/// Not thread-safe: the driver's lock guards it.
+///
+/// The order of writes: grains, and new grain tables full of zeroes; a flush; entries of directories and
+/// tables, the redundant ones first; a flush. The primary table alone is believed, so that the redundant one
+/// may be behind or ahead after a crash. A grain that no entry refers to is the worst that is left.
+final class VmdkGrainTables {
+    /// Tables kept in memory, and how many of them may be changed.
+    private static let keptTables = 4096
+    private static let keptChanges = 1024
+
+    let file: BlockNode
+    var header: VmdkSparseHeader
+    /// Sectors of the tables, primary and redundant.
+    private(set) var directory: [UInt32]
+    private(set) var redundant: [UInt32]?
+    /// Where the next grain goes, in bytes, unless the header asks for more room before it: the file's
+    /// length.
+    private(set) var end: Int
+    var hasUnflushedData = false
+    /// The redundant directory serves instead of the primary one, until a check has written the header.
+    var hasLostDirectory = false
+    private var directoryIsDirty = false
+    private var tables: [Int: VmdkGrainTable] = [:]
+    private var dirtyTables: Set<Int> = []
+    /// The sectors of all tables, ascending; made when first needed.
+    private var tableSectors: [UInt32]?
+
+    /// Reads the directories of an extent whose header was checked.
+    ///
+    /// - Parameter forCheck: where the primary directory cannot be read, take the redundant one.
+    /// - Throws: `corrupt`.
+    init(file: BlockNode, header: VmdkSparseHeader, forCheck: Bool = false) throws(BlockError) {
+        self.file = file
+        self.header = header
+        grainBytes = header.grainBytes
+        let length = try file.length()
+        if let offset = header.redundantDirectoryOffset {
+            do throws(BlockError) {
+                redundant = try Self.readDirectory(offset, header, file, length)
+            } catch {
+                guard error.kind == .corrupt else { throw error }
+            }
+        }
+        do throws(BlockError) {
+            directory = try Self.readDirectory(header.directoryOffset, header, file, length)
+        } catch {
+            guard forCheck, error.kind == .corrupt, let copy = redundant else { throw error }
+            directory = copy
+            redundant = nil
+            hasLostDirectory = true
+            self.header.directoryOffset = header.redundantDirectoryOffset ?? 0
+            self.header.redundantDirectoryOffset = nil
+            self.header.flags &= ~Vmdk.Flag.redundantTables
+        }
+        end = length.roundedUp(to: Vmdk.sectorBytes) ?? length
+    }
+
+    private static func readDirectory(
+        _ offset: Int, _ header: VmdkSparseHeader, _ file: BlockNode, _ length: Int
+    ) throws(BlockError) -> [UInt32] {
+        let bytes = header.directoryEntries * 4
+        guard offset > 0, offset <= length, bytes <= length - offset else {
+            throw BlockError(
+                .corrupt, "The grain directory is beyond the end of the file", path: file.filename,
+                offset: offset)
+        }
+        return try readNumbers(file, at: offset, count: header.directoryEntries)
+    }
+
+    private static func readNumbers(
+        _ file: BlockNode, at offset: Int, count: Int
+    ) throws(BlockError) -> [UInt32] {
+        let bytes = try file.readBytes(at: offset, count: count * 4)
+        let span = bytes.span.bytes
+        return (0..<count).map { span.littleEndian(at: $0 * 4) ?? 0 }
+    }
+
+    let grainBytes: Int
+    var entriesPerTable: Int { header.tableEntries }
+    var grainCount: Int { (header.capacitySectors + header.grainSectors - 1) / header.grainSectors }
+    var hasChanges: Bool { directoryIsDirty || !dirtyTables.isEmpty || hasUnflushedData }
+
+    // MARK: Looking up
+
+    /// The table of that number; `nil` where the directory has none.
+    ///
+    /// - Throws: `corrupt` for one outside the file; `io`.
+    func table(_ number: Int) throws(BlockError) -> VmdkGrainTable? {
+        if let table = tables[number] { return table }
+        guard directory.indices.contains(number), directory[number] != 0 else { return nil }
+        let offset = Int(directory[number]) * Vmdk.sectorBytes
+        guard offset <= end - header.tableBytes else {
+            throw BlockError(
+                .corrupt, "Grain table \(number) is beyond the end of the file", path: file.filename,
+                offset: offset)
+        }
+        let table = VmdkGrainTable(
+            entries: try Self.readNumbers(file, at: offset, count: header.tableEntries))
+        if tables.count >= Self.keptTables { tables = tables.filter { dirtyTables.contains($0.key) } }
+        tables[number] = table
+        return table
+    }
+
+    /// The redundant copy of a table, read afresh; `nil` where there is none that could be read.
+    func redundantTable(_ number: Int) throws(BlockError) -> [UInt32]? {
+        guard let redundant, redundant.indices.contains(number), redundant[number] != 0 else { return nil }
+        let offset = Int(redundant[number]) * Vmdk.sectorBytes
+        guard offset <= end - header.tableBytes else { return nil }
+        return try Self.readNumbers(file, at: offset, count: header.tableEntries)
+    }
+
+    /// The entry of a grain, and how many of the grains behind it, up to `limit`, go on the same way: all
+    /// without an entry, all zero, or one behind the other in the file. Of compressed ones any will do.
+    func run(at grain: Int, limit: Int) throws(BlockError) -> (entry: UInt32, count: Int) {
+        let first = try entry(grain)
+        let step = isPlace(first) ? UInt32(header.grainSectors) : 0
+        var count = 0
+        while count < limit {
+            let number = (grain + count) / entriesPerTable
+            let start = (grain + count) % entriesPerTable
+            let most = min(limit - count, entriesPerTable - start)
+            guard let table = try count == 0 ? self.table(number) : peek(number) else {
+                if first != 0 { return (first, max(count, 1)) }
+                count += most
+                continue
+            }
+            for index in start..<start + most {
+                let next = table.entries[index]
+                let continues =
+                    header.isCompressed && step > 0
+                    ? isPlace(next) : next == first &+ step &* UInt32(truncatingIfNeeded: count)
+                guard continues else { return (first, max(count, 1)) }
+                count += 1
+            }
+        }
+        return (first, count)
+    }
+
+    /// A table as ``table(_:)`` has it; one that cannot be read ends a run and is complained about later.
+    private func peek(_ number: Int) throws(BlockError) -> VmdkGrainTable? {
+        do throws(BlockError) { return try table(number) } catch {
+            return VmdkGrainTable(entries: [UInt32](repeating: .max, count: entriesPerTable))
+        }
+    }
+
+    func entry(_ grain: Int) throws(BlockError) -> UInt32 {
+        try table(grain / entriesPerTable)?.entries[grain % entriesPerTable] ?? 0
+    }
+
+    /// Whether an entry says where a grain is.
+    func isPlace(_ entry: UInt32) -> Bool {
+        entry != 0 && !(entry == Vmdk.zeroGrain && header.hasZeroGrains)
+    }
+
+    /// The host offset of a grain that is there, of which something must lie inside the file.
+    ///
+    /// - Throws: `corrupt`.
+    func hostOffset(_ entry: UInt32) throws(BlockError) -> Int {
+        let offset = Int(entry) * Vmdk.sectorBytes
+        if offset >= end { end = max(end, try file.length()) }
+        guard offset < end else {
+            throw BlockError(
+                .corrupt, "A grain is beyond the end of the file", path: file.filename, offset: offset)
+        }
+        return offset
+    }
+
+    // MARK: Metadata
+
+    /// Whether a range of the file touches the header, the descriptor, a directory or a table.
+    func isMetadata(_ range: Range<Int>) -> Bool {
+        if fixedMetadata.contains(where: { $0.overlaps(range) }) { return true }
+        let sectors: [UInt32] =
+            tableSectors ?? (directory + (redundant ?? [])).filter { $0 != 0 }.sorted()
+        tableSectors = sectors
+        let first = range.lowerBound / Vmdk.sectorBytes - header.tableSectors + 1
+        var (low, high) = (0, sectors.count)
+        while low < high {
+            let middle = (low + high) / 2
+            if Int(sectors[middle]) < first { low = middle + 1 } else { high = middle }
+        }
+        return low < sectors.count && Int(sectors[low]) * Vmdk.sectorBytes < range.upperBound
+    }
+
+    /// Header, descriptor and directories.
+    var fixedMetadata: [Range<Int>] {
+        let headerBytes = header.kind == .cow ? 4 * Vmdk.sectorBytes : VmdkSparseHeader.hostedBytes
+        var ranges = [0..<headerBytes]
+        if header.descriptorOffset > 0 {
+            ranges.append(header.descriptorOffset..<header.descriptorOffset + header.descriptorBytes)
+        }
+        for offset in [header.directoryOffset, header.redundantDirectoryOffset ?? 0] where offset > 0 {
+            ranges.append(offset..<offset + header.directoryBytes)
+        }
+        return ranges
+    }
+
+    // MARK: Changing
+
+    /// Takes room at the end of the file.
+    ///
+    /// - Throws: `noSpace` where entries could not refer to it.
+    func allocate(_ bytes: Int) throws(BlockError) -> Int {
+        let whole = bytes.roundedUp(to: Vmdk.sectorBytes) ?? bytes
+        let offset = max(end, min(header.overheadBytes, Vmdk.Limit.fileSectors * Vmdk.sectorBytes))
+        guard (offset + whole) / Vmdk.sectorBytes <= Vmdk.Limit.fileSectors else {
+            throw BlockError(.noSpace, "A sparse extent cannot have more than 2 TiB", path: file.filename)
+        }
+        end = offset + whole
+        return offset
+    }
+
+    /// Gives back room that no entry ever referred to, where it is the last.
+    func giveBack(_ offset: Int, _ bytes: Int) {
+        if offset + (bytes.roundedUp(to: Vmdk.sectorBytes) ?? bytes) == end { end = offset }
+    }
+
+    /// Refers to grains; makes the tables for them that are missing.
+    func link(_ grains: Range<Int>, _ entry: (_ grain: Int) -> UInt32) throws(BlockError) {
+        for grain in grains {
+            let number = grain / entriesPerTable
+            let table = try writableTable(number)
+            table.set(grain % entriesPerTable, to: entry(grain))
+            if table.dirty != nil { dirtyTables.insert(number) }
+        }
+        hasUnflushedData = true
+        if dirtyTables.count > Self.keptChanges { try commit() }
+    }
+
+    /// The table of that number, made where there is none.
+    func writableTable(_ number: Int) throws(BlockError) -> VmdkGrainTable {
+        if let table = try table(number) { return table }
+        guard directory.indices.contains(number) else {
+            throw BlockError(.corrupt, "There is no grain table \(number)", path: file.filename)
+        }
+        let primary = try newTable()
+        if redundant != nil, redundant?[number] == 0 {
+            redundant?[number] = UInt32(try newTable() / Vmdk.sectorBytes)
+        }
+        directory[number] = UInt32(primary / Vmdk.sectorBytes)
+        directoryIsDirty = true
+        hasUnflushedData = true
+        tableSectors = nil
+        let table = VmdkGrainTable(entries: [UInt32](repeating: 0, count: header.tableEntries))
+        tables[number] = table
+        return table
+    }
+
+    private func newTable() throws(BlockError) -> Int {
+        let offset = try allocate(header.tableBytes)
+        do throws(BlockError) {
+            try file.writeZeroes(at: offset, count: header.tableBytes)
+        } catch {
+            giveBack(offset, header.tableBytes)
+            throw error
+        }
+        return offset
+    }
+
+    /// Makes everything durable that was changed.
+    func commit() throws(BlockError) {
+        guard hasChanges else { return }
+        if hasUnflushedData { try file.flush() }
+        guard directoryIsDirty || !dirtyTables.isEmpty else {
+            hasUnflushedData = false
+            return
+        }
+        // A COW disk's header says up to where its file is used.
+        if header.kind == .cow { try writeFirstFree() }
+        if directoryIsDirty { try writeDirectories() }
+        let numbers = dirtyTables.sorted()
+        if let redundant { for number in numbers { try write(number, at: redundant[number]) } }
+        for number in numbers { try write(number, at: directory[number]) }
+        try file.flush()
+        for number in numbers { tables[number]?.dirty = nil }
+        dirtyTables = []
+        directoryIsDirty = false
+        hasUnflushedData = false
+    }
+
+    private func write(_ number: Int, at sector: UInt32) throws(BlockError) {
+        guard sector != 0, let table = tables[number], let dirty = table.dirty else { return }
+        let perSector = Vmdk.sectorBytes / 4
+        let part = table.entries[dirty.lowerBound * perSector..<dirty.upperBound * perSector]
+        let offset = (Int(sector) + dirty.lowerBound) * Vmdk.sectorBytes
+        try file.write(Self.bytes(Array(part)).span.bytes, at: offset)
+    }
+
+    static func bytes(_ entries: [UInt32]) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: entries.count * 4)
+        var elements = bytes.mutableSpan
+        var span = elements.mutableBytes
+        for (index, entry) in entries.enumerated() { span.storeLittleEndian(entry, at: index * 4) }
+        return bytes
+    }
+
+    private func writeDirectories() throws(BlockError) {
+        if let redundant, let offset = header.redundantDirectoryOffset {
+            try file.write(Self.bytes(redundant).span.bytes, at: offset)
+        }
+        try file.write(Self.bytes(directory).span.bytes, at: header.directoryOffset)
+    }
+
+    private func writeFirstFree() throws(BlockError) {
+        var elements = header.bytes.mutableSpan
+        var span = elements.mutableBytes
+        span.storeLittleEndian(UInt32(clamping: end / Vmdk.sectorBytes), at: 28)
+        try writeHeader()
+    }
+
+    func writeHeader() throws(BlockError) {
+        let bytes = header.serialised()
+        try file.write(bytes.span.bytes, at: 0)
+        header.bytes = bytes
+    }
+
+    // MARK: For repairs and resizing
+
+    /// Drops what is in memory.
+    func forgetTables() {
+        tables = [:]
+        dirtyTables = []
+        tableSectors = nil
+    }
+
+    /// Says that the file ends here; the caller has cut it.
+    func setEnd(_ end: Int) { self.end = end }
+
+    /// Other directories, of another size or place; the caller writes them.
+    func replaceDirectories(_ directory: [UInt32], _ redundant: [UInt32]?, _ header: VmdkSparseHeader) {
+        self.directory = directory
+        self.redundant = redundant
+        self.header = header
+        tableSectors = nil
+    }
+
+    /// Puts a new table in the place of one, durable before the directory refers to it.
+    func replaceTable(_ number: Int, with entries: [UInt32]) throws(BlockError) {
+        let place = try allocate(header.tableBytes)
+        let bytes = Self.bytes(entries)
+        try file.write(bytes.span.bytes, at: place)
+        hasUnflushedData = true
+        directory[number] = UInt32(place / Vmdk.sectorBytes)
+        directoryIsDirty = true
+        tables[number] = VmdkGrainTable(entries: entries)
+        dirtyTables.remove(number)
+        tableSectors = nil
+    }
+
+    /// Writes the redundant tables anew from the primary ones where they differ.
+    func markForRewriting(_ number: Int) throws(BlockError) {
+        guard let table = try table(number) else { return }
+        table.dirty = 0..<header.tableSectors
+        dirtyTables.insert(number)
+    }
+}
+
+/// Moving tables about.
+extension VmdkGrainTables {
+    enum Metadata {
+        case directory, redundantDirectory
+        case table(Int), redundantTable(Int)
+    }
+
+    /// Directories and tables with the sectors that they take, ascending.
+    func movableMetadata() -> [(what: Metadata, sectors: Range<Int>)] {
+        var places: [(what: Metadata, sectors: Range<Int>)] = []
+        func add(_ what: Metadata, _ sector: Int, _ count: Int) {
+            if sector > 0 { places.append((what, sector..<sector + count)) }
+        }
+        let size = header.directoryBytes / Vmdk.sectorBytes
+        add(.directory, header.directoryOffset / Vmdk.sectorBytes, size)
+        add(.redundantDirectory, (header.redundantDirectoryOffset ?? 0) / Vmdk.sectorBytes, size)
+        for (number, sector) in directory.enumerated() {
+            add(.table(number), Int(sector), header.tableSectors)
+        }
+        for (number, sector) in (redundant ?? []).enumerated() {
+            add(.redundantTable(number), Int(sector), header.tableSectors)
+        }
+        return places.sorted { $0.sectors.lowerBound < $1.sectors.lowerBound }
+    }
+
+    /// Copies to an unused place, a flush, then what refers to it.
+    func move(_ what: Metadata, to sector: Int) throws(BlockError) {
+        try commit()
+        let offset = sector * Vmdk.sectorBytes
+        let bytes = Self.bytes(try entries(of: what))
+        try file.write(bytes.span.bytes, at: offset)
+        try file.flush()
+        try refer(to: what, at: sector)
+        tableSectors = nil
+    }
+
+    private func entries(of what: Metadata) throws(BlockError) -> [UInt32] {
+        switch what {
+        case .directory: directory
+        case .redundantDirectory: redundant ?? []
+        case .table(let number): try table(number)?.entries ?? []
+        case .redundantTable(let number): try redundantTable(number) ?? []
+        }
+    }
+
+    private func refer(to what: Metadata, at sector: Int) throws(BlockError) {
+        let before = header
+        do throws(BlockError) {
+            switch what {
+            case .directory: header.directoryOffset = sector * Vmdk.sectorBytes
+            case .redundantDirectory: header.redundantDirectoryOffset = sector * Vmdk.sectorBytes
+            case .table(let number):
+                directory[number] = UInt32(sector)
+                directoryIsDirty = true
+                return try commit()
+            case .redundantTable(let number):
+                redundant?[number] = UInt32(sector)
+                directoryIsDirty = true
+                return try commit()
+            }
+            try writeHeader()
+            try file.flush()
+        } catch {
+            header = before
+            throw error
+        }
+    }
+}

@@ -1,0 +1,100 @@
+import BlockCore
+
+extension VmdkDriver: Rebasable {
+    /// The order of writes: the lines of the parent are in the descriptor's first sector, which is written
+    /// as a whole or not at all.
+    public func changeBacking(to backing: BackingReference?) throws(BlockError) {
+        try exclusively { (state) throws(BlockError) in
+            guard var changed = state.descriptor?.descriptor, changed.cid != nil else {
+                throw BlockError(
+                    .unsupported, "The image has no descriptor to name a backing file in", path: file.filename
+                )
+            }
+            guard backing == nil || state.extents.allSatisfy({ $0.tables != nil }) else {
+                throw BlockError(
+                    .unsupported, "Flat image can't have backing file", path: file.filename)
+            }
+            var parent = Vmdk.noParent
+            if let backing { parent = try identity(of: backing) }
+            changed.set("parentCID", to: "parentCID=" + VmdkPlan.hex(parent), after: "CID")
+            changed.set("parentFileNameHint", to: backing.map { "parentFileNameHint=\"\($0.filename)\"" })
+            try state.commit()
+            try state.descriptor?.replace(with: changed)
+        }
+        setBacking(backing)
+    }
+
+    /// The content ID of the next backing file.
+    private func identity(of backing: BackingReference) throws(BlockError) -> UInt32 {
+        guard !backing.filename.contains("\""), !backing.filename.contains("\n") else {
+            throw BlockError(
+                .invalidArgument, "File names in a VMDK image cannot have '\"' or line feeds")
+        }
+        if let format = backing.format, format != Self.name {
+            throw BlockError(
+                .unsupported, "Invalid backing file format: \(format). Must be \(Self.name)",
+                path: file.filename)
+        }
+        guard let request else { return 0 }
+        let node: BlockNode
+        do throws(BlockError) { node = try request.openBacking(backing) } catch {
+            // Without checks (-u) a file may be named that is not there yet.
+            guard error.kind == .notFound, request.settings.withoutBacking else { throw error }
+            return 0
+        }
+        defer { try? node.close() }
+        return try Self.contentID(of: node)
+    }
+
+    /// A parent that was written to since the image was made over it no longer has what the image lacks.
+    public func checkBacking(_ backing: BlockNode) throws(BlockError) {
+        guard let driver = backing.format as? VmdkDriver, driver !== self else { return }
+        let stated = state.withLock { $0.descriptor?.descriptor.parentCID }
+        let found = try Self.contentID(of: backing)
+        // 0 is what is noted where the file was not to be opened.
+        guard let stated, stated != Vmdk.noParent, stated != 0, stated != found else { return }
+        throw BlockError(
+            .corrupt,
+            "The backing file '\(backing.filename)' was changed since the image was made over it (its CID is "
+                + "\(VmdkPlan.hex(found)), not \(VmdkPlan.hex(stated)))", path: file.filename,
+            hint: "Where that did no harm, 'rebase -u' makes the image accept it.")
+    }
+}
+
+extension VmdkDriver: Emptying {
+    /// The order of writes: the entries of all tables; a flush; the length of the files.
+    public func makeEmpty() throws(BlockError) {
+        try exclusively { (state) throws(BlockError) in
+            guard state.extents.allSatisfy({ $0.tables != nil }) else {
+                throw BlockError(.unsupported, "Only sparse images can be emptied", path: file.filename)
+            }
+            try state.prepareChange(nextCID)
+            try state.commit()
+            for extent in state.extents {
+                guard let tables = extent.tables else { continue }
+                for number in tables.directory.indices {
+                    guard try tables.table(number) != nil else { continue }
+                    let first = number * tables.entriesPerTable
+                    try tables.link(first..<first + tables.entriesPerTable) { _ in 0 }
+                }
+                try tables.commit()
+                if !tables.header.isCompressed { try VmdkCompaction(tables).run() }
+            }
+        }
+    }
+}
+
+extension VmdkDriver: ContentIdentifying {
+    public func renewIdentity() throws(BlockError) {
+        try state.withLock { (state) throws(BlockError) in try state.prepareChange(nextCID) }
+    }
+
+    public func adoptIdentity(of backing: BlockNode) throws(BlockError) {
+        let parent = try Self.contentID(of: backing)
+        try exclusively { (state) throws(BlockError) in
+            guard var changed = state.descriptor?.descriptor, changed.parentCID != parent else { return }
+            changed.set("parentCID", to: "parentCID=" + VmdkPlan.hex(parent))
+            try state.descriptor?.replace(with: changed)
+        }
+    }
+}

@@ -1,0 +1,151 @@
+import BlockCore
+
+/// The tables of an SEsparse extent (vSphere's snapshots), which is only read. Numbers are 64 bits,
+/// little-endian, in sectors:
+///
+///       0  magic 0xCAFEBABE    8  version 2.1    16  capacity    24  grain size    32  grain table size
+///      80  volatile header    88  its size      128  directory  136  its size
+///     144  tables            152  their size    192  grains     200  their size
+///
+/// A directory entry has 1 in its top four bits, and the number of a table in the low half. A table entry has
+/// in its top four bits: 0 nothing, 1 and 2 zeroes, 3 a grain, whose number's low 12 bits are the next lower
+/// ones, and the high bits the rest.
+///
+/// Not thread-safe: the driver's lock guards it.
+final class VmdkSESparse {
+    static let headerBytes = 512
+    private static let version: UInt64 = 0x2_0000_0001
+    private static let volatileMagic: UInt64 = 0xCAFE_CAFE
+    private static let grainSectors = 8
+    private static let tableSectors = 64
+    private static let entriesPerTable = tableSectors * Vmdk.sectorBytes / 8
+    private static let keptTables = 256
+
+    enum Place: Equatable {
+        case none
+        case zero
+        case grain(hostOffset: Int)
+    }
+
+    let file: BlockNode
+    let capacitySectors: Int
+    let grainBytes = grainSectors * Vmdk.sectorBytes
+    private let tablesOffset: Int
+    private let tableCount: Int
+    private let grainsOffset: Int
+    private let length: Int
+    private let directory: [UInt64]
+    private var tables: [Int: [UInt64]] = [:]
+
+    /// - Throws: `wrongFormat`, `corrupt`, `limit`; `unsupported` for a journal that was not replayed.
+    init(file: BlockNode) throws(BlockError) {
+        self.file = file
+        length = try file.length()
+        let header = try file.readBytes(at: 0, count: min(Self.headerBytes, length))
+        let span = header.span.bytes
+        let (magic, version): (UInt64?, UInt64?) = (span.littleEndian(at: 0), span.littleEndian(at: 8))
+        guard magic == Vmdk.seSparseMagic, version == Self.version else {
+            throw BlockError(.wrongFormat, "The file is no SEsparse extent", path: file.filename)
+        }
+        func field(_ offset: Int) throws(BlockError) -> Int {
+            let value: UInt64 = span.littleEndian(at: offset) ?? 0
+            guard value <= UInt64(Int.max >> 10) else {
+                throw BlockError(.corrupt, "The header has a number that is too large (at \(offset))")
+            }
+            return Int(value)
+        }
+        capacitySectors = try field(16)
+        let (grain, table) = (try field(24), try field(32))
+        guard grain == Self.grainSectors, table == Self.tableSectors else {
+            throw BlockError(.unsupported, "Unsupported grain size or table size of an SEsparse extent")
+        }
+        try Self.refuseJournal(file, at: field(80) * Vmdk.sectorBytes)
+        let count = capacitySectors / (Self.entriesPerTable * Self.grainSectors) + 1
+        let directoryBytes = try field(136) * Vmdk.sectorBytes
+        let offset = try field(128) * Vmdk.sectorBytes
+        guard count <= Vmdk.Limit.directoryEntries, (count - 1) * 8 <= directoryBytes,
+            directoryBytes <= length, offset <= length - directoryBytes
+        else {
+            throw BlockError(.corrupt, "The grain directory does not fit the disk", path: file.filename)
+        }
+        let bytes = try file.readBytes(at: offset, count: min(count * 8, directoryBytes))
+        let entries = bytes.span.bytes
+        directory = (0..<bytes.count / 8).map { entries.littleEndian(at: $0 * 8) ?? 0 }
+        tablesOffset = try field(144) * Vmdk.sectorBytes
+        tableCount = try field(152) / Self.tableSectors
+        grainsOffset = try field(192) * Vmdk.sectorBytes
+    }
+
+    private static func refuseJournal(_ file: BlockNode, at offset: Int) throws(BlockError) {
+        let bytes = try file.readBytes(at: offset, count: Vmdk.sectorBytes)
+        let span = bytes.span.bytes
+        let (magic, replay): (UInt64?, UInt64?) = (span.littleEndian(at: 0), span.littleEndian(at: 24))
+        guard magic == volatileMagic else {
+            throw BlockError(.corrupt, "The volatile header is damaged", path: file.filename, offset: offset)
+        }
+        guard replay == 0 else {
+            throw BlockError(
+                .unsupported, "The extent has a journal that must be replayed first", path: file.filename)
+        }
+    }
+
+    /// Where a grain is, and how many behind it, up to `limit`, go on the same way.
+    func run(at grain: Int, limit: Int) throws(BlockError) -> (place: Place, count: Int) {
+        let first = try place(grain)
+        var count = 1
+        while count < limit {
+            let next = try place(grain + count)
+            if case .grain(let host) = first {
+                guard next == .grain(hostOffset: host + count * grainBytes) else { break }
+            } else if next != first {
+                break
+            }
+            count += 1
+        }
+        return (first, count)
+    }
+
+    private func place(_ grain: Int) throws(BlockError) -> Place {
+        guard let table = try table(grain / Self.entriesPerTable) else { return .none }
+        let entry = table[grain % Self.entriesPerTable]
+        switch entry >> 60 {
+        case 0 where entry == 0: return .none
+        case 1, 2: return .zero
+        case 3:
+            let number = (entry >> 48) & 0xFFF | (entry & 0xFFFF_FFFF_FFFF) << 12
+            guard number <= UInt64(length / grainBytes), let host = place(ofGrain: Int(number)) else {
+                throw corrupt("A grain is beyond the end of the file")
+            }
+            return .grain(hostOffset: host)
+        default: throw corrupt("A grain table has an entry of an unknown kind")
+        }
+    }
+
+    private func place(ofGrain number: Int) -> Int? {
+        let host = grainsOffset + number * grainBytes
+        return host <= length - grainBytes ? host : nil
+    }
+
+    private func table(_ number: Int) throws(BlockError) -> [UInt64]? {
+        if let table = tables[number] { return table }
+        guard directory.indices.contains(number), directory[number] != 0 else { return nil }
+        let (kind, index) = (directory[number] >> 32, Int(directory[number] & 0xFFFF_FFFF))
+        guard kind == 0x1000_0000, index < tableCount else {
+            throw corrupt("The grain directory has a bad entry")
+        }
+        let offset = tablesOffset + index * Self.tableSectors * Vmdk.sectorBytes
+        guard offset <= length - Self.tableSectors * Vmdk.sectorBytes else {
+            throw corrupt("A grain table is beyond the end of the file")
+        }
+        let bytes = try file.readBytes(at: offset, count: Self.entriesPerTable * 8)
+        let span = bytes.span.bytes
+        if tables.count >= Self.keptTables { tables = [:] }
+        let table = (0..<Self.entriesPerTable).map { span.littleEndian(UInt64.self, at: $0 * 8) ?? 0 }
+        tables[number] = table
+        return table
+    }
+
+    private func corrupt(_ message: String) -> BlockError {
+        BlockError(.corrupt, message, path: file.filename)
+    }
+}

@@ -1,0 +1,92 @@
+import BlockCore
+
+/// A part of the disk and what holds its bytes. Offsets are in bytes.
+struct VmdkExtent {
+    enum Content {
+        case zero
+        /// Plain bytes from an offset of the file on.
+        case flat(hostOffset: Int)
+        case sparse(VmdkGrainTables)
+        case seSparse(VmdkSESparse)
+        /// Compressed grains that can only be appended.
+        case stream(VmdkStream)
+        /// Only named: no other file than the descriptor was to be opened.
+        case unopened
+    }
+
+    /// Where it is on the disk.
+    var guest: Range<Int>
+    var content: Content
+    /// The file that holds it, and its number among the node's children; files that came later have none.
+    var file: BlockNode?
+    var child: Int?
+    /// The name, as the descriptor states it or resolved.
+    var filename: String
+    /// The word in the descriptor; empty where the extent is the image's own file.
+    var kindName: String
+
+    var tables: VmdkGrainTables? { if case .sparse(let tables) = content { tables } else { nil } }
+
+    var grainBytes: Int? {
+        switch content {
+        case .sparse(let tables): tables.grainBytes
+        case .seSparse(let tables): tables.grainBytes
+        case .stream(let stream): stream.grainBytes
+        default: nil
+        }
+    }
+}
+
+/// What a VMDK driver keeps in memory. The driver's lock guards it.
+struct VmdkState {
+    /// `nil` for a COW disk, which has none.
+    var descriptor: VmdkDescriptorStore?
+    var extents: [VmdkExtent]
+    var isReadOnly: Bool
+    /// The content ID has been changed since the image was opened, and is durable.
+    var hasNewCID = false
+    /// Writes, zeroings and discards between planning and linking.
+    var changesInFlight = 0
+    /// Guest ranges of whole grains that are being filled.
+    var fills: [Range<Int>] = []
+    /// Files made by resizing, which are no children of the node.
+    var ownFiles: [BlockNode] = []
+
+    var virtualSize: Int { extents.last?.guest.upperBound ?? 0 }
+
+    /// The number of the extent at a guest offset inside the disk.
+    func extentIndex(at offset: Int) -> Int {
+        var (low, high) = (0, extents.count - 1)
+        while low < high {
+            let middle = (low + high) / 2
+            if extents[middle].guest.upperBound <= offset { low = middle + 1 } else { high = middle }
+        }
+        return low
+    }
+
+    /// `range` grown to whole grains.
+    func wholeGrains(_ range: Range<Int>) -> Range<Int> {
+        guard !range.isEmpty, !extents.isEmpty else { return range }
+        let first = extents[extentIndex(at: range.lowerBound)]
+        let last = extents[extentIndex(at: range.upperBound - 1)]
+        let before = (range.lowerBound - first.guest.lowerBound) % (first.grainBytes ?? 1)
+        let behind = (range.upperBound - last.guest.lowerBound) % (last.grainBytes ?? 1)
+        let rest = behind == 0 ? 0 : (last.grainBytes ?? 1) - behind
+        return range.lowerBound - before..<min(range.upperBound + rest, last.guest.upperBound)
+    }
+
+    /// Everything durable: grains, then what refers to them.
+    mutating func commit() throws(BlockError) {
+        for extent in extents {
+            if let tables = extent.tables { try tables.commit() } else { try extent.file?.flush() }
+        }
+    }
+
+    /// Gives the disk a new content ID before its contents change for the first time: who knows the old one
+    /// must not take the disk for what it was.
+    mutating func prepareChange(_ nextCID: (UInt32) -> UInt32) throws(BlockError) {
+        guard !hasNewCID else { return }
+        if descriptor?.descriptor.cid != nil { try descriptor?.changeCID(nextCID) }
+        hasNewCID = true
+    }
+}

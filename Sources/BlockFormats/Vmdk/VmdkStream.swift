@@ -1,0 +1,153 @@
+import BlockCore
+
+/// Writes a compressed disk from front to back: header, descriptor, grains, each grain table behind its
+/// grains, the grain directory, the footer (a header that knows where the directory is), the end marker.
+///
+/// Not thread-safe: used under the driver's lock.
+final class VmdkStream {
+    let file: BlockNode
+    private let header: VmdkSparseHeader
+    /// How far the file is written, in bytes.
+    private var position = 0
+    private var directory: [UInt32]
+    /// The table of the grains that are being written.
+    private var table: [UInt32]
+    private var tableNumber = 0
+    private var nextGrain = 0
+    private var isFinished = false
+
+    /// Writes header and descriptor.
+    init(_ plan: VmdkPlan, on file: BlockNode) throws(BlockError) {
+        self.file = file
+        var header = plan.header(plan.sectors)
+        header.flags &= ~Vmdk.Flag.redundantTables
+        header.redundantDirectoryOffset = nil
+        header.isAtEnd = true
+        header.directoryOffset = 0
+        header.overheadBytes = header.grainBytes
+        self.header = header
+        directory = [UInt32](repeating: 0, count: header.directoryEntries)
+        table = [UInt32](repeating: 0, count: header.tableEntries)
+        let text = plan.descriptor.text
+        guard text.count <= header.descriptorBytes else {
+            throw BlockError(.limit, "The descriptor does not fit into the image")
+        }
+        try append(header.serialised())
+        try append(text)
+        try pad(to: header.overheadBytes)
+    }
+
+    var capacityBytes: Int { header.capacityBytes }
+    var grainBytes: Int { header.grainBytes }
+
+    /// Appends a compressed grain.
+    ///
+    /// - Throws: `unsupported` for one that is not behind the last; `noSpace` behind 2 TiB.
+    func append(_ payload: RawSpan, grain: Int) throws(BlockError) {
+        guard grain >= nextGrain, !isFinished else {
+            throw BlockError(
+                .unsupported, "A stream takes grains only one after the other", path: file.filename)
+        }
+        if grain / header.tableEntries != tableNumber { try endTable() }
+        tableNumber = grain / header.tableEntries
+        let stored = VmdkGrainCodec.stored(payload, guestSector: grain * header.grainSectors)
+        table[grain % header.tableEntries] = try sector(behind: stored.count)
+        nextGrain = grain + 1
+        try file.write(stored.bytes, at: position)
+        position += stored.count
+    }
+
+    /// Writes all that belongs behind the grains.
+    func finish() throws(BlockError) {
+        try endTable()
+        try appendMarker(Vmdk.Marker.grainDirectory, sectors: header.directoryBytes / Vmdk.sectorBytes)
+        var footer = header
+        footer.isAtEnd = false
+        footer.directoryOffset = position
+        try append(VmdkGrainTables.bytes(directory))
+        try pad(to: (position + Vmdk.sectorBytes - 1).roundedDown(to: Vmdk.sectorBytes))
+        try appendMarker(Vmdk.Marker.footer, sectors: 1)
+        try append(footer.serialised())
+        try append([UInt8](repeating: 0, count: Vmdk.sectorBytes))
+        isFinished = true
+    }
+
+    private func endTable() throws(BlockError) {
+        guard table.contains(where: { $0 != 0 }) else { return }
+        try appendMarker(Vmdk.Marker.grainTable, sectors: header.tableSectors)
+        directory[tableNumber] = try sector(behind: header.tableBytes)
+        try append(VmdkGrainTables.bytes(table))
+        table = [UInt32](repeating: 0, count: header.tableEntries)
+    }
+
+    /// The sector where the file ends now, which `count` bytes follow.
+    private func sector(behind count: Int) throws(BlockError) -> UInt32 {
+        guard (position + count) / Vmdk.sectorBytes < Vmdk.Limit.fileSectors else {
+            throw BlockError(.noSpace, "A sparse extent cannot have more than 2 TiB", path: file.filename)
+        }
+        return UInt32(position / Vmdk.sectorBytes)
+    }
+
+    /// A sector that says what follows it: how many sectors, no size, the type.
+    private func appendMarker(_ type: UInt32, sectors: Int) throws(BlockError) {
+        var bytes = [UInt8](repeating: 0, count: Vmdk.sectorBytes)
+        var elements = bytes.mutableSpan
+        var span = elements.mutableBytes
+        span.storeLittleEndian(UInt64(sectors), at: 0)
+        span.storeLittleEndian(type, at: 12)
+        try append(bytes)
+    }
+
+    private func append(_ bytes: [UInt8]) throws(BlockError) {
+        try file.write(bytes.span.bytes, at: position)
+        position += bytes.count
+    }
+
+    private func pad(to offset: Int) throws(BlockError) {
+        guard offset > position else { return }
+        try append([UInt8](repeating: 0, count: offset - position))
+    }
+}
+
+extension VmdkDriver: StreamWriting {
+    public static func prepareForCompression(_ options: inout CreateOptions) throws(BlockError) {
+        let compressed = Vmdk.Subformat.streamOptimized
+        if options[.subformat] == nil { options.set(.subformat, to: compressed.rawValue) }
+        guard try VmdkPlan.subformat(options) == compressed else {
+            throw BlockError(
+                .unsupported, "Only images of the subformat '\(compressed.rawValue)' store compressed grains")
+        }
+    }
+
+    public static func isStream(_ options: CreateOptions) -> Bool {
+        options[.subformat] == Vmdk.Subformat.streamOptimized.rawValue && options[.backingFile] == nil
+    }
+
+    public static func beginStream(
+        _ options: CreateOptions, in context: CreateContext, on file: BlockNode
+    ) throws(BlockError) -> VmdkDriver {
+        let plan = try VmdkPlan(options, filename: context.filename, uuid: context.newUUID(for: "vmdk"))
+        let stream = try VmdkStream(plan, on: file)
+        let extent = VmdkExtent(
+            guest: 0..<stream.capacityBytes, content: .stream(stream), file: file, filename: file.filename,
+            kindName: "")
+        return VmdkDriver(VmdkState(descriptor: nil, extents: [extent], isReadOnly: false), file)
+    }
+
+    public func finishStream() throws(BlockError) {
+        try exclusively { (state) throws(BlockError) in
+            for extent in state.extents {
+                if case .stream(let stream) = extent.content { try stream.finish() }
+            }
+        }
+    }
+
+    public var compressesAlways: Bool {
+        state.withLock { state in
+            state.extents.contains { extent in
+                if case .stream = extent.content { return true }
+                return extent.tables?.header.isCompressed == true
+            }
+        }
+    }
+}

@@ -1,0 +1,199 @@
+import BlockCore
+
+/// What a look at all grain tables of a sparse extent finds.
+///
+/// One bit for each sector of the file would take too much memory of large ones: it is looked at in windows,
+/// with all tables for each.
+struct VmdkSurvey {
+    enum Finding: Equatable {
+        /// A grain table that lies outside the file, over metadata or over another table.
+        case badTable(Int)
+        /// A grain none of whose bytes the file has.
+        case beyondEnd(grain: Int)
+        /// A grain that lies over metadata or over an earlier grain.
+        case shared(grain: Int)
+        /// A compressed grain whose marker is not its own.
+        case badMarker(grain: Int)
+    }
+
+    private static let keptFindings = 4096
+    /// A window's bits: 32 MiB of them, for 128 GiB of the file.
+    private static let windowSectors = 1 << 28
+
+    private(set) var findings: [Finding] = []
+    private(set) var findingCount = 0
+    /// Grains that are there, and room for grains that nothing refers to.
+    private(set) var allocated = 0
+    private(set) var leaks = 0
+    /// Tables whose redundant copy is another.
+    private(set) var staleTables: [Int] = []
+    private(set) var staleTableCount = 0
+
+    private let tables: VmdkGrainTables
+    private let fileSectors: Int
+    private let badTables: Set<Int>
+    private var used: [UInt64] = []
+    private var window = 0..<0
+    /// Where the unused sectors began that reach up to here.
+    private var gapStart: Int?
+
+    init(_ tables: VmdkGrainTables) throws(BlockError) {
+        self.tables = tables
+        let length = try tables.file.length()
+        fileSectors = min(length / Vmdk.sectorBytes, Vmdk.Limit.fileSectors)
+        badTables = Self.badTables(tables, length)
+        for number in badTables.sorted() { add(.badTable(number)) }
+        var start = 0
+        repeat {
+            window = start..<min(start + Self.windowSectors, max(fileSectors, 1))
+            used = [UInt64](repeating: 0, count: window.count / 64 + 1)
+            try lookAtWindow(isFirst: start == 0)
+            start = window.upperBound
+        } while start < fileSectors
+        endGap(at: fileSectors)
+        // Nobody knows what a lost table referred to.
+        if !badTables.isEmpty { leaks = 0 }
+        try compareCopies()
+    }
+
+    private mutating func add(_ finding: Finding) {
+        findingCount += 1
+        if findings.count < Self.keptFindings { findings.append(finding) }
+    }
+
+    // MARK: Tables
+
+    private static func badTables(_ tables: VmdkGrainTables, _ length: Int) -> Set<Int> {
+        var bad: Set<Int> = []
+        let size = tables.header.tableBytes
+        let fixed = tables.fixedMetadata
+        let order = tables.directory.indices.filter { tables.directory[$0] != 0 }
+            .sorted { tables.directory[$0] < tables.directory[$1] }
+        var end = 0
+        for number in order {
+            let offset = Int(tables.directory[number]) * Vmdk.sectorBytes
+            let range = offset..<offset + size
+            if range.upperBound > length || offset < end
+                || fixed.contains(where: { $0.overlaps(range) })
+            {
+                bad.insert(number)
+            } else {
+                end = range.upperBound
+            }
+        }
+        return bad
+    }
+
+    /// The tables of which the redundant copy differs: harmless, the primary ones count.
+    private mutating func compareCopies() throws(BlockError) {
+        guard tables.redundant != nil else { return }
+        for number in tables.directory.indices where !badTables.contains(number) {
+            guard let primary = try tables.table(number) else { continue }
+            if try tables.redundantTable(number) == primary.entries { continue }
+            staleTableCount += 1
+            if staleTables.count < Self.keptFindings { staleTables.append(number) }
+        }
+    }
+
+    // MARK: Grains
+
+    private mutating func lookAtWindow(isFirst: Bool) throws(BlockError) {
+        for range in tables.fixedMetadata { mark(sectors(range)) }
+        for sector in tables.directory + (tables.redundant ?? []) where sector != 0 {
+            mark(Int(sector)..<Int(sector) + tables.header.tableSectors)
+        }
+        for number in tables.directory.indices where !badTables.contains(number) {
+            guard let table = try tables.table(number) else { continue }
+            for (index, entry) in table.entries.enumerated() where tables.isPlace(entry) {
+                let grain = number * tables.entriesPerTable + index
+                try look(at: grain, Int(entry), isFirst: isFirst)
+            }
+        }
+        if !tables.header.isCompressed { countGaps() }
+    }
+
+    private mutating func look(at grain: Int, _ sector: Int, isFirst: Bool) throws(BlockError) {
+        guard sector < fileSectors else {
+            if isFirst { add(.beyondEnd(grain: grain)) }
+            return
+        }
+        guard window.contains(sector) else {
+            // The end of a grain may lie in this window.
+            if sector < window.lowerBound { mark(sector..<sector + tables.header.grainSectors) }
+            return
+        }
+        allocated += 1
+        var count = tables.header.grainSectors
+        if tables.header.isCompressed {
+            guard let size = try compressedSectors(grain, sector) else {
+                return add(.badMarker(grain: grain))
+            }
+            count = size
+        }
+        if mark(sector..<sector + count) { add(.shared(grain: grain)) }
+    }
+
+    /// The size of a compressed grain with its marker; `nil` where that is damaged.
+    private func compressedSectors(_ grain: Int, _ sector: Int) throws(BlockError) -> Int? {
+        let bytes = try tables.file.readBytes(
+            at: sector * Vmdk.sectorBytes, count: Vmdk.Marker.grainHeaderBytes)
+        let span = bytes.span.bytes
+        let (guest, size): (UInt64?, UInt32?) = (span.littleEndian(at: 0), span.littleEndian(at: 8))
+        guard let guest, let size, guest == UInt64(grain * tables.header.grainSectors), size > 0,
+            Int(size) <= VmdkGrainCodec.maximumBytes(grainBytes: tables.grainBytes)
+        else { return nil }
+        let whole = Int(size) + Vmdk.Marker.grainHeaderBytes
+        return (whole + Vmdk.sectorBytes - 1) / Vmdk.sectorBytes
+    }
+
+    // MARK: Bits
+
+    private func sectors(_ bytes: Range<Int>) -> Range<Int> {
+        bytes.lowerBound / Vmdk.sectorBytes..<(bytes.upperBound + Vmdk.sectorBytes - 1) / Vmdk.sectorBytes
+    }
+
+    /// Sets the bits of a range, as far as they are in the window.
+    ///
+    /// - Returns: whether any of them was set.
+    @discardableResult
+    private mutating func mark(_ sectors: Range<Int>) -> Bool {
+        guard sectors.overlaps(window) else { return false }
+        let inside = sectors.clamped(to: window)
+        var bit = inside.lowerBound - window.lowerBound
+        let end = inside.upperBound - window.lowerBound
+        var wasMarked = false
+        while bit < end {
+            let count = min(64 - bit % 64, end - bit)
+            let ones: UInt64 = count == 64 ? .max : (1 << UInt64(count)) - 1
+            let bits = ones << UInt64(bit % 64)
+            if used[bit / 64] & bits != 0 { wasMarked = true }
+            used[bit / 64] |= bits
+            bit += count
+        }
+        return wasMarked
+    }
+
+    /// Room behind the metadata that would hold a grain, and does not.
+    private mutating func countGaps() {
+        var sector = max(window.lowerBound, tables.header.overheadBytes / Vmdk.sectorBytes)
+        while sector < min(window.upperBound, fileSectors) {
+            let bit = sector - window.lowerBound
+            let word = used[bit / 64] >> UInt64(bit % 64)
+            if word == 0 {
+                if gapStart == nil { gapStart = sector }
+                sector += 64 - bit % 64
+            } else if word & 1 == 0 {
+                if gapStart == nil { gapStart = sector }
+                sector += word.trailingZeroBitCount
+            } else {
+                endGap(at: sector)
+                sector += max(1, min((~word).trailingZeroBitCount, 64 - bit % 64))
+            }
+        }
+    }
+
+    private mutating func endGap(at sector: Int) {
+        if let start = gapStart, sector > start { leaks += (sector - start) / tables.header.grainSectors }
+        gapStart = nil
+    }
+}
