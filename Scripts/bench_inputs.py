@@ -1,4 +1,7 @@
-"""The images that Scripts/bench works on: made once in a folder, always by qemu-img, from real files."""
+"""The images that Scripts/bench works on: made once in a folder, of real files, by qemu-img.
+
+Only dmg images, which qemu-img cannot make, are made here.
+"""
 
 import os
 import random
@@ -31,9 +34,17 @@ class Inputs:
         """The path of the image `name`, which is made now if it is not there."""
         path = self.path(name)
         if not os.path.exists(path):
-            getattr(self, name.replace(".", "_").replace("-", "_"))(path)
+            maker = getattr(self, name.replace(".", "_").replace("-", "_"), None)
+            if maker:
+                maker(path)
+            else:
+                self.converted(name, path)
             os.sync()
         return path
+
+    def converted(self, name, path):
+        """`disk.FORMAT`: the disk in that format."""
+        run("qemu-img", "convert", "-O", name.removeprefix("disk."), self.get("disk.raw"), path)
 
     def disk_raw(self, path):
         """A file system half full of real files; the other half is holes."""
@@ -42,9 +53,6 @@ class Inputs:
         run("truncate", "-s", str(self.disk_bytes), path)
         run("mke2fs", "-q", "-t", "ext4", "-d", stage, path, stderr=subprocess.DEVNULL)
         shutil.rmtree(stage)
-
-    def disk_qcow2(self, path):
-        run("qemu-img", "convert", "-O", "qcow2", self.get("disk.raw"), path)
 
     def zlib_qcow2(self, path):
         run("qemu-img", "convert", "-c", "-O", "qcow2", self.get("disk.raw"), path)

@@ -9,6 +9,8 @@ struct BlockTable {
     private static let entriesPerSector = 128
     /// How much is read at a time, in bytes.
     private static let readBytes = 1 << 20
+    /// How many sectors are written at a time.
+    private static let sectorsAtOnce = 2048
 
     /// Where the table starts in the file, in bytes.
     let offset: Int
@@ -62,6 +64,8 @@ struct BlockTable {
     /// Gives the table another number of entries; new ones are `filler`.
     mutating func resize(to count: Int, filler: UInt32) {
         if count < entries.count { entries.removeLast(entries.count - count) }
+        // By what is needed, not doubled: tables can be large.
+        if count > entries.capacity { entries.reserveCapacity(count) }
         while entries.count < count {
             entries.append(filler)
             dirty.insert((entries.count - 1) / Self.entriesPerSector)
@@ -75,7 +79,11 @@ struct BlockTable {
         var first = 0
         while first < sectors.count {
             var last = first + 1
-            while last < sectors.count, sectors[last] == sectors[last - 1] + 1 { last += 1 }
+            while last < sectors.count, sectors[last] == sectors[last - 1] + 1,
+                last - first < Self.sectorsAtOnce
+            {
+                last += 1
+            }
             try writeSectors(sectors[first]..<sectors[last - 1] + 1, file)
             for sector in sectors[first..<last] { dirty.remove(sector) }
             first = last

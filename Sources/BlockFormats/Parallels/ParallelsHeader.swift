@@ -33,8 +33,8 @@ enum Parallels {
         static let entries = 16 << 20
         static let virtualSize = 1 << 60
         /// Clusters of the file of which it is known whether they are used, for each entry and besides.
-        static let fileClustersPerEntry = 16
-        static let fileClusters = 1 << 26
+        static let fileClustersPerEntry = 4
+        static let fileClusters = 1 << 25
         /// The format extension, which takes a cluster, is read as a whole.
         static let extensionBytes = 16 << 20
         static let extensionSections = 1024

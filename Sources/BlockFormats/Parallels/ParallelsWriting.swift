@@ -61,8 +61,9 @@ extension ParallelsDriver {
         let guest = offset - inside
         do throws(BlockError) {
             // From back to front, so that the file ends with the last cluster and grows once.
-            try complete(guest + end..<guest + clusters.count * clusterBytes, shift, old)
-            try complete(guest..<offset, shift, old)
+            let tail = guest + end..<guest + clusters.count * clusterBytes
+            try file.fill(at: tail.lowerBound + shift, withOld: tail, isZero: !hasBacking, old)
+            try file.fill(at: guest + shift, withOld: guest..<offset, isZero: !hasBacking, old)
             try file.write(bytes, at: hostOffset)
         } catch {
             finishFill { $0.space.release(clusters) }
@@ -89,23 +90,6 @@ extension ParallelsDriver {
             body(&state)
         }
         state.notifyAll()
-    }
-
-    /// Stores what the guest saw in `part`, `shift` bytes on in the file.
-    private func complete(_ part: Range<Int>, _ shift: Int, _ old: any GuestReader) throws(BlockError) {
-        guard !part.isEmpty else { return }
-        guard hasBacking else {
-            return try file.writeZeroes(at: part.lowerBound + shift, count: part.count)
-        }
-        let buffer = AlignedBuffer(count: min(part.count, 1 << 20))
-        var offset = part.lowerBound
-        while offset < part.upperBound {
-            let count = min(buffer.count, part.upperBound - offset)
-            var span = buffer.mutableBytes(0..<count)
-            try old.readOld(into: &span, at: offset)
-            try file.write(buffer.bytes(0..<count), at: offset + shift)
-            offset += count
-        }
     }
 }
 
