@@ -64,11 +64,11 @@ struct BlockTable {
     /// Gives the table another number of entries; new ones are `filler`.
     mutating func resize(to count: Int, filler: UInt32) {
         if count < entries.count { entries.removeLast(entries.count - count) }
-        // By what is needed, not doubled: tables can be large.
-        if count > entries.capacity { entries.reserveCapacity(count) }
-        while entries.count < count {
-            entries.append(filler)
-            dirty.insert((entries.count - 1) / Self.entriesPerSector)
+        if count > entries.count {
+            // By what is needed, not doubled: tables can be large.
+            entries.reserveCapacity(count)
+            dirty.formUnion(entries.count / Self.entriesPerSector...(count - 1) / Self.entriesPerSector)
+            entries.append(contentsOf: repeatElement(filler, count: count - entries.count))
         }
         dirty = dirty.filter { $0 * Self.entriesPerSector < count }
     }

@@ -13,7 +13,10 @@ extension ParallelsState {
         if let obstacle = features.obstacle { throw BlockError(.unsupported, obstacle) }
         let survey = try survey()
         if isUnclean || survey.findingCount > 0 || layout.headerIsWrong || tableIsShort {
-            guard survey.copyCount <= Parallels.Limit.automaticCopies else { throw damaged }
+            let missing = header.entries(forSize: header.virtualSize) - table.count
+            guard survey.copyCount <= Parallels.Limit.automaticCopies,
+                missing <= Parallels.Limit.automaticEntries
+            else { throw damaged }
             guard try check(repair: .all, { _ in }).corruptions == 0 else { throw damaged }
         } else {
             try adopt(survey)
@@ -116,33 +119,30 @@ extension ParallelsState {
         _ survey: ParallelsSurvey, _ repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) {
         for finding in survey.findings { report(finding.text(repair ? "Repairing" : "ERROR")) }
-        let found = survey.findingCount
-        var left = found
-        // Findings are kept in limited numbers, so that it may take several looks to mend all.
-        var progresses = repair && found > 0
-        var survey = survey
-        while progresses {
-            try mend(survey.findings)
-            survey = try self.survey()
-            try adopt(survey)
-            progresses = survey.findingCount > 0 && survey.findingCount < left
-            left = survey.findingCount
+        var left = survey.findingCount
+        if repair && left > 0 {
+            try mendTable()
+            let after = try self.survey()
+            try adopt(after)
+            left = after.findingCount
         }
         result.corruptions += left
-        result.corruptionsFixed += found - left
+        result.corruptionsFixed += survey.findingCount - left
     }
 
     /// Blocks without data become unallocated; those whose place is not theirs get a copy of it. The order is
     /// that of all changes: copies, a flush, the entries.
-    private mutating func mend(_ findings: [ParallelsSurvey.Finding]) throws(BlockError) {
+    private mutating func mendTable() throws(BlockError) {
         try beginChanges()
-        for finding in findings {
-            switch finding {
-            case .outside(let block): table[block] = Parallels.unallocated
-            case .cut(let block):
+        var survey = ParallelsSurvey(of: table.count, layout, fileBytes: try file.length())
+        for block in 0..<table.count where table[block] != Parallels.unallocated {
+            switch try survey.look(at: block, table[block]) {
+            case nil: continue
+            case .outside: table[block] = Parallels.unallocated
+            case .cut:
                 let end = layout.hostOffset(table[block]) + layout.clusterBytes
                 if try file.length() < end { try file.resize(to: end) }
-            case .misaligned(let block), .shared(let block): try moveBlock(block)
+            case .misaligned, .shared: try moveBlock(block)
             }
         }
         try commit()

@@ -42,6 +42,8 @@ enum Parallels {
         static let bitmapBytes = 32 << 20
         /// How many clusters are copied to mend an image because somebody wants to write to it.
         static let automaticCopies = 1024
+        /// How many entries a table that is too short gets for that.
+        static let automaticEntries = 1 << 20
         /// Freed clusters are made durable when there are so many runs of them.
         static let freedRuns = 1 << 16
     }

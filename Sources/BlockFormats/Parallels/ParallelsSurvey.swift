@@ -36,12 +36,11 @@ struct ParallelsSurvey {
     private let fileBytes: Int
     private let mostClusters: Int
 
+    /// Looks at all entries.
+    ///
     /// - Throws: `limit` when clusters are scattered too far to keep account of them.
     init(_ table: BlockTable, _ layout: ParallelsLayout, fileBytes: Int) throws(BlockError) {
-        self.layout = layout
-        self.fileBytes = fileBytes
-        mostClusters =
-            table.count * Parallels.Limit.fileClustersPerEntry + Parallels.Limit.fileClusters
+        self.init(of: table.count, layout, fileBytes: fileBytes)
         var previous = 0
         for block in 0..<table.count {
             let entry = table[block]
@@ -53,15 +52,24 @@ struct ParallelsSurvey {
             allocated += 1
             if previous != 0, previous + layout.clusterBytes != offset { fragmented += 1 }
             previous = offset
-            try look(at: block, offset)
+            if let finding = try look(at: block, entry) { add(finding) }
         }
     }
 
-    private mutating func look(at block: Int, _ offset: Int) throws(BlockError) {
-        guard offset >= layout.tableEnd, offset < fileBytes else { return add(.outside(block: block)) }
+    /// A survey of that many entries, which has yet to look at each.
+    init(of entries: Int, _ layout: ParallelsLayout, fileBytes: Int) {
+        self.layout = layout
+        self.fileBytes = fileBytes
+        mostClusters = entries * Parallels.Limit.fileClustersPerEntry + Parallels.Limit.fileClusters
+    }
+
+    /// What is wrong with the next entry, which is allocated; `nil` for nothing. Takes its cluster.
+    mutating func look(at block: Int, _ entry: UInt32) throws(BlockError) -> Finding? {
+        let offset = layout.hostOffset(entry)
+        guard offset >= layout.tableEnd, offset < fileBytes else { return .outside(block: block) }
         guard offset >= layout.dataStart else {
             space.mark(0)
-            return add(.misaligned(block: block))
+            return .misaligned(block: block)
         }
         let inside = (offset - layout.dataStart) % layout.clusterBytes
         let cluster = (offset - layout.dataStart) / layout.clusterBytes
@@ -70,10 +78,10 @@ struct ParallelsSurvey {
         }
         if inside != 0 {
             space.mark(cluster..<cluster + 2)
-            return add(.misaligned(block: block))
+            return .misaligned(block: block)
         }
-        guard space.mark(cluster) else { return add(.shared(block: block)) }
-        if fileBytes - offset < layout.clusterBytes { add(.cut(block: block)) }
+        guard space.mark(cluster) else { return .shared(block: block) }
+        return fileBytes - offset < layout.clusterBytes ? .cut(block: block) : nil
     }
 
     private mutating func add(_ finding: Finding) {
