@@ -3,8 +3,9 @@ import BlockCore
 /// Every format that Platter knows. `raw` is last: it takes anything.
 public enum StandardFormats {
     public static let all: [any FormatDriver.Type] = [
-        Qcow2Driver.self, LuksDriver.self, QedDriver.self, VdiDriver.self, VhdDriver.self, VhdxDriver.self,
-        BochsDriver.self, CloopDriver.self, ParallelsDriver.self, DmgDriver.self, VmdkDriver.self,
+        Qcow2Driver.self, QcowDriver.self, LuksDriver.self, QedDriver.self, VdiDriver.self, VhdDriver.self,
+        VhdxDriver.self, BochsDriver.self, CloopDriver.self, ParallelsDriver.self, DmgDriver.self,
+        VmdkDriver.self,
         RawDriver.self,
     ]
 
@@ -13,7 +14,6 @@ public enum StandardFormats {
 
     /// Formats that other programs read and no driver here; a new driver takes its lines away.
     public static let foreign: [ForeignFormat] = [
-        ForeignFormat("qcow", magic: [0x51, 0x46, 0x49, 0xFB, 0, 0, 0, 1]),
         ForeignFormat("luks2", magic: Luks.magic + [0, 2]),
     ]
 }

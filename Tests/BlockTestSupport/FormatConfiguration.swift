@@ -19,6 +19,9 @@ public struct FormatConfiguration: Sendable, CustomStringConvertible {
     /// For formats that cannot mark an image as dirty: a check after a crash may find what is harmless to go
     /// on with, as long as a repair mends it and loses nothing.
     public var checkMayRepairAfterCrash = false
+    /// For formats that do not count who uses a cluster: what was written over may leave space behind that
+    /// nothing refers to, also without a crash.
+    public var leavesLeaks = false
     /// Bitmaps that a new image gets, enabled, by their granularities.
     public var bitmaps: [Int] = []
     /// What the format can do, but not with these options: compressing, keeping snapshots.

@@ -166,7 +166,8 @@ final class ImageSession {
     func finish(leaksAllowed: Bool = false, mayRepair: Bool = false) throws {
         try node.close()
         if mayRepair { try DiskComparison.repair(configuration, store) }
-        try DiskComparison.checkStructure(configuration, store, leaksAllowed: leaksAllowed)
+        try DiskComparison.checkStructure(
+            configuration, store, leaksAllowed: leaksAllowed || configuration.leavesLeaks)
         let again = try configuration.open(in: store, settings: OpenSettings())
         _ = try DiskComparison.accept(again, from: [model])
         try again.close()

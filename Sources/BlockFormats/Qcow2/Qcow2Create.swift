@@ -159,9 +159,9 @@ extension Qcow2Driver: Creatable, Measurable {
 
     /// Allocates every cluster of a new image.
     private static func preallocate(
-        _ plan: Plan, _ file: BlockNode, _ dataFile: BlockNode?, _ encryption: Qcow2Encryption?
+        _ plan: Plan, _ file: BlockNode, _ dataFile: BlockNode?, _ encryption: DataEncryption?
     ) throws(BlockError) {
-        let data = Qcow2GuestData(
+        let data = GuestData(
             node: dataFile ?? file, child: dataFile == nil ? 0 : 1, encryption: encryption)
         let tables = try Qcow2Metadata(file: file, data: data, header: plan.header, isReadOnly: false)
         try tables.preallocate(0..<plan.header.virtualSize, plan.preallocation, fileIsZero: true)

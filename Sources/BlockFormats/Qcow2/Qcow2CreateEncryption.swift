@@ -14,13 +14,7 @@ extension Qcow2Driver.Plan {
 
     /// - Throws: `invalidArgument` or `unsupported`, naming the option.
     static func encryption(_ options: CreateOptions) throws(BlockError) -> Encryption? {
-        var format = options[.encryptFormat]
-        if options.flag(.encryption) {
-            guard format == nil else {
-                throw refusal("'encrypt.format' and its alias 'encryption' can't be used at the same time")
-            }
-            format = Qcow2Encryption.Method.aes.name
-        }
+        let format = try EncryptionChoice.format(options)
         let details = LuksPlan.Keys.nested.all.filter { options[$0] != nil }
         guard let format else {
             guard details.isEmpty, options[.encryptKeySecret] == nil else {
@@ -57,7 +51,7 @@ extension Qcow2Driver.Plan {
     /// Writes the LUKS header, where there is to be one, to its place, and answers what encrypts the data.
     func makeKeys(
         _ file: BlockNode, _ context: CreateContext
-    ) throws(BlockError) -> Qcow2Encryption? {
+    ) throws(BlockError) -> DataEncryption? {
         guard let encryption else { return nil }
         let password = try context.secrets.secret(encryption.secret)
         guard let luks = encryption.luks, let range = header.luksRange else {

@@ -11,7 +11,7 @@ public final class Qcow2Driver: FormatDriver {
 
     let file: BlockNode
     /// Where the guest's plain data is.
-    let data: Qcow2GuestData
+    let data: GuestData
     private let firstLayout: Qcow2Layout
     /// What amending changes of the layout: version and refcount order.
     private let amendable: Atomic<Int>
@@ -57,7 +57,7 @@ public final class Qcow2Driver: FormatDriver {
             try checkSupport(header, request.settings)
             let unlocked = try Qcow2Unlocked(header, request, &options)
             var data =
-                try openData(header, request, &options) ?? Qcow2GuestData(node: request.file, child: 0)
+                try openData(header, request, &options) ?? GuestData(node: request.file, child: 0)
             data.encryption = unlocked.encryption
             let tables = try Qcow2Metadata(
                 file: request.file, data: data, header: header, isReadOnly: request.settings.readOnly)
@@ -74,7 +74,7 @@ public final class Qcow2Driver: FormatDriver {
     /// Where the guest's data is; `nil` for the image's own file. Nothing is read of it for `info`.
     private static func openData(
         _ header: Qcow2Header, _ request: OpenRequest, _ options: inout OptionTree
-    ) throws(BlockError) -> Qcow2GuestData? {
+    ) throws(BlockError) -> GuestData? {
         let role = "data-file"
         let isGiven = options.keys.contains { $0.hasPrefix("\(role).") }
         guard header.incompatible.contains(.dataFile) else {
@@ -97,7 +97,7 @@ public final class Qcow2Driver: FormatDriver {
             throw failure
         }
         // Without the file, its number alone keeps anyone from taking other bytes for the guest's.
-        return Qcow2GuestData(node: opened ?? request.file, child: 1)
+        return GuestData(node: opened ?? request.file, child: 1)
     }
 
     /// Options of QEMU's driver that have a meaning here.

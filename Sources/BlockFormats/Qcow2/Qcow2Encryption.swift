@@ -1,33 +1,16 @@
 import BlockCore
 import Synchronization
 
-/// How the guest's data are encrypted (header field `crypt_method`): every sector by itself.
-struct Qcow2Encryption: Sendable {
-    /// The values of the header field.
+/// The values of the header field `crypt_method`.
+enum Qcow2Encryption {
     enum Method: UInt32 {
         case none = 0
-        /// AES-128-CBC with the password as its key; sectors are numbered by guest offset.
+        /// ``DataEncryption/aes(password:)``.
         case aes = 1
-        /// A LUKS header in clusters of its own; sectors are numbered by host offset.
+        /// A LUKS header in clusters of its own.
         case luks = 2
 
-        var name: String { self == .aes ? "aes" : "luks" }
-    }
-
-    let store: EncryptedStore
-    let numbersByGuest: Bool
-
-    static func aes(password: KeyMaterial) throws(BlockError) -> Qcow2Encryption {
-        let suite = CipherSuite(algorithm: .aes128, mode: .cbc, ivGenerator: .plain64)
-        let key = KeyMaterial(count: suite.keyBytes) { key in
-            key.copy(from: password.bytes.extracting(0..<min(password.count, suite.keyBytes)))
-        }
-        return Qcow2Encryption(store: EncryptedStore(try SectorCipher(suite, key: key)), numbersByGuest: true)
-    }
-
-    static func luks(_ volume: LuksVolume, key: KeyMaterial) throws(BlockError) -> Qcow2Encryption {
-        Qcow2Encryption(
-            store: EncryptedStore(try SectorCipher(volume.header.suite, key: key)), numbersByGuest: false)
+        var name: String { self == .aes ? DataEncryption.aesName : "luks" }
     }
 }
 
@@ -36,37 +19,19 @@ struct Qcow2Unlocked {
     /// The LUKS header, where the image has one.
     var volume: LuksVolume?
     /// `nil` where nothing is encrypted, or only metadata is wanted.
-    var encryption: Qcow2Encryption?
+    var encryption: DataEncryption?
 
     /// Takes `encrypt.…` out of the options, and unlocks the image with the secret that they name.
     ///
     /// - Throws: `invalidArgument`, `notFound` for the secret, `denied` for a wrong one, `corrupt`.
     init(_ header: Qcow2Header, _ request: OpenRequest, _ options: inout OptionTree) throws(BlockError) {
-        var own = options.takeSubtree("encrypt")
-        let format = own.take("format")
-        let secret = own.take("key-secret")
-        if let unknown = own.keys.first {
-            throw BlockError(.invalidArgument, "Parameter '\(unknown)' is unexpected")
-        }
-        guard let method = Qcow2Encryption.Method(rawValue: header.cryptMethod), method != .none else {
-            if let format {
-                throw BlockError(
-                    .invalidArgument,
-                    "No encryption in image header, but options specified format '\(format)'")
-            }
-            return
-        }
-        if let format, format != method.name {
-            throw BlockError(
-                .invalidArgument,
-                "Header reported '\(method.name)' encryption format but options specify '\(format)'")
-        }
+        let named = try EncryptionChoice(taking: &options)
+        let method = Qcow2Encryption.Method(rawValue: header.cryptMethod) ?? .none
+        try named.check(against: method == .none ? nil : method.name)
+        if method == .none { return }
         if method == .luks { volume = try LuksVolume(reading: try header.luksArea(in: request.file)) }
         if request.settings.metadataOnly || request.settings.withoutKeys { return }
-        guard let secret else {
-            throw BlockError(.invalidArgument, "Parameter 'encrypt.key-secret' is required for cipher")
-        }
-        let password = try request.secrets.secret(secret)
+        let password = try named.password(request.secrets)
         if let volume {
             encryption = try .luks(volume, key: try volume.unlock(password))
         } else {

@@ -10,7 +10,7 @@ import BlockCore
 final class Qcow2Metadata {
     let file: BlockNode
     /// Where the guest's plain data is.
-    let data: Qcow2GuestData
+    let data: GuestData
     var header: Qcow2Header
     private(set) var layout: Qcow2Layout
     let l2Cache: TableCache
@@ -54,10 +54,10 @@ final class Qcow2Metadata {
 
     /// - Parameter data: where the guest's data is; `nil` for the image's own file.
     init(
-        file: BlockNode, data: Qcow2GuestData? = nil, header: Qcow2Header, isReadOnly: Bool
+        file: BlockNode, data: GuestData? = nil, header: Qcow2Header, isReadOnly: Bool
     ) throws(BlockError) {
         self.file = file
-        self.data = data ?? Qcow2GuestData(node: file, child: 0)
+        self.data = data ?? GuestData(node: file, child: 0)
         self.header = header
         self.isReadOnly = isReadOnly
         layout = header.layout

@@ -1,16 +1,17 @@
 import BlockCore
 
-/// Where the bytes of plain clusters are kept: in the image's own file, or in an external data file.
+/// Where the bytes of plain clusters are kept: in the image's own file, or in an external data file; and what
+/// encrypts them.
 ///
 /// All guest data but compressed clusters is read and written through here, and nothing else is. Offsets and
 /// counts are in bytes; `guest` is the guest offset of the first byte. Thread-safe.
-struct Qcow2GuestData: Sendable {
+struct GuestData: Sendable {
     /// The file that holds the data.
     let node: BlockNode
     /// Its number among the children of the image's node (``Extent/child``).
     let child: Int
     /// What encrypts the data; `nil` for plain data, and where only metadata is wanted.
-    var encryption: Qcow2Encryption?
+    var encryption: DataEncryption?
 
     /// Whether the data has a file to itself, in which a cluster's host offset is its guest offset.
     var isExternal: Bool { child != 0 }

@@ -1,0 +1,156 @@
+import BlockCore
+
+extension QcowDriver: Checkable {
+    public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
+        try exclusively { (tables) throws(BlockError) in try tables.check(repair: repair, report: report) }
+    }
+}
+
+extension QcowTables {
+    /// - Returns: what was found and not mended, and what was.
+    func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
+        var result = CheckResult()
+        guard var survey = QcowSurvey(self) else {
+            result.checkErrors = 1
+            report("ERROR the file is too large for its clusters to be counted")
+            return result
+        }
+        let mends = repair == .all
+        try survey.run { (finding) throws(BlockError) in
+            report("\(mends ? "Repairing" : "ERROR") \(finding.message)")
+            if mends { result.corruptionsFixed += 1 } else { result.corruptions += 1 }
+            if mends { try mend(finding) }
+        }
+        if mends { try commit() }
+        result.totalClusters = (header.storedSize - 1) >> header.clusterBits + 1
+        result.allocatedClusters = survey.allocated
+        result.compressedClusters = survey.compressed
+        result.fragmentedClusters = survey.fragmented
+        try checkLeaks(&result, survey.unusedCount, repair, report)
+        result.imageEndOffset = result.corruptions > 0 ? nil : survey.usedEnd
+        return result
+    }
+
+    private func checkLeaks(
+        _ result: inout CheckResult, _ leaks: Int, _ repair: RepairMode, _ report: (String) -> Void
+    ) throws(BlockError) {
+        let mends = repair != .none && result.corruptions == 0
+        result.leaks = leaks
+        if leaks > 0 {
+            report("\(mends ? "Repairing" : "Leaked") \(leaks) clusters: nothing refers to them")
+        }
+        guard mends, leaks > 0 else { return }
+        try closeGaps()
+        guard var survey = QcowSurvey(self) else { return }
+        try survey.run { _ in }
+        result.leaks = survey.unusedCount
+        result.leaksFixed = leaks - result.leaks
+    }
+
+    /// What refers to nothing becomes unallocated; what shares its place gets one of its own, with the bytes
+    /// that it shared, which are durable before the entry is.
+    private func mend(_ finding: QcowSurvey.Finding) throws(BlockError) {
+        switch finding {
+        case .table(let number, _): dropTable(number)
+        case .cluster(let guest, _, _): try setEntries(at: guest, count: 1) { _ in 0 }
+        case .sharedCluster(let guest, let entry, _): try copyCluster(guest, entry)
+        }
+    }
+
+    /// Gives a cluster a new place, with the same bytes.
+    private func copyCluster(_ guest: Int, _ entry: QcowEntry) throws(BlockError) {
+        let moved: UInt64
+        switch entry {
+        case .unallocated: return
+        case .data(let host):
+            let copy = try allocate(1)
+            try copyBytes(host..<host + header.clusterBytes, to: copy)
+            moved = UInt64(copy)
+        case .compressed(let place):
+            let copy = allocateBytes(place.count)
+            try copyBytes(place, to: copy.lowerBound)
+            guard let entry = QcowEntry.compressed(copy, clusterBits: header.clusterBits) else {
+                throw BlockError(
+                    .noSpace, "The image file is too large for compressed clusters", path: file.filename)
+            }
+            moved = entry
+        }
+        hasUnflushedWrites = true
+        try setEntries(at: guest, count: 1) { _ in moved }
+    }
+
+    // MARK: Gaps
+
+    /// Moves what is in a range of the file to its end.
+    ///
+    /// The order: copies, a flush, the L2 entries, a flush, the L1 entries, a flush.
+    /// - Returns: `false` when that cannot be done; nothing was changed.
+    func evacuate(_ range: Range<Int>) throws(BlockError) -> Bool {
+        if range.lowerBound >= end { return true }
+        guard var survey = QcowSurvey(self, watching: range) else { return false }
+        let places = l2Places
+        var isSound = true
+        try survey.run { _ in isSound = false }
+        guard isSound, !survey.watchedIsFixed else {
+            l2Places = places
+            return false
+        }
+        // Where the range reaches over the end, nothing may be put into it.
+        end = max(end, range.upperBound)
+        for (place, number) in survey.tablesThere { try moveTable(number, from: place, to: nil) }
+        for (guest, entry) in survey.clustersThere { try copyCluster(guest, entry) }
+        try commit()
+        try prepareForWriting()
+        return true
+    }
+
+    /// Moves the last tables and plain clusters into gaps, and cuts the file. Compressed clusters stay.
+    ///
+    /// The order: copies, a flush, the L2 entries, a flush, the L1 entries, a flush, the length of the file.
+    func closeGaps() throws(BlockError) {
+        try commit()
+        let places = l2Places
+        defer { l2Places = places }
+        guard var survey = QcowSurvey(self) else { return }
+        var isSound = true
+        try survey.run { _ in isSound = false }
+        guard isSound else { return }
+        if survey.unusedCount > 0 { try move(survey) }
+        guard var after = QcowSurvey(self) else { return }
+        try after.run { _ in isSound = false }
+        let length = after.usedEnd.roundedUp(to: Qcow.sectorBytes) ?? after.usedEnd
+        if isSound { try cut(to: length) }
+    }
+
+    private func move(_ survey: QcowSurvey) throws(BlockError) {
+        // With all gaps closed, the file has this many clusters.
+        let target = survey.usedCount
+        let tableClusters = (header.tableBytes - 1) >> header.clusterBits + 1
+        var gap = 0
+        for (place, number) in survey.sound where place >> header.clusterBits >= target {
+            guard let free = survey.unused(tableClusters, from: gap), free + tableClusters <= target else {
+                break
+            }
+            try moveTable(number, from: place, to: free << header.clusterBits)
+            gap = free + tableClusters
+        }
+        for (_, number) in survey.sound {
+            let start = number * header.guestBytesPerTable
+            for index in 0..<header.entriesPerTable {
+                let guest = start + index << header.clusterBits
+                guard guest < header.storedSize else { break }
+                guard let (slot, first, _) = try entries(at: guest, limit: 1),
+                    case .data(let host) = QcowEntry(entry(slot, first), clusterBits: header.clusterBits),
+                    host >> header.clusterBits >= target
+                else { continue }
+                guard let free = survey.unused(1, from: gap), free < target else { return try commit() }
+                let offset = free << header.clusterBits
+                try copyBytes(host..<host + header.clusterBytes, to: offset)
+                hasUnflushedWrites = true
+                try setEntries(at: guest, count: 1) { _ in UInt64(offset) }
+                gap = free + 1
+            }
+        }
+        try commit()
+    }
+}

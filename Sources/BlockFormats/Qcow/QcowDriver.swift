@@ -1,0 +1,146 @@
+import BlockCore
+import Synchronization
+
+/// QEMU's first copy-on-write images, qcow version 1: two levels of tables, compression, AES; no snapshots.
+///
+/// Lock order: the node's range, then this driver's lock, then the file's own. Data is read, written,
+/// encrypted and compressed outside the lock.
+public final class QcowDriver: FormatDriver {
+    public static let name = "qcow"
+
+    let data: GuestData
+    let clusterBytes: Int
+    let clusterBits: Int
+    let isEncrypted: Bool
+    let tables: Monitor<QcowTables>
+    let request: OpenRequest
+    private let size: Atomic<Int>
+    private let reference: Mutex<BackingReference?>
+
+    var file: BlockNode { data.node }
+
+    private init(_ tables: QcowTables, _ request: OpenRequest) {
+        data = tables.data
+        clusterBytes = tables.header.clusterBytes
+        clusterBits = tables.header.clusterBits
+        isEncrypted = tables.header.isEncrypted
+        size = Atomic(tables.header.virtualSize)
+        reference = Mutex(tables.header.backing)
+        self.request = request
+        self.tables = Monitor(tables)
+    }
+
+    /// Version 1 only: later ones are qcow2.
+    public static func probe(_ header: RawSpan, filename: String) -> Int {
+        header.bigEndian(at: 0) == Qcow.magic && header.bigEndian(at: 4) == Qcow.version ? 100 : 0
+    }
+
+    public static func open(
+        _ request: OpenRequest, options: inout OptionTree
+    ) throws(BlockError) -> QcowDriver {
+        do throws(BlockError) {
+            let header = try readHeader(request.file)
+            var data = GuestData(node: request.file, child: 0)
+            data.encryption = try unlock(header, request, &options)
+            let settings = request.settings
+            let tables = try QcowTables(data, header: header, isReadOnly: settings.readOnly)
+            if !settings.readOnly && !settings.forCheck { try tables.prepareForWriting() }
+            return QcowDriver(tables, request)
+        } catch {
+            throw error.concerning(request.file.filename)
+        }
+    }
+
+    private static func readHeader(_ file: BlockNode) throws(BlockError) -> QcowHeader {
+        let length = try file.length()
+        var header = try QcowHeader.parse(
+            try file.readBytes(at: 0, count: min(length, Qcow.headerBytes)), fileLength: length)
+        if header.backingBytes > 0 {
+            let name = try file.readBytes(at: header.backingOffset, count: header.backingBytes)
+            header.backing = BackingReference(filename: String(decoding: name, as: UTF8.self), format: nil)
+        }
+        return header
+    }
+
+    private static func unlock(
+        _ header: QcowHeader, _ request: OpenRequest, _ options: inout OptionTree
+    ) throws(BlockError) -> DataEncryption? {
+        let named = try EncryptionChoice(taking: &options)
+        try named.check(against: header.isEncrypted ? DataEncryption.aesName : nil)
+        guard header.isEncrypted, !request.settings.metadataOnly, !request.settings.withoutKeys else {
+            return nil
+        }
+        return try .aes(password: try named.password(request.secrets))
+    }
+
+    public var virtualSize: Int { size.load(ordering: .relaxed) }
+    public var backing: BackingReference? { reference.withLock { $0 } }
+    public var writeGranularity: Int { clusterBytes }
+    /// Zeroed clusters stay where they are, as holes of the file.
+    public var dataMayBeHoles: Bool { !isEncrypted }
+
+    func setVirtualSize(_ bytes: Int) { size.store(bytes, ordering: .relaxed) }
+    func setBacking(_ backing: BackingReference?) { reference.withLock { $0 = backing } }
+
+    /// Runs `body` when no write is under way.
+    func exclusively<Result>(
+        _ body: (QcowTables) throws(BlockError) -> Result
+    ) throws(BlockError) -> Result {
+        try tables.wait(until: { $0.writesInFlight == 0 }) { (tables) throws(BlockError) -> Result in
+            try body(tables)
+        }
+    }
+
+    // MARK: Mapping
+
+    /// How many clusters `count` bytes touch that start `inside` bytes into one.
+    func clusters(_ inside: Int, _ count: Int) -> Int { (inside + count - 1) >> clusterBits + 1 }
+
+    public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+        let inside = offset & (clusterBytes - 1)
+        let run = try tables.withLock { (tables) throws(BlockError) in
+            try tables.run(at: offset, limit: clusters(inside, limit))
+        }
+        let length = min(limit, run.count << clusterBits - inside)
+        switch run.first {
+        case .unallocated: return Extent(.unallocated, length: length)
+        case .compressed: return Extent(.encoded(compressed: true), length: length)
+        case .data(let host):
+            return Extent(
+                isEncrypted ? .encoded(compressed: false) : .data(hostOffset: host + inside), length: length)
+        }
+    }
+
+    // MARK: Life
+
+    public func flush() throws(BlockError) {
+        try tables.withLock { (tables) throws(BlockError) in
+            guard !tables.isReadOnly else { return }
+            try tables.commit()
+        }
+    }
+
+    public func close() throws(BlockError) {
+        try exclusively { (tables) throws(BlockError) in try tables.finishWriting() }
+    }
+
+    public func willReopen(readOnly: Bool) throws(BlockError) {
+        guard readOnly else { return }
+        try exclusively { (tables) throws(BlockError) in
+            try tables.finishWriting()
+            tables.isReadOnly = true
+        }
+    }
+
+    public func didReopen(readOnly: Bool) throws(BlockError) {
+        guard !readOnly else { return }
+        try exclusively { (tables) throws(BlockError) in
+            tables.isReadOnly = false
+            try tables.prepareForWriting()
+        }
+    }
+
+    public func describe() throws(BlockError) -> FormatInfo {
+        FormatInfo(clusterSizeBytes: clusterBytes, isEncrypted: isEncrypted)
+    }
+}

@@ -1,0 +1,170 @@
+import BlockCore
+
+/// Names, numbers and limits of QEMU's first copy-on-write format, qcow version 1.
+enum Qcow {
+    /// "QFI\xFB", which qcow2 has too.
+    static let magic: UInt32 = 0x5146_49FB
+    static let version: UInt32 = 1
+    static let headerBytes = 48
+    static let sectorBytes = 512
+
+    enum Limit {
+        static let clusterBits = 9...16
+        static let tableBits = 6...13
+        static let backingNameBytes = 1023
+        /// As many as QEMU takes: the L1 table stays below 2 GiB.
+        static let l1Entries = Int(Int32.max) / 8
+        /// L2 tables of an image that is written to: their places are kept in memory.
+        static let l2Tables = 1 << 20
+        /// Units of space that a check can look at: two bits of memory each.
+        static let checkedUnits = 256 << 20
+    }
+
+    /// How much memory the L2 tables may take, in bytes.
+    static let cacheBytes = 8 << 20
+}
+
+/// The header, all big-endian (as QEMU and libyal's documentation of the format have it):
+///
+/// ```
+/// 00 magic  04 version  08 offset of the backing name (8)  10 its length  14 modification time
+/// 18 disk size (8)  20 cluster bits (1)  21 L2 bits (1)  22 unused (2)  24 encryption: 0 none, 1 AES
+/// 28 offset of the L1 table (8)
+/// ```
+struct QcowHeader: Sendable, Equatable {
+    var backingOffset = 0
+    var backingBytes = 0
+    /// What other programs note of the backing file; kept.
+    var modificationTime: UInt32 = 0
+    /// As it is stored; the guest sees whole sectors of it.
+    var storedSize: Int
+    var clusterBits: Int
+    var tableBits: Int
+    var isEncrypted = false
+    var l1Offset: Int
+    var backing: BackingReference?
+
+    var virtualSize: Int { storedSize.roundedDown(to: Qcow.sectorBytes) }
+    var clusterBytes: Int { 1 << clusterBits }
+    var tableBytes: Int { 8 << tableBits }
+    var entriesPerTable: Int { 1 << tableBits }
+    /// Guest bytes that one L2 table maps.
+    var guestBytesPerTable: Int { 1 << (clusterBits + tableBits) }
+    var l1Entries: Int { l1Entries(for: storedSize) }
+    var l1Range: Range<Int> { l1Offset..<l1Offset + l1Entries * 8 }
+    /// Where the backing file's name is; empty without one.
+    var nameRange: Range<Int> { backingOffset..<backingOffset + backingBytes }
+
+    func l1Entries(for size: Int) -> Int {
+        size / guestBytesPerTable + (size % guestBytesPerTable == 0 ? 0 : 1)
+    }
+
+    /// - Throws: `wrongFormat`, `unsupported` or `corrupt`, with the reason.
+    static func parse(_ bytes: [UInt8], fileLength: Int) throws(BlockError) -> QcowHeader {
+        let span = bytes.span.bytes
+        guard bytes.count >= Qcow.headerBytes, span.bigEndian(at: 0) == Qcow.magic else {
+            throw BlockError(.wrongFormat, "Image not in qcow format")
+        }
+        let version: UInt32 = span.bigEndian(at: 4) ?? 0
+        guard version == Qcow.version else {
+            throw BlockError(.unsupported, "qcow (v\(version)) does not support qcow version \(version)")
+        }
+        let clusterBits: UInt8 = span.bigEndian(at: 0x20) ?? 0
+        let tableBits: UInt8 = span.bigEndian(at: 0x21) ?? 0
+        let crypt: UInt32 = span.bigEndian(at: 0x24) ?? 0
+        guard crypt <= 1 else {
+            throw BlockError(.unsupported, "invalid encryption method in qcow header (\(crypt))")
+        }
+        let nameBytes: UInt32 = span.bigEndian(at: 0x10) ?? 0
+        var header = QcowHeader(
+            storedSize: try span.large(0x18), clusterBits: Int(clusterBits), tableBits: Int(tableBits),
+            l1Offset: try span.large(0x28))
+        header.backingOffset = try span.large(8)
+        header.backingBytes = header.backingOffset == 0 ? 0 : Int(nameBytes)
+        header.modificationTime = span.bigEndian(at: 0x14) ?? 0
+        header.isEncrypted = crypt == 1
+        try header.validate(fileLength)
+        return header
+    }
+
+    private func validate(_ fileLength: Int) throws(BlockError) {
+        guard Qcow.Limit.clusterBits.contains(clusterBits) else {
+            throw BlockError(.corrupt, "Cluster size must be between 512 and 64k (2^\(clusterBits) bytes)")
+        }
+        guard Qcow.Limit.tableBits.contains(tableBits) else {
+            throw BlockError(.corrupt, "L2 table size must be between 512 and 64k (2^\(tableBits) entries)")
+        }
+        guard storedSize > 1 else {
+            throw BlockError(.corrupt, "Image size is too small (must be at least 2 bytes)")
+        }
+        guard l1Entries <= Qcow.Limit.l1Entries else { throw BlockError(.limit, "Image too large") }
+        guard l1Offset >= Qcow.headerBytes, l1Offset % 8 == 0, l1Offset <= fileLength,
+            l1Entries * 8 <= fileLength - l1Offset
+        else { throw BlockError(.corrupt, "The qcow L1 table is misplaced (offset \(l1Offset))") }
+        guard backingBytes > 0 else { return }
+        guard backingBytes <= Qcow.Limit.backingNameBytes else {
+            throw BlockError(.limit, "Backing file name too long")
+        }
+        guard backingOffset >= Qcow.headerBytes, backingOffset <= fileLength,
+            backingBytes <= fileLength - backingOffset, !nameRange.overlaps(l1Range)
+        else { throw BlockError(.corrupt, "The qcow backing file name is misplaced") }
+    }
+
+    /// The fixed fields: less than a sector, so that they are written whole or not at all.
+    func serialised() -> [UInt8] {
+        var result = [UInt8](repeating: 0, count: Qcow.headerBytes)
+        var elements = result.mutableSpan
+        var span = elements.mutableBytes
+        span.storeBigEndian(Qcow.magic, at: 0)
+        span.storeBigEndian(Qcow.version, at: 4)
+        span.storeBigEndian(UInt64(backingOffset), at: 8)
+        span.storeBigEndian(UInt32(truncatingIfNeeded: backingBytes), at: 0x10)
+        span.storeBigEndian(modificationTime, at: 0x14)
+        span.storeBigEndian(UInt64(storedSize), at: 0x18)
+        span.storeBigEndian(UInt8(truncatingIfNeeded: clusterBits), at: 0x20)
+        span.storeBigEndian(UInt8(truncatingIfNeeded: tableBits), at: 0x21)
+        span.storeBigEndian(UInt32(isEncrypted ? 1 : 0), at: 0x24)
+        span.storeBigEndian(UInt64(l1Offset), at: 0x28)
+        return result
+    }
+}
+
+extension RawSpan {
+    fileprivate func large(_ offset: Int) throws(BlockError) -> Int {
+        let value: UInt64 = bigEndian(at: offset) ?? 0
+        guard value < 1 << 62 else {
+            throw BlockError(.corrupt, "A number in the qcow header is too large (\(value))")
+        }
+        return Int(value)
+    }
+}
+
+/// An L2 entry: 0, or a place in the file. Bit 63 says that the cluster is compressed; its size in bytes then
+/// stands in the `clusterBits` bits below.
+enum QcowEntry: Equatable {
+    case unallocated
+    case data(Int)
+    case compressed(Range<Int>)
+
+    static let compressedFlag: UInt64 = 1 << 63
+
+    init(_ raw: UInt64, clusterBits: Int) {
+        if raw == 0 {
+            self = .unallocated
+        } else if raw & Self.compressedFlag == 0 {
+            self = .data(Int(raw))
+        } else {
+            let shift = UInt64(63 - clusterBits)
+            let size = Int(raw >> shift & (1 << UInt64(clusterBits) - 1))
+            let offset = Int(raw & (1 << shift - 1))
+            self = .compressed(offset..<offset + size)
+        }
+    }
+
+    /// The entry of a compressed cluster; `nil` for a place that the bits cannot tell.
+    static func compressed(_ place: Range<Int>, clusterBits: Int) -> UInt64? {
+        let shift = UInt64(63 - clusterBits)
+        guard place.lowerBound < 1 << shift, place.count < 1 << clusterBits else { return nil }
+        return compressedFlag | UInt64(place.count) << shift | UInt64(place.lowerBound)
+    }
+}

@@ -1,0 +1,115 @@
+import BlockCore
+
+extension QcowDriver: Resizable {
+    /// The order of writes when growing: stale entries behind the end are cleared, durably; a longer L1 table
+    /// is durable before the header has it; what the new space must not show is overwritten, durably; then
+    /// the size. When shrinking, the size comes first; what is behind it is then free.
+    public func resize(
+        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+    ) throws(BlockError) {
+        guard preallocation == .off else {
+            throw BlockError(.unsupported, "Unsupported preallocation mode '\(preallocation.rawValue)'")
+        }
+        let before = self.virtualSize
+        // After a failure the guest must see the size that the header in memory has.
+        defer { setVirtualSize(tables.withLock { $0.header.virtualSize }) }
+        let moved = try exclusively { (tables) throws(BlockError) -> Bool in
+            try tables.checkSize(virtualSize)
+            try tables.commit()
+            if virtualSize <= before { return true }
+            return try tables.makeRoom(for: virtualSize)
+        }
+        if virtualSize > before {
+            let cluster = before.roundedUp(to: clusterBytes) ?? before
+            try clearTail(before..<min(virtualSize, cluster), old)
+            try hideBacking(before..<virtualSize, old)
+        }
+        try exclusively { (tables) throws(BlockError) in
+            try tables.commit()
+            try tables.setSize(virtualSize)
+            if moved { try tables.closeGaps() }
+        }
+    }
+}
+
+extension QcowTables {
+    fileprivate func checkSize(_ size: Int) throws(BlockError) {
+        guard size % Qcow.sectorBytes == 0, size > 0 else {
+            throw BlockError(
+                .invalidArgument, "The new size must be a multiple of 512, and not 0", path: file.filename)
+        }
+        guard header.l1Entries(for: size) <= Qcow.Limit.l1Entries else {
+            throw BlockError(.limit, "Image too large", path: file.filename)
+        }
+    }
+
+    fileprivate func setSize(_ size: Int) throws(BlockError) {
+        var changed = header
+        changed.storedSize = size
+        try writeHeader(changed)
+        useL1(count: header.l1Entries)
+        // A disk that became smaller has fewer tables.
+        try prepareForWriting()
+    }
+
+    /// Lets the tables reach to `size`: in its place, out of which everything else moves, where it can.
+    ///
+    /// - Returns: whether the L1 table went to another place.
+    fileprivate func makeRoom(for size: Int) throws(BlockError) -> Bool {
+        try clearStaleEntries()
+        let needed = header.l1Entries(for: size)
+        guard needed > l1Count else { return false }
+        let added = l1Range.upperBound..<header.l1Offset + needed * 8
+        if try evacuate(added) {
+            try file.writeZeroes(at: added.lowerBound, count: added.count)
+            try file.flush()
+            end = max(end, added.upperBound)
+            useL1(count: needed)
+            return false
+        }
+        try moveL1(count: needed)
+        return true
+    }
+
+    /// Entries of the last table may map what was there of a larger disk.
+    private func clearStaleEntries() throws(BlockError) {
+        let start = header.virtualSize.roundedUp(to: header.clusterBytes) ?? header.virtualSize
+        guard start % header.guestBytesPerTable != 0,
+            let (slot, first, count) = try entries(at: start, limit: header.entriesPerTable),
+            (0..<count).contains(where: { entry(slot, first + $0) != 0 })
+        else { return }
+        try setEntries(at: start, count: count) { _ in 0 }
+        try commit()
+    }
+
+    /// Copies the L1 table, with entries that are 0 behind, to the end of the file.
+    private func moveL1(count: Int) throws(BlockError) {
+        let old = l1Range
+        let place = try allocate((count * 8 - 1) >> header.clusterBits + 1)
+        do throws(BlockError) {
+            try file.writeZeroes(at: place, count: end - place)
+            try copyBytes(old, to: place)
+            try file.flush()
+        } catch {
+            giveBack(place..<end)
+            throw error
+        }
+        var changed = header
+        changed.l1Offset = place
+        try writeHeader(changed)
+        useL1(count: count)
+    }
+
+    /// Copies bytes inside the file.
+    func copyBytes(_ source: Range<Int>, to target: Int) throws(BlockError) {
+        let buffer = AlignedBuffer(count: min(source.count, 1 << 20))
+        var done = 0
+        while done < source.count {
+            let count = min(buffer.count, source.count - done)
+            var bytes = buffer.mutableBytes(0..<count)
+            try file.read(into: &bytes, at: source.lowerBound + done)
+            try file.write(buffer.bytes(0..<count), at: target + done)
+            done += count
+        }
+    }
+}

@@ -1,0 +1,227 @@
+import BlockCore
+
+/// A look at every entry of every table: what of the file is in use, once.
+///
+/// Plain clusters have theirs alone; compressed ones may share it with each other.
+struct QcowSurvey {
+    enum Finding {
+        case table(number: Int, message: String)
+        case cluster(guest: Int, entry: QcowEntry, message: String)
+        case sharedCluster(guest: Int, entry: QcowEntry, message: String)
+
+        var message: String {
+            switch self {
+            case .table(_, let message), .cluster(_, _, let message), .sharedCluster(_, _, let message):
+                message
+            }
+        }
+    }
+
+    private let tables: QcowTables
+    private var header: QcowHeader { tables.header }
+    /// One bit for each cluster of the file.
+    private var whole: [UInt64]
+    private var shared: [UInt64]
+    private let clusterCount: Int
+    /// A range of the file of which to tell what is there.
+    private let watched: Range<Int>
+    private(set) var tablesThere: [(place: Int, number: Int)] = []
+    private(set) var clustersThere: [(guest: Int, entry: QcowEntry)] = []
+    /// Something is there that has no other place, or too much.
+    private(set) var watchedIsFixed = false
+    private static let keptClusters = 1 << 20
+    /// Where the last byte in use is.
+    private(set) var usedEnd = 0
+    /// The tables that are sound: their numbers, by place.
+    private(set) var sound: [(place: Int, number: Int)] = []
+    private(set) var allocated = 0
+    private(set) var compressed = 0
+    private(set) var fragmented = 0
+
+    /// `nil` for a file that is too large to look at.
+    init?(_ tables: QcowTables, watching watched: Range<Int> = 0..<0) {
+        self.tables = tables
+        self.watched = watched
+        clusterCount = (tables.end + tables.header.clusterBytes - 1) >> tables.header.clusterBits
+        guard clusterCount <= Qcow.Limit.checkedUnits else { return nil }
+        whole = [UInt64](repeating: 0, count: clusterCount / 64 + 1)
+        shared = whole
+    }
+
+    /// Goes through all tables; `found` may mend, for the entries that are looked at later.
+    mutating func run(_ found: (Finding) throws(BlockError) -> Void) throws(BlockError) {
+        try collectTables(found)
+        for (_, number) in sound { try lookAtEntries(number, found) }
+        markMetadata()
+    }
+
+    // MARK: Space
+
+    private func isSet(_ bits: [UInt64], _ range: Range<Int>) -> Bool {
+        range.contains { bits[$0 / 64] & 1 << UInt64($0 % 64) != 0 }
+    }
+
+    /// The clusters of the file that a range touches.
+    private func clusters(_ range: Range<Int>) -> Range<Int> {
+        let first = min(range.lowerBound >> header.clusterBits, clusterCount)
+        let last = (range.upperBound + header.clusterBytes - 1) >> header.clusterBits
+        return first..<max(first, min(last, clusterCount))
+    }
+
+    /// Takes space. `false` when it is taken already.
+    private mutating func use(_ range: Range<Int>, alone: Bool) -> Bool {
+        let units = clusters(range)
+        if tables.isMetadata(range) || isSet(whole, units) || alone && isSet(shared, units) { return false }
+        for unit in units {
+            if alone {
+                whole[unit / 64] |= 1 << UInt64(unit % 64)
+            } else {
+                shared[unit / 64] |= 1 << UInt64(unit % 64)
+            }
+        }
+        note(range)
+        return true
+    }
+
+    private mutating func note(_ range: Range<Int>) { usedEnd = max(usedEnd, range.upperBound) }
+
+    /// Header, name and tables; and, beside them, what is kept free for them.
+    private mutating func markMetadata() {
+        let l1 = tables.l1Range
+        let padding =
+            l1
+            .lowerBound..<(l1.lowerBound
+            + (l1.count.roundedUp(to: Qcow.sectorBytes) ?? l1.count))
+        for range in [0..<QcowHeader.frontBytes, padding] { mark(range) }
+        for range in [0..<Qcow.headerBytes, header.nameRange, l1] where !range.isEmpty {
+            mark(range)
+            note(range)
+            if range.overlaps(watched) { watchedIsFixed = true }
+        }
+        for table in sound {
+            let range = table.place..<table.place + header.tableBytes
+            mark(range)
+            note(range)
+            if range.overlaps(watched) { tablesThere.append(table) }
+        }
+    }
+
+    private mutating func mark(_ range: Range<Int>) {
+        for unit in clusters(range) { shared[unit / 64] |= 1 << UInt64(unit % 64) }
+    }
+
+    /// How many clusters nothing refers to.
+    var unusedCount: Int {
+        clusterCount - zip(whole, shared).reduce(0) { $0 + ($1.0 | $1.1).nonzeroBitCount }
+    }
+    var usedCount: Int { clusterCount - unusedCount }
+
+    /// The first place from `start` on where `count` clusters are unused.
+    func unused(_ count: Int, from start: Int) -> Int? {
+        var first = start
+        var index = start
+        while index < clusterCount {
+            if index % 64 == 0, whole[index / 64] | shared[index / 64] == .max {
+                index += 64
+                first = index
+                continue
+            }
+            let bit: UInt64 = 1 << UInt64(index % 64)
+            index += 1
+            if (whole[(index - 1) / 64] | shared[(index - 1) / 64]) & bit != 0 { first = index }
+            if index - first == count { return first }
+        }
+        return nil
+    }
+
+    // MARK: Tables
+
+    /// Finds the tables that are where a table can be and do not lie over others.
+    private mutating func collectTables(
+        _ found: (Finding) throws(BlockError) -> Void
+    ) throws(BlockError) {
+        tables.l2Places = []
+        var all: [(place: Int, number: Int)] = []
+        var bad: [Finding] = []
+        try tables.forEachTable { (number, _) throws(BlockError) in
+            guard all.count < Qcow.Limit.l2Tables else {
+                throw BlockError(.limit, "The image has too many L2 tables to be checked")
+            }
+            do throws(BlockError) {
+                if let place = try tables.l2Table(number) { all.append((place, number)) }
+            } catch {
+                guard error.kind == .corrupt else { throw error }
+                bad.append(.table(number: number, message: error.message))
+            }
+        }
+        all.sort { ($0.place, $0.number) < ($1.place, $1.number) }
+        for table in all {
+            let range = table.place..<table.place + header.tableBytes
+            let overlaps = sound.last.map { $0.place + header.tableBytes > table.place } ?? false
+            if overlaps || tables.isMetadata(range) {
+                let message =
+                    "the L2 table number \(table.number): its place (offset \(table.place)) is taken"
+                bad.append(.table(number: table.number, message: message))
+            } else {
+                sound.append(table)
+            }
+        }
+        tables.l2Places = sound.map(\.place)
+        for finding in bad { try found(finding) }
+    }
+
+    private mutating func lookAtEntries(
+        _ number: Int, _ found: (Finding) throws(BlockError) -> Void
+    ) throws(BlockError) {
+        let start = number * header.guestBytesPerTable
+        let rest = min(header.guestBytesPerTable, header.storedSize - start)
+        guard rest > 0 else { return }
+        let wanted = (rest - 1) >> header.clusterBits + 1
+        guard let (slot, first, count) = try tables.entries(at: start, limit: wanted) else { return }
+        let raw = (0..<count).map { tables.entry(slot, first + $0) }
+        var next = 0
+        for (index, value) in raw.enumerated() where value != 0 {
+            let entry = QcowEntry(value, clusterBits: header.clusterBits)
+            allocated += 1
+            if case .data(let host) = entry {
+                if next != 0 && host != next { fragmented += 1 }
+                next = host &+ header.clusterBytes
+            } else {
+                compressed += 1
+            }
+            let guest = start + index << header.clusterBits
+            if let finding = look(at: entry, guest) { try found(finding) }
+        }
+    }
+
+    private mutating func look(at entry: QcowEntry, _ guest: Int) -> Finding? {
+        let place: Range<Int>
+        let isSound: Bool
+        switch entry {
+        case .unallocated: return nil
+        case .data(let host):
+            isSound = tables.isDataPlace(host)
+            place = host..<(isSound ? host + header.clusterBytes : host)
+        case .compressed(let range):
+            isSound = tables.isCompressedPlace(range)
+            place = range
+        }
+        let name = "the cluster at \(guest)"
+        guard isSound else {
+            return .cluster(
+                guest: guest, entry: entry, message: "\(name): it is misplaced (offset \(place.lowerBound))")
+        }
+        var isAlone = true
+        if case .compressed = entry { isAlone = false }
+        if place.overlaps(watched) {
+            if clustersThere.count < Self.keptClusters {
+                clustersThere.append((guest, entry))
+            } else {
+                watchedIsFixed = true
+            }
+        }
+        if use(place, alone: isAlone) { return nil }
+        return .sharedCluster(
+            guest: guest, entry: entry, message: "\(name): its place (offset \(place.lowerBound)) is taken")
+    }
+}

@@ -1,0 +1,307 @@
+import BlockCore
+
+/// Header and tables of an open image. Used under the driver's lock.
+///
+/// The order of writes: data and new, empty L2 tables; a flush; the L2 entries that refer to data; a flush;
+/// the L1 entries that refer to new tables; a flush. Nothing that an entry ever referred to is used for
+/// something else. Killed anywhere, the worst is space that nothing refers to: the format has neither counts
+/// nor a mark that would tell.
+final class QcowTables {
+    let file: BlockNode
+    /// Where the guest's bytes go, and what encrypts them.
+    let data: GuestData
+    var header: QcowHeader
+    var isReadOnly: Bool
+    /// Never changed in memory: its slices may reach over what lies behind the table.
+    private let l1: TableCache
+    /// L1 entries that the file does not have yet.
+    private var newL1Entries: [Int: Int] = [:]
+    private let l2: TableCache
+    /// How many entries the L1 table has; more than the disk needs while that grows.
+    private(set) var l1Count: Int
+    /// Where the next space is taken: the end of the file, in bytes.
+    var end: Int
+    /// Where the L2 tables are, in ascending order; known only where the image is written to.
+    var l2Places: [Int] = []
+    var writesInFlight = 0
+    var hasUnflushedWrites = false
+
+    private static let l1SliceBytes = 4096
+    private static let longestFile = 1 << 62
+
+    init(_ data: GuestData, header: QcowHeader, isReadOnly: Bool) throws(BlockError) {
+        file = data.node
+        self.data = data
+        self.header = header
+        self.isReadOnly = isReadOnly
+        l1Count = header.l1Entries
+        l1 = TableCache(
+            file: file, sliceSize: Self.l1SliceBytes, budgetBytes: Qcow.cacheBytes / 4, loadEvent: .l1Update)
+        l2 = TableCache(
+            file: file, sliceSize: header.tableBytes, budgetBytes: Qcow.cacheBytes, loadEvent: .l2Load)
+        end = try file.length()
+        guard end <= Self.longestFile else { throw BlockError(.corrupt, "The qcow file is too long") }
+    }
+
+    var hasChanges: Bool { l2.hasDirty || !newL1Entries.isEmpty || hasUnflushedWrites }
+
+    func corrupt(_ message: String, at offset: Int) -> BlockError {
+        BlockError(.corrupt, message, path: file.filename, offset: offset)
+    }
+
+    // MARK: Looking up
+
+    /// Entry `number` of the L1 table, which has it.
+    private func l1Entry(_ number: Int) throws(BlockError) -> UInt64 {
+        if let entry = newL1Entries[number] { return UInt64(entry) }
+        let perSlice = Self.l1SliceBytes / 8
+        let slot = try l1.slot(at: header.l1Offset + number / perSlice * Self.l1SliceBytes)
+        return l1.bigEndian64(slot, number % perSlice)
+    }
+
+    /// Where an L2 table is; `nil` when there is none.
+    func l2Table(_ number: Int) throws(BlockError) -> Int? {
+        guard number < l1Count else { return nil }
+        let entry = try l1Entry(number)
+        if entry == 0 { return nil }
+        guard let offset = Int(exactly: entry), offset % Qcow.sectorBytes == 0, offset > 0, offset <= end,
+            header.tableBytes <= end - offset
+        else { throw corrupt("The L2 table number \(number) is misplaced (offset \(entry))", at: 0) }
+        return offset
+    }
+
+    /// The L2 entries from that of a guest offset on, as far as `limit` entries of one table go.
+    func entries(at guest: Int, limit: Int) throws(BlockError) -> (slot: Int, first: Int, count: Int)? {
+        guard let table = try l2Table(guest / header.guestBytesPerTable) else { return nil }
+        let first = (guest % header.guestBytesPerTable) >> header.clusterBits
+        return (try l2.slot(at: table), first, min(limit, header.entriesPerTable - first))
+    }
+
+    func entry(_ slot: Int, _ index: Int) -> UInt64 { l2.bigEndian64(slot, index) }
+
+    /// The clusters from that of a guest offset on that are stored in one way and, where they are plain data,
+    /// in one place: at most `limit` of them.
+    func run(at guest: Int, limit: Int) throws(BlockError) -> (first: QcowEntry, count: Int) {
+        guard let (slot, first, most) = try entries(at: guest, limit: limit) else {
+            let inside = (guest % header.guestBytesPerTable) >> header.clusterBits
+            return (.unallocated, min(limit, header.entriesPerTable - inside))
+        }
+        let raw = entry(slot, first)
+        let flag = raw & QcowEntry.compressedFlag
+        let step = raw == 0 || flag != 0 ? 0 : UInt64(header.clusterBytes)
+        var count = 1
+        while count < most {
+            let next = entry(slot, first + count)
+            guard flag != 0 ? next & flag != 0 : next == raw &+ step &* UInt64(count) else { break }
+            count += 1
+        }
+        let kind = QcowEntry(raw, clusterBits: header.clusterBits)
+        if case .data(let host) = kind { try checkData(host, count: count) }
+        return (kind, count)
+    }
+
+    private func checkData(_ host: Int, count: Int) throws(BlockError) {
+        guard isDataPlace(host), isDataPlace(host + (count - 1) << header.clusterBits) else {
+            throw corrupt("A data cluster is misplaced (offset \(host))", at: 0)
+        }
+    }
+
+    /// Whether a cluster can be at `offset`. The last one may end behind the file.
+    func isDataPlace(_ offset: Int) -> Bool {
+        offset % Qcow.sectorBytes == 0 && offset >= Qcow.headerBytes && offset < end
+    }
+
+    func isCompressedPlace(_ place: Range<Int>) -> Bool {
+        !place.isEmpty && place.lowerBound >= Qcow.headerBytes && place.upperBound <= end
+    }
+
+    /// Where the compressed clusters from that of `guest` on are; they are in one table.
+    func compressedPlaces(at guest: Int, count: Int) throws(BlockError) -> [Range<Int>] {
+        guard let (slot, first, most) = try entries(at: guest, limit: count) else { return [] }
+        var places: [Range<Int>] = []
+        for index in 0..<most {
+            let entry = QcowEntry(entry(slot, first + index), clusterBits: header.clusterBits)
+            guard case .compressed(let place) = entry else { break }
+            guard isCompressedPlace(place) else {
+                throw corrupt("A compressed cluster is misplaced (offset \(place.lowerBound))", at: guest)
+            }
+            places.append(place)
+        }
+        return places
+    }
+
+    // MARK: Changing
+
+    /// Looks where the tables are, so that nothing is written over them.
+    func prepareForWriting() throws(BlockError) {
+        l2Places = []
+        try forEachTable { (number, entry) throws(BlockError) in
+            guard l2Places.count < Qcow.Limit.l2Tables else {
+                throw BlockError(.limit, "The image has too many L2 tables to be written to")
+            }
+            if let place = try l2Table(number) { l2Places.append(place) }
+        }
+        l2Places.sort()
+    }
+
+    /// Runs `body` on each L1 entry that is not 0.
+    func forEachTable(_ body: (_ number: Int, _ entry: UInt64) throws(BlockError) -> Void) throws(BlockError)
+    {
+        let perPart = 1 << 17
+        var first = 0
+        while first < l1Count {
+            let numbers = first..<min(first + perPart, l1Count)
+            let part = try file.readBytes(
+                at: header.l1Offset + first * 8, count: numbers.count * 8)
+            let isNew = newL1Entries.keys.contains { numbers.contains($0) }
+            if isNew || !part.span.bytes.isZero {
+                for number in numbers {
+                    let stored: UInt64 = part.span.bytes.bigEndian(at: (number - first) * 8) ?? 0
+                    let entry = newL1Entries[number].map { UInt64($0) } ?? stored
+                    if entry != 0 { try body(number, entry) }
+                }
+            }
+            first = numbers.upperBound
+        }
+    }
+
+    /// Where the L1 table is.
+    var l1Range: Range<Int> { header.l1Offset..<header.l1Offset + l1Count * 8 }
+
+    /// The L1 table has a new place or another number of entries; the file has all that it held.
+    func useL1(count: Int) {
+        l1Count = count
+        l1.discardAll()
+    }
+
+    /// Takes whole clusters at the end of the file.
+    func allocate(_ count: Int) throws(BlockError) -> Int {
+        guard let place = end.roundedUp(to: header.clusterBytes), place < Self.longestFile else {
+            throw BlockError(.noSpace, "The image cannot grow further", path: file.filename)
+        }
+        end = place + count << header.clusterBits
+        return place
+    }
+
+    /// Takes bytes at the end of the file, wherever that is.
+    func allocateBytes(_ count: Int) -> Range<Int> {
+        let place = end..<end + count
+        end = place.upperBound
+        return place
+    }
+
+    /// Gives back space that nothing refers to, where it is the last; else it leaks.
+    func giveBack(_ place: Range<Int>) {
+        if place.upperBound == end { end = place.lowerBound }
+    }
+
+    /// Whether data at `range` would lie over the header, the backing name or a table.
+    func isMetadata(_ range: Range<Int>) -> Bool {
+        let fixed = [0..<Qcow.headerBytes, header.nameRange, l1Range]
+        if fixed.contains(where: { $0.overlaps(range) }) { return true }
+        // The last table that starts before the range ends.
+        var low = 0
+        var high = l2Places.count
+        while low < high {
+            let middle = (low + high) / 2
+            if l2Places[middle] < range.upperBound { low = middle + 1 } else { high = middle }
+        }
+        return low > 0 && l2Places[low - 1] + header.tableBytes > range.lowerBound
+    }
+
+    /// - Throws: `corrupt` when data at `range` would lie over metadata.
+    func checkIsData(_ range: Range<Int>) throws(BlockError) {
+        guard isMetadata(range) else { return }
+        throw corrupt("A data cluster lies over a table (offset \(range.lowerBound))", at: 0)
+    }
+
+    /// Sets the L2 entries from that of `guest` on, making their table where there is none. One table.
+    func setEntries(at guest: Int, count: Int, to value: (Int) -> UInt64) throws(BlockError) {
+        if l2.isCrowdedByDirty { try commit() }
+        let number = guest / header.guestBytesPerTable
+        if try l2Table(number) == nil { try addTable(number) }
+        guard let (slot, first, _) = try entries(at: guest, limit: 1) else { return }
+        for index in 0..<min(count, header.entriesPerTable - first) {
+            l2.setBigEndian64(slot, first + index, to: value(index))
+        }
+    }
+
+    private func addTable(_ number: Int) throws(BlockError) {
+        let place = try allocate((header.tableBytes - 1) >> header.clusterBits + 1)
+        do throws(BlockError) { try file.writeZeroes(at: place, count: end - place) } catch {
+            giveBack(place..<end)
+            throw error
+        }
+        newL1Entries[number] = place
+        l2Places.append(place)
+    }
+
+    /// Copies an L2 table, which has no changes in memory, to free space, or to the end of the file.
+    func moveTable(_ number: Int, from old: Int, to free: Int?) throws(BlockError) {
+        let place: Int
+        if let free {
+            place = free
+        } else {
+            place = try allocate((header.tableBytes - 1) >> header.clusterBits + 1)
+            try file.writeZeroes(at: place, count: end - place)
+        }
+        try copyBytes(old..<old + header.tableBytes, to: place)
+        // What is cached of the new place is what was there before.
+        l2.discard(place..<place + header.tableBytes)
+        newL1Entries[number] = place
+    }
+
+    /// Makes entry `number` of the L1 table refer to nothing.
+    func dropTable(_ number: Int) { newL1Entries[number] = 0 }
+
+    /// Makes everything durable, in the order above.
+    func commit() throws(BlockError) {
+        try file.flush()
+        hasUnflushedWrites = false
+        if l2.hasDirty {
+            try l2.writeBack()
+            try file.flush()
+        }
+        if !newL1Entries.isEmpty {
+            try writeL1()
+            try file.flush()
+        }
+    }
+
+    private func writeL1() throws(BlockError) {
+        let numbers = newL1Entries.keys.sorted()
+        var first = 0
+        while first < numbers.count {
+            var last = first + 1
+            while last < numbers.count, numbers[last] == numbers[last - 1] + 1 { last += 1 }
+            let run = numbers[first..<last].map { UInt64(newL1Entries[$0] ?? 0) }
+            try BigEndianTable.write(run, to: file, at: header.l1Offset + numbers[first] * 8)
+            first = last
+        }
+        newL1Entries = [:]
+        l1.discardAll()
+    }
+
+    /// Leaves nothing in memory that the file should have.
+    func finishWriting() throws(BlockError) {
+        if !isReadOnly && hasChanges { try commit() }
+    }
+
+    /// Drops what is cached: the file was changed behind it.
+    func forgetTables() {
+        l1.discardAll()
+        l2.discardAll()
+        newL1Entries = [:]
+    }
+
+    /// Writes the header, one sector, and makes it durable. `name` goes with it where it is in that sector.
+    func writeHeader(_ changed: QcowHeader, name: [UInt8] = []) throws(BlockError) {
+        var bytes = changed.serialised()
+        if !name.isEmpty {
+            bytes += [UInt8](repeating: 0, count: changed.backingOffset - bytes.count) + name
+        }
+        try file.write(bytes.span.bytes, at: 0)
+        header = changed
+        try file.flush()
+    }
+}
