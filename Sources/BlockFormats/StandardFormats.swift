@@ -5,7 +5,7 @@ public enum StandardFormats {
     public static let all: [any FormatDriver.Type] = [
         Qcow2Driver.self, QcowDriver.self, LuksDriver.self, QedDriver.self, VdiDriver.self, VhdDriver.self,
         VhdxDriver.self, BochsDriver.self, CloopDriver.self, ParallelsDriver.self, DmgDriver.self,
-        VmdkDriver.self,
+        VmdkDriver.self, AsifDriver.self,
         RawDriver.self,
     ]
 
@@ -14,6 +14,6 @@ public enum StandardFormats {
 
     /// Formats that other programs read and no driver here; a new driver takes its lines away.
     public static let foreign: [ForeignFormat] = [
-        ForeignFormat("luks2", magic: Luks.magic + [0, 2]),
+        ForeignFormat("luks2", magic: Luks.magic + [0, 2])
     ]
 }
