@@ -48,6 +48,8 @@ public struct FuzzTarget: Sendable {
                     return volume
                 }, format: "luks"),
             FuzzTarget(name: "qcow2-luks", image: { encrypted($0) }, format: "qcow2", isEncrypted: true),
+            FuzzTarget(name: "vhdx-tables", image: FuzzVhdx.tables, format: "vhdx"),
+            FuzzTarget(name: "vhdx-log", image: FuzzVhdx.log, format: "vhdx"),
             FuzzTarget(
                 name: "canary", image: { SparseBytes($0) }, format: StandardFormats.defaultName,
                 isCanary: true),

@@ -23,8 +23,8 @@ enum Vhdx {
     enum Limit {
         static let blockBytes = unitBytes...(256 << 20)
         static let virtualSize = 64 << 40
-        /// No offset in a file may be higher; its bitmap of units takes 32 MiB.
-        static let fileBytes = 1 << 48
+        /// No offset in a file may be higher; its bitmap of units takes 16 MiB.
+        static let fileBytes = 1 << 47
         static let tableEntries = 2047
         static let metadataItemBytes = 1 << 20
         /// A longer log is not looked through.

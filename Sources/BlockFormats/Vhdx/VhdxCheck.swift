@@ -132,7 +132,7 @@ extension VhdxState {
 
     // MARK: Leaks
 
-    /// Space that nothing refers to and that is no hole of the file.
+    /// Space that nothing refers to and that is neither a hole of the file nor zero.
     fileprivate mutating func checkLeaks(
         repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) {
@@ -167,20 +167,22 @@ extension VhdxState {
         return count
     }
 
-    /// How many MiB of `range`, begun ones too, are no holes of the file.
+    /// How many MiB of `range`, begun ones too, hold something: copying a file fills its holes with zeroes.
     private func storedUnits(_ range: Range<Int>) throws(BlockError) -> Int {
+        let buffer = AlignedBuffer(count: Vhdx.unitBytes)
         var count = 0
         var offset = range.lowerBound
         while offset < range.upperBound {
             let run = try file.status(at: offset, limit: range.upperBound - offset)
-            let end = offset + max(run.length, 1)
             if run.isZero {
-                offset = end
+                offset += max(run.length, 1)
                 continue
             }
-            let next = min(range.upperBound, end.roundedUp(to: Vhdx.unitBytes) ?? end)
-            count += (next - offset.roundedDown(to: Vhdx.unitBytes) + Vhdx.unitBytes - 1) / Vhdx.unitBytes
-            offset = next
+            let end = min(range.upperBound, (offset / Vhdx.unitBytes + 1) * Vhdx.unitBytes)
+            var span = buffer.mutableBytes(0..<end - offset)
+            try file.read(into: &span, at: offset)
+            if !buffer.bytes(0..<end - offset).isZero { count += 1 }
+            offset = end
         }
         return count
     }

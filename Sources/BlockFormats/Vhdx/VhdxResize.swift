@@ -42,6 +42,8 @@ extension VhdxDriver: Resizable {
             guard geometry.hasParent, geometry.virtualSize % blockBytes > 0 else { return (0, false) }
             let last = geometry.blockCount - 1
             switch try state.kind(state.entry(ofBlock: last), block: last) {
+            case .absent where !old.hasBacking(in: geometry.virtualSize..<geometry.virtualSize + 1):
+                return (0, false)
             case .absent, .partial: return (geometry.sectorBytes, true)
             case .zero, .stored: return (0, false)
             }

@@ -29,7 +29,8 @@ struct VhdxSpace: Sendable {
     /// Takes a range of bytes.
     mutating func take(_ range: Range<Int>) {
         let taken = Self.units(range)
-        while words.count * 64 < taken.upperBound { words.append(0) }
+        let missing = (taken.upperBound + 63) / 64 - words.count
+        if missing > 0 { words += [UInt64](repeating: 0, count: missing) }
         for index in taken where !isTaken(index) {
             words[index / 64] |= 1 << UInt64(index % 64)
             if index < end { freeUnits -= 1 }

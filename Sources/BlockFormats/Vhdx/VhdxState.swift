@@ -34,6 +34,8 @@ struct VhdxState {
     private var applying: [VhdxPage] = []
     /// Whether pages of the newest entry are not durable in their places.
     private var isUnsettled = false
+    /// The length that the file durably has, at least.
+    private var durableBytes = 0
     /// Places of blocks that the file's tables may still refer to.
     private var released: [Range<Int>] = []
     /// Blocks that are being filled. Nobody else writes to them, and whoever changes all waits.
@@ -120,7 +122,10 @@ struct VhdxState {
     /// Makes guest data durable, and pages that only the log has.
     mutating func settle() throws(BlockError) {
         try apply()
+        // Before the flush: others may make the file longer meanwhile.
+        let length = try file.length()
         try file.flush()
+        durableBytes = length
         isUnsettled = false
     }
 
@@ -138,7 +143,7 @@ struct VhdxState {
         let place = logSequence % 2 == 0 ? 0 : Vhdx.unitBytes / 2
         let entry = VhdxLogEntry.make(
             pages, sequence: logSequence + 1, at: place, guid: logGUID,
-            flushed: try file.length().roundedDown(to: Vhdx.unitBytes), needed: space.endOffset)
+            flushed: durableBytes.roundedDown(to: Vhdx.unitBytes), needed: space.endOffset)
         try file.write(entry.bytes, at: header.logOffset + place)
         try file.flush()
         if !header.hasLog {

@@ -24,7 +24,7 @@ struct VhdxSurvey {
 
     /// - Throws: what reading throws; `limit` for a file that is too large to be looked through.
     init(_ state: inout VhdxState) throws(BlockError) {
-        fileBytes = try state.file.length()
+        fileBytes = try state.view.length()
         guard fileBytes <= Vhdx.Limit.fileBytes else {
             throw BlockError(.limit, "The file is too large (\(fileBytes) bytes)")
         }
