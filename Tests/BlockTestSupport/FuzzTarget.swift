@@ -50,6 +50,7 @@ public struct FuzzTarget: Sendable {
             FuzzTarget(name: "qcow2-luks", image: { encrypted($0) }, format: "qcow2", isEncrypted: true),
             FuzzTarget(name: "vhdx-tables", image: FuzzVhdx.tables, format: "vhdx"),
             FuzzTarget(name: "vhdx-log", image: FuzzVhdx.log, format: "vhdx"),
+            FuzzTarget(name: "vpc-sealed", image: sealedVhd, format: "vpc"),
             FuzzTarget(
                 name: "canary", image: { SparseBytes($0) }, format: StandardFormats.defaultName,
                 isCanary: true),
