@@ -57,6 +57,10 @@ class Inputs:
     def zlib_qcow2(self, path):
         run("qemu-img", "convert", "-c", "-O", "qcow2", self.get("disk.raw"), path)
 
+    def stream_vmdk(self, path):
+        options = ["-O", "vmdk", "-o", "subformat=streamOptimized"]
+        run("qemu-img", "convert", *options, self.get("disk.raw"), path)
+
     def disk_dmg(self, path):
         dmg_writer.write_image(self.get("disk.raw"), path)
 

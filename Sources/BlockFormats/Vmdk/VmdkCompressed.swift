@@ -10,11 +10,21 @@ enum VmdkGrainCodec {
     static func stored(_ payload: RawSpan, guestSector: Int) -> AlignedBuffer {
         let bytes = Vmdk.Marker.grainHeaderBytes + payload.byteCount
         let buffer = AlignedBuffer(count: bytes.roundedUp(to: Vmdk.sectorBytes) ?? bytes, zeroed: true)
+        let start = marker(payload, guestSector: guestSector)
         var span = buffer.mutableBytes
-        span.storeLittleEndian(UInt64(guestSector), at: 0)
-        span.storeLittleEndian(UInt32(payload.byteCount), at: 8)
+        span.copy(from: start.span.bytes)
         span.copy(from: payload, at: Vmdk.Marker.grainHeaderBytes)
         return buffer
+    }
+
+    /// What stands before compressed bytes.
+    static func marker(_ payload: RawSpan, guestSector: Int) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: Vmdk.Marker.grainHeaderBytes)
+        var elements = bytes.mutableSpan
+        var span = elements.mutableBytes
+        span.storeLittleEndian(UInt64(guestSector), at: 0)
+        span.storeLittleEndian(UInt32(payload.byteCount), at: 8)
+        return bytes
     }
 
     /// Compresses a grain, also one that does not become smaller.

@@ -7,8 +7,11 @@ import BlockCore
 final class VmdkStream {
     let file: BlockNode
     private let header: VmdkSparseHeader
-    /// How far the file is written, in bytes.
+    /// How long the file is, in bytes, the pending ones included.
     private var position = 0
+    /// The file's last bytes, which are written together.
+    private let pending = AlignedBuffer(count: 1 << 20)
+    private var pendingBytes = 0
     private var directory: [UInt32]
     /// The table of the grains that are being written.
     private var table: [UInt32]
@@ -35,6 +38,7 @@ final class VmdkStream {
         try append(header.serialised())
         try append(text)
         try pad(to: header.overheadBytes)
+        try writePending()
     }
 
     var capacityBytes: Int { header.capacityBytes }
@@ -50,11 +54,12 @@ final class VmdkStream {
         }
         if grain / header.tableEntries != tableNumber { try endTable() }
         tableNumber = grain / header.tableEntries
-        let stored = VmdkGrainCodec.stored(payload, guestSector: grain * header.grainSectors)
-        table[grain % header.tableEntries] = try sector(behind: stored.count)
+        let stored = Vmdk.Marker.grainHeaderBytes + payload.byteCount
+        table[grain % header.tableEntries] = try sector(behind: stored)
         nextGrain = grain + 1
-        try file.write(stored.bytes, at: position)
-        position += stored.count
+        try append(VmdkGrainCodec.marker(payload, guestSector: grain * header.grainSectors))
+        try append(payload)
+        try padToSector()
     }
 
     /// Writes all that belongs behind the grains.
@@ -65,10 +70,11 @@ final class VmdkStream {
         footer.isAtEnd = false
         footer.directoryOffset = position
         try append(VmdkGrainTables.bytes(directory))
-        try pad(to: (position + Vmdk.sectorBytes - 1).roundedDown(to: Vmdk.sectorBytes))
+        try padToSector()
         try appendMarker(Vmdk.Marker.footer, sectors: 1)
         try append(footer.serialised())
         try append([UInt8](repeating: 0, count: Vmdk.sectorBytes))
+        try writePending()
         isFinished = true
     }
 
@@ -98,9 +104,30 @@ final class VmdkStream {
         try append(bytes)
     }
 
-    private func append(_ bytes: [UInt8]) throws(BlockError) {
-        try file.write(bytes.span.bytes, at: position)
-        position += bytes.count
+    private func append(_ bytes: [UInt8]) throws(BlockError) { try append(bytes.span.bytes) }
+
+    private func append(_ bytes: RawSpan) throws(BlockError) {
+        let pending = pending
+        var done = 0
+        while done < bytes.byteCount {
+            if pendingBytes == pending.count { try writePending() }
+            let count = min(bytes.byteCount - done, pending.count - pendingBytes)
+            var room = pending.mutableBytes(pendingBytes..<pendingBytes + count)
+            room.copy(from: bytes.extracting(done..<done + count))
+            done += count
+            pendingBytes += count
+            position += count
+        }
+    }
+
+    private func writePending() throws(BlockError) {
+        let pending = pending
+        try file.write(pending.bytes(0..<pendingBytes), at: position - pendingBytes)
+        pendingBytes = 0
+    }
+
+    private func padToSector() throws(BlockError) {
+        try pad(to: position.roundedUp(to: Vmdk.sectorBytes) ?? position)
     }
 
     private func pad(to offset: Int) throws(BlockError) {
