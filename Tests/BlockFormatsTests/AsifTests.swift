@@ -126,4 +126,51 @@ enum AsifImage {
                 AsifImage.expected()[AsifImage.perTable + 2 * AsifImage.chunk]
             ])
     }
+
+    private static func check(_ file: SparseBytes) throws -> (result: CheckResult, lines: [String]) {
+        let node = try open(file)
+        let driver = try #require(node.format as? any Checkable)
+        var lines: [String] = []
+        let result = try driver.check(repair: .none) { lines.append($0) }
+        return (result, lines)
+    }
+
+    @Test func aSoundImageHasNoErrors() throws {
+        let (result, lines) = try Self.check(AsifImage.make())
+        #expect(result.corruptions == 0 && result.leaks == 0 && result.checkErrors == 0, "\(lines)")
+        #expect(result.totalClusters == 2054 && result.allocatedClusters == 5)
+        #expect(result.imageEndOffset == 10 * AsifImage.chunk)
+    }
+
+    /// What reading would stumble over, and chunks with two uses.
+    static let damages: [(offset: Int, bytes: [UInt8], says: String)] = [
+        (1032, [0, 0x7F, 0xFF], "table 0 is in chunk 36027697507336193, outside the file"),
+        (1047, [1], "table 1 is in chunk 1, which has another use too"),
+        (AsifImage.chunk, [0x40, 0x7F, 0xFF], "chunk 0 is in chunk 36027697507336197, outside the file"),
+        (AsifImage.chunk + 7, [0], "chunk 0 is in chunk 0, outside the file"),
+        (AsifImage.chunk + 7, [6], "chunk 1 is in chunk 6, which has another use too"),
+        (AsifImage.chunk + 7, [1], "chunk 0 is in chunk 1, which has another use too"),
+        (AsifImage.chunk, [0x80], "chunk 0 has the state 2, which is not known"),
+        (AsifImage.chunk, [0], "chunk 0 has the state 0, which is not known"),
+        (AsifImage.chunk + 2048 * 8 + 7, [0], "chunk 3 has no sector map"),
+        (AsifImage.chunk + 2048 * 8 + 7, [99], "the sector map of chunk 0 is in chunk 99, outside the file"),
+        (3 * AsifImage.chunk + 63, [3], "chunk 3 has sectors whose state is not known"),
+    ]
+
+    @Test(arguments: damages.indices) func damageIsFound(_ index: Int) throws {
+        let damage = Self.damages[index]
+        var file = AsifImage.make()
+        file.write(damage.bytes, at: damage.offset)
+        let (result, lines) = try Self.check(file)
+        #expect(result.corruptions >= 1 && lines.contains("ERROR \(damage.says)"), "\(lines)")
+    }
+
+    @Test func repairIsRefused() throws {
+        let node = try Self.open(AsifImage.make())
+        let driver = try #require(node.format as? any Checkable)
+        let error = blockError { () throws(BlockError) in
+            _ = try driver.check(repair: .all) { _ in }
+        }
+        #expect(error?.kind == .unsupported)
+    }
 }

@@ -50,6 +50,7 @@ public struct FuzzTarget: Sendable {
             FuzzTarget(name: "qcow2-luks", image: { encrypted($0) }, format: "qcow2", isEncrypted: true),
             FuzzTarget(name: "vhdx-tables", image: FuzzVhdx.tables, format: "vhdx"),
             FuzzTarget(name: "vhdx-log", image: FuzzVhdx.log, format: "vhdx"),
+            FuzzTarget(name: "asif-tables", image: asifTables, format: "asif"),
             FuzzTarget(name: "vpc-sealed", image: sealedVhd, format: "vpc"),
             FuzzTarget(
                 name: "canary", image: { SparseBytes($0) }, format: StandardFormats.defaultName,
@@ -95,6 +96,19 @@ public struct FuzzTarget: Sendable {
             DmgBytes.table(first: 0, sectors: 128, [.init(type, 0, 128, 0, UInt64(image.data.count))])
         ]
         return image.file
+    }
+
+    /// The bytes are, one behind the other, what matters of an image with chunks of 32 KiB: header and
+    /// directories, the start of a table, the entry of its sector map, the map.
+    @Sendable private static func asifTables(_ bytes: [UInt8]) -> SparseBytes {
+        let chunk = 32 << 10
+        var image = SparseBytes(count: 8 * chunk)
+        for (part, offset) in [
+            (0..<1536, 0), (1536..<1600, chunk), (1600..<1608, chunk + 2048 * 8), (1608..<2608, 3 * chunk),
+        ] {
+            image.write(Array(bytes.dropFirst(part.lowerBound).prefix(part.count)), at: offset)
+        }
+        return image
     }
 
     /// Ten bytes a patch: where, and the eight bytes that go there.

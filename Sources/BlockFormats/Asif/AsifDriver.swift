@@ -21,6 +21,8 @@ enum Asif {
         static let virtualSize = 1 << 60
         /// Tables that the directory may name.
         static let tables = 1 << 20
+        /// Chunks of a file that a check looks at: a bit each, 16 MiB.
+        static let checkedChunks = 1 << 27
     }
 
     /// How much of the tables and the sector maps is cached, in bytes.
@@ -44,7 +46,7 @@ struct AsifHeader: Equatable {
 
     /// Data chunks that one chunk of 2-bit sector states covers; its entry follows theirs.
     var chunksPerGroup: Int { 4 * sectorBytes }
-    private var groupsPerTable: Int { chunkBytes / (8 * (chunksPerGroup + 1)) }
+    var groupsPerTable: Int { chunkBytes / (8 * (chunksPerGroup + 1)) }
     /// Guest bytes that one table maps.
     var guestBytesPerTable: Int { groupsPerTable * chunksPerGroup * chunkBytes }
 
@@ -102,10 +104,11 @@ struct AsifHeader: Equatable {
 public final class AsifDriver: ReadOnlyFormat {
     public static let name = "asif"
 
-    private let file: BlockNode
-    private let header: AsifHeader
-    private let directory: Int
-    private let fileLength: Int
+    let file: BlockNode
+    let header: AsifHeader
+    /// Where the directory that counts begins in the file.
+    let directory: Int
+    let fileLength: Int
     private let cache: Monitor<TableCache>
 
     private init(_ file: BlockNode, _ header: AsifHeader, directory: Int) throws(BlockError) {
