@@ -10,6 +10,7 @@ extension ParallelsState {
     /// Looks through the image before the first change, and mends it, as QEMU does: what was not closed, and
     /// what must not be written to as it is.
     mutating func prepareForWriting() throws(BlockError) {
+        guard !isSound else { return }
         if let obstacle = features.obstacle { throw BlockError(.unsupported, obstacle) }
         let survey = try survey()
         if isUnclean || survey.findingCount > 0 || layout.headerIsWrong || tableIsShort {

@@ -6,7 +6,7 @@ import Synchronization
 /// Lock order: the node's range, then this driver's lock, then the file's own. Data is read and written
 /// outside the lock. An image names no backing file; where the caller names one (`backing.file.filename`), it
 /// has what is not allocated.
-public final class ParallelsDriver: FormatDriver {
+public final class ParallelsDriver: SessionFormat {
     public static let name = "parallels"
 
     let file: BlockNode
@@ -52,13 +52,6 @@ public final class ParallelsDriver: FormatDriver {
 
     func setVirtualSize(_ bytes: Int) { size.store(bytes, ordering: .relaxed) }
 
-    /// Runs `body` when no cluster is being filled.
-    func exclusively<Result>(
-        _ body: (inout ParallelsState) throws(BlockError) -> Result
-    ) throws(BlockError) -> Result {
-        try state.wait(until: { $0.fillsInFlight == 0 }, then: body)
-    }
-
     // MARK: Mapping
 
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
@@ -80,37 +73,8 @@ public final class ParallelsDriver: FormatDriver {
 
     // MARK: Life
 
-    public func flush() throws(BlockError) {
-        try state.withLock { (state) throws(BlockError) in
-            if !state.isReadOnly { try state.commit() }
-        }
-    }
-
-    public func close() throws(BlockError) {
-        try exclusively { (state) throws(BlockError) in try state.finish() }
-    }
-
-    public func willReopen(readOnly: Bool) throws(BlockError) {
-        guard readOnly else { return }
-        try exclusively { (state) throws(BlockError) in
-            try state.finish()
-            state.isReadOnly = true
-        }
-        isRecording.store(false, ordering: .releasing)
-    }
-
-    public func didReopen(readOnly: Bool) throws(BlockError) {
-        guard !readOnly else { return }
-        try exclusively { (state) throws(BlockError) in
-            state.isReadOnly = false
-            do throws(BlockError) {
-                if !state.isSound { try state.prepareForWriting() }
-            } catch {
-                state.isReadOnly = true
-                throw error
-            }
-            isRecording.store(state.features.hasUsableBitmaps, ordering: .releasing)
-        }
+    func modeChanged(_ state: ParallelsState) {
+        isRecording.store(!state.isReadOnly && state.features.hasUsableBitmaps, ordering: .releasing)
     }
 
     /// Nothing is told of an image without bitmaps, as by qemu-img.

@@ -7,7 +7,7 @@ import BlockCore
 /// to them; a flush; only now may clusters that lost their entries be taken again. At the end the bitmaps, in
 /// clusters of their own; a flush; the header, closed, that refers to them. Killed anywhere, the worst is a
 /// cluster that nothing refers to, which is free.
-struct ParallelsState {
+struct ParallelsState: SessionState {
     let file: BlockNode
     var header: ParallelsHeader
     var table: BlockTable
@@ -18,6 +18,7 @@ struct ParallelsState {
     var freed: [Range<Int>] = []
     /// Clusters that are being filled; whoever changes the whole table waits until there are none.
     var fillsInFlight = 0
+    var isAtRest: Bool { fillsInFlight == 0 }
     /// Whether the table was looked through, so that it may be written to.
     var isSound = false
     /// Somebody did not close the image, and nobody has checked it since.

@@ -5,7 +5,7 @@ import Synchronization
 ///
 /// Lock order: the node's range, then this driver's lock, then the file's own. Data is read, written,
 /// encrypted and compressed outside the lock.
-public final class QcowDriver: FormatDriver {
+public final class QcowDriver: SessionFormat {
     public static let name = "qcow"
 
     let data: GuestData
@@ -18,6 +18,7 @@ public final class QcowDriver: FormatDriver {
     private let reference: Mutex<BackingReference?>
 
     var file: BlockNode { data.node }
+    var state: Monitor<QcowTables> { tables }
 
     private init(_ tables: QcowTables, _ request: OpenRequest) {
         data = tables.data
@@ -82,15 +83,6 @@ public final class QcowDriver: FormatDriver {
     func setVirtualSize(_ bytes: Int) { size.store(bytes, ordering: .relaxed) }
     func setBacking(_ backing: BackingReference?) { reference.withLock { $0 = backing } }
 
-    /// Runs `body` when no write is under way.
-    func exclusively<Result>(
-        _ body: (QcowTables) throws(BlockError) -> Result
-    ) throws(BlockError) -> Result {
-        try tables.wait(until: { $0.writesInFlight == 0 }) { (tables) throws(BlockError) -> Result in
-            try body(tables)
-        }
-    }
-
     // MARK: Mapping
 
     /// How many clusters `count` bytes touch that start `inside` bytes into one.
@@ -108,35 +100,6 @@ public final class QcowDriver: FormatDriver {
         case .data(let host):
             return Extent(
                 isEncrypted ? .encoded(compressed: false) : .data(hostOffset: host + inside), length: length)
-        }
-    }
-
-    // MARK: Life
-
-    public func flush() throws(BlockError) {
-        try tables.withLock { (tables) throws(BlockError) in
-            guard !tables.isReadOnly else { return }
-            try tables.commit()
-        }
-    }
-
-    public func close() throws(BlockError) {
-        try exclusively { (tables) throws(BlockError) in try tables.finishWriting() }
-    }
-
-    public func willReopen(readOnly: Bool) throws(BlockError) {
-        guard readOnly else { return }
-        try exclusively { (tables) throws(BlockError) in
-            try tables.finishWriting()
-            tables.isReadOnly = true
-        }
-    }
-
-    public func didReopen(readOnly: Bool) throws(BlockError) {
-        guard !readOnly else { return }
-        try exclusively { (tables) throws(BlockError) in
-            tables.isReadOnly = false
-            try tables.prepareForWriting()
         }
     }
 

@@ -6,7 +6,7 @@ import BlockCore
 /// the L1 entries that refer to new tables; a flush. Nothing that an entry ever referred to is used for
 /// something else. Killed anywhere, the worst is space that nothing refers to: the format has neither counts
 /// nor a mark that would tell.
-final class QcowTables {
+final class QcowTables: SessionState {
     let file: BlockNode
     /// Where the guest's bytes go, and what encrypts them.
     let data: GuestData
@@ -24,6 +24,7 @@ final class QcowTables {
     /// Where the L2 tables are, in ascending order; known only where the image is written to.
     var l2Places: [Int] = []
     var writesInFlight = 0
+    var isAtRest: Bool { writesInFlight == 0 }
     var hasUnflushedWrites = false
 
     private static let l1SliceBytes = 4096
@@ -283,7 +284,7 @@ final class QcowTables {
     }
 
     /// Leaves nothing in memory that the file should have.
-    func finishWriting() throws(BlockError) {
+    func finish() throws(BlockError) {
         if !isReadOnly && hasChanges { try commit() }
     }
 

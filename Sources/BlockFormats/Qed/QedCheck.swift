@@ -165,6 +165,6 @@ private struct QedCheck {
         let wasReadOnly = tables.isReadOnly
         tables.isReadOnly = false
         defer { tables.isReadOnly = wasReadOnly }
-        try tables.finishWriting()
+        try tables.finish()
     }
 }

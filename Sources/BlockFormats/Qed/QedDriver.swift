@@ -5,12 +5,13 @@ import Synchronization
 ///
 /// Lock order: the node's range, then this driver's lock, then the file's own. Data is read and written
 /// outside the lock.
-public final class QedDriver: FormatDriver {
+public final class QedDriver: SessionFormat {
     public static let name = "qed"
 
     let file: BlockNode
     let clusterBytes: Int
     let tables: Monitor<QedTables>
+    var state: Monitor<QedTables> { tables }
     private let size: Atomic<Int>
     private let reference: Mutex<BackingReference?>
 
@@ -58,15 +59,6 @@ public final class QedDriver: FormatDriver {
     func setVirtualSize(_ bytes: Int) { size.store(bytes, ordering: .relaxed) }
     func setBacking(_ backing: BackingReference?) { reference.withLock { $0 = backing } }
 
-    /// Runs `body` when no write is under way.
-    func exclusively<Result>(
-        _ body: (QedTables) throws(BlockError) -> Result
-    ) throws(BlockError) -> Result {
-        try tables.wait(until: { $0.writesInFlight == 0 }) { (tables) throws(BlockError) -> Result in
-            try body(tables)
-        }
-    }
-
     // MARK: Mapping
 
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
@@ -91,35 +83,6 @@ public final class QedDriver: FormatDriver {
                 let host = try tables.dataOffset(entry)
                 return Extent(.data(hostOffset: host + inside), length: length)
             }
-        }
-    }
-
-    // MARK: Life
-
-    public func flush() throws(BlockError) {
-        try tables.withLock { (tables) throws(BlockError) in
-            guard !tables.isReadOnly else { return }
-            try tables.commit()
-        }
-    }
-
-    public func close() throws(BlockError) {
-        try exclusively { (tables) throws(BlockError) in try tables.finishWriting() }
-    }
-
-    public func willReopen(readOnly: Bool) throws(BlockError) {
-        guard readOnly else { return }
-        try exclusively { (tables) throws(BlockError) in
-            try tables.finishWriting()
-            tables.isReadOnly = true
-        }
-    }
-
-    public func didReopen(readOnly: Bool) throws(BlockError) {
-        guard !readOnly else { return }
-        try exclusively { (tables) throws(BlockError) in
-            tables.isReadOnly = false
-            try tables.prepareForWriting()
         }
     }
 

@@ -5,7 +5,7 @@ import BlockCore
 /// The order of writes: the mark "needs a check"; a flush; data and new tables; a flush; the L2 entries that
 /// refer to data; a flush; the L1 entries that refer to new tables; a flush. Killed anywhere, the worst is a
 /// cluster that nothing refers to. The mark is taken away when the image is closed.
-final class QedTables {
+final class QedTables: SessionState {
     let file: BlockNode
     var header: QedHeader
     var isReadOnly: Bool
@@ -16,6 +16,7 @@ final class QedTables {
     /// Where the L2 tables are, in ascending order; known only where the image is written to.
     var l2Places: [Int] = []
     var writesInFlight = 0
+    var isAtRest: Bool { writesInFlight == 0 }
     var hasUnflushedWrites = false
 
     init(file: BlockNode, header: QedHeader, isReadOnly: Bool) throws(BlockError) {
@@ -199,7 +200,7 @@ final class QedTables {
     }
 
     /// Leaves nothing in memory that the file should have, and takes the mark away.
-    func finishWriting() throws(BlockError) {
+    func finish() throws(BlockError) {
         guard !isReadOnly else { return }
         if hasChanges { try commit() }
         guard header.needsCheck else { return }

@@ -6,7 +6,7 @@ import Synchronization
 /// Lock order: the node's range, then this driver's lock, then the file's own. Data is read and written
 /// outside the lock. A differencing image names its parent by UUID only, so the caller names the file, as
 /// `backing.file.filename`.
-public final class VdiDriver: FormatDriver {
+public final class VdiDriver: SessionFormat {
     public static let name = "vdi"
 
     let file: BlockNode
@@ -67,13 +67,6 @@ public final class VdiDriver: FormatDriver {
 
     func setVirtualSize(_ bytes: Int) { size.store(bytes, ordering: .relaxed) }
 
-    /// Runs `body` when no block is being filled.
-    func exclusively<Result>(
-        _ body: (inout VdiState) throws(BlockError) -> Result
-    ) throws(BlockError) -> Result {
-        try state.wait(until: { $0.fillsInFlight == 0 }, then: body)
-    }
-
     // MARK: Mapping
 
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
@@ -104,36 +97,6 @@ public final class VdiDriver: FormatDriver {
         case Vdi.unallocated: header.type.hasParent ? .unallocated : .zero(hostOffset: nil)
         case Vdi.discarded: .zero(hostOffset: nil)
         default: .data(hostOffset: header.hostOffset(ofBlock: Int(entry)) + inside)
-        }
-    }
-
-    // MARK: Life
-
-    public func flush() throws(BlockError) {
-        try state.withLock { (state) throws(BlockError) in
-            if !state.isReadOnly { try state.commit() }
-        }
-    }
-
-    public func close() throws(BlockError) {
-        try exclusively { (state) throws(BlockError) in
-            if !state.isReadOnly && state.hasChanges { try state.commit() }
-        }
-    }
-
-    public func willReopen(readOnly: Bool) throws(BlockError) {
-        guard readOnly else { return }
-        try exclusively { (state) throws(BlockError) in
-            if state.hasChanges { try state.commit() }
-            state.isReadOnly = true
-        }
-    }
-
-    public func didReopen(readOnly: Bool) throws(BlockError) {
-        guard !readOnly else { return }
-        try exclusively { (state) throws(BlockError) in
-            try state.prepareForWriting()
-            state.isReadOnly = false
         }
     }
 

@@ -5,7 +5,7 @@ import BlockCore
 /// The order of writes: data; the header, whose count of blocks covers them; a flush; the map that refers to
 /// them; a flush. Other programs append where the count says, so that the count must never be too low. Killed
 /// anywhere, the worst is a count that is too high: a leaked block, which is taken again later.
-struct VdiState {
+struct VdiState: SessionState {
     let file: BlockNode
     var header: VdiHeader
     var map: BlockTable
@@ -15,6 +15,7 @@ struct VdiState {
     var spare = SpareBlocks(survey: nil)
     /// Blocks that are being filled; whoever changes the whole map waits until there are none.
     var fillsInFlight = 0
+    var isAtRest: Bool { fillsInFlight == 0 }
 
     init(file: BlockNode, header: VdiHeader, isReadOnly: Bool) throws(BlockError) {
         self.file = file
@@ -66,6 +67,10 @@ struct VdiState {
         guard map.isDirty else { return }
         try map.write(to: file)
         try file.flush()
+    }
+
+    mutating func finish() throws(BlockError) {
+        if !isReadOnly && hasChanges { try commit() }
     }
 
     mutating func writeHeader() throws(BlockError) {

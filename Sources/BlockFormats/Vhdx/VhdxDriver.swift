@@ -5,7 +5,7 @@ import Synchronization
 ///
 /// Lock order: the node's range, then this driver's lock, then the file's own. Data is read and written
 /// outside the lock.
-public final class VhdxDriver: FormatDriver {
+public final class VhdxDriver: SessionFormat {
     public static let name = "vhdx"
 
     let file: BlockNode
@@ -63,13 +63,6 @@ public final class VhdxDriver: FormatDriver {
 
     func setVirtualSize(_ bytes: Int) { size.store(bytes, ordering: .relaxed) }
 
-    /// Runs `body` when no block is being filled.
-    func exclusively<Result>(
-        _ body: (inout VhdxState) throws(BlockError) -> Result
-    ) throws(BlockError) -> Result {
-        try state.wait(until: { $0.filling.isEmpty }, then: body)
-    }
-
     // MARK: Mapping
 
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
@@ -93,37 +86,6 @@ public final class VhdxDriver: FormatDriver {
         }
         try file.read(into: &buffer, at: host)
         view.patches.apply(to: &buffer, at: host)
-    }
-
-    // MARK: Life
-
-    public func flush() throws(BlockError) {
-        try state.withLock { (state) throws(BlockError) in
-            if !state.isReadOnly { try state.commit() }
-        }
-    }
-
-    public func close() throws(BlockError) {
-        try exclusively { (state) throws(BlockError) in try state.finish() }
-    }
-
-    public func willReopen(readOnly: Bool) throws(BlockError) {
-        guard readOnly else { return }
-        try exclusively { (state) throws(BlockError) in
-            try state.finish()
-            state.isReadOnly = true
-        }
-    }
-
-    public func didReopen(readOnly: Bool) throws(BlockError) {
-        guard !readOnly else { return }
-        try exclusively { (state) throws(BlockError) in
-            state.isReadOnly = false
-            do throws(BlockError) { try state.prepareForWriting() } catch {
-                state.isReadOnly = true
-                throw error
-            }
-        }
     }
 
     public func describe() throws(BlockError) -> FormatInfo {

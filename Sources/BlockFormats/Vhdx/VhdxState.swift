@@ -8,7 +8,7 @@ import BlockCore
 /// of the log is always all that needs replaying; entries take turns in two halves of the log, so that
 /// the one in force is never written over. Space is used again, or given back, once an entry without it is
 /// durable. Closing: flush; the header without the log; and only then may the file become shorter.
-struct VhdxState {
+struct VhdxState: SessionState {
     let file: BlockNode
     let newGUID: @Sendable (String) -> ImageUUID
     var headers: VhdxHeaders
@@ -40,6 +40,7 @@ struct VhdxState {
     private var released: [Range<Int>] = []
     /// Blocks that are being filled. Nobody else writes to them, and whoever changes all waits.
     var filling: Set<Int> = []
+    var isAtRest: Bool { filling.isEmpty }
 
     init(
         file: BlockNode, isReadOnly: Bool, newGUID: @escaping @Sendable (String) -> ImageUUID
