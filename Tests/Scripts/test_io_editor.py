@@ -81,6 +81,18 @@ class LineEditor(unittest.TestCase):
         session.type("a\x1b[15~\x1b[200;3;4z\x1bOPb")
         self.expect(session, "ab")
 
+    def test_a_lone_escape_swallows_no_key(self):
+        session = self.start()
+        session.type("\x1blength")
+        self.expect(session, "length")
+
+    def test_signals_leave_an_ordinary_terminal(self):
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            session = self.start()
+            os.kill(session.pid, number)
+            session.wait(lambda: not session.is_raw(), "ordinary terminal")
+            self.assertIn(session.end(), (-number, 128 + number))
+
     def test_history(self):
         session = self.start()
         self.enter(session, "length")

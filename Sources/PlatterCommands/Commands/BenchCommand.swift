@@ -75,7 +75,7 @@ struct BenchCommand: ImageCommand {
             "Sending \(job.count) \(job.writes ? "write" : "read") requests, \(job.requestBytes) bytes each, "
             + "\(job.depth) in parallel (starting at offset \(job.offset), step size \(job.stepBytes))\n"
         if let interval = job.flushInterval {
-            text += "Sending flush every \(interval) \(job.drains ? "" : "in-flight ")requests\n"
+            text += "Sending flush every \(interval) requests\n"
         }
         return text
     }

@@ -7,23 +7,10 @@ enum IoAsynchronous {
         let pattern = try options.pattern()
         if options.has("i") { return shell.tell("injecting invalid read request") }
         let (offset, count) = try options.vector()
-        let check = IoCheck(pattern, 0..<count)
-        let buffer = IoBuffer(count: count, misaligned: shell.misaligns)
-        let memory = buffer.storage
-        let (isQuiet, dumps, isForMachines) = (options.has("q"), options.has("v"), options.has("C"))
-        let began = MonotonicClock.nanoseconds()
-        shell.requests.start(span(offset, count), writes: false) {
-            do throws(BlockError) {
-                var bytes = memory.mutableBytes(buffer.range)
-                try node.read(into: &bytes, at: offset)
-            } catch { return Array("readv failed: \(error.message)\n".utf8) }
-            let elapsed = MonotonicClock.nanoseconds() - began
-            var text: [UInt8] = []
-            if !check.passes(buffer) { text += (check.failure(at: offset) + "\n").utf8 }
-            if isQuiet { return text }
-            if dumps { text += IoReport.dump(memory.bytes(buffer.range), at: offset) }
-            return text + report("read", offset, count, elapsed, isForMachines)
-        }
+        let reading = IoReading(
+            node: node, offset: offset, count: count, options: options, check: IoCheck(pattern, 0..<count),
+            buffer: IoBuffer(count: count, misaligned: shell.misaligns), failure: "readv failed")
+        shell.requests.start(span(offset, count), writes: false) { reading.outcome().onlyTold }
     }
 
     static func write(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
@@ -36,25 +23,20 @@ enum IoAsynchronous {
         try options.require(
             !(isZeroing && pattern != nil), "-z and -P cannot be specified at the same time")
         if options.has("i") { return shell.tell("injecting invalid write request") }
-        let (offset, count) = try options.vector()
+        let (offset, count) = isZeroing ? try options.range(limit: nil) : try options.vector()
         let buffer = IoBuffer(count: isZeroing ? 0 : count, misaligned: shell.misaligns)
         let memory = buffer.storage
         buffer.fill(with: pattern ?? IoShell.usualPattern)
-        let (isQuiet, flushes, isForMachines) = (options.has("q"), options.has("f"), options.has("C"))
-        let flags: ZeroFlags = options.has("u") ? .mayUnmap : []
-        let began = MonotonicClock.nanoseconds()
-        shell.requests.start(span(offset, count), writes: true) {
-            do throws(BlockError) {
-                if isZeroing {
-                    try node.writeZeroes(at: offset, count: count, flags: flags)
-                } else {
-                    try node.write(memory.bytes(buffer.range), at: offset)
-                }
-                if flushes { try node.flush() }
-            } catch { return Array("aio_write failed: \(error.message)\n".utf8) }
-            let elapsed = MonotonicClock.nanoseconds() - began
-            return isQuiet ? [] : report("wrote", offset, count, elapsed, isForMachines)
+        let change = IoChange("wrote", offset, count, options, failure: "aio_write failed") {
+            () throws(BlockError) in
+            if isZeroing {
+                try IoTransfers.zero(node, offset, count, options)
+            } else {
+                try node.write(memory.bytes(buffer.range), at: offset)
+                if options.has("f") { try node.flush() }
+            }
         }
+        shell.requests.start(span(offset, count), writes: true) { change.outcome().onlyTold }
     }
 
     static func flush(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
@@ -65,13 +47,5 @@ enum IoAsynchronous {
     private static func span(_ offset: Int, _ count: Int) -> Range<Int> {
         let (end, overflow) = offset.addingReportingOverflow(count)
         return offset..<(overflow ? .max : end)
-    }
-
-    private static func report(
-        _ action: String, _ offset: Int, _ count: Int, _ elapsed: Int, _ isForMachines: Bool
-    ) -> [UInt8] {
-        let report = IoReport(
-            action: action, offset: offset, count: count, nanoseconds: elapsed, isForMachines: isForMachines)
-        return Array(report.text.utf8)
     }
 }

@@ -64,6 +64,7 @@ enum IoFiles {
         let cache = try options.values["c"].map { name throws(IoFailure) in try mode(name) }
         let list = try OptionTree.parse(options.values["o"] ?? "")
         let readOnly = options.has("r") ? true : options.has("w") ? false : node.isReadOnly
+        try check(list, options, shell)
         shell.requests.waitForAll()
         shell.tellEnded()
         guard cache != nil || !list.isEmpty else {
@@ -77,6 +78,29 @@ enum IoFiles {
         }
     }
 
+    /// What `reopen` cannot change, or what is said twice.
+    private static func check(_ list: OptionTree, _ options: IoOptions, _ shell: IoShell) throws(IoFailure) {
+        let setsMode = options.has("r") || options.has("w")
+        for key in list.keys {
+            let last = key.split(separator: ".").last.map(String.init) ?? key
+            if ["driver", "filename", "file", "backing"].contains(last) {
+                throw .complaint("Cannot change the option '\(last)'", hint: nil)
+            }
+            if key == "read-only" && setsMode {
+                throw .complaint("Cannot set both -r/-w and 'read-only'", hint: nil)
+            }
+            if key.hasPrefix("cache.") && options.has("c") {
+                throw .complaint("Cannot set both -c and the cache options", hint: nil)
+            }
+        }
+        // Without writing, there is no temporary file that could take what is written.
+        let opening = shell.opening
+        guard opening.isTemporary, opening.settings.readOnly else { return }
+        if options.has("w") || list["read-only"] != nil {
+            throw .complaint("A temporary snapshot that was opened read-only stays so", hint: nil)
+        }
+    }
+
     static func close(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws { try shell.close() }
 
     static func flush(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
@@ -87,9 +111,10 @@ enum IoFiles {
     static func discard(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
         let options = try call.options("Cq", shell.complainPlainly)
         let (offset, count) = try options.range()
-        try shell.timed("discard", offset, count, options, failure: "discard failed") {
+        let change = IoChange("discard", offset, count, options, failure: "discard failed") {
             () throws(BlockError) in try node.discard(at: offset, count: count)
         }
+        try shell.perform(node) { change.outcome() }
     }
 
     static func truncate(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
@@ -102,7 +127,15 @@ enum IoFiles {
             preallocation = named
         }
         guard options.operands.count == 1 else { throw IoFailure.usage }
-        try node.resize(to: try IoOptions.size(options.operands[0]), preallocation: preallocation)
+        let size = try IoOptions.size(options.operands[0])
+        guard shell.requestsAreHeld(in: node) else {
+            return try node.resize(to: size, preallocation: preallocation)
+        }
+        let mode = preallocation
+        let change = IoChange("", 0, 0, IoOptions(flags: ["q"]), failure: "truncate failed") {
+            () throws(BlockError) in try node.resize(to: size, preallocation: mode)
+        }
+        try shell.perform(node) { change.outcome() }
     }
 
     static func length(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {

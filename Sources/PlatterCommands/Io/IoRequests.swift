@@ -2,42 +2,68 @@ import BlockCore
 
 /// Requests that are under way while the shell takes further commands. Thread-safe.
 ///
-/// Each has a thread of its own. Of two that overlap, one of them a write, the one that was given later
-/// waits for the earlier; all others run at the same time, and are told of in the order of their ends.
+/// Each that runs has a thread of its own. Of two that overlap, one of them a write, the one that was given
+/// later waits, without a thread, for the earlier; all others run at the same time, and are told of in the
+/// order of their ends.
 final class IoRequests: Sendable {
-    private struct Request {
+    private struct Request: Sendable {
         var id: Int
         var range: Range<Int>
         var writes: Bool
+        /// How many earlier ones it waits for.
+        var blockers = 0
+        var work: @Sendable () -> IoOutcome
+
+        func conflicts(with other: Request) -> Bool {
+            (writes || other.writes) && range.overlaps(other.range)
+        }
     }
 
     private struct State {
+        /// By number, in ascending order.
         var underWay: [Request] = []
         var ended: [[UInt8]] = []
+        var hasFailed = false
         var nextID = 0
     }
 
     private let state = Monitor(State())
 
-    /// Starts a request. `body` makes it on another thread and answers what to tell of it.
-    func start(_ range: Range<Int>, writes: Bool, _ body: @escaping @Sendable () -> [UInt8]) {
-        let (id, blockers) = state.withLock { state in
-            let blockers = state.underWay.filter { ($0.writes || writes) && $0.range.overlaps(range) }
+    /// Starts a request, whose number is the answer. `work` makes it on another thread.
+    @discardableResult
+    func start(_ range: Range<Int>, writes: Bool, _ work: @escaping @Sendable () -> IoOutcome) -> Int {
+        let request = state.withLock { state in
             state.nextID += 1
-            state.underWay.append(Request(id: state.nextID, range: range, writes: writes))
-            return (state.nextID, Set(blockers.map(\.id)))
+            var request = Request(id: state.nextID, range: range, writes: writes, work: work)
+            request.blockers = state.underWay.count { $0.conflicts(with: request) }
+            state.underWay.append(request)
+            return request
         }
-        let work: @Sendable () -> Void = { [state] in
-            state.wait(
-                until: { state in !state.underWay.contains { blockers.contains($0.id) } }, then: { _ in })
-            let text = body()
-            state.withLock { state in
-                state.underWay.removeAll { $0.id == id }
-                state.ended.append(text)
+        if request.blockers == 0 { run(request) }
+        return request.id
+    }
+
+    private func run(_ request: Request) {
+        let body: @Sendable () -> Void = { [self] in end(request, request.work()) }
+        if !WorkerThreads.detach(body) { body() }
+    }
+
+    /// Takes a request off the list, and starts those that waited for it alone.
+    private func end(_ request: Request, _ outcome: IoOutcome) {
+        let free = state.withLock { state in
+            state.ended.append(outcome.text)
+            if outcome.hasFailed { state.hasFailed = true }
+            state.underWay.removeAll { $0.id == request.id }
+            var free: [Request] = []
+            for index in state.underWay.indices where state.underWay[index].id > request.id {
+                guard state.underWay[index].conflicts(with: request) else { continue }
+                state.underWay[index].blockers -= 1
+                if state.underWay[index].blockers == 0 { free.append(state.underWay[index]) }
             }
-            state.notifyAll()
+            return free
         }
-        if !WorkerThreads.detach(work) { work() }
+        state.notifyAll()
+        free.forEach(run)
     }
 
     /// What ended requests have to tell, once.
@@ -52,4 +78,8 @@ final class IoRequests: Sendable {
     func waitForAll() { state.wait(until: { $0.underWay.isEmpty }, then: { _ in }) }
 
     var isIdle: Bool { state.withLock { $0.underWay.isEmpty } }
+    /// Whether a request failed in a way that counts for the exit status.
+    var hasFailed: Bool { state.withLock { $0.hasFailed } }
+
+    func isUnderWay(_ id: Int) -> Bool { state.withLock { $0.underWay.contains { $0.id == id } } }
 }

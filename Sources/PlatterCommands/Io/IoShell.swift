@@ -42,23 +42,30 @@ final class IoShell {
     /// Prints what requests have to tell that ended meanwhile.
     func tellEnded() { terminal.print(requests.takeReports()) }
 
-    func report(_ action: String, _ offset: Int, _ count: Int, _ elapsed: Int, _ options: IoOptions) {
-        let report = IoReport(
-            action: action, offset: offset, count: count, nanoseconds: elapsed,
-            isForMachines: options.has("C"))
-        terminal.print(report.text)
-    }
+    /// How long a command may take while a request is held before further commands are taken.
+    private static let patienceNanoseconds = 250_000_000
+    private static let pauseNanoseconds = 500_000
 
-    /// Makes a request and reports it, unless `-q` is there.
-    func timed(
-        _ action: String, _ offset: Int, _ count: Int, _ options: IoOptions, failure: String,
-        _ body: () throws(BlockError) -> Void
-    ) throws(IoFailure) {
+    func requestsAreHeld(in node: BlockNode) -> Bool { debugger(of: node)?.suspendedRequests ?? 0 > 0 }
+
+    /// Makes a request and tells of it. One that has to wait for a request that is held goes on beside the
+    /// commands that follow, so that one of them can let that go on.
+    func perform(_ node: BlockNode, _ work: @escaping @Sendable () -> IoOutcome) throws(IoFailure) {
+        guard requestsAreHeld(in: node) else {
+            let outcome = work()
+            tellEnded()
+            terminal.print(outcome.text)
+            if outcome.hasFailed { throw .silent }
+            return
+        }
+        let id = requests.start(0..<0, writes: false, work)
         let began = MonotonicClock.nanoseconds()
-        do throws(BlockError) { try body() } catch { throw .told("\(failure): \(error.message)") }
-        let elapsed = MonotonicClock.nanoseconds() - began
+        while requests.isUnderWay(id) {
+            let isPatient = MonotonicClock.nanoseconds() - began < Self.patienceNanoseconds
+            guard isPatient || !requestsAreHeld(in: node) else { break }
+            WorkerThreads.sleep(nanoseconds: Self.pauseNanoseconds)
+        }
         tellEnded()
-        if !options.has("q") { report(action, offset, count, elapsed, options) }
     }
 
     // MARK: Commands
@@ -162,7 +169,7 @@ final class IoShell {
             context.complain(error)
             hasFailed = true
         }
-        return hasFailed ? 1 : 0
+        return hasFailed || requests.hasFailed ? 1 : 0
     }
 
     /// Closes the image and opens it in another way; in the old one where that fails.

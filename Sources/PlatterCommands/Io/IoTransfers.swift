@@ -30,28 +30,10 @@ enum IoTransfers {
         _ shell: IoShell, _ node: BlockNode, _ options: IoOptions, _ offset: Int, _ count: Int,
         _ check: IoCheck, failure: String
     ) throws {
-        let buffer = IoBuffer(count: count, misaligned: shell.misaligns)
-        let memory = buffer.storage
-        let began = MonotonicClock.nanoseconds()
-        do throws(BlockError) {
-            var bytes = memory.mutableBytes(buffer.range)
-            if options.has("b") {
-                try node.loadVMState(into: &bytes, at: offset)
-            } else {
-                try node.read(into: &bytes, at: offset)
-            }
-        } catch { throw IoFailure.told("\(failure): \(error.message)") }
-        let elapsed = MonotonicClock.nanoseconds() - began
-        shell.tellEnded()
-        let isWrong = !check.passes(buffer)
-        if isWrong { shell.tell(check.failure(at: offset)) }
-        if !options.has("q") {
-            if options.has("v") {
-                shell.terminal.print(IoReport.dump(memory.bytes(buffer.range), at: offset))
-            }
-            shell.report("read", offset, count, elapsed, options)
-        }
-        if isWrong { throw IoFailure.silent }
+        let reading = IoReading(
+            node: node, offset: offset, count: count, options: options, check: check,
+            buffer: IoBuffer(count: count, misaligned: shell.misaligns), failure: failure)
+        try shell.perform(node) { reading.outcome() }
     }
 
     static func write(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
@@ -62,15 +44,16 @@ enum IoTransfers {
         let (offset, count) = try options.range(limit: isUnlimited ? nil : " without -n")
         if options.has("b") || options.has("c") { try IoOptions.checkSectors(offset, count) }
         if options.has("z") {
-            return try shell.timed("wrote", offset, count, options, failure: "write failed") {
+            let change = IoChange("wrote", offset, count, options, failure: "write failed") {
                 () throws(BlockError) in try zero(node, offset, count, options)
             }
+            return try shell.perform(node) { change.outcome() }
         }
         let buffer = IoBuffer(count: count, misaligned: shell.misaligns)
         let memory = buffer.storage
         buffer.fill(with: pattern ?? IoShell.usualPattern)
         if let source = options.values["s"] { try fill(buffer, from: source, shell) }
-        try shell.timed("wrote", offset, count, options, failure: "write failed") {
+        let change = IoChange("wrote", offset, count, options, failure: "write failed") {
             () throws(BlockError) in
             if options.has("b") {
                 try node.saveVMState(memory.bytes(buffer.range), at: offset)
@@ -81,6 +64,7 @@ enum IoTransfers {
             }
             if options.has("f") { try node.flush() }
         }
+        try shell.perform(node) { change.outcome() }
     }
 
     static func writeVector(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
@@ -90,11 +74,12 @@ enum IoTransfers {
         let buffer = IoBuffer(count: count, misaligned: shell.misaligns)
         let memory = buffer.storage
         buffer.fill(with: pattern ?? IoShell.usualPattern)
-        try shell.timed("wrote", offset, count, options, failure: "writev failed") {
+        let change = IoChange("wrote", offset, count, options, failure: "writev failed") {
             () throws(BlockError) in
             try node.write(memory.bytes(buffer.range), at: offset)
             if options.has("f") { try node.flush() }
         }
+        try shell.perform(node) { change.outcome() }
     }
 
     private static func checkFlags(_ options: IoOptions) throws(IoFailure) {
@@ -147,14 +132,11 @@ enum IoTransfers {
         }
     }
 
-    /// How much of a pattern file is used, in bytes.
-    private static let maximumPatternBytes = 64 << 20
-
     /// Fills a buffer with the bytes of a file, over and over.
     private static func fill(_ buffer: IoBuffer, from path: String, _ shell: IoShell) throws {
         let bytes: [UInt8]
         do throws(BlockError) {
-            bytes = try HostFile.contents(of: path, limit: maximumPatternBytes)
+            bytes = try HostFile.prefix(of: path, count: buffer.count)
         } catch {
             shell.complainPlainly(error.errno.map { "\(path): \(HostErrors.text($0))" } ?? error.message)
             throw IoFailure.silent

@@ -57,7 +57,9 @@ final class LineEditor {
     private func plain() -> String? {
         var bytes: [UInt8] = []
         while let byte = nextByte(), byte != 0x0A { bytes.append(byte) }
-        return bytes.isEmpty && hasEnded ? nil : String(decoding: bytes, as: UTF8.self)
+        if bytes.isEmpty && hasEnded { return nil }
+        // As in C, a zero byte ends a line.
+        return String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
     }
 
     private func nextByte() -> UInt8? {
@@ -80,8 +82,12 @@ final class LineEditor {
         var raw = before
         raw.c_lflag &= ~tcflag_t(ICANON | ECHO | ISIG | IEXTEN)
         raw.c_iflag &= ~tcflag_t(ICRNL | IXON)
+        let guardian = TerminalGuard(restoring: before)
         tcsetattr(STDIN_FILENO, TCSADRAIN, &raw)
-        defer { tcsetattr(STDIN_FILENO, TCSADRAIN, &before) }
+        defer {
+            tcsetattr(STDIN_FILENO, TCSADRAIN, &before)
+            guardian.end()
+        }
         startLine()
         redraw()
         while let byte = nextByte() {
@@ -142,7 +148,10 @@ final class LineEditor {
 
     /// Takes a whole control sequence, `ESC [ PARAMETERS LETTER` or `ESC O LETTER`, known or not.
     private func takeEscape() {
-        guard let second = nextByte(), second == UInt8(ascii: "[") || second == UInt8(ascii: "O") else {
+        guard let second = nextByte() else { return }
+        guard second == UInt8(ascii: "[") || second == UInt8(ascii: "O") else {
+            // A key of its own behind a lone Escape.
+            pending.insert(second, at: 0)
             return
         }
         var parameters: [UInt8] = []

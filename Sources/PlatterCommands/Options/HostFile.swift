@@ -29,18 +29,28 @@ enum HostFile {
     ///
     /// - Throws: `io` with the system's reason; `limit`.
     static func contents(of path: String, limit: Int) throws(BlockError) -> [UInt8] {
+        let bytes = try prefix(of: path, count: limit + 1)
+        guard bytes.count <= limit else {
+            throw BlockError(.limit, "\(path) has more than \(limit) bytes")
+        }
+        return bytes
+    }
+
+    /// The first `count` bytes of a file, or fewer where it has not so many.
+    ///
+    /// - Throws: `io` with the system's reason.
+    static func prefix(of path: String, count: Int) throws(BlockError) -> [UInt8] {
         guard let file = fopen(path, "rb") else {
             throw BlockError(.io, "Unable to read \(path): \(String(cString: strerror(errno)))", errno: errno)
         }
         defer { fclose(file) }
         setvbuf(file, nil, _IONBF, 0)
-        var bytes = [UInt8](repeating: 0, count: limit + 1)
-        let count = fread(&bytes, 1, bytes.count, file)
+        var bytes = [UInt8](repeating: 0, count: count)
+        let found = fread(&bytes, 1, bytes.count, file)
         guard ferror(file) == 0 else {
             throw BlockError(.io, "Unable to read \(path): \(String(cString: strerror(errno)))", errno: errno)
         }
-        guard count <= limit else { throw BlockError(.limit, "\(path) has more than \(limit) bytes") }
-        bytes.removeLast(bytes.count - count)
+        bytes.removeLast(bytes.count - found)
         return bytes
     }
 

@@ -34,7 +34,7 @@ struct ImageName {
 
     /// Whether the driver is to be guessed from the file's contents.
     var leavesFormatOpen: Bool {
-        if format != nil { return false }
+        if format != nil || openOptions["driver"] != nil { return false }
         if isOptions { return (try? OptionTree.parse(text))?["driver"] == nil }
         if text.hasPrefix("json:") {
             return (try? JSONReader.options(String(text.dropFirst(5))))?["driver"] == nil
