@@ -40,6 +40,9 @@ public struct DriverRegistry: Sendable {
         formats.first { $0.name == name || $0.aliases.contains(name) }
     }
 
+    /// The name by which other programs know the format, for a name or an alias; unknown names as they are.
+    public func canonicalName(_ name: String) -> String { format(named: name)?.name ?? name }
+
     /// The protocol with that name.
     public func protocolEntry(named name: String) -> ProtocolEntry? {
         protocols.first { $0.name == name }

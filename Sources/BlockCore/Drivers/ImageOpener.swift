@@ -72,18 +72,21 @@ public struct ImageOpener: Sendable {
             filename = nil
         }
         let driver = options.take("driver") ?? format
-        var settings = settings
-        if try options.takeFlag("read-only") == true { settings.readOnly = true }
-        if try options.takeFlag("force-share") == true { settings.forceShare = true }
-        if let direct = try options.takeFlag("cache.direct") {
-            settings.cache = settings.cache.with(direct: direct)
-        }
-        if try options.takeFlag("cache.no-flush") == true { settings.cache = .unsafe }
-        if let text = options.take("discard") { settings.discardUnmaps = text == "unmap" || text == "on" }
         if let driver, registry.format(named: driver) == nil, registry.protocolEntry(named: driver) != nil {
             options["driver"] = driver
             return try openStorage(filename, options: options, settings: settings)
         }
+        var settings = settings
+        let nodeOptions = try NodeOptions(taking: &options, into: &settings, isStorage: false)
+        return try nodeOptions.open(settings) { (settings) throws(BlockError) in
+            try openImage(filename, driver: driver, settings: settings, options: options, above: above)
+        }
+    }
+
+    private func openImage(
+        _ filename: String?, driver: String?, settings: OpenSettings, options: OptionTree, above: Above
+    ) throws(BlockError) -> BlockNode {
+        var options = options
         var fileOptions = options.takeSubtree("file")
         if let name = options.take("filename") { fileOptions["filename"] = name }
         guard filename != nil || !fileOptions.isEmpty else {
@@ -94,21 +97,41 @@ public struct ImageOpener: Sendable {
         }
         var fileSettings = settings
         fileSettings.declaresUseLater = true
+        fileSettings.detectZeroes = .off
         let file = try openStorage(filename, options: fileOptions, settings: fileSettings)
         return try closingOnFailure(file) { () throws(BlockError) -> BlockNode in
-            try openFormat(driver, on: file, settings: settings, options: options, above: above)
+            if file.isReadOnly && !settings.readOnly {
+                throw BlockError(.readOnly, "Block node is read-only", path: file.filename)
+            }
+            return try openFormat(driver, on: file, settings: settings, options: options, above: above)
         }
     }
 
-    /// Opens the protocol layer. `options` are those below `file.`.
+    /// Opens what an image's bytes are in: a protocol, or another format, such as a window of a raw file.
+    /// `options` are those below `file.`.
     func openStorage(
         _ filename: String?, options: OptionTree, settings: OpenSettings
     ) throws(BlockError) -> BlockNode {
+        if let name = options["driver"], registry.format(named: name) != nil {
+            var settings = settings
+            settings.declaresUseLater = false
+            return try open(filename, format: nil, settings: settings, options: options, above: Above())
+        }
         var options = options
         let driver = options.take("driver")
         let (entry, path) = try chooseProtocol(driver, filename ?? options.take("filename") ?? "")
         var settings = settings
-        if try options.takeFlag("read-only") == true { settings.readOnly = true }
+        let nodeOptions = try NodeOptions(taking: &options, into: &settings, isStorage: true)
+        let rest = options
+        return try nodeOptions.open(settings) { (settings) throws(BlockError) in
+            try openStorage(entry, path, options: rest, settings: settings)
+        }
+    }
+
+    private func openStorage(
+        _ entry: ProtocolEntry, _ path: String, options: OptionTree, settings: OpenSettings
+    ) throws(BlockError) -> BlockNode {
+        var options = options
         let storage = try entry.open(path, &options, settings)
         if let unknown = options.keys.first {
             storage.close()
@@ -227,6 +250,7 @@ public struct ImageOpener: Sendable {
         }
         var below = settings
         below.readOnly = true
+        below.detectZeroes = .off
         var filename: String?
         if options["file.filename"] == nil && options["filename"] == nil, let stated {
             filename = try allowedBackingName(stated.filename, of: node)

@@ -63,7 +63,7 @@ public struct OpenRequest: Sendable {
             if own["driver"] == nil { own["driver"] = "file" }
         }
         let node = try opener.openStorage(nil, options: own, settings: settings)
-        if let identity = node.storage?.identity, identity == file.storage?.identity {
+        if let identity = node.identity, identity == file.identity {
             try? node.close()
             throw BlockError(
                 .corrupt, "The \(purpose.rawValue) '\(node.filename)' is the image itself",
@@ -83,7 +83,7 @@ public struct OpenRequest: Sendable {
         let own = options.takeSubtree(role)
         if own.isEmpty { return nil }
         let node = try opener.openStorage(nil, options: own, settings: settings)
-        if let identity = node.storage?.identity, identity == file.storage?.identity {
+        if let identity = node.identity, identity == file.identity {
             try? node.close()
             throw BlockError(
                 .invalidArgument, "'\(role)' names the image's own file", path: file.filename)

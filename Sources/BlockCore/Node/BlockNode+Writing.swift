@@ -6,6 +6,10 @@ extension BlockNode {
     /// - Throws: `readOnly`; `io`, also past the end of a disk; `noSpace`; `corrupt`.
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         try checkWritable()
+        if settings.detectZeroes != .off, bytes.byteCount > 0, bytes.isZero {
+            let flags: ZeroFlags = settings.detectZeroes == .unmap ? .mayUnmap : []
+            return try writeZeroes(at: offset, count: bytes.byteCount, flags: flags)
+        }
         let began = statistics.now()
         switch layer {
         case .storage(let driver):

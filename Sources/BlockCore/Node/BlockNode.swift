@@ -88,6 +88,9 @@ public final class BlockNode: GuestReader, Sendable {
         if case .storage(let driver) = layer { return driver }
         return nil
     }
+    /// What tells the innermost file from all others; `nil` where it has no such mark. Several images may lie
+    /// in one file, one beside the other.
+    public var identity: String? { storage?.identity ?? file?.identity }
     /// `qcow2`, `raw`, `file`, ...
     public var driverName: String {
         switch layer {

@@ -63,6 +63,8 @@ public struct OpenSettings: Sendable {
     public var engine = RequestEngine.threads
     /// What is read from the backing file is stored in the image itself, which must be writable.
     public var copyOnRead = false
+    /// What becomes of data that is all zeroes. Of this node only, not of its file and backing file.
+    public var detectZeroes = ZeroDetection.off
 
     public init(
         readOnly: Bool = true, cache: CacheMode = .writeback, forceShare: Bool = false,

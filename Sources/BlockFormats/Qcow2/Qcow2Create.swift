@@ -100,7 +100,7 @@ extension Qcow2Driver: Creatable, Measurable {
     }
 
     private static func checkApart(_ file: BlockNode, _ dataFile: BlockNode) throws(BlockError) {
-        guard let identity = file.storage?.identity, identity == dataFile.storage?.identity else { return }
+        guard let identity = file.identity, identity == dataFile.identity else { return }
         throw sameFile(dataFile.filename)
     }
 

@@ -46,7 +46,7 @@ struct RebaseCommand: ImageCommand {
             throw CommandFailure("Invalid format name: '\(backingFormat)'")
         }
         return try context.closing(try context.open(image, settings: settings)) { node in
-            let reference = try reference(for: node)
+            let reference = try reference(for: node, context.registry)
             if backingUnsafe {
                 try change(node, to: reference)
             } else {
@@ -57,12 +57,12 @@ struct RebaseCommand: ImageCommand {
     }
 
     /// What the image will state; refused before any work where the format would refuse it in the end.
-    private func reference(for node: BlockNode) throws -> BackingReference? {
+    private func reference(for node: BlockNode, _ registry: DriverRegistry) throws -> BackingReference? {
         let name = backing ?? ""
         guard node.format is any Rebasable else { throw failure(name, "Operation not supported") }
         if name.isEmpty { return nil }
         guard let backingFormat else { throw failure(name, "backing format must be specified") }
-        return BackingReference(filename: name, format: backingFormat)
+        return BackingReference(filename: name, format: registry.canonicalName(backingFormat))
     }
 
     private func failure(_ name: String, _ reason: String) -> CommandFailure {

@@ -26,6 +26,12 @@ struct ImageCreator {
         self.format = format
         options = try context.opener.createOptions(format: format, filename: filename)
         try text.apply(to: &options)
+        if let backingFormat = options[.backingFormat] { setBacking(format: backingFormat) }
+    }
+
+    /// Images state the format by the name that other programs know, too.
+    private mutating func setBacking(format: String) {
+        options.set(.backingFormat, to: context.registry.canonicalName(format))
     }
 
     /// Takes the backing file of `-b` and its format.
@@ -40,7 +46,7 @@ struct ImageCreator {
             guard options.declares(.backingFormat) else {
                 throw BlockError(.unsupported, "Backing format not supported for file format '\(format)'")
             }
-            options.set(.backingFormat, to: backingFormat)
+            setBacking(format: backingFormat)
         }
     }
 

@@ -1,0 +1,91 @@
+/// What a node does with data that is all zeroes (`detect-zeroes`).
+public enum ZeroDetection: String, Sendable {
+    case off
+    /// Stores zeroes as the format stores them best, and keeps the space.
+    case on
+    /// The same, and gives the space back.
+    case unmap
+}
+
+/// The open options that every node has, whatever its driver.
+struct NodeOptions {
+    /// A node's name is at most this long; it begins with a letter.
+    private static let maximumNameBytes = 31
+    /// EPERM, EACCES and EROFS, which are the same numbers wherever this runs.
+    private static let refusals: Set<Int32> = [1, 13, 30]
+
+    /// Where writing is not allowed, open the file without it.
+    var fallsBackToReadOnly = false
+    private var discardUnmaps: Bool?
+
+    /// Takes a node's options off the list and into `settings`, which hold for its file and backing file
+    /// too, but for the detection of zeroes.
+    ///
+    /// A name is checked and has no further use: nothing here refers to nodes by their names.
+    /// - Parameter isStorage: protocols take the cache options themselves.
+    init(
+        taking options: inout OptionTree, into settings: inout OpenSettings, isStorage: Bool
+    ) throws(BlockError) {
+        if try options.takeFlag("read-only") == true { settings.readOnly = true }
+        if try options.takeFlag("force-share") == true { settings.forceShare = true }
+        if !isStorage {
+            if let direct = try options.takeFlag("cache.direct") {
+                settings.cache = settings.cache.with(direct: direct)
+            }
+            if try options.takeFlag("cache.no-flush") == true { settings.cache = .unsafe }
+        }
+        fallsBackToReadOnly = try options.takeFlag("auto-read-only") == true
+        if let text = options.take("discard") {
+            settings.discardUnmaps = try Self.discards(text)
+            discardUnmaps = settings.discardUnmaps
+        }
+        settings.detectZeroes = try detection(options.take("detect-zeroes"))
+        if let name = options.take("node-name") { try Self.check(name: name) }
+    }
+
+    private static func discards(_ text: String) throws(BlockError) -> Bool {
+        switch text {
+        case "unmap", "on": true
+        case "ignore", "off": false
+        default: throw BlockError(.invalidArgument, "Invalid discard option: \(text)")
+        }
+    }
+
+    private func detection(_ text: String?) throws(BlockError) -> ZeroDetection {
+        guard let text else { return .off }
+        guard let detection = ZeroDetection(rawValue: text) else {
+            throw BlockError(.invalidArgument, "Parameter 'detect-zeroes' does not accept value '\(text)'")
+        }
+        guard detection != .unmap || discardUnmaps == true else {
+            throw BlockError(
+                .invalidArgument,
+                "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap")
+        }
+        return detection
+    }
+
+    private static func check(name: String) throws(BlockError) {
+        let bytes = Array(name.utf8)
+        func isLetter(_ byte: UInt8) -> Bool { (0x41...0x5A).contains(byte & 0xDF) }
+        let isFine = bytes.allSatisfy { byte in
+            isLetter(byte) || (0x30...0x39).contains(byte) || "-._".utf8.contains(byte)
+        }
+        guard let first = bytes.first, isLetter(first), isFine, bytes.count <= maximumNameBytes else {
+            throw BlockError(.invalidArgument, "Invalid node-name: '\(name)'")
+        }
+    }
+
+    /// Opens with these settings, or without writing where the host does not allow that and it is wished.
+    func open(
+        _ settings: OpenSettings, _ body: (OpenSettings) throws(BlockError) -> BlockNode
+    ) throws(BlockError) -> BlockNode {
+        do throws(BlockError) { return try body(settings) } catch {
+            guard fallsBackToReadOnly, !settings.readOnly, Self.refusals.contains(error.errno ?? 0) else {
+                throw error
+            }
+            var settings = settings
+            settings.readOnly = true
+            return try body(settings)
+        }
+    }
+}
