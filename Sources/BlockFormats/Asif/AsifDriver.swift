@@ -250,6 +250,8 @@ public final class AsifDriver: ReadOnlyFormat {
     }
 
     public func describe() throws(BlockError) -> FormatInfo {
-        FormatInfo(clusterSizeBytes: header.chunkBytes)
+        FormatInfo(
+            clusterSizeBytes: header.chunkBytes,
+            specific: [InfoField("sector-size", .number(header.sectorBytes))])
     }
 }

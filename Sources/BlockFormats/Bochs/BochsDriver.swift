@@ -143,7 +143,13 @@ public final class BochsDriver: ReadOnlyFormat {
         number / 8 < bitmap.count && bitmap[number / 8] & 1 << UInt8(number % 8) != 0
     }
 
-    public func describe() throws(BlockError) -> FormatInfo { FormatInfo() }
+    public func describe() throws(BlockError) -> FormatInfo {
+        FormatInfo(
+            specific: [
+                InfoField("subtype", .text(Bochs.subtype)),
+                InfoField("extent-size", .number(header.extentBytes)),
+            ])
+    }
 }
 
 extension BochsDriver: Checkable {

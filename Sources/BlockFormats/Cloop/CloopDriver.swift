@@ -139,7 +139,12 @@ public final class CloopDriver: ReadOnlyFormat {
         }
     }
 
-    public func describe() throws(BlockError) -> FormatInfo { FormatInfo() }
+    public func describe() throws(BlockError) -> FormatInfo {
+        FormatInfo(
+            specific: [
+                InfoField("block-size", .number(blockBytes)), InfoField("blocks", .number(offsets.count - 1)),
+            ])
+    }
 }
 
 extension CloopDriver: Checkable {

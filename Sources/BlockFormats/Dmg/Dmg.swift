@@ -51,6 +51,7 @@ enum DmgEncoding: UInt32 {
     static let comment: UInt32 = 0x7FFF_FFFE
     static let terminator: UInt32 = 0xFFFF_FFFF
 
+    var name: String { "\(self)" }
     var isZero: Bool { self == .zero || self == .ignored }
     var isCompressed: Bool { !isZero && self != .raw }
 }

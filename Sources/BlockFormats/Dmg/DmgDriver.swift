@@ -160,5 +160,12 @@ public final class DmgDriver: ReadOnlyFormat {
         }
     }
 
-    public func describe() throws(BlockError) -> FormatInfo { FormatInfo() }
+    public func describe() throws(BlockError) -> FormatInfo {
+        let used = Set(tables.chunks.compactMap(\.encoding)).sorted { $0.rawValue < $1.rawValue }
+        return FormatInfo(
+            specific: [
+                InfoField("chunks", .number(tables.chunks.count)),
+                InfoField("encodings", .list(used.map { .text($0.name) })),
+            ])
+    }
 }

@@ -77,17 +77,17 @@ public final class ParallelsDriver: SessionFormat {
         isRecording.store(!state.isReadOnly && state.features.hasUsableBitmaps, ordering: .releasing)
     }
 
-    /// Nothing is told of an image without bitmaps, as by qemu-img.
     public func describe() throws(BlockError) -> FormatInfo {
-        let isDirty = state.withLock { $0.isUnclean }
+        let (isDirty, kind) = state.withLock { ($0.isUnclean, $0.header.kind) }
+        var fields = [InfoField("magic", .text(kind.rawValue))]
         let list = try bitmaps().map { bitmap in
             InfoValue.object([
                 InfoField("flags", .list(bitmap.isInconsistent ? [.text("in-use")] : [.text("auto")])),
                 InfoField("name", .text(bitmap.name)), InfoField("granularity", .number(bitmap.granularity)),
             ])
         }
-        return FormatInfo(
-            isDirty: isDirty, specific: list.isEmpty ? nil : [InfoField("bitmaps", .list(list))])
+        if !list.isEmpty { fields.append(InfoField("bitmaps", .list(list))) }
+        return FormatInfo(isDirty: isDirty, specific: fields)
     }
 }
 

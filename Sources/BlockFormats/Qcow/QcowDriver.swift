@@ -104,6 +104,12 @@ public final class QcowDriver: SessionFormat {
     }
 
     public func describe() throws(BlockError) -> FormatInfo {
-        FormatInfo(clusterSizeBytes: clusterBytes, isEncrypted: isEncrypted)
+        let header = tables.withLock { $0.header }
+        return FormatInfo(
+            clusterSizeBytes: clusterBytes, isEncrypted: isEncrypted,
+            specific: [
+                InfoField("l2-entries", .number(header.tableBytes / 8)),
+                InfoField("encryption", .text(isEncrypted ? DataEncryption.aesName : "none")),
+            ])
     }
 }

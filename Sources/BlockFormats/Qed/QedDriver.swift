@@ -87,6 +87,9 @@ public final class QedDriver: SessionFormat {
     }
 
     public func describe() throws(BlockError) -> FormatInfo {
-        tables.withLock { FormatInfo(clusterSizeBytes: clusterBytes, isDirty: $0.header.needsCheck) }
+        let header = tables.withLock { $0.header }
+        return FormatInfo(
+            clusterSizeBytes: clusterBytes, isDirty: header.needsCheck,
+            specific: [InfoField("table-size", .number(header.tableClusters))])
     }
 }

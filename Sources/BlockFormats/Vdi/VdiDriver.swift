@@ -100,5 +100,15 @@ public final class VdiDriver: SessionFormat {
         }
     }
 
-    public func describe() throws(BlockError) -> FormatInfo { FormatInfo(clusterSizeBytes: blockBytes) }
+    public func describe() throws(BlockError) -> FormatInfo {
+        let header = state.withLock { $0.header }
+        var fields = [
+            InfoField("subformat", .text(header.type.name)),
+            InfoField("uuid", .text(ImageUUID(mixedEndian: header.uuid).text)),
+        ]
+        if header.type.hasParent {
+            fields.append(InfoField("parent-uuid", .text(ImageUUID(mixedEndian: header.parentUUID).text)))
+        }
+        return FormatInfo(clusterSizeBytes: blockBytes, specific: fields)
+    }
 }

@@ -24,6 +24,15 @@ enum Vdi {
         case undo = 3
         case differencing = 4
 
+        var name: String {
+            switch self {
+            case .dynamic: "dynamic"
+            case .fixed: "static"
+            case .undo: "undo"
+            case .differencing: "differencing"
+            }
+        }
+
         /// Whether what is not stored comes from a parent image.
         var hasParent: Bool { self == .undo || self == .differencing }
     }
@@ -56,6 +65,7 @@ struct VdiHeader: Sendable, Equatable {
         dataOffset + index * (blockBytes + blockExtraBytes) + blockExtraBytes
     }
 
+    var uuid: [UInt8] { Array(bytes[0x188..<0x198]) }
     var parentUUID: [UInt8] { Array(bytes[0x1B8..<0x1C8]) }
 
     /// - Throws: `wrongFormat` for other files; `unsupported`; `corrupt` with the reason.

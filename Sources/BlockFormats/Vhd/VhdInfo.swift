@@ -1,34 +1,27 @@
 import BlockCore
 
 extension VhdDriver {
-    /// As QEMU, nothing specific of a dynamic disk.
     public func describe() throws(BlockError) -> FormatInfo {
         guard case .dynamic(let state) = body else {
-            return FormatInfo(specific: fixedFields(footer))
+            var fields = Self.fields(.fixed, footer)
+            if virtualSize % Vhd.azureUnit != 0 {
+                fields.append(InfoField("note", .text("not a multiple of 1 MiB, which Azure refuses")))
+            }
+            return FormatInfo(specific: fields)
         }
         return state.withLock { state in
-            FormatInfo(
-                clusterSizeBytes: blockBytes,
-                specific: state.isDifferencing ? Self.childFields(state.footer, state.header) : nil)
+            var fields = Self.fields(state.isDifferencing ? .differencing : .dynamic, state.footer)
+            if state.isDifferencing {
+                fields.append(InfoField("parent-uuid", .text(state.header.parentUUID.text)))
+            }
+            return FormatInfo(clusterSizeBytes: blockBytes, specific: fields)
         }
     }
 
-    private func fixedFields(_ footer: VhdFooter) -> [InfoField] {
-        var fields = [
-            InfoField("subformat", .text(Vhd.DiskType.fixed.name)),
-            InfoField("creator", .text(footer.creatorText)), InfoField("uuid", .text(footer.uuid.text)),
-        ]
-        if virtualSize % Vhd.azureUnit != 0 {
-            fields.append(InfoField("note", .text("not a multiple of 1 MiB, which Azure refuses")))
-        }
-        return fields
-    }
-
-    private static func childFields(_ footer: VhdFooter, _ header: VhdHeader) -> [InfoField] {
+    private static func fields(_ type: Vhd.DiskType, _ footer: VhdFooter) -> [InfoField] {
         [
-            InfoField("subformat", .text(Vhd.DiskType.differencing.name)),
-            InfoField("creator", .text(footer.creatorText)), InfoField("uuid", .text(footer.uuid.text)),
-            InfoField("parent-uuid", .text(header.parentUUID.text)),
+            InfoField("subformat", .text(type.name)), InfoField("creator", .text(footer.creatorText)),
+            InfoField("uuid", .text(footer.uuid.text)),
         ]
     }
 }

@@ -90,8 +90,19 @@ public final class VhdxDriver: SessionFormat {
 
     public func describe() throws(BlockError) -> FormatInfo {
         state.withLock { state in
-            FormatInfo(
-                clusterSizeBytes: state.geometry.blockBytes, isDirty: state.headers.current.hasLog)
+            let metadata = state.metadata
+            let subformat =
+                metadata.geometry.hasParent
+                ? "differencing" : metadata.leavesBlocksAllocated ? "fixed" : "dynamic"
+            return FormatInfo(
+                clusterSizeBytes: metadata.geometry.blockBytes, isDirty: state.headers.current.hasLog,
+                specific: [
+                    InfoField("subformat", .text(subformat)),
+                    InfoField("log-size", .number(state.headers.current.logBytes)),
+                    InfoField("logical-sector-size", .number(metadata.geometry.sectorBytes)),
+                    InfoField("physical-sector-size", .number(metadata.physicalSectorBytes)),
+                    InfoField("disk-id", .text(metadata.diskID.text)),
+                ])
         }
     }
 }
