@@ -10,10 +10,7 @@ import Testing
     @Test(.timeLimit(.minutes(10))) func writeInPlaceDuringApply() throws {
         let store = TestStore()
         let pause = PausePoint()
-        let entry = ProtocolEntry(
-            name: "file", createOptions: store.entry.createOptions,
-            open: { (name, _, _) throws(BlockError) in PausingDisk(store.disk(name), pause) },
-            create: store.entry.create)
+        let entry = pause.entry(store)
         let opener = ImageOpener(
             registry: DriverRegistry(formats: [Qcow2Driver.self, RawDriver.self], protocols: [entry]))
         var options = try opener.createOptions(format: "qcow2", filename: "disk")
@@ -50,57 +47,4 @@ import Testing
         #expect(try node.readBytes(at: 0, count: 65536) == [UInt8](repeating: 1, count: 65536))
         try node.close()
     }
-}
-
-/// Holds up one write of a certain size.
-private final class PausePoint: Sendable {
-    private let state = Monitor((count: 0, isReached: false, mayGo: false))
-
-    func arm(count: Int) { state.withLock { $0 = (count, false, false) } }
-    func pass(_ count: Int) {
-        guard state.withLock({ $0.count == count && !$0.isReached }) else { return }
-        state.withLock { $0.isReached = true }
-        state.notifyAll()
-        state.wait(until: { $0.mayGo }) { _ in }
-    }
-    func waitUntilReached() { state.wait(until: { $0.isReached }) { _ in } }
-    func resume() {
-        state.withLock { $0.mayGo = true }
-        state.notifyAll()
-    }
-}
-
-private final class PausingDisk: ProtocolDriver {
-    static let name = "file"
-    private let inner: any ProtocolDriver
-    private let pause: PausePoint
-
-    init(_ inner: any ProtocolDriver, _ pause: PausePoint) {
-        self.inner = inner
-        self.pause = pause
-    }
-
-    func length() throws(BlockError) -> Int { try inner.length() }
-    func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
-        try inner.read(into: &buffer, at: offset)
-    }
-    func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
-        pause.pass(bytes.byteCount)
-        try inner.write(bytes, at: offset)
-    }
-    func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
-        try inner.writeZeroes(at: offset, count: count, flags: flags)
-    }
-    func discard(at offset: Int, count: Int) throws(BlockError) {
-        try inner.discard(at: offset, count: count)
-    }
-    func truncate(to length: Int, preallocation: Preallocation) throws(BlockError) {
-        try inner.truncate(to: length, preallocation: preallocation)
-    }
-    func flush() throws(BlockError) { try inner.flush() }
-    func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
-        try inner.extent(at: offset, limit: limit)
-    }
-    func reopen(readOnly: Bool) throws(BlockError) { try inner.reopen(readOnly: readOnly) }
-    func close() { inner.close() }
 }

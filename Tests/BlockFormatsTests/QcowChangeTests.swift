@@ -64,6 +64,30 @@ import Testing
         #expect(try again.readBytes(at: 9216, count: (8 << 20) - 9216).allSatisfy { $0 == 0 })
     }
 
+    /// A table that comes to where an old one was must not be taken for it.
+    @Test func shrinkingAndGrowingInOneSession() throws {
+        let store = try QcowImage.make(size: 1 << 20, compressed: false)
+        let node = try QcowImage.open(store, readOnly: false)
+        func write(_ value: UInt8, at offset: Int) throws {
+            try node.write([UInt8](repeating: value, count: 4096).span.bytes, at: offset)
+        }
+        try node.resize(to: 8 << 20)
+        try write(7, at: 4 << 20)
+        try write(8, at: 5 << 20)
+        try node.flush()
+        try node.resize(to: 1 << 20)
+        try node.resize(to: 8 << 20)
+        try write(9, at: 4 << 20)
+        try write(10, at: 6 << 20)
+        try node.flush()
+        #expect(try node.readBytes(at: 5 << 20, count: 1) == [0])
+        try node.close()
+        let check = try QcowImage.check(store)
+        #expect(check.corruptions == 0 && check.leaks == 0, "\(check)")
+        let again = try QcowImage.open(store)
+        #expect(try [4, 5, 6].map { try again.readBytes(at: $0 << 20, count: 1)[0] } == [9, 0, 10])
+    }
+
     /// A longer backing file must not show in what is new, whenever the power fails.
     @Test(.timeLimit(.minutes(2))) func growingHidesTheBackingFile() throws {
         var configuration = QcowTests.kind(backing: true)

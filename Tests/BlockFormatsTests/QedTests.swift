@@ -163,6 +163,67 @@ import Testing
         #expect(try Self.contents(Self.open(store)) == [1, 2, 3, 4])
     }
 
+    /// An entry behind the end of the disk that has the place of one inside is found, and resizing does not
+    /// believe it.
+    @Test func entriesBehindTheEndAreNoDanger() throws {
+        for repairs in [false, true] {
+            let store = try Self.image()
+            var file = try #require(store["disk"])
+            // The fifth table, of a disk that has four, is the first one.
+            file.write([0, 0x30], at: Self.cluster + 4 * 8)
+            store["disk"] = file
+            #expect(try Self.check(store).corruptions == 1)
+            if repairs { #expect(try Self.check(store, .all).corruptionsFixed == 1) }
+            let node = try Self.open(store, readOnly: false)
+            try node.resize(to: 8 * 512 * Self.cluster)
+            #expect(try node.readBytes(at: 4 * 512 * Self.cluster, count: 4096).allSatisfy { $0 == 0 })
+            try node.close()
+            #expect(try Self.contents(Self.open(store)) == [1, 2, 3, 4])
+            #expect(try Self.check(store).corruptions == 0)
+        }
+    }
+
+    /// QEMU opens no image whose tables could map more than numbers can say.
+    @Test(arguments: [("4M", "4", false), ("4M", "1", true), ("64M", "1", false), ("1M", "4", true)])
+    func sizesThatNobodyOpensAreNotMade(_ cluster: String, _ table: String, _ works: Bool) throws {
+        let store = TestStore()
+        let opener = ImageOpener(registry: store.registry([QedDriver.self, RawDriver.self]))
+        var options = try opener.createOptions(format: "qed", filename: "disk")
+        try options.set(name: "cluster_size", to: cluster)
+        try options.set(name: "table_size", to: table)
+        options.set(.size, to: String(1 << 30))
+        #expect(((try? opener.create("disk", format: "qed", options: options)) != nil) == works)
+    }
+
+    /// Opening must not copy a cluster for each of very many entries that share it; a check that was asked
+    /// for makes zeroes of a hole.
+    @Test func manySharedClustersAreLeftToACheck() throws {
+        let store = TestStore()
+        let opener = ImageOpener(registry: store.registry([QedDriver.self, RawDriver.self]))
+        var options = try opener.createOptions(format: "qed", filename: "disk")
+        try options.set(name: "cluster_size", to: "1M")
+        try options.set(name: "table_size", to: "1")
+        options.set(.size, to: String(1 << 30))
+        try opener.create("disk", format: "qed", options: options)
+        let node = try Self.open(store, readOnly: false)
+        try node.write([UInt8(1)].span.bytes, at: 5 << 20)
+        try node.close()
+        // The layout: header, L1, cluster 5, its table.
+        var file = try #require(store["disk"])
+        for entry in 0..<600 { file.write([0, 0, 0x20, 0, 0, 0, 0, 0], at: 3 << 20 + entry * 8) }
+        file.write([0], at: 2 << 20)
+        file.zero(2 << 20..<3 << 20)
+        file.write([2], at: 0x10)
+        store["disk"] = file
+        let error = #expect(throws: BlockError.self) { try Self.open(store, readOnly: false) }
+        #expect(error?.kind == .corrupt)
+        #expect(store["disk"] == file)
+        let repaired = try Self.check(store, .all)
+        #expect(repaired.corruptions == 0 && repaired.corruptionsFixed == 599, "\(repaired)")
+        #expect(try #require(store["disk"]).count == file.count)
+        #expect(try Self.open(store, readOnly: false).readBytes(at: 0, count: 1) == [0])
+    }
+
     static let names = ["b", String(repeating: "n", count: 448), String(repeating: "m", count: 1023), ""]
 
     @Test(.timeLimit(.minutes(2)), arguments: names, names) func theBackingNameIsOldOrNew(

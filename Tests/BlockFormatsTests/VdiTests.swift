@@ -120,6 +120,7 @@ import Testing
         Damage(entries: [0, 1, 2], count: 1, corruptions: 2, leaks: 0, repaired: [1, 2, 3]),
         Damage(entries: [2, 0xFFFF_FFFF], count: 5, corruptions: 0, leaks: 4, repaired: [3, 0]),
         Damage(entries: [0, 4_000_000], count: 1, corruptions: 2, leaks: 0, repaired: [1, 0]),
+        Damage(entries: [0, 90], count: 91, corruptions: 2, leaks: 67, repaired: [1, 91]),
         Damage(entries: [1, 0], count: 4_000_000_000, corruptions: 1, leaks: 66, repaired: [2, 1]),
     ]
 
@@ -135,6 +136,19 @@ import Testing
         #expect(repaired.corruptions == 0 && repaired.leaks == 0, "\(repaired)")
         #expect(try Self.check(store) == CheckResult())
         #expect(try Self.firstBytes(Self.open(store, readOnly: false)) == damage.repaired)
+    }
+
+    /// A block that is a hole, and that a whole map refers to, is no work.
+    @Test(.timeLimit(.minutes(1))) func sharedHolesBecomeZeroes() throws {
+        var file = Self.image([UInt32](repeating: 0, count: 800))
+        file.zero(Self.data..<Self.data + 4096)
+        let store = TestStore(["disk": file])
+        #expect(try Self.check(store).corruptions == 799)
+        let repaired = try Self.check(store, .all)
+        #expect(repaired.corruptions == 0 && repaired.corruptionsFixed == 799, "\(repaired)")
+        #expect(try Self.check(store) == CheckResult())
+        #expect(try #require(store["disk"]).count == file.count)
+        #expect(try Self.firstBytes(Self.open(store)).allSatisfy { $0 == 0 })
     }
 
     @Test(.timeLimit(.minutes(2)), arguments: damages.indices) func aRepairIsStoppedAnywhere(_ index: Int)

@@ -13,6 +13,7 @@ enum VmdkBytes {
         grains: [Int: UInt32] = [:], flags: Int = 3
     ) -> SparseBytes {
         var file = SparseBytes()
+        if flags & 0x10000 != 0 { put(1, 2, 77, &file) }
         let tables = (sectors + 128 * grainSectors - 1) / (128 * grainSectors)
         let overhead = 64
         for (offset, count, value) in [
@@ -49,18 +50,21 @@ enum VmdkBytes {
     }
 
     static func descriptor(
-        _ extents: [String], createType: String = "custom", cid: String = "1234abcd", more: [String] = []
+        _ extents: [String], createType: String = "custom", cid: String = "1234abcd",
+        parent: String? = nil
     ) -> SparseBytes {
-        SparseBytes(Array(text(extents, createType: createType, cid: cid, more: more).utf8))
+        SparseBytes(Array(text(extents, createType: createType, cid: cid, parent: parent).utf8))
     }
 
     static func text(
-        _ extents: [String], createType: String = "custom", cid: String = "1234abcd", more: [String] = []
+        _ extents: [String], createType: String = "custom", cid: String = "1234abcd",
+        parent: String? = nil
     ) -> String {
         let head = [
-            "# Disk DescriptorFile", "version=1", "CID=\(cid)", "parentCID=ffffffff",
-            "createType=\"\(createType)\"",
+            "# Disk DescriptorFile", "version=1", "CID=\(cid)",
+            "parentCID=\(parent == nil ? "ffffffff" : cid)", "createType=\"\(createType)\"",
         ]
+        let more = parent.map { ["parentFileNameHint=\"\($0)\""] } ?? []
         let tail = ["", "# The Disk Data Base", "#DDB", "", "ddb.adapterType = \"ide\"", ""]
         return (head + more + ["# Extent description"] + extents + tail).joined(separator: "\n")
     }

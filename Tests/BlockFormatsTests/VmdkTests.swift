@@ -42,6 +42,11 @@ import Testing
                 "RW 1000 SPARSE \"disk-s001\"", "RW 1025 SPARSE \"disk-s002\"", "RW 600 FLAT \"flat\" 8",
             ])
         },
+        made((600 + 512) * 512) { store in
+            store["a"] = VmdkBytes.sparse(sectors: 600, grainSectors: 8, flags: 0x30003)
+            store["b"] = VmdkBytes.sparse(sectors: 512, grainSectors: 32)
+            store["disk"] = VmdkBytes.descriptor(["RW 600 SPARSE \"a\"", "RW 512 SPARSE \"b\""])
+        },
         made(3000 * 512) { store in store["disk"] = VmdkBytes.cow(sectors: 3000, grainSectors: 1) },
         made(3000 * 512) { store in
             store["disk-000001-delta"] = VmdkBytes.cow(sectors: 3000, grainSectors: 16)

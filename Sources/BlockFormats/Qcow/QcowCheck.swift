@@ -16,11 +16,14 @@ extension QcowTables {
             return result
         }
         let mends = repair == .all
+        var budget = CopyBudget(for: file)
         try survey.run { (finding) throws(BlockError) in
-            report("\(mends ? "Repairing" : "ERROR") \(finding.message)")
-            if mends { result.corruptionsFixed += 1 } else { result.corruptions += 1 }
-            if mends { try mend(finding) }
+            var isMended = false
+            if mends { isMended = try mend(finding, &budget) }
+            report("\(isMended ? "Repairing" : "ERROR") \(finding.message)")
+            if isMended { result.corruptionsFixed += 1 } else { result.corruptions += 1 }
         }
+        if budget.wasExceeded { report(CopyBudget.message) }
         if mends { try commit() }
         result.totalClusters = (header.storedSize - 1) >> header.clusterBits + 1
         result.allocatedClusters = survey.allocated
@@ -49,26 +52,44 @@ extension QcowTables {
 
     /// What refers to nothing becomes unallocated; what shares its place gets one of its own, with the bytes
     /// that it shared, which are durable before the entry is.
-    private func mend(_ finding: QcowSurvey.Finding) throws(BlockError) {
+    ///
+    /// - Returns: `false` where too much was copied already.
+    private func mend(_ finding: QcowSurvey.Finding, _ budget: inout CopyBudget) throws(BlockError) -> Bool {
+        if budget.wasExceeded { return false }
         switch finding {
         case .table(let number, _): dropTable(number)
         case .cluster(let guest, _, _): try setEntries(at: guest, count: 1) { _ in 0 }
-        case .sharedCluster(let guest, let entry, _): try copyCluster(guest, entry)
+        case .sharedCluster(let guest, .data(let host), _) where try isPlainHole(host):
+            try setEntries(at: guest, count: 1) { _ in 0 }
+        case .sharedCluster(let guest, let entry, _):
+            guard budget.allowsCopy() else { return false }
+            budget.spend(try copyCluster(guest, entry))
         }
+        return true
+    }
+
+    /// Whether a cluster reads as zeroes, as one does that is not there.
+    private func isPlainHole(_ host: Int) throws(BlockError) -> Bool {
+        guard header.backing == nil, !header.isEncrypted else { return false }
+        return try file.isHole(host..<host + header.clusterBytes)
     }
 
     /// Gives a cluster a new place, with the same bytes.
-    private func copyCluster(_ guest: Int, _ entry: QcowEntry) throws(BlockError) {
+    ///
+    /// - Returns: how many bytes were read for it.
+    @discardableResult
+    private func copyCluster(_ guest: Int, _ entry: QcowEntry) throws(BlockError) -> Int {
         let moved: UInt64
+        let copied: Int
         switch entry {
-        case .unallocated: return
+        case .unallocated: return 0
         case .data(let host):
             let copy = try allocate(1)
-            try copyBytes(host..<host + header.clusterBytes, to: copy)
+            copied = try file.copyInside(host..<host + header.clusterBytes, to: copy)
             moved = UInt64(copy)
         case .compressed(let place):
             let copy = allocateBytes(place.count)
-            try copyBytes(place, to: copy.lowerBound)
+            copied = try file.copyInside(place, to: copy.lowerBound)
             guard let entry = QcowEntry.compressed(copy, clusterBits: header.clusterBits) else {
                 throw BlockError(
                     .noSpace, "The image file is too large for compressed clusters", path: file.filename)
@@ -77,6 +98,7 @@ extension QcowTables {
         }
         hasUnflushedWrites = true
         try setEntries(at: guest, count: 1) { _ in moved }
+        return copied
     }
 
     // MARK: Gaps
@@ -145,7 +167,7 @@ extension QcowTables {
                 else { continue }
                 guard let free = survey.unused(1, from: gap), free < target else { return try commit() }
                 let offset = free << header.clusterBits
-                try copyBytes(host..<host + header.clusterBytes, to: offset)
+                try file.copyInside(host..<host + header.clusterBytes, to: offset)
                 hasUnflushedWrites = true
                 try setEntries(at: guest, count: 1) { _ in UInt64(offset) }
                 gap = free + 1

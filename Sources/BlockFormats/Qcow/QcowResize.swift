@@ -88,7 +88,7 @@ extension QcowTables {
         let place = try allocate((count * 8 - 1) >> header.clusterBits + 1)
         do throws(BlockError) {
             try file.writeZeroes(at: place, count: end - place)
-            try copyBytes(old, to: place)
+            try file.copyInside(old, to: place)
             try file.flush()
         } catch {
             giveBack(place..<end)
@@ -98,18 +98,5 @@ extension QcowTables {
         changed.l1Offset = place
         try writeHeader(changed)
         useL1(count: count)
-    }
-
-    /// Copies bytes inside the file.
-    func copyBytes(_ source: Range<Int>, to target: Int) throws(BlockError) {
-        let buffer = AlignedBuffer(count: min(source.count, 1 << 20))
-        var done = 0
-        while done < source.count {
-            let count = min(buffer.count, source.count - done)
-            var bytes = buffer.mutableBytes(0..<count)
-            try file.read(into: &bytes, at: source.lowerBound + done)
-            try file.write(buffer.bytes(0..<count), at: target + done)
-            done += count
-        }
     }
 }

@@ -233,8 +233,14 @@ final class QcowTables: SessionState {
             giveBack(place..<end)
             throw error
         }
-        newL1Entries[number] = place
+        use(place, forTable: number)
         l2Places.append(place)
+    }
+
+    /// Points the L1 table to a table at another place, of which the cache may have what was there before.
+    private func use(_ place: Int, forTable number: Int) {
+        l2.discard(place..<place + header.tableBytes)
+        newL1Entries[number] = place
     }
 
     /// Copies an L2 table, which has no changes in memory, to free space, or to the end of the file.
@@ -246,10 +252,8 @@ final class QcowTables: SessionState {
             place = try allocate((header.tableBytes - 1) >> header.clusterBits + 1)
             try file.writeZeroes(at: place, count: end - place)
         }
-        try copyBytes(old..<old + header.tableBytes, to: place)
-        // What is cached of the new place is what was there before.
-        l2.discard(place..<place + header.tableBytes)
-        newL1Entries[number] = place
+        try file.copyInside(old..<old + header.tableBytes, to: place)
+        use(place, forTable: number)
     }
 
     /// Makes entry `number` of the L1 table refer to nothing.

@@ -19,6 +19,18 @@ extension QedTables {
         try check.run(report)
         return check.result
     }
+
+    /// Mends an image that nobody closed before it is written to, where that does not take much copying.
+    func mendUnclosed() throws(BlockError) {
+        var look = QedCheck(self, repair: .none)
+        if look.isPossible { try look.run { _ in } }
+        guard look.isPossible, look.sharedClusters <= Qed.Limit.automaticCopyBytes / header.clusterBytes,
+            try check(repair: .all, report: { _ in }).corruptions == 0
+        else {
+            throw corrupt(
+                "The image was not closed properly, and is not repaired by itself: 'check -r all' may", at: 0)
+        }
+    }
 }
 
 /// A look at every entry of every table. Each cluster of the file may be used once.
@@ -28,10 +40,13 @@ private struct QedCheck {
     private var used: [UInt64] = []
     private var lastUsed = -1
     private(set) var result = CheckResult()
+    private(set) var sharedClusters = 0
+    private var budget: CopyBudget
 
     init(_ tables: QedTables, repair: RepairMode) {
         self.tables = tables
         self.repair = repair
+        budget = CopyBudget(for: tables.file)
         let clusters = tables.end / tables.header.clusterBytes
         if clusters <= Qed.Limit.checkedClusters {
             used = [UInt64](repeating: 0, count: clusters / 64 + 1)
@@ -64,14 +79,17 @@ private struct QedCheck {
         _ = use(header.l1Offset, clusters: header.tableClusters)
         result.totalClusters =
             header.virtualSize / header.clusterBytes + (header.virtualSize % header.clusterBytes == 0 ? 0 : 1)
-        let count = header.virtualSize / header.guestBytesPerTable
-        let tableCount = count + (header.virtualSize % header.guestBytesPerTable == 0 ? 0 : 1)
         var places: [(number: Int, offset: Int)] = []
         // All tables first, so that data that lies over one is what gives way.
-        for number in 0..<min(tableCount, header.entriesPerTable) {
+        for number in 0..<min(header.tableCount, header.entriesPerTable) {
+            if let place = try checkTable(number, report) { places.append((number, place)) }
+        }
+        // Other programs look at what is behind the end of the disk, too, and may use it.
+        try tables.eachTableBehindEnd { (number) throws(BlockError) in
             if let place = try checkTable(number, report) { places.append((number, place)) }
         }
         for (number, _) in places { try checkEntries(number, report) }
+        if budget.wasExceeded { report(CopyBudget.message) }
         result.imageEndOffset = nil
         try checkLeaks(report)
         guard repair == .all, result.corruptions == 0 else { return }
@@ -96,7 +114,7 @@ private struct QedCheck {
 
     private mutating func checkEntries(_ number: Int, _ report: (String) -> Void) throws(BlockError) {
         let start = number * header.guestBytesPerTable
-        let stop = min(start + header.guestBytesPerTable, header.virtualSize)
+        let stop = start + header.guestBytesPerTable
         var guest = start
         var next: UInt64 = 0
         while guest < stop {
@@ -122,27 +140,38 @@ private struct QedCheck {
             return
         }
         if use(offset, clusters: 1) { return }
+        guard guest < header.virtualSize else {
+            let message = "an entry behind the end of the disk: its place (offset \(offset)) is taken"
+            if found(message, report) { try tables.setEntries(at: guest, count: 1) { _ in 0 } }
+            return
+        }
+        sharedClusters += 1
         let message = "the cluster at \(guest): its place (offset \(offset)) is taken"
-        if found(message, report) { try copyCluster(at: guest, from: offset) }
+        guard found(message, report), try !separate(guest, from: offset) else { return }
+        result.corruptionsFixed -= 1
+        result.corruptions += 1
     }
 
-    /// Gives a cluster a place of its own, with the bytes that it shared.
-    private mutating func copyCluster(at guest: Int, from offset: Int) throws(BlockError) {
+    /// Gives a cluster a place of its own, with the bytes that it shared, which are durable before the entry
+    /// is; one that is a hole becomes a cluster of zeroes.
+    ///
+    /// - Returns: `false` where too much was copied already.
+    private mutating func separate(_ guest: Int, from offset: Int) throws(BlockError) -> Bool {
+        if budget.wasExceeded { return false }
+        let shared = offset..<offset + header.clusterBytes
+        if try tables.file.isHole(shared) {
+            try tables.setEntries(at: guest, count: 1) { _ in Qed.zeroCluster }
+            return true
+        }
+        guard budget.allowsCopy() else { return false }
         let place = try tables.allocate(1)
         let needed = place / header.clusterBytes / 64 + 1
         if needed > used.count { used += [UInt64](repeating: 0, count: needed - used.count) }
         _ = use(place, clusters: 1)
-        let buffer = AlignedBuffer(count: min(header.clusterBytes, 1 << 20))
-        var done = 0
-        while done < header.clusterBytes {
-            let count = min(buffer.count, header.clusterBytes - done)
-            var span = buffer.mutableBytes(0..<count)
-            try tables.file.read(into: &span, at: offset + done)
-            try tables.file.write(buffer.bytes(0..<count), at: place + done)
-            done += count
-        }
-        try tables.commit()
+        budget.spend(try tables.file.copyInside(shared, to: place))
+        tables.hasUnflushedWrites = true
         try tables.setEntries(at: guest, count: 1) { _ in UInt64(place) }
+        return true
     }
 
     /// What lies behind the last used cluster is cut off; a gap stays a leak, as nothing can be put there.

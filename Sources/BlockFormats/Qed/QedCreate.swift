@@ -27,6 +27,11 @@ extension QedDriver: Measurable {
             throw BlockError(
                 .invalidArgument, "QED table size must be within range [1, 16] and power of 2")
         }
+        guard QedHeader.isUsable(clusterBytes: cluster, tableClusters: table) else {
+            throw BlockError(
+                .invalidArgument,
+                "QED tables of \(table) clusters of \(cluster) bytes would map more than any program can use")
+        }
         let most = QedHeader.largestDisk(clusterBytes: cluster, tableClusters: table)
         guard let rounded = size.roundedUp(to: Qed.sectorBytes), rounded <= most else {
             throw BlockError(.limit, "A QED image of these sizes holds at most \(most) bytes")

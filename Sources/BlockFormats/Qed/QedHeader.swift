@@ -25,6 +25,9 @@ enum Qed {
         static let virtualSize = 1 << 61
         /// L2 tables of an image that is written to: their places are kept in memory.
         static let l2Tables = 1 << 20
+        /// What a repair may copy that nobody asked for, as an image that was not closed is opened for
+        /// writing.
+        static let automaticCopyBytes = 256 << 20
         /// Clusters that a check can look at: one bit of memory each.
         static let checkedClusters = 512 << 20
     }
@@ -61,12 +64,24 @@ struct QedHeader: Sendable, Equatable {
     var guestBytesPerTable: Int { entriesPerTable * clusterBytes }
     var sliceBytes: Int { min(tableBytes, Qed.sliceBytes) }
     var needsCheck: Bool { features & Qed.Feature.needCheck != 0 }
+    /// How many L2 tables may be, so that the guest offsets that they map stay numbers.
+    var mappableTables: Int { min(entriesPerTable, (1 << 62) / guestBytesPerTable) }
+    /// How many L2 tables the disk can have.
+    var tableCount: Int {
+        virtualSize / guestBytesPerTable + (virtualSize % guestBytesPerTable == 0 ? 0 : 1)
+    }
 
     /// The largest disk that tables of this size can map, in bytes.
     static func largestDisk(clusterBytes: Int, tableClusters: Int) -> Int {
         let entries = tableClusters * clusterBytes / 8
         let (bytes, overflow) = (entries * entries).multipliedReportingOverflow(by: clusterBytes)
         return overflow ? Qed.Limit.virtualSize : min(bytes, Qed.Limit.virtualSize)
+    }
+
+    /// Whether what tables of this size can map is less than 2 to the power of 64 bytes, as QEMU wants.
+    static func isUsable(clusterBytes: Int, tableClusters: Int) -> Bool {
+        let entries = tableClusters * clusterBytes / 8
+        return UInt(entries * entries).multipliedReportingOverflow(by: UInt(clusterBytes)).overflow == false
     }
 
     /// - Throws: `wrongFormat`, `unsupported` or `corrupt`, with the reason.

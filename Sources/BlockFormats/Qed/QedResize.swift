@@ -1,7 +1,8 @@
 import BlockCore
 
 extension QedDriver: Resizable {
-    /// The order of writes: entries and bytes behind the old end are cleared, a flush, then the header.
+    /// The order of writes: entries behind the old end are cleared, a flush; what the new space must not show
+    /// is overwritten, a flush; then the header.
     /// Images do not shrink: the format knows no free clusters, so that what is cut off would be lost space.
     public func resize(
         to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
@@ -9,6 +10,7 @@ extension QedDriver: Resizable {
         guard preallocation == .off else {
             throw BlockError(.unsupported, "Unsupported preallocation mode '\(preallocation.rawValue)'")
         }
+        let before = self.virtualSize
         try exclusively { (tables) throws(BlockError) in
             let most = QedHeader.largestDisk(
                 clusterBytes: clusterBytes, tableClusters: tables.header.tableClusters)
@@ -16,19 +18,17 @@ extension QedDriver: Resizable {
                 throw BlockError(
                     .invalidArgument, "The size must be a multiple of 512 bytes and at most \(most)")
             }
-            let before = tables.header.virtualSize
             guard virtualSize >= before else {
                 throw BlockError(.unsupported, "Shrinking images is not supported by format 'qed'")
             }
-            try tables.clear(from: before, to: virtualSize)
-            tables.header.virtualSize = virtualSize
-            do throws(BlockError) {
-                try tables.writeHeader()
-                try file.flush()
-            } catch {
-                tables.header.virtualSize = before
-                throw error
-            }
+            try tables.clear(from: before)
+        }
+        let cluster = before.roundedUp(to: clusterBytes) ?? before
+        try clearTail(before..<max(before, min(virtualSize, cluster)), old)
+        try hideBacking(before..<virtualSize, old)
+        try exclusively { (tables) throws(BlockError) in
+            try tables.commit()
+            try tables.setSize(virtualSize)
         }
         setVirtualSize(virtualSize)
     }
@@ -55,36 +55,30 @@ extension QedDriver: Emptying {
 }
 
 extension QedTables {
-    /// Clears all that a range of the disk refers to; the part of its first cluster becomes zeroes.
-    fileprivate func clear(from start: Int, to stop: Int) throws(BlockError) {
-        let cluster = header.clusterBytes
-        try clearPart(of: start)
-        guard var guest = start.roundedUp(to: cluster) else { return }
-        while guest < stop {
+    fileprivate func setSize(_ size: Int) throws(BlockError) {
+        let before = header.virtualSize
+        header.virtualSize = size
+        do throws(BlockError) {
+            try writeHeader()
+            try file.flush()
+        } catch {
+            header.virtualSize = before
+            throw error
+        }
+    }
+
+    /// Clears what a growth that was stopped left behind the end of the disk. Durable on return.
+    fileprivate func clear(from start: Int) throws(BlockError) {
+        guard var guest = start.roundedUp(to: header.clusterBytes) else { return }
+        while guest % header.guestBytesPerTable != 0 {
             let rest = header.guestBytesPerTable - guest % header.guestBytesPerTable
-            let wanted = (min(rest, stop - guest) - 1) / cluster + 1
-            guard let (slot, first, count) = try entries(at: guest, limit: wanted) else {
-                guest += rest
-                continue
-            }
+            let wanted = rest / header.clusterBytes
+            guard let (slot, first, count) = try entries(at: guest, limit: wanted) else { break }
             if (0..<count).contains(where: { entry(slot, first + $0) != 0 }) {
                 try setEntries(at: guest, count: count) { _ in 0 }
             }
-            guest += count * cluster
+            guest += count * header.clusterBytes
         }
-        try commit()
-    }
-
-    /// The last cluster of a disk may hold bytes behind its end.
-    private func clearPart(of start: Int) throws(BlockError) {
-        let inside = start % header.clusterBytes
-        guard inside > 0, let (slot, first, _) = try entries(at: start - inside, limit: 1) else { return }
-        let entry = entry(slot, first)
-        guard entry > Qed.zeroCluster else { return }
-        let host = try dataOffset(entry)
-        guard !isMetadata(host..<host + header.clusterBytes) else {
-            throw corrupt("A data cluster lies over a table (offset \(host))", at: start)
-        }
-        try file.writeZeroes(at: host + inside, count: header.clusterBytes - inside)
+        try dropTablesBehindEnd()
     }
 }

@@ -92,16 +92,9 @@ final class QedTables: SessionState {
     /// Looks where the tables are, so that nothing is written over them, and mends an image that was not
     /// closed.
     func prepareForWriting() throws(BlockError) {
-        if header.needsCheck {
-            let result = try check(repair: .all) { _ in }
-            guard result.corruptions == 0, result.checkErrors == 0 else {
-                throw corrupt("The image was not closed properly and could not be repaired", at: 0)
-            }
-        }
+        if header.needsCheck { try mendUnclosed() }
         l2Places = []
-        let tables =
-            (header.virtualSize / header.clusterBytes + header.entriesPerTable) / header.entriesPerTable
-        for number in 0..<min(tables, header.entriesPerTable) {
+        for number in 0..<min(header.tableCount, header.entriesPerTable) {
             guard let place = try l2Table(number: number) else { continue }
             guard l2Places.count < Qed.Limit.l2Tables else {
                 throw BlockError(.limit, "The image has too many L2 tables to be written to")
@@ -182,6 +175,8 @@ final class QedTables: SessionState {
             giveBack(place, header.tableClusters)
             throw error
         }
+        // The cache may have what was there before.
+        l2.discard(place..<place + header.tableBytes)
         l2Places.append(place)
     }
 
@@ -224,5 +219,34 @@ final class QedTables: SessionState {
     func setL2Table(number: Int, to offset: Int) throws(BlockError) {
         let (slot, index) = try load(l1, header.l1Offset, number)
         l1.setLittleEndian64(slot, index, to: UInt64(offset))
+    }
+
+    /// Makes the L1 table refer to no tables behind the end of the disk. A growth that was stopped leaves
+    /// some, which are empty, and other programs may; as nobody looks after what they have, nothing is done
+    /// to them. Durable on return.
+    func dropTablesBehindEnd() throws(BlockError) {
+        try eachTableBehindEnd { (number) throws(BlockError) in
+            if l1.isCrowdedByDirty { try commit() }
+            try setL2Table(number: number, to: 0)
+        }
+        try commit()
+    }
+
+    /// Runs `body` for each L1 entry behind the end of the disk that is not 0.
+    func eachTableBehindEnd(_ body: (_ number: Int) throws(BlockError) -> Void) throws(BlockError) {
+        if l1.hasDirty { try commit() }
+        var offset = header.l1Offset + min(header.tableCount, header.mappableTables) * 8
+        let end = min(header.l1Offset + header.mappableTables * 8, try file.length())
+        while offset < end {
+            let run = try file.status(at: offset, limit: min(end - offset, header.sliceBytes))
+            let first = (offset - header.l1Offset) / 8
+            // A run may end inside an entry.
+            offset += max(8, run.length.roundedDown(to: 8))
+            if run.isZero { continue }
+            for number in first..<(offset - header.l1Offset) / 8 {
+                let (slot, index) = try load(l1, header.l1Offset, number)
+                if l1.littleEndian64(slot, index) != 0 { try body(number) }
+            }
+        }
     }
 }

@@ -18,13 +18,9 @@ extension VdiState {
         var survey = VdiSurvey(map: map, count: header.allocatedCount)
         for finding in survey.findings { report(describe(finding, repair)) }
         let found = survey.findingCount
-        // Findings are kept in limited numbers, so that it may take several looks to mend all.
-        var progresses = repair
-        while progresses && survey.findingCount > 0 {
-            let before = survey.findingCount
-            try mend(survey.findings)
+        if repair && found > 0 {
+            try mend(countIsWrong: survey.countIsWrong, report)
             survey = VdiSurvey(map: map, count: header.allocatedCount)
-            progresses = survey.findingCount < before
         }
         let missing = try checkMissing(repair: repair, report)
         result.corruptionsFixed = found - survey.findingCount + (repair ? missing : 0)
@@ -69,24 +65,40 @@ extension VdiState {
         return missing
     }
 
-    private mutating func mend(_ findings: [VdiSurvey.Finding]) throws(BlockError) {
-        let length = try file.length()
+    /// Goes through the map once: blocks whose place is another's get one of their own. The order is that of
+    /// all changes: copies and the count, a flush, the map.
+    private mutating func mend(countIsWrong: Bool, _ report: (String) -> Void) throws(BlockError) {
         // First the count: only then are the places of copies free.
-        if findings.contains(where: { $0.concernsCount }) { try raiseCount(within: length) }
-        for finding in findings {
-            guard case .shared(let block) = finding else { continue }
-            try separate(block)
+        if countIsWrong { try raiseCount(within: try file.length()) }
+        var survey = VdiSurvey(ofEmpty: map, count: header.allocatedCount)
+        var budget = CopyBudget(for: file)
+        var hole: UInt32?
+        for block in 0..<map.count where map[block] < Vdi.discarded {
+            let entry = map[block]
+            if budget.wasExceeded { break }
+            guard survey.take(Int(entry), for: block) != nil else { continue }
+            if entry != hole, try file.isHole(hostRange(ofBlock: Int(entry))) { hole = entry }
+            if entry == hole {
+                // The mark that says zero is as good, and needs no place.
+                map[block] = Vdi.discarded
+            } else {
+                try separate(block, &budget)
+            }
         }
+        if budget.wasExceeded { report(CopyBudget.message) }
+        try commit()
     }
 
-    /// Makes the header count all blocks that the map refers to and the file has.
+    /// Makes the header count all blocks that the map refers to and the file has, as far as it may.
     private mutating func raiseCount(within length: Int) throws(BlockError) {
         var count = 0
+        let most = VdiSurvey.mostBlocks(map)
         for block in 0..<map.count where map[block] < Vdi.discarded {
-            if header.hostOffset(ofBlock: Int(map[block])) >= length {
+            let index = Int(map[block])
+            if header.hostOffset(ofBlock: index) >= length {
                 map[block] = Vdi.unallocated
-            } else {
-                count = max(count, Int(map[block]) + 1)
+            } else if index < most {
+                count = max(count, index + 1)
             }
         }
         header.allocatedCount = count
@@ -95,23 +107,22 @@ extension VdiState {
     }
 
     /// Gives a block a place of its own, with the bytes that it shared.
-    private mutating func separate(_ block: Int) throws(BlockError) {
+    private mutating func separate(_ block: Int, _ budget: inout CopyBudget) throws(BlockError) {
+        guard header.allocatedCount < VdiSurvey.mostBlocks(map), budget.allowsCopy() else { return }
         let index = try takeBlock()
-        try copyBlock(Int(map[block]), to: Int(index))
+        budget.spend(try copyBlock(Int(map[block]), to: Int(index)))
         link(block, to: index)
-        try commit()
     }
 
-    func copyBlock(_ source: Int, to target: Int) throws(BlockError) {
-        let buffer = AlignedBuffer(count: min(header.blockBytes, 1 << 20))
-        var done = 0
-        while done < header.blockBytes {
-            let count = min(buffer.count, header.blockBytes - done)
-            var span = buffer.mutableBytes(0..<count)
-            try file.read(into: &span, at: header.hostOffset(ofBlock: source) + done)
-            try file.write(buffer.bytes(0..<count), at: header.hostOffset(ofBlock: target) + done)
-            done += count
-        }
+    /// - Returns: how many bytes were read for it.
+    @discardableResult
+    func copyBlock(_ source: Int, to target: Int) throws(BlockError) -> Int {
+        try file.copyInside(hostRange(ofBlock: source), to: header.hostOffset(ofBlock: target))
+    }
+
+    private func hostRange(ofBlock index: Int) -> Range<Int> {
+        let start = header.hostOffset(ofBlock: index)
+        return start..<start + header.blockBytes
     }
 
     mutating func checkLeaks(

@@ -1,20 +1,24 @@
 import BlockCore
 
 extension VdiDriver: Resizable {
-    /// The order of writes. Growing: blocks that are in the way of a longer map move to the end, as any new
-    /// block; then the longer map; then the header, one sector, that makes it and the new size true.
-    /// Shrinking: the header; then the gaps that the lost blocks left are closed.
+    /// The order of writes. Growing: what the new part of the last block must not show is overwritten; blocks
+    /// that are in the way of a longer map move to the end, as any new block; then the longer map, which over
+    /// a parent says that the new blocks are zero; then the header, one sector, that makes it and the new
+    /// size true. Shrinking: the header; then the gaps that the lost blocks left are closed.
     public func resize(
         to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
     ) throws(BlockError) {
         guard preallocation == .off else {
             throw BlockError(.unsupported, "Unsupported preallocation mode '\(preallocation.rawValue)'")
         }
+        let blocks = virtualSize / blockBytes + (virtualSize % blockBytes == 0 ? 0 : 1)
+        guard blocks <= Vdi.Limit.blocks else {
+            throw BlockError(.limit, "A VDI image cannot have more than \(Vdi.Limit.blocks) blocks")
+        }
+        let before = state.withLock { $0.header.virtualSize }
+        let block = before.roundedUp(to: blockBytes) ?? before
+        if virtualSize > before { try clearTail(before..<min(virtualSize, block), old) }
         try exclusively { (state) throws(BlockError) in
-            let blocks = virtualSize / blockBytes + (virtualSize % blockBytes == 0 ? 0 : 1)
-            guard blocks <= Vdi.Limit.blocks else {
-                throw BlockError(.limit, "A VDI image cannot have more than \(Vdi.Limit.blocks) blocks")
-            }
             try state.commit()
             if virtualSize >= state.header.virtualSize {
                 try state.grow(to: blocks, virtualSize)
@@ -27,16 +31,6 @@ extension VdiDriver: Resizable {
 }
 
 extension VdiState {
-    /// What lay behind the end of the disk must not come back when it grows.
-    fileprivate func clearTail(beyond size: Int) throws(BlockError) {
-        let inside = size % header.blockBytes
-        let block = size / header.blockBytes
-        guard inside > 0, block < map.count, map[block] < Vdi.discarded else { return }
-        try file.writeZeroes(
-            at: header.hostOffset(ofBlock: Int(map[block])) + inside, count: header.blockBytes - inside)
-        try file.flush()
-    }
-
     fileprivate mutating func shrink(to blocks: Int, _ virtualSize: Int) throws(BlockError) {
         let before = self
         header.blockCount = blocks
@@ -54,7 +48,6 @@ extension VdiState {
     }
 
     fileprivate mutating func grow(to blocks: Int, _ virtualSize: Int) throws(BlockError) {
-        try clearTail(beyond: header.virtualSize)
         let shift = blocksInTheWay(ofMapWith: blocks)
         let moved = header.dataOffset + shift * (header.blockBytes + header.blockExtraBytes)
         guard moved <= Int(UInt32.max) else {
@@ -77,6 +70,9 @@ extension VdiState {
         headerIsDirty = true
     }
 
+    /// What is said of a block that the disk did not have: it is zero, whatever a longer parent has there.
+    private var newEntry: UInt32 { header.type.hasParent ? Vdi.discarded : Vdi.unallocated }
+
     /// How many blocks of the data area a longer map takes; 0 where it fits before the data.
     private func blocksInTheWay(ofMapWith blocks: Int) -> Int {
         let bytes = BlockTable.fileBytes(entries: blocks)
@@ -92,7 +88,7 @@ extension VdiState {
         if shift > 0 {
             try moveMap(to: blocks, by: shift)
         } else {
-            map.resize(to: blocks, filler: Vdi.unallocated)
+            map.resize(to: blocks, filler: newEntry)
             try map.write(to: file)
             try file.flush()
         }
@@ -107,7 +103,7 @@ extension VdiState {
     private mutating func moveMap(to blocks: Int, by shift: Int) throws(BlockError) {
         let total = header.blockBytes + header.blockExtraBytes
         var entries = map.entries.map { $0 < Vdi.discarded ? $0 - UInt32(shift) : $0 }
-        entries += [UInt32](repeating: Vdi.unallocated, count: blocks - entries.count)
+        entries += [UInt32](repeating: newEntry, count: blocks - entries.count)
         map = BlockTable(entries: entries, offset: header.dataOffset, isBigEndian: false)
         header.mapOffset = header.dataOffset
         header.dataOffset += shift * total

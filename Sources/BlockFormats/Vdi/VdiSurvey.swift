@@ -18,6 +18,8 @@ struct VdiSurvey {
     /// Findings beyond this number are counted, not kept.
     private static let keptFindings = 4096
     private(set) var findingCount = 0
+    /// Whether the header counts too much or too little.
+    private(set) var countIsWrong = false
     /// Entries that refer to a block.
     private(set) var allocated = 0
     /// How many blocks of the data area were looked at.
@@ -26,24 +28,38 @@ struct VdiSurvey {
     private var used: [UInt64]
 
     init(map: BlockTable, count: Int) {
-        // Leaks may make it more than the disk has, but not by much.
-        let most = map.count * 2 + 64
+        let most = Self.mostBlocks(map)
         counted = min(count, most)
         used = [UInt64](repeating: 0, count: counted / 64 + 1)
         if count > most { add(.absurdCount) }
         for block in 0..<map.count where map[block] < Vdi.discarded { look(at: block, Int(map[block])) }
     }
 
+    /// How many blocks an image may count. Leaks may make it more than the disk has, but not by much.
+    static func mostBlocks(_ map: BlockTable) -> Int { map.count * 2 + 64 }
+
     private mutating func look(at block: Int, _ index: Int) {
         allocated += 1
-        guard index < counted else { return add(.beyondCount(block: block)) }
+        if let finding = take(index, for: block) { add(finding) }
+    }
+
+    /// Takes a block of the data area for an entry; answers what is wrong with that.
+    mutating func take(_ index: Int, for block: Int) -> Finding? {
+        guard index < counted else { return .beyondCount(block: block) }
         let bit: UInt64 = 1 << UInt64(index % 64)
-        if used[index / 64] & bit != 0 { add(.shared(block: block)) }
-        used[index / 64] |= bit
+        defer { used[index / 64] |= bit }
+        return used[index / 64] & bit == 0 ? nil : .shared(block: block)
+    }
+
+    /// A survey that begins with nothing taken.
+    init(ofEmpty map: BlockTable, count: Int) {
+        counted = min(count, Self.mostBlocks(map))
+        used = [UInt64](repeating: 0, count: counted / 64 + 1)
     }
 
     private mutating func add(_ finding: Finding) {
         findingCount += 1
+        if finding.concernsCount { countIsWrong = true }
         if findings.count < Self.keptFindings { findings.append(finding) }
     }
 

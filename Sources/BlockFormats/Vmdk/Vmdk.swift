@@ -45,8 +45,11 @@ enum Vmdk {
         static let extents = 1024
         static let grainSectors = 4096
         static let tableEntries = 4096
-        /// Entries of a grain directory: 64 TiB with usual grains. Both copies are kept in memory.
+        /// Entries of the grain directories of all extents: 64 TiB with usual grains. Both copies are kept in
+        /// memory.
         static let directoryEntries = 2 << 20
+        /// What the grain tables of all extents that are kept in memory may take, in bytes.
+        static let keptTableBytes = 32 << 20
         /// Entries say where grains are by 32 bits of sectors.
         static let fileSectors = Int(UInt32.max)
     }

@@ -5,7 +5,8 @@ extension VmdkDriver: Checkable {
         try exclusively { (state) throws(BlockError) in
             var result = CheckResult()
             for index in state.extents.indices {
-                var extent = VmdkExtentCheck(state.extents[index], repair)
+                let hasParent = state.descriptor?.descriptor.parentHint != nil
+                var extent = VmdkExtentCheck(state.extents[index], repair, hasParent: hasParent)
                 try extent.run(report)
                 result.add(extent.result)
             }
@@ -51,11 +52,13 @@ extension CheckResult {
 private struct VmdkExtentCheck {
     let extent: VmdkExtent
     let repair: RepairMode
+    let hasParent: Bool
     var result = CheckResult()
 
-    init(_ extent: VmdkExtent, _ repair: RepairMode) {
+    init(_ extent: VmdkExtent, _ repair: RepairMode, hasParent: Bool) {
         self.extent = extent
         self.repair = repair
+        self.hasParent = hasParent
     }
 
     mutating func run(_ report: (String) -> Void) throws(BlockError) {
@@ -96,15 +99,31 @@ private struct VmdkExtentCheck {
         _ tables: VmdkSESparse, _ report: (String) -> Void
     ) throws(BlockError) {
         let count = (extent.guest.count + tables.grainBytes - 1) / tables.grainBytes
-        var grain = 0
-        while grain < count {
+        for (number, isShared) in tables.sharedTables.enumerated() {
+            let first = number * VmdkSESparse.entriesPerTable
+            guard first < count else { return }
+            if isShared {
+                report("ERROR grain table \(number): its place is another one's")
+                result.corruptions += 1
+            } else {
+                try checkTable(
+                    number, first..<min(count, first + VmdkSESparse.entriesPerTable), tables, report)
+            }
+        }
+    }
+
+    private mutating func checkTable(
+        _ number: Int, _ grains: Range<Int>, _ tables: VmdkSESparse, _ report: (String) -> Void
+    ) throws(BlockError) {
+        var grain = grains.lowerBound
+        while grain < grains.upperBound {
             do throws(BlockError) {
-                grain += try tables.run(at: grain, limit: count - grain).count
+                grain += try tables.run(at: grain, limit: grains.upperBound - grain).count
             } catch {
                 guard error.kind == .corrupt else { throw error }
                 report("ERROR grain \(grain): \(error.message)")
                 result.corruptions += 1
-                grain += 1
+                grain = tables.hasTable(number) ? grain + 1 : grains.upperBound
             }
         }
     }
@@ -122,8 +141,7 @@ private struct VmdkExtentCheck {
             result.corruptions += 1
             return
         }
-        try tables.writeHeader()
-        try tables.file.flush()
+        try tables.storeHeader()
         tables.hasLostDirectory = false
         result.corruptionsFixed += 1
     }
@@ -134,15 +152,17 @@ private struct VmdkExtentCheck {
         var survey = try VmdkSurvey(tables)
         for finding in survey.findings { report("\(what(repair == .all)) \(describe(finding))") }
         let found = survey.findingCount
-        // Findings are kept in limited numbers, so that it may take several looks to mend all.
+        var budget = CopyBudget(for: tables.file)
+        // All is mended at one go; what comes from redundant tables then may have to be mended as well.
         var progresses = repair == .all
         while progresses && survey.findingCount > 0 {
             let before = survey.findingCount
-            for finding in survey.findings { try mend(finding, tables) }
+            _ = try VmdkSurvey(tables) { finding throws(BlockError) in try mend(finding, tables, &budget) }
             try tables.commit()
             survey = try VmdkSurvey(tables)
-            progresses = survey.findingCount < before
+            progresses = survey.findingCount < before && !budget.wasExceeded
         }
+        if budget.wasExceeded { report(CopyBudget.message) }
         result.corruptions += survey.findingCount
         result.corruptionsFixed += max(0, found - survey.findingCount)
     }
@@ -156,9 +176,14 @@ private struct VmdkExtentCheck {
         }
     }
 
-    private func mend(_ finding: VmdkSurvey.Finding, _ tables: VmdkGrainTables) throws(BlockError) {
+    private func mend(
+        _ finding: VmdkSurvey.Finding, _ tables: VmdkGrainTables, _ budget: inout CopyBudget
+    ) throws(BlockError) {
         switch finding {
-        case .badTable(let number): try mendTable(number, tables)
+        case .badTable(let number):
+            guard budget.allowsCopy() else { return }
+            budget.spend(tables.header.tableBytes)
+            try mendTable(number, tables)
         case .beyondEnd(let grain), .badMarker(let grain):
             // There is nothing that could be lost, but the redundant table may know better.
             let number = grain / tables.entriesPerTable
@@ -166,7 +191,7 @@ private struct VmdkExtentCheck {
             let (damaged, length) = (try tables.entry(grain), try tables.file.length())
             if entry == damaged || Int(entry) * Vmdk.sectorBytes >= length { entry = 0 }
             try tables.link(grain..<grain + 1) { _ in entry }
-        case .shared(let grain): try separate(grain, tables)
+        case .shared(let grain): try separate(grain, tables, &budget)
         }
     }
 
@@ -177,17 +202,28 @@ private struct VmdkExtentCheck {
         try tables.replaceTable(number, with: copy ?? empty)
     }
 
-    /// Gives a grain a place of its own, with the bytes that it shared.
-    private func separate(_ grain: Int, _ tables: VmdkGrainTables) throws(BlockError) {
-        let source = try tables.hostOffset(tables.entry(grain))
+    /// Gives a grain a place of its own, with the bytes that it shared; one that is a hole becomes zeroes.
+    private func separate(
+        _ grain: Int, _ tables: VmdkGrainTables, _ budget: inout CopyBudget
+    ) throws(BlockError) {
+        if budget.wasExceeded { return }
+        let start = try tables.hostOffset(tables.entry(grain))
+        let isCompressed = tables.header.isCompressed
         let count =
-            tables.header.isCompressed
-            ? VmdkGrainCodec.maximumBytes(grainBytes: tables.grainBytes) : tables.grainBytes
-        let bytes = try tables.file.readBytes(at: source, count: count)
+            isCompressed ? VmdkGrainCodec.maximumBytes(grainBytes: tables.grainBytes) : tables.grainBytes
+        let source = start..<start + count
+        if !isCompressed, let zero = zeroEntry(tables.header), try tables.file.isHole(source) {
+            return try tables.link(grain..<grain + 1) { _ in zero }
+        }
+        guard budget.allowsCopy() else { return }
         let place = try tables.allocate(count)
-        try tables.file.write(bytes.span.bytes, at: place)
+        budget.spend(try tables.file.copyInside(source, to: place))
         try tables.link(grain..<grain + 1) { _ in UInt32(place / Vmdk.sectorBytes) }
-        try tables.commit()
+    }
+
+    /// The entry of a grain that is zero and has no place; `nil` where it needs one.
+    private func zeroEntry(_ header: VmdkSparseHeader) -> UInt32? {
+        header.hasZeroGrains ? Vmdk.zeroGrain : hasParent ? nil : 0
     }
 
     private mutating func checkLeaks(

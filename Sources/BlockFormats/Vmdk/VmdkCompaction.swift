@@ -4,13 +4,8 @@ import BlockCore
 ///
 /// The order of writes: copies into unused room; a flush; the entries; a flush; the length of the file.
 struct VmdkCompaction {
-    /// More grains than this are not moved about: their places take 8 bytes each.
+    /// More grains than this are not moved about: the place of each takes 4 bytes, and where it goes as well.
     private static let maximumGrains = 6 << 20
-
-    private struct Grain {
-        var sector: UInt32
-        var number: UInt32
-    }
 
     private let tables: VmdkGrainTables
 
@@ -18,21 +13,42 @@ struct VmdkCompaction {
 
     func run() throws(BlockError) {
         guard !tables.header.isCompressed, var grains = try collect() else { return }
-        grains.sort { $0.sector < $1.sector }
-        let moves = plan(&grains)
-        for move in moves { try copy(move.grain, to: move.place) }
-        if !moves.isEmpty { try tables.file.flush() }
-        for move in moves {
-            let number = Int(move.grain.number)
-            try tables.link(number..<number + 1) { _ in UInt32(move.place) }
-        }
-        try tables.commit()
-        let lastGrain = max(grains.last.map { Int($0.sector) } ?? 0, moves.last?.place ?? 0)
+        grains.sort()
+        let targets = plan(grains)
+        let sources = grains.suffix(targets.count)
+        try move(sources, to: targets)
+        let lastGrain = Int(max(grains.dropLast(targets.count).last ?? 0, targets.last ?? 0))
         let end = try moveMetadata(behind: lastGrain > 0 ? lastGrain + tables.header.grainSectors : 0)
         if try tables.file.length() > end * Vmdk.sectorBytes {
             try tables.file.resize(to: end * Vmdk.sectorBytes)
         }
         tables.setEnd(end * Vmdk.sectorBytes)
+    }
+
+    /// Copies grains from the sectors `sources`, ascending, to `targets`, then refers to them there.
+    private func move(_ sources: ArraySlice<UInt32>, to targets: [UInt32]) throws(BlockError) {
+        guard !sources.isEmpty else { return }
+        for (source, target) in zip(sources, targets) {
+            let start = Int(source) * Vmdk.sectorBytes
+            try tables.file.copyInside(
+                start..<start + tables.grainBytes, to: Int(target) * Vmdk.sectorBytes)
+        }
+        try tables.file.flush()
+        try eachGrain { (number, sector) throws(BlockError) in
+            guard let index = Self.index(of: sector, in: sources) else { return }
+            try tables.link(number..<number + 1) { _ in targets[index] }
+        }
+        try tables.commit()
+    }
+
+    /// Where a number is among ascending ones, counted from the first of them.
+    private static func index(of sector: UInt32, in sectors: ArraySlice<UInt32>) -> Int? {
+        var (low, high) = (sectors.startIndex, sectors.endIndex)
+        while low < high {
+            let middle = (low + high) / 2
+            if sectors[middle] < sector { low = middle + 1 } else { high = middle }
+        }
+        return low < sectors.endIndex && sectors[low] == sector ? low - sectors.startIndex : nil
     }
 
     /// Moves tables and directories that lie behind the last grain towards it, one after the other.
@@ -52,32 +68,42 @@ struct VmdkCompaction {
         return end
     }
 
-    private func collect() throws(BlockError) -> [Grain]? {
-        var grains: [Grain] = []
+    private func eachGrain(
+        _ body: (_ number: Int, _ sector: UInt32) throws(BlockError) -> Void
+    ) throws(BlockError) {
         for number in tables.directory.indices {
             guard let table = try tables.table(number) else { continue }
             let first = number * tables.entriesPerTable
             for (index, entry) in table.entries.enumerated() where tables.isPlace(entry) {
-                guard grains.count < Self.maximumGrains else { return nil }
-                grains.append(Grain(sector: entry, number: UInt32(first + index)))
+                try body(first + index, entry)
             }
         }
-        return grains
     }
 
-    /// Where grains from the end go. They are taken off `grains`.
-    private func plan(_ grains: inout [Grain]) -> [(grain: Grain, place: Int)] {
+    /// The sectors of all grains; `nil` where there are too many.
+    private func collect() throws(BlockError) -> [UInt32]? {
+        var grains: [UInt32] = []
+        try eachGrain { (_, sector) throws(BlockError) in
+            if grains.count <= Self.maximumGrains { grains.append(sector) }
+        }
+        return grains.count <= Self.maximumGrains ? grains : nil
+    }
+
+    /// Where the last grains go, as many as can move. All in ascending order.
+    private func plan(_ grains: [UInt32]) -> [UInt32] {
         let size = tables.header.grainSectors
-        var moves: [(grain: Grain, place: Int)] = []
+        var targets: [UInt32] = []
         let metadata = metadataRanges
         var (nextGrain, nextMetadata) = (0, 0)
         var place = tables.header.overheadBytes / Vmdk.sectorBytes
-        while let last = grains.last, nextGrain < grains.count {
-            let grain = Int(grains[nextGrain].sector)
+        var kept = grains.count
+        while nextGrain < kept {
+            let grain = Int(grains[nextGrain])
             let obstacle = nextMetadata < metadata.count ? metadata[nextMetadata].lowerBound : Int.max
             if min(grain, obstacle) >= place + size {
-                guard Int(last.sector) >= place + size else { break }
-                moves.append((grains.removeLast(), place))
+                guard Int(grains[kept - 1]) >= place + size else { break }
+                targets.append(UInt32(place))
+                kept -= 1
                 place += size
             } else if grain <= obstacle {
                 place = max(place, grain + size)
@@ -87,7 +113,7 @@ struct VmdkCompaction {
                 nextMetadata += 1
             }
         }
-        return moves
+        return targets
     }
 
     /// The sectors of directories and tables, ascending.
@@ -98,11 +124,5 @@ struct VmdkCompaction {
         let others = (tables.directory + (tables.redundant ?? [])).filter { $0 != 0 }
         let size = tables.header.tableSectors
         return (fixed + others.map { Int($0)..<Int($0) + size }).sorted { $0.lowerBound < $1.lowerBound }
-    }
-
-    private func copy(_ grain: Grain, to place: Int) throws(BlockError) {
-        let bytes = try tables.file.readBytes(
-            at: Int(grain.sector) * Vmdk.sectorBytes, count: tables.grainBytes)
-        try tables.file.write(bytes.span.bytes, at: place * Vmdk.sectorBytes)
     }
 }

@@ -117,7 +117,7 @@ extension VmdkDriver {
         case .plain(let file, let hostOffset, _): try file.read(into: &buffer, at: hostOffset)
         case .compressed(let tables, let offsets, let firstGrain, let inside, let count, let end):
             // The grain size does not change, and the file is a constant.
-            let (file, grainBytes) = (tables.file, writeGranularity)
+            let (file, grainBytes) = (tables.file, tables.grainBytes)
             let spans = Self.spans(offsets, end, VmdkGrainCodec.maximumBytes(grainBytes: grainBytes))
             var done = 0
             for span in spans {
@@ -204,7 +204,7 @@ extension VmdkDriver: CompressedWriting {
         guard let whole = plan.fill else { return }
         let payload: [UInt8]
         do throws(BlockError) {
-            let buffer = AlignedBuffer(count: writeGranularity, zeroed: true)
+            let buffer = AlignedBuffer(count: plan.extent.grainBytes ?? whole.count, zeroed: true)
             if plan.guest != whole {
                 var before = buffer.mutableBytes(0..<whole.count)
                 try old.readOld(into: &before, at: whole.lowerBound)
@@ -225,7 +225,7 @@ extension VmdkDriver: CompressedWriting {
             return try state.withLock { (_) throws(BlockError) in try stream.append(payload, grain: grain) }
         }
         guard let tables = plan.extent.tables else { return finish(plan) { _ in } }
-        let sectors = writeGranularity / Vmdk.sectorBytes
+        let sectors = tables.grainBytes / Vmdk.sectorBytes
         let stored = VmdkGrainCodec.stored(payload, guestSector: grain * sectors)
         var place: Int?
         do throws(BlockError) {

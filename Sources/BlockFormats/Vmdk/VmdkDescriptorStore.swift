@@ -85,6 +85,8 @@ struct VmdkDescriptorStore {
         if room != nil, let padded = whole.count.roundedUp(to: Vmdk.sectorBytes) {
             whole += [UInt8](repeating: 0, count: padded - whole.count)
         }
+        // After a failure, nobody knows how long the text in the file is.
+        bytes += [UInt8](repeating: filler, count: max(0, whole.count - bytes.count))
         let first = min(Vmdk.sectorBytes, whole.count)
         if whole.count > first {
             try file.write(whole.span.bytes.extracting(first..<whole.count), at: offset + first)

@@ -138,8 +138,10 @@ public final class VmdkDriver: FormatDriver {
     public func close() throws(BlockError) {
         try exclusively { (state) throws(BlockError) in
             if !state.isReadOnly { try state.commit() }
-            for file in state.ownFiles { try file.close() }
+            try? state.settleDescriptor()
+            for file in state.ownFiles + state.doubtfulFiles { try file.close() }
             state.ownFiles = []
+            state.doubtfulFiles = []
         }
     }
 

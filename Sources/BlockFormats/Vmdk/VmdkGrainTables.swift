@@ -24,9 +24,11 @@ final class VmdkGrainTable {
 /// tables, the redundant ones first; a flush. The primary table alone is believed, so that the redundant one
 /// may be behind or ahead after a crash. A grain that no entry refers to is the worst that is left.
 final class VmdkGrainTables {
-    /// Tables kept in memory, and how many of them may be changed.
-    private static let keptTables = 4096
-    private static let keptChanges = 1024
+    /// Tables kept in memory at most.
+    private static let mostKeptTables = 4096
+    private var keptTables = mostKeptTables
+    /// How many of them may be changed.
+    private var keptChanges: Int { max(1, keptTables / 4) }
 
     let file: BlockNode
     var header: VmdkSparseHeader
@@ -37,6 +39,8 @@ final class VmdkGrainTables {
     /// length.
     private(set) var end: Int
     var hasUnflushedData = false
+    /// A header was written, and nobody knows whether the file has it.
+    private var headerIsUncertain = false
     /// The redundant directory serves instead of the primary one, until a check has written the header.
     var hasLostDirectory = false
     private var directoryIsDirty = false
@@ -98,7 +102,14 @@ final class VmdkGrainTables {
     let grainBytes: Int
     var entriesPerTable: Int { header.tableEntries }
     var grainCount: Int { (header.capacitySectors + header.grainSectors - 1) / header.grainSectors }
-    var hasChanges: Bool { directoryIsDirty || !dirtyTables.isEmpty || hasUnflushedData }
+    var hasChanges: Bool {
+        directoryIsDirty || !dirtyTables.isEmpty || hasUnflushedData || headerIsUncertain
+    }
+
+    /// Limits the memory for tables to what is this extent's share of it.
+    func keepTables(within bytes: Int) {
+        keptTables = max(2, min(Self.mostKeptTables, bytes / header.tableBytes))
+    }
 
     // MARK: Looking up
 
@@ -116,7 +127,7 @@ final class VmdkGrainTables {
         }
         let table = VmdkGrainTable(
             entries: try Self.readNumbers(file, at: offset, count: header.tableEntries))
-        if tables.count >= Self.keptTables { tables = tables.filter { dirtyTables.contains($0.key) } }
+        if tables.count >= keptTables { tables = tables.filter { dirtyTables.contains($0.key) } }
         tables[number] = table
         return table
     }
@@ -244,7 +255,7 @@ final class VmdkGrainTables {
             if table.dirty != nil { dirtyTables.insert(number) }
         }
         hasUnflushedData = true
-        if dirtyTables.count > Self.keptChanges { try commit() }
+        if dirtyTables.count > keptChanges { try commit() }
     }
 
     /// The table of that number, made where there is none.
@@ -280,6 +291,7 @@ final class VmdkGrainTables {
     /// Makes everything durable that was changed.
     func commit() throws(BlockError) {
         guard hasChanges else { return }
+        if headerIsUncertain { try storeHeader() }
         if hasUnflushedData { try file.flush() }
         guard directoryIsDirty || !dirtyTables.isEmpty else {
             hasUnflushedData = false
@@ -328,10 +340,19 @@ final class VmdkGrainTables {
         try writeHeader()
     }
 
-    func writeHeader() throws(BlockError) {
+    private func writeHeader() throws(BlockError) {
         let bytes = header.serialised()
         try file.write(bytes.span.bytes, at: 0)
         header.bytes = bytes
+    }
+
+    /// Writes the header. Durable on return; after a failure the next commit begins with the one that is then
+    /// in memory.
+    func storeHeader() throws(BlockError) {
+        headerIsUncertain = true
+        try writeHeader()
+        try file.flush()
+        headerIsUncertain = false
     }
 
     // MARK: For repairs and resizing
@@ -341,6 +362,22 @@ final class VmdkGrainTables {
         tables = [:]
         dirtyTables = []
         tableSectors = nil
+    }
+
+    /// Where everything is, to go back to when a change of it fails.
+    struct Layout {
+        fileprivate var directory: [UInt32]
+        fileprivate var redundant: [UInt32]?
+        fileprivate var header: VmdkSparseHeader
+    }
+
+    var layout: Layout { Layout(directory: directory, redundant: redundant, header: header) }
+
+    /// Goes back to another layout, and forgets what was not committed.
+    func restore(_ layout: Layout?) {
+        guard let layout else { return }
+        replaceDirectories(layout.directory, layout.redundant, layout.header)
+        forgetTables()
     }
 
     /// Says that the file ends here; the caller has cut it.
@@ -435,8 +472,7 @@ extension VmdkGrainTables {
                 directoryIsDirty = true
                 return try commit()
             }
-            try writeHeader()
-            try file.flush()
+            try storeHeader()
         } catch {
             header = before
             throw error

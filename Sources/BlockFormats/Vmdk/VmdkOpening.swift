@@ -6,6 +6,8 @@ struct VmdkOpening {
     private var children = 0
     /// Flat files by name: several extents may lie in one.
     private var flatFiles: [String: (node: BlockNode, child: Int)] = [:]
+    /// How many entries the directories of further extents may have.
+    private var directoryEntriesLeft = Vmdk.Limit.directoryEntries
 
     init(_ request: OpenRequest) { self.request = request }
 
@@ -33,6 +35,7 @@ struct VmdkOpening {
                     + "bytes of a flat disk, open the descriptor that names it")
         }
         if !request.settings.readOnly { try Self.checkWritable(state) }
+        state.shareTableMemory()
         return state
     }
 
@@ -62,7 +65,7 @@ struct VmdkOpening {
     }
 
     /// - Parameter sectors: what the descriptor says; `nil` where the header alone does.
-    private func sparseExtent(
+    private mutating func sparseExtent(
         _ file: BlockNode, child: Int, guestStart: Int, sectors: Int?, name: String
     ) throws(BlockError) -> VmdkExtent {
         do throws(BlockError) {
@@ -76,6 +79,7 @@ struct VmdkOpening {
                     "The extent has \(header.capacitySectors) sectors, and the descriptor says "
                         + "\(sectors ?? 0)")
             }
+            try takeDirectory(header.directoryEntries)
             let tables = try VmdkGrainTables(
                 file: file, header: header, forCheck: request.settings.forCheck)
             return VmdkExtent(
@@ -84,6 +88,14 @@ struct VmdkOpening {
         } catch {
             throw error.concerning(file.filename)
         }
+    }
+
+    /// - Throws: `limit` where the directories of all extents are too large together.
+    private mutating func takeDirectory(_ entries: Int) throws(BlockError) {
+        guard entries <= directoryEntriesLeft else {
+            throw BlockError(.limit, "The grain directories of the disk are too large together")
+        }
+        directoryEntriesLeft -= entries
     }
 
     /// The header, or where that says so, the footer: the last sector but one, with a marker before it.
@@ -145,7 +157,8 @@ struct VmdkOpening {
         case .flat, .vmfs:
             extent.content = .flat(hostOffset: (line.offset ?? 0) * Vmdk.sectorBytes)
         case .seSparse:
-            let tables = try VmdkSESparse(file: node)
+            let tables = try VmdkSESparse(file: node, mostEntries: directoryEntriesLeft)
+            try takeDirectory(tables.directoryEntries)
             guard tables.capacitySectors >= line.sectors else {
                 throw BlockError(
                     .corrupt, "The extent is smaller than the descriptor says", path: node.filename)

@@ -18,8 +18,8 @@ final class VmdkSESparse {
     private static let volatileMagic: UInt64 = 0xCAFE_CAFE
     private static let grainSectors = 8
     private static let tableSectors = 64
-    private static let entriesPerTable = tableSectors * Vmdk.sectorBytes / 8
-    private static let keptTables = 256
+    static let entriesPerTable = tableSectors * Vmdk.sectorBytes / 8
+    private static let mostKeptTables = 256
 
     enum Place: Equatable {
         case none
@@ -36,9 +36,12 @@ final class VmdkSESparse {
     private let length: Int
     private let directory: [UInt64]
     private var tables: [Int: [UInt64]] = [:]
+    private var keptTables = mostKeptTables
+    var directoryEntries: Int { directory.count }
 
+    /// - Parameter mostEntries: how large the directory may be.
     /// - Throws: `wrongFormat`, `corrupt`, `limit`; `unsupported` for a journal that was not replayed.
-    init(file: BlockNode) throws(BlockError) {
+    init(file: BlockNode, mostEntries: Int) throws(BlockError) {
         self.file = file
         length = try file.length()
         let header = try file.readBytes(at: 0, count: min(Self.headerBytes, length))
@@ -63,7 +66,7 @@ final class VmdkSESparse {
         let count = capacitySectors / (Self.entriesPerTable * Self.grainSectors) + 1
         let directoryBytes = try field(136) * Vmdk.sectorBytes
         let offset = try field(128) * Vmdk.sectorBytes
-        guard count <= Vmdk.Limit.directoryEntries, (count - 1) * 8 <= directoryBytes,
+        guard count <= mostEntries, (count - 1) * 8 <= directoryBytes,
             directoryBytes <= length, offset <= length - directoryBytes
         else {
             throw BlockError(.corrupt, "The grain directory does not fit the disk", path: file.filename)
@@ -89,25 +92,69 @@ final class VmdkSESparse {
         }
     }
 
-    /// Where a grain is, and how many behind it, up to `limit`, go on the same way.
+    /// Limits the memory for tables to what is this extent's share of it.
+    func keepTables(within bytes: Int) {
+        keptTables = max(1, min(Self.mostKeptTables, bytes / (Self.tableSectors * Vmdk.sectorBytes)))
+    }
+
+    // MARK: Looking up
+
+    /// Where a grain is, and how many behind it, up to `limit`, go on the same way. What cannot be told ends
+    /// the run, and is complained about later.
     func run(at grain: Int, limit: Int) throws(BlockError) -> (place: Place, count: Int) {
         let first = try place(grain)
-        var count = 1
+        var count = 0
         while count < limit {
-            let next = try place(grain + count)
-            if case .grain(let host) = first {
-                guard next == .grain(hostOffset: host + count * grainBytes) else { break }
-            } else if next != first {
-                break
-            }
-            count += 1
+            let start = (grain + count) % Self.entriesPerTable
+            let most = min(limit - count, Self.entriesPerTable - start)
+            var same = 0
+            do throws(BlockError) {
+                if let table = try table((grain + count) / Self.entriesPerTable) {
+                    same = like(first, count, table[start..<start + most])
+                } else if first == .none {
+                    same = most
+                }
+            } catch {}
+            count += same
+            if same < most { break }
         }
-        return (first, count)
+        return (first, max(count, 1))
     }
+
+    /// How many entries go on as the one `distance` before them, which says `place`.
+    private func like(_ place: Place, _ distance: Int, _ entries: ArraySlice<UInt64>) -> Int {
+        switch place {
+        case .none: return entries.prefix { $0 == 0 }.count
+        case .zero: return entries.prefix { $0 >> 60 == 1 || $0 >> 60 == 2 }.count
+        case .grain(let host):
+            var next = host + distance * grainBytes
+            return entries.prefix { entry in
+                defer { next += grainBytes }
+                return (try? self.place(ofEntry: entry)) == .grain(hostOffset: next)
+            }.count
+        }
+    }
+
+    /// Of each table, whether one with a lower number has the same place.
+    var sharedTables: [Bool] {
+        let order = directory.indices.filter { directory[$0] != 0 }
+            .sorted { (directory[$0], $0) < (directory[$1], $1) }
+        var shared = [Bool](repeating: false, count: directory.count)
+        for (first, second) in zip(order, order.dropFirst()) where directory[first] == directory[second] {
+            shared[second] = true
+        }
+        return shared
+    }
+
+    /// Whether a table is there and can be read.
+    func hasTable(_ number: Int) -> Bool { (try? table(number)) != nil }
 
     private func place(_ grain: Int) throws(BlockError) -> Place {
         guard let table = try table(grain / Self.entriesPerTable) else { return .none }
-        let entry = table[grain % Self.entriesPerTable]
+        return try place(ofEntry: table[grain % Self.entriesPerTable])
+    }
+
+    private func place(ofEntry entry: UInt64) throws(BlockError) -> Place {
         switch entry >> 60 {
         case 0 where entry == 0: return .none
         case 1, 2: return .zero
@@ -139,7 +186,7 @@ final class VmdkSESparse {
         }
         let bytes = try file.readBytes(at: offset, count: Self.entriesPerTable * 8)
         let span = bytes.span.bytes
-        if tables.count >= Self.keptTables { tables = [:] }
+        if tables.count >= keptTables { tables = [:] }
         let table = (0..<Self.entriesPerTable).map { span.littleEndian(UInt64.self, at: $0 * 8) ?? 0 }
         tables[number] = table
         return table

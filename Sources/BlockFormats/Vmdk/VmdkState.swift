@@ -51,8 +51,22 @@ struct VmdkState {
     var fills: [Range<Int>] = []
     /// Files made by resizing, which are no children of the node.
     var ownFiles: [BlockNode] = []
+    /// Files made by a resizing that failed, which the descriptor in the file may name nevertheless.
+    var doubtfulFiles: [BlockNode] = []
 
     var virtualSize: Int { extents.last?.guest.upperBound ?? 0 }
+
+    /// Lets the tables of all extents share the memory that there is for them.
+    func shareTableMemory() {
+        let share = Vmdk.Limit.keptTableBytes / max(1, extents.count)
+        for extent in extents {
+            switch extent.content {
+            case .sparse(let tables): tables.keepTables(within: share)
+            case .seSparse(let tables): tables.keepTables(within: share)
+            default: break
+            }
+        }
+    }
 
     /// The number of the extent at a guest offset inside the disk.
     func extentIndex(at offset: Int) -> Int {
@@ -73,6 +87,31 @@ struct VmdkState {
         let behind = (range.upperBound - last.guest.lowerBound) % (last.grainBytes ?? 1)
         let rest = behind == 0 ? 0 : (last.grainBytes ?? 1) - behind
         return range.lowerBound - before..<min(range.upperBound + rest, last.guest.upperBound)
+    }
+
+    /// Says in the descriptor of a disk in one file how large it is.
+    mutating func noteSize() throws(BlockError) {
+        guard var changed = descriptor?.descriptor, var line = changed.extents.first?.extent else { return }
+        line.sectors = virtualSize / Vmdk.sectorBytes
+        changed.setExtent(0, line)
+        try descriptor?.replace(with: changed)
+    }
+
+    /// After a failed resizing: makes the file's descriptor say what the one in memory does, and gives up the
+    /// files that it then does not name.
+    mutating func settleDescriptor() throws(BlockError) {
+        guard !doubtfulFiles.isEmpty, let descriptor = descriptor?.descriptor else { return }
+        try self.descriptor?.replace(with: descriptor)
+        Self.abandon(doubtfulFiles)
+        doubtfulFiles = []
+    }
+
+    /// Closes new files that nothing names. Empty ones are not in the way of another try.
+    static func abandon(_ files: [BlockNode]) {
+        for file in files {
+            try? file.resize(to: 0)
+            try? file.close()
+        }
     }
 
     /// Everything durable: grains, then what refers to them.

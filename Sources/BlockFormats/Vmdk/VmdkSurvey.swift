@@ -37,17 +37,21 @@ struct VmdkSurvey {
     /// Where the unused sectors began that reach up to here.
     private var gapStart: Int?
 
-    init(_ tables: VmdkGrainTables) throws(BlockError) {
+    /// - Parameter found: called with each finding at once; may mend it. New places are to be at the file's
+    ///   end.
+    init(
+        _ tables: VmdkGrainTables, _ found: (Finding) throws(BlockError) -> Void = { _ in }
+    ) throws(BlockError) {
         self.tables = tables
         let length = try tables.file.length()
         fileSectors = min(length / Vmdk.sectorBytes, Vmdk.Limit.fileSectors)
         badTables = Self.badTables(tables, length)
-        for number in badTables.sorted() { add(.badTable(number)) }
+        for number in badTables.sorted() { try add(.badTable(number), found) }
         var start = 0
         repeat {
             window = start..<min(start + Self.windowSectors, max(fileSectors, 1))
             used = [UInt64](repeating: 0, count: window.count / 64 + 1)
-            try lookAtWindow(isFirst: start == 0)
+            try lookAtWindow(isFirst: start == 0, found)
             start = window.upperBound
         } while start < fileSectors
         endGap(at: fileSectors)
@@ -56,9 +60,12 @@ struct VmdkSurvey {
         try compareCopies()
     }
 
-    private mutating func add(_ finding: Finding) {
+    private mutating func add(
+        _ finding: Finding, _ found: (Finding) throws(BlockError) -> Void
+    ) throws(BlockError) {
         findingCount += 1
         if findings.count < Self.keptFindings { findings.append(finding) }
+        try found(finding)
     }
 
     // MARK: Tables
@@ -97,7 +104,9 @@ struct VmdkSurvey {
 
     // MARK: Grains
 
-    private mutating func lookAtWindow(isFirst: Bool) throws(BlockError) {
+    private mutating func lookAtWindow(
+        isFirst: Bool, _ found: (Finding) throws(BlockError) -> Void
+    ) throws(BlockError) {
         for range in tables.fixedMetadata { mark(sectors(range)) }
         for sector in tables.directory + (tables.redundant ?? []) where sector != 0 {
             mark(Int(sector)..<Int(sector) + tables.header.tableSectors)
@@ -106,31 +115,28 @@ struct VmdkSurvey {
             guard let table = try tables.table(number) else { continue }
             for (index, entry) in table.entries.enumerated() where tables.isPlace(entry) {
                 let grain = number * tables.entriesPerTable + index
-                try look(at: grain, Int(entry), isFirst: isFirst)
+                if let finding = try look(at: grain, Int(entry), isFirst: isFirst) {
+                    try add(finding, found)
+                }
             }
         }
         if !tables.header.isCompressed { countGaps() }
     }
 
-    private mutating func look(at grain: Int, _ sector: Int, isFirst: Bool) throws(BlockError) {
-        guard sector < fileSectors else {
-            if isFirst { add(.beyondEnd(grain: grain)) }
-            return
-        }
+    private mutating func look(at grain: Int, _ sector: Int, isFirst: Bool) throws(BlockError) -> Finding? {
+        guard sector < fileSectors else { return isFirst ? .beyondEnd(grain: grain) : nil }
         guard window.contains(sector) else {
             // The end of a grain may lie in this window.
             if sector < window.lowerBound { mark(sector..<sector + tables.header.grainSectors) }
-            return
+            return nil
         }
         allocated += 1
         var count = tables.header.grainSectors
         if tables.header.isCompressed {
-            guard let size = try compressedSectors(grain, sector) else {
-                return add(.badMarker(grain: grain))
-            }
+            guard let size = try compressedSectors(grain, sector) else { return .badMarker(grain: grain) }
             count = size
         }
-        if mark(sector..<sector + count) { add(.shared(grain: grain)) }
+        return mark(sector..<sector + count) ? .shared(grain: grain) : nil
     }
 
     /// The size of a compressed grain with its marker; `nil` where that is damaged.

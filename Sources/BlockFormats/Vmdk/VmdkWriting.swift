@@ -89,7 +89,6 @@ extension VmdkDriver {
             let first = guest.lowerBound - inside
             return first..<min(first + count * tables.grainBytes, extent.guest.upperBound)
         }
-        tables.hasUnflushedData = true
         if tables.header.isCompressed {
             return WritePlan(
                 guest: part(1), extent: extent, file: file, action: .compress(grain: grain), fill: whole(1))
@@ -116,9 +115,11 @@ extension VmdkDriver {
             fill: whole(run))
     }
 
-    /// Ends a planned change under the lock, and lets those go on who wait for it.
+    /// Ends a planned change under the lock, and lets those go on who wait for it. A flush that came before
+    /// this does not count for what was written.
     func finish(_ plan: WritePlan, _ body: (inout VmdkState) -> Void) {
         state.withLock { state in
+            plan.extent.tables?.hasUnflushedData = true
             body(&state)
             state.changesInFlight -= 1
             if let fill = plan.fill, let index = state.fills.firstIndex(of: fill) {

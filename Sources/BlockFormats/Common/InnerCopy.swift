@@ -1,0 +1,84 @@
+import BlockCore
+
+/// Copying inside a file, for repairs and for moving what an image holds.
+extension BlockNode {
+    /// What is read at once, in bytes.
+    private static let innerCopyBytes = 1 << 20
+
+    /// Copies bytes to another place of this file. Holes and zeroes become holes, also behind the file's end.
+    ///
+    /// - Returns: how many bytes had to be read.
+    @discardableResult
+    func copyInside(_ source: Range<Int>, to target: Int) throws(BlockError) -> Int {
+        let end = min(source.upperBound, max(source.lowerBound, try length()))
+        let buffer = AlignedBuffer(count: min(source.count, Self.innerCopyBytes))
+        let shift = target - source.lowerBound
+        var (offset, stored) = (source.lowerBound, 0)
+        while offset < end {
+            let run = try status(at: offset, limit: end - offset)
+            let count = run.isZero ? run.length : min(run.length, buffer.count)
+            if run.isZero {
+                try writeZeroes(at: offset + shift, count: count)
+            } else {
+                var bytes = buffer.mutableBytes(0..<count)
+                try read(into: &bytes, at: offset)
+                try writeOrZero(buffer.bytes(0..<count), at: offset + shift)
+                stored += count
+            }
+            offset += count
+        }
+        try writeZeroes(at: offset + shift, count: source.upperBound - offset)
+        return stored
+    }
+
+    private func writeOrZero(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
+        if bytes.isZero {
+            try writeZeroes(at: offset, count: bytes.byteCount)
+        } else {
+            try write(bytes, at: offset)
+        }
+    }
+
+    /// Whether there is nothing but holes in the range, so that it is known to be zero without reading it.
+    func isHole(_ range: Range<Int>) throws(BlockError) -> Bool {
+        let end = min(range.upperBound, try length())
+        var offset = range.lowerBound
+        while offset < end {
+            let run = try status(at: offset, limit: end - offset)
+            guard run.isZero else { return false }
+            offset += run.length
+        }
+        return true
+    }
+}
+
+/// How much a repair may copy: a small file can say of one cluster that a million others are there too.
+struct CopyBudget {
+    /// What a file of any size may copy: more than damage by accident comes to.
+    private static let extraBytes = 1 << 30
+    /// What a copy costs that reads nothing.
+    private static let leastBytes = 4096
+
+    private var bytesLeft: Int
+    /// Whether something was left as it is because of this.
+    private(set) var wasExceeded = false
+
+    /// As much as the file takes up, and some more.
+    init(for file: BlockNode) {
+        let (sum, overflow) = Self.extraBytes.addingReportingOverflow(file.storage?.allocatedSize() ?? 0)
+        bytesLeft = overflow ? .max : sum
+    }
+
+    init(bytes: Int) { bytesLeft = bytes }
+
+    /// Whether one more copy may be made.
+    mutating func allowsCopy() -> Bool {
+        if bytesLeft <= 0 { wasExceeded = true }
+        return bytesLeft > 0
+    }
+
+    mutating func spend(_ bytes: Int) { bytesLeft -= max(bytes, Self.leastBytes) }
+
+    /// What a report says at the end where ``wasExceeded``.
+    static let message = "ERROR the rest was left as it is: mending it would copy the same bytes too often"
+}
