@@ -88,6 +88,48 @@ import Testing
         }
     }
 
+    // MARK: Space that is used again
+
+    /// A block loses its place while so many pages of the BAT are changed that these are written first.
+    @Test(.timeLimit(.minutes(4))) func aPlaceIsTakenAgainOnceNothingRefersToIt() throws {
+        let pages = 512
+        let prepared = TestStore()
+        try VhdxImages.create("base", in: prepared, size: Self.unit)
+        try VhdxImages.create(
+            in: prepared, size: (pages + 1) * 512 * Self.unit, filled: 1, backing: "base")
+        try checkInterruption(
+            of: prepared.files,
+            action: { store in
+                let node = try VhdxImages.open(store, readOnly: false)
+                var failure: (any Error)?
+                func goOn(_ step: () throws -> Void) {
+                    do { try step() } catch { failure = failure ?? error }
+                }
+                for page in 1...pages {
+                    // Over a parent, these change entries and no more.
+                    goOn { try node.discard(at: (page * 512 + 5) * Self.unit, count: Self.unit) }
+                }
+                goOn { try node.discard(at: 0, count: Self.unit) }
+                goOn {
+                    let bytes = [UInt8](repeating: 3, count: Self.unit)
+                    try node.write(bytes.span.bytes, at: 400 * Self.unit)
+                }
+                goOn { try node.close() }
+                if let failure { throw failure }
+            },
+            verify: { store in
+                let node = try VhdxImages.open(store)
+                for (block, value) in [(0, 1), (400, 3)] {
+                    let bytes = try node.readBytes(at: block * Self.unit, count: Self.unit)
+                    guard [0, UInt8(value)].contains(bytes[0]), bytes.allSatisfy({ $0 == bytes[0] }) else {
+                        throw Mismatch("block \(block) holds \(bytes[0])")
+                    }
+                }
+                try node.close()
+                guard try VhdxImages.check(store).corruptions == 0 else { throw Mismatch("corrupt") }
+            })
+    }
+
     // MARK: Log
 
     @Test func aDirtyImageIsReadWithoutChangingIt() throws {

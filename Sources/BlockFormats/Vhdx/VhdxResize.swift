@@ -161,11 +161,11 @@ extension VhdxState {
             let entry = try table.entry(index, view)
             guard entry != 0 else { continue }
             if table.isCrowded { try commit() }
+            try table.set(index, to: 0, view)
             let bytes = geometry.block(ofEntry: index) == nil ? Vhdx.unitBytes : geometry.blockBytes
             if entry & Vhdx.stateMask >= Vhdx.bitmapPresent, let offset = Vhdx.offset(of: entry) {
                 release(offset..<offset + bytes)
             }
-            try table.set(index, to: 0, view)
         }
     }
 
