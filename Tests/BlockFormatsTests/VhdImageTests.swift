@@ -248,6 +248,24 @@ import Testing
 
     // MARK: Hostile bytes
 
+    /// The size that the image goes by is more than its table has entries for; its opener goes by another.
+    @Test(arguments: [RepairMode.leaks, .all]) func aDiskLongerThanItsTable(_ repair: RepairMode) throws {
+        let image = try Self.dynamic([1, 2])
+        let footer = image.bytes.read(at: 0, count: 512)
+        image.bytes.write([UInt8](repeating: 0, count: 6 * Self.block), at: image.bytes.count - 512)
+        image.bytes.write(footer, at: image.bytes.count)
+        image.changeFooters(VhdBytes.bigEndian(UInt64(100 << 30)), at: 48)
+        image.changeFooters([0, 1, 1, 40], at: 56)
+        #expect(throws: BlockError.self) { try image.open() }
+        let node = try image.open(
+            readOnly: false, forCheck: true, options: ["force_size_calc": "chs"])
+        let checkable = try #require(node.format as? any Checkable)
+        #expect(try checkable.check(repair: repair, report: { _ in }).leaksFixed > 0)
+        try node.close()
+        let again = try image.open(options: ["force_size_calc": "chs"])
+        #expect(try VhdBytes.firstBytes(again, unit: Self.block) == [1, 2, 0, 0, 0])
+    }
+
     static let hostileFooters: [(offset: Int, bytes: [UInt8])] = [
         (12, [0, 2]), (16, [0x80]), (16, [0, 0, 0, 0, 0, 0, 0, 0]), (16, [0, 0, 0, 0, 0, 0, 2, 1]),
         (16, [0, 0, 0, 0, 1]), (48, [0xFF]), (48, [0, 0, 2]), (48, [0, 0, 1]), (60, [0, 0, 0, 9]),

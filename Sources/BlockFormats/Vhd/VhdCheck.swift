@@ -120,7 +120,8 @@ extension VhdState {
         result.leaks = unused + (isCopyStale ? 1 : 0)
         guard repair, result.leaks > 0, survey.findingCount == 0, damages.isEmpty else { return }
         if isCopyStale { try mendFooters() }
-        for block in blocks(of: try footer.virtualSize())..<table.count { unlink(block) }
+        let blocks = blocks(of: try footer.virtualSize())
+        for block in min(blocks, table.count)..<table.count { unlink(block) }
         try closeGaps()
         result.leaksFixed = result.leaks
         result.leaks = 0
