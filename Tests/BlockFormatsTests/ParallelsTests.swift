@@ -334,6 +334,18 @@ enum ParallelsImage {
         #expect(try ParallelsImage.isSound(store))
     }
 
+    /// Who asks for it gets a limited number of copies at a time.
+    @Test(.timeLimit(.minutes(1))) func aClusterOfThousandsOfBlocks() throws {
+        let count = 5000
+        let file = ParallelsImage.file(dataSector: 40, [Int](repeating: 6, count: count))
+        let store = TestStore(["disk": file])
+        let first = try ParallelsImage.check(store, .all)
+        #expect(first.corruptionsFixed == 4096 && first.corruptions == count - 4097, "\(first)")
+        #expect(try ParallelsImage.check(store, .all).corruptions == 0)
+        #expect(try ParallelsImage.isSound(store))
+        #expect(try ParallelsImage.firstBytes(store) == [UInt8](repeating: 6, count: count))
+    }
+
     // MARK: Sizes
 
     /// A longer table takes the places of clusters.

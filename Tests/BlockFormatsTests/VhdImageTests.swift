@@ -246,6 +246,37 @@ import Testing
             })
     }
 
+    /// All blocks of a disk have one place: those behind the first get copies, a limited number at a time.
+    @Test(.timeLimit(.minutes(2)), arguments: [0, 7]) func aPlaceOfThousandsOfBlocks(_ value: UInt8) throws {
+        let count = 5000
+        let options = ["block_size": "4096", "force_size": "on"]
+        let image = try VhdBytes(size: count * Self.block, options)
+        let node = try image.open(readOnly: false)
+        try node.write([value].span.bytes, at: 900)
+        try node.close()
+        let place = image.entry(0)
+        for block in 1..<count { image.setEntry(block, place) }
+        #expect(try VhdBytes.check(image.store).corruptions == count - 1)
+        let first = try VhdBytes.check(image.store, .all)
+        let copies = value == 0 ? count - 1 : 4096
+        #expect(first.corruptionsFixed == copies && first.corruptions == count - 1 - copies, "\(first)")
+        if value != 0 { #expect(try VhdBytes.check(image.store, .all).corruptions == 0) }
+        #expect(try VhdBytes.check(image.store) == VhdBytes.check(image.store, .all))
+        let again = try image.open()
+        for block in [0, 1, 2, 4096, count - 1] {
+            #expect(try again.readBytes(at: block * Self.block + 899, count: 3) == [0, value, 0])
+        }
+    }
+
+    /// Thousands of entries that point nowhere are mended at once.
+    @Test(.timeLimit(.minutes(1))) func thousandsOfEntriesPointNowhere() throws {
+        let count = 20000
+        let image = try VhdBytes(size: count * Self.block, ["block_size": "4096", "force_size": "on"])
+        for block in 0..<count { image.setEntry(block, 0x7FFF_FFFF - UInt32(block)) }
+        #expect(try VhdBytes.check(image.store, .all).corruptionsFixed == count)
+        #expect(try VhdBytes.check(image.store).corruptions == 0)
+    }
+
     // MARK: Hostile bytes
 
     /// The size that the image goes by is more than its table has entries for; its opener goes by another.

@@ -88,6 +88,31 @@ import Testing
         }
     }
 
+    /// All blocks of a disk have one place: those behind the first get copies, a limited number at a time.
+    @Test(.timeLimit(.minutes(2)), arguments: [0, 7]) func aPlaceOfThousandsOfBlocks(_ value: UInt8) throws {
+        let count = 5000
+        var file = try VhdxImages.image(size: count * Self.unit, [(.blockStateZero, "off")])
+        file.resize(to: VhdxImages.data + Self.unit)
+        if value != 0 { file.write([value], at: VhdxImages.data + 9000) }
+        let entry = VhdxImages.bytes(UInt64(VhdxImages.data) | 6)
+        // The second chunk's entries come after the entry of a bitmap.
+        for index in 0...count where index != 4096 { file.write(entry, at: VhdxImages.bat + index * 8) }
+        let store = TestStore(["disk": file])
+        #expect(try VhdxImages.check(store).corruptions == count - 1)
+        let first = try VhdxImages.check(store, .all)
+        let copies = value == 0 ? count - 1 : 4096
+        #expect(first.corruptionsFixed == copies && first.corruptions == count - 1 - copies, "\(first)")
+        if value != 0 { #expect(try VhdxImages.check(store, .all).corruptions == 0) }
+        #expect(try VhdxImages.check(store) == CheckResult())
+        let node = try VhdxImages.open(store)
+        for block in [0, 1, 2, 4095, 4096, count - 1] {
+            #expect(try node.readBytes(at: block * Self.unit + 8999, count: 3) == [0, value, 0])
+        }
+        // What is empty takes no space.
+        let stored = value == 0 ? 1 : count
+        #expect(try #require(store["disk"]).count <= VhdxImages.data + stored * Self.unit)
+    }
+
     // MARK: Space that is used again
 
     /// A block loses its place while so many pages of the BAT are changed that these are written first.
