@@ -155,6 +155,37 @@ import Testing
             })
     }
 
+    // MARK: Map
+
+    /// Runs go on over pages of the BAT and over the entries of bitmaps.
+    @Test(arguments: ["on", "off"]) func runsAreWhole(_ marksZero: String) throws {
+        let count = 10000
+        let store = TestStore([
+            "disk": try VhdxImages.image(size: count * Self.unit, [(.blockStateZero, marksZero)])
+        ])
+        let node = try VhdxImages.open(store, readOnly: false)
+        for block in [3, 4094, 4095, 4096, 4097, 9000] {
+            try node.write([1].span.bytes, at: block * Self.unit)
+        }
+        try node.discard(at: 9000 * Self.unit, count: Self.unit)
+        var runs: [[Int]] = []
+        var offset = 0
+        while offset < count * Self.unit {
+            let extent = try node.layerExtent(at: offset, limit: count * Self.unit - offset)
+            if case .data = extent.status {
+                runs.append([offset / Self.unit, extent.length / Self.unit])
+            } else {
+                #expect(extent.status == .zero(hostOffset: nil))
+            }
+            offset += extent.length
+        }
+        #expect(runs == [[3, 1], [4094, 4]])
+        #expect(try node.layerExtent(at: 5000 * Self.unit + 7, limit: 9).length == 9)
+        #expect(
+            try node.layerExtent(at: 4100 * Self.unit + 7, limit: .max).length == 5900 * Self.unit - 7)
+        try node.close()
+    }
+
     // MARK: Log
 
     @Test func aDirtyImageIsReadWithoutChangingIt() throws {
