@@ -231,6 +231,7 @@ enum ParallelsImage {
         Damage(name: "far outside", entries: [1, 0xFFFF_FFFF], corruptions: 1, repaired: [1, 0]),
         Damage(name: "leaks", entries: [1, 0], clusters: 9, corruptions: 0, leaks: 7, repaired: [1, 0]),
         Damage(name: "cut", entries: [1, 2], cut: 1000, corruptions: 1, repaired: [1, 2]),
+        Damage(name: "cut before the data", entries: [0, 0], cut: 3000, corruptions: 1, repaired: [0, 0]),
         Damage(name: "offset of nothing", entries: [1, 2], dataSector: 0, corruptions: 1, repaired: [1, 2]),
         Damage(
             name: "offset in a cluster", entries: [1, 2], dataSector: 9, corruptions: 1, repaired: [1, 2]),

@@ -109,6 +109,8 @@ extension ParallelsState {
 
     private mutating func correctDataOffset() throws(BlockError) {
         try beginChanges()
+        // A file that ends before its data area would make the new offset wrong, too.
+        if try file.length() < layout.dataStart { try file.resize(to: layout.dataStart) }
         header.dataSector = layout.dataStart / Parallels.sectorBytes
         try writeHeader()
         layout = ParallelsLayout(
