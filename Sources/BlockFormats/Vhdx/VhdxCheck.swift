@@ -23,10 +23,12 @@ extension VhdxState {
         repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) {
         guard hasForeignLog else { return }
+        let isEmpty = try VhdxLogReplay(file: file, header: headers.current).isEmpty
+        let what = isEmpty ? "the log has no entry that is whole, and is dropped" : "the log is replayed"
         report(
             repair
-                ? "Repairing: the log is replayed"
-                : "The image was not closed; its log is replayed when it is opened for writing")
+                ? "Repairing: \(what)"
+                : "The image was not closed: \(what) when it is opened for writing")
         guard repair else { return }
         try replayLog()
         result.corruptionsFixed += 1
