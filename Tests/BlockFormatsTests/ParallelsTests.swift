@@ -231,6 +231,7 @@ enum ParallelsImage {
         Damage(name: "far outside", entries: [1, 0xFFFF_FFFF], corruptions: 1, repaired: [1, 0]),
         Damage(name: "leaks", entries: [1, 0], clusters: 9, corruptions: 0, leaks: 7, repaired: [1, 0]),
         Damage(name: "cut", entries: [1, 2], cut: 1000, corruptions: 1, repaired: [1, 2]),
+        Damage(name: "cut before the data", entries: [0, 0], cut: 3000, corruptions: 1, repaired: [0, 0]),
         Damage(name: "offset of nothing", entries: [1, 2], dataSector: 0, corruptions: 1, repaired: [1, 2]),
         Damage(
             name: "offset in a cluster", entries: [1, 2], dataSector: 9, corruptions: 1, repaired: [1, 2]),
@@ -332,6 +333,18 @@ enum ParallelsImage {
         }
         try ParallelsImage.open(store, readOnly: false).close()
         #expect(try ParallelsImage.isSound(store))
+    }
+
+    /// Who asks for it gets a limited number of copies at a time.
+    @Test(.timeLimit(.minutes(1))) func aClusterOfThousandsOfBlocks() throws {
+        let count = 5000
+        let file = ParallelsImage.file(dataSector: 40, [Int](repeating: 6, count: count))
+        let store = TestStore(["disk": file])
+        let first = try ParallelsImage.check(store, .all)
+        #expect(first.corruptionsFixed == 4096 && first.corruptions == count - 4097, "\(first)")
+        #expect(try ParallelsImage.check(store, .all).corruptions == 0)
+        #expect(try ParallelsImage.isSound(store))
+        #expect(try ParallelsImage.firstBytes(store) == [UInt8](repeating: 6, count: count))
     }
 
     // MARK: Sizes

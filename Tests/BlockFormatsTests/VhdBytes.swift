@@ -113,6 +113,13 @@ struct VhdBytes {
         bytes = file
     }
 
+    /// Makes an empty image one with other blocks, whose table takes as much of the file.
+    func setBlocks(count: Int, bytes blockBytes: Int) {
+        changeHeader(Self.bigEndian(UInt32(count)) + Self.bigEndian(UInt32(blockBytes)), at: 28)
+        let end = (Self.table + count * 4 + 511) / 512 * 512
+        bytes.write([UInt8](repeating: 0xFF, count: end - Self.table), at: Self.table)
+    }
+
     static func bigEndian(_ value: some FixedWidthInteger) -> [UInt8] {
         withUnsafeBytes(of: value.bigEndian) { Array($0) }
     }

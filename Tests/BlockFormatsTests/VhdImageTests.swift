@@ -49,7 +49,7 @@ import Testing
     @Test(arguments: [
         (64 << 20, 67_125_248), (100 << 20, 104_865_792), (1 << 30, 1_073_995_776), (512, 34816),
         (1 << 20, 1_079_296), (3_146_240, 3_168_256), (127 << 30, 136_365_219_840),
-        (136_899_993_600, 136_899_993_600), (2040 << 30, 2040 << 30),
+        (136_899_000_320, 136_899_000_320), (136_899_993_600, 136_899_993_600), (2040 << 30, 2040 << 30),
     ])
     func newDisksHaveAGeometry(_ wanted: Int, _ size: Int) throws {
         #expect(try VhdBytes(size: wanted).open().length() == size)
@@ -65,7 +65,9 @@ import Testing
         #expect(throws: BlockError.self) { try VhdBytes(size: (2040 << 30) + 512) }
         #expect(throws: BlockError.self) { try VhdBytes(size: 512, ["uuid": "x"]) }
         #expect(throws: BlockError.self) { try VhdBytes(size: 512, ["subformat": "x"]) }
-        #expect(throws: BlockError.self) { try VhdBytes(size: 512, ["block_size": "5000"]) }
+        for size in ["5000", "512", "2048"] {
+            #expect(throws: BlockError.self) { try VhdBytes(size: 512, ["block_size": size]) }
+        }
         #expect(throws: BlockError.self) { try VhdBytes(size: 512, ["subformat": "differencing"]) }
     }
 
@@ -246,7 +248,56 @@ import Testing
             })
     }
 
+    /// All blocks of a disk have one place: those behind the first get copies, a limited number at a time.
+    @Test(.timeLimit(.minutes(2)), arguments: [0, 7]) func aPlaceOfThousandsOfBlocks(_ value: UInt8) throws {
+        let count = 5000
+        let options = ["block_size": "4096", "force_size": "on"]
+        let image = try VhdBytes(size: count * Self.block, options)
+        let node = try image.open(readOnly: false)
+        try node.write([value].span.bytes, at: 900)
+        try node.close()
+        let place = image.entry(0)
+        for block in 1..<count { image.setEntry(block, place) }
+        #expect(try VhdBytes.check(image.store).corruptions == count - 1)
+        let first = try VhdBytes.check(image.store, .all)
+        let copies = value == 0 ? count - 1 : 4096
+        #expect(first.corruptionsFixed == copies && first.corruptions == count - 1 - copies, "\(first)")
+        if value != 0 { #expect(try VhdBytes.check(image.store, .all).corruptions == 0) }
+        #expect(try VhdBytes.check(image.store) == VhdBytes.check(image.store, .all))
+        let again = try image.open()
+        for block in [0, 1, 2, 4096, count - 1] {
+            #expect(try again.readBytes(at: block * Self.block + 899, count: 3) == [0, value, 0])
+        }
+    }
+
+    /// Thousands of entries that point nowhere are mended at once.
+    @Test(.timeLimit(.minutes(1))) func thousandsOfEntriesPointNowhere() throws {
+        let count = 20000
+        let image = try VhdBytes(size: count * Self.block, ["block_size": "4096", "force_size": "on"])
+        for block in 0..<count { image.setEntry(block, 0x7FFF_FFFF - UInt32(block)) }
+        #expect(try VhdBytes.check(image.store, .all).corruptionsFixed == count)
+        #expect(try VhdBytes.check(image.store).corruptions == 0)
+    }
+
     // MARK: Hostile bytes
+
+    /// The size that the image goes by is more than its table has entries for; its opener goes by another.
+    @Test(arguments: [RepairMode.leaks, .all]) func aDiskLongerThanItsTable(_ repair: RepairMode) throws {
+        let image = try Self.dynamic([1, 2])
+        let footer = image.bytes.read(at: 0, count: 512)
+        image.bytes.write([UInt8](repeating: 0, count: 6 * Self.block), at: image.bytes.count - 512)
+        image.bytes.write(footer, at: image.bytes.count)
+        image.changeFooters(VhdBytes.bigEndian(UInt64(100 << 30)), at: 48)
+        image.changeFooters([0, 1, 1, 40], at: 56)
+        #expect(throws: BlockError.self) { try image.open() }
+        let node = try image.open(
+            readOnly: false, forCheck: true, options: ["force_size_calc": "chs"])
+        let checkable = try #require(node.format as? any Checkable)
+        #expect(try checkable.check(repair: repair, report: { _ in }).leaksFixed > 0)
+        try node.close()
+        let again = try image.open(options: ["force_size_calc": "chs"])
+        #expect(try VhdBytes.firstBytes(again, unit: Self.block) == [1, 2, 0, 0, 0])
+    }
 
     static let hostileFooters: [(offset: Int, bytes: [UInt8])] = [
         (12, [0, 2]), (16, [0x80]), (16, [0, 0, 0, 0, 0, 0, 0, 0]), (16, [0, 0, 0, 0, 0, 0, 2, 1]),

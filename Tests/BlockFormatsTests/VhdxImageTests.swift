@@ -88,6 +88,104 @@ import Testing
         }
     }
 
+    /// All blocks of a disk have one place: those behind the first get copies, a limited number at a time.
+    @Test(.timeLimit(.minutes(2)), arguments: [0, 7]) func aPlaceOfThousandsOfBlocks(_ value: UInt8) throws {
+        let count = 5000
+        var file = try VhdxImages.image(size: count * Self.unit, [(.blockStateZero, "off")])
+        file.resize(to: VhdxImages.data + Self.unit)
+        if value != 0 { file.write([value], at: VhdxImages.data + 9000) }
+        let entry = VhdxImages.bytes(UInt64(VhdxImages.data) | 6)
+        // The second chunk's entries come after the entry of a bitmap.
+        for index in 0...count where index != 4096 { file.write(entry, at: VhdxImages.bat + index * 8) }
+        let store = TestStore(["disk": file])
+        #expect(try VhdxImages.check(store).corruptions == count - 1)
+        let first = try VhdxImages.check(store, .all)
+        let copies = value == 0 ? count - 1 : 4096
+        #expect(first.corruptionsFixed == copies && first.corruptions == count - 1 - copies, "\(first)")
+        if value != 0 { #expect(try VhdxImages.check(store, .all).corruptions == 0) }
+        #expect(try VhdxImages.check(store) == CheckResult())
+        let node = try VhdxImages.open(store)
+        for block in [0, 1, 2, 4095, 4096, count - 1] {
+            #expect(try node.readBytes(at: block * Self.unit + 8999, count: 3) == [0, value, 0])
+        }
+        // What is empty takes no space.
+        let stored = value == 0 ? 1 : count
+        #expect(try #require(store["disk"]).count <= VhdxImages.data + stored * Self.unit)
+    }
+
+    // MARK: Space that is used again
+
+    /// A block loses its place while so many pages of the BAT are changed that these are written first.
+    @Test(.timeLimit(.minutes(4))) func aPlaceIsTakenAgainOnceNothingRefersToIt() throws {
+        let pages = 512
+        let prepared = TestStore()
+        try VhdxImages.create("base", in: prepared, size: Self.unit)
+        try VhdxImages.create(
+            in: prepared, size: (pages + 1) * 512 * Self.unit, filled: 1, backing: "base")
+        try checkInterruption(
+            of: prepared.files,
+            action: { store in
+                let node = try VhdxImages.open(store, readOnly: false)
+                var failure: (any Error)?
+                func goOn(_ step: () throws -> Void) {
+                    do { try step() } catch { failure = failure ?? error }
+                }
+                for page in 1...pages {
+                    // Over a parent, these change entries and no more.
+                    goOn { try node.discard(at: (page * 512 + 5) * Self.unit, count: Self.unit) }
+                }
+                goOn { try node.discard(at: 0, count: Self.unit) }
+                goOn {
+                    let bytes = [UInt8](repeating: 3, count: Self.unit)
+                    try node.write(bytes.span.bytes, at: 400 * Self.unit)
+                }
+                goOn { try node.close() }
+                if let failure { throw failure }
+            },
+            verify: { store in
+                let node = try VhdxImages.open(store)
+                for (block, value) in [(0, 1), (400, 3)] {
+                    let bytes = try node.readBytes(at: block * Self.unit, count: Self.unit)
+                    guard [0, UInt8(value)].contains(bytes[0]), bytes.allSatisfy({ $0 == bytes[0] }) else {
+                        throw Mismatch("block \(block) holds \(bytes[0])")
+                    }
+                }
+                try node.close()
+                guard try VhdxImages.check(store).corruptions == 0 else { throw Mismatch("corrupt") }
+            })
+    }
+
+    // MARK: Map
+
+    /// Runs go on over pages of the BAT and over the entries of bitmaps.
+    @Test(arguments: ["on", "off"]) func runsAreWhole(_ marksZero: String) throws {
+        let count = 10000
+        let store = TestStore([
+            "disk": try VhdxImages.image(size: count * Self.unit, [(.blockStateZero, marksZero)])
+        ])
+        let node = try VhdxImages.open(store, readOnly: false)
+        for block in [3, 4094, 4095, 4096, 4097, 9000] {
+            try node.write([1].span.bytes, at: block * Self.unit)
+        }
+        try node.discard(at: 9000 * Self.unit, count: Self.unit)
+        var runs: [[Int]] = []
+        var offset = 0
+        while offset < count * Self.unit {
+            let extent = try node.layerExtent(at: offset, limit: count * Self.unit - offset)
+            if case .data = extent.status {
+                runs.append([offset / Self.unit, extent.length / Self.unit])
+            } else {
+                #expect(extent.status == .zero(hostOffset: nil))
+            }
+            offset += extent.length
+        }
+        #expect(runs == [[3, 1], [4094, 4]])
+        #expect(try node.layerExtent(at: 5000 * Self.unit + 7, limit: 9).length == 9)
+        #expect(
+            try node.layerExtent(at: 4100 * Self.unit + 7, limit: .max).length == 5900 * Self.unit - 7)
+        try node.close()
+    }
+
     // MARK: Log
 
     @Test func aDirtyImageIsReadWithoutChangingIt() throws {

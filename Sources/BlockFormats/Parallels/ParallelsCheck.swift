@@ -109,6 +109,8 @@ extension ParallelsState {
 
     private mutating func correctDataOffset() throws(BlockError) {
         try beginChanges()
+        // A file that ends before its data area would make the new offset wrong, too.
+        if try file.length() < layout.dataStart { try file.resize(to: layout.dataStart) }
         header.dataSector = layout.dataStart / Parallels.sectorBytes
         try writeHeader()
         layout = ParallelsLayout(
@@ -122,10 +124,11 @@ extension ParallelsState {
         for finding in survey.findings { report(finding.text(repair ? "Repairing" : "ERROR")) }
         var left = survey.findingCount
         if repair && left > 0 {
-            try mendTable()
+            let isAll = try mendTable()
             let after = try self.survey()
             try adopt(after)
             left = after.findingCount
+            if !isAll && left > 0 { report(RepairCopies.exhausted) }
         }
         result.corruptions += left
         result.corruptionsFixed += survey.findingCount - left
@@ -133,8 +136,11 @@ extension ParallelsState {
 
     /// Blocks without data become unallocated; those whose place is not theirs get a copy of it. The order is
     /// that of all changes: copies, a flush, the entries.
-    private mutating func mendTable() throws(BlockError) {
+    ///
+    /// - Returns: whether nothing was left because of the number of copies.
+    private mutating func mendTable() throws(BlockError) -> Bool {
         try beginChanges()
+        var copies = RepairCopies(in: file)
         var survey = ParallelsSurvey(of: table.count, layout, fileBytes: try file.length())
         for block in 0..<table.count where table[block] != Parallels.unallocated {
             switch try survey.look(at: block, table[block]) {
@@ -143,38 +149,31 @@ extension ParallelsState {
             case .cut:
                 let end = layout.hostOffset(table[block]) + layout.clusterBytes
                 if try file.length() < end { try file.resize(to: end) }
-            case .misaligned, .shared: try moveBlock(block)
+            case .misaligned, .shared:
+                if !copies.isExhausted { copies.count(try moveBlock(block)) }
             }
         }
         try commit()
+        return !copies.isExhausted
     }
 
     /// Gives a block a copy of its cluster. The old one is not freed.
-    mutating func moveBlock(_ block: Int) throws(BlockError) {
+    ///
+    /// - Returns: how many bytes were written.
+    @discardableResult
+    mutating func moveBlock(_ block: Int) throws(BlockError) -> Int {
         let clusters = try takeClusters(atMost: 1)
+        let source = layout.hostOffset(table[block])
         let target = layout.hostOffset(ofCluster: clusters.lowerBound)
-        do throws(BlockError) { try copyCluster(from: layout.hostOffset(table[block]), to: target) } catch {
+        var written = 0
+        do throws(BlockError) {
+            written = try file.copy(from: source, to: target, count: layout.clusterBytes)
+        } catch {
             space.release(clusters)
             throw error
         }
         try link(block, to: clusters)
-    }
-
-    private func copyCluster(from source: Int, to target: Int) throws(BlockError) {
-        try file.writeZeroes(at: target, count: layout.clusterBytes)
-        let end = min(source + layout.clusterBytes, try file.length())
-        let buffer = AlignedBuffer(count: min(layout.clusterBytes, 1 << 20))
-        var offset = source
-        while offset < end {
-            let run = try file.status(at: offset, limit: end - offset)
-            let count = run.isZero ? run.length : min(run.length, buffer.count)
-            if !run.isZero {
-                var span = buffer.mutableBytes(0..<count)
-                try file.read(into: &span, at: offset)
-                try file.write(buffer.bytes(0..<count), at: target + offset - source)
-            }
-            offset += count
-        }
+        return written
     }
 
     /// What the file has behind the last cluster in use. Gaps before it are free, and are taken first.

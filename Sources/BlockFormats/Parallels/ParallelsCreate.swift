@@ -37,7 +37,7 @@ extension ParallelsDriver: Measurable {
             clusterBytes / Parallels.sectorBytes <= Parallels.Limit.clusterSectors
         else { throw BlockError(.invalidArgument, "Cluster size is too large") }
         guard let size = size.roundedUp(to: Parallels.sectorBytes), size <= Parallels.Limit.virtualSize,
-            clusterBytes > 0, size / clusterBytes < Parallels.Limit.entries
+            clusterBytes > 0, (size - 1) / clusterBytes < Parallels.Limit.entries
         else { throw BlockError(.limit, "Image size is too large for this cluster size") }
         return ParallelsHeader(newOfSize: size, clusterBytes: clusterBytes)
     }

@@ -41,6 +41,8 @@ enum Vhd {
         /// 2040 GiB, as other programs have it.
         static let diskBytes = 0xFF00_0000 * sectorBytes
         static let blockBytes = sectorBytes...(256 << 20)
+        /// QEMU takes smaller blocks to have no bitmaps, and would read and write other bytes.
+        static let newBlockBytes = 4096...(256 << 20)
         /// The largest disk in blocks of 512 KiB; the table then takes 16 MiB of memory, and a check two to
         /// three times as much.
         static let blocks = 4 << 20

@@ -62,14 +62,11 @@ extension VhdState {
         for finding in survey.findings { report(describe(finding, what)) }
         let found = survey.findingCount + damages.count
         adopt(survey)
-        // Findings are kept in limited numbers, so that it may take several looks to mend all.
-        var progresses = repair
-        while progresses && survey.findingCount > 0 {
-            let before = survey.findingCount
-            try mend(survey)
+        if repair && survey.findingCount > 0 {
+            let isAll = try mendTable()
             survey = try self.survey()
             adopt(survey)
-            progresses = survey.findingCount < before
+            if !isAll && survey.findingCount > 0 { report(RepairCopies.exhausted) }
         }
         if repair && survey.findingCount == 0 && !damages.isEmpty {
             try writeHeader()
@@ -82,29 +79,42 @@ extension VhdState {
     }
 
     private func describe(_ finding: VhdSurvey.Finding, _ what: String) -> String {
-        switch finding {
-        case .nowhere(let block): "\(what) block \(block): there is no block where its entry points to"
-        case .shared(let block): "\(what) block \(block): its place is another block's, too"
-        case .cut(let block): "\(what) block \(block): it does not end before the end of the file"
-        }
+        let problem =
+            switch finding.kind {
+            case .nowhere: "there is no block where its entry points to"
+            case .shared: "its place is another block's, too"
+            case .cut: "it does not end before the end of the file"
+            }
+        return "\(what) block \(finding.block): \(problem)"
     }
 
-    private mutating func mend(_ survey: VhdSurvey) throws(BlockError) {
+    /// In one pass, however much there is to mend.
+    ///
+    /// - Returns: whether nothing was left because of the number of copies.
+    private mutating func mendTable() throws(BlockError) -> Bool {
         // First a footer behind all that is used: only then is there space for copies.
-        for finding in survey.findings {
-            if case .nowhere(let block) = finding { unlink(block) }
-        }
+        for block in try self.survey(listing: .nowhere).listed { unlink(Int(block)) }
         try commit()
-        let end = try self.survey().end
-        nextFree = end.roundedUp(to: Vhd.sectorBytes) ?? end
+        let survey = try self.survey(listing: .shared)
+        nextFree = survey.end.roundedUp(to: Vhd.sectorBytes) ?? survey.end
         if footerOffset.map({ $0 < nextFree }) ?? true {
             footerOffset = footerOffset.map { max($0, nextFree) }
             try mendFooters()
         }
-        for finding in survey.findings {
-            if case .shared(let block) = finding { try move(block, to: takePlace()) }
-        }
+        var copies = RepairCopies(in: file)
+        for block in survey.listed where !copies.isExhausted { try separate(Int(block), &copies) }
         try commit()
+        return !copies.isExhausted
+    }
+
+    /// Gives a block a place of its own, with the bytes that it shared, or none where these are zero.
+    private mutating func separate(_ block: Int, _ copies: inout RepairCopies) throws(BlockError) {
+        guard let source = place(of: block) else { return }
+        let data = source + header.bitmapBytes..<source + header.strideBytes
+        if !isDifferencing, try copies.isZero(data) { return unlink(block) }
+        let target = try takePlace()
+        try copies.copy(from: source, to: target, count: header.strideBytes)
+        relink(block, from: source, to: target)
     }
 
     fileprivate mutating func checkLeaks(
@@ -120,7 +130,8 @@ extension VhdState {
         result.leaks = unused + (isCopyStale ? 1 : 0)
         guard repair, result.leaks > 0, survey.findingCount == 0, damages.isEmpty else { return }
         if isCopyStale { try mendFooters() }
-        for block in blocks(of: try footer.virtualSize())..<table.count { unlink(block) }
+        let blocks = blocks(of: try footer.virtualSize())
+        for block in min(blocks, table.count)..<table.count { unlink(block) }
         try closeGaps()
         result.leaksFixed = result.leaks
         result.leaks = 0

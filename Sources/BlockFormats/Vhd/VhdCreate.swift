@@ -19,7 +19,7 @@ extension VhdDriver: Measurable {
             CreateOption(.forceSize, .bool, help: "Exactly this size, not the next one with a geometry"),
             CreateOption(
                 .azure, .bool, help: "As Azure takes it: fixed, of exactly the next multiple of 1 MiB"),
-            CreateOption(.blockSize, .size, help: "Block size, a power of two from 512 to 256M (default 2M)"),
+            CreateOption(.blockSize, .size, help: "Block size, a power of two from 4K to 256M (default 2M)"),
             CreateOption(.uuid, .string, help: "UUID of the image (default: a random one)"),
         ]
     }
@@ -50,8 +50,8 @@ extension VhdDriver: Measurable {
             throw BlockError(.limit, "The disk size is too large, max size is 2040 GiB")
         }
         let blockBytes = options.integer(.blockSize) ?? Vhd.defaultBlockBytes
-        guard blockBytes.isPowerOfTwo, Vhd.Limit.blockBytes.contains(blockBytes) else {
-            throw BlockError(.invalidArgument, "VHD block size must be a power of two from 512 to 268435456")
+        guard blockBytes.isPowerOfTwo, Vhd.Limit.newBlockBytes.contains(blockBytes) else {
+            throw BlockError(.invalidArgument, "VHD block size must be a power of two from 4096 to 268435456")
         }
         var footer = VhdFooter(
             type: type, headerOffset: type == .fixed ? nil : Vhd.usualHeaderOffset, uuid: uuid, time: time)

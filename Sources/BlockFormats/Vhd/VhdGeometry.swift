@@ -42,6 +42,8 @@ struct VhdGeometry: Sendable, Equatable {
         // Rounding down loses less than a cylinder of 16 heads with 255 sectors each.
         while wanted <= sectors + 2 * 16 * 255 {
             let geometry = VhdGeometry(of: wanted)
+            // The largest one would say that the disk is as large as is stated.
+            if geometry == largest { return nil }
             if geometry.sectors >= sectors { return geometry }
             wanted += 1
         }

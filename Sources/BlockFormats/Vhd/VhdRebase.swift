@@ -1,10 +1,13 @@
 import BlockCore
 
 extension VhdDriver: Rebasable {
-    /// The order of writes. Where the disk gets or loses a parent, bitmaps first say what they will mean
-    /// then. The names go where the header does not refer to, and a copy of the new header to free space; a
-    /// flush. The footers then refer to it, in one sector each: either header is good. At last the header
-    /// goes back to its usual place, and the footers with it.
+    /// The order of writes. Where the disk gets a parent, its bitmaps first say that blocks are whole, as
+    /// they are. Where it loses its parent, zeroes go first where that shows in stored blocks, which nobody
+    /// reads yet; the bitmaps follow when the parent is gone and say the same. The names go where the
+    /// header does not refer to, and a copy of the new header to free space; a flush. The footers then
+    /// refer to it, in one sector each: either header is good. At last the header goes back to its usual
+    /// place, and the footers with it. Stopped anywhere, the disk shows all of its parent, or nothing of
+    /// it.
     public func changeBacking(to backing: BackingReference?) throws(BlockError) {
         guard case .dynamic(let state) = body else {
             throw BlockError(.unsupported, "A fixed VHD image has no backing file", path: file.filename)
@@ -12,8 +15,12 @@ extension VhdDriver: Rebasable {
         let parent = try backing.map { (reference) throws(BlockError) in try identify(reference) }
         try exclusively(state) { (state) throws(BlockError) in
             try state.commit()
-            if (parent != nil) != state.isDifferencing { try state.fillBitmaps() }
+            let wasDifferencing = state.isDifferencing
+            if parent == nil { try state.zeroAbsentSectors() }
+            if parent != nil && !wasDifferencing { try state.fillBitmaps() }
             try state.setParent(parent, of: file.filename)
+            // Without a parent, what this leaves undone is done with the next write to the block.
+            if parent == nil && wasDifferencing { try? state.fillBitmaps() }
         }
         setBacking(parent.map { BackingReference(filename: $0.path, format: Self.name) })
     }
@@ -43,13 +50,14 @@ extension VhdDriver: Rebasable {
 }
 
 extension VhdState {
-    /// Makes every stored block one that is all there; sectors that were not become zeroes.
-    fileprivate mutating func fillBitmaps() throws(BlockError) {
+    /// Zeroes what lies where the parent shows in stored blocks. Durable on return.
+    fileprivate mutating func zeroAbsentSectors() throws(BlockError) {
+        guard isDifferencing else { return }
         let sectors = header.blockBytes / Vhd.sectorBytes
         for block in 0..<table.count {
             guard let place = place(of: block) else { continue }
             var first = 0
-            while isDifferencing, first < sectors {
+            while first < sectors {
                 let run = try run(at: place, first, sectors)
                 if !run.isSet {
                     try file.writeZeroes(
@@ -58,7 +66,15 @@ extension VhdState {
                 }
                 first = run.end
             }
-            try mark(place, 0..<sectors)
+        }
+        try file.flush()
+    }
+
+    /// Makes the bitmaps of stored blocks say that all sectors are there.
+    fileprivate mutating func fillBitmaps() throws(BlockError) {
+        for block in 0..<table.count {
+            guard let place = place(of: block) else { continue }
+            try mark(place, 0..<header.blockBytes / Vhd.sectorBytes)
         }
         try commit()
     }

@@ -171,15 +171,12 @@ extension VhdState {
     /// Copies a block with its bitmap and points the table to the copy. All changes are in the file.
     mutating func move(_ block: Int, to target: Int) throws(BlockError) {
         guard let source = place(of: block) else { return }
-        let buffer = AlignedBuffer(count: min(header.strideBytes, 1 << 20))
-        var done = 0
-        while done < header.strideBytes {
-            let count = min(buffer.count, header.strideBytes - done)
-            var span = buffer.mutableBytes(0..<count)
-            try file.read(into: &span, at: source + done)
-            try file.write(buffer.bytes(0..<count), at: target + done)
-            done += count
-        }
+        try file.copy(from: source, to: target, count: header.strideBytes)
+        relink(block, from: source, to: target)
+    }
+
+    /// Points the table to a copy of a block.
+    mutating func relink(_ block: Int, from source: Int, to target: Int) {
         bitmaps.discard(source..<source + 1)
         bitmaps.discard(target..<target + 1)
         table[block] = UInt32(target / Vhd.sectorBytes)

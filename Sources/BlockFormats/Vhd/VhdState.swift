@@ -57,11 +57,12 @@ struct VhdState {
     /// How many blocks a disk of `size` bytes has.
     func blocks(of size: Int) -> Int { size / header.blockBytes + (size % header.blockBytes == 0 ? 0 : 1) }
 
-    func survey() throws(BlockError) -> VhdSurvey {
+    /// - Parameter kind: of which findings all blocks are told.
+    func survey(listing kind: VhdSurvey.Kind? = nil) throws(BlockError) -> VhdSurvey {
         let blocks = blocks(of: try footer.virtualSize())
         var limit = footerOffset ?? 0
         if footerOffset == nil { limit = try file.length() }
-        return VhdSurvey(table, header, limit: limit, blocks: min(blocks, table.count))
+        return VhdSurvey(table, header, limit: limit, blocks: min(blocks, table.count), listing: kind)
     }
 
     /// Looks through the table before the first change, and mends footers.

@@ -2,17 +2,25 @@ import BlockCore
 
 /// What of an image's file is taken, and by what: a look at the whole block table.
 struct VhdSurvey {
-    enum Finding: Equatable {
+    enum Kind {
         /// The block begins where it cannot: in the image's own descriptions, or beyond the end of the file.
-        case nowhere(block: Int)
+        case nowhere
         /// The block shares space with an earlier one.
-        case shared(block: Int)
+        case shared
         /// The end of the block is beyond the end of the file, or where the footer is.
-        case cut(block: Int)
+        case cut
+    }
+
+    struct Finding {
+        var kind: Kind
+        var block: Int
     }
 
     private(set) var findings: [Finding] = []
     private(set) var findingCount = 0
+    /// All blocks of which there is a finding of the kind that was asked for.
+    private(set) var listed: [UInt32] = []
+    private let listedKind: Kind?
     /// Entries that refer to a block.
     private(set) var allocated = 0
     /// Those of them behind the end of the disk.
@@ -37,23 +45,41 @@ struct VhdSurvey {
     /// - Parameters:
     ///   - limit: where the footer at the end is, or the file ends, in bytes.
     ///   - blocks: how many the disk has.
-    init(_ table: BlockTable, _ header: VhdHeader, limit: Int, blocks: Int) {
+    ///   - kind: of which findings ``listed`` has all blocks.
+    init(_ table: BlockTable, _ header: VhdHeader, limit: Int, blocks: Int, listing kind: Kind?) {
         self.header = header
         self.limit = limit
+        listedKind = kind
         // Names that a locator wants behind the end are nowhere.
         metadata = Self.metadata(of: header).filter { $0.lowerBound < limit }
-        var places: [UInt32] = []
+        var places: [Place] = []
         places.reserveCapacity(table.entries.reduce(0) { $0 + ($1 == Vhd.unallocated ? 0 : 1) })
-        for entry in table.entries where entry != Vhd.unallocated {
+        for (block, entry) in table.entries.enumerated() where entry != Vhd.unallocated {
             allocated += 1
-            if !isNowhere(entry) { places.append(entry) }
+            if block >= blocks { beyondDisk += 1 }
+            if isNowhere(entry) {
+                add(.nowhere, UInt32(truncatingIfNeeded: block))
+            } else {
+                places.append(Place(of: block, at: entry))
+            }
         }
         places.sort()
-        for block in blocks..<max(blocks, table.count) where table[block] != Vhd.unallocated {
-            beyondDisk += 1
+        walk(places)
+        findings.sort { $0.block < $1.block }
+    }
+
+    /// A block and where it begins, in one number: sorted by that, then by the block.
+    private struct Place: Comparable {
+        private var number: UInt64
+
+        init(of block: Int, at entry: UInt32) {
+            number = UInt64(entry) << 32 | UInt64(UInt32(truncatingIfNeeded: block))
         }
-        let clashes = walk(places)
-        judge(table, clashes)
+
+        var start: Int { Int(number >> 32) * Vhd.sectorBytes }
+        var block: UInt32 { UInt32(truncatingIfNeeded: number) }
+
+        static func < (left: Place, right: Place) -> Bool { left.number < right.number }
     }
 
     private func isNowhere(_ place: UInt32) -> Bool {
@@ -66,39 +92,29 @@ struct VhdSurvey {
         return ranges.filter { !$0.isEmpty }.sorted { $0.lowerBound < $1.lowerBound }
     }
 
-    /// Where blocks begin that lie over something that begins earlier, and where more than one begins.
-    private struct Clashes {
-        var over: Set<UInt32> = []
-        var twice: Set<UInt32> = []
-    }
-
-    /// Goes through the file from its start to its end.
-    private mutating func walk(_ places: [UInt32]) -> Clashes {
-        var clashes = Clashes()
+    /// Goes through the file from its start to its end, and judges each block.
+    private mutating func walk(_ places: [Place]) {
         var described = metadata[...]
-        var last: UInt32?
+        var blocksBegan = false
         func passDescriptions(upTo start: Int) {
             while let range = described.first, range.lowerBound <= start {
-                if let last, Int(last) * Vhd.sectorBytes + header.strideBytes > range.lowerBound {
-                    clashes.over.insert(last)
-                }
-                pass(range, isBlock: false, blocksBegan: last != nil)
+                pass(range, isBlock: false, blocksBegan: blocksBegan)
                 described = described.dropFirst()
             }
         }
         for place in places {
-            let start = Int(place) * Vhd.sectorBytes
-            passDescriptions(upTo: start)
-            if place == last, clashes.twice.count < Self.kept {
-                clashes.twice.insert(place)
-            } else if start < end, clashes.over.count < Self.kept {
-                clashes.over.insert(place)
+            let range = place.start..<place.start + header.strideBytes
+            passDescriptions(upTo: range.lowerBound)
+            // Of blocks at the same place, the first in the table keeps it.
+            if range.lowerBound < end || metadata.contains(where: { $0.overlaps(range) }) {
+                add(.shared, place.block)
+            } else if range.upperBound > limit {
+                add(.cut, place.block)
             }
-            pass(start..<start + header.strideBytes, isBlock: true, blocksBegan: last != nil)
-            last = place
+            pass(range, isBlock: true, blocksBegan: blocksBegan)
+            blocksBegan = true
         }
         passDescriptions(upTo: Int.max)
-        return clashes
     }
 
     private mutating func pass(_ range: Range<Int>, isBlock: Bool, blocksBegan: Bool) {
@@ -117,26 +133,10 @@ struct VhdSurvey {
         if count > 0, gaps.count < Self.kept { gaps.append(gap) }
     }
 
-    private mutating func judge(_ table: BlockTable, _ clashes: Clashes) {
-        var seen: Set<UInt32> = []
-        for block in 0..<table.count where table[block] != Vhd.unallocated {
-            let place = table[block]
-            let start = Int(place) * Vhd.sectorBytes
-            if isNowhere(place) {
-                add(.nowhere(block: block))
-            } else if clashes.over.contains(place)
-                || clashes.twice.contains(place) && !seen.insert(place).inserted
-            {
-                add(.shared(block: block))
-            } else if start + header.strideBytes > limit {
-                add(.cut(block: block))
-            }
-        }
-    }
-
-    private mutating func add(_ finding: Finding) {
+    private mutating func add(_ kind: Kind, _ block: UInt32) {
         findingCount += 1
-        if findings.count < Self.kept { findings.append(finding) }
+        if kind == listedKind { listed.append(block) }
+        if findings.count < Self.kept { findings.append(Finding(kind: kind, block: Int(block))) }
     }
 
     /// Where `bytes` of descriptions can go: a gap before the blocks, or the end.

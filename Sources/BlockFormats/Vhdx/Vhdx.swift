@@ -64,6 +64,11 @@ enum Vhdx {
         return offset <= UInt64(Limit.fileBytes) ? Int(offset) : nil
     }
 
+    /// Whether a payload block's entry says that a bitmap tells which sectors are here.
+    static func isPartial(_ entry: UInt64) -> Bool {
+        entry & stateMask == BlockState.partiallyPresent.rawValue
+    }
+
     static func state(of entry: UInt64) -> BlockState? { BlockState(rawValue: entry & stateMask) }
 
     enum Region {

@@ -23,10 +23,12 @@ extension VhdxState {
         repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) {
         guard hasForeignLog else { return }
+        let isEmpty = try VhdxLogReplay(file: file, header: headers.current).isEmpty
+        let what = isEmpty ? "the log has no entry that is whole, and is dropped" : "the log is replayed"
         report(
             repair
-                ? "Repairing: the log is replayed"
-                : "The image was not closed; its log is replayed when it is opened for writing")
+                ? "Repairing: \(what)"
+                : "The image was not closed: \(what) when it is opened for writing")
         guard repair else { return }
         try replayLog()
         result.corruptionsFixed += 1
@@ -39,15 +41,11 @@ extension VhdxState {
         let found = survey.findingCount
         for finding in survey.findings.prefix(Self.toldFindings) { report(describe(finding, repair)) }
         space = survey.space
-        // Findings are kept in limited numbers, so that it may take several looks to mend all.
-        var progresses = repair
-        while progresses && survey.findingCount > 0 {
-            let before = survey.findingCount
-            for finding in survey.findings { try mend(finding) }
-            try commit()
+        if repair && found > 0 {
+            let isAll = try mendTable()
             survey = try VhdxSurvey(&self)
             space = survey.space
-            progresses = survey.findingCount < before
+            if !isAll && survey.findingCount > 0 { report(RepairCopies.exhausted) }
         }
         fileBytes = max(try file.length(), fileBytes)
         result.corruptionsFixed += found - survey.findingCount
@@ -65,7 +63,22 @@ extension VhdxState {
         }
     }
 
-    private mutating func mend(_ finding: VhdxSurvey.Finding) throws(BlockError) {
+    /// In one pass, however much there is to mend. The order is that of all changes: copies first.
+    ///
+    /// - Returns: whether nothing was left because of the number of copies.
+    private mutating func mendTable() throws(BlockError) -> Bool {
+        var copies = RepairCopies(in: file)
+        _ = try VhdxSurvey(&self) { (state, finding) throws(BlockError) in
+            try state.mend(finding, &copies)
+            if state.table.isCrowded { try state.commit() }
+        }
+        try commit()
+        return !copies.isExhausted
+    }
+
+    private mutating func mend(
+        _ finding: VhdxSurvey.Finding, _ copies: inout RepairCopies
+    ) throws(BlockError) {
         switch finding {
         case .invalid(let block), .outside(let block):
             // Nothing is lost that could be read.
@@ -75,25 +88,23 @@ extension VhdxState {
             try beginChanges()
             let end = (Vhdx.offset(of: try entry(ofBlock: block)) ?? 0) + geometry.blockBytes
             if try file.length() < end { try file.resize(to: end) }
-        case .shared(let block): try separate(block)
+        case .shared(let block): try separate(block, &copies)
         case .withoutBitmap: break
         }
     }
 
-    /// Gives a block a place of its own, with the bytes that it shared.
-    private mutating func separate(_ block: Int) throws(BlockError) {
+    /// Gives a block a place of its own, with the bytes that it shared, or none where these are zero.
+    private mutating func separate(_ block: Int, _ copies: inout RepairCopies) throws(BlockError) {
         let entry = try entry(ofBlock: block)
-        guard let source = Vhdx.offset(of: entry) else { return }
+        guard let source = Vhdx.offset(of: entry), !copies.isExhausted else { return }
         try beginChanges()
-        let target = try allocate(geometry.blockBytes)
-        let buffer = AlignedBuffer(count: 1 << 20)
-        for done in stride(from: 0, to: geometry.blockBytes, by: buffer.count) {
-            var span = buffer.mutableBytes
-            try file.read(into: &span, at: source + done)
-            try file.write(buffer.bytes, at: target + done)
+        let mayBeZero = !metadata.leavesBlocksAllocated && !Vhdx.isPartial(entry)
+        if mayBeZero, try copies.isZero(source..<source + geometry.blockBytes) {
+            return try setEntry(ofBlock: block, to: Vhdx.zeroEntry)
         }
+        let target = try allocate(geometry.blockBytes)
+        try copies.copy(from: source, to: target, count: geometry.blockBytes)
         try setEntry(ofBlock: block, to: UInt64(target) | entry & Vhdx.stateMask)
-        if table.isCrowded { try commit() }
     }
 
     // MARK: Copies

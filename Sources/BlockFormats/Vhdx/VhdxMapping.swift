@@ -41,26 +41,60 @@ extension VhdxState {
     mutating func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         let first = offset / geometry.blockBytes
         let inside = offset % geometry.blockBytes
-        let kind = try kind(entry(ofBlock: first), block: first)
+        let entry = try entry(ofBlock: first)
+        let kind = try kind(entry, block: first)
         if case .partial(let place) = kind {
             let run = try sectorRun(block: first, inside: inside, limit: limit)
             return Extent(
                 run.isPresent ? .data(hostOffset: place + inside) : .unallocated, length: run.length)
         }
-        var count = 1
-        while count * geometry.blockBytes - inside < limit, first + count < geometry.blockCount {
-            // An entry that makes no sense ends the run; it is told when it is asked for.
-            guard let next = try? self.kind(entry(ofBlock: first + count), block: first + count),
-                continues(next, kind, by: count)
-            else { break }
-            count += 1
-        }
+        let wanted = (limit - 1) / geometry.blockBytes + 2
+        let count = run(from: first, atMost: min(wanted, geometry.blockCount - first), entry, kind)
         let length = min(limit, count * geometry.blockBytes - inside)
         switch kind {
         case .zero: return Extent(.zero(hostOffset: nil), length: length)
         case .stored(let place): return Extent(.data(hostOffset: place + inside), length: length)
         case .absent, .partial: return Extent(.unallocated, length: length)
         }
+    }
+
+    /// How many blocks from `first` on, whose entry and kind are known, go on like it.
+    private mutating func run(from first: Int, atMost most: Int, _ entry: UInt64, _ kind: Kind) -> Int {
+        var sure = most
+        var step: UInt64 = 0
+        if case .stored(let place) = kind {
+            sure = min(most, (fileBytes - place) / geometry.blockBytes)
+            step = UInt64(geometry.blockBytes)
+        }
+        var count = 1
+        var entry = entry
+        while count < most {
+            count += alike(first + count..<max(first + count, first + sure), entry &+ step, step)
+            // An entry that makes no sense ends the run; it is told when it is asked for.
+            guard count < most, let next = try? self.entry(ofBlock: first + count),
+                let kindThere = try? self.kind(next, block: first + count),
+                continues(kindThere, kind, by: count)
+            else { break }
+            entry = next
+            count += 1
+        }
+        return count
+    }
+
+    /// How many of these blocks have the entries that begin with `entry` and grow by `step`.
+    private mutating func alike(_ blocks: Range<Int>, _ entry: UInt64, _ step: UInt64) -> Int {
+        var next = blocks.lowerBound
+        while next < blocks.upperBound {
+            // Between two chunks there is the entry of a bitmap.
+            let chunkEnd = (next / geometry.blocksPerChunk + 1) * geometry.blocksPerChunk
+            let most = min(chunkEnd, blocks.upperBound) - next
+            let value = entry &+ step &* UInt64(next - blocks.lowerBound)
+            let index = geometry.entryIndex(ofBlock: next)
+            let count = (try? table.run(from: index, atMost: most, of: value, step: step, view)) ?? 0
+            next += count
+            if count < most { break }
+        }
+        return next - blocks.lowerBound
     }
 
     private func continues(_ next: Kind, _ first: Kind, by distance: Int) -> Bool {

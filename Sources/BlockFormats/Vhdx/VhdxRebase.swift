@@ -2,16 +2,19 @@ import BlockCore
 import Synchronization
 
 extension VhdxDriver: Rebasable, Emptying {
-    /// The order of writes. What depends on there being a parent or none is made to read the same either way;
-    /// then one entry of the log has the flag, the locator and its entry in the metadata table.
+    /// The order of writes. What an image without a parent does not store says that it is zero, durably,
+    /// before there is a parent. Where the parent goes, blocks that are stored in part get zeroes in the
+    /// places of the sectors that the parent shows, which nobody reads yet, and a new BAT goes elsewhere in
+    /// which they are whole. Then one entry of the log has the flag, the locator and its entry in the
+    /// metadata table, and where the BAT is. Stopped anywhere, the image shows all of its parent, or
+    /// nothing of it.
     public func changeBacking(to backing: BackingReference?) throws(BlockError) {
         let locator = try backing.map { (reference) throws(BlockError) in try self.locator(of: reference) }
         try exclusively { (state) throws(BlockError) in
             try state.beginChanges()
-            if locator == nil { try state.completePartialBlocks() }
             if locator != nil && !state.geometry.hasParent { try state.prepareForParent() }
             try state.commit()
-            try state.change(locator)
+            if let locator { try state.change(locator) } else { try state.dropParent() }
         }
         parent.withLock { $0 = backing.map { BackingReference(filename: $0.filename, format: Self.name) } }
     }
@@ -54,24 +57,60 @@ extension VhdxDriver: Rebasable, Emptying {
 }
 
 extension VhdxState {
-    /// Without a parent there are no blocks that are stored in part: what was not, becomes zero.
-    fileprivate mutating func completePartialBlocks() throws(BlockError) {
+    fileprivate mutating func dropParent() throws(BlockError) {
         guard geometry.hasParent else { return }
+        let before = geometry
+        if try zeroAbsentSectors() {
+            try dropParentAndBitmaps()
+        } else {
+            try log(try pages(changing: try metadata.changes(to: nil, view, region: metadataRange)))
+        }
+        try readMetadata()
+        // Bitmaps that stay behind cost space and no more.
+        try? clearBitmaps(before)
+        try? commit()
+    }
+
+    /// Zeroes what lies where the parent shows in blocks that are stored in part.
+    ///
+    /// - Returns: whether there are such blocks.
+    private mutating func zeroAbsentSectors() throws(BlockError) -> Bool {
+        var isPartial = false
         for block in 0..<geometry.blockCount {
             let entry = try entry(ofBlock: block)
             guard case .partial(let host) = try kind(entry, block: block) else { continue }
+            isPartial = true
             let start = block * geometry.blockBytes
+            let end = start + geometry.bytes(ofBlock: block)
             var offset = start
-            while offset < start + geometry.bytes(ofBlock: block) {
-                let run = try extent(at: offset, limit: start + geometry.bytes(ofBlock: block) - offset)
+            while offset < end {
+                let run = try extent(at: offset, limit: end - offset)
                 if run.status == .unallocated {
                     try file.writeZeroes(at: host + offset - start, count: run.length)
                 }
                 offset += run.length
             }
-            if table.isCrowded { try commit() }
-            try setEntry(ofBlock: block, to: Vhdx.entry(.fullyPresent, at: host))
         }
+        return isPartial
+    }
+
+    /// Puts a BAT in force in which all blocks are whole, and takes the parent away with it.
+    private mutating func dropParentAndBitmaps() throws(BlockError) {
+        let changes = try metadata.changes(to: nil, view, region: metadataRange)
+        var unused: [Range<Int>] = []
+        try moveTable(batRange.count, with: changes) { (state, index) throws(BlockError) in
+            guard state.geometry.hasEntry(index) else { return 0 }
+            let entry = try state.table.entry(index, state.view)
+            guard state.geometry.block(ofEntry: index) == nil else {
+                let isPartial = Vhdx.state(of: entry) == .partiallyPresent
+                return isPartial ? entry & ~Vhdx.stateMask | Vhdx.BlockState.fullyPresent.rawValue : entry
+            }
+            if entry & Vhdx.stateMask == Vhdx.bitmapPresent, let offset = Vhdx.offset(of: entry) {
+                unused.append(offset..<offset + Vhdx.unitBytes)
+            }
+            return 0
+        }
+        for range in unused { release(range) }
     }
 
     /// What reads as zeroes because nothing is stored must say so, and the bitmaps need entries.
@@ -95,19 +134,17 @@ extension VhdxState {
     }
 
     /// Changes the parent in the metadata, all at once.
-    fileprivate mutating func change(_ locator: VhdxParentLocator?) throws(BlockError) {
-        guard locator != nil || geometry.hasParent else { return }
-        let before = geometry
+    fileprivate mutating func change(_ locator: VhdxParentLocator) throws(BlockError) {
         try settle()
-        let changes = try metadata.changes(to: locator?.serialised(), view, region: metadataRange)
+        let changes = try metadata.changes(to: locator.serialised(), view, region: metadataRange)
         try log(try pages(changing: changes))
+        try readMetadata()
+    }
+
+    private mutating func readMetadata() throws(BlockError) {
         try settle()
         metadata = try VhdxMetadata(view, region: metadataRange)
         bitmaps = VhdxBitmapCache()
-        guard before.hasParent, !geometry.hasParent else { return }
-        // Bitmaps that stay behind cost space and no more.
-        try? clearBitmaps(before)
-        try? commit()
     }
 
     private mutating func clearBitmaps(_ geometry: VhdxGeometry) throws(BlockError) {
@@ -115,8 +152,11 @@ extension VhdxState {
             let index = geometry.bitmapIndex(forBlock: block)
             let entry = try table.entry(index, view)
             guard entry != 0 else { continue }
-            if let offset = Vhdx.offset(of: entry) { release(offset..<offset + Vhdx.unitBytes) }
+            if table.isCrowded { try commit() }
             try table.set(index, to: 0, view)
+            if entry & Vhdx.stateMask == Vhdx.bitmapPresent, let offset = Vhdx.offset(of: entry) {
+                release(offset..<offset + Vhdx.unitBytes)
+            }
         }
     }
 }

@@ -103,41 +103,49 @@ extension VhdxState {
         guard bytes <= Int(UInt32.max) else {
             throw BlockError(.limit, "The BAT of the VHDX image would become too large")
         }
+        let blocks = VhdxGeometry.blocks(in: size, of: geometry.blockBytes)
+        try moveTable(bytes, with: [try sizeChange(size)]) { (state, index) throws(BlockError) in
+            if state.geometry.hasEntry(index) { return try state.table.entry(index, state.view) }
+            return index < entries ? try state.newEntry(index, blockCount: blocks) : 0
+        }
+        metadata.geometry.virtualSize = size
+        try? commit()
+    }
+
+    /// Writes a BAT of `bytes` bytes elsewhere, and puts it in force together with changes of the metadata.
+    /// The old one has no changes that the file does not have.
+    ///
+    /// - Parameter entry: what the new one has, by the entries' numbers.
+    mutating func moveTable(
+        _ bytes: Int, with changes: [Change],
+        _ entry: (inout VhdxState, Int) throws(BlockError) -> UInt64
+    ) throws(BlockError) {
         // Should the change fail half-way, the file may refer to the new place all the same: it leaks.
         let target = try allocate(bytes)
-        try copyTable(to: target..<target + bytes, entries: entries, size: size)
+        try writeTable(at: target..<target + bytes, entry)
         try settle()
         var next = regions
         for index in next.all.indices where next.all[index].guid == Vhdx.Region.bat {
             next.all[index].range = target..<target + bytes
         }
         let copy = next.serialised()
-        var changes = Vhdx.regionTableOffsets.flatMap { Self.pages(of: copy, at: $0) }
-        changes += try pages(changing: [try sizeChange(size)])
-        try log(changes)
+        let pages = Vhdx.regionTableOffsets.flatMap { Self.pages(of: copy, at: $0) }
+        try log(pages + self.pages(changing: changes))
         release(batRange)
         regions = next
         batRange = target..<target + bytes
         table = VhdxTable(offset: target)
-        metadata.geometry.virtualSize = size
-        try? commit()
     }
 
-    /// Writes a longer BAT to its new place. The old one has no changes that the file does not have.
-    private mutating func copyTable(
-        to target: Range<Int>, entries: Int, size: Int
+    private mutating func writeTable(
+        at target: Range<Int>, _ entry: (inout VhdxState, Int) throws(BlockError) -> UInt64
     ) throws(BlockError) {
-        let blocks = VhdxGeometry.blocks(in: size, of: geometry.blockBytes)
         let buffer = AlignedBuffer(count: Vhdx.unitBytes)
         let perPart = Vhdx.unitBytes / 8
         for first in stride(from: 0, to: target.count / 8, by: perPart) {
             var bytes = buffer.mutableBytes
             for index in first..<first + perPart {
-                let entry =
-                    geometry.hasEntry(index)
-                    ? try table.entry(index, view)
-                    : index < entries ? try newEntry(index, blockCount: blocks) : 0
-                bytes.storeLittleEndian(entry, at: (index - first) * 8)
+                bytes.storeLittleEndian(try entry(&self, index), at: (index - first) * 8)
             }
             try file.write(buffer.bytes, at: target.lowerBound + first * 8)
         }
@@ -161,11 +169,11 @@ extension VhdxState {
             let entry = try table.entry(index, view)
             guard entry != 0 else { continue }
             if table.isCrowded { try commit() }
+            try table.set(index, to: 0, view)
             let bytes = geometry.block(ofEntry: index) == nil ? Vhdx.unitBytes : geometry.blockBytes
             if entry & Vhdx.stateMask >= Vhdx.bitmapPresent, let offset = Vhdx.offset(of: entry) {
                 release(offset..<offset + bytes)
             }
-            try table.set(index, to: 0, view)
         }
     }
 

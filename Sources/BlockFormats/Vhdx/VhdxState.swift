@@ -183,7 +183,8 @@ struct VhdxState: SessionState {
         return offset
     }
 
-    /// Gives a place back once no table that may be in force refers to it.
+    /// Gives a place back once no table that may be in force refers to it: after the next commit, so that
+    /// its entry has to be gone from the table before this is called.
     mutating func release(_ range: Range<Int>) { released.append(range) }
 
     private mutating func freeReleased() {

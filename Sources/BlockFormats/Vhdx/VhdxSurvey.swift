@@ -22,8 +22,11 @@ struct VhdxSurvey {
     private(set) var space = VhdxSpace()
     private var fileBytes: Int
 
-    /// - Throws: what reading throws; `limit` for a file that is too large to be looked through.
-    init(_ state: inout VhdxState) throws(BlockError) {
+    /// What mends a finding as soon as it is made: ``VhdxState/space`` knows already what all entries take.
+    typealias Mending = (inout VhdxState, Finding) throws(BlockError) -> Void
+
+    /// - Throws: what reading and `mend` throw; `limit` for a file that is too large to be looked through.
+    init(_ state: inout VhdxState, mend: Mending = { (_, _) in }) throws(BlockError) {
         fileBytes = try state.view.length()
         guard fileBytes <= Vhdx.Limit.fileBytes else {
             throw BlockError(.limit, "The file is too large (\(fileBytes) bytes)")
@@ -31,56 +34,58 @@ struct VhdxSurvey {
         space.take(0..<Vhdx.unitBytes)
         let log = state.headers.current.logRange
         for range in [log] + state.regions.all.map(\.range) where !range.isEmpty { space.take(range) }
-        try look(&state)
+        try look(&state, mend)
     }
 
-    private mutating func look(_ state: inout VhdxState) throws(BlockError) {
+    private mutating func look(_ state: inout VhdxState, _ mend: Mending) throws(BlockError) {
         let geometry = state.geometry
         var reserved: [Range<Int>] = []
         for first in stride(from: 0, to: geometry.entryCount, by: VhdxTable.entriesPerPage) {
             let page = try state.table.page(first / VhdxTable.entriesPerPage, state.view)
-            for index in first..<min(first + VhdxTable.entriesPerPage, geometry.entryCount)
-            where page[index % VhdxTable.entriesPerPage] != 0 {
-                let entry = page[index % VhdxTable.entriesPerPage]
-                guard let block = geometry.block(ofEntry: index) else {
-                    takeBitmap(entry, geometry)
+            let count = min(VhdxTable.entriesPerPage, geometry.entryCount - first)
+            for inside in 0..<count where page[inside] != 0 && page[inside] != Vhdx.zeroEntry {
+                guard let block = geometry.block(ofEntry: first + inside) else {
+                    takeBitmap(page[inside], geometry)
                     continue
                 }
                 guard block < geometry.blockCount else { continue }
-                if let kept = look(at: block, entry, geometry), reserved.count < Self.keptFindings {
-                    reserved.append(kept)
+                let (found, kept) = look(at: block, page[inside], geometry)
+                if let kept, reserved.count < Self.keptFindings { reserved.append(kept) }
+                for finding in found {
+                    add(finding)
+                    try mend(&state, finding)
                 }
             }
         }
         // Places that blocks without data may come back to: nothing else goes there.
         for range in reserved where space.isFree(range) { space.take(range) }
-        try lookAtPartial(&state)
+        if hasPartialBlocks { try lookAtPartial(&state) }
     }
 
-    /// - Returns: a place that a block without data reserves.
-    private mutating func look(at block: Int, _ entry: UInt64, _ geometry: VhdxGeometry) -> Range<Int>? {
+    /// - Returns: what is wrong with a block, and the place that it reserves where it has no data.
+    private mutating func look(
+        at block: Int, _ entry: UInt64, _ geometry: VhdxGeometry
+    ) -> (findings: [Finding], reserved: Range<Int>?) {
         let offset = Vhdx.offset(of: entry)
         switch Vhdx.state(of: entry) {
         case .fullyPresent: break
-        case .partiallyPresent where geometry.hasParent: break
-        case .partiallyPresent, nil:
-            add(.invalid(block: block))
-            return nil
+        case .partiallyPresent where geometry.hasParent: hasPartialBlocks = true
+        case .partiallyPresent, nil: return ([.invalid(block: block)], nil)
         case .undefined, .unmapped:
             guard let offset, offset >= Vhdx.unitBytes, offset + geometry.blockBytes <= fileBytes else {
-                return nil
+                return ([], nil)
             }
-            return offset..<offset + geometry.blockBytes
-        default: return nil
+            return ([], offset..<offset + geometry.blockBytes)
+        default: return ([], nil)
         }
         guard let offset, offset >= Vhdx.unitBytes, offset < fileBytes else {
-            add(.outside(block: block))
-            return nil
+            return ([.outside(block: block)], nil)
         }
-        if offset + geometry.bytes(ofBlock: block) > fileBytes { add(.cutOff(block: block)) }
+        var findings: [Finding] = []
+        if offset + geometry.bytes(ofBlock: block) > fileBytes { findings.append(.cutOff(block: block)) }
         let range = offset..<offset + geometry.blockBytes
-        if space.isFree(range) { space.take(range) } else { add(.shared(block: block)) }
-        return nil
+        if space.isFree(range) { space.take(range) } else { findings.append(.shared(block: block)) }
+        return (findings, nil)
     }
 
     private mutating func takeBitmap(_ entry: UInt64, _ geometry: VhdxGeometry) {
@@ -93,23 +98,30 @@ struct VhdxSurvey {
 
     /// Sector bitmaps that lie over something else.
     private var sharedBitmaps: Set<Int> = []
+    private var hasPartialBlocks = false
 
     /// Blocks that are stored in part need a sector bitmap.
     private mutating func lookAtPartial(_ state: inout VhdxState) throws(BlockError) {
         let geometry = state.geometry
-        guard geometry.hasParent else { return }
-        for block in 0..<geometry.blockCount {
-            let entry = try state.entry(ofBlock: block)
-            guard Vhdx.state(of: entry) == .partiallyPresent else { continue }
-            let bitmap = try state.table.entry(geometry.bitmapIndex(forBlock: block), state.view)
-            guard bitmap & Vhdx.stateMask == Vhdx.bitmapPresent, let offset = Vhdx.offset(of: bitmap),
-                offset >= Vhdx.unitBytes, offset + Vhdx.unitBytes <= fileBytes,
-                !sharedBitmaps.contains(offset)
-            else {
-                add(.withoutBitmap(block: block))
-                continue
+        for first in stride(from: 0, to: geometry.entryCount, by: VhdxTable.entriesPerPage) {
+            let page = try state.table.page(first / VhdxTable.entriesPerPage, state.view)
+            let count = min(VhdxTable.entriesPerPage, geometry.entryCount - first)
+            for inside in 0..<count where Vhdx.isPartial(page[inside]) {
+                guard let block = geometry.block(ofEntry: first + inside), block < geometry.blockCount else {
+                    continue
+                }
+                let bitmap = try state.table.entry(geometry.bitmapIndex(forBlock: block), state.view)
+                if !hasBitmap(bitmap) { add(.withoutBitmap(block: block)) }
             }
         }
+    }
+
+    private func hasBitmap(_ entry: UInt64) -> Bool {
+        guard entry & Vhdx.stateMask == Vhdx.bitmapPresent, let offset = Vhdx.offset(of: entry) else {
+            return false
+        }
+        return offset >= Vhdx.unitBytes && offset + Vhdx.unitBytes <= fileBytes
+            && !sharedBitmaps.contains(offset)
     }
 
     private mutating func add(_ finding: Finding) {

@@ -38,6 +38,27 @@ struct VhdxTable: Sendable {
         try page(index / Self.entriesPerPage, view)[index % Self.entriesPerPage]
     }
 
+    /// How many entries from number `index` on have the values that begin with `value` and grow by `step`.
+    mutating func run(
+        from index: Int, atMost most: Int, of value: UInt64, step: UInt64, _ view: VhdxView
+    ) throws(BlockError) -> Int {
+        var count = 0
+        var wanted = value
+        while count < most {
+            let first = (index + count) % Self.entriesPerPage
+            let last = min(Self.entriesPerPage, first + most - count)
+            let page = try page((index + count) / Self.entriesPerPage, view)
+            var next = first
+            while next < last, page[next] == wanted {
+                next += 1
+                wanted &+= step
+            }
+            count += next - first
+            if next < last { break }
+        }
+        return count
+    }
+
     mutating func set(_ index: Int, to value: UInt64, _ view: VhdxView) throws(BlockError) {
         let number = index / Self.entriesPerPage
         _ = try page(number, view)

@@ -41,8 +41,12 @@ struct VhdxPatches: Sendable {
 
     /// - Throws: `limit` when it becomes too much.
     mutating func setZero(_ range: Range<Int>) throws(BlockError) {
-        guard zeroes.count < Vhdx.Limit.zeroPatches else { throw Self.tooMuch }
         pages = pages.filter { !range.contains($0.key) }
+        if let last = zeroes.last, last.upperBound == range.lowerBound {
+            zeroes[zeroes.count - 1] = last.lowerBound..<range.upperBound
+            return
+        }
+        guard zeroes.count < Vhdx.Limit.zeroPatches else { throw Self.tooMuch }
         zeroes.append(range)
     }
 

@@ -180,11 +180,15 @@ extension VhdxState {
         switch before {
         case .zero: return .zero
         case .stored where keepsPlace || metadata.leavesBlocksAllocated: return before
-        case .stored(let host), .partial(let host): release(host..<host + geometry.blockBytes)
-        case .absent: break
+        case .stored, .partial, .absent: break
         }
+        // Before the place is given back: what is given back when this is written, nothing may refer to.
         if table.isCrowded { try commit() }
         try setEntry(ofBlock: block, to: Vhdx.zeroEntry)
+        switch before {
+        case .stored(let host), .partial(let host): release(host..<host + geometry.blockBytes)
+        case .zero, .absent: break
+        }
         return .zero
     }
 }

@@ -1,0 +1,92 @@
+import BlockCore
+
+/// The copies that a repair makes inside a file, so that blocks that share a place get one each.
+///
+/// A small file may say that millions of blocks share one; a repair ends before that takes days. What it has
+/// left to do, the next repair does.
+struct RepairCopies {
+    /// What may be copied in bytes, also where the file has less.
+    static let leastBytes = 4 << 30
+    /// What a copy counts for at least, in bytes.
+    private static let leastPerCopy = 1 << 20
+
+    private let file: BlockNode
+    private var bytesLeft: Int
+
+    /// For a file that is left as it is so far: it may double.
+    init(in file: BlockNode) {
+        self.file = file
+        bytesLeft = max(Self.leastBytes, file.storage?.allocatedSize() ?? 0)
+    }
+
+    /// Whether there is an end to it here.
+    var isExhausted: Bool { bytesLeft <= 0 }
+
+    /// What to say then.
+    static let exhausted =
+        "The repair has copied as much as it may; another one goes on with the rest"
+
+    /// Copies `count` bytes. Durable with the next flush.
+    mutating func copy(from source: Int, to target: Int, count: Int) throws(BlockError) {
+        self.count(try file.copy(from: source, to: target, count: count))
+    }
+
+    /// Notes a copy for which so many bytes were written.
+    mutating func count(_ bytes: Int) { bytesLeft -= max(bytes, Self.leastPerCopy) }
+
+    /// Whether a range reads as zeroes, so that nothing has to be copied.
+    mutating func isZero(_ range: Range<Int>) throws(BlockError) -> Bool {
+        var offset = range.lowerBound
+        var bytesRead = 0
+        while offset < range.upperBound {
+            let part = try file.zeroRun(in: offset..<range.upperBound)
+            guard part.isZero else { return false }
+            bytesRead += part.bytesRead
+            offset += part.length
+        }
+        bytesLeft -= bytesRead
+        return true
+    }
+}
+
+extension BlockNode {
+    /// How much is copied at once, in bytes.
+    private static let copyBytes = 1 << 20
+
+    /// Copies bytes of this file to another place in it. What is zero becomes a hole there.
+    ///
+    /// - Returns: how many bytes were written.
+    @discardableResult
+    func copy(from source: Int, to target: Int, count: Int) throws(BlockError) -> Int {
+        let buffer = AlignedBuffer(count: min(count, Self.copyBytes))
+        var (done, written) = (0, 0)
+        while done < count {
+            let run = try zeroRun(in: source + done..<source + count, buffer)
+            if run.isZero {
+                try writeZeroes(at: target + done, count: run.length)
+            } else {
+                try write(buffer.bytes(0..<run.length), at: target + done)
+                written += run.length
+            }
+            done += run.length
+        }
+        return written
+    }
+
+    /// Whether the start of a range is zero, how far that is known, and how many bytes were read to know it.
+    ///
+    /// - Parameter buffer: has the bytes afterwards, where they are not zero.
+    fileprivate func zeroRun(
+        in range: Range<Int>, _ buffer: AlignedBuffer? = nil
+    ) throws(BlockError) -> (isZero: Bool, length: Int, bytesRead: Int) {
+        let end = min(range.upperBound, try length())
+        guard range.lowerBound < end else { return (true, range.count, 0) }
+        let run = try status(at: range.lowerBound, limit: end - range.lowerBound)
+        if run.isZero { return (true, run.length, 0) }
+        let count = min(run.length, Self.copyBytes)
+        let buffer = buffer ?? AlignedBuffer(count: count)
+        var span = buffer.mutableBytes(0..<count)
+        try read(into: &span, at: range.lowerBound)
+        return (buffer.bytes(0..<count).isZero, count, count)
+    }
+}
