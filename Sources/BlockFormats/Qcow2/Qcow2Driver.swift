@@ -176,10 +176,11 @@ public final class Qcow2Driver: FormatDriver {
         }
     }
 
-    /// An image that was not closed has refcounts that may be wrong: they are counted again.
+    /// An image that was not closed has refcounts that may be wrong: they are counted again. What else is
+    /// wrong is left to a repair that somebody asks for.
     static func repairDirty(_ tables: Qcow2Metadata) throws(BlockError) {
         var lines: [String] = []
-        var checker = try Qcow2Checker(tables)
+        var checker = try Qcow2Checker(tables, isAutomatic: true)
         let result = try checker.run(repair: .all) { lines.append($0) }
         guard result.corruptions == 0, result.checkErrors == 0 else {
             throw BlockError(
