@@ -100,7 +100,7 @@ extension Qcow2Driver: SnapshotCapable {
                 try tables.unshareClusters(of: entries)
                 tables.release(
                     doomed.l1Offset >> layout.clusterBits, count: layout.clusters(doomed.l1Entries * 8),
-                    discards: true)
+                    discards: tables.passesDiscards.ofSnapshots)
                 try tables.commit()
                 try tables.setCopiedFlags(shared: false)
                 try tables.commit()
@@ -273,12 +273,13 @@ extension Qcow2Metadata {
 
     /// Releases all that an L1 table refers to.
     func unshareClusters(of l1: [UInt64]) throws(BlockError) {
+        let discards = passesDiscards.ofSnapshots
         try eachL2Table(of: l1) { offset, bytes throws(BlockError) in
             for index in 0..<layout.entriesPerL2Table {
                 let entry = L2Entry(raw: bytes.bytes.bigEndian(at: index * layout.l2EntryBytes) ?? 0)
-                if entry != .unallocated { release(entry, discards: true) }
+                if entry != .unallocated { release(entry, discards: discards) }
             }
-            release(offset >> layout.clusterBits, count: 1, discards: true)
+            release(offset >> layout.clusterBits, count: 1, discards: discards)
             if hasTooManyFrees { try commit() }
         }
     }
