@@ -93,6 +93,25 @@ import Testing
         }
     }
 
+    /// Who deletes a snapshot names it; that another one's id looks the same is no reason to lose that one.
+    @Test func deletingGoesByName() throws {
+        let store = store(Qcow2Bytes())
+        try gauntlet.with(store, readOnly: false) { node throws(BlockError) in
+            for name in ["A", "1"] { try node.createSnapshot(SnapshotInfo(id: "", name: name)) }
+            try node.deleteSnapshot(named: "1")
+        }
+        let left = try gauntlet.with(store) { node throws(BlockError) in
+            try (node.format as? any SnapshotCapable)?.snapshots().map(\.name)
+        }
+        #expect(left == ["A"])
+        let error = #expect(throws: BlockError.self) {
+            try gauntlet.with(store, readOnly: false) { node throws(BlockError) in
+                try node.deleteSnapshot(named: "1")
+            }
+        }
+        #expect(error?.kind == .notFound)
+    }
+
     /// Rewriting the table must bear, and keep, a name that is no UTF-8 and an id after which no number
     /// comes.
     @Test(arguments: ["9223372036854775807", "18446744073709551615", "4294967295"])

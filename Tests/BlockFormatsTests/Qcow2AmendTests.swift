@@ -211,6 +211,16 @@ import Testing
         #expect(result.corruptions + result.checkErrors + result.leaks == 0, "\(result)")
     }
 
+    /// Scripts say 0 for "as it is".
+    @Test func aSizeOfZeroIsNone() throws {
+        let configuration = Self.kind(4096, backing: true)
+        let model = try configuration.create(in: store)
+        let node = try Self.open(configuration, store)
+        defer { try? node.close() }
+        try Self.amend(node, [("size", "0")])
+        #expect(try node.length() == model.size)
+    }
+
     // MARK: Data files
 
     private static func withDataFile(raw: Bool) -> FormatConfiguration {

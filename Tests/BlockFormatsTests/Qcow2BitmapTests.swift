@@ -202,7 +202,7 @@ import Testing
         #expect(error?.message == "Device has active dirty bitmaps")
         try node.changeBitmaps { keeper throws(BlockError) in try keeper.removeBitmap("every 512") }
         try node.applySnapshot("s")
-        try node.deleteSnapshot("s")
+        try node.deleteSnapshot(named: "s")
         try node.close()
         try image.expectSound(store)
     }

@@ -126,7 +126,7 @@ import Testing
         #expect(try checkable.check(repair: .none) { _ in }.leaks == 0)
         try node.resize(to: 65536)
         #expect(try node.readBytes(at: 0, count: 1) == [0])
-        try snapshots(node).deleteSnapshot("empty")
+        try snapshots(node).deleteSnapshot(named: "empty")
         let result = try checkable.check(repair: .none) { _ in }
         #expect(result.leaks == 0 && result.corruptions == 0)
         try node.close()

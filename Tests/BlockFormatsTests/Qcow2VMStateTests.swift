@@ -91,8 +91,8 @@ import Testing
         #expect(try node.length() == oldSize)
         model.resize(to: oldSize)
         #expect(try node.readBytes(at: 0, count: oldSize) == model.read(0..<oldSize))
-        try node.deleteSnapshot("running")
-        try node.deleteSnapshot("later")
+        try node.deleteSnapshot(named: "running")
+        try node.deleteSnapshot(named: "later")
         try node.close()
         try expectSound(configuration)
     }

@@ -80,21 +80,23 @@ extension HostileCase {
         zstd(
             "skippable frames only", read: "Compressed data",
             [0x50, 0x2a, 0x4d, 0x18, 0xff, 0xff, 0xff, 0xff]),
-        opens("compressed beyond the file", .corruption, read: "Compressed data") { image in
+        opens("compressed beyond the file", .corruption, read: "Compressed data", mendable: true) { image in
             image.setL2(0, Qcow2Bytes.compressed | 1 << 40)
         },
-        opens("compressed at the last offset there is", .corruption, read: "Compressed data") { image in
+        opens(
+            "compressed at the last offset there is", .corruption, read: "Compressed data", mendable: true
+        ) { image in
             image.setL2(0, Qcow2Bytes.compressed | (1 << 62 - 1))
         },
         opens(
             "compressed at the last offset, clusters of 512", .corruption, read: "Compressed data",
-            Qcow2Bytes(clusterBits: 9)
+            mendable: true, Qcow2Bytes(clusterBits: 9)
         ) { $0.setL2(0, Qcow2Bytes.compressed | (1 << 62 - 1)) },
         opens(
             "compressed at the last offset, clusters of 2 MiB", .corruption, read: "Compressed data",
-            Qcow2Bytes(clusterBits: 21)
+            mendable: true, Qcow2Bytes(clusterBits: 21)
         ) { $0.setL2(0, Qcow2Bytes.compressed | (1 << 62 - 1)) },
-        opens("compressed with the copied flag", .corruption) { image in
+        opens("compressed with the copied flag", .corruption, mendable: true) { image in
             image.setCompressed(0, stored([32768, 32768]), at: image.data)
             image.setL2(0, image.get64(image.l2) | Qcow2Bytes.copied)
         },
@@ -114,11 +116,19 @@ extension HostileCase {
         damagedSnapshot("extra data of 1032 bytes") { image, table in image.put32(1032, at: table + 36) },
         damagedSnapshot("name beyond the file") { image, table in image.put16(.max, at: table + 14) },
         damagedSnapshot("ID beyond the file") { image, table in image.put16(.max, at: table + 12) },
-        damagedSnapshot("L1 misaligned") { image, table in image.put64(image.get64(table) + 512, at: table) },
-        damagedSnapshot("L1 offset of 2^63") { image, table in image.put64(1 << 63, at: table) },
-        damagedSnapshot("L1 of 2^32 - 1 entries") { image, table in image.put32(.max, at: table + 8) },
-        damagedSnapshot("L1 above 32 MiB") { image, table in image.put32(4 << 20 + 1, at: table + 8) },
-        opens("snapshot: L1 beyond the file", .corruption) { image in
+        damagedSnapshot("L1 misaligned", mendable: true) { image, table in
+            image.put64(image.get64(table) + 512, at: table)
+        },
+        damagedSnapshot("L1 offset of 2^63", mendable: true) { image, table in
+            image.put64(1 << 63, at: table)
+        },
+        damagedSnapshot("L1 of 2^32 - 1 entries", mendable: true) { image, table in
+            image.put32(.max, at: table + 8)
+        },
+        damagedSnapshot("L1 above 32 MiB", mendable: true) { image, table in
+            image.put32(4 << 20 + 1, at: table + 8)
+        },
+        opens("snapshot: L1 beyond the file", .corruption, mendable: true) { image in
             image.put64(1 << 40, at: image.addSnapshot())
         },
         opens("snapshot: L1 is the active one", .corruption) { image in
@@ -132,7 +142,7 @@ extension HostileCase {
             image.put64(UInt64(image.l2), at: image.l1)
             for cluster in 0..<2 { image.setL2(cluster, UInt64(image.data + cluster * image.clusterSize)) }
         },
-        opens("snapshot: L2 offset misaligned", .corruption) { image in
+        opens("snapshot: L2 offset misaligned", .corruption, mendable: true) { image in
             let table = image.addSnapshot()
             image.put64(UInt64(image.l2 + 512), at: Int(image.get64(table)))
         },
@@ -148,9 +158,9 @@ extension HostileCase {
     ]
 
     private static func damagedSnapshot(
-        _ name: String, _ damage: (inout Qcow2Bytes, _ table: Int) -> Void
+        _ name: String, mendable: Bool = false, _ damage: (inout Qcow2Bytes, _ table: Int) -> Void
     ) -> HostileCase {
-        opens("snapshot: \(name)", .corruption) { image in
+        opens("snapshot: \(name)", .corruption, mendable: mendable) { image in
             let table = image.addSnapshot()
             // The name has to reach past the end of the file, so the table is the last in it.
             damage(&image, table)
@@ -198,7 +208,7 @@ extension HostileCase {
                 $0.put64(1, at: Field.autoclear)
                 $0.setExtensions([(0x2385_2875, [1, 2, 3])])
             },
-            opens("encryption extension cut", .nothing) { $0.setExtensions([(0x0537_be77, [1, 2, 3])]) },
+            opens("encryption extension cut", .corruption) { $0.setExtensions([(0x0537_be77, [1, 2, 3])]) },
             opens("dirty and corrupt", .nothing) { $0.put64(3, at: Field.incompatible) },
             opens("autoclear bits all set", .nothing) { $0.put64(.max, at: Field.autoclear) },
             opens("compatible bits all set", .nothing) { $0.put64(.max, at: Field.compatible) },

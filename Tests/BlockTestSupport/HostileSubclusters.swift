@@ -32,6 +32,8 @@ extension HostileCase {
         extended("compressed with a bitmap", .corruption, read: "compressed cluster with", mendable: true) {
             $0.setCompressed(0, [3, 0], at: $0.data)
         },
-        extended("a zero flag of plain entries", .corruption) { $0.setL2(0, $0.get64($0.l2) | 1) },
+        extended("a zero flag of plain entries", .corruption, mendable: true) {
+            $0.setL2(0, $0.get64($0.l2) | 1)
+        },
     ]
 }

@@ -58,17 +58,17 @@ extension HostileCase {
         [false, true].map { isVersion2 in
             opens(
                 "L2 offset misaligned\(isVersion2 ? ", version 2" : "")", .corruption, read: "unaligned",
-                Qcow2Bytes(version: isVersion2 ? 2 : 3)
+                mendable: true, Qcow2Bytes(version: isVersion2 ? 2 : 3)
             ) { $0.put64(UInt64($0.l2 + 512) | Qcow2Bytes.copied, at: $0.l1) }
         }
         + [
-            opens("L2 table beyond the file", .corruption, read: "beyond the end") {
+            opens("L2 table beyond the file", .corruption, read: "beyond the end", mendable: true) {
                 $0.put64(1 << 40 | Qcow2Bytes.copied, at: $0.l1)
             },
-            opens("L2 table at 2^56 - 64 KiB", .corruption, read: "beyond the end") {
+            opens("L2 table at 2^56 - 64 KiB", .corruption, read: "beyond the end", mendable: true) {
                 $0.put64(0x00ff_ffff_ffff_0000 | Qcow2Bytes.copied, at: $0.l1)
             },
-            opens("L1 entry with reserved bits", .corruption) {
+            opens("L1 entry with reserved bits", .corruption, mendable: true) {
                 $0.put64($0.get64($0.l1) | 0x7f << 56 | 0x1ff, at: $0.l1)
             },
             opens("L2 table is the L1", .corruption) {
@@ -80,20 +80,24 @@ extension HostileCase {
             opens("L2 table is the refcount block", .corruption) {
                 $0.put64(UInt64($0.refcountBlock) | Qcow2Bytes.copied, at: $0.l1)
             },
-            opens("L2 table used twice", .corruption, Qcow2Bytes(virtualSize: 1 << 30)) {
+            opens("L2 table used twice", .corruption, mendable: true, Qcow2Bytes(virtualSize: 1 << 30)) {
                 $0.put64(UInt64($0.l2) | Qcow2Bytes.copied, at: $0.l1 + 8)
             },
-            opens("data misaligned", .corruption, read: "unaligned") {
+            opens("data misaligned", .corruption, read: "unaligned", mendable: true) {
                 $0.setL2(0, UInt64($0.data + 512) | Qcow2Bytes.copied)
             },
-            opens("zero cluster misaligned", .corruption, read: "unaligned") {
+            opens("zero cluster misaligned", .corruption, read: "unaligned", mendable: true) {
                 $0.setL2(0, UInt64($0.data + 512) | Qcow2Bytes.copied | 1)
             },
-            opens("data beyond the file", .corruption) { $0.setL2(0, 1 << 40 | Qcow2Bytes.copied) },
-            opens("data at 2^56 - 64 KiB", .corruption) {
+            opens("data beyond the file", .corruption, mendable: true) {
+                $0.setL2(0, 1 << 40 | Qcow2Bytes.copied)
+            },
+            opens("data at 2^56 - 64 KiB", .corruption, mendable: true) {
                 $0.setL2(0, 0x00ff_ffff_ffff_0000 | Qcow2Bytes.copied)
             },
-            opens("L2 entry with reserved bits", .corruption) { $0.setL2(0, $0.get64($0.l2) | 0x3f << 56) },
+            opens("L2 entry with reserved bits", .corruption, mendable: true) {
+                $0.setL2(0, $0.get64($0.l2) | 0x3f << 56)
+            },
             opens("data is the refcount table", .corruption) {
                 $0.setL2(0, UInt64($0.refcountTable) | Qcow2Bytes.copied)
             },
@@ -107,7 +111,7 @@ extension HostileCase {
             opens("L1 entry without copied flag", .corruption, mendable: true) {
                 $0.put64(UInt64($0.l2), at: $0.l1)
             },
-            opens("zero flag in version 2", .corruption, Qcow2Bytes(version: 2)) {
+            opens("zero flag in version 2", .corruption, mendable: true, Qcow2Bytes(version: 2)) {
                 $0.setL2(0, UInt64($0.data) | Qcow2Bytes.copied | 1)
             },
             refused("file cut in the refcount block", "beyond the end of the file") {

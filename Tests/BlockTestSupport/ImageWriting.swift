@@ -18,7 +18,7 @@ extension BlockNode {
         case .resize(let size): try resize(to: size)
         case .createSnapshot(let name): try snapshots?.createSnapshot(SnapshotInfo(id: "", name: name))
         case .applySnapshot(let name): try snapshots?.applySnapshot(name)
-        case .deleteSnapshot(let name): try snapshots?.deleteSnapshot(name)
+        case .deleteSnapshot(let name): try snapshots?.deleteSnapshot(named: name)
         }
     }
 

@@ -12,6 +12,8 @@ public struct Qcow2Fields: Sendable {
     private let bytes: SparseBytes
     private let clusterBits: Int
     private let refcountBits: Int
+    /// Extended L2 entries have twice the size: the cluster, then its subclusters.
+    private let l2EntryBytes: Int
     public private(set) var byKind: [String: [Field]] = [:]
 
     public init(_ bytes: SparseBytes) {
@@ -20,6 +22,7 @@ public struct Qcow2Fields: Sendable {
         clusterBits = Int(head[23])
         let isVersion2 = head[7] == 2
         refcountBits = isVersion2 ? 16 : 1 << Int(head[99])
+        l2EntryBytes = !isVersion2 && head[79] & 16 != 0 ? 16 : 8
         for (offset, width) in [
             (8, 8), (16, 4), (24, 8), (32, 4), (36, 4), (40, 8), (48, 8), (56, 4), (60, 4),
         ] {
@@ -32,6 +35,7 @@ public struct Qcow2Fields: Sendable {
         addRefcounts()
         addTree("active", at: number(40, 8), entries: number(36, 4))
         addSnapshots()
+        if !isVersion2 { addExtensions() }
     }
 
     private func number(_ offset: Int, _ width: Int) -> Int {
@@ -66,8 +70,12 @@ public struct Qcow2Fields: Sendable {
             add("\(name) L1", l1 + index * 8, 8)
             let table = offset(number(l1 + index * 8, 8))
             guard table != 0 else { continue }
-            for entry in 0..<1 << (clusterBits - 3) where number(table + entry * 8, 8) != 0 || entry == 7 {
-                add("\(name) L2", table + entry * 8, 8)
+            for entry in 0..<(1 << clusterBits) / l2EntryBytes {
+                let place = table + entry * l2EntryBytes
+                let subclusters = l2EntryBytes == 16 ? number(place + 8, 8) : 0
+                guard number(place, 8) != 0 || subclusters != 0 || entry == 7 else { continue }
+                add("\(name) L2", place, 8)
+                if l2EntryBytes == 16 { add("\(name) subclusters", place + 8, 8) }
             }
         }
     }
@@ -81,6 +89,33 @@ public struct Qcow2Fields: Sendable {
             addTree("snapshot", at: number(entry, 8), entries: number(entry + 8, 4))
             let size = 40 + number(entry + 36, 4) + number(entry + 12, 2) + number(entry + 14, 2)
             entry += (size + 7) / 8 * 8
+        }
+    }
+
+    /// What header extensions tell of bitmaps and encryption.
+    private mutating func addExtensions() {
+        var place = number(100, 4)
+        while number(place, 4) != 0, place < 1 << clusterBits {
+            switch number(place, 4) {
+            case 0x2385_2875: addBitmaps(place + 8)
+            case 0x0537_be77:
+                for field in [8, 16] { add("encryption header", place + field, 8) }
+            default: break
+            }
+            place += 8 + (number(place + 4, 4) + 7) / 8 * 8
+        }
+    }
+
+    private mutating func addBitmaps(_ place: Int) {
+        for (offset, width) in [(0, 4), (8, 8), (16, 8)] { add("bitmaps", place + offset, width) }
+        var entry = number(place + 16, 8)
+        for _ in 0..<number(place, 4) {
+            // Other types, granularities and extra data are no damage, though QEMU opens no image with them.
+            for (offset, width) in [(0, 8), (8, 4), (12, 4), (18, 2)] {
+                add("bitmap entry", entry + offset, width)
+            }
+            for index in 0..<number(entry + 8, 4) { add("bitmap table", number(entry, 8) + index * 8, 8) }
+            entry += (24 + number(entry + 20, 4) + number(entry + 18, 2) + 7) / 8 * 8
         }
     }
 

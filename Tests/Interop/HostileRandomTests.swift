@@ -7,7 +7,9 @@ import Testing
 /// Sound images, damaged at random and repaired: what `check -r all` calls good, qemu-img calls good too, and
 /// it has lost nothing that could be read before.
 @Suite(.enabled(if: Peer.isExpected)) struct HostileRandomTests {
-    private static let configurations: [FormatConfiguration] = [
+    private static let configurations = plain + more
+
+    private static let plain: [FormatConfiguration] = [
         ("0.10", 512, 16, nil), ("0.10", 65536, 16, 300_000), ("1.1", 512, 64, nil),
         ("1.1", 4096, 16, 200_000),
         ("1.1", 4096, 1, nil), ("1.1", 65536, 16, nil), ("1.1", 1024, 8, 100_000),
@@ -20,8 +22,38 @@ import Testing
             virtualSize: min(cluster * 40, 1 << 20), backingSize: backing)
     }
 
-    /// How many damaged images each configuration gives.
-    private static let rounds = (TestEffort.isLong ? 1400 : 300) / configurations.count + 1
+    /// Images with what only some have.
+    private static let more: [FormatConfiguration] = [
+        configuration(16384, [("extended_l2", "on")]),
+        configuration(16384, backing: 300_000, bitmaps: [4096], [("extended_l2", "on")]),
+        configuration(4096, bitmaps: [512, 65536], []),
+        configuration(4096, [("data_file", "data")]),
+        configuration(16384, backing: 200_000, [("data_file", "data"), ("extended_l2", "on")]),
+        configuration(4096, bitmaps: [4096], [("data_file", "data"), ("data_file_raw", "on")]),
+        configuration(4096, encryption: "luks", []), configuration(512, encryption: "aes", []),
+        configuration(16384, encryption: "luks", [("extended_l2", "on")]),
+    ]
+
+    private static func configuration(
+        _ cluster: Int, backing: Int? = nil, bitmaps: [Int] = [], encryption: String? = nil,
+        _ options: [(name: String, value: String)]
+    ) -> FormatConfiguration {
+        var made = FormatConfiguration(
+            Qcow2Driver.self, options: [("cluster_size", "\(cluster)")] + options,
+            virtualSize: min(cluster * 40, 1 << 20), backingSize: backing)
+        made.bitmaps = bitmaps
+        made.compresses = encryption == nil && !options.contains { $0.name == "data_file" }
+        guard let encryption else { return made }
+        made.options += [("encrypt.format", encryption), ("encrypt.key-secret", "s0")]
+        if encryption == "luks" { made.options += [("encrypt.iter-time", "0")] }
+        made.openOptions["encrypt.key-secret"] = "s0"
+        made.secrets = SecretSource(["s0": KeyMaterial("secret")])
+        return made
+    }
+
+    /// How many damaged images there are, of all configurations together.
+    private static let images = TestEffort.isLong ? 4000 : 1000
+    private static let rounds = (images + configurations.count - 1) / configurations.count
 
     @Test(.timeLimit(.minutes(10)), arguments: configurations.indices)
     func damageAtRandom(_ index: Int) throws {
@@ -53,7 +85,7 @@ import Testing
         let node = try configuration.open(in: store, settings: OpenSettings(readOnly: false))
         var abilities = DiskAbilities()
         abilities.unit = node.format?.writeGranularity ?? 512
-        abilities.compresses = true
+        abilities.compresses = configuration.compresses
         var generator = OperationGenerator(seed: seed, size: configuration.virtualSize, abilities: abilities)
         for operation in generator.operations(12) { try node.perform(operation) }
         // With refcounts of one bit there is no sharing.
@@ -126,8 +158,12 @@ private struct Subject {
 
     private func judgeByQemu() throws {
         try store["disk"]?.store(at: fixture.path("disk.qcow2"))
-        let file = #"json:{"driver":"qcow2","backing":null,"file":{"driver":"file","filename":"disk.qcow2"}}"#
-        let arguments = ["60", "qemu-img", "check", file]
+        try store["data"]?.store(at: fixture.path("data"))
+        let isEncrypted = configuration.openOptions["encrypt.key-secret"] != nil
+        let key = isEncrypted ? #""encrypt.key-secret":"s0","# : ""
+        let file =
+            #"json:{"driver":"qcow2","backing":null,\#(key)"file":{"driver":"file","filename":"disk.qcow2"}}"#
+        let arguments = ["60", "qemu-img", "check", "--object", "secret,id=s0,data=secret", file]
         let judged = try fixture.run(URL(filePath: "/usr/bin/timeout"), arguments)
         guard judged.status == 0 else { throw Mismatch("qemu-img check: \(judged.status) \(judged.text)") }
     }

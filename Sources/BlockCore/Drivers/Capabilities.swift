@@ -157,8 +157,8 @@ public protocol SnapshotCapable: FormatDriver {
     func createSnapshot(_ info: SnapshotInfo) throws(BlockError)
     /// Goes back to the snapshot with this id or name (id first); kind `notFound` when there is none.
     func applySnapshot(_ idOrName: String) throws(BlockError)
-    /// Deletes the snapshot with this id or name (id first); kind `notFound` when there is none.
-    func deleteSnapshot(_ idOrName: String) throws(BlockError)
+    /// Deletes the first snapshot of this name, whatever ids there are; kind `notFound` when there is none.
+    func deleteSnapshot(named name: String) throws(BlockError)
     /// Reads from the snapshot instead of the current state from now on. The node must be read-only.
     func selectSnapshot(id: String?, name: String?) throws(BlockError)
 }

@@ -15,11 +15,11 @@ extension BlockNode {
         try changeSnapshots { driver throws(BlockError) in try driver.applySnapshot(idOrName) }
     }
 
-    /// Deletes the snapshot with this id or name when no other request is under way. Durable on return.
+    /// Deletes the first snapshot of this name when no other request is under way. Durable on return.
     ///
     /// - Throws: also `notFound`.
-    public func deleteSnapshot(_ idOrName: String) throws(BlockError) {
-        try changeSnapshots { driver throws(BlockError) in try driver.deleteSnapshot(idOrName) }
+    public func deleteSnapshot(named name: String) throws(BlockError) {
+        try changeSnapshots { driver throws(BlockError) in try driver.deleteSnapshot(named: name) }
     }
 
     /// A reader must not look for bytes in clusters that a snapshot's going gives to somebody else.

@@ -34,7 +34,8 @@ struct Qcow2AmendPlan {
             }
             isLazy = options.flag(.lazyRefcounts)
         }
-        virtualSize = options.integer(.size)
+        // Zero stands for "not given", as scripts have it.
+        virtualSize = options.integer(.size).flatMap { $0 == 0 ? nil : $0 }
         if let virtualSize, virtualSize % Qcow2.sectorBytes != 0 {
             throw BlockError(.invalidArgument, "The new size must be a multiple of 512")
         }

@@ -178,10 +178,9 @@ struct Qcow2BitmapEntry: Equatable, Sendable {
         if type != Self.dirtyTracking { return "its type \(type) is not known" }
         if granularityBits > 63 { return "its granularity of 2^\(granularityBits) bytes is invalid" }
         if let table = tableDefect(layout, fileClusters: fileClusters) { return table }
-        // A bitmap in use may still have the size of an earlier disk; one of too many bits nobody uses.
-        guard !flags.contains(.inUse), granularity > 0,
-            let bits = try? DirtyBitmap.bitCount(size: virtualSize, granularity: granularity)
-        else { return nil }
+        // A bitmap in use may still have the size of an earlier disk.
+        guard !flags.contains(.inUse), granularity > 0 else { return nil }
+        let bits = virtualSize / granularity + (virtualSize % granularity == 0 ? 0 : 1)
         return Self.tableEntries(forBits: bits, layout) == tableEntries
             ? nil : "its table does not go with the size of the disk"
     }

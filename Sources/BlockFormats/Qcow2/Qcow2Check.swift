@@ -35,18 +35,28 @@ struct Qcow2Checker {
     let fileClusters: Int
     /// What is wrong with bitmaps.
     var badBitmaps = BadBitmaps()
+    /// Refcounts that differ from the references, and were not set right.
+    var mismatches = 0
+    /// Some entry of the snapshot table must be written anew, or cannot stay.
+    var hasBadSnapshots = false
+    /// Clusters with tables that seem to be used otherwise too; known once that may matter.
+    var doubtful: ClusterFilter?
+    /// Nobody asked for this repair: it gives nothing up that a person might save.
+    let isAutomatic: Bool
 
     var layout: Qcow2Layout { tables.layout }
 
-    init(_ tables: Qcow2Metadata) throws(BlockError) {
+    init(_ tables: Qcow2Metadata, isAutomatic: Bool = false) throws(BlockError) {
         self.tables = tables
+        self.isAutomatic = isAutomatic
         fileClusters = tables.layout.clusters(try tables.file.length())
     }
 
     /// Checks and, where asked, repairs.
     ///
-    /// Order of writes in a repair: the dirty bit (version 3), the refcounts, a barrier, the flags, a
-    /// barrier, the dirty and corrupt bits off. A crash in between leaves an image that is repaired again.
+    /// Order of writes in a repair: the dirty bit (version 3), entries that point nowhere, the refcounts, a
+    /// barrier, the snapshot table, the flags, a barrier, the dirty and corrupt bits off. A crash in between
+    /// leaves an image that is repaired again.
     mutating func run(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         result.totalClusters = layout.clusters(tables.header.virtualSize)
         let before = result
@@ -57,23 +67,43 @@ struct Qcow2Checker {
             tables.isRepairing = false
         }
         try compareAll(repair: .none, report)
+        let overlaps = try checkMetadataOverlap(report)
+        if isAutomatic && unmendable > badBitmaps.count { return result }
         let lostBitmaps = repair == .none ? false : try mendBitmaps(repair, report)
         let hasWork =
             lostBitmaps || result.leaks > 0 || result.corruptions > 0 || needsRebuild || hasWrongFlags
         if repair != .none && hasWork { try mend(repair, from: before, report) }
-        if hasWrongFlags { try checkFlags(repair: repair == .all || repair == .leaks, report) }
-        if repair == .all && result.corruptions == 0 && result.checkErrors == 0 { try clearBits() }
+        if repair != .none && !needsRebuild { try clearCountsBehindEnd(report) }
+        if hasWrongFlags { try checkFlags(repair: mendsFlags(repair), report) }
+        if overlaps, hasWork, repair != .none, try !checkMetadataOverlap(report) {
+            result.corruptionsFixed += 1
+        }
+        if repair == .all { try clearBits() }
         result.imageEndOffset = usedClusters << layout.clusterBits
         return result
     }
+
+    /// "Copied" flags follow from refcounts that are right: set beside one that is too low, the flag would
+    /// have the next write go over what a snapshot shares. Leaks alone are no reason to touch more.
+    private func mendsFlags(_ repair: RepairMode) -> Bool {
+        guard repair != .none, haveRefcountsAgreed, result.checkErrors == 0 else { return false }
+        return repair == .all || result.corruptions == 0
+    }
+
+    /// Whether every refcount is as high as there are references.
+    private var haveRefcountsAgreed: Bool { mismatches == 0 && !needsRebuild }
 
     /// Mends the refcounts.
     private mutating func mend(
         _ repair: RepairMode, from before: CheckResult, _ report: (String) -> Void
     ) throws(BlockError) {
-        let lost = unmendable
         if repair == .all {
             try tables.setDirty(true)
+            if unmendable > 0, try mendTables(report) { try recount(from: before) }
+        }
+        let lost = unmendable
+        let alreadyFixed = result.corruptionsFixed
+        if repair == .all {
             if needsRebuild {
                 report("Rebuilding refcount structure")
                 try rebuild()
@@ -87,10 +117,65 @@ struct Qcow2Checker {
         unmendable = lost
         if repair == .all && needsRebuild {
             // What was wrong before the rebuild is right now.
-            result.corruptionsFixed = max(0, first.corruptions - lost - result.corruptions)
+            result.corruptionsFixed = alreadyFixed + max(0, first.corruptions - lost - result.corruptions)
             result.leaksFixed = first.leaks
             needsRebuild = false
         }
+        try tables.writeRefcounts()
+        try tables.barrier()
+        if repair == .all, hasBadSnapshots, haveRefcountsAgreed, result.checkErrors == 0 {
+            try mendSnapshotTable(report)
+            self = try reopened()
+            try recount(from: before)
+        }
+    }
+
+    /// Finds out anew, without a word, what is still wrong.
+    private mutating func recount(from before: CheckResult) throws(BlockError) {
+        let found = result.corruptions
+        restart(from: before)
+        isQuiet = true
+        try compareAll(repair: .none, { _ in })
+        isQuiet = false
+        result.corruptionsFixed += max(0, found - result.corruptions)
+    }
+
+    /// Writes the snapshot table anew, in full, without snapshots that have no L1 table any more.
+    private mutating func mendSnapshotTable(_ report: (String) -> Void) throws(BlockError) {
+        var kept: [Qcow2Snapshot] = []
+        for snapshot in try tables.snapshotTable(checksPlaces: false).snapshots {
+            if let placed = placed(snapshot) {
+                kept.append(placed)
+            } else {
+                report("Removing snapshot '\(snapshot.info.name)', whose tables are lost")
+            }
+        }
+        report("Repairing the snapshot table")
+        try tables.replaceSnapshotTable(kept)
+        try tables.commit()
+    }
+
+    /// Counts of what lies behind the end of the file would be leaks once it has grown.
+    private mutating func clearCountsBehindEnd(_ report: (String) -> Void) throws(BlockError) {
+        let store = try tables.refcounts()
+        let end = store.endOfBlocks
+        // A block that was made meanwhile lies behind what was counted.
+        var cluster = layout.clusters(try tables.file.length())
+        let fixed = result.leaksFixed
+        while cluster < end {
+            guard store.hasBlock(for: cluster) else {
+                cluster = (cluster / layout.refcountsPerBlock + 1) * layout.refcountsPerBlock
+                continue
+            }
+            let refcount = try store.refcount(of: cluster)
+            if refcount > 0 {
+                tell("Repairing cluster \(cluster) refcount=\(refcount) reference=0", report)
+                try store.set(cluster, to: 0)
+                result.leaksFixed += 1
+            }
+            cluster += 1
+        }
+        guard result.leaksFixed > fixed else { return }
         try tables.writeRefcounts()
         try tables.barrier()
     }
@@ -103,11 +188,16 @@ struct Qcow2Checker {
         result = before
         (result.corruptionsFixed, result.leaksFixed) = fixed
         hasWrongFlags = false
+        hasBadSnapshots = false
+        mismatches = 0
         unmendable = 0
     }
 
-    /// All is well: the bits that say otherwise go.
+    /// Where all is well, the bits that say otherwise go; where the refcounts are, the dirty bit: it speaks
+    /// of nothing else, and who writes to the image would have to do all this again.
     private func clearBits() throws(BlockError) {
+        guard result.checkErrors == 0, haveRefcountsAgreed else { return }
+        guard result.corruptions == 0 else { return try tables.setDirty(false) }
         tables.damage = nil
         // QEMU does not open an image that calls a data file raw which it does not have.
         let raw = tables.header.autoclear & Qcow2.Autoclear.dataFileRaw
@@ -161,10 +251,15 @@ struct Qcow2Checker {
         } while start < limit
         isQuiet = wasQuiet
         result.totalClusters = counted.totalClusters
-        // Counted twice, it agrees with its two uses; where more is wrong, that has been told.
-        if !needsRebuild, unmendable == 0, let cluster = try tables.overlappingMetadata() {
-            corruption("ERROR cluster \(cluster) holds two pieces of metadata", report)
+    }
+
+    /// Counted twice, it agrees with its two uses; where more is wrong, that has been told.
+    private mutating func checkMetadataOverlap(_ report: (String) -> Void) throws(BlockError) -> Bool {
+        guard !needsRebuild, unmendable == 0, let cluster = try tables.overlappingMetadata() else {
+            return false
         }
+        corruption("ERROR cluster \(cluster) holds two pieces of metadata", report)
+        return true
     }
 
     private mutating func compare(
@@ -238,6 +333,7 @@ struct Qcow2Checker {
             if isLeak { result.leaksFixed += 1 } else { result.corruptionsFixed += 1 }
             return
         }
+        mismatches += 1
         if isLeak { result.leaks += 1 } else { result.corruptions += 1 }
         if refcount == 0 && !isLeak { needsRebuild = true }
     }

@@ -9,7 +9,7 @@ extension Qcow2Checker {
     mutating func checkFlags(repair: Bool, _ report: (String) -> Void) throws(BlockError) {
         let store = try tables.refcounts()
         for index in tables.l1.indices { try checkTableFlag(index, store, repair, report) }
-        try eachTable(of: tables.l1, outside: tables.knownAreas()) { checker, buffer throws(BlockError) in
+        try eachTable(of: tables.l1, outside: tables.knownAreas()) { checker, buffer, _ throws(BlockError) in
             let areBitmapsMended = checker.checkBitmaps(in: buffer, repair, report)
             let areFlagsMended = try checker.checkFlags(in: buffer, store, repair, report)
             return areBitmapsMended || areFlagsMended
@@ -32,29 +32,31 @@ extension Qcow2Checker {
         // While something lies where it should not, what looks like a table may be anything.
         let repair = repair && unmendable == 0
         for snapshot in snapshots {
-            try eachTable(of: try tables.snapshotL1(snapshot), outside: areas) { checker, buffer in
+            try eachTable(of: try tables.snapshotL1(snapshot), outside: areas) { checker, buffer, _ in
                 checker.checkBitmaps(in: buffer, repair, report)
             }
         }
     }
 
-    /// Shows each L2 table that lies where one may to `body`, and writes it back where that changed it.
+    /// Shows each L2 table that lies where one may to `body`, with the guest offset that it begins at, and
+    /// writes it back where that changed it.
     ///
     /// - Parameter areas: clusters of other tables: what lies there is no L2 table, whatever `l1` says.
-    private mutating func eachTable(
+    mutating func eachTable(
         of l1: [UInt64], outside areas: [Range<Int>],
-        _ body: (inout Qcow2Checker, AlignedBuffer) throws(BlockError) -> Bool
+        _ body: (inout Qcow2Checker, AlignedBuffer, _ guest: Int) throws(BlockError) -> Bool
     ) throws(BlockError) {
         let buffer = AlignedBuffer(count: layout.clusterSize)
         var repeated = RepeatedTables(l1)
-        for entry in l1 {
+        for (index, entry) in l1.enumerated() {
             guard let table = placedTable(entry),
                 !areas.contains(where: { $0.contains(table >> layout.clusterBits) }),
                 repeated.isFirstUse(of: table)
             else { continue }
             var bytes = buffer.mutableBytes
             try tables.file.read(into: &bytes, at: table)
-            if try body(&self, buffer) {
+            if isNoTable(table, buffer) { continue }
+            if try body(&self, buffer, index &* layout.guestBytesPerL2Table) {
                 try tables.file.write(buffer.bytes, at: table)
                 tables.l2Cache.discard(table..<table + layout.clusterSize)
             }
@@ -62,7 +64,7 @@ extension Qcow2Checker {
     }
 
     /// The offset of the table that an L1 entry refers to, where it lies in the file.
-    private func placedTable(_ entry: UInt64) -> Int? {
+    func placedTable(_ entry: UInt64) -> Int? {
         let table = Int(entry & L2Entry.offsetMask)
         guard table != 0, layout.isAligned(table), layout.clusters(table) < fileClusters else { return nil }
         return table

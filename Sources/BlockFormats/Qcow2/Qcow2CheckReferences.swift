@@ -63,15 +63,19 @@ extension Qcow2Checker {
             guard count("L2 table (L1 index \(index))", table, layout.clusterSize, &window, report) else {
                 continue
             }
+            // Followed once: a small file could otherwise take very long to check.
+            let isFirst = repeated.isFirstUse(of: table)
             if isActive {
                 window.noteFlag(table >> layout.clusterBits, isCopied: entry & L2Entry.copiedFlag != 0)
             }
-            // Followed once: a small file could otherwise state more references than can be counted.
-            guard repeated.isFirstUse(of: table) else {
+            guard isFirst || !tables.data.isExternal else {
                 corruption(
                     "ERROR L2 table at 0x\(hex(table)) is used more than once (L1 index \(index))", report)
                 continue
             }
+            guard isFirst else { continue }
+            window.times = repeated.uses(of: table)
+            defer { window.times = 1 }
             var bytes = buffer.mutableBytes
             try tables.file.read(into: &bytes, at: table)
             let guest = index.multipliedReportingOverflow(by: layout.guestBytesPerL2Table)
@@ -157,9 +161,7 @@ extension Qcow2Checker {
     }
 
     private mutating func checkReservedBits(_ entry: L2Entry, _ report: (String) -> Void) {
-        let hasZeroFlag = layout.version >= 3 && !layout.hasSubclusters
-        let known = L2Entry.offsetMask | L2Entry.copiedFlag | (hasZeroFlag ? L2Entry.zeroFlag : 0)
-        if entry.raw & ~known != 0 {
+        if entry.raw & ~knownBits != 0 {
             corruption("ERROR found l2 entry with reserved bits set: \(hex(entry.raw))", report)
         }
     }
@@ -195,7 +197,7 @@ extension Qcow2Checker {
         _ window: inout ReferenceWindow, _ report: (String) -> Void
     ) throws(BlockError) {
         let table: (snapshots: [Qcow2Snapshot], bytes: Int)
-        do throws(BlockError) { table = try tables.snapshotTable() } catch {
+        do throws(BlockError) { table = try tables.snapshotTable(checksPlaces: false) } catch {
             if error.kind == .io { throw error }
             corruption("ERROR snapshot table: \(error.message)", report)
             result.checkErrors += 1
@@ -203,12 +205,25 @@ extension Qcow2Checker {
         }
         for snapshot in table.snapshots {
             if tables.layout.version >= 3 && snapshot.extraSize < Qcow2Snapshot.requiredExtraSize {
-                corruption("ERROR snapshot \(snapshot.info.id) has too little extra data", report)
+                badSnapshot("ERROR snapshot \(snapshot.info.id) has too little extra data", report)
             }
-            let l1 = try tables.snapshotL1(snapshot)
-            try countTree(snapshot.l1Offset, snapshot.l1Entries, l1, isActive: false, &window, report)
+            guard let placed = placed(snapshot) else {
+                let problem = tables.placeProblem(of: snapshot)?.message ?? "its L1 table is not in the file"
+                badSnapshot("ERROR snapshot \(snapshot.info.id): \(problem)", report)
+                continue
+            }
+            if placed != snapshot {
+                badSnapshot("ERROR snapshot \(snapshot.info.id): its L1 table is not all in the file", report)
+            }
+            let l1 = try tables.snapshotL1(placed)
+            try countTree(placed.l1Offset, placed.l1Entries, l1, isActive: false, &window, report)
         }
         count("snapshot table", tables.header.snapshotsOffset, table.bytes, &window, report)
+    }
+
+    private mutating func badSnapshot(_ line: @autoclosure () -> String, _ report: (String) -> Void) {
+        hasBadSnapshots = true
+        corruption(line(), report)
     }
 
     /// Blocks that the refcount table refers to; ones that lie wrong make a rebuild necessary.
@@ -268,6 +283,9 @@ extension Qcow2Checker {
 
     private mutating func countEncryptionHeader(_ window: inout ReferenceWindow, _ report: (String) -> Void) {
         guard let data = tables.header.extensionData(Qcow2.ExtensionType.encryption) else { return }
+        if tables.header.cryptMethod != Qcow2Encryption.Method.luks.rawValue {
+            corruption("ERROR the header tells of LUKS keys, but of another encryption method", report)
+        }
         let bytes = data.span.bytes
         guard let offset: UInt64 = bytes.bigEndian(at: 0), let length: UInt64 = bytes.bigEndian(at: 8) else {
             return
@@ -281,6 +299,7 @@ struct RepeatedTables {
     /// Offsets, sorted.
     private var offsets: [Int] = []
     private var wasSeen: [Bool] = []
+    private var counts: [UInt64] = []
 
     init(_ l1: [UInt64]) {
         var last = 0
@@ -293,11 +312,22 @@ struct RepeatedTables {
         if isAscending { return }
         var all = l1.compactMap { $0 & L2Entry.offsetMask == 0 ? nil : Int($0 & L2Entry.offsetMask) }
         all.sort()
-        for index in all.indices.dropFirst() where all[index] == all[index - 1] && offsets.last != all[index]
-        {
-            offsets.append(all[index])
+        for index in all.indices.dropFirst() where all[index] == all[index - 1] {
+            if offsets.last == all[index] {
+                counts[counts.count - 1] += 1
+            } else {
+                offsets.append(all[index])
+                counts.append(2)
+            }
         }
         wasSeen = [Bool](repeating: false, count: offsets.count)
+    }
+
+    /// How many entries refer to the table at `offset`.
+    func uses(of offset: Int) -> UInt64 {
+        if offsets.isEmpty { return 1 }
+        let index = offsets.firstIndex(notBelow: offset)
+        return index < offsets.count && offsets[index] == offset ? counts[index] : 1
     }
 
     /// Whether this is the first time that the table at `offset` is asked about.

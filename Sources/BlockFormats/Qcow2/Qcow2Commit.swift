@@ -42,7 +42,8 @@ extension Qcow2Metadata {
                 // What was cached of a table that lay there must not be written over its next contents.
                 l2Cache.discard(offset..<offset + layout.clusterSize)
                 if freeByteOffset >> layout.clusterBits == cluster { freeByteOffset = 0 }
-                if free.discards { try? file.discard(at: offset, count: layout.clusterSize) }
+                let discards = free.discards || passesDiscards.ofOthers
+                if discards { try? file.discard(at: offset, count: layout.clusterSize) }
             }
         }
     }

@@ -115,38 +115,38 @@ extension Qcow2Driver: Creatable, Measurable {
     ) throws(BlockError) -> Int {
         let layout = header.layout
         header.refcountTableOffset = layout.clusterSize
-        header.refcountTableClusters = 1
         header.l1Entries = layout.l1Entries(forVirtualSize: header.virtualSize)
         guard header.l1Entries <= Qcow2.Limit.l1TableBytes / 8 else {
             throw BlockError(
                 .limit, "The image size is too large (try using a larger cluster size)")
         }
         let tables = layout.clusters(header.l1Entries * 8) + luksClusters
-        // The refcount table has one cluster; the L1 table lies behind as many blocks as all this takes.
-        var blocks = 1
-        while blocks * layout.refcountsPerBlock < 2 + blocks + tables { blocks += 1 }
-        guard blocks <= layout.clusterSize / 8 else {
+        let counting = refcountClusters(counting: 1 + tables, layout)
+        guard counting.table << layout.clusterBits <= Qcow2.Limit.refcountTableBytes else {
             throw BlockError(.limit, "The image size is too large (try using a larger cluster size)")
         }
-        header.l1Offset = (2 + blocks) * layout.clusterSize
-        return (2 + blocks + tables) * layout.clusterSize
+        header.refcountTableClusters = counting.table
+        let before = 1 + counting.table + counting.blocks
+        header.l1Offset = before * layout.clusterSize
+        return (before + tables) * layout.clusterSize
     }
 
     private static func writeInitialTables(
         _ plan: Plan, _ file: BlockNode, usedClusters: Int
     ) throws(BlockError) {
         let layout = plan.layout
-        let blocks = plan.header.l1Offset / layout.clusterSize - 2
-        var table = [UInt64](repeating: 0, count: layout.clusterSize / 8)
+        let firstBlock = 1 + plan.header.refcountTableClusters
+        let blocks = plan.header.l1Offset / layout.clusterSize - firstBlock
+        var table = [UInt64](repeating: 0, count: (firstBlock - 1) * layout.clusterSize / 8)
         for block in 0..<blocks {
-            table[block] = UInt64((2 + block) * layout.clusterSize)
+            table[block] = UInt64((firstBlock + block) * layout.clusterSize)
             let buffer = AlignedBuffer(count: layout.clusterSize, zeroed: true)
             var bytes = buffer.mutableBytes
             let first = block * layout.refcountsPerBlock
             for cluster in first..<max(first, min(usedClusters, first + layout.refcountsPerBlock)) {
                 RefcountEntries.set(&bytes, cluster - first, to: 1, order: layout.refcountOrder)
             }
-            try file.write(buffer.bytes, at: (2 + block) * layout.clusterSize)
+            try file.write(buffer.bytes, at: (firstBlock + block) * layout.clusterSize)
         }
         try BigEndianTable.write(table, to: file, at: layout.clusterSize)
         let l1Bytes = max(1, plan.header.l1Entries * 8).roundedUp(to: Qcow2.sectorBytes) ?? 0
@@ -191,16 +191,23 @@ extension Qcow2Driver: Creatable, Measurable {
 
     /// What blocks and table take that count `clusters` and themselves.
     private static func refcountBytes(forClusters clusters: Int, _ layout: Qcow2Layout) -> Int {
+        let needed = refcountClusters(counting: clusters, layout)
+        return (needed.blocks + needed.table) * layout.clusterSize
+    }
+
+    /// The blocks that count `clusters` and themselves, and the clusters of their table.
+    private static func refcountClusters(
+        counting clusters: Int, _ layout: Qcow2Layout
+    ) -> (blocks: Int, table: Int) {
         func ceiling(_ value: Int, _ unit: Int) -> Int { (value + unit - 1) / unit }
         var blocks = 0
         var table = 0
         while true {
             let newBlocks = ceiling(clusters + blocks + table, layout.refcountsPerBlock)
             let newTable = ceiling(newBlocks, layout.clusterSize / 8)
-            if newBlocks == blocks && newTable == table { break }
+            if newBlocks == blocks && newTable == table { return (blocks, table) }
             (blocks, table) = (newBlocks, newTable)
         }
-        return (blocks + table) * layout.clusterSize
     }
 
     public static func measure(

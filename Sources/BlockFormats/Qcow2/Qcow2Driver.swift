@@ -60,7 +60,8 @@ public final class Qcow2Driver: FormatDriver {
                 try openData(header, request, &options) ?? GuestData(node: request.file, child: 0)
             data.encryption = unlocked.encryption
             let tables = try Qcow2Metadata(
-                file: request.file, data: data, header: header, isReadOnly: request.settings.readOnly)
+                file: request.file, data: data, header: header, isReadOnly: request.settings.readOnly,
+                caches: try Qcow2CacheSizes(&options))
             let driver = Qcow2Driver(
                 tables, unlocked.volume, discardUnmaps: request.settings.discardUnmaps)
             try driver.takeOptions(&options)
@@ -102,10 +103,12 @@ public final class Qcow2Driver: FormatDriver {
 
     /// Options of QEMU's driver that have a meaning here.
     private func takeOptions(_ options: inout OptionTree) throws(BlockError) {
-        if let lazy = try options.takeFlag("lazy-refcounts") {
-            metadata.withLock { tables in
-                if layout.version >= 3 { tables.header.wantsLazyRefcounts = lazy }
-            }
+        let lazy = try options.takeFlag("lazy-refcounts")
+        let discards = try Qcow2PassedDiscards(&options)
+        try Self.takeOverlapCheck(&options)
+        metadata.withLock { tables in
+            if let lazy, layout.version >= 3 { tables.header.wantsLazyRefcounts = lazy }
+            tables.passesDiscards = discards
         }
     }
 
@@ -176,10 +179,11 @@ public final class Qcow2Driver: FormatDriver {
         }
     }
 
-    /// An image that was not closed has refcounts that may be wrong: they are counted again.
+    /// An image that was not closed has refcounts that may be wrong: they are counted again. What else is
+    /// wrong is left to a repair that somebody asks for.
     static func repairDirty(_ tables: Qcow2Metadata) throws(BlockError) {
         var lines: [String] = []
-        var checker = try Qcow2Checker(tables)
+        var checker = try Qcow2Checker(tables, isAutomatic: true)
         let result = try checker.run(repair: .all) { lines.append($0) }
         guard result.corruptions == 0, result.checkErrors == 0 else {
             throw BlockError(
@@ -233,6 +237,8 @@ public final class Qcow2Driver: FormatDriver {
     // MARK: Holes behind data
 
     public var dataMayBeHoles: Bool {
+        // In a data file, every cluster has its place from the beginning.
+        if data.isExternal { return true }
         let known = holesBehindData.load(ordering: .relaxed)
         if known != 0 { return known == 2 }
         let answer =

@@ -34,6 +34,9 @@ final class Qcow2Metadata {
     /// How much machine state was saved and is in no snapshot yet, in bytes.
     var savedStateBytes = 0
     var isReadOnly: Bool
+    /// Which freed clusters' space goes back to the file system.
+    var passesDiscards = Qcow2PassedDiscards()
+    private let caches: Qcow2CacheSizes
     /// Where metadata lies; known from the first change on.
     var protection: Qcow2Protection?
     /// Damage that was met while writing.
@@ -54,15 +57,17 @@ final class Qcow2Metadata {
 
     /// - Parameter data: where the guest's data is; `nil` for the image's own file.
     init(
-        file: BlockNode, data: GuestData? = nil, header: Qcow2Header, isReadOnly: Bool
+        file: BlockNode, data: GuestData? = nil, header: Qcow2Header, isReadOnly: Bool,
+        caches: Qcow2CacheSizes = Qcow2CacheSizes()
     ) throws(BlockError) {
         self.file = file
         self.data = data ?? GuestData(node: file, child: 0)
         self.header = header
         self.isReadOnly = isReadOnly
+        self.caches = caches
         layout = header.layout
         l2Cache = TableCache(
-            file: file, sliceSize: header.layout.sliceSize, budgetBytes: Qcow2.CacheBudget.l2Bytes,
+            file: file, sliceSize: header.layout.sliceSize, budgetBytes: caches.l2Bytes,
             loadEvent: .l2Load)
         l1 = try BigEndianTable.read(file, at: header.l1Offset, count: header.l1Entries)
     }
@@ -72,7 +77,7 @@ final class Qcow2Metadata {
         if let loadedRefcounts { return loadedRefcounts }
         let store = try RefcountStore(
             file: file, layout: layout, tableOffset: header.refcountTableOffset,
-            tableClusters: header.refcountTableClusters)
+            tableClusters: header.refcountTableClusters, cacheBytes: caches.refcountBytes)
         store.mayAllocate = { [unowned self] cluster throws(BlockError) in try self.mayAllocate(cluster) }
         store.willMakeBlock = { [unowned self] cluster in _ = self.protection?.filter.insert(cluster) }
         loadedRefcounts = store

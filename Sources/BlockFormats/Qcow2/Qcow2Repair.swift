@@ -107,12 +107,15 @@ extension Qcow2Checker {
     }
 
     /// A checker for the same image with what is known so far, for a file that has grown.
-    private func reopened() throws(BlockError) -> Qcow2Checker {
-        var next = try Qcow2Checker(tables)
+    func reopened() throws(BlockError) -> Qcow2Checker {
+        var next = try Qcow2Checker(tables, isAutomatic: isAutomatic)
         next.result = result
         next.needsRebuild = needsRebuild
         next.hasWrongFlags = hasWrongFlags
         next.unmendable = unmendable
+        next.hasBadSnapshots = hasBadSnapshots
+        next.mismatches = mismatches
+        next.doubtful = doubtful
         next.isQuiet = isQuiet
         return next
     }

@@ -178,6 +178,16 @@ extension Qcow2Metadata {
         if end < length { try truncate(file, to: end) }
     }
 
+    /// Cuts the file of an image that maps nothing any more; what is left moves to its beginning.
+    fileprivate func shortenEmptied() throws(BlockError) {
+        try moveL1(to: l1)
+        try commit()
+        try refcounts().dropEmptyBlocks { () throws(BlockError) in try barrier() }
+        protection = nil
+        try commit()
+        try truncateFile()
+    }
+
     /// Allocates what was added.
     fileprivate func preallocateGrowth(_ guest: Range<Int>, _ mode: Preallocation) throws(BlockError) {
         let first = guest.lowerBound.roundedUp(to: layout.clusterSize) ?? guest.upperBound
@@ -199,7 +209,9 @@ extension Qcow2Driver: Emptying {
             try tables.moveL1(to: [UInt64](repeating: 0, count: old.count))
             try tables.unshareClusters(of: old)
             try tables.commit()
-            if data.isExternal && discardUnmaps { try? data.discard(at: 0, count: size) }
+            try tables.shortenEmptied()
+            let discards = discardUnmaps && tables.passesDiscards.ofGuest != false
+            if data.isExternal && discards { try? data.discard(at: 0, count: size) }
         }
     }
 }

@@ -95,8 +95,11 @@ struct Qcow2Snapshot: Sendable, Equatable {
 extension Qcow2Metadata {
     /// Reads the snapshot table.
     ///
+    /// - Parameter checksPlaces: whether an L1 table that lies where none can is an error.
     /// - Returns: the snapshots and how many bytes the table takes.
-    func snapshotTable() throws(BlockError) -> (snapshots: [Qcow2Snapshot], bytes: Int) {
+    func snapshotTable(
+        checksPlaces: Bool = true
+    ) throws(BlockError) -> (snapshots: [Qcow2Snapshot], bytes: Int) {
         let count = header.snapshotCount
         guard count > 0 else { return ([], 0) }
         let available = max(0, try file.length() - header.snapshotsOffset)
@@ -107,7 +110,8 @@ extension Qcow2Metadata {
         var position = 0
         while snapshots.count < count {
             if let (snapshot, size) = Qcow2Snapshot.parse(window, at: position) {
-                snapshots.append(try checked(snapshot))
+                if checksPlaces, let problem = placeProblem(of: snapshot) { throw problem }
+                snapshots.append(snapshot)
                 position += size
             } else if window.count < limit {
                 let larger = min(limit, window.count * 4)
@@ -119,15 +123,16 @@ extension Qcow2Metadata {
         return (snapshots, position)
     }
 
-    private func checked(_ snapshot: Qcow2Snapshot) throws(BlockError) -> Qcow2Snapshot {
+    /// Why a snapshot's L1 table cannot be read.
+    func placeProblem(of snapshot: Qcow2Snapshot) -> BlockError? {
         guard snapshot.l1Entries <= Qcow2.Limit.l1TableBytes / 8 else {
-            throw BlockError(.limit, "Snapshot L1 table too large", path: file.filename)
+            return BlockError(.limit, "Snapshot L1 table too large", path: file.filename)
         }
         do throws(BlockError) {
             try Qcow2Header.checkTable(
                 "Snapshot L1 table", snapshot.l1Offset, snapshot.l1Entries * 8, layout)
-        } catch { throw error.concerning(file.filename) }
-        return snapshot
+        } catch { return error.concerning(file.filename) }
+        return nil
     }
 
     /// Writes a new snapshot table and makes the header point to it.
@@ -135,7 +140,7 @@ extension Qcow2Metadata {
     /// Order of writes: the table in a new place, a barrier, then place and count in the header's sector, a
     /// barrier, then the old table's space is released.
     func replaceSnapshotTable(_ snapshots: [Qcow2Snapshot]) throws(BlockError) {
-        let oldBytes = try snapshotTable().bytes
+        let oldBytes = try snapshotTable(checksPlaces: false).bytes
         let old = header.snapshotsOffset
         let bytes = snapshots.flatMap { snapshot in
             var snapshot = snapshot

@@ -82,21 +82,25 @@ extension Qcow2Driver: SnapshotCapable {
         }
     }
 
-    public func deleteSnapshot(_ idOrName: String) throws(BlockError) {
+    public func deleteSnapshot(named name: String) throws(BlockError) {
         try exclusively { tables throws(BlockError) in
             try tables.checkMayChange()
-            let doomed = try tables.findSnapshot(idOrName)
-            try tables.checkMayShare()
-            let entries = try tables.snapshotL1(doomed)
             var snapshots = try tables.snapshotTable().snapshots
-            snapshots.removeAll { $0 == doomed }
+            guard let index = snapshots.firstIndex(where: { $0.info.name == name }) else {
+                throw BlockError(.notFound, "snapshot not found", path: file.filename)
+            }
+            try tables.checkMayShare()
+            let doomed = snapshots.remove(at: index)
+            let entries = try tables.snapshotL1(doomed)
             try tables.commit()
+            let isSound = try tables.canRelease(doomed, entries)
             try tables.withDirtyBit { () throws(BlockError) in
                 try tables.replaceSnapshotTable(snapshots)
+                guard isSound else { return try tables.releaseUnused() }
                 try tables.unshareClusters(of: entries)
                 tables.release(
                     doomed.l1Offset >> layout.clusterBits, count: layout.clusters(doomed.l1Entries * 8),
-                    discards: true)
+                    discards: tables.passesDiscards.ofSnapshots)
                 try tables.commit()
                 try tables.setCopiedFlags(shared: false)
                 try tables.commit()
@@ -226,6 +230,33 @@ extension Qcow2Metadata {
         try barrier()
     }
 
+    /// Whether all that a snapshot's table refers to is in the file, and counted.
+    fileprivate func canRelease(_ snapshot: Qcow2Snapshot, _ l1: [UInt64]) throws(BlockError) -> Bool {
+        let store = try refcounts()
+        let own = snapshot.l1Offset >> layout.clusterBits
+        do throws(BlockError) {
+            for cluster in own..<own + layout.clusters(l1.count * 8)
+            where try store.refcount(of: cluster) == 0 { return false }
+            try eachReference(of: l1) { cluster throws(BlockError) in
+                let refcount = try store.refcount(of: cluster)
+                let isMetadata = refcount == 1 ? try holdsMetadata(cluster) : false
+                if refcount == 0 || isMetadata { throw corrupt("Not the snapshot's own") }
+            }
+            return true
+        } catch {
+            if error.kind == .io { throw error }
+            return false
+        }
+    }
+
+    /// Releases what nothing refers to, where one reference after the other cannot be trusted. What no repair
+    /// may decide on its own leaves it all leaked.
+    fileprivate func releaseUnused() throws(BlockError) {
+        try commit()
+        var checker = try Qcow2Checker(self, isAutomatic: true)
+        _ = try checker.run(repair: .all) { _ in }
+    }
+
     /// Calls `body` for every reference below an L1 table: clusters of L2 entries, then the L2 table's own.
     private func eachReference(
         of l1: [UInt64], _ body: (_ cluster: Int) throws(BlockError) -> Void
@@ -242,12 +273,13 @@ extension Qcow2Metadata {
 
     /// Releases all that an L1 table refers to.
     func unshareClusters(of l1: [UInt64]) throws(BlockError) {
+        let discards = passesDiscards.ofSnapshots
         try eachL2Table(of: l1) { offset, bytes throws(BlockError) in
             for index in 0..<layout.entriesPerL2Table {
                 let entry = L2Entry(raw: bytes.bytes.bigEndian(at: index * layout.l2EntryBytes) ?? 0)
-                if entry != .unallocated { release(entry, discards: true) }
+                if entry != .unallocated { release(entry, discards: discards) }
             }
-            release(offset >> layout.clusterBits, count: 1, discards: true)
+            release(offset >> layout.clusterBits, count: 1, discards: discards)
             if hasTooManyFrees { try commit() }
         }
     }

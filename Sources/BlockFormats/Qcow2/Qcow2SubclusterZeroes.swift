@@ -11,7 +11,7 @@ extension Qcow2Driver {
     func zeroSubclusters(
         _ range: Range<Int>, mayUnmap: Bool, hasBacking: Bool
     ) throws(BlockError) -> [Range<Int>] {
-        let discards = discardUnmaps && mayUnmap
+        let discards = passesGuestDiscards && mayUnmap
         var unchanged: [Range<Int>] = []
         var given: [Range<Int>] = []
         try metadata.withLock { tables throws(BlockError) in

@@ -76,7 +76,7 @@ extension Qcow2Driver: ZeroWriting, Discarding {
     private func eachCluster(
         _ range: Range<Int>, skippingUnmapped: Bool, _ change: (L2Entry) -> L2Entry?
     ) throws(BlockError) {
-        let discards = discardUnmaps
+        let discards = passesGuestDiscards
         var given: [Range<Int>] = []
         try metadata.withLock { tables throws(BlockError) in
             var guest = range.lowerBound

@@ -28,13 +28,16 @@ final class RefcountStore {
     private static let searchLimit = 4 << 20
 
     /// Loads the table.
-    init(file: BlockNode, layout: Qcow2Layout, tableOffset: Int, tableClusters: Int) throws(BlockError) {
+    init(
+        file: BlockNode, layout: Qcow2Layout, tableOffset: Int, tableClusters: Int,
+        cacheBytes: Int = Qcow2.CacheBudget.refcountBytes
+    ) throws(BlockError) {
         self.file = file
         self.layout = layout
         self.tableOffset = tableOffset
         self.tableClusters = tableClusters
         cache = TableCache(
-            file: file, sliceSize: layout.sliceSize, budgetBytes: Qcow2.CacheBudget.refcountBytes,
+            file: file, sliceSize: layout.sliceSize, budgetBytes: cacheBytes,
             loadEvent: .refcountBlockLoad)
         file.emit(.refcountTableLoad)
         table = try BigEndianTable.read(
@@ -246,6 +249,34 @@ final class RefcountStore {
         tableClusters = clusters
         dirtyTable = nil
         needsPlacing = false
+    }
+
+    /// Gives up blocks that count nothing but themselves, for they would keep the file long.
+    ///
+    /// Order of writes: the table without them, a barrier; then whoever counts their clusters counts less.
+    func dropEmptyBlocks(barrier: () throws(BlockError) -> Void) throws(BlockError) {
+        var dropped: [Int] = []
+        for index in table.indices.dropFirst() {
+            guard let block = try blockOffset(index * layout.refcountsPerBlock),
+                try countsOnlyItself(index, at: block >> layout.clusterBits)
+            else { continue }
+            table[index] = 0
+            noteDirtyTable(index..<index + 1)
+            dropped.append(block)
+        }
+        if dropped.isEmpty { return }
+        for block in dropped { cache.discard(block..<block + layout.clusterSize) }
+        try writeBack(barrier: barrier)
+        try barrier()
+        for block in dropped { try decrement(block >> layout.clusterBits) }
+    }
+
+    private func countsOnlyItself(_ index: Int, at home: Int) throws(BlockError) -> Bool {
+        let first = index * layout.refcountsPerBlock
+        for cluster in first..<first + layout.refcountsPerBlock where cluster != home {
+            if try refcount(of: cluster) != 0 { return false }
+        }
+        return true
     }
 
     // MARK: Writing back

@@ -12,6 +12,8 @@ struct ReferenceWindow {
     private var cells: [UInt8]
     /// Counts that do not fit into a cell.
     private var large: [Int: UInt64] = [:]
+    /// How many references each call counts.
+    var times: UInt64 = 1
 
     private static let countMask: UInt8 = 0x3f
     private static let copiedBit: UInt8 = 0x40
@@ -30,11 +32,18 @@ struct ReferenceWindow {
 
     private mutating func add(_ index: Int) {
         let cell = cells[index]
-        if cell & Self.countMask == Self.countMask {
-            large[index, default: UInt64(Self.countMask)] += 1
-        } else {
+        if times == 1, cell & Self.countMask < Self.countMask {
             cells[index] = cell + 1
+        } else {
+            addLarge(index)
         }
+    }
+
+    private mutating func addLarge(_ index: Int) {
+        let sum = count(of: index + clusters.lowerBound) + times
+        let small = UInt8(truncatingIfNeeded: min(sum, UInt64(Self.countMask)))
+        cells[index] = cells[index] & ~Self.countMask | small
+        if small == Self.countMask { large[index] = sum }
     }
 
     /// Notes how an active entry flags a cluster.
@@ -76,9 +85,9 @@ struct ReferenceWindow {
         guard index >= 0, index < cells.count else { return }
         let cell = cells[index]
         let flag = isCopied ? Self.copiedBit : Self.sharedBit
-        if cell & Self.countMask == Self.countMask {
-            large[index, default: UInt64(Self.countMask)] += 1
-            cells[index] = cell | flag
+        if times > 1 || cell & Self.countMask == Self.countMask {
+            addLarge(index)
+            cells[index] |= flag
         } else {
             cells[index] = (cell &+ 1) | flag
         }

@@ -115,7 +115,7 @@ struct SnapshotCommand: ImageCommand {
         guard node.format is any SnapshotCapable else {
             throw CommandFailure("\(failed): snapshot not found")
         }
-        do throws(BlockError) { try node.deleteSnapshot(name) } catch {
+        do throws(BlockError) { try node.deleteSnapshot(named: name) } catch {
             if error.kind == .notFound { throw CommandFailure("\(failed): snapshot not found") }
             throw error.prefixed(failed)
         }
