@@ -64,6 +64,19 @@ import Testing
         #expect(try again.readBytes(at: 9216, count: (8 << 20) - 9216).allSatisfy { $0 == 0 })
     }
 
+    /// The guest sees whole sectors of a stored size; what is mapped behind them must not show later.
+    @Test(arguments: [(2 << 20) + 0x81, (2 << 20) + 4096 + 0x81]) func sizesThatAreNotWholeSectors(
+        _ size: Int
+    ) throws {
+        let store = try QcowImage.patched(UInt64(size), at: 24, in: QcowImage.make(compressed: false))
+        let before = try QcowImage.open(store).length()
+        #expect(before == size / 512 * 512)
+        try Self.resize(store, 8 << 20)
+        let rest = try QcowImage.open(store).readBytes(at: before, count: 1 << 20)
+        #expect(rest.allSatisfy { $0 == 0 })
+        #expect(try QcowImage.check(store).corruptions == 0)
+    }
+
     /// A table that comes to where an old one was must not be taken for it.
     @Test func shrinkingAndGrowingInOneSession() throws {
         let store = try QcowImage.make(size: 1 << 20, compressed: false)

@@ -71,11 +71,11 @@ extension QcowTables {
         return true
     }
 
-    /// Entries of the last table may map what was there of a larger disk.
+    /// Entries of the last table may map what was there of a larger disk; all of them where the stored size
+    /// is less than a sector more than what the guest sees, and that is where a table ends.
     private func clearStaleEntries() throws(BlockError) {
         let start = header.virtualSize.roundedUp(to: header.clusterBytes) ?? header.virtualSize
-        guard start % header.guestBytesPerTable != 0,
-            let (slot, first, count) = try entries(at: start, limit: header.entriesPerTable),
+        guard let (slot, first, count) = try entries(at: start, limit: header.entriesPerTable),
             (0..<count).contains(where: { entry(slot, first + $0) != 0 })
         else { return }
         try setEntries(at: start, count: count) { _ in 0 }

@@ -120,6 +120,8 @@ private struct QedCheck {
         while guest < stop {
             let wanted = (stop - guest - 1) / header.clusterBytes + 1
             guard let (slot, first, count) = try tables.entries(at: guest, limit: wanted) else { return }
+            defer { guest += count * header.clusterBytes }
+            if tables.areUnallocated(slot, first..<first + count) { continue }
             let entries = (0..<count).map { tables.entry(slot, first + $0) }
             for (index, entry) in entries.enumerated() where entry > Qed.zeroCluster {
                 result.allocatedClusters += 1
@@ -127,7 +129,6 @@ private struct QedCheck {
                 next = entry &+ UInt64(header.clusterBytes)
                 try checkEntry(entry, at: guest + index * header.clusterBytes, report)
             }
-            guest += count * header.clusterBytes
         }
     }
 

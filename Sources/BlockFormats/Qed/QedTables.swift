@@ -74,6 +74,11 @@ final class QedTables: SessionState {
 
     func entry(_ slot: Int, _ index: Int) -> UInt64 { l2.littleEndian64(slot, index) }
 
+    /// Whether entries of a slice are all 0.
+    func areUnallocated(_ slot: Int, _ entries: Range<Int>) -> Bool {
+        l2.bytes(of: slot).bytes(entries.lowerBound * 8..<entries.upperBound * 8).isZero
+    }
+
     /// The host offset that an L2 entry states, checked.
     func dataOffset(_ entry: UInt64) throws(BlockError) -> Int {
         guard let offset = Int(exactly: entry), isDataPlace(offset) else {
