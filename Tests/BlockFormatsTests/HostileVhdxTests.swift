@@ -135,6 +135,28 @@ import Testing
         }
     }
 
+    /// Nothing is replayed from it, and nobody says so.
+    @Test func aLogWithoutAnEntryIsNotCalledReplayed() throws {
+        var file = try VhdxImages.dirty()
+        file.write([1], at: Self.unit + 200)
+        let store = TestStore(["disk": file])
+        let node = try VhdxImages.opener(store).open(
+            "disk", settings: OpenSettings(readOnly: true, forCheck: true))
+        var told: [String] = []
+        _ = try #require(node.format as? any Checkable).check(repair: .none) { told.append($0) }
+        #expect(told.contains { $0.contains("no entry that is whole") })
+        #expect(!told.contains { $0.contains("replayed") })
+    }
+
+    @Test func rangesThatALogZeroesAreJoined() throws {
+        var patches = VhdxPatches()
+        for page in 0..<3000 { try patches.setZero(page * 4096..<(page + 1) * 4096) }
+        #expect(patches.overlap(2999 * 4096..<2999 * 4096 + 1) && !patches.overlap(3000 * 4096..<3001 * 4096))
+        #expect(throws: BlockError.self) {
+            for page in 0..<3000 { try patches.setZero(page * 8192..<page * 8192 + 4096) }
+        }
+    }
+
     /// Each page of the log claims to be an entry of all of it.
     @Test(.timeLimit(.minutes(1))) func aLogOfBeginningsTakesNoTime() throws {
         var file = try VhdxImages.image(size: 3 * Self.unit, [(.logSize, "64M")])

@@ -335,6 +335,18 @@ enum ParallelsImage {
         #expect(try ParallelsImage.isSound(store))
     }
 
+    @Test func theLargestDiskIsMade() throws {
+        var options = try ParallelsImage.opener(TestStore()).createOptions(
+            format: "parallels", filename: "disk")
+        options.set(.clusterSize, to: "1M")
+        let size = try ParallelsDriver.measure(options, virtualSize: 16 << 40, source: nil)
+        #expect(size.fullyAllocated > 16 << 40)
+        #expect(throws: BlockError.self) {
+            try ParallelsDriver.measure(options, virtualSize: (16 << 40) + 512, source: nil)
+        }
+        #expect(try ParallelsDriver.measure(options, virtualSize: 0, source: nil).required > 0)
+    }
+
     /// Who asks for it gets a limited number of copies at a time.
     @Test(.timeLimit(.minutes(1))) func aClusterOfThousandsOfBlocks() throws {
         let count = 5000
