@@ -187,10 +187,23 @@ import Testing
             store, Change(values: ["state": "inactive", "old-secret": "s0"], opensAtLeastOneOf: ["new"]))
     }
 
-    private static func check(_ store: TestStore, _ change: Change) throws {
+    /// Whoever changes the passphrase of one slot of several has the old one or the new one.
+    @Test(.timeLimit(.minutes(5)))
+    func interruptedReplacing() throws {
+        let store = try Self.made()
+        try Self.amend(store, ["state": "active", "new-secret": "new", "keyslot": "1"])
+        let values = ["state": "active", "new-secret": "other", "keyslot": "1"]
+        try Self.check(
+            store, Change(values: values, force: true, opensAtLeastOneOf: ["new", "other"]), by: "new")
+        try Self.amend(store, values, by: "new", force: true)
+        #expect(try Self.active(store) == [0, 1])
+        #expect(try Self.opens(store, "other") && !Self.opens(store, "new"))
+    }
+
+    private static func check(_ store: TestStore, _ change: Change, by secret: String = "s0") throws {
         try checkInterruption(
             of: store.files,
-            action: { store in try amend(store, change.values, force: change.force) },
+            action: { store in try amend(store, change.values, by: secret, force: change.force) },
             verify: { store in
                 let opening = try change.opensAtLeastOneOf.filter { try opens(store, $0) }
                 guard !opening.isEmpty else { throw Mismatch("no passphrase opens the volume") }

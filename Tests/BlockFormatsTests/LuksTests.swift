@@ -55,6 +55,40 @@ import Testing
         try Self.configuration(more).createImage(in: store)
     }
 
+    /// A sector that the file ends in is there, with zeroes behind; QEMU makes such files.
+    @Test func theLastSectorMayBeShort() throws {
+        let store = TestStore()
+        let configuration = Self.configuration(size: 1536)
+        try configuration.createImage(in: store)
+        let node = try configuration.open(in: store, settings: OpenSettings(readOnly: false))
+        try node.write([UInt8](repeating: 5, count: 1536).span.bytes, at: 0)
+        try node.close()
+        var disk = try #require(store["disk"])
+        disk.resize(to: disk.count - 25)
+        store["disk"] = disk
+        let again = try configuration.open(in: store, settings: OpenSettings(readOnly: false))
+        #expect(try again.length() == 1536)
+        // Blocks of a cipher go as a whole; what lies before the cut reads as it was.
+        #expect(try again.readBytes(at: 0, count: 1484) == [UInt8](repeating: 5, count: 1484))
+        try again.write([UInt8](repeating: 6, count: 512).span.bytes, at: 1024)
+        #expect(try again.readBytes(at: 1024, count: 512) == [UInt8](repeating: 6, count: 512))
+        try again.close()
+        #expect(store["disk"]?.count == disk.count + 25)
+    }
+
+    /// QEMU opens nothing with a passphrase that is no text, so no image is made with one.
+    @Test(arguments: [
+        [0xff, 0xfe], [0x61, 0, 0x62], [0xc0, 0x80], [0xed, 0xa0, 0x80], [0xf4, 0x90, 0x80],
+    ])
+    func aPassphraseIsText(_ bytes: [UInt8]) throws {
+        var configuration = Self.configuration()
+        configuration.secrets = SecretSource(["s0": KeyMaterial(bytes.span.bytes)])
+        let error = #expect(throws: BlockError.self) { try configuration.createImage(in: TestStore()) }
+        #expect(error?.message == "Data from secret s0 is not valid UTF-8")
+        configuration.secrets = SecretSource(["s0": KeyMaterial("pässwörd €😀")])
+        try configuration.createImage(in: TestStore())
+    }
+
     private func error(_ store: TestStore, _ options: [String: String]) -> BlockError? {
         var tree = OptionTree()
         for (key, value) in options { tree[key] = value }

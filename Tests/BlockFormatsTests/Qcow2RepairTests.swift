@@ -199,6 +199,18 @@ import Testing
         #expect(try open(store).readBytes(at: 0, count: 65536) == [UInt8](repeating: 0xa0, count: 65536))
     }
 
+    @Test("metadata in one place twice stays told, whatever else was mended", arguments: [false, true])
+    func overlap(isAlone: Bool) throws {
+        var image = Qcow2Bytes()
+        image.put64(UInt64(image.l1), at: image.addSnapshot())
+        if !isAlone { image.setL2(5, 1 << 40) }
+        let store = store(image)
+        for _ in 0..<2 {
+            #expect(try check(store, .all).0.corruptions == 1)
+            #expect(try check(store).0.corruptions == 1)
+        }
+    }
+
     @Test("an L2 table that is used twice is shared like one of a snapshot")
     func tableUsedTwice() throws {
         var image = Qcow2Bytes(virtualSize: 1 << 30)

@@ -119,7 +119,7 @@ extension HostileCase {
         damagedSnapshot("L1 misaligned", mendable: true) { image, table in
             image.put64(image.get64(table) + 512, at: table)
         },
-        damagedSnapshot("L1 offset of 2^63", mendable: true) { image, table in
+        damagedSnapshot("L1 offset of 2^63") { image, table in
             image.put64(1 << 63, at: table)
         },
         damagedSnapshot("L1 of 2^32 - 1 entries", mendable: true) { image, table in

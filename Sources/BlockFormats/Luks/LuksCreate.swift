@@ -20,7 +20,7 @@ extension LuksDriver: Measurable {
 
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         let plan = try LuksPlan(options, .plain)
-        let passphrase = try context.secrets.secret(try secretName(options))
+        let passphrase = try context.secrets.passphrase(try secretName(options))
         let preallocation = try options.preallocation()
         let isDetached = options.flag(.detachedHeader)
         let area = Luks.areaBytes(keyBytes: plan.suite.keyBytes)

@@ -52,9 +52,13 @@ public final class LuksDriver: FormatDriver {
                 throw BlockError(.corrupt, "The LUKS data are beyond the end of the file")
             }
             let store = try unlock(volume, secret, request)
+            // A last sector that the file has a part of is read with zeroes behind it.
+            guard let size = (length - offset).roundedUp(to: Luks.sectorBytes) else {
+                throw BlockError(.limit, "The file is too large")
+            }
             return LuksDriver(
                 file: request.file, volume: volume, isDetached: detached != nil, store: store,
-                size: (length - offset).roundedDown(to: Luks.sectorBytes))
+                size: size)
         } catch {
             throw error.concerning(request.file.filename)
         }

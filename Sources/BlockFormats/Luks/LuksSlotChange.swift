@@ -78,13 +78,18 @@ struct LuksSlotChange: Sendable {
             throw Self.refusal(
                 "Invalid keyslot \(slot) specified, must be between 0 and \(Luks.slotCount - 1)")
         }
-        newSecret = try Self.secret(options[keys.newSecret], amendment)
+        newSecret = try Self.passphrase(options[keys.newSecret], amendment)
         oldSecret = try Self.secret(options[keys.oldSecret], amendment)
     }
 
     private static func secret(_ id: String?, _ amendment: Amendment) throws(BlockError) -> KeyMaterial? {
         guard let id else { return nil }
         return try amendment.secrets.secret(id)
+    }
+
+    private static func passphrase(_ id: String?, _ amendment: Amendment) throws(BlockError) -> KeyMaterial? {
+        guard let id else { return nil }
+        return try amendment.secrets.passphrase(id)
     }
 
     private static func refusal(_ message: String) -> BlockError { BlockError(.invalidArgument, message) }
@@ -150,8 +155,8 @@ extension LuksVolume {
     ///
     /// Order of writes: new key material and the slot's entry, still inactive, a barrier, then the flag that
     /// makes it active. A slot that is given up loses flag and salt, durably, before its key material is
-    /// overwritten. The only active slot is replaced by way of a spare one, so that at every moment there is
-    /// one that opens.
+    /// overwritten. An active slot is replaced by way of a spare one, so that at every moment the old or the
+    /// new passphrase opens; with all eight active, others must.
     mutating func apply(_ action: LuksSlotChange.Action, key: KeyMaterial) throws(BlockError) {
         switch action {
         case .fill(let index, let passphrase, let milliseconds):
@@ -165,11 +170,24 @@ extension LuksVolume {
         _ index: Int, _ key: KeyMaterial, _ passphrase: KeyMaterial, _ milliseconds: Int
     ) throws(BlockError) {
         let spare = header.slots.indices.first { $0 != index && !header.slots[$0].isActive }
-        let isOnly = header.activeSlots == [index]
-        if isOnly, let spare { try add(spare, key, passphrase, milliseconds) }
-        if header.slots[index].isActive { try erase(index) }
+        let isActive = header.slots[index].isActive
+        try checkWork(replacing: index, by: isActive ? spare : nil)
+        if isActive, let spare { try add(spare, key, passphrase, milliseconds) }
+        if isActive { try erase(index) }
         try add(index, key, passphrase, milliseconds)
-        if isOnly, let spare { try erase(spare) }
+        if isActive, let spare { try erase(spare) }
+    }
+
+    /// Refuses, before anything is changed, what the other slots' iterations leave no room for.
+    private func checkWork(replacing index: Int, by spare: Int?) throws(BlockError) {
+        var changed = header
+        if let spare {
+            changed.slots[spare].iterations = KeyStretching.minimumIterations
+            changed.slots[spare].isActive = true
+            _ = try header.maximumIterations
+        }
+        changed.slots[index].isActive = false
+        _ = try changed.maximumIterations
     }
 
     /// Fills and activates a slot that is not active.

@@ -56,7 +56,7 @@ extension QcowDriver: Measurable {
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         var header = try newHeader(options, size: options.integer(.size) ?? 0)
         if header.isEncrypted, let secret = options[.encryptKeySecret] {
-            _ = try context.secrets.secret(secret)
+            _ = try context.secrets.passphrase(secret)
         }
         var name: [UInt8] = []
         if let filename = options[.backingFile], !filename.isEmpty {

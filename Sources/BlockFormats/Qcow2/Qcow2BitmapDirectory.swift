@@ -180,7 +180,9 @@ struct Qcow2BitmapEntry: Equatable, Sendable {
         if let table = tableDefect(layout, fileClusters: fileClusters) { return table }
         // A bitmap in use may still have the size of an earlier disk.
         guard !flags.contains(.inUse), granularity > 0 else { return nil }
-        let bits = virtualSize / granularity + (virtualSize % granularity == 0 ? 0 : 1)
+        // QEMU knows whole sectors only.
+        let size = virtualSize.roundedDown(to: Qcow2.sectorBytes)
+        let bits = size / granularity + (size % granularity == 0 ? 0 : 1)
         return Self.tableEntries(forBits: bits, layout) == tableEntries
             ? nil : "its table does not go with the size of the disk"
     }

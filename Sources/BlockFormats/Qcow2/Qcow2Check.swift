@@ -69,14 +69,24 @@ struct Qcow2Checker {
         try compareAll(repair: .none, report)
         let overlaps = try checkMetadataOverlap(report)
         if isAutomatic && unmendable > badBitmaps.count { return result }
+        if overlaps && repair != .none {
+            // Asked again in the end, when flags and refcounts are right.
+            result.corruptions -= 1
+            unmendable -= 1
+        }
         let lostBitmaps = repair == .none ? false : try mendBitmaps(repair, report)
         let hasWork =
-            lostBitmaps || result.leaks > 0 || result.corruptions > 0 || needsRebuild || hasWrongFlags
+            lostBitmaps || overlaps || result.leaks > 0 || result.corruptions > 0 || needsRebuild
+            || hasWrongFlags
         if repair != .none && hasWork { try mend(repair, from: before, report) }
         if repair != .none && !needsRebuild { try clearCountsBehindEnd(report) }
-        if hasWrongFlags { try checkFlags(repair: mendsFlags(repair), report) }
-        if overlaps, hasWork, repair != .none, try !checkMetadataOverlap(report) {
-            result.corruptionsFixed += 1
+        if hasWrongFlags {
+            let mends = mendsFlags(repair) && (repair == .all || !overlaps)
+            try checkFlags(repair: mends, report)
+        }
+        if hasWork && repair != .none {
+            let overlapsStill = try checkMetadataOverlap(report)
+            if overlaps && !overlapsStill { result.corruptionsFixed += 1 }
         }
         if repair == .all { try clearBits() }
         result.imageEndOffset = usedClusters << layout.clusterBits

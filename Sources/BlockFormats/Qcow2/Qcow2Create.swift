@@ -55,7 +55,7 @@ extension Qcow2Driver: Creatable, Measurable {
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         var plan = try Plan(options)
         let cluster = plan.layout.clusterSize
-        if let encryption = plan.encryption { _ = try context.secrets.secret(encryption.secret) }
+        if let encryption = plan.encryption { _ = try context.secrets.passphrase(encryption.secret) }
         let metadataBytes = try initialLayout(&plan.header, luksClusters: plan.luksClusters)
         plan.placeLuksHeader(end: metadataBytes)
         let dataFile = try createDataFile(plan, context)
