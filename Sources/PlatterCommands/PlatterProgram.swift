@@ -5,7 +5,22 @@ public enum PlatterProgram {
     /// The version that `--version` tells.
     public static let version = "0.1.0"
 
-    /// Runs the command line and answers the exit status.
+    /// Runs the command line of this process and answers the exit status.
+    ///
+    /// Arguments that are not UTF-8 are refused: repaired, two file names could become one.
+    public static func run() -> Int32 {
+        for index in 1..<max(1, Int(CommandLine.argc)) {
+            guard let bytes = CommandLine.unsafeArgv[index] else { break }
+            guard String(validatingCString: bytes) != nil else {
+                let name = baseName(CommandLine.arguments.first ?? "platter")
+                Terminal().error("\(name): '\(String(cString: bytes))' is not UTF-8, as arguments have to be")
+                return 1
+            }
+        }
+        return run(CommandLine.arguments)
+    }
+
+    /// Runs a command line and answers the exit status.
     ///
     /// - Parameter arguments: as from the system: the name by which the program was called comes first.
     public static func run(_ arguments: [String]) -> Int32 {

@@ -5,4 +5,4 @@
 #endif
 import PlatterCommands
 
-exit(PlatterProgram.run(CommandLine.arguments))
+exit(PlatterProgram.run())

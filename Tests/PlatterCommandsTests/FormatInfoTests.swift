@@ -14,7 +14,7 @@ import Testing
     }
 
     static let cases = [
-        Case(format: "vpc", fields: ["subformat: dynamic", "creator: qem2", "uuid: \(uuid)"]),
+        Case(format: "vpc", fields: ["subformat: dynamic", "creator: qemu", "uuid: \(uuid)"]),
         Case(
             format: "vpc", options: ["-o", "subformat=fixed,force_size=on"],
             fields: ["subformat: fixed", "creator: qem2", "uuid: \(uuid)"]),
@@ -29,7 +29,7 @@ import Testing
             fields: ["subformat: fixed", "log size: 2097152"]),
         Case(format: "vdi", fields: ["subformat: dynamic", "uuid: \(uuid)"]),
         Case(
-            format: "vdi", options: ["-o", "preallocation=metadata"],
+            format: "vdi", options: ["-o", "static=on"],
             fields: ["subformat: static", "uuid: \(uuid)"]),
         Case(format: "qed", options: ["-o", "table_size=2"], fields: ["table size: 2"]),
         Case(format: "qcow", fields: ["l2 entries: [0-9]+", "encryption: none"]),

@@ -275,9 +275,24 @@ public struct ImageOpener: Sendable {
         _ name: String, of image: String, for role: OpenPolicy.Request.Role
     ) throws(BlockError) -> String {
         let resolved = FileNames.resolve(name, relativeTo: image)
-        try policy.check(
-            OpenPolicy.Request(role: role, statedName: name, resolvedName: resolved, image: image))
+        var request = OpenPolicy.Request(role: role, statedName: name, resolvedName: resolved, image: image)
+        request.leavesFolder = leavesFolder(resolved, of: image)
+        try policy.check(request)
         return resolved
+    }
+
+    /// Whether a file that is there lies neither in the folder of the image's name nor in that of the file
+    /// behind it, once links are followed.
+    private func leavesFolder(_ name: String, of image: String) -> Bool {
+        func followed(_ name: String) -> String? {
+            guard let (entry, path) = try? registry.resolve(name) else { return nil }
+            return entry.canonicalPath?(path)
+        }
+        guard let target = followed(name) else { return false }
+        let named = followed(FileNames.resolve(".", relativeTo: image))
+        let behind = followed(image).flatMap { followed(FileNames.resolve(".", relativeTo: $0)) }
+        let folders = [named, behind].compactMap { $0 }
+        return !folders.contains { target.hasPrefix($0.hasSuffix("/") ? $0 : $0 + "/") }
     }
 
     /// Runs `body`; when it fails, closes `node` first.

@@ -106,6 +106,8 @@ public struct ProtocolEntry: Sendable {
             throws(BlockError) -> any ProtocolDriver
     /// Makes a file (truncating one that is there), of the size and preallocation in `options`.
     public var create: Create?
+    /// The path of a file or folder that is there without links and dots; where the protocol has links.
+    public var canonicalPath: (@Sendable (_ path: String) -> String?)?
 
     public init(
         name: String, schemes: [String] = [], createOptions: [CreateOption] = [],
@@ -113,7 +115,7 @@ public struct ProtocolEntry: Sendable {
         open:
             @escaping @Sendable (String, inout OptionTree, OpenSettings) throws(BlockError)
             -> any ProtocolDriver,
-        create: Create? = nil
+        create: Create? = nil, canonicalPath: (@Sendable (String) -> String?)? = nil
     ) {
         self.name = name
         self.schemes = schemes
@@ -121,5 +123,6 @@ public struct ProtocolEntry: Sendable {
         self.needsFilename = needsFilename
         self.open = open
         self.create = create
+        self.canonicalPath = canonicalPath
     }
 }

@@ -100,6 +100,8 @@ public struct OpenPolicy: Sendable {
         public var resolvedName: String
         /// The image that names it.
         public var image: String
+        /// Whether links lead from there out of the folder of the image.
+        public var leavesFolder = false
     }
 
     private let decide: @Sendable (Request) -> Bool
@@ -112,13 +114,14 @@ public struct OpenPolicy: Sendable {
     /// Open backing files, which are only read, anywhere, but data files and extents, which may be written
     /// to, only in the image's own folder or below.
     public static let standard = OpenPolicy { request in
-        request.role == .backing || isInside(request.statedName)
+        request.role == .backing || isInside(request.statedName) && !request.leavesFolder
     }
     /// Open nothing.
     public static let nothing = OpenPolicy { _ in false }
-    /// Open plain files in the image's own folder, without `..`, absolute names, `json:` or protocols.
+    /// Open plain files in the image's own folder, without `..`, absolute names, `json:` or protocols, and no
+    /// links that lead elsewhere.
     public static let sameFolder = OpenPolicy { request in
-        !request.statedName.contains("/") && !request.statedName.contains(":")
+        !request.statedName.contains("/") && !request.statedName.contains(":") && !request.leavesFolder
     }
 
     /// Whether a name cannot lead out of the folder from which it is meant.

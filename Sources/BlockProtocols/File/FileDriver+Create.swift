@@ -2,6 +2,14 @@ import BlockCore
 import CHost
 import SystemPackage
 
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
 /// Making files, and the driver's place in the registry.
 extension FileDriver {
     /// The driver as the registry knows it.
@@ -10,7 +18,12 @@ extension FileDriver {
         open: { (path, options, settings) throws(BlockError) -> any ProtocolDriver in
             try open(path, &options, settings)
         },
-        create: { (path, options) throws(BlockError) in try create(path, options) })
+        create: { (path, options) throws(BlockError) in try create(path, options) },
+        canonicalPath: { path in
+            guard let resolved = realpath(path, nil) else { return nil }
+            defer { free(resolved) }
+            return String(cString: resolved)
+        })
 
     /// The options that making a file takes.
     public static let createOptions = [
