@@ -28,10 +28,10 @@ struct RepairCopies {
 
     /// Copies `count` bytes. Durable with the next flush.
     mutating func copy(from source: Int, to target: Int, count: Int) throws(BlockError) {
-        self.count(try file.copy(from: source, to: target, count: count))
+        self.count(try file.copyInside(source..<source + count, to: target))
     }
 
-    /// Notes a copy for which so many bytes were written.
+    /// Notes a copy for which so many bytes were read.
     mutating func count(_ bytes: Int) { bytesLeft -= max(bytes, Self.leastPerCopy) }
 
     /// Whether a range reads as zeroes, so that nothing has to be copied.
@@ -50,43 +50,21 @@ struct RepairCopies {
 }
 
 extension BlockNode {
-    /// How much is copied at once, in bytes.
-    private static let copyBytes = 1 << 20
-
-    /// Copies bytes of this file to another place in it. What is zero becomes a hole there.
-    ///
-    /// - Returns: how many bytes were written.
-    @discardableResult
-    func copy(from source: Int, to target: Int, count: Int) throws(BlockError) -> Int {
-        let buffer = AlignedBuffer(count: min(count, Self.copyBytes))
-        var (done, written) = (0, 0)
-        while done < count {
-            let run = try zeroRun(in: source + done..<source + count, buffer)
-            if run.isZero {
-                try writeZeroes(at: target + done, count: run.length)
-            } else {
-                try write(buffer.bytes(0..<run.length), at: target + done)
-                written += run.length
-            }
-            done += run.length
-        }
-        return written
-    }
+    /// How much is read at once to learn whether it is zero, in bytes.
+    private static let zeroCheckBytes = 1 << 20
 
     /// Whether the start of a range is zero, how far that is known, and how many bytes were read to know it.
-    ///
-    /// - Parameter buffer: has the bytes afterwards, where they are not zero.
     fileprivate func zeroRun(
-        in range: Range<Int>, _ buffer: AlignedBuffer? = nil
+        in range: Range<Int>
     ) throws(BlockError) -> (isZero: Bool, length: Int, bytesRead: Int) {
         let end = min(range.upperBound, try length())
         guard range.lowerBound < end else { return (true, range.count, 0) }
         let run = try status(at: range.lowerBound, limit: end - range.lowerBound)
         if run.isZero { return (true, run.length, 0) }
-        let count = min(run.length, Self.copyBytes)
-        let buffer = buffer ?? AlignedBuffer(count: count)
-        var span = buffer.mutableBytes(0..<count)
+        let count = min(run.length, Self.zeroCheckBytes)
+        let buffer = AlignedBuffer(count: count)
+        var span = buffer.mutableBytes
         try read(into: &span, at: range.lowerBound)
-        return (buffer.bytes(0..<count).isZero, count, count)
+        return (buffer.bytes.isZero, count, count)
     }
 }

@@ -167,7 +167,7 @@ extension ParallelsState {
         let target = layout.hostOffset(ofCluster: clusters.lowerBound)
         var written = 0
         do throws(BlockError) {
-            written = try file.copy(from: source, to: target, count: layout.clusterBytes)
+            written = try file.copyInside(source..<source + layout.clusterBytes, to: target)
         } catch {
             space.release(clusters)
             throw error
