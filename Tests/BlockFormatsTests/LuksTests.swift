@@ -120,7 +120,8 @@ import Testing
         options["header.filename"] = "header"
         let node = try opener(store).open(
             "disk", format: "luks", settings: OpenSettings(readOnly: false), options: options)
-        #expect(try node.length() == 69632)
+        // A part of a sector at the end counts as one, as in QEMU.
+        #expect(try node.length() == 70144)
         #expect(node.childRoles == ["file", "header"])
         let data = Pattern.bytes(stamp: 3, at: 0, count: 69632)
         try node.write(data.span.bytes, at: 0)

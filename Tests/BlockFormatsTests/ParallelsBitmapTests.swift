@@ -50,7 +50,7 @@ import Testing
         let node = try ParallelsImage.open(store)
         let info = BitmapInfo(name: Self.name, granularity: 4096, isEnabled: true, isInconsistent: false)
         #expect(try Self.keeper(node).bitmaps() == [info])
-        #expect(try node.format?.describe().specific?.map(\.key) == ["bitmaps"])
+        #expect(try node.format?.describe().specific?.map(\.key) == ["magic", "bitmaps"])
         try node.close()
         #expect(try Self.runs(store) == runs)
         #expect(try ParallelsImage.check(store).corruptions == 0)

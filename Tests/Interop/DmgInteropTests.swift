@@ -45,8 +45,9 @@ import Testing
             """
             /usr/bin/qemu-img convert -f dmg -O raw a.dmg q.raw
             cmp disk.raw q.raw
+            common='/^Format specific/,$d;/^Child/,$d;/disk size/d;p'
             for tool in /usr/bin/qemu-img platter; do
-                $tool info a.dmg | sed -n '/^Format specific/,$d;/^Child/,$d;/disk size/d;p' > $(basename $tool).txt
+                $tool info a.dmg | sed -n "$common" > $(basename $tool).txt
             done
             cmp qemu-img.txt platter.txt
             """)

@@ -171,7 +171,7 @@ extension VhdState {
     /// Copies a block with its bitmap and points the table to the copy. All changes are in the file.
     mutating func move(_ block: Int, to target: Int) throws(BlockError) {
         guard let source = place(of: block) else { return }
-        try file.copy(from: source, to: target, count: header.strideBytes)
+        try file.copyInside(source..<source + header.strideBytes, to: target)
         relink(block, from: source, to: target)
     }
 

@@ -3,16 +3,41 @@ import BlockCore
 extension VmdkDriver: Checkable {
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try exclusively { (state) throws(BlockError) in
-            var result = CheckResult()
-            for index in state.extents.indices {
-                let hasParent = state.descriptor?.descriptor.parentHint != nil
-                var extent = VmdkExtentCheck(state.extents[index], repair, hasParent: hasParent)
-                try extent.run(report)
-                result.add(extent.result)
+            if repair != .none, Self.misstatedSize(state) != nil {
+                let found = try Self.checkExtents(state, .none) { _ in }
+                guard found.corruptions == 0 else {
+                    report(
+                        "ERROR the header and the descriptor state different sizes, and the tables do not "
+                            + "fit the header's: nothing is mended, because the tables may be data")
+                    return try Self.checkExtents(state, .none, report)
+                }
             }
+            var result = try Self.checkExtents(state, repair, report)
             try Self.checkSizes(&state, repair, &result, report)
             return result
         }
+    }
+
+    private static func checkExtents(
+        _ state: VmdkState, _ repair: RepairMode, _ report: (String) -> Void
+    ) throws(BlockError) -> CheckResult {
+        var result = CheckResult()
+        for index in state.extents.indices {
+            let hasParent = state.descriptor?.descriptor.parentHint != nil
+            var extent = VmdkExtentCheck(state.extents[index], repair, hasParent: hasParent)
+            try extent.run(report)
+            result.add(extent.result)
+        }
+        return result
+    }
+
+    /// The extent line of a disk in one file, where its size is not the one in the header.
+    private static func misstatedSize(_ state: VmdkState) -> VmdkExtentLine? {
+        guard state.extents.count == 1, let tables = state.extents[0].tables,
+            state.extents[0].kindName.isEmpty, let line = state.descriptor?.descriptor.extents.first?.extent,
+            line.sectors != tables.header.capacitySectors
+        else { return nil }
+        return line
     }
 
     /// The size in the descriptor, which is written after the one in the header.
@@ -20,9 +45,8 @@ extension VmdkDriver: Checkable {
         _ state: inout VmdkState, _ repair: RepairMode, _ result: inout CheckResult,
         _ report: (String) -> Void
     ) throws(BlockError) {
-        guard state.extents.count == 1, let tables = state.extents[0].tables,
-            state.extents[0].kindName.isEmpty, var descriptor = state.descriptor?.descriptor,
-            let line = descriptor.extents.first?.extent, line.sectors != tables.header.capacitySectors
+        guard let line = misstatedSize(state), let tables = state.extents[0].tables,
+            var descriptor = state.descriptor?.descriptor
         else { return }
         report(
             "\(repair == .none ? "Leaked" : "Repairing") the descriptor: it says that the disk has "
