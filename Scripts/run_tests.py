@@ -156,7 +156,7 @@ def options():
     parser.add_argument("--long", action="store_true", help="also what takes long: more seeds, larger images")
     parser.add_argument("--timeout", type=int, help="seconds after which the Swift tests are ended")
     chosen = parser.parse_args()
-    chosen.timeout = chosen.timeout or (4 * 3600 if chosen.long else 1800)
+    chosen.timeout = chosen.timeout or (4 * 3600 if chosen.long else 2700)
     return chosen
 
 
