@@ -153,13 +153,4 @@ import Testing
         let left = store["disk"]?.read(at: place, count: 4096)
         #expect(left == [UInt8](repeating: passes == "on" ? 0 : 0x5c, count: 4096))
     }
-
-    @Test func dataFilesHaveHoles() throws {
-        let store = TestStore()
-        let configuration = Qcow2ConformanceTests.configuration(cluster: 4096, more: [("data_file", "data")])
-        _ = try configuration.create(in: store)
-        let node = try Self.open(configuration, store)
-        defer { try? node.close() }
-        #expect(node.format?.dataMayBeHoles == true)
-    }
 }

@@ -65,4 +65,14 @@ import Testing
         #expect(
             text.contains(try Regex("    subformat: differencing\n(.*\n)*    parent uuid: \(Self.uuid)\n")))
     }
+
+    /// Of an external data file, as of preallocated clusters, the holes are told.
+    @Test func holesOfADataFileReadAsZeroes() throws {
+        let fixture = try CommandFixture()
+        try fixture.platter("create", "-q", "-f", "qcow2", "-o", "data_file=d,data_file_raw=on", "a", "1M")
+        let map = try fixture.platter("map", "--output", "json", "a").output
+        #expect(map.contains("\"zero\": true, \"data\": true"), "\(map)")
+        let measured = try fixture.platter("measure", "-O", "qcow2", "a").output
+        #expect(measured.contains("required size: 327680\n"), "\(measured)")
+    }
 }

@@ -237,8 +237,6 @@ public final class Qcow2Driver: FormatDriver {
     // MARK: Holes behind data
 
     public var dataMayBeHoles: Bool {
-        // In a data file, every cluster has its place from the beginning.
-        if data.isExternal { return true }
         let known = holesBehindData.load(ordering: .relaxed)
         if known != 0 { return known == 2 }
         let answer =
@@ -259,7 +257,7 @@ public final class Qcow2Driver: FormatDriver {
         let real = allocated >> layout.clusterBits
         let threshold = max(real * 10 / 9, real + 2)
         let inFile = layout.clusters(try tables.file.length())
-        guard inFile > threshold else { return false }
+        guard inFile >= threshold else { return false }
         let refcounts = try tables.refcounts()
         var counted = 0
         var cluster = 0
@@ -270,7 +268,7 @@ public final class Qcow2Driver: FormatDriver {
                 continue
             }
             if try refcounts.refcount(of: cluster) > 0 { counted += 1 }
-            if counted > threshold { return true }
+            if counted >= threshold { return true }
             cluster += 1
             looked += 1
         }

@@ -90,8 +90,7 @@ private struct VmdkExtentCheck {
         case .flat(let offset): try checkFlat(offset, report)
         case .sparse(let tables):
             try checkDirectory(tables, report)
-            try checkGrains(tables, report)
-            try checkLeaks(tables, report)
+            try checkLeaks(tables, try checkGrains(tables, report), report)
         case .seSparse(let tables): try checkSESparse(tables, report)
         case .zero, .stream, .unopened: break
         }
@@ -170,9 +169,10 @@ private struct VmdkExtentCheck {
         result.corruptionsFixed += 1
     }
 
+    /// - Returns: what is left.
     private mutating func checkGrains(
         _ tables: VmdkGrainTables, _ report: (String) -> Void
-    ) throws(BlockError) {
+    ) throws(BlockError) -> VmdkSurvey {
         var survey = try VmdkSurvey(tables)
         for finding in survey.findings { report("\(what(repair == .all)) \(describe(finding))") }
         let found = survey.findingCount
@@ -189,6 +189,7 @@ private struct VmdkExtentCheck {
         if budget.wasExceeded { report(CopyBudget.message) }
         result.corruptions += survey.findingCount
         result.corruptionsFixed += max(0, found - survey.findingCount)
+        return survey
     }
 
     private func describe(_ finding: VmdkSurvey.Finding) -> String {
@@ -251,9 +252,8 @@ private struct VmdkExtentCheck {
     }
 
     private mutating func checkLeaks(
-        _ tables: VmdkGrainTables, _ report: (String) -> Void
+        _ tables: VmdkGrainTables, _ survey: VmdkSurvey, _ report: (String) -> Void
     ) throws(BlockError) {
-        let survey = try VmdkSurvey(tables)
         let mends = repair != .none && survey.findingCount == 0
         if survey.staleTableCount > 0 {
             report(

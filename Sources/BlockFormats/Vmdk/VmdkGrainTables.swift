@@ -132,6 +132,9 @@ final class VmdkGrainTables {
         return table
     }
 
+    /// Whether a table has changes that the file does not have yet.
+    func isChanged(_ number: Int) -> Bool { dirtyTables.contains(number) }
+
     /// The redundant copy of a table, read afresh; `nil` where there is none that could be read.
     func redundantTable(_ number: Int) throws(BlockError) -> [UInt32]? {
         guard let redundant, redundant.indices.contains(number), redundant[number] != 0 else { return nil }

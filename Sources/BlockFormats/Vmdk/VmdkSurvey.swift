@@ -32,6 +32,10 @@ struct VmdkSurvey {
     private let tables: VmdkGrainTables
     private let fileSectors: Int
     private let badTables: Set<Int>
+    /// Tables without an entry, one bit each: those in holes of the file, and what the first window found.
+    private var emptyTables: TableBits
+    /// Redundant tables in holes of the file.
+    private let emptyCopies: TableBits
     private var used: [UInt64] = []
     private var window = 0..<0
     /// Where the unused sectors began that reach up to here.
@@ -46,6 +50,8 @@ struct VmdkSurvey {
         let length = try tables.file.length()
         fileSectors = min(length / Vmdk.sectorBytes, Vmdk.Limit.fileSectors)
         badTables = Self.badTables(tables, length)
+        emptyTables = try Self.tablesInHoles(tables.directory, tables, length)
+        emptyCopies = try Self.tablesInHoles(tables.redundant ?? [], tables, length)
         for number in badTables.sorted() { try add(.badTable(number), found) }
         var start = 0
         repeat {
@@ -91,10 +97,33 @@ struct VmdkSurvey {
         return bad
     }
 
+    /// Which tables of a directory lie in holes of the file, by one look at each of its extents.
+    private static func tablesInHoles(
+        _ directory: [UInt32], _ tables: VmdkGrainTables, _ length: Int
+    ) throws(BlockError) -> TableBits {
+        var bits = TableBits(count: directory.count)
+        let size = tables.header.tableBytes
+        var (known, isHole) = (0..<0, false)
+        let order = directory.indices.filter { directory[$0] != 0 }.sorted { directory[$0] < directory[$1] }
+        for number in order {
+            let offset = Int(directory[number]) * Vmdk.sectorBytes
+            guard offset <= length - size else { break }
+            if !known.contains(offset) {
+                let run = try tables.file.status(at: offset, limit: length - offset)
+                (known, isHole) = (offset..<offset + run.length, run.isZero)
+            }
+            // What is changed, the file may not have yet.
+            let isKnown = isHole && offset + size <= known.upperBound
+            if isKnown && !tables.isChanged(number) { bits.insert(number) }
+        }
+        return bits
+    }
+
     /// The tables of which the redundant copy differs: harmless, the primary ones count.
     private mutating func compareCopies() throws(BlockError) {
         guard tables.redundant != nil else { return }
         for number in tables.directory.indices where !badTables.contains(number) {
+            if emptyTables.contains(number) && emptyCopies.contains(number) { continue }
             guard let primary = try tables.table(number) else { continue }
             if try tables.redundantTable(number) == primary.entries { continue }
             staleTableCount += 1
@@ -111,14 +140,18 @@ struct VmdkSurvey {
         for sector in tables.directory + (tables.redundant ?? []) where sector != 0 {
             mark(Int(sector)..<Int(sector) + tables.header.tableSectors)
         }
-        for number in tables.directory.indices where !badTables.contains(number) {
+        for number in tables.directory.indices
+        where !emptyTables.contains(number) && !badTables.contains(number) {
             guard let table = try tables.table(number) else { continue }
+            var isEmpty = true
             for (index, entry) in table.entries.enumerated() where tables.isPlace(entry) {
+                isEmpty = false
                 let grain = number * tables.entriesPerTable + index
                 if let finding = try look(at: grain, Int(entry), isFirst: isFirst) {
                     try add(finding, found)
                 }
             }
+            if isEmpty { emptyTables.insert(number) }
         }
         if !tables.header.isCompressed { countGaps() }
     }
@@ -201,5 +234,18 @@ struct VmdkSurvey {
     private mutating func endGap(at sector: Int) {
         if let start = gapStart, sector > start { leaks += (sector - start) / tables.header.grainSectors }
         gapStart = nil
+    }
+}
+
+/// A set of numbers of tables: a bit each.
+private struct TableBits {
+    private var words: [UInt64]
+
+    init(count: Int) { words = [UInt64](repeating: 0, count: count / 64 + 1) }
+
+    mutating func insert(_ number: Int) { words[number / 64] |= 1 << UInt64(number % 64) }
+
+    func contains(_ number: Int) -> Bool {
+        number / 64 < words.count && words[number / 64] & 1 << UInt64(number % 64) != 0
     }
 }
