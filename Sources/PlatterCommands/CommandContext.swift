@@ -19,10 +19,13 @@ struct CommandContext: Sendable {
         self.terminal = terminal
         let registry = DriverRegistry(
             formats: StandardFormats.all, protocols: StandardProtocols.all, foreign: StandardFormats.foreign)
-        // What is no number of seconds is left alone: only repeatability depends on it.
-        let sourceDate = HostEnvironment.value("SOURCE_DATE_EPOCH").flatMap { Int($0) }
+        let epoch = HostEnvironment.value("SOURCE_DATE_EPOCH").flatMap { $0.isEmpty ? nil : $0 }
+        let sourceDate = epoch.flatMap { Int($0) }
         opener = ImageOpener(
             registry: registry, policy: policy, secrets: secrets, sourceDate: sourceDate)
+        if let epoch, sourceDate == nil {
+            warn("SOURCE_DATE_EPOCH='\(epoch)' is no number of seconds and is not used")
+        }
     }
 
     var registry: DriverRegistry { opener.registry }

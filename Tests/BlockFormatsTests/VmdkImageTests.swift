@@ -112,7 +112,7 @@ import Testing
     }
 
     @Test func moreExtentsThanFilesMayBeOpenAreRefused() throws {
-        let lines = [String](repeating: "RW 1 ZERO", count: 1025)
+        let lines = [String](repeating: "RW 1 ZERO", count: 4097)
         let store = TestStore(["disk": VmdkBytes.descriptor(lines)])
         #expect(throws: BlockError.self) { try Self.open(store) }
     }

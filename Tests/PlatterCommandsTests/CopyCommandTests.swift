@@ -76,7 +76,10 @@ import Testing
                 "Copying bitmaps only possible with single source"
             ),
             ("convert - o", "Standard input can be read as 'raw' only; add '-f raw'"),
-            ("convert -O qcow2 src.raw -", "Standard output can be written as 'raw' only"),
+            (
+                "convert -O qcow2 src.raw -",
+                "Standard output can be written as 'raw', or as a stream of the format vmdk"
+            ),
             (
                 "rebase -b one.qcow2 three.qcow2",
                 "Could not change the backing file to 'one.qcow2': backing format must be specified"

@@ -6,6 +6,14 @@ public protocol Creatable: FormatDriver {
     static var createOptions: [CreateOption] { get }
     /// Makes an empty image. `options` holds only declared keys, with defaults filled in.
     static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError)
+    /// Whether ``CreateContext/createFile(named:size:preallocation:)`` makes files with these options that have
+    /// room for all data, so that the protocol's way of reserving space means something. Not asked of formats
+    /// that declare an option `preallocation`. None do unless they say so.
+    static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool
+}
+
+extension Creatable {
+    public static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool { false }
 }
 
 /// Says in advance how large an image would be.

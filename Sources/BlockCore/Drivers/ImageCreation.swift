@@ -11,8 +11,21 @@ public struct CreateContext: Sendable {
     private let options: CreateOptions
     private let rules: CreationRules
     private let opener: ImageOpener
+    /// The format has no option of its own for the space that it reserves.
+    private let leavesSpaceToFile: Bool
 
-    init(_ opener: ImageOpener, filename: String, options: CreateOptions, rules: CreationRules) {
+    init(
+        _ opener: ImageOpener, _ format: (any Creatable.Type)?, filename: String, options: CreateOptions,
+        rules: CreationRules
+    ) throws(BlockError) {
+        leavesSpaceToFile = format?.createOptions.contains { $0.key == .preallocation } == false
+        if leavesSpaceToFile, let format {
+            let mode = try options.preallocation()
+            let isPossible = mode == .off ? true : try format.reservesSpace(options)
+            guard isPossible else {
+                throw BlockError(.unsupported, "Unsupported preallocation mode '\(mode.rawValue)'")
+            }
+        }
         self.opener = opener
         self.filename = filename
         self.options = options
@@ -28,12 +41,16 @@ public struct CreateContext: Sendable {
     /// The new image's backing file, read-only and without what lies below it. The caller closes it.
     ///
     /// - Parameter reference: a relative name counts from the new image's folder.
-    /// - Returns: `nil` where the user wants it to be named and not opened.
+    /// - Returns: `nil` where it is not there and the user wants it to be named unseen.
     /// - Throws: what opening throws.
     public func openBacking(_ reference: BackingReference) throws(BlockError) -> BlockNode? {
-        guard rules.opensBacking else { return nil }
-        return try opener.openAlone(
-            FileNames.resolve(reference.filename, relativeTo: filename), format: reference.format)
+        do throws(BlockError) {
+            return try opener.openAlone(
+                FileNames.resolve(reference.filename, relativeTo: filename), format: reference.format)
+        } catch {
+            guard error.kind == .notFound, !rules.opensBacking else { throw error }
+            return nil
+        }
     }
 
     /// A UUID for the new image: random, or from ``sourceDate``, the file's name and `purpose`.
@@ -46,8 +63,10 @@ public struct CreateContext: Sendable {
     /// - Parameters:
     ///   - name: another file that belongs to the image; `nil` for the image itself.
     ///   - size: the length in bytes.
+    ///   - preallocation: how its space is reserved; `nil`: as the user wants it of formats that leave that to
+    ///     the file.
     public func createFile(
-        named name: String? = nil, size: Int = 0, preallocation: Preallocation = .off
+        named name: String? = nil, size: Int = 0, preallocation: Preallocation? = nil
     ) throws(BlockError) -> BlockNode {
         let name = name ?? filename
         let (entry, path) = try registry.resolve(name)
@@ -60,7 +79,9 @@ public struct CreateContext: Sendable {
             own.set(option.key, to: options[option.key])
         }
         own.set(.size, to: String(size))
-        own.set(.preallocation, to: preallocation.rawValue)
+        var mode = preallocation ?? .off
+        if preallocation == nil, leavesSpaceToFile { mode = try options.preallocation() }
+        own.set(.preallocation, to: mode.rawValue)
         try rules.willMake(name)
         try create(path, own)
         rules.didMake(name)
@@ -93,7 +114,8 @@ extension ImageOpener {
             return rules.didMake(filename)
         }
         let creatable = try creatableFormat(format)
-        let context = CreateContext(self, filename: filename, options: options, rules: rules)
+        let context = try CreateContext(
+            self, creatable, filename: filename, options: options, rules: rules)
         try creatable.create(options, in: context)
     }
 
@@ -109,7 +131,8 @@ extension ImageOpener {
         guard let driver = registry.format(named: format) as? any StreamWriting.Type,
             driver.isStream(options)
         else { return nil }
-        let context = CreateContext(self, filename: filename, options: options, rules: rules)
+        let context = try CreateContext(
+            self, driver, filename: filename, options: options, rules: rules)
         let file: BlockNode
         if let storage { file = storage } else { file = try context.createFile(size: 0) }
         do throws(BlockError) {

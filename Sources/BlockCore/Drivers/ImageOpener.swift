@@ -206,7 +206,8 @@ public struct ImageOpener: Sendable {
             next.depth += 1
             if let identity { next.identities.append(identity) }
             node.backing = try openBacking(of: node, options: backingOptions, settings: settings, above: next)
-            if let backing = node.backing { try node.format?.checkBacking(backing) }
+            // A check looks at the image alone.
+            if let backing = node.backing, !settings.forCheck { try node.format?.checkBacking(backing) }
             return node
         }
     }

@@ -106,8 +106,8 @@ public struct OpenRequest: Sendable {
                 throw BlockError(.exists, "'\(name)' is there already and not empty", path: file.filename)
             }
         }
-        let context = CreateContext(
-            opener, filename: file.filename, options: CreateOptions([]), rules: CreationRules())
+        let context = try CreateContext(
+            opener, nil, filename: file.filename, options: CreateOptions([]), rules: CreationRules())
         return try context.createFile(named: name)
     }
 

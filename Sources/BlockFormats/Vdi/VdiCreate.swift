@@ -8,17 +8,19 @@ extension VdiDriver: Measurable {
             CreateOption(.size, .size, help: "Virtual disk size"),
             CreateOption(
                 .staticImage, .bool, default: "off", help: "Give every block its place from the start"),
+            CreateOption(.uuid, .string, help: "UUID of the image (default: a random one)"),
         ]
     }
 
     /// The order of writes: nothing but the header makes the file an image, and it comes last.
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         let isStatic = options.flag(.staticImage)
-        let header = try newHeader(options.integer(.size) ?? 0, isStatic: isStatic, context)
+        let size = options.integer(.size) ?? 0
+        let header = try newHeader(size, isStatic: isStatic, uuids(options, size, context))
         let entries = (0..<header.blockCount).map { isStatic ? UInt32($0) : Vdi.unallocated }
-        let file = try context.createFile(size: 0)
+        let file = try context.createFile(
+            size: isStatic ? header.dataOffset + header.blockCount * header.blockBytes : 0)
         do throws(BlockError) {
-            if isStatic { try file.resize(to: header.dataOffset + header.blockCount * header.blockBytes) }
             var map = BlockTable(entries: entries, offset: header.mapOffset, isBigEndian: false)
             try map.write(to: file)
             try file.flush()
@@ -31,8 +33,26 @@ extension VdiDriver: Measurable {
         try file.close()
     }
 
+    /// A static image has room for all data from the start.
+    public static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool {
+        options.flag(.staticImage)
+    }
+
+    /// The image's UUID, and that of its last change, which follows from a stated one.
+    private static func uuids(
+        _ options: CreateOptions, _ size: Int, _ context: CreateContext
+    ) throws(BlockError) -> [ImageUUID] {
+        guard let text = options[.uuid] else {
+            return (0..<2).map { context.newUUID(for: "vdi \($0) \(size)") }
+        }
+        guard let stated = ImageUUID(text: text) else {
+            throw BlockError(.invalidArgument, "Parameter 'uuid' expects a UUID")
+        }
+        return [stated, ImageUUID.make(seed: "vdi \(text) \(size)")]
+    }
+
     private static func newHeader(
-        _ size: Int, isStatic: Bool, _ context: CreateContext
+        _ size: Int, isStatic: Bool, _ uuids: [ImageUUID]
     ) throws(BlockError) -> VdiHeader {
         let blocks = size / defaultBlockBytes + (size % defaultBlockBytes == 0 ? 0 : 1)
         guard blocks <= Vdi.Limit.blocks else {
@@ -42,14 +62,14 @@ extension VdiDriver: Measurable {
                     + "0x\(String(Vdi.Limit.blocks * defaultBlockBytes, radix: 16)))")
         }
         return VdiHeader(
-            bytes: constantFields(context, size), type: isStatic ? .fixed : .dynamic,
+            bytes: constantFields(uuids), type: isStatic ? .fixed : .dynamic,
             mapOffset: Vdi.sectorBytes, dataOffset: Vdi.sectorBytes + BlockTable.fileBytes(entries: blocks),
             virtualSize: size, blockBytes: defaultBlockBytes, blockExtraBytes: 0, blockCount: blocks,
             allocatedCount: isStatic ? blocks : 0)
     }
 
     /// The first sector with what does not depend on the disk: texts, versions, UUIDs.
-    private static func constantFields(_ context: CreateContext, _ size: Int) -> [UInt8] {
+    private static func constantFields(_ uuids: [ImageUUID]) -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: Vdi.sectorBytes)
         bytes.replaceSubrange(0..<creator.count, with: creator)
         var elements = bytes.mutableSpan
@@ -59,9 +79,10 @@ extension VdiDriver: Measurable {
         // The size of the header from here on, up to the end of the UUIDs.
         span.storeLittleEndian(UInt32(0x180), at: 0x48)
         span.storeLittleEndian(UInt32(Vdi.sectorBytes), at: 0x168)
-        for (number, place) in [0x188, 0x198].enumerated() {
-            let uuid = context.newUUID(for: "vdi \(number) \(size)").mixedEndian
-            for (index, byte) in uuid.enumerated() { span.storeLittleEndian(byte, at: place + index) }
+        for (uuid, place) in zip(uuids, [0x188, 0x198]) {
+            for (index, byte) in uuid.mixedEndian.enumerated() {
+                span.storeLittleEndian(byte, at: place + index)
+            }
         }
         return bytes
     }

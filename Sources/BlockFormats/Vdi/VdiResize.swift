@@ -32,7 +32,7 @@ extension VdiDriver: Resizable {
 
 extension VdiState {
     fileprivate mutating func shrink(to blocks: Int, _ virtualSize: Int) throws(BlockError) {
-        let before = self
+        let before = header
         header.blockCount = blocks
         header.virtualSize = virtualSize
         do throws(BlockError) {
@@ -56,16 +56,16 @@ extension VdiState {
         if shift > 0 { try vacate(shift) }
         let before = self
         do throws(BlockError) { try writeGrown(blocks, virtualSize, movingBy: shift) } catch {
-            restore(before)
+            restore(before.header)
+            map = before.map
             throw error
         }
     }
 
     /// After a failure: nobody knows which header the file has, so the old one is written before anything
     /// else, and nothing is stored meanwhile where the new one may have its map.
-    private mutating func restore(_ before: VdiState) {
-        header = before.header
-        map = before.map
+    private mutating func restore(_ before: VdiHeader) {
+        header = before
         spare = SpareBlocks(survey: nil)
         headerIsDirty = true
     }

@@ -90,12 +90,14 @@ extension VhdDriver: Measurable {
             }
             uuid = stated
         }
-        var plan = try plan(options, uuid: uuid, time: time(context))
+        var plan = try plan(options, uuid: uuid, time: time(context, options))
         if plan.type == .fixed {
             if plan.size % Vhd.azureUnit != 0 {
                 context.note("The disk is not a multiple of 1 MiB, so that Azure refuses it; see -o azure=on")
             }
-            return try using(context) { file throws(BlockError) in try writeFixed(plan, to: file) }
+            return try using(context, size: plan.size) { file throws(BlockError) in
+                try writeFixed(plan, to: file)
+            }
         }
         let parent = try parent(options, &plan, context)
         try using(context) { file throws(BlockError) in
@@ -103,10 +105,15 @@ extension VhdDriver: Measurable {
         }
     }
 
+    /// A fixed image has room for all data from the start.
+    public static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool {
+        try diskType(options) == .fixed
+    }
+
     private static func using(
-        _ context: CreateContext, _ body: (BlockNode) throws(BlockError) -> Void
+        _ context: CreateContext, size: Int = 0, _ body: (BlockNode) throws(BlockError) -> Void
     ) throws(BlockError) {
-        let file = try context.createFile(size: 0)
+        let file = try context.createFile(size: size)
         do throws(BlockError) { try body(file) } catch {
             try? file.close()
             throw error
@@ -114,10 +121,11 @@ extension VhdDriver: Measurable {
         try file.close()
     }
 
-    /// In seconds since 2000.
-    private static func time(_ context: CreateContext) -> UInt32 {
+    /// In seconds since 2000; 0 in an image with a stated UUID, which is to be the same whenever it is made.
+    private static func time(_ context: CreateContext, _ options: CreateOptions) -> UInt32 {
         var now = context.sourceDate ?? 0
         if context.sourceDate == nil {
+            if options[.uuid] != nil { return 0 }
             var time = timespec()
             clock_gettime(CLOCK_REALTIME, &time)
             now = time.tv_sec

@@ -24,12 +24,21 @@ extension VhdxDriver: Measurable {
         if let name = options[.backingFile], !name.isEmpty {
             try setParent(BackingReference(filename: name, format: options[.backingFormat]), &plan, context)
         }
-        let file = try context.createFile(size: 0)
+        let file = try context.createFile(size: fileBytes(plan))
         do throws(BlockError) { try write(plan, to: file, context) } catch {
             try? file.close()
             throw error
         }
         try file.close()
+    }
+
+    private static func fileBytes(_ plan: VhdxPlan) -> Int {
+        plan.fileBytes(blocks: plan.isFixed ? plan.geometry.blockCount : 0)
+    }
+
+    /// A fixed image has room for all data from the start.
+    public static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool {
+        try VhdxPlan(options).isFixed
     }
 
     /// Notes the parent, its name and what its data are known by.
@@ -70,7 +79,7 @@ extension VhdxDriver: Measurable {
     private static func write(
         _ plan: VhdxPlan, to file: BlockNode, _ context: CreateContext
     ) throws(BlockError) {
-        try file.resize(to: plan.fileBytes(blocks: plan.isFixed ? plan.geometry.blockCount : 0))
+        try file.resize(to: fileBytes(plan))
         try writeTable(plan, to: file)
         let metadata = plan.metadata(diskID: context.newUUID(for: "vhdx disk"))
         try file.write(metadata.span.bytes, at: plan.metadataRange.lowerBound)

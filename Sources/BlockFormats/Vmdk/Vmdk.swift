@@ -41,8 +41,8 @@ enum Vmdk {
     enum Limit {
         /// A descriptor's text.
         static let descriptorBytes = 1 << 20
-        /// The files of a split disk: 2 TiB in parts of 2 GiB.
-        static let extents = 1024
+        /// The files of a split disk: 8 TiB in parts of 2 GiB.
+        static let extents = 4096
         static let grainSectors = 4096
         static let tableEntries = 4096
         /// Entries of the grain directories of all extents: 64 TiB with usual grains. Both copies are kept in

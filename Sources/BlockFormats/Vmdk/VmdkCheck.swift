@@ -3,6 +3,9 @@ import BlockCore
 extension VmdkDriver: Checkable {
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try exclusively { (state) throws(BlockError) in
+            if let line = Self.misstatedSize(state), line.sectors * Vmdk.sectorBytes > state.virtualSize {
+                return try checkShortened(&state, line, repair, report)
+            }
             if repair != .none, Self.misstatedSize(state) != nil {
                 let found = try Self.checkExtents(state, .none) { _ in }
                 guard found.corruptions == 0 else {
@@ -16,6 +19,48 @@ extension VmdkDriver: Checkable {
             try Self.checkSizes(&state, repair, &result, report)
             return result
         }
+    }
+
+    /// A header that says less than the descriptor is a damaged one: no resizing leaves it like that. Its
+    /// tables may say that the descriptor is right.
+    private func checkShortened(
+        _ state: inout VmdkState, _ line: VmdkExtentLine, _ repair: RepairMode, _ report: (String) -> Void
+    ) throws(BlockError) -> CheckResult {
+        let larger = repair == .all ? try Self.enlarged(state, to: line.sectors) : nil
+        let sectors = state.virtualSize / Vmdk.sectorBytes
+        report(
+            "\(larger == nil ? "ERROR" : "Repairing") the header: it says that the disk has \(sectors) "
+                + "sectors, and the descriptor says \(line.sectors)")
+        guard let larger else {
+            if repair != .none { report("ERROR nothing is mended before 'resize' has said which is right") }
+            var result = try Self.checkExtents(state, .none, report)
+            result.corruptions += 1
+            return result
+        }
+        try larger.storeHeader()
+        state.extents[0].content = .sparse(larger)
+        state.extents[0].guest = 0..<line.sectors * Vmdk.sectorBytes
+        state.shareTableMemory()
+        setVirtualSize(state.virtualSize)
+        var result = try Self.checkExtents(state, repair, report)
+        result.corruptionsFixed += 1
+        return result
+    }
+
+    /// The tables of a disk in one file if it has another size; `nil` where they are not sound.
+    private static func enlarged(
+        _ state: VmdkState, to sectors: Int
+    ) throws(BlockError) -> VmdkGrainTables? {
+        guard let old = state.extents[0].tables else { return nil }
+        var header = old.header
+        header.capacitySectors = sectors
+        guard header.directoryEntries <= Vmdk.Limit.directoryEntries else { return nil }
+        let tables: VmdkGrainTables
+        do throws(BlockError) { tables = try VmdkGrainTables(file: old.file, header: header) } catch {
+            guard error.kind == .corrupt else { throw error }
+            return nil
+        }
+        return try VmdkSurvey(tables).findingCount == 0 ? tables : nil
     }
 
     private static func checkExtents(
@@ -58,6 +103,7 @@ extension VmdkDriver: Checkable {
         var changed = line
         changed.sectors = tables.header.capacitySectors
         descriptor.setExtent(0, changed)
+        descriptor.setGeometry(sectors: changed.sectors)
         try state.descriptor?.replace(with: descriptor)
         result.leaksFixed += 1
     }
@@ -183,6 +229,8 @@ private struct VmdkExtentCheck {
             let before = survey.findingCount
             _ = try VmdkSurvey(tables) { finding throws(BlockError) in try mend(finding, tables, &budget) }
             try tables.commit()
+            // What the file has counts, not what is remembered of it.
+            tables.forgetTables()
             survey = try VmdkSurvey(tables)
             progresses = survey.findingCount < before && !budget.wasExceeded
         }

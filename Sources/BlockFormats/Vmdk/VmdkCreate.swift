@@ -46,9 +46,10 @@ extension VmdkDriver: Measurable {
         guard let backing = plan.backing else { return Vmdk.noParent }
         let reference = BackingReference(filename: backing, format: name)
         guard let node = try context.openBacking(reference) else {
-            context.note(
-                "The backing file was not opened, so the image does not say which contents it must have")
-            return 0
+            throw BlockError(
+                .notFound,
+                "Could not open the backing file '\(backing)': a VMDK image notes which contents it must have"
+            )
         }
         defer { try? node.close() }
         return try contentID(of: node)
@@ -62,6 +63,11 @@ extension VmdkDriver: Measurable {
                 path: node.filename)
         }
         return driver.state.withLock { $0.descriptor?.descriptor.cid ?? 0 }
+    }
+
+    /// Files of plain bytes can have their space from the start.
+    public static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool {
+        try VmdkPlan.subformat(options).isFlat
     }
 
     static func createPart(

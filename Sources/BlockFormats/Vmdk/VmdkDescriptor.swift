@@ -74,7 +74,7 @@ struct VmdkDescriptor {
         bytes.withUnsafeBytes { buffer in
             buffer.prefix { $0 != 0 }.split(separator: 10, omittingEmptySubsequences: false).map { line in
                 let end = line.last == 13 ? line.dropLast() : line
-                return String(decoding: end, as: UTF8.self)
+                return VmdkText.decode(end)
             }
         }
     }
@@ -114,10 +114,11 @@ struct VmdkDescriptor {
         return (name, String(value))
     }
 
+    private static func isBlank(_ character: Character) -> Bool { character == " " || character == "\t" }
+
     private static func trimmed(_ text: Substring) -> Substring {
-        let blank: (Character) -> Bool = { $0 == " " || $0 == "\t" }
-        var text = text.drop(while: blank)
-        while let last = text.last, blank(last) { text.removeLast() }
+        var text = text.drop(while: isBlank)
+        while let last = text.last, isBlank(last) { text.removeLast() }
         return text
     }
 
@@ -131,6 +132,16 @@ struct VmdkDescriptor {
         guard let hint = value("parentFileNameHint"), !hint.isEmpty else { return nil }
         return parentCID == Vmdk.noParent ? nil : hint
     }
+    /// Says what the heads and tracks that the disk has make of another size.
+    mutating func setGeometry(sectors: Int) {
+        let key = "ddb.geometry.cylinders"
+        guard value(key) != nil, let heads = value("ddb.geometry.heads").flatMap({ Int($0) }),
+            let track = value("ddb.geometry.sectors").flatMap({ Int($0) }),
+            (1...255).contains(heads), (1...63).contains(track)
+        else { return }
+        set(key, to: "\(key) = \"\(sectors / (heads * track))\"")
+    }
+
     /// Whether somebody keeps book of changed blocks in another file, which we would not do.
     var tracksChanges: Bool { value("changeTrackPath")?.isEmpty == false }
 
@@ -165,23 +176,23 @@ struct VmdkDescriptor {
     /// The text, with its data base in sectors of its own where it does not all fit into one: what may
     /// change then lies in the first sector, which is written as a whole or not at all.
     var text: [UInt8] {
-        let whole = Array(lines.joined(separator: "\n").utf8)
+        let whole = VmdkText.encode(lines.joined(separator: "\n"))
         guard whole.count > Vmdk.sectorBytes,
             let split = lines.firstIndex(where: { $0.hasPrefix("# The Disk Data Base") })
         else { return whole }
         var head = lines[..<split]
         while head.last?.isEmpty == true { head.removeLast() }
-        var bytes = Array(head.joined(separator: "\n").utf8) + [10]
+        var bytes = VmdkText.encode(head.joined(separator: "\n")) + [10]
         let room = (bytes.count + Vmdk.sectorBytes - 1).roundedDown(to: Vmdk.sectorBytes)
         bytes += [UInt8](repeating: 10, count: room - bytes.count)
-        return bytes + Array(lines[split...].joined(separator: "\n").utf8)
+        return bytes + VmdkText.encode(lines[split...].joined(separator: "\n"))
     }
 
     // MARK: Extents
 
     private static func parseExtent(_ line: String) throws(BlockError) -> VmdkExtentLine? {
-        let words = line.split(separator: "\"", maxSplits: 2, omittingEmptySubsequences: false)
-        let head = words[0].split(separator: " ")
+        let (front, name, behind) = split(line)
+        let head = front.split(whereSeparator: isBlank)
         guard let access = head.first, ["RW", "RDONLY", "NOACCESS"].contains(access) else { return nil }
         guard head.count >= 3, let sectors = Int(head[1]), sectors >= 0, sectors <= Int.max >> 10 else {
             throw BlockError(.corrupt, "The extent line '\(line)' makes no sense")
@@ -191,16 +202,30 @@ struct VmdkDescriptor {
         }
         var extent = VmdkExtentLine(isReadOnly: access == "RDONLY", sectors: sectors, kind: kind)
         if kind == .zero { return extent }
-        guard words.count == 3, !words[1].isEmpty else {
+        guard let name, !name.isEmpty else {
             throw BlockError(.corrupt, "The extent line '\(line)' names no file")
         }
-        extent.filename = String(words[1])
-        if let number = words[2].split(separator: " ").first {
-            guard let offset = Int(number), offset >= 0, offset <= Int.max >> 10 else {
+        extent.filename = String(name)
+        // Behind the names of others stand words that mean something to VMware alone.
+        if let word = behind.split(whereSeparator: isBlank).first, kind == .flat || Int(word) != nil {
+            guard let offset = Int(word), offset >= 0, offset <= Int.max >> 10 else {
                 throw BlockError(.corrupt, "The extent line '\(line)' has a bad offset")
             }
             extent.offset = offset
         }
         return extent
+    }
+
+    /// What stands before the name in quotes, the name, and what stands behind it. The name ends with a quote
+    /// that has a blank or nothing behind it.
+    private static func split(_ line: String) -> (front: Substring, name: Substring?, behind: Substring) {
+        guard let open = line.firstIndex(of: "\"") else { return (line[...], nil, "") }
+        var rest = line[line.index(after: open)...]
+        let start = rest.startIndex
+        while let quote = rest.firstIndex(of: "\"") {
+            rest = rest[rest.index(after: quote)...]
+            if rest.first.map(isBlank) ?? true { return (line[..<open], line[start..<quote], rest) }
+        }
+        return (line[..<open], nil, "")
     }
 }

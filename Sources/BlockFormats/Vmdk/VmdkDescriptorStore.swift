@@ -7,6 +7,8 @@ struct VmdkDescriptorStore {
     let offset: Int
     let room: Int?
     private(set) var descriptor: VmdkDescriptor
+    /// In so many bytes a descriptor must show that it is one.
+    private static let headBytes = 1 << 16
     /// The text as the file has it.
     private var bytes: [UInt8]
 
@@ -19,13 +21,14 @@ struct VmdkDescriptorStore {
         self.room = room
         let available = max(0, try file.length() - offset)
         let count = min(available, room ?? available)
+        let head = try file.readBytes(at: offset, count: min(count, Self.headBytes))
+        guard VmdkDescriptor.isDescriptor(head.span.bytes) else { return nil }
         guard count <= Vmdk.Limit.descriptorBytes else {
             throw BlockError(
                 .limit, "The descriptor is larger than \(Vmdk.Limit.descriptorBytes) bytes",
                 path: file.filename)
         }
         let text = try file.readBytes(at: offset, count: count)
-        guard VmdkDescriptor.isDescriptor(text.span.bytes) else { return nil }
         descriptor = try VmdkDescriptor.parse(text.span.bytes)
         bytes = Array(text.prefix { $0 != 0 })
     }

@@ -47,7 +47,7 @@ extension VmdkDriver {
                 undo(growth, &state)
                 throw error
             }
-            if growth.single != nil { return try state.noteSize() }
+            if growth.single != nil { return try state.noteSize(size) }
             try complete(growth, &state)
         }
     }
@@ -158,6 +158,7 @@ extension VmdkDriver {
             VmdkState.abandon(growth.made)
             throw error
         }
+        changed.setGeometry(sectors: size / Vmdk.sectorBytes)
         growth.descriptor = changed
         state.extents = extents
     }

@@ -178,6 +178,11 @@ struct VmdkOpening {
         _ line: VmdkExtentLine, _ index: Int, _ options: inout OptionTree
     ) throws(BlockError) -> (node: BlockNode, child: Int)? {
         if line.kind.isFlat, let known = flatFiles[line.filename] { return known }
+        guard VmdkText.isPlain(line.filename) else {
+            throw BlockError(
+                .unsupported, "The name of extent \(index) is not UTF-8, as file names must be here",
+                path: file.filename)
+        }
         let opened: BlockNode?
         do throws(BlockError) {
             opened = try request.openChild(

@@ -76,7 +76,9 @@ struct VmdkPlan {
             throw BlockError(
                 .unsupported, "Invalid backing file format: \(format). Must be \(VmdkDriver.name)")
         }
-        for name in [backing ?? "", filename] where name.contains("\"") || name.contains("\n") {
+        // The name of the only file is stated, but nobody needs it.
+        let quoted = (backing ?? "") + (subformat.isEmbedded ? "" : filename)
+        guard !quoted.contains("\""), !((backing ?? "") + filename).contains("\n") else {
             throw BlockError(.invalidArgument, "File names in a VMDK image cannot have '\"' or line feeds")
         }
         guard sectors <= Int.max >> 10 else {

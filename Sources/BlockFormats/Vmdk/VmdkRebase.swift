@@ -15,7 +15,7 @@ extension VmdkDriver: Rebasable {
                     .unsupported, "Flat image can't have backing file", path: file.filename)
             }
             var parent = Vmdk.noParent
-            if let backing { parent = try identity(of: backing) }
+            if let backing { parent = try identity(of: backing, stated: changed.parentCID) }
             changed.set("parentCID", to: "parentCID=" + VmdkPlan.hex(parent), after: "CID")
             changed.set("parentFileNameHint", to: backing.map { "parentFileNameHint=\"\($0.filename)\"" })
             try state.commit()
@@ -25,7 +25,11 @@ extension VmdkDriver: Rebasable {
     }
 
     /// The content ID of the next backing file.
-    private func identity(of backing: BackingReference) throws(BlockError) -> UInt32 {
+    ///
+    /// - Parameter stated: that of the present one.
+    private func identity(
+        of backing: BackingReference, stated: UInt32?
+    ) throws(BlockError) -> UInt32 {
         guard !backing.filename.contains("\""), !backing.filename.contains("\n") else {
             throw BlockError(
                 .invalidArgument, "File names in a VMDK image cannot have '\"' or line feeds")
@@ -35,12 +39,14 @@ extension VmdkDriver: Rebasable {
                 .unsupported, "Invalid backing file format: \(format). Must be \(Self.name)",
                 path: file.filename)
         }
-        guard let request else { return 0 }
+        guard let request else { return stated ?? 0 }
         let node: BlockNode
         do throws(BlockError) { node = try request.openBacking(backing) } catch {
-            // Without checks (-u) a file may be named that is not there yet.
-            guard error.kind == .notFound, request.settings.withoutBacking else { throw error }
-            return 0
+            // Without checks (-u) a file may be named that is not there yet: the parent under a new name.
+            guard error.kind == .notFound, request.settings.withoutBacking, let stated, stated != 0,
+                stated != Vmdk.noParent
+            else { throw error }
+            return stated
         }
         defer { try? node.close() }
         return try Self.contentID(of: node)

@@ -5,7 +5,8 @@ extension VmdkDriver: Resizable {
     /// and parts of files; what the new space must not show is overwritten; a flush; then the one sector that
     /// makes the new size true: the header of a disk in one file, else the descriptor. Shrinking: that sector
     /// first; then what it cut off is given back. A disk in one file states its size in the descriptor as
-    /// well, which comes last and does not count.
+    /// well, which does not count: it becomes larger after the header and smaller before it, so that a header
+    /// that says less than the descriptor is a damaged one.
     public func resize(
         to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
     ) throws(BlockError) {
@@ -39,9 +40,12 @@ extension VmdkDriver: Resizable {
 
     private func shrinkSingle(_ state: inout VmdkState, to size: Int) throws(BlockError) {
         guard let tables = state.extents[0].tables else { return }
-        try setCapacity(tables, size / Vmdk.sectorBytes)
+        try state.noteSize(size)
+        do throws(BlockError) { try setCapacity(tables, size / Vmdk.sectorBytes) } catch {
+            try? state.noteSize(state.virtualSize)
+            throw error
+        }
         state.extents[0].guest = 0..<size
-        try state.noteSize()
         try giveBack(tables, behind: size)
     }
 
@@ -138,6 +142,7 @@ extension VmdkDriver: Resizable {
         }
         line.sectors = (size - last.guest.lowerBound) / Vmdk.sectorBytes
         changed.setExtent(extents.count - 1, line)
+        changed.setGeometry(sectors: size / Vmdk.sectorBytes)
         try state.descriptor?.replace(with: changed)
         extents[extents.count - 1].guest = last.guest.lowerBound..<size
         let files = extents.compactMap(\.file)

@@ -90,10 +90,11 @@ struct VmdkState {
     }
 
     /// Says in the descriptor of a disk in one file how large it is.
-    mutating func noteSize() throws(BlockError) {
+    mutating func noteSize(_ bytes: Int) throws(BlockError) {
         guard var changed = descriptor?.descriptor, var line = changed.extents.first?.extent else { return }
-        line.sectors = virtualSize / Vmdk.sectorBytes
+        line.sectors = bytes / Vmdk.sectorBytes
         changed.setExtent(0, line)
+        changed.setGeometry(sectors: line.sectors)
         try descriptor?.replace(with: changed)
     }
 

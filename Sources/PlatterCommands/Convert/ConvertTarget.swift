@@ -54,7 +54,10 @@ struct ConvertTarget {
             }
             if compresses { throw Self.noCompression }
         } else if !(context.registry.format(named: format) is any StreamWriting.Type) {
-            throw CommandFailure("Standard output can be written as '\(plain)' only")
+            let streams = context.registry.formats.filter { $0 is any StreamWriting.Type }.map { $0.name }
+            throw CommandFailure(
+                "Standard output can be written as '\(plain)', or as a stream of the format "
+                    + streams.joined(separator: ", "))
         }
         if exists { throw CommandFailure("Standard output cannot be an image that is there already") }
     }

@@ -1,0 +1,146 @@
+import BlockCore
+import BlockFormats
+import BlockTestSupport
+import Testing
+
+/// What descriptors of other programs may have in them, and what becomes of it.
+@Suite struct VmdkDescriptorTests {
+    private typealias Images = VmdkImageTests
+
+    private static func lines(_ store: TestStore, _ name: String = "disk") throws -> [[UInt8]] {
+        let file = try #require(store[name])
+        return file.read(at: 0, count: file.count).split(separator: 10).map { Array($0) }
+    }
+
+    private static func resize(_ store: TestStore, to bytes: Int) throws {
+        let node = try Images.open(store, readOnly: false)
+        try node.resize(to: bytes)
+        try node.close()
+    }
+
+    /// Text in a code page, bytes that look like UTF-8, and the characters that stand for bytes.
+    @Test func bytesThatAreNoTextSurviveAChange() throws {
+        let odd: [[UInt8]] = [
+            Array("ddb.comment = \"".utf8) + [0xFC, 0xE4, 0xC3, 0x28, 0xC3, 0xBC, 0x80, 0x22],
+            Array("# ".utf8) + [0xF4, 0x8F, 0xBF, 0xBC, 0xF4, 0x8F, 0xBC, 0x80, 0xED, 0xA0, 0x80],
+        ]
+        var file = VmdkBytes.descriptor(["RW 8 FLAT \"a\" 0"])
+        for line in odd { file.write(line + [10], at: file.count) }
+        let store = TestStore(["disk": file, "a": SparseBytes([UInt8](repeating: 7, count: 4096))])
+        try Self.resize(store, to: 8192)
+        let lines = try Self.lines(store)
+        for line in odd { #expect(lines.contains(line), "\(line)") }
+        #expect(lines.contains(Array("RW 16 FLAT \"a\" 0".utf8)))
+    }
+
+    @Test func aNameThatIsNoTextIsRefused() throws {
+        var file = VmdkBytes.descriptor([])
+        file.write(Array("RW 8 FLAT \"".utf8) + [0xFC] + Array("\" 0\n".utf8), at: file.count)
+        let error = #expect(throws: BlockError.self) { try Images.open(TestStore(["disk": file])) }
+        #expect(error?.kind == .unsupported && error?.message.contains("UTF-8") == true)
+    }
+
+    @Test(arguments: [
+        "RW\t8\tFLAT\t\"a\"\t0", "RW  8 FLAT \"a\"  0", "RW 8 VMFS \"a\" partitionUUID 0 x",
+        "RW 8 VMFS \"a\"",
+    ]) func extentLinesAreReadAsOthersDo(_ line: String) throws {
+        let store = TestStore([
+            "disk": VmdkBytes.descriptor([line]), "a": SparseBytes([UInt8](repeating: 7, count: 4096)),
+        ])
+        #expect(try Images.open(store).readBytes(at: 4095, count: 1) == [7])
+    }
+
+    @Test func quotesInTheNameOfTheOnlyFileDoNoHarm() throws {
+        let text = VmdkBytes.text(["RW 64 SPARSE \"q\"q.vmdk\""], createType: "monolithicSparse")
+        var file = VmdkBytes.sparse(sectors: 64, descriptor: text, grains: [0: 64])
+        file.write([UInt8](repeating: 9, count: 4096), at: 64 * 512)
+        let store = TestStore(["q\"q.vmdk": file])
+        #expect(try Images.open(store, "q\"q.vmdk").readBytes(at: 0, count: 1) == [9])
+    }
+
+    /// The cylinders follow the size; without heads there are none.
+    @Test(arguments: [("16", "63", 20_000, 19), ("255", "63", 64_260, 4), ("0", "63", 20_000, nil)])
+    func theGeometryFollowsTheSize(_ heads: String, _ track: String, _ sectors: Int, _ cylinders: Int?) throws
+    {
+        let geometry = [
+            "ddb.geometry.cylinders = \"1\"", "ddb.geometry.heads = \"\(heads)\"",
+            "ddb.geometry.sectors = \"\(track)\"",
+        ]
+        var file = VmdkBytes.descriptor(["RW 2016 FLAT \"a\" 0"])
+        file.write(Array((geometry.joined(separator: "\n") + "\n").utf8), at: file.count)
+        let store = TestStore(["disk": file, "a": SparseBytes([UInt8](repeating: 7, count: 2016 * 512))])
+        try Self.resize(store, to: sectors * 512)
+        let line = "ddb.geometry.cylinders = \"\(cylinders ?? 1)\""
+        #expect(try Self.lines(store).contains(Array(line.utf8)))
+        try Self.resize(store, to: 1008 * 512)
+        let small = "ddb.geometry.cylinders = \"\(cylinders == nil ? 1 : heads == "16" ? 1 : 0)\""
+        #expect(try Self.lines(store).contains(Array(small.utf8)))
+    }
+
+    /// A check looks at the image and not at what shows through.
+    @Test func aChangedParentIsNoReasonNotToCheck() throws {
+        var configuration = VmdkTests.overlays[0]
+        configuration.virtualSize = 1 << 20
+        let store = TestStore()
+        _ = try configuration.create(in: store)
+        let opener = Images.opener(store)
+        let base = try opener.open("base", settings: OpenSettings(readOnly: false))
+        try base.write([UInt8(1)].span.bytes, at: 0)
+        try base.close()
+        #expect(throws: BlockError.self) { try opener.open("disk") }
+        #expect(try Images.check(store) == CheckResult())
+    }
+
+    // MARK: Two sizes
+
+    /// No resizing leaves a header that says less than the descriptor: the tables tell which is right.
+    @Test func aHeaderThatLostSectorsGetsThemBack() throws {
+        let whole = Images.single([0: 64, 400: 72])
+        var file = whole
+        VmdkBytes.put(1024, 8, 12, &file)
+        let store = TestStore(["disk": file])
+        #expect(try Images.check(store).corruptions == 1)
+        #expect(try Images.check(store, .leaks).corruptions == 1)
+        #expect(try #require(store["disk"]) == file)
+        let repaired = try Images.check(store, .all)
+        #expect(repaired.corruptions == 0 && repaired.leaks == 0 && repaired.corruptionsFixed == 1)
+        #expect(try #require(store["disk"]) == whole)
+        #expect(try Images.check(store) == CheckResult())
+        #expect(try Images.open(store).readBytes(at: 400 * 4096, count: 1) == [145])
+    }
+
+    /// Where the tables do not fit the descriptor either, nothing is touched.
+    @Test func aDescriptorThatDoesNotFitIsNotBelieved() throws {
+        var file = Images.single([0: 64, 400: 100_000])
+        VmdkBytes.put(1024, 8, 12, &file)
+        let store = TestStore(["disk": file])
+        #expect(try Images.check(store, .all).corruptions == 1)
+        #expect(try #require(store["disk"]) == file)
+        try Self.resize(store, to: 512 * 512)
+        #expect(try Images.check(store) == CheckResult())
+    }
+
+    /// Killed anywhere, shrinking and growing leave a header that counts.
+    @Test(arguments: [1 << 20, 3 << 20]) func anInterruptedResizingIsMended(_ size: Int) throws {
+        for number in 1..<100 {
+            let store = TestStore(["disk": Images.single([0: 64, 400: 72])])
+            let node = try Images.open(store, readOnly: false)
+            store.faults.arm(number, .fullFromThen)
+            let hasFailed = (try? node.resize(to: size)) == nil
+            store.faults.disarm()
+            // As a killed program leaves it.
+            let left = TestStore(store.files)
+            try? node.close()
+            _ = try Images.check(left, .all)
+            #expect(try Images.check(left) == CheckResult(), "\(number)")
+            let length = try Images.open(left).length()
+            #expect([size, 4096 * 512].contains(length), "\(number)")
+            #expect(try Images.open(left).readBytes(at: 0, count: 1) == [1])
+            if length > 400 * 4096 && size < length {
+                #expect(try Images.open(left).readBytes(at: 400 * 4096, count: 1) == [145])
+            }
+            if !hasFailed { return }
+        }
+        Issue.record("It never succeeded")
+    }
+}
