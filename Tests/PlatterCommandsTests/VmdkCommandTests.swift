@@ -21,9 +21,8 @@ import Testing
 
     /// Also where the parent is not to be looked at, the image notes which contents it must have.
     @Test func anOverlayMadeUnseenKnowsItsParent() throws {
-        try ok(
-            "platter create -q -f vmdk base.vmdk 1M && platter create -q -u -f vmdk -b base.vmdk -F vmdk o.vmdk 1M"
-        )
+        try ok("platter create -q -f vmdk base.vmdk 1M")
+        try ok("platter create -q -u -f vmdk -b base.vmdk -F vmdk o.vmdk 1M")
         let cid = try line("CID", of: "base.vmdk")
         #expect(try line("parentCID", of: "o.vmdk") == "parent" + cid && !cid.hasSuffix("00000000"))
         let refused = try fixture.platter(

@@ -6,9 +6,8 @@ public protocol Creatable: FormatDriver {
     static var createOptions: [CreateOption] { get }
     /// Makes an empty image. `options` holds only declared keys, with defaults filled in.
     static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError)
-    /// Whether ``CreateContext/createFile(named:size:preallocation:)`` makes files with these options that have
-    /// room for all data, so that the protocol's way of reserving space means something. Not asked of formats
-    /// that declare an option `preallocation`. None do unless they say so.
+    /// Whether files that are made with these options have room for all data, so that the protocol's way of
+    /// reserving space means something. Not asked of formats that declare an option `preallocation`.
     static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool
 }
 

@@ -79,6 +79,12 @@ public protocol FormatDriver: AnyObject, Sendable {
 
     /// What `info` tells of this image.
     func describe() throws(BlockError) -> FormatInfo
+
+    /// The driver itself, where it conforms to that protocol. Not to be implemented.
+    var asZeroWriting: (any ZeroWriting)? { get }
+    var asDiscarding: (any Discarding)? { get }
+    var asBitmapCapable: (any BitmapCapable)? { get }
+    var asSnapshotCapable: (any SnapshotCapable)? { get }
 }
 
 extension FormatDriver {

@@ -63,8 +63,8 @@ public struct CreateContext: Sendable {
     /// - Parameters:
     ///   - name: another file that belongs to the image; `nil` for the image itself.
     ///   - size: the length in bytes.
-    ///   - preallocation: how its space is reserved; `nil`: as the user wants it of formats that leave that to
-    ///     the file.
+    ///   - preallocation: how its space is reserved; `nil`: as the user wants it of a format without such an
+    ///     option of its own.
     public func createFile(
         named name: String? = nil, size: Int = 0, preallocation: Preallocation? = nil
     ) throws(BlockError) -> BlockNode {

@@ -175,7 +175,7 @@ public struct ImageOpener: Sendable {
             throw BlockError(
                 .corrupt, "Backing file '\(file.filename)' creates an infinite loop.", path: file.filename)
         }
-        if let storage = file.storage as? any UseDeclaring {
+        if let storage = file.storage?.asUseDeclaring {
             let tolerates = format.toleratesOtherWriters && above.depth == 0 && !settings.excludesWriters
             try storage.declareUse(toleratingWriters: tolerates)
         }

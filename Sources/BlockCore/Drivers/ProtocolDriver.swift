@@ -65,6 +65,10 @@ public protocol ProtocolDriver: AnyObject, Sendable {
     func copyRange(
         from source: any ProtocolDriver, at sourceOffset: Int, to offset: Int, count: Int
     ) throws(BlockError) -> Int
+
+    /// The driver itself, where it conforms to that protocol. Not to be implemented.
+    var asUseDeclaring: (any UseDeclaring)? { get }
+    var asEventListener: (any MetadataEventListener)? { get }
 }
 
 extension ProtocolDriver {

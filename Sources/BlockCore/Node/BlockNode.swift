@@ -38,7 +38,6 @@ public final class BlockNode: GuestReader, Sendable {
     let requests = RangeLock()
     /// Something was changed that no flush has made durable yet.
     let needsFlush = Atomic<Bool>(false)
-    // Looked up once: a cast for every request would cost more than the request.
     let zeroWriting: (any ZeroWriting)?
     let discarding: (any Discarding)?
     let recorder: (any BitmapCapable)?
@@ -61,16 +60,18 @@ public final class BlockNode: GuestReader, Sendable {
         self.settings = settings
         state = Mutex(State(backing: backing, readOnly: settings.readOnly))
         if case .format(let driver) = layer {
-            zeroWriting = driver as? any ZeroWriting
-            discarding = driver as? any Discarding
-            recorder = driver as? any BitmapCapable
+            assert(driver.knowsItsAbilities)
+            zeroWriting = driver.asZeroWriting
+            discarding = driver.asDiscarding
+            recorder = driver.asBitmapCapable
         } else {
             zeroWriting = nil
             discarding = nil
             recorder = nil
         }
         if case .storage(let driver) = layer {
-            eventListener = driver as? any MetadataEventListener
+            assert(driver.knowsItsAbilities)
+            eventListener = driver.asEventListener
         } else {
             eventListener = nil
         }

@@ -37,7 +37,8 @@ enum Qcow2 {
 
     /// How much memory the caches may take, in bytes.
     enum CacheBudget {
-        static let l2Bytes = 8 << 20
+        /// The tables of 64 GiB with usual clusters, and a few more, so that no change has to make room.
+        static let l2Bytes = (8 << 20) + 4 * sliceBytes
         static let refcountBytes = 2 << 20
         /// Tables are cached in parts of at most this size.
         static let sliceBytes = 65536

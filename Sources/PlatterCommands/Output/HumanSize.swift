@@ -19,7 +19,9 @@ enum HumanSize {
             limit *= 1024
         }
         let scaled = Double(bytes) / Double(sign: .plus, exponent: unit * 10, significand: 1)
-        return formatted("%.3g", scaled) + " \(units[unit])B"
+        let whole = Int(scaled)
+        let number = Double(whole) == scaled && whole < 1000 ? String(whole) : formatted("%.3g", scaled)
+        return number + " \(units[unit])B"
     }
 
     /// `0.00` with two digits after the point.

@@ -39,7 +39,7 @@ struct ImageInfo {
             let sizes = children.compactMap(\.info.actualSize)
             actualSize = sizes.count == children.count ? sizes.reduce(0, +) : nil
         }
-        if let snapshotting = node.format as? any SnapshotCapable { snapshots = try snapshotting.snapshots() }
+        if let driver = node.format?.asSnapshotCapable { snapshots = try driver.snapshots() }
         backing = node.format?.backing
         fullBackingName = backing.map { FileNames.resolve($0.filename, relativeTo: node.filename) }
         if withLimits { limits = Self.limits(of: node) }
@@ -49,12 +49,12 @@ struct ImageInfo {
     private static func limits(of node: BlockNode) -> [InfoField] {
         var fields: [InfoField] = []
         let alignment = max(1, (node.file ?? node).storage?.requestAlignment ?? 1)
-        if let zero = node.format as? any ZeroWriting, zero.zeroGranularity > 1 {
+        if let zero = node.format?.asZeroWriting, zero.zeroGranularity > 1 {
             fields.append(InfoField("write-zeroes-alignment", .number(zero.zeroGranularity)))
         }
         fields.append(InfoField("request-alignment", .number(alignment)))
         fields.append(InfoField("min-mem-alignment", .number(alignment)))
-        if let discarding = node.format as? any Discarding, discarding.discardGranularity > 1 {
+        if let discarding = node.format?.asDiscarding, discarding.discardGranularity > 1 {
             fields.append(InfoField("discard-alignment", .number(discarding.discardGranularity)))
         }
         fields.append(InfoField("opt-mem-alignment", .number(AlignedBuffer.alignmentBytes)))
