@@ -16,6 +16,9 @@ protocol ImageCommand: ParsableCommand {
 }
 
 extension ImageCommand {
+    /// Help is asked for before arguments are bound, so nobody has to look for it again.
+    static var configuration: CommandConfiguration { CommandConfiguration(helpNames: []) }
+
     /// The command with its properties set from normalised arguments.
     static func bound(to arguments: [String]) throws -> Self {
         let operands = arguments.firstIndex(of: "--") ?? arguments.endIndex

@@ -57,6 +57,17 @@ import Testing
     ])
     func humanSizes(_ bytes: Int, _ text: String) { #expect(HumanSize.text(bytes) == text) }
 
+    /// Ties and all others are rounded as `printf` does.
+    @Test func threeDigitsAreThoseOfC() {
+        var values = (0..<300_000).map { Double($0) / 256 } + [0.5, 998.5, 999, 1.1, 3.14159, 99.95, 1e300]
+        values += (0..<50_000).map { Double($0 * 7919 + 1_048_576) / 1_048_576 }
+        for value in values {
+            let text = HumanSize.threeDigits(value)
+            guard text != HumanSize.formatted("%.3g", value) else { continue }
+            Issue.record("\(value) is no \(text)")
+        }
+    }
+
     @Test func percentagesHaveTwoDigits() {
         #expect(HumanSize.percent(66.666) == "66.67")
         #expect(HumanSize.percent(0) == "0.00")

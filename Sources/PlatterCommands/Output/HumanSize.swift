@@ -19,9 +19,20 @@ enum HumanSize {
             limit *= 1024
         }
         let scaled = Double(bytes) / Double(sign: .plus, exponent: unit * 10, significand: 1)
-        let whole = Int(scaled)
-        let number = Double(whole) == scaled && whole < 1000 ? String(whole) : formatted("%.3g", scaled)
-        return number + " \(units[unit])B"
+        return threeDigits(scaled) + " \(units[unit])B"
+    }
+
+    /// As `%.3g` has it, without the cost of C's variable arguments where the number is a plain one.
+    static func threeDigits(_ value: Double) -> String {
+        guard value >= 1, value < 999 else { return formatted("%.3g", value) }
+        let perUnit = value < 10 ? 100 : value < 100 ? 10 : 1
+        let product = value * Double(perUnit)
+        // Only what is exact is rounded as C does it.
+        guard (-product).addingProduct(value, Double(perUnit)) == 0 else { return formatted("%.3g", value) }
+        let hundredths = Int(product.rounded(.toNearestOrEven)) * (100 / perUnit)
+        var digits = String(hundredths % 100 + 100).dropFirst()
+        while digits.last == "0" { digits.removeLast() }
+        return String(hundredths / 100) + (digits.isEmpty ? "" : "." + digits)
     }
 
     /// `0.00` with two digits after the point.
