@@ -20,7 +20,9 @@ func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target
 /// A test target of ours; all of them share BlockTestSupport.
 func tests(_ name: String, path: String? = nil, _ dependencies: [Target.Dependency]) -> Target {
     .testTarget(
-        name: name, dependencies: ["BlockTestSupport"] + dependencies, path: path, swiftSettings: settings)
+        name: name, dependencies: ["BlockTestSupport"] + dependencies, path: path,
+        // Optimised, the tests themselves would take longer to build than they gain.
+        swiftSettings: settings + [.unsafeFlags(["-Onone"], .when(configuration: .release))])
 }
 
 let package = Package(

@@ -62,6 +62,7 @@ import Testing
             options: "-f vmdk -o subformat=twoGbMaxExtentFlat,preallocation=falloc", file: "a-f001",
             mebibytes: 8),
         Reserving(options: "-f vdi -o static=on,preallocation=falloc", mebibytes: 8),
+        Reserving(options: "-f raw -o preallocation=full", mebibytes: 8),
         Reserving(options: "-f vpc -o subformat=fixed,force_size=on,preallocation=full", mebibytes: 8),
         Reserving(options: "-f vhdx -o subformat=fixed,preallocation=falloc", mebibytes: 8),
         Reserving(options: "-f vmdk -o preallocation=full", isRefused: true),

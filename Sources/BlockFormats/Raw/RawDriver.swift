@@ -162,6 +162,8 @@ extension RawDriver: Measurable {
         [CreateOption(.size, .size, help: "Virtual disk size")]
     }
 
+    public static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool { true }
+
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         let size = options.integer(.size) ?? 0
         let rounded = size.roundedUp(to: sectorBytes) ?? size
