@@ -5,8 +5,8 @@ import re
 import subprocess
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-DEBUG = os.path.join(TOP, ".build", "debug")
-PLATTER = os.path.join(DEBUG, "platter")
+BUILT = os.path.join(TOP, ".build", "debug" if os.environ.get("PLATTER_DEBUG_TESTS") else "tests/release")
+PLATTER = os.path.join(BUILT, "platter")
 
 
 def platter(*arguments, **more):

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import unittest
 
-from program import DEBUG, PLATTER, TOP, platter, run
+from program import BUILT, PLATTER, TOP, platter, run
 
 README = os.path.join(TOP, "README.md")
 EXAMPLE = os.path.join(TOP, "Tests", "ReadmeExample", "main.swift")
@@ -73,7 +73,7 @@ class Readme(unittest.TestCase):
             with open(raw, "wb") as file:
                 file.write(bytes(range(1, 9)).ljust(1 << 20, b"\0"))
             platter("convert", "-f", "raw", "-O", "qcow2", raw, image)
-            output = run(os.path.join(DEBUG, "ReadmeExample"), image)
+            output = run(os.path.join(BUILT, "ReadmeExample"), image)
         self.assertEqual(
             output, "qcow2, 1048576 bytes, 1 layer(s)\nsector 0: [1, 2, 3, 4, 5, 6, 7, 8] ...\n")
 
