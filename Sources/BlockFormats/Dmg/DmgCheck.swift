@@ -92,8 +92,11 @@ extension DmgDriver: Checkable {
         case .raw: return try checksum(chunk.offset..<chunk.offset + chunk.length)
         default:
             let buffer = try decoder.decompressed(chunk)
-            defer { decoder.cache.giveBack(chunk.count) }
-            return CRC32.checksum(buffer.bytes)
+            let result = CRC32.checksum(buffer.bytes)
+            // First the memory, then the word that it is free.
+            _ = consume buffer
+            decoder.cache.giveBack(chunk.count)
+            return result
         }
     }
 

@@ -140,6 +140,7 @@ public final class DmgDriver: ReadOnlyFormat {
         }
         guard let bytes = try claim(number, chunk, waits: waits) else { return false }
         target.copy(from: bytes.bytes(start - chunk.start..<end - chunk.start))
+        _ = consume bytes
         decoder.cache.release(number)
         return true
     }
