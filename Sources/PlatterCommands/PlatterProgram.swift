@@ -25,6 +25,7 @@ public enum PlatterProgram {
     /// - Parameter arguments: as from the system: the name by which the program was called comes first.
     public static func run(_ arguments: [String]) -> Int32 {
         platter_return_large_blocks()
+        platter_raise_file_limit()
         let terminal = Terminal()
         let name = baseName(arguments.first ?? "platter")
         let status = run(name, Array(arguments.dropFirst()), terminal)

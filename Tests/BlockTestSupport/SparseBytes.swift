@@ -102,6 +102,11 @@ public struct SparseBytes: Sendable {
     /// Whether nothing is stored at `offset`, and for how many bytes (at most `limit`) that stays so.
     public func hole(at offset: Int, limit: Int) -> (isHole: Bool, length: Int) {
         let isHole = chunks[offset / Self.chunkBytes] == nil
+        if isHole, limit / Self.chunkBytes > chunks.count {
+            // A long hole, and few parts that could end it.
+            let next = chunks.keys.lazy.filter { $0 > offset / Self.chunkBytes }.min()
+            return (true, min(limit, (next ?? .max / Self.chunkBytes) * Self.chunkBytes - offset))
+        }
         var end = offset
         while end < offset + limit, (chunks[end / Self.chunkBytes] == nil) == isHole {
             end = (end / Self.chunkBytes + 1) * Self.chunkBytes

@@ -45,6 +45,22 @@ import Testing
         #expect(try line("parentCID", of: "alone.vmdk") == "parentCID=ffffffff")
     }
 
+    // MARK: Parts
+
+    /// More files than a process may usually have open.
+    @Test func aDiskOfManyPartsIsOpened() throws {
+        try ok(
+            """
+            ulimit -Sn 256
+            platter create -q -f vmdk -o subformat=twoGbMaxExtentFlat s.vmdk 800G
+            platter io -c 'write -P 5 700G 64k' -c 'read -P 5 700G 64k' s.vmdk | grep -c 65536/65536
+            test $(ls s-f*.vmdk | wc -l) -eq 400
+            """)
+        let refused = try fixture.platter(
+            "create", "-f", "vmdk", "-o", "subformat=twoGbMaxExtentFlat", "t", "9T")
+        #expect(refused.status == 1 && refused.error.contains("4096 parts"), "\(refused.text)")
+    }
+
     // MARK: Space
 
     struct Reserving: Sendable {

@@ -58,6 +58,9 @@ int platter_open_unnamed(const char *folder, int *error);
 /* Large blocks of memory go back to the system when freed; they do not stay with their thread. */
 void platter_return_large_blocks(void);
 
+/* As many files as the system allows this process: a split disk may have thousands. */
+void platter_raise_file_limit(void);
+
 /* CRC-32C's inner loop over some bytes: starts from and answers the checksum with all bits flipped. The
  * processor's instruction where it has one; the portable way is for tests. */
 uint32_t platter_crc32c(uint32_t value, const void *bytes, size_t count);
