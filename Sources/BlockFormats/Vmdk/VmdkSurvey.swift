@@ -38,6 +38,8 @@ struct VmdkSurvey {
     private let emptyCopies: TableBits
     private var used: [UInt64] = []
     private var window = 0..<0
+    /// The words of ``used`` between which all bits that are set lie.
+    private var marked = 0..<0
     /// Where the unused sectors began that reach up to here.
     private var gapStart: Int?
 
@@ -54,9 +56,11 @@ struct VmdkSurvey {
         emptyCopies = try Self.tablesInHoles(tables.redundant ?? [], tables, length)
         for number in badTables.sorted() { try add(.badTable(number), found) }
         var start = 0
+        used = [UInt64](repeating: 0, count: min(Self.windowSectors, max(fileSectors, 1)) / 64 + 1)
         repeat {
             window = start..<min(start + Self.windowSectors, max(fileSectors, 1))
-            used = [UInt64](repeating: 0, count: window.count / 64 + 1)
+            for word in marked { used[word] = 0 }
+            marked = 0..<0
             try lookAtWindow(isFirst: start == 0, found)
             start = window.upperBound
         } while start < fileSectors
@@ -200,6 +204,11 @@ struct VmdkSurvey {
         let inside = sectors.clamped(to: window)
         var bit = inside.lowerBound - window.lowerBound
         let end = inside.upperBound - window.lowerBound
+        let words = bit / 64..<(end + 63) / 64
+        marked =
+            marked.isEmpty
+            ? words
+            : min(marked.lowerBound, words.lowerBound)..<max(marked.upperBound, words.upperBound)
         var wasMarked = false
         while bit < end {
             let count = min(64 - bit % 64, end - bit)
@@ -215,8 +224,15 @@ struct VmdkSurvey {
     /// Room behind the metadata that would hold a grain, and does not.
     private mutating func countGaps() {
         var sector = max(window.lowerBound, tables.header.overheadBytes / Vmdk.sectorBytes)
-        while sector < min(window.upperBound, fileSectors) {
+        let end = min(window.upperBound, fileSectors)
+        while sector < end {
             let bit = sector - window.lowerBound
+            guard marked.contains(bit / 64) else {
+                if gapStart == nil { gapStart = sector }
+                let isBefore = bit / 64 < marked.lowerBound
+                sector = isBefore ? min(end, window.lowerBound + marked.lowerBound * 64) : end
+                continue
+            }
             let word = used[bit / 64] >> UInt64(bit % 64)
             if word == 0 {
                 if gapStart == nil { gapStart = sector }
