@@ -132,6 +132,7 @@ struct VmdkDescriptor {
         guard let hint = value("parentFileNameHint"), !hint.isEmpty else { return nil }
         return parentCID == Vmdk.noParent ? nil : hint
     }
+
     /// Says what the heads and tracks that the disk has make of another size.
     mutating func setGeometry(sectors: Int) {
         let key = "ddb.geometry.cylinders"
