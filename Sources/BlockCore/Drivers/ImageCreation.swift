@@ -48,7 +48,7 @@ public struct CreateContext: Sendable {
             return try opener.openAlone(
                 FileNames.resolve(reference.filename, relativeTo: filename), format: reference.format)
         } catch {
-            guard error.kind == .notFound, !rules.opensBacking else { throw error }
+            guard error.kind == .notFound, !rules.needsBacking else { throw error }
             return nil
         }
     }

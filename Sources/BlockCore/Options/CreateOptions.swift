@@ -142,6 +142,17 @@ public struct CreateOptions: Sendable {
         }
         return value
     }
+
+    /// The value of ``CreateOptionKey/uuid``; `nil` where none is stated.
+    ///
+    /// - Throws: `invalidArgument`.
+    public func uuid() throws(BlockError) -> ImageUUID? {
+        guard let text = values[.uuid] else { return nil }
+        guard let uuid = ImageUUID(text: text) else {
+            throw BlockError(.invalidArgument, "Parameter 'uuid' expects a UUID")
+        }
+        return uuid
+    }
 }
 
 /// Turns option texts into their normal form.

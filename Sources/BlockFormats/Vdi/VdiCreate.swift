@@ -42,13 +42,10 @@ extension VdiDriver: Measurable {
     private static func uuids(
         _ options: CreateOptions, _ size: Int, _ context: CreateContext
     ) throws(BlockError) -> [ImageUUID] {
-        guard let text = options[.uuid] else {
+        guard let stated = try options.uuid() else {
             return (0..<2).map { context.newUUID(for: "vdi \($0) \(size)") }
         }
-        guard let stated = ImageUUID(text: text) else {
-            throw BlockError(.invalidArgument, "Parameter 'uuid' expects a UUID")
-        }
-        return [stated, ImageUUID.make(seed: "vdi \(text) \(size)")]
+        return [stated, ImageUUID.make(seed: "vdi \(stated.text) \(size)")]
     }
 
     private static func newHeader(

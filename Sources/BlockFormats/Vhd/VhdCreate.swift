@@ -83,13 +83,7 @@ extension VhdDriver: Measurable {
     }
 
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
-        var uuid = context.newUUID(for: "vpc")
-        if let text = options[.uuid] {
-            guard let stated = ImageUUID(text: text) else {
-                throw BlockError(.invalidArgument, "Parameter 'uuid' expects a UUID")
-            }
-            uuid = stated
-        }
+        let uuid = try options.uuid() ?? context.newUUID(for: "vpc")
         var plan = try plan(options, uuid: uuid, time: time(context, options))
         if plan.type == .fixed {
             if plan.size % Vhd.azureUnit != 0 {

@@ -127,49 +127,6 @@ final class VmdkGrainTables {
         return try Self.readNumbers(file, at: offset, count: header.tableEntries)
     }
 
-    /// The entry of a grain, and how many of the grains behind it, up to `limit`, go on the same way: all
-    /// without an entry, all zero, or one behind the other in the file. Of compressed ones any will do.
-    func run(at grain: Int, limit: Int) throws(BlockError) -> (entry: UInt32, count: Int) {
-        let first = try entry(grain)
-        let step = isPlace(first) ? UInt32(header.grainSectors) : 0
-        var count = 0
-        while count < limit {
-            let number = (grain + count) / entriesPerTable
-            let start = (grain + count) % entriesPerTable
-            let most = min(limit - count, entriesPerTable - start)
-            guard let table = try count == 0 ? self.table(number) : peek(number) else {
-                if first != 0 { return (first, max(count, 1)) }
-                count += most
-                continue
-            }
-            for index in start..<start + most {
-                let next = table.entries[index]
-                let continues =
-                    header.isCompressed && step > 0
-                    ? isPlace(next) : next == first &+ step &* UInt32(truncatingIfNeeded: count)
-                guard continues else { return (first, max(count, 1)) }
-                count += 1
-            }
-        }
-        return (first, count)
-    }
-
-    /// A table as ``table(_:)`` has it; one that cannot be read ends a run and is complained about later.
-    private func peek(_ number: Int) throws(BlockError) -> VmdkGrainTable? {
-        do throws(BlockError) { return try table(number) } catch {
-            return VmdkGrainTable(entries: [UInt32](repeating: .max, count: entriesPerTable))
-        }
-    }
-
-    func entry(_ grain: Int) throws(BlockError) -> UInt32 {
-        try table(grain / entriesPerTable)?.entries[grain % entriesPerTable] ?? 0
-    }
-
-    /// Whether an entry says where a grain is.
-    func isPlace(_ entry: UInt32) -> Bool {
-        entry != 0 && !(entry == Vmdk.zeroGrain && header.hasZeroGrains)
-    }
-
     /// The host offset of a grain that is there, of which something must lie inside the file.
     ///
     /// - Throws: `corrupt`.

@@ -119,7 +119,7 @@ struct ImageCreator {
 
     private var rules: CreationRules {
         var rules = CreationRules()
-        rules.opensBacking = !trustsBacking
+        rules.needsBacking = !trustsBacking
         rules.willMake = { [context, readFiles, made] (name) throws(BlockError) in
             if context.wouldEmpty(name, among: readFiles) {
                 throw BlockError(.invalidArgument, "Making '\(name)' would empty a file that is read from")

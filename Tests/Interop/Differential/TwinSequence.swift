@@ -17,6 +17,8 @@ struct TwinSequence {
         var backing: Int?
         var backingBytes = 0
         var snapshots: [String] = []
+        /// Something was zeroed that a snapshot may have.
+        var hasZeroedShared = false
         /// Some snapshot may have another size than the disk, which version 2 cannot have.
         var mixesSizes = false
         var compressed = false
@@ -198,7 +200,9 @@ struct TwinSequence {
         case 1 where canDiscard:
             let count = min(clusters - first, 1 + random.number(in: 0..<8))
             return [.discard(unit.lowerBound..<unit.lowerBound + count * shape.cluster)]
-        case 2, 3: return [.zero(range(), mayUnmap: chance(50))]
+        case 2, 3:
+            if !shape.snapshots.isEmpty { shape.hasZeroedShared = true }
+            return [.zero(range(), mayUnmap: chance(50))]
         default: return [.write(range(), byte)]
         }
     }
@@ -275,11 +279,11 @@ struct TwinSequence {
         var next = shape
         if chance(40) {
             // QEMU 7.2 makes version 2 images with zstd clusters, which nobody can read, and others that
-            // forget their bitmaps, or lose the zeroes of encrypted clusters; and what it refuses only in
-            // the end, it has done in part.
+            // forget their bitmaps, or lose the zeroes of encrypted clusters; it zeroes clusters that a
+            // snapshot has too; and what it refuses only in the end, it has done in part.
             let isBound =
                 shape.isZstd || shape.hasDataFile || shape.hasSubclusters || !shape.bitmaps.isEmpty
-                || shape.mixesSizes || twins.isEncrypted
+                || shape.mixesSizes || twins.isEncrypted || shape.hasZeroedShared
             next.version = isBound || !(shape.refcountBits == 16 || canRewriteRefcounts) ? 3 : pick([2, 3])
             options.append("compat=\(pick(next.version == 2 ? ["0.10", "v2"] : ["1.1", "v3"]))")
         }
