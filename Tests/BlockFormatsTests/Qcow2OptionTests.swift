@@ -122,6 +122,25 @@ import Testing
         try Self.expectSound(Self.plain, store)
     }
 
+    /// What `reopen` sets replaces what it would contradict, and nothing else.
+    @Test(arguments: [
+        ("cache-size=1M", "l2-cache-size=2M", "l2-cache-size=2M"),
+        ("l2-cache-size=2M,refcount-cache-size=1M", "cache-size=1M", "cache-size=1M"),
+        ("l2-cache-size=2M", "refcount-cache-size=1M", "refcount-cache-size=1M,l2-cache-size=2M"),
+        (
+            "overlap-check=cached,lazy-refcounts=on", "overlap-check.template=constant",
+            "overlap-check.template=constant,lazy-refcounts=on"
+        ),
+        (
+            "cache-size=1M,l2-cache-size=2M", "lazy-refcounts=on",
+            "lazy-refcounts=on,cache-size=1M,l2-cache-size=2M"
+        ),
+    ])
+    func joined(_ old: String, _ new: String, _ expected: String) throws {
+        let (old, new) = (try OptionTree.parse(old), try OptionTree.parse(new))
+        #expect(Qcow2Driver.joined(new, over: old) == (try OptionTree.parse(expected)))
+    }
+
     @Test(arguments: [
         ["l2-cache-size": "2M", "cache-size": "1M"], ["refcount-cache-size": "2M", "cache-size": "1M"],
         ["l2-cache-size": "1M", "refcount-cache-size": "1M", "cache-size": "2M"], ["l2-cache-size": "x"],

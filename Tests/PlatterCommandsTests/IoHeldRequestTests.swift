@@ -102,6 +102,19 @@ import Testing
         #expect(outcome.output.contains("read 512/512 bytes at offset 0"))
     }
 
+    @Test func reopeningReplacesWhatItWouldContradict() throws {
+        let outcome = try io(
+            "-c", "reopen -o cache-size=1M", "-c", "reopen -o l2-cache-size=512k", "-c",
+            "reopen -o refcount-cache-size=128k", "-c", "reopen -o overlap-check=constant", "-c",
+            "reopen -o overlap-check.template=cached", "-c", "length", "d.qcow2")
+        #expect(outcome.status == 0 && outcome.error == "", "\(outcome.text)")
+        let refused = try io(
+            "-c", "reopen -o cache-size=1M", "-c", "reopen -o cache-size=1M,l2-cache-size=2M", "d.qcow2")
+        #expect(
+            refused.status == 1 && refused.error == "qemu-io: l2-cache-size may not exceed cache-size\n",
+            "\(refused.text)")
+    }
+
     @Test func aNamedDriverIsNoGuess() throws {
         try fixture.platter("create", "-q", "-f", "raw", "t.raw", "1M")
         let outcome = try io("-c", "open -o driver=raw t.raw", "-c", "length")

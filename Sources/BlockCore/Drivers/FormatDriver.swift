@@ -43,6 +43,8 @@ public protocol FormatDriver: AnyObject, Sendable {
     /// Opens an image; takes its own keys out of `options`. Further files (a data file, extents) are opened
     /// through ``OpenRequest/openChild(_:role:purpose:options:)`` and nowhere else.
     static func open(_ request: OpenRequest, options: inout OptionTree) throws(BlockError) -> Self
+    /// The options that an image, opened with `old`, is reopened with when `new` change.
+    static func joined(_ new: OptionTree, over old: OptionTree) -> OptionTree
 
     /// The size of the disk that the guest sees.
     var virtualSize: Int { get }
@@ -91,6 +93,7 @@ extension FormatDriver {
     public static var aliases: [String] { [] }
     public static func probe(tail: RawSpan, filename: String) -> Int { 0 }
     public static var toleratesOtherWriters: Bool { false }
+    public static func joined(_ new: OptionTree, over old: OptionTree) -> OptionTree { old.changed(by: new) }
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {}
     public var backing: BackingReference? { nil }
     public var dataMayBeHoles: Bool { false }

@@ -57,6 +57,13 @@ public struct OptionTree: Sendable, Equatable {
         for (key, value) in other.entries where self[key] == nil { entries.append((key, value)) }
     }
 
+    /// These options, but with all of `new` as they are there.
+    public func changed(by new: OptionTree) -> OptionTree {
+        var all = new
+        all.addDefaults(self)
+        return all
+    }
+
     /// Splits `k=v,k=v`; `,,` stands for a comma inside a value; `k` alone means `k=on`.
     public static func parse(_ text: String) throws(BlockError) -> OptionTree {
         var tree = OptionTree()

@@ -51,6 +51,17 @@ struct Qcow2PassedDiscards: Sendable {
 }
 
 extension Qcow2Driver {
+    /// New cache sizes and overlap checks replace old ones that would contradict them.
+    public static func joined(_ new: OptionTree, over old: OptionTree) -> OptionTree {
+        let parts = ["l2-cache-size", "refcount-cache-size"]
+        let checks = ["overlap-check", "overlap-check.template"]
+        var kept = old
+        if new["cache-size"] != nil { for key in parts { kept[key] = nil } }
+        if parts.contains(where: { new[$0] != nil }) { kept["cache-size"] = nil }
+        if checks.contains(where: { new[$0] != nil }) { for key in checks { kept[key] = nil } }
+        return kept.changed(by: new)
+    }
+
     /// Takes `overlap-check`. Writes are always checked against all metadata but the L2 tables of snapshots,
     /// which is what `cached` asks for, and more than `constant` does.
     static func takeOverlapCheck(_ options: inout OptionTree) throws(BlockError) {

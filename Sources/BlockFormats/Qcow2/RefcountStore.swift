@@ -319,13 +319,15 @@ enum BigEndianTable {
     static func read(_ file: BlockNode, at offset: Int, count: Int) throws(BlockError) -> [UInt64] {
         var table: [UInt64] = []
         table.reserveCapacity(count)
-        let buffer = AlignedBuffer(count: min(max(count * 8, 8), chunkBytes))
-        while table.count < count {
-            let entries = min(count - table.count, buffer.count / 8)
+        let written = min(count, max(0, try file.length() - offset + 7) / 8)
+        let buffer = AlignedBuffer(count: min(max(written * 8, 8), chunkBytes))
+        while table.count < written {
+            let entries = min(written - table.count, buffer.count / 8)
             var bytes = buffer.mutableBytes(0..<entries * 8)
             try file.read(into: &bytes, at: offset + table.count * 8)
             for entry in 0..<entries { table.append(buffer.bytes.bigEndian(at: entry * 8) ?? 0) }
         }
+        table.append(contentsOf: repeatElement(0, count: count - written))
         return table
     }
 

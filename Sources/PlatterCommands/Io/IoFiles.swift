@@ -74,7 +74,9 @@ enum IoFiles {
         try shell.reopen { opening in
             opening.settings.readOnly = readOnly
             if let cache { opening.settings.cache = cache }
-            for key in list.keys { opening.name?.openOptions[key] = list[key] }
+            guard let old = opening.name?.openOptions else { return }
+            opening.name?.openOptions =
+                node.format.map { type(of: $0).joined(list, over: old) } ?? old.changed(by: list)
         }
     }
 
