@@ -322,6 +322,17 @@ import Testing
             })
     }
 
+    /// The second grain lies where the sum of 32 bits wraps to, not behind the first one.
+    @Test func grainsAtTheEndOf32BitsAreNoRun() throws {
+        var file = VmdkBytes.sparse(sectors: 256, grainSectors: 128, grains: [0: 0xFFFF_FFFC, 1: 124])
+        for (sector, byte) in [(124, 5), (0xFFFF_FFFC, 6), (0xFFFF_FFFC + 128, 7)] as [(Int, UInt8)] {
+            file.write([UInt8](repeating: byte, count: 65536), at: sector * 512)
+        }
+        let store = TestStore(["disk": VmdkBytes.descriptor(["RW 256 SPARSE \"s\""]), "s": file])
+        let bytes = try Self.open(store).readBytes(at: 0, count: 2 * 65536)
+        #expect(bytes == [UInt8](repeating: 6, count: 65536) + [UInt8](repeating: 5, count: 65536))
+    }
+
     // MARK: Content IDs
 
     @Test(arguments: ["1234abcd", "678a848", "1", "fffffffe"]) func theFirstWriteChangesTheContentID(

@@ -319,7 +319,8 @@ enum BigEndianTable {
     static func read(_ file: BlockNode, at offset: Int, count: Int) throws(BlockError) -> [UInt64] {
         var table: [UInt64] = []
         table.reserveCapacity(count)
-        let written = min(count, max(0, try file.length() - offset + 7) / 8)
+        let left = max(0, try file.length() - offset)
+        let written = min(count, left / 8 + (left % 8).signum())
         let buffer = AlignedBuffer(count: min(max(written * 8, 8), chunkBytes))
         while table.count < written {
             let entries = min(written - table.count, buffer.count / 8)

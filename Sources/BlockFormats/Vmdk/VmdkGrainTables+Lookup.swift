@@ -6,7 +6,7 @@ extension VmdkGrainTables {
     /// without an entry, all zero, or one behind the other in the file. Of compressed ones any will do.
     func run(at grain: Int, limit: Int) throws(BlockError) -> (entry: UInt32, count: Int) {
         let first = try entry(grain)
-        let step = isPlace(first) ? UInt32(header.grainSectors) : 0
+        let step = isPlace(first) ? header.grainSectors : 0
         var count = 0
         while count < limit {
             let number = (grain + count) / entriesPerTable
@@ -21,7 +21,7 @@ extension VmdkGrainTables {
                 let next = table.entries[index]
                 let continues =
                     header.isCompressed && step > 0
-                    ? isPlace(next) : next == first &+ step &* UInt32(truncatingIfNeeded: count)
+                    ? isPlace(next) : Int(next) == Int(first) + step * count
                 guard continues else { return (first, max(count, 1)) }
                 count += 1
             }
