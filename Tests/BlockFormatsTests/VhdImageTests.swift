@@ -23,7 +23,8 @@ import Testing
 
     static let creators: [(String, isByGeometry: Bool)] = [
         ("win ", false), ("wa\0\0", false), ("qem2", false), ("d2v ", false), ("tap\0", false),
-        ("CTXS", false), ("qemu", true), ("vpc ", true), ("vs  ", true), ("vbox", true), ("winX", true),
+        ("CTXS", false), ("qemu", true), ("vpc ", true), ("vs  ", false), ("vbox", false), ("winX", false),
+        ("caml", false), ("d2v\0", false), ("vpc\0", false), ("QEMU", false), ("\0\0\0\0", false),
     ]
 
     @Test(arguments: creators.indices) func theCreatorSaysBySomeRule(_ index: Int) throws {
@@ -41,8 +42,32 @@ import Testing
             image.changeFooters([0xFF, 0xFF, 16, 255], at: 56)
             let large = try image.open(options: ["force_size_calc": "chs"])
             #expect(try large.length() == 1 << 20)
+            // As many sectors with other heads are the largest geometry too.
+            image.changeFooters([0xFF, 0xFF, 255, 16], at: 56)
+            #expect(try image.open().length() == 1 << 20)
         }
         #expect(throws: BlockError.self) { try Self.fixed().open(options: ["force_size_calc": "x"]) }
+    }
+
+    /// The geometry alone is what QEMU before 10.0 sees of creators that it does not know.
+    @Test(arguments: ["caml", "wa\0\0", "qemu", "vpc ", "win ", "qem2"]) func allSeeTheNewSize(
+        _ creator: String
+    ) throws {
+        for (size, isExact) in [(10 * 4 * 17 * 512 * 2, true), ((1 << 20) + 512, false)] {
+            let image = try VhdBytes(size: 1 << 20, ["subformat": "fixed", "force_size": "on"])
+            image.changeFooters(Array(creator.utf8), at: 28)
+            image.changeFooters([0, 30, 4, 17], at: 56)
+            let node = try image.open(readOnly: false)
+            try node.resize(to: size)
+            try node.close()
+            #expect(try image.open().length() == size)
+            let footer = image.bytes.read(at: image.bytes.count - 512, count: 512)
+            let name = String(decoding: footer[28..<32], as: UTF8.self)
+            #expect(name == (isExact || creator == "win " ? creator : "qem2"))
+            let sectors = (Int(footer[56]) << 8 | Int(footer[57])) * Int(footer[58]) * Int(footer[59])
+            let isLargest = sectors == 65535 * 16 * 255
+            #expect(isLargest || sectors * 512 == size || name == "win ", "\(creator) \(sectors)")
+        }
     }
 
     /// What qemu-img 7.2 makes of these sizes.

@@ -82,6 +82,25 @@ import Testing
         }
     }
 
+    /// A fixed disk of an unknown creator, whose geometry is smaller than the stated size.
+    @Test func unknownCreatorsStateTheirSize() throws {
+        _ = try run(
+            """
+            platter create -q -f vpc -o subformat=fixed,force_size=on v.vhd 64M
+            platter io -f vpc -c 'write -P 7 67108352 512' v.vhd
+            python3 -c '
+            f = open("v.vhd", "r+b"); f.seek(64 << 20); b = bytearray(f.read())
+            b[28:32] = b"caml"; b[56:60] = bytes([3, 195, 8, 17]); b[64:68] = bytes(4)
+            b[64:68] = (~sum(b) & 0xffffffff).to_bytes(4, "big"); f.seek(64 << 20); f.write(b)'
+            platter convert -f vpc -O raw v.vhd o.raw
+            [ "$(stat -c %s o.raw)" = 67108864 ]
+            platter io -f raw -c 'read -P 7 67108352 512' o.raw
+            # QEMU 7.2 would take the geometry; what we write it sees whole.
+            platter resize -q -f vpc v.vhd 67109376
+            /usr/bin/qemu-img info -f vpc v.vhd | grep -q '(67109376 bytes)'
+            """)
+    }
+
     /// 7-Zip alone knows chains; it finds the parent by its name.
     @Test(.timeLimit(.minutes(2))) func othersReadChains() throws {
         try run(

@@ -30,11 +30,13 @@ struct VhdFooter: Sendable, Equatable {
 
     private static let version: UInt32 = 0x0001_0000
     private static let noOffset = UInt64.max
-    /// QEMU's names for itself, by which it and others know how to take the size.
+    /// QEMU's names for itself: a disk as large as its geometry, and one as large as the stated size.
     static let creatorByGeometry = Array("qemu".utf8)
     static let creatorBySize = Array("qem2".utf8)
-    /// Whose images are as large as the footer says, whatever the geometry.
-    private static let creatorsBySize = ["win ", "wa\0\0", "qem2", "d2v ", "d2v\0", "tap\0", "CTXS"]
+    /// The creators whose disks are as large as their geometry: Virtual PC, and QEMU without `force_size`.
+    private static let creatorsByGeometry = ["vpc ", "qemu"].map { Array($0.utf8) }
+    /// The only creators whose stated size counts for QEMU before 10.0, which takes the geometry of all others.
+    private static let creatorsBySizeForOldQEMU = ["win ", "qem2", "d2v ", "tap\0", "CTXS"]
         .map { Array($0.utf8) }
 
     /// A new footer; the sizes are to be set.
@@ -103,22 +105,25 @@ struct VhdFooter: Sendable, Equatable {
 
     // MARK: Sizes
 
-    /// By which of its two sizes a disk goes.
+    /// Which of the two sizes in the footer is the disk's.
     enum SizeRule: String, Sendable {
         case geometry = "chs"
         case currentSize = "current_size"
     }
 
     private var rule: SizeRule {
-        Self.creatorsBySize.contains(creator) || geometry.sectors == 0 ? .currentSize : .geometry
+        Self.creatorsByGeometry.contains(creator) && geometry.sectors != 0 ? .geometry : .currentSize
     }
 
     /// The size of the disk in bytes: whole sectors.
     ///
     /// - Throws: `limit` for more than ``Vhd/Limit/diskBytes``.
     func virtualSize(by stated: SizeRule? = nil) throws(BlockError) -> Int {
-        if (stated ?? rule) == .geometry, geometry != .largest { return geometry.sectors * Vhd.sectorBytes }
-        return try statedSize()
+        // The number of sectors tells the largest geometry, as in QEMU: several have as many.
+        guard (stated ?? rule) == .geometry, geometry.sectors != VhdGeometry.largest.sectors else {
+            return try statedSize()
+        }
+        return geometry.sectors * Vhd.sectorBytes
     }
 
     /// The "current size" in whole sectors.
@@ -129,12 +134,13 @@ struct VhdFooter: Sendable, Equatable {
         return Int(currentSize).roundedDown(to: Vhd.sectorBytes)
     }
 
-    /// Sets the size of the disk, a multiple of the sector size, so that all programs see it: by geometry
-    /// where the image goes by that and it can be said, else as QEMU's `force_size` does.
+    /// Sets the size of the disk, a multiple of the sector size, so that all programs see it, QEMU before 10.0
+    /// too: where no geometry holds exactly that size, and a program might take the geometry, the image
+    /// becomes one of QEMU's `force_size`.
     mutating func setSize(_ size: Int) {
         let fitting = VhdGeometry(of: size / Vhd.sectorBytes)
-        let isSaid = fitting == .largest || fitting.sectors == size / Vhd.sectorBytes
-        if rule == .geometry && !isSaid { creator = Self.creatorBySize }
+        let isExact = fitting == .largest || fitting.sectors == size / Vhd.sectorBytes
+        if !isExact, !Self.creatorsBySizeForOldQEMU.contains(creator) { creator = Self.creatorBySize }
         geometry = creator == Self.creatorBySize ? .largest : fitting
         bytes.put(UInt64(size), at: Field.currentSize)
     }
