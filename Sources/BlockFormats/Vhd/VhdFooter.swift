@@ -35,7 +35,7 @@ struct VhdFooter: Sendable, Equatable {
     static let creatorBySize = Array("qem2".utf8)
     /// The creators whose disks are as large as their geometry: Virtual PC, and QEMU without `force_size`.
     private static let creatorsByGeometry = ["vpc ", "qemu"].map { Array($0.utf8) }
-    /// The only creators whose stated size counts for QEMU before 10.0, which takes the geometry of all others.
+    /// The only creators whose stated size counts for QEMU before 10.0; of others it takes the geometry.
     private static let creatorsBySizeForOldQEMU = ["win ", "qem2", "d2v ", "tap\0", "CTXS"]
         .map { Array($0.utf8) }
 
@@ -134,8 +134,8 @@ struct VhdFooter: Sendable, Equatable {
         return Int(currentSize).roundedDown(to: Vhd.sectorBytes)
     }
 
-    /// Sets the size of the disk, a multiple of the sector size, so that all programs see it, QEMU before 10.0
-    /// too: where no geometry holds exactly that size, and a program might take the geometry, the image
+    /// Sets the size of the disk, a multiple of the sector size, so that all programs see it, QEMU before
+    /// 10.0 too: where no geometry holds exactly that size, and a program might take the geometry, the image
     /// becomes one of QEMU's `force_size`.
     mutating func setSize(_ size: Int) {
         let fitting = VhdGeometry(of: size / Vhd.sectorBytes)
