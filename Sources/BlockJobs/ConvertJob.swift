@@ -16,8 +16,9 @@ public struct ConvertJob: BlockJob {
         public var outOfOrder = false
         /// The target is new: what is not written reads as zeroes.
         public var targetIsZero = false
-        /// Leave out what the top layers of the sources do not have, as far as the target's backing node
-        /// reaches: the caller says that it has the same contents as the backing node of the source.
+        /// Leave out what the source has from its backing chain, as far as the target's backing chain gives
+        /// it too. Where the chains have no file in common, the caller states that the target's backing node
+        /// has the contents of the source's.
         public var skipsBacking = false
         /// Runs of zeroes inside data become holes from this many bytes on; 0 fully allocates the target.
         public var sparseBytes = 4096
@@ -110,17 +111,14 @@ public struct ConvertJob: BlockJob {
 
     /// What is to be done with each run of the source.
     private func classifier(_ source: SourceDisk) throws(BlockError) -> RunCursor.Look {
-        let covered = options.skipsBacking ? try target.backing?.length() ?? 0 : 0
+        let common = options.skipsBacking ? try CommonBacking(source, target) : nil
         let zeroAction: RunAction =
             options.sparseBytes == 0 ? .copy : options.targetIsZero ? .skip : .zero
         let salvages = options.onUnreadable != nil
         return { (offset, limit) throws(BlockError) in
             do throws(BlockError) {
-                if offset < covered, let run = try Self.missing(source, offset, min(limit, covered - offset))
-                {
-                    return (.skip, run)
-                }
-                let reach = offset < covered ? min(limit, covered - offset) : limit
+                let (isCommon, reach) = try common?.look(at: offset, limit: limit) ?? (false, limit)
+                if isCommon { return (.skip, reach) }
                 let status = try source.status(at: offset, limit: reach)
                 return (status.isZero ? zeroAction : .copy, status.length)
             } catch {
@@ -129,15 +127,6 @@ public struct ConvertJob: BlockJob {
                 throw error.prefixed("error while reading block status at offset \(offset)")
             }
         }
-    }
-
-    /// How many bytes from `offset` the top layer of the source does not have; `nil` when it has the first.
-    private static func missing(_ source: SourceDisk, _ offset: Int, _ limit: Int) throws(BlockError) -> Int?
-    {
-        let (node, range) = source.part(at: offset)
-        let reach = min(limit, range.upperBound - offset)
-        let extent = try node.layerExtent(at: offset - range.lowerBound, limit: reach)
-        return extent.status == .unallocated ? extent.length : nil
     }
 
     /// How many bytes there are to copy.

@@ -83,37 +83,6 @@ public struct RebaseJob: BlockJob {
     }
 }
 
-/// The image that two chains have in common, below which they cannot differ.
-struct SharedBase {
-    let old: BlockNode
-    let new: BlockNode
-
-    /// The uppermost image of the old chain that is in the new one too.
-    static func find(_ old: BlockNode?, _ new: BlockNode?) throws(BlockError) -> SharedBase? {
-        guard let old, let new else { return nil }
-        for mine in old.chain {
-            for other in new.chain where try isSame(mine, other) { return SharedBase(old: mine, new: other) }
-        }
-        return nil
-    }
-
-    /// Whether both nodes show the same disk of the same file.
-    private static func isSame(_ one: BlockNode, _ other: BlockNode) throws(BlockError) -> Bool {
-        if one === other { return true }
-        guard let identity = one.file?.storage?.identity, identity == other.file?.storage?.identity,
-            one.driverName == other.driverName
-        else { return false }
-        let length = try one.length()
-        guard length > 0, try other.length() == length else { return false }
-        // One file can be opened with different windows, and over different backing files.
-        guard try one.layerExtent(at: 0, limit: 1) == other.layerExtent(at: 0, limit: 1) else { return false }
-        guard let below = one.backing, let otherBelow = other.backing else {
-            return one.backing == nil && other.backing == nil
-        }
-        return try isSame(below, otherBelow)
-    }
-}
-
 /// Reads runs from a node and from another, and writes back to the node what differs. Thread-safe.
 struct DifferenceWork: ChunkWork {
     let node: BlockNode

@@ -19,4 +19,54 @@ import Testing
         #expect(outcome.status == 0, "\(outcome.error)")
         #expect(try fixture.read("top.raw") == old)
     }
+
+    private static let other =
+        #"{"driver":"qcow2","file":{"driver":"file","filename":"base.qcow2"},"#
+        + #""data-file":{"driver":"file","filename":"B.raw"}}"#
+
+    @Test(
+        "an image with another data file is another layer, also inside another node",
+        arguments: [other, #"{"driver":"raw","file":\#(other)}"#], [false, true])
+    func contentsStayWhenTheDataFileIsReplaced(name: String, isDeep: Bool) throws {
+        let fixture = try CommandFixture()
+        let old = [UInt8](repeating: 1, count: 1 << 20)
+        try fixture.write("b", [UInt8](repeating: 2, count: 1 << 20))
+        let driver = name.contains(#""driver":"raw""#) ? "raw" : "qcow2"
+        let outcome = try fixture.shell(
+            """
+            platter create -q -f qcow2 -o data_file=A.raw base.qcow2 1M && mv b B.raw
+            qemu-io -c 'write -q -P 1 0 1M' base.qcow2
+            platter create -q -f qcow2 -b base.qcow2 -B qcow2 over.qcow2
+            platter create -q -f qcow2 -b \(isDeep ? "over" : "base").qcow2 -B qcow2 top.qcow2
+            qemu-img rebase -F \(driver) -b 'json:\(name)' top.qcow2
+            platter convert -O raw top.qcow2 top.raw
+            """, linked: true)
+        #expect(outcome.status == 0, "\(outcome.error)")
+        #expect(try fixture.read("top.raw") == old)
+    }
+
+    @Test("an image cannot lie over its own data file")
+    func ownDataFile() throws {
+        let fixture = try CommandFixture()
+        try fixture.platter("create", "-q", "-f", "qcow2", "-o", "data_file=A.raw", "top.qcow2", "1M")
+        let outcome = try fixture.platter("rebase", "-B", "raw", "-b", "A.raw", "top.qcow2")
+        #expect(outcome.status == 1)
+        #expect(outcome.error.contains("its own backing file"), "\(outcome.error)")
+    }
+
+    @Test("the same files under another name are the same layer: nothing is copied")
+    func sameDataFile() throws {
+        let fixture = try CommandFixture()
+        let same = Self.other.replacing("B.raw", with: "./A.raw")
+        let outcome = try fixture.shell(
+            """
+            platter create -q -f qcow2 -o data_file=A.raw base.qcow2 1M
+            qemu-io -c 'write -q -P 1 0 1M' base.qcow2
+            platter create -q -f qcow2 -b base.qcow2 -B qcow2 top.qcow2
+            qemu-img rebase -F qcow2 -b 'json:\(same)' top.qcow2
+            platter map --output=json top.qcow2
+            """, linked: true)
+        #expect(outcome.status == 0, "\(outcome.error)")
+        #expect(!outcome.output.contains(#""depth": 0"#), "\(outcome.output)")
+    }
 }

@@ -92,6 +92,16 @@ public final class BlockNode: GuestReader, Sendable {
     /// What tells the innermost file from all others; `nil` where it has no such mark. Several images may lie
     /// in one file, one beside the other.
     public var identity: String? { storage?.identity ?? file?.identity }
+    /// The marks of all files that this node and its backing nodes are read from, the image files as well as
+    /// data files and extents; of several images in one file that file's.
+    public var fileIdentities: Set<String> {
+        chain.reduce(into: []) { all, layer in all.formUnion(layer.ownFileIdentities) }
+    }
+    /// The same without the backing nodes.
+    public var ownFileIdentities: Set<String> {
+        if let storage { return storage.identity.map { [$0] } ?? [] }
+        return children.reduce(into: []) { all, child in all.formUnion(child.fileIdentities) }
+    }
     /// `qcow2`, `raw`, `file`, ...
     public var driverName: String {
         switch layer {

@@ -118,7 +118,7 @@ struct ConvertCommand: ImageCommand {
             if salvage { options.onUnreadable = unreadableReport(context) }
             try target.filled(from: sources) { node, filling in
                 options.targetIsZero = filling.startsAsZero
-                options.skipsBacking = target.backing?.isEmpty == false
+                options.skipsBacking = filling.isOverNamedBacking
                 options.isStream = filling.isPlainStream
                 options.isOrdered = filling.isOrdered
                 let copier = bitmaps ? try bitmapCopier(sources[0], node, context) : nil

@@ -101,8 +101,10 @@ struct RebaseCommand: ImageCommand {
         } catch {
             throw error.prefixed("Could not open new backing file '\(reference.filename)'")
         }
-        let own = node.file?.storage?.identity
-        if own != nil, new.chain.contains(where: { $0.file?.storage?.identity == own }) {
+        // Two images may lie in one file, each in a window of it; files that both write to are refused.
+        let own = Set(node.children.compactMap { $0.storage?.identity })
+        let read = new.chain.flatMap(\.children).compactMap { $0.storage?.identity }
+        if !own.isDisjoint(with: read) {
             try? new.close()
             throw failure(reference.filename, "The image would be its own backing file")
         }

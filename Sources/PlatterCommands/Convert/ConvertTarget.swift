@@ -82,13 +82,17 @@ struct ConvertTarget {
         var isPlainStream = false
         /// It takes writes only in the order of the disk.
         var isOrdered = false
+        /// It lies over the backing file that the user named: what that has need not be copied.
+        var isOverNamedBacking = false
     }
 
     /// Makes and opens the image, runs `body` on it and closes it; what was made for nothing is removed.
     func filled(from sources: [BlockNode], _ body: (BlockNode, Filling) throws -> Void) throws {
         if isPlainStream { return try body(standardOutput(), Filling(isPlainStream: true)) }
         guard !exists else {
-            return try using(openExisting(sources), Filling(startsAsZero: isKnownZero), body)
+            let node = try openExisting(sources)
+            let filling = Filling(startsAsZero: isKnownZero, isOverNamedBacking: isOverNamedBacking(node))
+            return try using(node, filling, body)
         }
         if !isStandardOutput, context.wouldEmpty(name, readBy: sources) { throw sharedFile() }
         try refuseOwnBacking()
@@ -102,7 +106,9 @@ struct ConvertTarget {
             if try fillStream(creator, body) { return }
             try create(creator)
             let node = try context.open(try made(), settings: settings)
-            try using(node, Filling(startsAsZero: Self.startsAsZero(node)), body)
+            let filling = Filling(
+                startsAsZero: Self.startsAsZero(node), isOverNamedBacking: backing?.isEmpty == false)
+            try using(node, filling, body)
         } catch {
             creator.made.removeAll()
             throw error
@@ -168,6 +174,18 @@ struct ConvertTarget {
             throw error
         }
         return node
+    }
+
+    /// Whether the backing file of a target that is there already is the one that the user named.
+    private func isOverNamedBacking(_ node: BlockNode) -> Bool {
+        guard let backing, !backing.isEmpty, let own = node.backing?.identity else { return false }
+        let path = FileNames.resolve(backing, relativeTo: node.filename)
+        let settings = OpenSettings(forceShare: true, withoutBacking: true, metadataOnly: true)
+        guard let named = try? context.opener.open(path, format: backingFormat, settings: settings) else {
+            return false
+        }
+        defer { try? named.close() }
+        return named.identity == own
     }
 
     /// A backing chain that the target itself is part of would be emptied before the loop is noticed.

@@ -8,14 +8,14 @@ extension BlockNode {
     func sharesFile(with nodes: [BlockNode]) -> Bool { sharesFile(with: nodes.fileIdentities) }
 
     fileprivate func sharesFile(with identities: Set<String>) -> Bool {
-        !identities.isDisjoint(with: children.compactMap { $0.identity })
+        !identities.isDisjoint(with: ownFileIdentities)
     }
 }
 
 extension [BlockNode] {
     /// The files from which these nodes and their backing files are read.
     var fileIdentities: Set<String> {
-        Set(flatMap(\.chain).flatMap(\.children).compactMap { $0.identity })
+        reduce(into: []) { all, node in all.formUnion(node.fileIdentities) }
     }
 }
 
