@@ -11,9 +11,4 @@ public enum StandardFormats {
 
     /// What is made where nobody names a format.
     public static let defaultName = RawDriver.name
-
-    /// Formats that other programs read and no driver here; a new driver takes its lines away.
-    public static let foreign: [ForeignFormat] = [
-        ForeignFormat("luks2", magic: Luks.magic + [0, 2])
-    ]
 }

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -26,6 +27,43 @@
     return result == -1 ? errno : 0
 
 int platter_host_version(void) { return 3; }
+
+static char *const *arguments;
+
+/* Before the Swift runtime starts: it looks for its own program file, and ends where /proc does not tell it. */
+__attribute__((constructor(101))) static void begin(int count, char **vector) {
+#ifdef __GLIBC__
+    arguments = count > 0 ? vector : NULL;
+    if (access("/proc/self/exe", F_OK) != 0) setenv("SWIFT_ROOT", "/", 0);
+#else
+    (void)count, (void)vector;
+#endif
+}
+
+char *const *platter_arguments(void) { return arguments; }
+
+static void occupy_standard_streams(void) {
+#ifdef O_PATH
+    const int flags = O_PATH;
+#else
+    const int flags = O_RDONLY;
+#endif
+    /* The root folder is always there; reading and writing it fail. The lowest free number is what open gives. */
+    for (int fd = 0; fd <= 2; fd++) {
+        if (fcntl(fd, F_GETFD) == -1 && errno == EBADF && open("/", flags) == -1) return;
+    }
+}
+
+void platter_prepare_process(void) {
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
+    occupy_standard_streams();
+}
+
+int platter_is_ignored(int number) {
+    struct sigaction action;
+    return sigaction(number, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
+}
 
 void platter_return_large_blocks(void) {
 #ifdef __GLIBC__

@@ -17,8 +17,7 @@ struct CommandContext: Sendable {
         self.programName = programName
         self.spec = spec
         self.terminal = terminal
-        let registry = DriverRegistry(
-            formats: StandardFormats.all, protocols: StandardProtocols.all, foreign: StandardFormats.foreign)
+        let registry = DriverRegistry(formats: StandardFormats.all, protocols: StandardProtocols.all)
         let epoch = HostEnvironment.value("SOURCE_DATE_EPOCH").flatMap { $0.isEmpty ? nil : $0 }
         let sourceDate = epoch.flatMap { Int($0) }
         opener = ImageOpener(
@@ -28,10 +27,15 @@ struct CommandContext: Sendable {
         }
     }
 
+    /// Whether the program was called as one of QEMU's.
+    var isCalledAsQemu: Bool { programName.hasPrefix("qemu-") }
     var registry: DriverRegistry { opener.registry }
 
-    /// Prints a line on standard output.
+    /// Prints a line of what was asked for on standard output.
     func print(_ line: String) { terminal.print(line + "\n") }
+
+    /// Prints a line on standard output that nobody has to read.
+    func remark(_ line: String) { terminal.remark(line + "\n") }
 
     /// Prints `program: message` on standard error, and then the hint lines as they are.
     func complain(_ message: String, hint: String? = nil) {

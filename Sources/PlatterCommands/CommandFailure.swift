@@ -45,11 +45,15 @@ struct CommandFailure: Error {
         return "\(path): \(error.message)"
     }
 
+    /// Adds the name of `known` that may have been meant.
+    mutating func suggest(_ name: String, among known: [String]) {
+        if let hint = NearestName.hint(name, among: known) { details.append(hint) }
+    }
+
     /// A mistake in how the command was called; ends with the "Try … --help" line.
     static func usage(_ message: String) -> CommandFailure {
         var failure = CommandFailure(message)
         failure.hint = .help
-        failure.status = 1
         return failure
     }
 }

@@ -4,20 +4,31 @@ import CHost
 public enum PlatterProgram {
     /// The version that `--version` tells.
     public static let version = "0.1.0"
+    /// The release of QEMU whose options and output these are; scripts compare it with the one they need.
+    static let qemuVersion = "10.2.0"
+
+    /// The line that `--version` prints under the name `program`.
+    static func versionLine(_ program: String) -> String {
+        program.hasPrefix("qemu-")
+            ? "\(program) version \(qemuVersion) (platter \(version))\n" : "\(program) version \(version)\n"
+    }
 
     /// Runs the command line of this process and answers the exit status.
     ///
     /// Arguments that are not UTF-8 are refused: repaired, two file names could become one.
     public static func run() -> Int32 {
-        for index in 1..<max(1, Int(CommandLine.argc)) {
-            guard let bytes = CommandLine.unsafeArgv[index] else { break }
-            guard String(validatingCString: bytes) != nil else {
-                let name = baseName(CommandLine.arguments.first ?? "platter")
+        platter_prepare_process()
+        var arguments: [String] = []
+        let vector = platter_arguments() ?? UnsafePointer(CommandLine.unsafeArgv)
+        while let bytes = vector[arguments.count] {
+            guard let argument = String(validatingCString: bytes) else {
+                let name = baseName(arguments.first ?? "platter")
                 Terminal().error("\(name): '\(String(cString: bytes))' is not UTF-8, as arguments have to be")
                 return 1
             }
+            arguments.append(argument)
         }
-        return run(CommandLine.arguments)
+        return run(arguments)
     }
 
     /// Runs a command line and answers the exit status.
@@ -28,12 +39,17 @@ public enum PlatterProgram {
         platter_raise_file_limit()
         let terminal = Terminal()
         let name = baseName(arguments.first ?? "platter")
-        let status = run(name, Array(arguments.dropFirst()), terminal)
-        guard terminal.flush() else {
-            terminal.error("\(name): Could not write to standard output")
-            return status == 0 ? 1 : status
-        }
-        return status
+        return run(name, Array(arguments.dropFirst()), terminal)
+    }
+
+    /// The status of a command that ended with `status`: an answer that could not be written is an error.
+    private static func delivered(
+        _ status: Int32, _ program: String, _ spec: CommandSpec?, _ terminal: Terminal
+    ) -> Int32 {
+        guard let reason = terminal.lostAnswer() else { return status }
+        let failure = terminal.report(
+            CommandFailure("Could not write to standard output: \(reason)"), program: program, command: spec)
+        return status == 0 ? failure : status
     }
 
     private static func run(_ name: String, _ arguments: [String], _ terminal: Terminal) -> Int32 {
@@ -45,7 +61,7 @@ public enum PlatterProgram {
             switch try global.parse(arguments, program: name) {
             case .text(let text):
                 terminal.print(text)
-                return 0
+                return delivered(0, name, nil, terminal)
             case .command(let commandName, let rest):
                 return try run(commandName, rest, name, global, terminal)
             }
@@ -59,24 +75,28 @@ public enum PlatterProgram {
         _ terminal: Terminal
     ) throws -> Int32 {
         guard let command = CommandList.command(named: commandName) else {
-            throw CommandFailure.usage("Command not found: \(commandName)")
+            var failure = CommandFailure.usage("Command not found: \(commandName)")
+            failure.suggest(commandName, among: CommandList.all.map(\.name))
+            throw failure
         }
         let spec = command.spec
         do {
             switch try ArgumentNormalizer(spec: spec, program: program).normalise(arguments) {
             case .help:
                 terminal.print(HelpText.command(spec, program: program))
-                return 0
+                return delivered(0, program, spec, terminal)
             case .arguments(var normal):
                 let objects = try SecretObjects(takingFrom: &normal)
                 let context = CommandContext(
                     programName: program, spec: spec, terminal: terminal, policy: global.policy,
                     secrets: objects.source)
-                return try command.bound(to: normal).run(context)
+                let status = try command.bound(to: normal).run(context)
+                return delivered(status, program, spec, terminal)
             }
         } catch {
-            let failure = CommandFailure(error)
-            return terminal.report(failure, program: program, command: spec)
+            let status = terminal.report(CommandFailure(error), program: program, command: spec)
+            terminal.flush()
+            return status
         }
     }
 

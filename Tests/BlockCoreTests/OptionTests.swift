@@ -56,8 +56,13 @@ import Testing
         #expect(tree.keys.count == 5)
     }
 
+    @Test func jsonTakesEitherQuote() throws {
+        let tree = try JSONReader.options("{'a': 'it\\'s \\\"x\\\"', \n\t\"b\": {'c':\r\n\"d'e\"}}")
+        #expect(tree["a"] == "it's \"x\"" && tree["b.c"] == "d'e" && tree.keys.count == 2)
+    }
+
     @Test(arguments: [
-        "", "{", "[]", "1", "{}}", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{a:1}", "{\"a\":\"b}", "{\"a\":\"\\",
+        "{'a':'b\"}", "{'a\":1}", "{'a':'b'c'}", "", "{", "[]", "1", "{}}", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{a:1}", "{\"a\":\"b}", "{\"a\":\"\\",
         "{\"a\":tru}",
         "{\"a\":\"\\u12\"}", "{\"a\":\"\\q\"}", "{\"a\":\"\\u0000\"}", "{\"a\":[1}", "{\"a\":1 \"b\":2}",
         "{\"a\":\"x\0y\"}",

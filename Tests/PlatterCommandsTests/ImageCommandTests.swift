@@ -41,7 +41,7 @@ import Testing
     func fullOutput() throws {
         try expect(
             "platter create -q a.raw 1M; platter info a.raw >/dev/full", 1, "",
-            "platter: Could not write to standard output\n")
+            "platter: Could not write to standard output: No space left on device\n")
     }
 
     // MARK: create

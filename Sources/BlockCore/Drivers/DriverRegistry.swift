@@ -1,38 +1,17 @@
-/// A format that is known by its first bytes, but that no driver reads yet.
-public struct ForeignFormat: Sendable {
-    /// What users call it.
-    public var name: String
-    /// The bytes that tell it.
-    public var magic: [UInt8]
-    /// Where they are, in bytes from the start of the file.
-    public var offset: Int
-
-    public init(_ name: String, magic: [UInt8], at offset: Int = 0) {
-        self.name = name
-        self.magic = magic
-        self.offset = offset
-    }
-}
-
 /// All formats and protocols that a program knows.
 public struct DriverRegistry: Sendable {
     /// The formats, in the order in which they are listed. `raw` is last: it takes anything.
     public let formats: [any FormatDriver.Type]
     public let protocols: [ProtocolEntry]
-    /// Formats whose images must not pass for raw ones, though no driver reads them.
-    public let foreign: [ForeignFormat]
 
     /// How many bytes of a file's start the formats get to see when probing.
     public static let probeBytes = 2048
     /// How many bytes of its end they get to see.
     public static let probeTailBytes = 1024
 
-    public init(
-        formats: [any FormatDriver.Type], protocols: [ProtocolEntry], foreign: [ForeignFormat] = []
-    ) {
+    public init(formats: [any FormatDriver.Type], protocols: [ProtocolEntry]) {
         self.formats = formats
         self.protocols = protocols
-        self.foreign = foreign
     }
 
     /// The format with that name or alias.
@@ -42,6 +21,15 @@ public struct DriverRegistry: Sendable {
 
     /// The name by which other programs know the format, for a name or an alias; unknown names as they are.
     public func canonicalName(_ name: String) -> String { format(named: name)?.name ?? name }
+
+    /// The error for a name that is no format and no protocol, with what may have been meant.
+    ///
+    /// - Parameter what: `Unknown driver` or the like.
+    public func unknown(_ what: String, _ name: String, path: String? = nil) -> BlockError {
+        let known = formats.flatMap { [$0.name] + $0.aliases } + protocols.map(\.name)
+        return BlockError(
+            .unsupported, "\(what) '\(name)'", path: path, hint: NearestName.hint(name, among: known))
+    }
 
     /// The protocol with that name.
     public func protocolEntry(named name: String) -> ProtocolEntry? {
@@ -71,7 +59,7 @@ public struct DriverRegistry: Sendable {
     ///
     /// A guest may write anything at the end of a file, or at the start of one whose format is known by its
     /// end: where the two disagree, neither is believed.
-    /// - Throws: `wrongFormat`; `unsupported` for a foreign format; what reading throws.
+    /// - Throws: `wrongFormat`; what reading throws.
     public func probe(_ file: BlockNode) throws(BlockError) -> any FormatDriver.Type {
         let length = max(0, try file.length())
         let header = try file.readBytes(at: 0, count: min(Self.probeBytes, length))
@@ -88,24 +76,11 @@ public struct DriverRegistry: Sendable {
                 "The image looks like format '\(byStart.name)' by its start and like '\(byEnd?.name ?? "")' "
                     + "by its end; name the format", path: file.filename)
         }
-        if let byEnd { return byEnd }
-        guard let name = foreignName(of: header.span.bytes) else { return byStart }
-        throw BlockError(
-            .unsupported,
-            "The image looks like format '\(name)', which is not supported yet; name the format "
-                + "'\(byStart.name)' to take its bytes as they are", path: file.filename)
+        return byEnd ?? byStart
     }
 
     /// The format that takes anything, and whose images a guest can turn into another format's.
     public var fallback: (any FormatDriver.Type)? { formats.last }
-
-    /// The name of the format without a driver to which `header` belongs.
-    public func foreignName(of header: RawSpan) -> String? {
-        foreign.first { format in
-            header.part(format.offset..<format.offset + format.magic.count)?
-                .hasSameBytes(as: format.magic.span.bytes) == true
-        }?.name
-    }
 
     /// Splits `scheme:rest`. `nil` for plain file names, among them those with a slash before the colon.
     public static func scheme(of filename: String) -> Substring? {

@@ -166,7 +166,7 @@ extension ImageOpener {
     /// The format, if it can make images.
     public func creatableFormat(_ name: String) throws(BlockError) -> any Creatable.Type {
         guard let format = registry.format(named: name) else {
-            throw BlockError(.unsupported, "Unknown file format '\(name)'")
+            throw registry.unknown("Unknown file format", name)
         }
         guard let creatable = format as? any Creatable.Type else {
             throw BlockError(.unsupported, "Format driver '\(name)' does not support image creation")

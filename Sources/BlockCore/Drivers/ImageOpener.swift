@@ -155,7 +155,7 @@ public struct ImageOpener: Sendable {
             return try registry.resolve(name)
         }
         guard let entry = registry.protocolEntry(named: driver) else {
-            throw BlockError(.unsupported, "Unknown driver '\(driver)'", path: name)
+            throw registry.unknown("Unknown driver", driver, path: name)
         }
         if !name.isEmpty { return (entry, name) }
         guard !entry.needsFilename else { throw Self.noName(entry.name) }
@@ -231,7 +231,7 @@ public struct ImageOpener: Sendable {
     {
         if let name {
             guard let format = registry.format(named: name) else {
-                throw BlockError(.unsupported, "Unknown driver '\(name)'", path: file.filename)
+                throw registry.unknown("Unknown driver", name, path: file.filename)
             }
             return format
         }

@@ -103,7 +103,8 @@ public struct CreateOptions: Sendable {
     /// - Throws: `invalidArgument` for a name that is not declared and a value that its type does not take.
     public mutating func set(name: String, to value: String) throws(BlockError) {
         guard let option = declared.first(where: { $0.key.rawValue == name }) else {
-            throw BlockError(.invalidArgument, "Invalid parameter '\(name)'")
+            let hint = NearestName.hint(name, among: declared.map(\.key.rawValue))
+            throw BlockError(.invalidArgument, "Invalid parameter '\(name)'", hint: hint)
         }
         values[option.key] = try OptionValue.normalise(value, as: option.type, name: name)
     }

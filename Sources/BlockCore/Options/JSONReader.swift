@@ -50,7 +50,7 @@ public struct JSONReader {
         switch peek {
         case UInt8(ascii: "{"): try object(prefix: prefix, into: &tree, depth: depth)
         case UInt8(ascii: "["): try array(prefix: prefix, into: &tree, depth: depth)
-        case UInt8(ascii: "\""): tree[prefix] = try string()
+        case UInt8(ascii: "\""), UInt8(ascii: "'"): tree[prefix] = try string()
         default: tree[prefix] = try literal()
         }
     }

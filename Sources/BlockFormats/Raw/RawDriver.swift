@@ -88,8 +88,7 @@ public final class RawDriver: FormatDriver {
             sector[offset + index] = bytes.unsafeLoad(fromByteOffset: index, as: UInt8.self)
         }
         let format = registry.probe(sector.span.bytes, filename: file.filename)
-        let other = format?.name == Self.name ? registry.foreignName(of: sector.span.bytes) : format?.name
-        if let other {
+        if let other = format?.name, other != Self.name {
             throw BlockError(
                 .denied,
                 "Writing a \(other) header to a disk that was probed as raw is not allowed",

@@ -36,7 +36,7 @@ enum FilterOpening {
     ) throws(BlockError) -> (entry: ProtocolEntry, name: String) {
         guard let driver else { return try registry.resolve(filename) }
         guard let entry = registry.protocolEntry(named: driver) else {
-            throw BlockError(.unsupported, "Unknown driver '\(driver)'")
+            throw registry.unknown("Unknown driver", driver)
         }
         return (entry, filename)
     }

@@ -76,7 +76,7 @@ extension CommandContext {
 
     private func amendableFormat(_ name: String) throws(BlockError) -> any Amendable.Type {
         guard let format = registry.format(named: name) else {
-            throw BlockError(.unsupported, "Unknown file format '\(name)'")
+            throw registry.unknown("Unknown file format", name)
         }
         guard let amendable = format as? any Amendable.Type else {
             throw BlockError(

@@ -37,7 +37,7 @@ struct CommitCommand: ImageCommand {
             let job = CommitJob(top: node, base: target, emptiesTop: !drop && target == nil)
             let reporter = ProgressReporter(context, isShown: progress && !quiet, bytesPerSecond: rate)
             try reporter.reporting { control in try job.run(control) }
-            if !quiet { context.print("Image committed.") }
+            if !quiet { context.remark("Image committed.") }
             return 0
         }
     }

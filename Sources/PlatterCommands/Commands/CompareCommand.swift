@@ -19,8 +19,8 @@ struct CompareCommand: ImageCommand {
                     + "object with 'identical', and 'reason' and 'offset' of the first difference."
             ])
         spec.statuses = [
-            (0, "the images are identical"), (1, "they differ, or the command was called wrongly"),
-            (2, "an image could not be opened"), (3, "a map could not be read"),
+            (0, "the images are identical"), (1, "they differ"),
+            (2, "an image could not be opened, or the command was called wrongly"), (3, "a map could not be read"),
             (4, "data could not be read"),
         ]
         spec.errorStatus = 2
@@ -68,7 +68,8 @@ struct CompareCommand: ImageCommand {
         guard let outcome = job.outcome else { return 2 }
         let common = min(try first.length(), try second.length())
         let text = isJSON ? JSONWriter.text(outcome.json) : quiet ? "" : outcome.text(commonBytes: common)
-        reporter.finish(succeeded: outcome.areIdentical, result: text)
+        // People read the text, scripts the status; JSON is asked for.
+        reporter.finish(succeeded: outcome.areIdentical, result: text, isAnswer: isJSON)
         return outcome.areIdentical ? 0 : 1
     }
 

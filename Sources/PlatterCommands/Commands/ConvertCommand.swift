@@ -110,7 +110,8 @@ struct ConvertCommand: ImageCommand {
             )
         }
         // Where the disk itself goes to standard output, progress may not.
-        let isShown = progress && !quiet && (!target.isStandardOutput || context.terminal.errorIsTerminal)
+        let isLine = context.terminal.errorIsTerminal && !context.isCalledAsQemu
+        let isShown = progress && !quiet && (!target.isStandardOutput || isLine)
         let reporter = ProgressReporter(context, isShown: isShown, bytesPerSecond: rate)
         try reporter.reporting { control in
             var options = options

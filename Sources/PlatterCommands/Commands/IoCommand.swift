@@ -51,7 +51,7 @@ struct IoCommand: ImageCommand {
 
     func run(_ context: CommandContext) throws -> Int32 {
         if version {
-            context.print("\(context.programName) version \(PlatterProgram.version)")
+            context.terminal.print(PlatterProgram.versionLine(context.programName))
             return 0
         }
         guard operands.count <= 1 else { throw CommandFailure.usage("Expecting at most one image file name") }

@@ -39,7 +39,7 @@ struct ResizeCommand: ImageCommand {
         let settings = OpenSettings(readOnly: false)
         return try context.closing(try context.open(image, settings: settings)) { node in
             try resize(node, to: try change.applied(to: try node.length()), mode)
-            if !quiet { context.print("Image resized.") }
+            if !quiet { context.remark("Image resized.") }
             return 0
         }
     }

@@ -76,6 +76,9 @@ final class IoShell {
         guard let word = words.first else { return }
         guard let verb = IoCatalog.verb(named: word) else {
             complainPlainly("command \"\(word)\" not found")
+            if let hint = NearestName.hint(word, among: IoCatalog.all.map(\.name)), !context.isCalledAsQemu {
+                complainPlainly(hint)
+            }
             hasFailed = true
             return
         }

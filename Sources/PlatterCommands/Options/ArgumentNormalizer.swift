@@ -71,7 +71,9 @@ struct ArgumentNormalizer {
             let list = candidates.map { " '--\($0.binding)'" }.joined()
             throw misuse("option '--\(text)' is ambiguous; possibilities:\(list)")
         }
-        throw misuse("unrecognized option '--\(text)'")
+        var failure = misuse("unrecognized option '--\(text)'")
+        failure.suggest("--\(name)", among: spec.options.compactMap { option in option.long.map { "--\($0)" } })
+        throw failure
     }
 
     /// The normal form of the letters after one dash, or `nil` when one of them asks for help.
@@ -109,7 +111,6 @@ struct ArgumentNormalizer {
     private func misuse(_ message: String) -> CommandFailure {
         var failure = CommandFailure.usage(message)
         failure.namesCommand = true
-        failure.status = 1
         return failure
     }
 }

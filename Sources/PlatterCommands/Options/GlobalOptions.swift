@@ -43,7 +43,7 @@ struct GlobalOptions {
             case .help: return .text(HelpText.program(program))
             case .arguments(let normal):
                 if normal.contains("--version") {
-                    return .text("\(program) version \(PlatterProgram.version)\n")
+                    return .text(PlatterProgram.versionLine(program))
                 }
                 if let text = try completions(normal, program) { return .text(text) }
                 for option in normal { try take(option) }
@@ -60,8 +60,25 @@ struct GlobalOptions {
         do throws(CommandFailure) { return try normalizer.normalise(arguments) } catch {
             var failure = error
             failure.namesCommand = false
+            failure.details += Self.aliasHint(arguments, normalizer.program).map { [$0] } ?? []
             throw failure
         }
+    }
+
+    /// Where a command with a program name of its own takes the option: a caller that resolves the link
+    /// `qemu-io` before it runs the program loses that name.
+    private static func aliasHint(_ arguments: [String], _ program: String) -> String? {
+        guard let argument = arguments.first, argument.hasPrefix("-") else { return nil }
+        let name = argument.drop { $0 == "-" }.prefix { $0 != "=" }
+        let isLong = argument.hasPrefix("--")
+        let taker = CommandList.all.first { entry in
+            guard entry.command.spec.alias != nil else { return false }
+            return entry.command.spec.options.contains { option in
+                isLong ? option.long == String(name) : name.first.map(option.hasShort) == true
+            }
+        }
+        guard let taker, let alias = taker.command.spec.alias else { return nil }
+        return "'\(argument)' is an option of '\(program) \(taker.name)', which a link named \(alias) stands for."
     }
 
     /// Whether the option's value is the next word.

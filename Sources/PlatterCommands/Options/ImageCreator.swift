@@ -107,7 +107,7 @@ struct ImageCreator {
     /// Announces and makes the image.
     func create() throws(BlockError) {
         if !isQuiet {
-            context.print(CreateOptionReport.formattingLine(filename, format: format, options))
+            context.remark(CreateOptionReport.formattingLine(filename, format: format, options))
             context.terminal.flush()
         }
         do throws(BlockError) {

@@ -8,12 +8,12 @@ enum HelpText {
 
     /// What `program --help` prints.
     static func program(_ name: String) -> String {
-        var text = "\(name) version \(PlatterProgram.version): works on virtual-disk images\n\n"
+        var text = PlatterProgram.versionLine(name) + "Works on virtual-disk images.\n\n"
         text += "Usage: \(name) [OPTION...] COMMAND ...\n\nOptions:\n"
         text += GlobalOptions.options.map(line).joined()
         text += "\nCommands:\n"
         for (name, command) in CommandList.all { text += row("  \(name)", command.spec.summary) }
-        text += "\nFormats: " + StandardFormats.all.map { $0.name }.sorted().joined(separator: " ") + "\n\n"
+        text += "\nSupported formats: " + StandardFormats.all.map { $0.name }.sorted().joined(separator: " ") + "\n\n"
         return text + "'\(name) COMMAND --help' tells the options of one command.\n"
     }
 

@@ -4,9 +4,9 @@ import Synchronization
 /// Shows how far a job is, and hands it the user's interrupt.
 ///
 /// On a terminal, `-p` is one line on standard error that is rewritten: percentage, rate, time left.
-/// Elsewhere it is qemu-img's `    (12.34/100%)` and a carriage return on standard output, at least one
+/// Elsewhere, and under the names of QEMU's programs, it is qemu-img's `    (12.34/100%)` and a carriage return on standard output, at least one
 /// percent apart.
-/// SIGUSR1 prints one line on standard error. SIGINT, SIGTERM and SIGHUP cancel the job at its next step; the
+/// SIGUSR1 prints one line on standard error, which begins as qemu-img's. SIGINT, SIGTERM and SIGHUP cancel the job at its next step; the
 /// second one ends the program at once. Thread-safe.
 final class ProgressReporter: Sendable {
     /// Hand this to the job.
@@ -18,7 +18,7 @@ final class ProgressReporter: Sendable {
     ///   - isShown: `-p`, and not `-q`.
     ///   - bytesPerSecond: the job's speed limit; 0 for none.
     init(_ context: CommandContext, isShown: Bool, bytesPerSecond: Int = 0) {
-        let display = ProgressDisplay(context.terminal, isShown: isShown)
+        let display = ProgressDisplay(context, isShown: isShown)
         let control = JobControl(bytesPerSecond: bytesPerSecond, onProgress: { display.update($0) })
         self.display = display
         self.control = control
@@ -32,9 +32,10 @@ final class ProgressReporter: Sendable {
     /// - Parameters:
     ///   - succeeded: whether all was done, so that 100% is shown.
     ///   - result: text for standard output, put where qemu-img has it.
-    func finish(succeeded: Bool, result: String = "") {
+    ///   - isAnswer: whether the command fails when `result` cannot be written.
+    func finish(succeeded: Bool, result: String = "", isAnswer: Bool = false) {
         signals.stop()
-        display.end(succeeded: succeeded, result: result)
+        display.end(succeeded: succeeded, result: result, isAnswer: isAnswer)
     }
 
     /// Runs `body` and calls ``finish(succeeded:)`` in either case.
@@ -60,6 +61,9 @@ private final class ProgressDisplay: Sendable {
 
     private let terminal: Terminal
     private let isShown: Bool
+    /// Whether progress is our own line on standard error, not qemu-img's on standard output.
+    private let isLine: Bool
+    private let isQemu: Bool
     private let began = MonotonicClock.nanoseconds()
     private let state = Mutex(State())
 
@@ -67,13 +71,15 @@ private final class ProgressDisplay: Sendable {
     private static let intervalNanoseconds = 100_000_000
     private static let lineWidth = 60
 
-    init(_ terminal: Terminal, isShown: Bool) {
-        self.terminal = terminal
+    init(_ context: CommandContext, isShown: Bool) {
+        terminal = context.terminal
         self.isShown = isShown
+        isQemu = context.isCalledAsQemu
+        isLine = terminal.errorIsTerminal && !isQemu
     }
 
     func begin() {
-        if isShown && !terminal.errorIsTerminal { classic(0) }
+        if isShown && !isLine { classic(0) }
     }
 
     func update(_ progress: JobControl.Progress) {
@@ -83,7 +89,7 @@ private final class ProgressDisplay: Sendable {
         let due = state.withLock { state in
             guard !state.ended else { return false }
             let due =
-                terminal.errorIsTerminal
+                isLine
                 ? now - state.shownAt >= Self.intervalNanoseconds
                 : percent >= state.shownPercent + 1
             if due { (state.shownPercent, state.shownAt) = (percent, now) }
@@ -94,43 +100,51 @@ private final class ProgressDisplay: Sendable {
 
     /// The answer to SIGUSR1.
     func printOnce(_ progress: JobControl.Progress) {
-        terminal.error(isShown && terminal.errorIsTerminal ? "\r" + line(progress) : line(progress))
+        let start = isShown && isLine ? "\r" : ""
+        terminal.error(start + Self.classicText(progress.fraction * 100) + (isQemu ? "" : "  " + pace(progress)))
     }
 
-    func end(succeeded: Bool, result: String) {
+    func end(succeeded: Bool, result: String, isAnswer: Bool) {
         let (wasEnded, shownPercent) = state.withLock { state in
             defer { state.ended = true }
             return (state.ended, state.shownPercent)
         }
         let isShown = self.isShown && !wasEnded
-        if isShown && terminal.errorIsTerminal {
+        if isShown && isLine {
             terminal.writeError(succeeded ? "\r" + finalLine() + "\n" : "\n")
         } else if isShown && succeeded && shownPercent < 100 {
             classic(100)
         }
-        terminal.print(result)
-        guard isShown && !terminal.errorIsTerminal else { return }
-        terminal.print("\n")
+        if isAnswer { terminal.print(result) } else { terminal.remark(result) }
+        guard isShown && !isLine else { return }
+        terminal.remark("\n")
         terminal.flush()
     }
 
     private func show(_ progress: JobControl.Progress, _ percent: Double) {
-        if terminal.errorIsTerminal { terminal.writeError("\r" + line(progress)) } else { classic(percent) }
+        if isLine { terminal.writeError("\r" + line(progress)) } else { classic(percent) }
     }
 
     private func classic(_ percent: Double) {
-        terminal.print("    (\(HumanSize.percent(percent))/100%)\r")
+        terminal.remark(Self.classicText(percent) + "\r")
         terminal.flush()
     }
 
+    private static func classicText(_ percent: Double) -> String {
+        "    (\(HumanSize.percent(percent))/100%)"
+    }
+
     private func line(_ progress: JobControl.Progress) -> String {
+        let percent = HumanSize.percent(progress.fraction * 100).padded(left: 6)
+        return "\(percent)%  \(pace(progress))".padded(right: Self.lineWidth)
+    }
+
+    /// Rate so far, and the time left at that rate.
+    private func pace(_ progress: JobControl.Progress) -> String {
         let seconds = max(1e-3, Double(MonotonicClock.nanoseconds() - began) / 1e9)
         let rate = Double(progress.done) / seconds
         let left = rate > 0 ? Double(progress.total - progress.done) / rate : 0
-        let text =
-            "\(HumanSize.percent(progress.fraction * 100).padded(left: 6))%  "
-            + "\(HumanSize.text(Int(min(rate, 1e18))))/s  \(Self.duration(left)) left"
-        return text.padded(right: Self.lineWidth)
+        return "\(HumanSize.text(Int(min(rate, 1e18))))/s  \(Self.duration(left)) left"
     }
 
     private func finalLine() -> String {

@@ -9,10 +9,18 @@ import Synchronization
 #endif
 
 /// Standard output, buffered, and standard error, not buffered. Thread-safe.
+///
+/// An *answer* is what the command was asked for (`info`, `map`); a *remark* is all else (`Image resized.`,
+/// progress). An answer that could not be written is a failure, a remark is not. After the first failure
+/// nothing more is written to standard output.
 final class Terminal: Sendable {
     private struct Output {
         var buffer: [UInt8] = []
-        var failed = false
+        /// Whether the buffer holds part of an answer.
+        var holdsAnswer = false
+        /// The errno of the first write that failed.
+        var failure: Int32?
+        var lostAnswer = false
     }
 
     /// Standard output is written in pieces of at least this many bytes.
@@ -23,21 +31,24 @@ final class Terminal: Sendable {
     let outputIsTerminal = isatty(STDOUT_FILENO) == 1
     let errorIsTerminal = isatty(STDERR_FILENO) == 1
 
-    /// Appends `text` to standard output.
-    func print(_ text: String) {
-        var text = text
-        text.withUTF8 { bytes in write(UnsafeRawBufferPointer(bytes)) }
-    }
+    /// Appends an answer to standard output.
+    func print(_ text: String) { write(text, isAnswer: true) }
 
-    /// Appends bytes to standard output.
-    func print(_ bytes: [UInt8]) { bytes.withUnsafeBytes { write($0) } }
+    /// Appends bytes of an answer to standard output.
+    func print(_ bytes: [UInt8]) { bytes.withUnsafeBytes { write($0, isAnswer: true) } }
 
-    /// Writes what is buffered for standard output. `false` when it could not be written, now or before.
-    @discardableResult
-    func flush() -> Bool {
+    /// Appends a remark to standard output.
+    func remark(_ text: String) { write(text, isAnswer: false) }
+
+    /// Writes what is buffered for standard output.
+    func flush() { output.withLock { Self.drain(&$0) } }
+
+    /// Writes what is buffered; why an answer could not be written to standard output, if one could not.
+    func lostAnswer() -> String? {
         output.withLock { output in
             Self.drain(&output)
-            return !output.failed
+            guard output.lostAnswer, let failure = output.failure else { return nil }
+            return String(cString: strerror(failure))
         }
     }
 
@@ -51,20 +62,31 @@ final class Terminal: Sendable {
         _ = text.withUTF8 { Self.writeAll(UnsafeRawBufferPointer($0), to: STDERR_FILENO) }
     }
 
-    private func write(_ bytes: UnsafeRawBufferPointer) {
+    private func write(_ text: String, isAnswer: Bool) {
+        var text = text
+        text.withUTF8 { write(UnsafeRawBufferPointer($0), isAnswer: isAnswer) }
+    }
+
+    private func write(_ bytes: UnsafeRawBufferPointer, isAnswer: Bool) {
+        guard bytes.count > 0 else { return }
         output.withLock { output in
             output.buffer.append(contentsOf: bytes)
+            if isAnswer { output.holdsAnswer = true }
             if outputIsTerminal || output.buffer.count >= Self.chunkBytes { Self.drain(&output) }
         }
     }
 
     private static func drain(_ output: inout Output) {
-        let written = output.buffer.withUnsafeBytes { writeAll($0, to: STDOUT_FILENO) }
-        if !written { output.failed = true }
+        if output.failure == nil {
+            output.failure = output.buffer.withUnsafeBytes { writeAll($0, to: STDOUT_FILENO) }
+        }
+        if output.failure != nil && output.holdsAnswer { output.lostAnswer = true }
+        output.holdsAnswer = false
         output.buffer.removeAll(keepingCapacity: true)
     }
 
-    private static func writeAll(_ bytes: UnsafeRawBufferPointer, to descriptor: Int32) -> Bool {
+    /// The errno of the write that failed, `nil` when all was written.
+    private static func writeAll(_ bytes: UnsafeRawBufferPointer, to descriptor: Int32) -> Int32? {
         var rest = bytes
         while rest.count > 0 {
             #if canImport(Glibc)
@@ -75,10 +97,10 @@ final class Terminal: Sendable {
                 let count = Darwin.write(descriptor, rest.baseAddress, rest.count)
             #endif
             if count < 0 && errno == EINTR { continue }
-            guard count > 0 else { return false }
+            guard count > 0 else { return count < 0 ? errno : EIO }
             rest = UnsafeRawBufferPointer(rebasing: rest[count...])
         }
-        return true
+        return nil
     }
 }
 
