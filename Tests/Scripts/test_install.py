@@ -1,6 +1,7 @@
 """Scripts/platter and Scripts/install, with the release binary that they build."""
 
 import os
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -35,6 +36,17 @@ class Install(unittest.TestCase):
         with open(program, "rb") as file:
             # A program for the dynamic loader names it.
             self.assertNotIn(b"/ld-linux", file.read())
+
+    @unittest.skipUnless(os.geteuid() == 0, "chroot is for root")
+    def test_a_folder_without_proc_and_dev_is_enough(self):
+        with tempfile.TemporaryDirectory() as root:
+            shutil.copy(os.path.join(self.prefix, "bin", "platter"), root)
+            with open(os.path.join(root, "a.raw"), "wb") as file:
+                file.write(os.urandom(1 << 20))
+            inside = ["chroot", root, "/platter"]
+            run(*inside, "convert", "-f", "raw", "-O", "qcow2", "/a.raw", "/b.qcow2")
+            self.assertIn("file format: qcow2", run(*inside, "info", "/b.qcow2"))
+            run(*inside, "compare", "-f", "raw", "/a.raw", "/b.qcow2")
 
     def test_messages_begin_with_the_name_it_was_called_by(self):
         link = os.path.join(self.folder.name, "qemu-img")
