@@ -30,7 +30,7 @@ int platter_host_version(void) { return 3; }
 
 static char *const *arguments;
 
-/* Before the Swift runtime starts: it looks for its own program file, and ends where /proc does not tell it. */
+/* Before the Swift runtime starts: it looks for its program file, and aborts where /proc does not tell it. */
 __attribute__((constructor(101))) static void begin(int count, char **vector) {
 #ifdef __GLIBC__
     arguments = count > 0 ? vector : NULL;
@@ -48,7 +48,7 @@ static void occupy_standard_streams(void) {
 #else
     const int flags = O_RDONLY;
 #endif
-    /* The root folder is always there; reading and writing it fail. The lowest free number is what open gives. */
+    /* The root folder is always there, and reading and writing it fail. open gives the lowest free number. */
     for (int fd = 0; fd <= 2; fd++) {
         if (fcntl(fd, F_GETFD) == -1 && errno == EBADF && open("/", flags) == -1) return;
     }

@@ -26,7 +26,8 @@ import Testing
         #expect(outcome.text.contains("Did you mean '\(meant)'?\n"), "\(outcome.text)")
     }
 
-    @Test("a name that is near to none gets no hint", arguments: ["frobnicate", "x", "create -f nosuch x 1M"])
+    @Test(
+        "a name that is near to none gets no hint", arguments: ["frobnicate", "x", "create -f nosuch x 1M"])
     func noHint(_ line: String) throws {
         let outcome = try fixture.shell("platter \(line)", linked: true)
         #expect(outcome.status == 1)

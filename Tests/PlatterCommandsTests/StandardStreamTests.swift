@@ -40,8 +40,8 @@ import Testing
         try expect("head -c 1M /dev/zero > a; cp a b; printf x > c", 0)
         try expect("platter compare --output=json -f raw a b > /dev/full", 2, "", "platter: " + Self.full)
         try expect("platter compare a c > /dev/full", 1)
-        for wrong in ["compare a", "compare --nosuch a b", "compare --output=xml a b", "compare -F nosuch a b"] {
-            #expect(try fixture.shell("platter \(wrong)", linked: true).status == 2, "\(wrong)")
+        for wrong in ["a", "--nosuch a b", "--output=xml a b", "-F nosuch a b"] {
+            #expect(try fixture.shell("platter compare \(wrong)", linked: true).status == 2, "\(wrong)")
         }
     }
 

@@ -9,11 +9,12 @@
 
 int platter_host_version(void);
 
-/* At the start of the program: a pipe without reader and a limit on file sizes come back as errors of the write, not as
- * signals; standard streams that were closed become ones that fail, so that no image gets their numbers. */
+/* At the start of the program: a pipe without reader and a limit on file sizes come back as errors of the
+ * write, not as signals; standard streams that were closed become ones that fail, so that no image gets their
+ * numbers. */
 void platter_prepare_process(void);
-/* The command line as the system gave it; Swift's own way to it needs /proc. NULL where the C library does not give it
- * to constructors. */
+/* The command line as the system gave it; Swift's own way to it needs /proc. NULL where the C library does
+ * not give it to constructors. */
 char *const *platter_arguments(void);
 /* 1 when the signal is ignored, as nohup and shells' background jobs leave it. */
 int platter_is_ignored(int signal);

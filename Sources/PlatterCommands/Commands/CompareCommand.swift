@@ -20,7 +20,8 @@ struct CompareCommand: ImageCommand {
             ])
         spec.statuses = [
             (0, "the images are identical"), (1, "they differ"),
-            (2, "an image could not be opened, or the command was called wrongly"), (3, "a map could not be read"),
+            (2, "an image could not be opened, or the command was called wrongly"),
+            (3, "a map could not be read"),
             (4, "data could not be read"),
         ]
         spec.errorStatus = 2

@@ -72,7 +72,8 @@ struct ArgumentNormalizer {
             throw misuse("option '--\(text)' is ambiguous; possibilities:\(list)")
         }
         var failure = misuse("unrecognized option '--\(text)'")
-        failure.suggest("--\(name)", among: spec.options.compactMap { option in option.long.map { "--\($0)" } })
+        let known = spec.options.compactMap(\.long).map { "--\($0)" }
+        failure.suggest("--\(name)", among: known)
         throw failure
     }
 

@@ -78,7 +78,8 @@ struct GlobalOptions {
             }
         }
         guard let taker, let alias = taker.command.spec.alias else { return nil }
-        return "'\(argument)' is an option of '\(program) \(taker.name)', which a link named \(alias) stands for."
+        let command = "\(program) \(taker.name)"
+        return "'\(argument)' is an option of '\(command)', which a link named \(alias) stands for."
     }
 
     /// Whether the option's value is the next word.

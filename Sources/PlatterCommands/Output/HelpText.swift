@@ -13,7 +13,8 @@ enum HelpText {
         text += GlobalOptions.options.map(line).joined()
         text += "\nCommands:\n"
         for (name, command) in CommandList.all { text += row("  \(name)", command.spec.summary) }
-        text += "\nSupported formats: " + StandardFormats.all.map { $0.name }.sorted().joined(separator: " ") + "\n\n"
+        let formats = StandardFormats.all.map { $0.name }.sorted().joined(separator: " ")
+        text += "\nSupported formats: \(formats)\n\n"
         return text + "'\(name) COMMAND --help' tells the options of one command.\n"
     }
 

@@ -4,10 +4,10 @@ import Synchronization
 /// Shows how far a job is, and hands it the user's interrupt.
 ///
 /// On a terminal, `-p` is one line on standard error that is rewritten: percentage, rate, time left.
-/// Elsewhere, and under the names of QEMU's programs, it is qemu-img's `    (12.34/100%)` and a carriage return on standard output, at least one
-/// percent apart.
-/// SIGUSR1 prints one line on standard error, which begins as qemu-img's. SIGINT, SIGTERM and SIGHUP cancel the job at its next step; the
-/// second one ends the program at once. Thread-safe.
+/// Elsewhere, and under the names of QEMU's programs, it is qemu-img's `    (12.34/100%)` and a carriage
+/// return on standard output, at least one percent apart.
+/// SIGUSR1 prints one line on standard error, which begins as qemu-img's. SIGINT, SIGTERM and SIGHUP cancel
+/// the job at its next step; the second one ends the program at once. Thread-safe.
 final class ProgressReporter: Sendable {
     /// Hand this to the job.
     let control: JobControl
@@ -101,7 +101,8 @@ private final class ProgressDisplay: Sendable {
     /// The answer to SIGUSR1.
     func printOnce(_ progress: JobControl.Progress) {
         let start = isShown && isLine ? "\r" : ""
-        terminal.error(start + Self.classicText(progress.fraction * 100) + (isQemu ? "" : "  " + pace(progress)))
+        let more = isQemu ? "" : "  " + pace(progress)
+        terminal.error(start + Self.classicText(progress.fraction * 100) + more)
     }
 
     func end(succeeded: Bool, result: String, isAnswer: Bool) {
