@@ -6,6 +6,7 @@ extension Qcow2Driver: Checkable {
             if tables.damage != nil { try tables.reload() } else if !tables.isReadOnly { try tables.commit() }
             // A repair may free the cluster that the next compressed one was to go into.
             tables.freeByteOffset = 0
+            if repair != .none { try tables.reachL1() }
             var checker = try Qcow2Checker(tables)
             return try checker.run(repair: repair, report: report)
         }
@@ -33,6 +34,9 @@ struct Qcow2Checker {
     /// One past the last cluster that anything but a refcount refers to.
     var endOfReferences = 0
     let fileClusters: Int
+    /// One past the last cluster whose refcount is compared: an active L1 table that was never written may
+    /// lie behind the end of the file.
+    let countedClusters: Int
     /// What is wrong with bitmaps.
     var badBitmaps = BadBitmaps()
     /// Refcounts that differ from the references, and were not set right.
@@ -50,6 +54,7 @@ struct Qcow2Checker {
         self.tables = tables
         self.isAutomatic = isAutomatic
         fileClusters = tables.layout.clusters(try tables.file.length())
+        countedClusters = max(fileClusters, tables.endOfUnwrittenL1(fileClusters))
     }
 
     /// Checks and, where asked, repairs.
@@ -242,16 +247,16 @@ struct Qcow2Checker {
     private mutating func compareAll(repair: RepairMode, _ report: (String) -> Void) throws(BlockError) {
         var start = 0
         // Behind the last reference and the last block, everything is zero and agrees.
-        var limit = fileClusters
+        var limit = countedClusters
         let wasQuiet = isQuiet
         let counted = result
         repeat {
-            let end = min(limit, start + ReferenceWindow.size(total: fileClusters))
+            let end = min(limit, start + ReferenceWindow.size(total: countedClusters))
             var window = ReferenceWindow(start..<max(start, end))
             // Every pass sees all references again: what they are counts once.
             let before = (result, unmendable)
             try countReferences(into: &window, report)
-            limit = min(fileClusters, max(endOfReferences, try tables.refcounts().endOfBlocks))
+            limit = min(countedClusters, max(endOfReferences, try tables.refcounts().endOfBlocks))
             if start > 0 { (result, unmendable) = before } else { isQuiet = true }
             isQuiet = wasQuiet
             try checkOverlaps(window, report)

@@ -28,7 +28,8 @@ extension Qcow2Checker {
     ) -> Bool {
         if bytes == 0 { return true }
         let (end, overflow) = offset.addingReportingOverflow(bytes)
-        guard offset >= 0, !overflow, layout.clusters(end) <= fileClusters else {
+        let limit = offset == tables.header.l1Offset ? countedClusters : fileClusters
+        guard offset >= 0, !overflow, layout.clusters(end) <= limit else {
             corruption(
                 "ERROR \(what) reaches beyond the end of the file: offset 0x\(hex(offset)) "
                     + "size 0x\(hex(bytes))", report)

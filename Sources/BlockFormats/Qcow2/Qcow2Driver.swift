@@ -62,6 +62,7 @@ public final class Qcow2Driver: FormatDriver {
             let tables = try Qcow2Metadata(
                 file: request.file, data: data, header: header, isReadOnly: request.settings.readOnly,
                 caches: try Qcow2CacheSizes(&options))
+            try tables.checkUnwrittenL1()
             let driver = Qcow2Driver(
                 tables, unlocked.volume, discardUnmaps: request.settings.discardUnmaps)
             try driver.takeOptions(&options)
@@ -183,6 +184,7 @@ public final class Qcow2Driver: FormatDriver {
     /// wrong is left to a repair that somebody asks for.
     static func repairDirty(_ tables: Qcow2Metadata) throws(BlockError) {
         var lines: [String] = []
+        try tables.reachL1()
         var checker = try Qcow2Checker(tables, isAutomatic: true)
         let result = try checker.run(repair: .all) { lines.append($0) }
         guard result.corruptions == 0, result.checkErrors == 0 else {

@@ -82,9 +82,10 @@ extension Qcow2Header {
         try checkTablesInsideFile(fileLength)
     }
 
-    /// Tables that start past the end of the file hold nothing but trouble.
+    /// An active L1 table that was never written may lie behind the end, where it reads as zeroes. A refcount
+    /// table has an entry at least.
     private func checkTablesInsideFile(_ fileLength: Int) throws(BlockError) {
-        guard l1Entries == 0 || l1Offset < fileLength else {
+        guard l1Entries == 0 || l1Offset - fileLength <= Qcow2.Limit.l1BehindEndBytes else {
             throw BlockError(.corrupt, "Active L1 table offset is beyond the end of the file")
         }
         guard refcountTableOffset < fileLength else {

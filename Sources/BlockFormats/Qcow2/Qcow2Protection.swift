@@ -62,6 +62,7 @@ extension Qcow2Metadata {
     func protectMetadata() throws(BlockError) {
         try checkSound()
         if protection != nil { return }
+        try reachL1()
         let areas = isRepairing ? knownAreas() : try allAreas()
         let store = try refcounts()
         var (filter, doubtful) = filtered(areas, store)

@@ -63,6 +63,7 @@ extension Qcow2Metadata {
     /// Lets the tables reach to `size`, and unmaps what an interrupted shrinking or another program left past
     /// the end. A longer L1 table goes to a new place, durable, before the header has it.
     fileprivate func makeRoom(for size: Int) throws(BlockError) {
+        try protectMetadata()
         try commit()
         let end = header.virtualSize.roundedUp(to: layout.clusterSize) ?? header.virtualSize
         try unmap(end..<max(end, l1.count * layout.guestBytesPerL2Table))
@@ -159,6 +160,7 @@ extension Qcow2Metadata {
 
     /// Cuts off the file behind the last cluster in use.
     private func truncateFile() throws(BlockError) {
+        try protectMetadata()
         let store = try refcounts()
         let length = try file.length()
         var clusters = layout.clusters(length)
