@@ -82,7 +82,22 @@ public struct DriverRegistry: Sendable {
                 "The image looks like format '\(byStart.name)' by its start and like '\(byEnd?.name ?? "")' "
                     + "by its end; name the format", path: file.filename)
         }
-        return byEnd ?? byStart
+        if let byEnd { return byEnd }
+        try checkEndIsThere(file, length)
+        return byStart
+    }
+
+    /// Refuses a file that is named like images that end with what tells them, and lacks that end: most
+    /// likely it is an incomplete download, whose bytes are no raw disk.
+    private func checkEndIsThere(_ file: BlockNode, _ length: Int) throws(BlockError) {
+        let name = file.filename.lowercased()
+        let format = formats.first { $0.suffixesKnownByEnd.contains { name.hasSuffix($0) } }
+        guard let format, let fallback else { return }
+        throw BlockError(
+            .wrongFormat,
+            "The file is named like a \(format.name) image and does not end like one: it may be cut short (it "
+                + "ends after \(length) bytes); name the format '\(fallback.name)' to take its bytes as they "
+                + "are", path: file.filename)
     }
 
     /// The format that takes anything, and whose images a guest can turn into another format's.

@@ -42,6 +42,8 @@ public struct ChainStatus: Sendable {
     public var isPresent: Bool
     /// Zero because it lies past the end of the backing file, with no entry for it in the layer at ``depth``.
     public var isPastBacking = false
+    /// Stored behind the end of a file that is cut short: reading fails.
+    public var isLost = false
     /// Stored compressed.
     public var isCompressed: Bool
     /// Where in ``file`` the bytes start, where they are stored plainly, or space is kept for them.
@@ -68,7 +70,7 @@ public struct ChainStatus: Sendable {
     /// Whether both differ in nothing but where they start and how long they are, and follow each other.
     public func continues(into next: ChainStatus) -> Bool {
         guard isZero == next.isZero, isData == next.isData, isPresent == next.isPresent,
-            isPastBacking == next.isPastBacking, isCompressed == next.isCompressed, depth == next.depth,
+            isPastBacking == next.isPastBacking, isLost == next.isLost, isCompressed == next.isCompressed, depth == next.depth,
             file == next.file
         else { return false }
         switch (hostOffset, next.hostOffset) {

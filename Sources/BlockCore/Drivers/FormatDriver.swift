@@ -38,6 +38,9 @@ public protocol FormatDriver: AnyObject, Sendable {
     /// The same by the end of the file: `tail` is its last 1024 bytes, fewer of a shorter file. More than 0
     /// only where the bytes leave no doubt: with another format's start the file is opened as neither.
     static func probe(tail: RawSpan, filename: String) -> Int
+    /// Endings of the names of images that are known by their end alone, such as `.dmg`: a file so named
+    /// without that end is not taken for a raw disk when no format is named.
+    static var suffixesKnownByEnd: [String] { get }
     /// Whether a read-only open may share the file with writers. Only raw may: it has no metadata that could
     /// change under the reader.
     static var toleratesOtherWriters: Bool { get }
@@ -58,6 +61,19 @@ public protocol FormatDriver: AnyObject, Sendable {
 
     /// Whether the file's own holes and data are the disk's, so that a hole is not an entry of this format.
     var isTransparent: Bool { get }
+
+    /// What bytes are that the tables place behind the end of a child; most formats store units whole.
+    func shortFileRule(ofChild child: Int) -> ShortFileRule
+    /// Whether data may be placed behind the end of a file, as far as that can be told without walking the
+    /// tables: an image that is opened for writing is then walked.
+    ///
+    /// - Throws: what reading throws.
+    func mayBeCut() throws(BlockError) -> Bool
+    /// Where the unit at `offset`, of an ``Extent/Status/encoded(compressed:)`` extent, is kept; `nil` where
+    /// that is not known.
+    ///
+    /// - Throws: `corrupt`, `io`.
+    func place(ofEncodedAt offset: Int) throws(BlockError) -> EncodedPlace?
 
     /// Whether space that was never written reads as zeroes, in a new image and where it grew.
     var unwrittenReadsAsZero: Bool { get }
@@ -89,11 +105,15 @@ public protocol FormatDriver: AnyObject, Sendable {
 extension FormatDriver {
     public static var aliases: [String] { [] }
     public static func probe(tail: RawSpan, filename: String) -> Int { 0 }
+    public static var suffixesKnownByEnd: [String] { [] }
     public static var toleratesOtherWriters: Bool { false }
     public static func joined(_ new: OptionTree, over old: OptionTree) -> OptionTree { old.changed(by: new) }
     public var backing: BackingReference? { nil }
     public var dataMayBeHoles: Bool { false }
     public var isTransparent: Bool { false }
+    public func shortFileRule(ofChild child: Int) -> ShortFileRule { .lost }
+    public func mayBeCut() throws(BlockError) -> Bool { true }
+    public func place(ofEncodedAt offset: Int) throws(BlockError) -> EncodedPlace? { nil }
     public var unwrittenReadsAsZero: Bool { true }
     public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         throw BlockError(.unsupported, "Format '\(Self.name)' has no encoded data")

@@ -214,6 +214,7 @@ public struct ImageOpener: Sendable {
             }
             var next = above
             next.depth += 1
+            if !settings.readOnly && !settings.forCheck && !settings.metadataOnly { try node.refuseIfCut() }
             if let identity { next.identities.append(identity) }
             node.backing = try openBacking(of: node, options: backingOptions, settings: settings, above: next)
             // A check looks at the image alone.

@@ -76,8 +76,8 @@ extension BlockNode {
     ) throws(BlockError) {
         switch extent.status {
         case .data(let hostOffset):
-            guard children.indices.contains(extent.child) else {
-                throw BlockError(.corrupt, "The image has no storage number \(extent.child)", path: filename)
+            guard try readableCount(hostOffset, part.byteCount, extent.child, driver) == part.byteCount else {
+                throw try cutError(hostOffset, part.byteCount, extent.child)
             }
             file?.emit(.readData)
             try children[extent.child].read(into: &part, at: hostOffset)

@@ -67,6 +67,8 @@ extension BlockNode {
             let child = children.indices.contains(extent.child) ? children[extent.child] : nil
             answer.hostOffset = hostOffset
             answer.file = (child ?? self).filename
+            try clip(&answer, extent, hostOffset)
+            if answer.isLost { return answer }
             if let child, format?.dataMayBeHoles == true {
                 try refine(&answer, child, hostOffset)
             }
@@ -80,6 +82,13 @@ extension BlockNode {
         return answer
     }
 
+    /// Ends a run where the file ends; what is behind that is lost.
+    private func clip(_ answer: inout ChainStatus, _ extent: Extent, _ hostOffset: Int) throws(BlockError) {
+        guard let driver = format, children.indices.contains(extent.child) else { return }
+        let readable = try readableCount(hostOffset, answer.length, extent.child, driver)
+        if readable == 0 { answer.isLost = true } else { answer.length = readable }
+    }
+
     /// Says where space is behind bytes that are not stored.
     private func place(_ hostOffset: Int?, _ extent: Extent, in answer: inout ChainStatus) {
         guard let hostOffset else { return }
@@ -90,7 +99,7 @@ extension BlockNode {
     /// The file's length, or, without asking the system, one seen before that the range lies inside.
     ///
     /// A file that became shorter meanwhile reads as zeroes there, so that the answer is still true of it.
-    private func lengthCovering(_ offset: Int, _ count: Int) throws(BlockError) -> Int {
+    func lengthCovering(_ offset: Int, _ count: Int) throws(BlockError) -> Int {
         let seen = seenLength.load(ordering: .relaxed)
         if count <= seen, offset <= seen - count { return seen }
         let length = try length()

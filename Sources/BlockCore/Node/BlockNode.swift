@@ -18,6 +18,8 @@ public final class BlockNode: GuestReader, Sendable {
         var deviceName: String?
         var user: String?
         var isClosed = false
+        /// Where the data in each child ends; known once something of it was found to be missing.
+        var storedEnds: [Int: StoredEnd] = [:]
     }
 
     public let layer: Layer
@@ -191,6 +193,7 @@ public final class BlockNode: GuestReader, Sendable {
             try driver.willReopen(readOnly: readOnly)
             do throws(BlockError) {
                 for child in children { try child.reopen(readOnly: readOnly) }
+                if !readOnly { try refuseIfCut() }
                 try driver.didReopen(readOnly: readOnly)
             } catch {
                 // All or nothing: a driver that takes itself for read-only would write nothing back.

@@ -164,11 +164,25 @@ public final class AsifDriver: ReadOnlyFormat {
         return whole.span.bytes.bigEndian(at: 0) ?? 0
     }
 
-    /// Where a chunk is; it may end behind the file, and reads as zeroes there.
+    /// The last chunk may end behind the file, and reads as zeroes there.
+    public func shortFileRule(ofChild child: Int) -> ShortFileRule {
+        .lastUnitMayBeShort(unitBytes: header.chunkBytes)
+    }
+
+    /// Where a chunk is, also one that is lost.
     private func place(of entry: UInt64, _ what: String, at guest: Int) throws(BlockError) -> Int {
         let (place, overflow) = Int(entry & Asif.chunkMask).multipliedReportingOverflow(by: header.chunkBytes)
-        guard !overflow, place < fileLength, place > 0 else {
+        guard !overflow, place > 0, place <= Int.max - header.chunkBytes else {
             throw corrupt("\(what) is misplaced (chunk \(entry & Asif.chunkMask))", at: guest)
+        }
+        return place
+    }
+
+    /// Where a chunk with a table is, which must be there.
+    private func tablePlace(of entry: UInt64, _ what: String, at guest: Int) throws(BlockError) -> Int {
+        let place = try place(of: entry, what, at: guest)
+        guard place < fileLength else {
+            throw try file.cutError(what, end: place + header.chunkBytes, at: place)
         }
         return place
     }
@@ -180,7 +194,7 @@ public final class AsifDriver: ReadOnlyFormat {
             if tableEntry & Asif.chunkMask == 0 {
                 return Extent(.zero(hostOffset: nil), length: min(limit, perTable - offset % perTable))
             }
-            let table = try place(of: tableEntry, "A table", at: offset)
+            let table = try tablePlace(of: tableEntry, "A table", at: offset)
             let chunk = offset % perTable / header.chunkBytes
             let inside = offset % header.chunkBytes
             let most = min(limit, header.chunkBytes - inside)
@@ -199,7 +213,7 @@ public final class AsifDriver: ReadOnlyFormat {
             case Asif.State.partly:
                 let host = try place(of: entry, "A chunk", at: offset)
                 let mapEntry = try number(at: groupPlace + header.chunksPerGroup * 8, cache)
-                let map = try place(of: mapEntry, "A sector map", at: offset)
+                let map = try tablePlace(of: mapEntry, "A sector map", at: offset)
                 return try part(host, map, index, inside, most, offset, cache)
             default: throw unknown("chunk", entry >> 62, at: offset)
             }

@@ -107,8 +107,9 @@ public final class BochsDriver: ReadOnlyFormat {
             let length = try file.length()
             let header = try BochsHeader.parse(
                 try file.readBytes(at: 0, count: min(length, Bochs.headerBytes)))
-            guard header.headerBytes + header.catalogEntries * 4 <= length else {
-                throw BlockError(.corrupt, "The Bochs catalog is beyond the end of the file")
+            let catalogEnd = header.headerBytes + header.catalogEntries * 4
+            guard catalogEnd <= length else {
+                throw try file.cutError("The Bochs catalog", end: catalogEnd, at: header.headerBytes)
             }
             let catalog = try BlockTable(
                 reading: file, at: header.headerBytes, count: header.catalogEntries, isBigEndian: false)
@@ -129,6 +130,7 @@ public final class BochsDriver: ReadOnlyFormat {
         let entry = number < catalog.count ? catalog[number] : Bochs.unused
         if entry == Bochs.unused { return Extent(.zero(hostOffset: nil), length: most) }
         let start = dataOffset + Int(entry) * blockBytes
+        try file.requireStored(at: start, count: header.bitmapBytes)
         let bitmap = try file.readBytes(at: start, count: header.bitmapBytes)
         var sector = inside / Bochs.sectorBytes
         let isStored = Self.bit(sector, of: bitmap)

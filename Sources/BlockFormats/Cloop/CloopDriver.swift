@@ -69,7 +69,8 @@ public final class CloopDriver: ReadOnlyFormat {
         _ file: BlockNode, count: Int, _ length: Int, _ blockBytes: Int
     ) throws(BlockError) -> [Int] {
         guard Cloop.offsetsStart + count * 8 <= length else {
-            throw BlockError(.corrupt, "The cloop offsets are beyond the end of the file")
+            throw try file.cutError(
+                "The table of cloop offsets", end: Cloop.offsetsStart + count * 8, at: Cloop.offsetsStart)
         }
         var offsets: [Int] = []
         offsets.reserveCapacity(count)
@@ -128,6 +129,9 @@ public final class CloopDriver: ReadOnlyFormat {
 
     private func decompress(_ block: Int, into output: inout MutableRawSpan) throws(BlockError) {
         let range = offsets[block]..<offsets[block + 1]
+        if try file.storedCount(at: range.lowerBound, count: range.count) < range.count {
+            throw try file.cutError(end: offsets.last ?? range.upperBound, at: range.lowerBound)
+        }
         do throws(BlockError) {
             let bytes = try file.readBytes(at: range.lowerBound, count: range.count)
             try Deflate.decompressZlib(bytes.span.bytes, into: &output)

@@ -21,6 +21,7 @@ struct GuestData: Sendable {
     /// Fills `buffer` with what is stored at `hostOffset`.
     func read(into buffer: inout MutableRawSpan, at hostOffset: Int, guest: Int) throws(BlockError) {
         guard let encryption else { return try node.read(into: &buffer, at: hostOffset) }
+        try node.requireStored(at: hostOffset, count: buffer.byteCount)
         let numbering = encryption.numbersByGuest ? guest : hostOffset
         try encryption.store.read(node, into: &buffer, at: hostOffset, numbering: numbering)
     }

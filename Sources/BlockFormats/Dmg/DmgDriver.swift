@@ -26,6 +26,8 @@ public final class DmgDriver: ReadOnlyFormat {
         header.part(0..<Dmg.encryptedStart.count)?.array == Dmg.encryptedStart ? 90 : 0
     }
 
+    public static var suffixesKnownByEnd: [String] { [".dmg"] }
+
     public static func probe(tail: RawSpan, filename: String) -> Int {
         if DmgTrailer.find(in: tail) != nil { return 95 }
         return DmgTrailer.isEncrypted(start: tail.extracting(0..<0), tail: tail) ? 90 : 0

@@ -81,6 +81,8 @@ public final class LuksDriver: FormatDriver {
     /// Sectors are encrypted as a whole.
     public var writeGranularity: Int { Luks.sectorBytes }
     public var unwrittenReadsAsZero: Bool { false }
+    /// The file's length is the disk's.
+    public func mayBeCut() throws(BlockError) -> Bool { false }
 
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         Extent(.encoded(compressed: false), length: limit)
@@ -94,6 +96,8 @@ public final class LuksDriver: FormatDriver {
     }
 
     public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        // Of a sector that is not whole, the cipher makes noise.
+        try file.requireStored(at: payloadOffset + offset, count: buffer.byteCount)
         try unlocked().read(file, into: &buffer, at: payloadOffset + offset, numbering: offset)
     }
 

@@ -37,7 +37,8 @@ struct ParallelsState: SessionState {
         header = try ParallelsHeader.parse(
             try file.readBytes(at: 0, count: min(Parallels.headerBytes, length)))
         guard header.tableEnd <= length else {
-            throw BlockError(.corrupt, "The block allocation table is beyond the end of the file")
+            throw try file.cutError(
+                "The block allocation table", end: header.tableEnd, at: Parallels.headerBytes)
         }
         table = try BlockTable(
             reading: file, at: Parallels.headerBytes, count: header.entryCount, isBigEndian: false)

@@ -65,9 +65,12 @@ final class QcowTables: SessionState {
         guard number < l1Count else { return nil }
         let entry = try l1Entry(number)
         if entry == 0 { return nil }
-        guard let offset = Int(exactly: entry), offset % Qcow.sectorBytes == 0, offset > 0, offset <= end,
-            header.tableBytes <= end - offset
+        guard let offset = Int(exactly: entry), offset % Qcow.sectorBytes == 0, offset > 0,
+            offset <= Self.longestFile
         else { throw corrupt("The L2 table number \(number) is misplaced (offset \(entry))", at: 0) }
+        guard header.tableBytes <= end, offset <= end - header.tableBytes else {
+            throw try file.cutError("The L2 table number \(number)", end: offset + header.tableBytes, at: offset)
+        }
         return offset
     }
 
@@ -97,20 +100,23 @@ final class QcowTables: SessionState {
             count += 1
         }
         let kind = QcowEntry(raw, clusterBits: header.clusterBits)
-        if case .data(let host) = kind { try checkData(host, count: count) }
+        if case .data(let host) = kind { try checkData(host) }
         return (kind, count)
     }
 
-    private func checkData(_ host: Int, count: Int) throws(BlockError) {
-        guard isDataPlace(host), isDataPlace(host + (count - 1) << header.clusterBits) else {
+    /// What lies behind the end of the file is lost, as the node knows.
+    private func checkData(_ host: Int) throws(BlockError) {
+        guard isClusterStart(host), host <= Self.longestFile else {
             throw corrupt("A data cluster is misplaced (offset \(host))", at: 0)
         }
     }
 
-    /// Whether a cluster can be at `offset`. The last one may end behind the file.
-    func isDataPlace(_ offset: Int) -> Bool {
-        offset % Qcow.sectorBytes == 0 && offset >= Qcow.headerBytes && offset < end
+    private func isClusterStart(_ offset: Int) -> Bool {
+        offset % Qcow.sectorBytes == 0 && offset >= Qcow.headerBytes
     }
+
+    /// Whether a cluster can be at `offset`. The last one may end behind the file.
+    func isDataPlace(_ offset: Int) -> Bool { isClusterStart(offset) && offset < end }
 
     func isCompressedPlace(_ place: Range<Int>) -> Bool {
         !place.isEmpty && place.lowerBound >= Qcow.headerBytes && place.upperBound <= end
@@ -124,6 +130,9 @@ final class QcowTables: SessionState {
             let entry = QcowEntry(entry(slot, first + index), clusterBits: header.clusterBits)
             guard case .compressed(let place) = entry else { break }
             guard isCompressedPlace(place) else {
+                if place.lowerBound >= Qcow.headerBytes, place.upperBound > end {
+                    throw try file.cutError("A compressed cluster", end: place.upperBound, at: place.lowerBound)
+                }
                 throw corrupt("A compressed cluster is misplaced (offset \(place.lowerBound))", at: guest)
             }
             places.append(place)

@@ -28,6 +28,8 @@ public final class Qcow2Driver: FormatDriver {
     private let reference: Mutex<BackingReference?>
     /// 0: not known yet; 1: no; 2: yes.
     private let holesBehindData = Atomic<Int>(0)
+    /// Whether the file was found to be cut. 0: not known yet; 1: no; 2: yes.
+    let cutState = Atomic<Int>(0)
 
     private init(_ tables: Qcow2Metadata, _ luks: LuksVolume?, discardUnmaps: Bool) {
         self.luks = Mutex(luks)
@@ -63,6 +65,10 @@ public final class Qcow2Driver: FormatDriver {
                 file: request.file, data: data, header: header, isReadOnly: request.settings.readOnly,
                 caches: try Qcow2CacheSizes(&options))
             try tables.checkUnwrittenL1()
+            if !request.settings.metadataOnly && !request.settings.forCheck {
+                let l1 = header.l1Offset..<header.l1Offset + header.l1Entries * 8
+                try tables.checkIsWhole("The active L1 table", l1)
+            }
             let driver = Qcow2Driver(
                 tables, unlocked.volume, discardUnmaps: request.settings.discardUnmaps)
             try driver.takeOptions(&options)

@@ -15,7 +15,7 @@ extension Qcow2Driver {
     }
 
     /// Where the bytes at `offset` are, encrypted or not.
-    private func place(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+    func place(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         try metadata.withLock { tables throws(BlockError) -> Extent in
             guard let table = try tables.l2TableOffset(offset) else {
                 return Extent(.unallocated, length: min(limit, tables.unmappedRun(offset, limit: limit)))
@@ -52,14 +52,23 @@ extension Qcow2Driver {
             let batch = try compressedBatch(at: offset + done, limit: count - done)
             file.emit(.readCompressed)
             let bytes = try file.readBuffer(at: batch.hostRange.lowerBound, count: batch.hostRange.count)
+            let stored = try file.storedCount(at: batch.hostRange.lowerBound, count: bytes.count)
             for cluster in batch.clusters {
                 let inside = (offset + done) & (layout.clusterSize - 1)
                 let part = min(layout.clusterSize - inside, count - done)
                 var target = buffer.slice(done..<done + part)
-                let payload = cluster.lowerBound - batch.hostRange.lowerBound
-                try decompress(
-                    bytes.bytes(payload..<payload + cluster.count), into: &target, from: inside,
-                    guestOffset: offset + done)
+                let payload = min(cluster.lowerBound - batch.hostRange.lowerBound, stored)
+                let held = max(0, min(cluster.count, stored - payload))
+                do throws(BlockError) {
+                    try decompress(
+                        bytes.bytes(payload..<payload + held), into: &target, from: inside,
+                        guestOffset: offset + done)
+                } catch {
+                    // The last sector need not be whole: entries count sectors.
+                    guard held < cluster.count else { throw error }
+                    throw try file.cutError(
+                        "A compressed cluster", end: cluster.upperBound, at: cluster.lowerBound)
+                }
                 done += part
                 if done == count { break }
             }

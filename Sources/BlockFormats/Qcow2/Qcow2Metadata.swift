@@ -47,6 +47,8 @@ final class Qcow2Metadata {
     var isRepairing = false
     /// The file is known to be at least this long, in bytes, with what was allocated behind its end.
     var knownEnd = 0
+    /// An L2 table that is the file's last cluster, and not whole, was found to be legal.
+    var knowsPartialTable = false
 
     /// A run of clusters that loses one reference each.
     struct PendingFree {
@@ -123,10 +125,13 @@ final class Qcow2Metadata {
             throw corrupt("L2 table offset 0x\(String(offset, radix: 16)) unaligned (L1 index: \(index))")
         }
         if offset >= knownEnd { try findEnd() }
+        let end = offset + layout.clusterSize
         guard offset < knownEnd else {
-            throw corrupt(
-                "L2 table offset 0x\(hex(offset)) is beyond the end of the file (L1 index: \(index))"
-            )
+            throw try file.cutError("L2 table offset 0x\(hex(offset)) (L1 index: \(index))", end: end, at: offset)
+        }
+        if end > knownEnd, !knowsPartialTable {
+            try checkIsWhole("L2 table offset 0x\(hex(offset)) (L1 index: \(index))", offset..<end)
+            knowsPartialTable = true
         }
         return offset
     }

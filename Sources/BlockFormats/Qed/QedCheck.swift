@@ -140,6 +140,11 @@ private struct QedCheck {
             if found(message, report) { try tables.setEntries(at: guest, count: 1) { _ in 0 } }
             return
         }
+        if try tables.file.storedCount(at: offset, count: header.clusterBytes) < header.clusterBytes {
+            let message = "the cluster at \(guest): the file ends within it (offset \(offset))"
+            // Its lost bytes become zeroes.
+            if found(message, report) { try tables.file.resize(to: offset + header.clusterBytes) }
+        }
         if use(offset, clusters: 1) { return }
         guard guest < header.virtualSize else {
             let message = "an entry behind the end of the disk: its place (offset \(offset)) is taken"

@@ -80,7 +80,7 @@ public final class QedDriver: SessionFormat {
             case 0: return Extent(.unallocated, length: length)
             case Qed.zeroCluster: return Extent(.zero(hostOffset: nil), length: length)
             default:
-                let host = try tables.dataOffset(entry)
+                let host = try tables.statedOffset(entry)
                 return Extent(.data(hostOffset: host + inside), length: length)
             }
         }

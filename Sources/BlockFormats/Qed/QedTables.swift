@@ -58,8 +58,11 @@ final class QedTables: SessionState {
         let (slot, index) = try load(l1, header.l1Offset, number)
         let entry = l1.littleEndian64(slot, index)
         if entry == 0 { return nil }
-        guard let offset = Int(exactly: entry), header.isTable(at: offset, end) else {
+        guard let offset = Int(exactly: entry), header.isTable(at: offset, Int.max / 2) else {
             throw corrupt("The L2 table number \(number) is misplaced (offset \(entry))", at: 0)
+        }
+        guard try file.storedCount(at: offset, count: header.tableBytes) == header.tableBytes else {
+            throw try file.cutError("The L2 table number \(number)", end: offset + header.tableBytes, at: offset)
         }
         return offset
     }
@@ -79,6 +82,15 @@ final class QedTables: SessionState {
         l2.bytes(of: slot).bytes(entries.lowerBound * 8..<entries.upperBound * 8).isZero
     }
 
+    /// The host offset that an L2 entry states, also of a cluster that the file lacks: the node knows what is
+    /// lost.
+    func statedOffset(_ entry: UInt64) throws(BlockError) -> Int {
+        guard let offset = Int(exactly: entry), offset < Int.max / 2, isClusterStart(offset) else {
+            throw corrupt("A data cluster is misplaced (offset \(entry))", at: 0)
+        }
+        return offset
+    }
+
     /// The host offset that an L2 entry states, checked.
     func dataOffset(_ entry: UInt64) throws(BlockError) -> Int {
         guard let offset = Int(exactly: entry), isDataPlace(offset) else {
@@ -87,9 +99,10 @@ final class QedTables: SessionState {
         return offset
     }
 
-    func isDataPlace(_ offset: Int) -> Bool {
+    func isDataPlace(_ offset: Int) -> Bool { isClusterStart(offset) && offset < end }
+
+    private func isClusterStart(_ offset: Int) -> Bool {
         offset % header.clusterBytes == 0 && offset >= header.headerClusters * header.clusterBytes
-            && offset < end
     }
 
     // MARK: Changing

@@ -61,6 +61,8 @@ public final class RawDriver: FormatDriver {
     public var writeGranularity: Int { 1 }
     public var dataMayBeHoles: Bool { true }
     public var isTransparent: Bool { true }
+    public func shortFileRule(ofChild child: Int) -> ShortFileRule { .zeroes }
+    public func mayBeCut() throws(BlockError) -> Bool { false }
 
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         Extent(.data(hostOffset: windowOffset + offset), length: limit)

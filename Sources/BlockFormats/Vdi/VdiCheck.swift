@@ -27,19 +27,26 @@ extension VdiState {
         result.corruptions = found + missing - result.corruptionsFixed
     }
 
-    /// Blocks none of whose bytes the file has: there is nothing that a repair could lose.
+    /// Blocks of which the file lacks bytes of the disk. A repair drops those of which it has none, and makes
+    /// the file long enough for the others.
     private mutating func checkMissing(
         repair: Bool, _ report: (String) -> Void
     ) throws(BlockError) -> Int {
-        let missing = try missingBlocks()
+        let (missing, cut) = try missingBlocks()
+        let what = repair ? "Repairing" : "ERROR"
         for block in missing.prefix(100) {
-            report("\(repair ? "Repairing" : "ERROR") block \(block): its data is beyond the end of the file")
+            report("\(what) block \(block): its data is beyond the end of the file")
+        }
+        for block in cut.prefix(100) { report("\(what) block \(block): the file ends within its data") }
+        if repair && !cut.isEmpty {
+            let end = cut.reduce(0) { max($0, hostRange(ofBlock: Int(map[$1])).upperBound) }
+            try file.resize(to: end)
         }
         if repair && !missing.isEmpty {
             for block in missing { map[block] = Vdi.unallocated }
             try commit()
         }
-        return missing.count
+        return missing.count + cut.count
     }
 
     private func describe(_ finding: VdiSurvey.Finding, _ repair: Bool) -> String {
@@ -55,14 +62,20 @@ extension VdiState {
         }
     }
 
-    /// Blocks none of whose bytes the file has.
-    private func missingBlocks() throws(BlockError) -> [Int] {
+    /// Blocks none of whose bytes the file has, and blocks in whose part of the disk it ends.
+    private func missingBlocks() throws(BlockError) -> (missing: [Int], cut: [Int]) {
         let length = try file.length()
-        var missing: [Int] = []
+        var (missing, cut): ([Int], [Int]) = ([], [])
         for block in 0..<map.count where map[block] < Vdi.discarded {
-            if header.hostOffset(ofBlock: Int(map[block])) >= length { missing.append(block) }
+            let start = header.hostOffset(ofBlock: Int(map[block]))
+            let bytes = min(header.blockBytes, header.virtualSize - block * header.blockBytes)
+            if start >= length {
+                missing.append(block)
+            } else if start + bytes > length {
+                cut.append(block)
+            }
         }
-        return missing
+        return (missing, cut)
     }
 
     /// Goes through the map once: blocks whose place is another's get one of their own. The order is that of

@@ -25,8 +25,9 @@ struct VdiState: SessionState {
         self.file = file
         self.header = header
         self.isReadOnly = isReadOnly
-        guard header.mapOffset + header.blockCount * 4 <= (try file.length()) else {
-            throw BlockError(.corrupt, "The block map is beyond the end of the file")
+        let mapEnd = header.mapOffset + header.blockCount * 4
+        guard mapEnd <= (try file.length()) else {
+            throw try file.cutError("The block map", end: mapEnd, at: header.mapOffset)
         }
         map = try BlockTable(
             reading: file, at: header.mapOffset, count: header.blockCount, isBigEndian: false)

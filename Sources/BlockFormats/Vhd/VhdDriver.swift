@@ -63,6 +63,9 @@ public final class VhdDriver: FormatDriver, BackingChecking {
         header.part(0..<Vhd.cookie.count)?.array == Vhd.cookie ? 100 : 0
     }
 
+    /// Fixed disks have nothing but their footer to tell them.
+    public static var suffixesKnownByEnd: [String] { [".vhd"] }
+
     /// Fixed disks only: what a guest writes at the end of its disk must not make a host look for a parent.
     public static func probe(tail: RawSpan, filename: String) -> Int {
         for count in [Vhd.footerBytes, Vhd.oldFooterBytes] {
@@ -163,6 +166,8 @@ public final class VhdDriver: FormatDriver, BackingChecking {
             let end = min(blockBytes, inside + limit)
             let data = Extent.Status.data(hostOffset: place + state.header.bitmapBytes + inside)
             guard state.isDifferencing else { return Extent(data, length: end - inside) }
+            // A lost bitmap would let the parent show through.
+            try file.requireStored(at: place, count: state.header.bitmapBytes)
             let sectors = (end + Vhd.sectorBytes - 1) / Vhd.sectorBytes
             let run = try state.run(at: place, inside / Vhd.sectorBytes, sectors)
             let length = min(end, run.end * Vhd.sectorBytes) - inside

@@ -24,7 +24,9 @@ struct VhdFixed {
     func checkLength(_ virtualSize: Int) throws(BlockError) {
         guard virtualSize <= footerOffset else {
             throw BlockError(
-                .corrupt, "The file has only \(footerOffset) bytes of a VHD disk of \(virtualSize)")
+                .corrupt,
+                "The file has only \(footerOffset) bytes of a VHD disk of \(virtualSize): "
+                    + "\(virtualSize - footerOffset) bytes are missing")
         }
     }
 

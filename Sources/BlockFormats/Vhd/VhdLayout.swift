@@ -26,15 +26,19 @@ struct VhdLayout {
         var layout = try choose(last, place, first, leniently: leniently)
         try layout.footer.validate()
         guard layout.footer.type != .fixed else { return layout }
-        guard let offset = layout.footer.headerOffset, offset <= length - Vhd.headerBytes else {
-            throw BlockError(.corrupt, "The VHD image's header is beyond the end of the file")
+        guard let offset = layout.footer.headerOffset, offset <= Int.max - Vhd.headerBytes else {
+            throw BlockError(.corrupt, "The VHD image's footer states no place for its header")
+        }
+        guard offset <= length - Vhd.headerBytes else {
+            throw try file.cutError("The VHD image's header", end: offset + Vhd.headerBytes, at: offset)
         }
         let bytes = try file.readBytes(at: offset, count: Vhd.headerBytes)
         let header = try VhdHeader.parse(bytes, at: offset, leniently: leniently)
         if !header.isIntact { layout.damages.append("the checksum of the header is wrong") }
         layout.header = header
-        guard header.tableRange.lowerBound + header.blocks * 4 <= length else {
-            throw BlockError(.corrupt, "The VHD image's block table is beyond the end of the file")
+        let table = header.tableRange.lowerBound
+        guard table + header.blocks * 4 <= length else {
+            throw try file.cutError("The VHD image's block table", end: table + header.blocks * 4, at: table)
         }
         return layout
     }
@@ -62,7 +66,8 @@ struct VhdLayout {
                 footer: first, damages: ["the footer at the end of the file is missing or damaged"])
         }
         guard let any = last ?? first else {
-            throw BlockError(.wrongFormat, "Image not in VHD format")
+            throw BlockError(
+                .wrongFormat, "Image not in VHD format: it has no footer (the end of the file may be missing)")
         }
         guard leniently, last != nil || any.type != .fixed else {
             throw BlockError(.corrupt, "The checksum of the VHD image's footer is wrong")

@@ -63,9 +63,9 @@ public final class VhdxDriver: SessionFormat {
         try state.withLock { (state) throws(BlockError) in
             let extent = try state.extent(at: offset, limit: limit)
             // What only the log has so far, the driver reads itself.
-            guard case .data(let host) = extent.status, !state.view.patches.isEmpty,
-                state.view.patches.overlap(host..<host + extent.length)
-            else { return extent }
+            guard case .data(let host) = extent.status, try state.needsLog(host..<host + extent.length) else {
+                return extent
+            }
             return Extent(.encoded(compressed: false), length: extent.length)
         }
     }
@@ -78,6 +78,8 @@ public final class VhdxDriver: SessionFormat {
         guard case .data(let host) = extent.status, extent.length == count else {
             throw BlockError(.io, "Input/output error", path: file.filename, offset: offset)
         }
+        let end = host + count
+        guard try view.length() >= end else { throw try file.cutError(end: end, at: host) }
         try file.read(into: &buffer, at: host)
         view.patches.apply(to: &buffer, at: host)
     }
@@ -102,6 +104,15 @@ public final class VhdxDriver: SessionFormat {
 }
 
 extension VhdxState {
+    /// Whether bytes of the file are what the log makes of them: also those by which it makes the file longer.
+    fileprivate func needsLog(_ range: Range<Int>) throws(BlockError) -> Bool {
+        let patches = view.patches
+        if !patches.isEmpty, patches.overlap(range) { return true }
+        guard patches.fileBytes > 0, try file.storedCount(at: range.lowerBound, count: range.count) < range.count
+        else { return false }
+        return range.lowerBound < patches.fileBytes
+    }
+
     /// Replays the log, and looks through the BAT: what is shared or damaged must not be written to.
     mutating func prepareForWriting() throws(BlockError) {
         guard headers.current.logBytes >= Vhdx.unitBytes else {

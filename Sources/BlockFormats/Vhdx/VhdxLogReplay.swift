@@ -35,7 +35,8 @@ struct VhdxLogReplay {
         sequence = Self.best(try allEntries(), header.logBytes)
         guard let head = sequence.last?.entry else { return }
         guard head.flushedFileBytes <= UInt64(try file.length()) else {
-            throw BlockError(.corrupt, "The VHDX image was truncated")
+            throw try file.cutError(
+                "What the VHDX log was written for", end: Int(clamping: head.flushedFileBytes), at: 0)
         }
         guard head.neededFileBytes <= UInt64(Vhdx.Limit.fileBytes) else {
             throw BlockError(.corrupt, "The VHDX log states an impossible length of the file")

@@ -26,13 +26,11 @@ extension VhdxState {
         }
     }
 
+    /// Where a block is, also one that the file lacks: the node knows what is lost.
     private func place(_ entry: UInt64, block: Int) throws(BlockError) -> Int {
-        guard let offset = Vhdx.offset(of: entry), offset >= Vhdx.unitBytes,
-            offset + geometry.bytes(ofBlock: block) <= fileBytes
-        else {
+        guard let offset = Vhdx.offset(of: entry), offset >= Vhdx.unitBytes else {
             throw BlockError(
-                .corrupt, "Block \(block) is beyond the end of the file (offset \(entry & ~0xF_FFFF))",
-                path: file.filename)
+                .corrupt, "Block \(block) is misplaced (offset \(entry & ~0xF_FFFF))", path: file.filename)
         }
         return offset
     }
@@ -63,7 +61,7 @@ extension VhdxState {
         var sure = most
         var step: UInt64 = 0
         if case .stored(let place) = kind {
-            sure = min(most, (fileBytes - place) / geometry.blockBytes)
+            sure = min(most, (Vhdx.Limit.fileBytes - place) / geometry.blockBytes)
             step = UInt64(geometry.blockBytes)
         }
         var count = 1

@@ -70,6 +70,10 @@ struct VhdxState: SessionState {
         (regions, damagedRegionTables) = try VhdxRegions.read(view)
         batRange = try regions.range(of: Vhdx.Region.bat, beside: log)
         metadataRange = try regions.range(of: Vhdx.Region.metadata, beside: log)
+        guard metadataRange.upperBound <= (try view.length()) else {
+            throw try file.cutError(
+                "The VHDX metadata region", end: metadataRange.upperBound, at: metadataRange.lowerBound)
+        }
         metadata = try VhdxMetadata(view, region: metadataRange)
         table = VhdxTable(offset: batRange.lowerBound)
         fileBytes = try view.length()
@@ -85,7 +89,8 @@ struct VhdxState: SessionState {
                     + "\(metadata.geometry.entryCount) entries")
         }
         guard bytes == 0 || batRange.lowerBound + bytes <= fileBytes else {
-            throw BlockError(.corrupt, "The VHDX BAT is beyond the end of the file")
+            throw try file.cutError(
+                "The VHDX BAT", end: batRange.lowerBound + bytes, at: batRange.lowerBound)
         }
     }
 

@@ -27,6 +27,12 @@ enum VmdkGrainCodec {
         return bytes
     }
 
+    /// How many bytes the compressed grain takes whose marker `bytes` begin with, as far as it can be true.
+    static func storedBytes(_ bytes: RawSpan, _ grainBytes: Int) -> Int {
+        let size: UInt32? = bytes.littleEndian(at: 8)
+        return Vmdk.Marker.grainHeaderBytes + min(Int(size ?? 0), maximumBytes(grainBytes: grainBytes))
+    }
+
     /// Compresses a grain, also one that does not become smaller.
     static func encode(_ grain: RawSpan) throws(BlockError) -> [UInt8] {
         let buffer = AlignedBuffer(count: maximumBytes(grainBytes: grain.byteCount))
@@ -114,7 +120,9 @@ extension VmdkDriver {
         _ batch: Batch, into buffer: inout MutableRawSpan, at offset: Int
     ) throws(BlockError) {
         switch batch {
-        case .plain(let file, let hostOffset, _): try file.read(into: &buffer, at: hostOffset)
+        case .plain(let file, let hostOffset, let count):
+            try file.requireStored(at: hostOffset, count: count)
+            try file.read(into: &buffer, at: hostOffset)
         case .compressed(let tables, let offsets, let firstGrain, let inside, let count, let end):
             // The grain size does not change, and the file is a constant.
             let (file, grainBytes) = (tables.file, tables.grainBytes)
@@ -129,6 +137,8 @@ extension VmdkDriver {
                     let length = min(grainBytes - start, count - done)
                     let position = offsets[index] - span.range.lowerBound
                     let stored = raw.bytes(position..<raw.count)
+                    try file.requireStored(
+                        at: offsets[index], count: VmdkGrainCodec.storedBytes(stored, grainBytes))
                     let sector = (firstGrain + index) * (grainBytes / Vmdk.sectorBytes)
                     var part = buffer.slice(done..<done + length)
                     try Self.decode(stored, start, grainBytes, sector, into: &part)

@@ -102,15 +102,11 @@ public final class VmdkDriver: FormatDriver {
         let (grain, inside) = (offset / tables.grainBytes, offset % tables.grainBytes)
         let wanted = (inside + limit - 1) / tables.grainBytes + 1
         let (entry, count) = try tables.run(at: grain, limit: wanted)
-        var length = min(limit, count * tables.grainBytes - inside)
+        let length = min(limit, count * tables.grainBytes - inside)
         if entry == 0 { return Extent(.unallocated, length: length) }
         guard tables.isPlace(entry) else { return Extent(.zero(hostOffset: nil), length: length) }
         if tables.header.isCompressed { return Extent(.encoded(compressed: true), length: length) }
-        let host = try tables.hostOffset(entry)
-        // What begins beyond the end of the file is complained about when it is asked for.
-        let known = (tables.end - host).roundedUp(to: tables.grainBytes) ?? length + inside
-        if known > inside { length = min(length, known - inside) }
-        return data(host + inside, length, extent)
+        return data(Int(entry) * Vmdk.sectorBytes + inside, length, extent)
     }
 
     private static func mapped(

@@ -67,10 +67,12 @@ final class VmdkGrainTables {
         _ offset: Int, _ header: VmdkSparseHeader, _ file: BlockNode, _ length: Int
     ) throws(BlockError) -> [UInt32] {
         let bytes = header.directoryEntries * 4
-        guard offset > 0, offset <= length, bytes <= length - offset else {
+        guard offset > 0, offset <= Int.max - bytes else {
             throw BlockError(
-                .corrupt, "The grain directory is beyond the end of the file", path: file.filename,
-                offset: offset)
+                .corrupt, "The grain directory is misplaced", path: file.filename, offset: offset)
+        }
+        guard bytes <= length, offset <= length - bytes else {
+            throw try file.cutError("The grain directory", end: offset + bytes, at: offset)
         }
         return try readNumbers(file, at: offset, count: header.directoryEntries)
     }
@@ -104,10 +106,8 @@ final class VmdkGrainTables {
         if let table = tables[number] { return table }
         guard directory.indices.contains(number), directory[number] != 0 else { return nil }
         let offset = Int(directory[number]) * Vmdk.sectorBytes
-        guard offset <= end - header.tableBytes else {
-            throw BlockError(
-                .corrupt, "Grain table \(number) is beyond the end of the file", path: file.filename,
-                offset: offset)
+        guard try file.storedCount(at: offset, count: header.tableBytes) == header.tableBytes else {
+            throw try file.cutError("Grain table \(number)", end: offset + header.tableBytes, at: offset)
         }
         let table = VmdkGrainTable(
             entries: try Self.readNumbers(file, at: offset, count: header.tableEntries))
@@ -133,10 +133,7 @@ final class VmdkGrainTables {
     func hostOffset(_ entry: UInt32) throws(BlockError) -> Int {
         let offset = Int(entry) * Vmdk.sectorBytes
         if offset >= end { end = max(end, try file.length()) }
-        guard offset < end else {
-            throw BlockError(
-                .corrupt, "A grain is beyond the end of the file", path: file.filename, offset: offset)
-        }
+        guard offset < end else { throw try file.cutError("A grain", end: offset + grainBytes, at: offset) }
         return offset
     }
 

@@ -160,17 +160,18 @@ final class VmdkSESparse {
         case 1, 2: return .zero
         case 3:
             let number = (entry >> 48) & 0xFFF | (entry & 0xFFFF_FFFF_FFFF) << 12
-            guard number <= UInt64(length / grainBytes), let host = place(ofGrain: Int(number)) else {
-                throw corrupt("A grain is beyond the end of the file")
+            guard let host = place(ofGrain: Int(clamping: number)) else {
+                throw corrupt("A grain is misplaced")
             }
             return .grain(hostOffset: host)
         default: throw corrupt("A grain table has an entry of an unknown kind")
         }
     }
 
+    /// Where a grain is, also one that the file lacks: the node knows what is lost.
     private func place(ofGrain number: Int) -> Int? {
-        let host = grainsOffset + number * grainBytes
-        return host <= length - grainBytes ? host : nil
+        let (bytes, overflow) = number.multipliedReportingOverflow(by: grainBytes)
+        return overflow || bytes > Int.max / 2 - grainsOffset ? nil : grainsOffset + bytes
     }
 
     private func table(_ number: Int) throws(BlockError) -> [UInt64]? {
@@ -181,9 +182,8 @@ final class VmdkSESparse {
             throw corrupt("The grain directory has a bad entry")
         }
         let offset = tablesOffset + index * Self.tableSectors * Vmdk.sectorBytes
-        guard offset <= length - Self.tableSectors * Vmdk.sectorBytes else {
-            throw corrupt("A grain table is beyond the end of the file")
-        }
+        let end = offset + Self.tableSectors * Vmdk.sectorBytes
+        guard end <= length else { throw try file.cutError("A grain table", end: end, at: offset) }
         let bytes = try file.readBytes(at: offset, count: Self.entriesPerTable * 8)
         let span = bytes.span.bytes
         if tables.count >= keptTables { tables = [:] }

@@ -53,10 +53,9 @@ final class OffloadCopier: Sendable {
             limit = extent.length
             switch extent.status {
             case .data(let hostOffset):
-                guard layer.children.indices.contains(extent.child),
-                    let storage = layer.children[extent.child].storage
-                else { return nil }
-                return (storage, hostOffset, limit)
+                let readable = try layer.readableCount(of: extent)
+                guard readable > 0, let storage = layer.children[extent.child].storage else { return nil }
+                return (storage, hostOffset, min(limit, readable))
             case .unallocated:
                 guard let next = layer.backing else { return nil }
                 let length = try next.length()

@@ -15,7 +15,7 @@ struct SalvagingReader: Sendable {
         } catch {
             guard let onUnreadable else { throw error.prefixed("error while reading at byte \(offset)") }
             var lost: (range: Range<Int>, error: BlockError)?
-            salvage(into: &buffer, at: offset) { range, error in
+            salvageRuns(into: &buffer, at: offset, error) { range, error in
                 if let earlier = lost, earlier.range.upperBound == range.lowerBound {
                     lost = (earlier.range.lowerBound..<range.upperBound, earlier.error)
                     return
@@ -24,6 +24,31 @@ struct SalvagingReader: Sendable {
                 lost = (range, error)
             }
             if let lost { onUnreadable(lost.range, lost.error) }
+        }
+    }
+
+    /// Goes through the runs of what could not be read as a whole: what the map calls lost, or cannot tell of,
+    /// is not tried sector by sector.
+    private func salvageRuns(
+        into buffer: inout MutableRawSpan, at offset: Int, _ error: BlockError,
+        lost: (Range<Int>, BlockError) -> Void
+    ) {
+        var done = 0
+        while done < buffer.byteCount {
+            let left = buffer.byteCount - done
+            var (count, error, isLost) = (min(left, source.unitBytes(at: offset + done)), error, true)
+            do throws(BlockError) {
+                let run = try source.status(at: offset + done, limit: left)
+                (count, isLost) = (min(left, max(1, run.length)), run.isLost)
+            } catch let failure { error = failure }
+            var part = buffer.slice(done..<done + count)
+            if isLost {
+                part.fill()
+                lost(offset + done..<offset + done + count, error)
+            } else {
+                salvage(into: &part, at: offset + done, lost: lost)
+            }
+            done += count
         }
     }
 

@@ -28,6 +28,15 @@ struct SourceDisk: Sendable {
         return (nodes[index], starts[index]..<starts[index + 1])
     }
 
+    /// The smallest unit that the chain of the node at `offset` allocates, at least a sector; how many bytes
+    /// are left of it there.
+    func unitBytes(at offset: Int) -> Int {
+        let (node, range) = part(at: offset)
+        let units = node.chain.map { $0.format?.writeGranularity ?? 1 }
+        let unit = max(SalvagingReader.sectorBytes, units.min() ?? 1)
+        return unit - (offset - range.lowerBound) % unit
+    }
+
     /// Fills `buffer` from `offset`; the range is inside the disk.
     func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         let count = buffer.byteCount

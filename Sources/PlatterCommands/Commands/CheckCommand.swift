@@ -70,6 +70,10 @@ struct CheckCommand: ImageCommand {
             result.leaksFixed = first.leaksFixed
             result.corruptionsFixed = first.corruptionsFixed
         }
+        if let loss = try? node.findCut() {
+            context.terminal.error("ERROR: \(loss.message)")
+            result.corruptions = max(1, result.corruptions)
+        }
         if !isHuman {
             let json = CheckReport.json(result, filename: operands[0], format: node.driverName)
             context.terminal.print(JSONWriter.text(json))

@@ -41,13 +41,26 @@ struct MapCommand: ImageCommand {
                 try node.length(),
                 begin.addingReportingOverflow(limit ?? .max).overflow
                     ? .max : begin + (limit ?? .max - begin))
-            try walk(node, from: begin, to: end, printer)
+            if try walk(node, from: begin, to: end, printer) { throw Self.loss(in: node) }
             return 0
         }
     }
 
+    /// Whoever copies by the map must learn that not all of it is there.
+    private static func loss(in node: BlockNode) -> BlockError {
+        for layer in node.chain {
+            if let error = try? layer.findCut() { return error.concerning(layer.filename) }
+        }
+        return BlockError(.corrupt, "A file of the image is cut short", path: node.filename)
+    }
+
     /// Hands runs to the printer, adjacent ones of one kind as one.
-    private func walk(_ node: BlockNode, from begin: Int, to end: Int, _ printer: MapPrinter) throws {
+    ///
+    /// - Returns: whether some of them are lost.
+    private func walk(
+        _ node: BlockNode, from begin: Int, to end: Int, _ printer: MapPrinter
+    ) throws -> Bool {
+        var hasLoss = false
         var current: ChainStatus?
         var start = begin
         var offset = begin
@@ -55,6 +68,7 @@ struct MapCommand: ImageCommand {
             var next = try node.status(at: offset, limit: end - offset)
             if next.isPastBacking { next.isPresent = false }
             next.isPastBacking = false
+            hasLoss = hasLoss || next.isLost
             if var run = current, run.continues(into: next) {
                 run.length += next.length
                 current = run
@@ -66,6 +80,7 @@ struct MapCommand: ImageCommand {
             offset += next.length
         }
         try printer.finish(current, at: start)
+        return hasLoss
     }
 }
 

@@ -1,0 +1,113 @@
+import BlockCore
+import Synchronization
+
+/// Images whose file ends early.
+///
+/// A sound file may end inside its last cluster, as QEMU allows too: writers leave out the zeroes behind what
+/// they wrote. It may also end before clusters that are counted and that nothing refers to: a crash leaves
+/// those. Only references to whole clusters behind the end show that something is lost.
+extension Qcow2Driver {
+    public func shortFileRule(ofChild child: Int) -> ShortFileRule {
+        if child != 0, metadata.withLock({ $0.header.autoclear & Qcow2.Autoclear.dataFileRaw != 0 }) {
+            return .zeroes
+        }
+        // A file that lacks clusters lacks the rest of the one in which it ends, too.
+        return child == 0 && isCut ? .lost : .lastUnitMayBeShort(unitBytes: layout.clusterSize)
+    }
+
+    public func mayBeCut() throws(BlockError) -> Bool {
+        guard !data.isExternal else { return try data.node.length() < virtualSize }
+        return try metadata.withLock { tables throws(BlockError) in try tables.countsClustersBehindEnd() }
+    }
+
+    public func place(ofEncodedAt offset: Int) throws(BlockError) -> EncodedPlace? {
+        let extent = try place(at: offset, limit: layout.clusterSize)
+        switch extent.status {
+        case .data(let host): return EncodedPlace(hostEnd: host + extent.length, count: extent.length)
+        case .encoded:
+            let range = try metadata.withLock { tables throws(BlockError) in
+                try tables.compressedRange(at: offset)
+            }
+            return EncodedPlace(
+                hostEnd: range.upperBound - Qcow2.sectorBytes + 1,
+                count: layout.clusterSize - offset & (layout.clusterSize - 1))
+        case .zero, .unallocated: return EncodedPlace(hostEnd: 0, count: extent.length)
+        }
+    }
+
+    /// The most runs that are looked at.
+    private static let runsAtMost = 1 << 20
+
+    /// Whether data is placed in clusters behind the end of the file. Never where it is written to: such an
+    /// image is not opened for writing.
+    private var isCut: Bool {
+        let known = cutState.load(ordering: .relaxed)
+        if known != 0 { return known == 2 }
+        guard metadata.withLock({ $0.isReadOnly }) else { return false }
+        // What cannot be looked up is as good as lost.
+        let answer = (try? mayBeCut() && placesDataBehindEnd()) ?? true
+        cutState.store(answer ? 2 : 1, ordering: .relaxed)
+        return answer
+    }
+
+    private func placesDataBehindEnd() throws(BlockError) -> Bool {
+        let end = layout.roundedUp(try file.length())
+        var offset = 0
+        for _ in 0..<Self.runsAtMost where offset < virtualSize {
+            let extent = try place(at: offset, limit: virtualSize - offset)
+            var count = max(1, extent.length)
+            switch extent.status {
+            case .data(let host) where extent.child == 0 && host + extent.length > end: return true
+            case .encoded:
+                guard let place = try place(ofEncodedAt: offset) else { break }
+                if place.hostEnd > end { return true }
+                count = max(1, min(count, place.count))
+            default: break
+            }
+            offset += count
+        }
+        return false
+    }
+}
+
+extension Qcow2Layout {
+    /// `offset` rounded up to a cluster; the last cluster start there is, where that is not possible.
+    fileprivate func roundedUp(_ offset: Int) -> Int { offset.roundedUp(to: clusterSize) ?? Int.max }
+}
+
+extension Qcow2Metadata {
+    /// Whether clusters behind the end of the file are counted, other than those of the L1 table: an empty
+    /// one need not be in the file.
+    func countsClustersBehindEnd() throws(BlockError) -> Bool {
+        let store = try refcounts()
+        let l1Start = header.l1Offset >> layout.clusterBits
+        let l1Clusters = l1Start..<l1Start + layout.clusters(header.l1Entries * 8)
+        var cluster = layout.clusters(try file.length())
+        let end = store.endOfBlocks
+        while cluster < end {
+            guard let slice = try store.slice(of: cluster) else {
+                cluster = (cluster / layout.refcountsPerBlock + 1) * layout.refcountsPerBlock
+                continue
+            }
+            let bytes = slice.buffer.bytes
+            if slice.first == 0, bytes.isZero {
+                cluster += slice.entries
+                continue
+            }
+            for entry in slice.first..<slice.entries
+            where RefcountEntries.get(bytes, entry, order: layout.refcountOrder) != 0 {
+                if !l1Clusters.contains(cluster + entry - slice.first) { return true }
+            }
+            cluster += slice.entries - slice.first
+        }
+        return false
+    }
+
+    /// Refuses a table of which the file has only a part, where it lacks other clusters as well. Alone, as
+    /// the last cluster of its file, such a table is legal.
+    func checkIsWhole(_ what: String, _ range: Range<Int>) throws(BlockError) {
+        guard try range.upperBound > file.length() else { return }
+        guard (try? countsClustersBehindEnd()) ?? true else { return }
+        throw try file.cutError(what, end: range.upperBound, at: range.lowerBound)
+    }
+}
