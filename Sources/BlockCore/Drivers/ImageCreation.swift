@@ -114,9 +114,18 @@ extension ImageOpener {
             return rules.didMake(filename)
         }
         let creatable = try creatableFormat(format)
+        allowFiles(namedBy: options, of: filename)
         let context = try CreateContext(
             self, creatable, filename: filename, options: options, rules: rules)
         try creatable.create(options, in: context)
+    }
+
+    /// The new image will name the files that the user names now.
+    private func allowFiles(namedBy options: CreateOptions, of image: String) {
+        for key in [CreateOptionKey.backingFile, .dataFile] where options.declares(key) {
+            guard let name = options[key], !name.isEmpty else { continue }
+            policy.allow(FileNames.resolve(name, relativeTo: image))
+        }
     }
 
     /// Makes an image that is written from front to back, and answers a node that takes it.
@@ -151,6 +160,28 @@ extension ImageOpener {
         settings.withoutBacking = true
         settings.withoutKeys = true
         return try open(filename, format: format, settings: settings)
+    }
+
+    /// Makes a further file of an image where the image may have one, and opens it for writing.
+    ///
+    /// - Throws: `denied`; `exists` for a file that is there and not empty; what making it throws.
+    func makeFile(_ grant: FileGrant) throws(BlockError) -> BlockNode {
+        let (entry, path) = try registry.resolve(grant.name)
+        let settings = OpenSettings(readOnly: false)
+        if let make = entry.make {
+            let storage = try make(path, grant.confinement)
+            return BlockNode(.storage(storage), filename: path, settings: settings)
+        }
+        try grant.confinement?.checkText()
+        if let there = try? openStorage(grant.name, options: OptionTree(), settings: OpenSettings()) {
+            defer { try? there.close() }
+            guard try there.length() == 0 else {
+                throw BlockError(.exists, "'\(grant.name)' is there already and not empty", path: path)
+            }
+        }
+        let context = try CreateContext(
+            self, nil, filename: grant.name, options: CreateOptions([]), rules: CreationRules())
+        return try context.createFile()
     }
 
     /// The protocol that makes files, where `name` is a protocol's and not a format's: an image without one.

@@ -67,7 +67,25 @@ final class HostFile: Sendable {
     /// - Throws: with the message `Could not open 'path': …`, or `busy` when another process's use conflicts.
     static func open(_ path: String, _ options: FileOpenOptions) throws(BlockError) -> HostFile {
         let descriptor = try descriptor(path, options)
-        let file = try HostFile(descriptor, path: path, options: options)
+        return try prepared(try HostFile(descriptor, path: path, options: options), options)
+    }
+
+    /// Opens a new file, or an empty one, for writing: never through a link that leads to nothing.
+    ///
+    /// - Throws: `exists` when it is not empty; `denied`; as for opening.
+    static func make(_ path: String, _ options: FileOpenOptions) throws(BlockError) -> HostFile {
+        let descriptor = try NewName(path, options.confinement).make()
+        let file = try prepared(try HostFile(descriptor, path: path, options: options), options)
+        guard file.kind == .regular, file.knownLength.load(ordering: .relaxed) == 0 else {
+            file.close()
+            throw BlockError(.exists, "'\(path)' is there already and not empty", path: path)
+        }
+        return file
+    }
+
+    private static func prepared(
+        _ file: HostFile, _ options: FileOpenOptions
+    ) throws(BlockError) -> HostFile {
         if !options.declaresUseLater { try file.declareUse(toleratingWriters: false) }
         FileStatus.makeBlocking(file.descriptor)
         return file
@@ -86,11 +104,14 @@ final class HostFile: Sendable {
         if options.isWriteThrough { flags.insert(FileStatus.durableWrites) }
         if options.isDirect { flags.insert(.init(rawValue: platter_direct_flag())) }
         do {
-            let opened = try FileDescriptor.open(
-                FilePath(path), options.readOnly ? .readOnly : .readWrite, options: flags)
+            let mode = options.readOnly ? FileDescriptor.AccessMode.readOnly : .readWrite
+            let opened =
+                try options.confinement.map { try ConfinedName($0).open(mode, flags) }
+                ?? FileDescriptor.open(FilePath(path), mode, options: flags)
             if options.isDirect { _ = platter_disable_cache(opened.rawValue) }
             return opened
         } catch {
+            if let denial = error as? BlockError { throw denial }
             let code = error as? Errno ?? .ioError
             var failure = BlockError.couldNotOpen(path, code)
             if options.isDirect && code == .invalidArgument {
