@@ -47,8 +47,8 @@ public struct FileConfinement: Sendable {
     public var request: OpenPolicy.Request
     /// Whether the folder of the image is allowed.
     public var allowsFolder: Bool
-    /// What tells the image's file from all others (``BlockNode/identity``): a folder in which another file has
-    /// its name now is not its own.
+    /// What tells the image's file from all others (``BlockNode/identity``): a folder in which another file
+    /// has its name now is not its own.
     public var imageIdentity: String?
     /// Files that the user names: they are allowed wherever they lie and whatever they are.
     public var named: [String]

@@ -114,18 +114,9 @@ extension ImageOpener {
             return rules.didMake(filename)
         }
         let creatable = try creatableFormat(format)
-        allowFiles(namedBy: options, of: filename)
         let context = try CreateContext(
             self, creatable, filename: filename, options: options, rules: rules)
         try creatable.create(options, in: context)
-    }
-
-    /// The new image will name the files that the user names now.
-    private func allowFiles(namedBy options: CreateOptions, of image: String) {
-        for key in [CreateOptionKey.backingFile, .dataFile] where options.declares(key) {
-            guard let name = options[key], !name.isEmpty else { continue }
-            policy.allow(FileNames.resolve(name, relativeTo: image))
-        }
     }
 
     /// Makes an image that is written from front to back, and answers a node that takes it.

@@ -90,8 +90,9 @@ extension ImageOpener {
                 grant.confinement != nil
                 ? "it is in the image's folder"
                 : policy.named.all.contains(name) ? "the user names it" : "the open policy allows any file"
-            guard let (entry, path) = try? registry.resolve(name), let look = entry.look else { return finding }
-            finding.size = try look(path, grant.confinement)
+            if let (entry, path) = try? registry.resolve(name), let look = entry.look {
+                finding.size = try look(path, grant.confinement)
+            }
         } catch {
             finding.isAllowed = finding.isAllowed && error.kind != .denied
             finding.reason = error.kind == .denied ? denialReason(error, reference) : error.message

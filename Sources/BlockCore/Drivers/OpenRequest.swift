@@ -60,15 +60,14 @@ public struct OpenRequest: Sendable {
             own.addDefaults(inner)
         }
         let isNamedByImage = own["filename"] == nil
-        if isNamedByImage {
+        if isNamedByImage, !statedName.isEmpty {
             opened.append(FileReference(role: role, purpose: purpose, statedName: statedName))
         }
         if settings.metadataOnly { return nil }
         var path = path
         var grant: FileGrant?
         if isNamedByImage {
-            grant = try opener.grant(
-                statedName, of: file, for: purpose, writing: !settings.readOnly)
+            grant = try opener.grant(statedName, of: file, for: purpose, writing: !settings.readOnly)
             own["filename"] = grant?.name
             path.confinement = grant?.confinement
             if own["driver"] == nil { own["driver"] = "file" }

@@ -241,7 +241,7 @@ public final class BlockNode: GuestReader, Sendable {
         return backing
     }
 
-    /// Frees the layers below one by one: left to themselves, each would free the next on top of its own stack.
+    /// Frees the layers below one by one: left to themselves, each would free the next from its own frame.
     deinit {
         var next = takeBacking()
         while next != nil, isKnownUniquelyReferenced(&next) { next = next?.takeBacking() }

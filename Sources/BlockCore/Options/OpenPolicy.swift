@@ -47,8 +47,8 @@ public struct OpenPolicy: Sendable {
 
     /// Open everything, as qemu-img does.
     public static var anyFile: OpenPolicy { OpenPolicy(deciding: { _ in .anywhere }) }
-    /// Open regular files in the image's own folder or below: no `json:`, no protocols, and no links that lead
-    /// elsewhere.
+    /// Open regular files in the image's own folder or below: no `json:`, no protocols, and no links that
+    /// lead elsewhere.
     public static var standard: OpenPolicy {
         OpenPolicy(deciding: { isPlain($0.statedName) ? .beneathImage : .denied })
     }

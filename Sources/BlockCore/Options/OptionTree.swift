@@ -78,7 +78,8 @@ public struct OptionTree: Sendable, Equatable {
         var tree = OptionTree()
         for (key, value) in try OptionList.parse(text) {
             guard depth(of: key) <= maximumDepth else {
-                throw BlockError(.limit, "The key '\(key.prefix(32))...' has more than \(maximumDepth) levels")
+                throw BlockError(
+                    .limit, "The key '\(key.prefix(32))...' has more than \(maximumDepth) levels")
             }
             tree[key] = value
         }

@@ -12,9 +12,9 @@ import SystemPackage
 
 /// A name in an image, which has to lead to a regular file in the folder of the image or below.
 ///
-/// The name is looked up once, to a descriptor; what that is of is looked at before anything is opened, so that
-/// no device is touched and no pipe is woken. The file is then opened by the descriptor, whatever has become of
-/// its name.
+/// The name is looked up once, to a descriptor of the kind that neither reads nor writes. Only when that is
+/// one of a regular file, the file is opened, by the descriptor: no device is touched and no pipe is woken,
+/// whatever becomes of the name meanwhile.
 struct ConfinedName {
     private let confinement: FileConfinement
 

@@ -88,7 +88,9 @@ struct FolderWalk {
             let found = try Self.step(component, in: folder)
             if found.isLink {
                 links += 1
-                guard links <= Self.mostLinks else { throw Failure(code: Errno(rawValue: ELOOP), folder: folder) }
+                guard links <= Self.mostLinks else {
+                    throw Failure(code: Errno(rawValue: ELOOP), folder: folder)
+                }
                 let before = folder
                 let text = try Self.failing(in: before) { () throws(Errno) in try found.linkText() }
                 rest += Self.components(text, &folder)
@@ -128,7 +130,8 @@ struct ImageFolders {
     /// What is the image's own, as far as the image is still found there.
     let own: [PathDescriptor]
 
-    /// - Parameter identity: what tells the open image; a folder where another file has its name is not its own.
+    /// - Parameter identity: what tells the open image; a folder where its name is another file's is not its
+    ///   own.
     init(of image: String, identity: String?) throws(Errno) {
         start = try PathDescriptor(path: Self.folder(of: image))
         var own: [PathDescriptor] = []
@@ -138,7 +141,9 @@ struct ImageFolders {
             free(resolved)
             if let behind = try? PathDescriptor(path: Self.folder(of: path)), Self.isImage(path, identity),
                 behind.identity != start.identity
-            { own.append(behind) }
+            {
+                own.append(behind)
+            }
         }
         self.own = own
     }

@@ -11,7 +11,8 @@ import SystemPackage
 
 /// The name of a further file that an image is going to have.
 ///
-/// It is made only where nothing has the name, not even a link that leads nowhere; else what is there is opened.
+/// It is made only where nothing has the name, not even a link that leads nowhere; else what is there is
+/// opened.
 struct NewName {
     private let path: String
     private let confinement: FileConfinement?

@@ -110,10 +110,19 @@ struct ImageCreator {
             context.remark(CreateOptionReport.formattingLine(filename, format: format, options))
             context.terminal.flush()
         }
+        allowNamedFiles()
         do throws(BlockError) {
             try context.opener.create(filename, format: format, options: options, rules: rules)
         } catch {
             throw error.errno == HostErrors.fileTooBig ? tooLarge : error
+        }
+    }
+
+    /// The new image is going to name the files that the user names now.
+    private func allowNamedFiles() {
+        for key in [CreateOptionKey.backingFile, .dataFile] where options.declares(key) {
+            guard let name = options[key], !name.isEmpty else { continue }
+            context.opener.policy.allow(FileNames.resolve(name, relativeTo: filename))
         }
     }
 
