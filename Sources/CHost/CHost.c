@@ -17,6 +17,9 @@
 #ifdef __linux__
 #include <linux/fs.h>
 #include <linux/stat.h>
+#if __has_include(<linux/openat2.h>)
+#include <linux/openat2.h>
+#endif
 #include <sys/syscall.h>
 #endif
 
@@ -308,6 +311,31 @@ int platter_rename_new(const char *from, const char *to) {
     struct stat status;
     if (lstat(to, &status) == 0) return EEXIST;
     return rename(from, to) == 0 ? 0 : errno;
+}
+
+int platter_find_beneath(int folder, const char *name, int *error) {
+#if defined(__linux__) && defined(SYS_openat2) && defined(RESOLVE_BENEATH)
+    struct open_how how;
+    memset(&how, 0, sizeof how);
+    how.flags = O_PATH | O_CLOEXEC;
+    how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
+    long fd;
+    do { fd = syscall(SYS_openat2, folder, name, &how, sizeof how); } while (fd == -1 && errno == EINTR);
+    if (fd == -1) *error = errno;
+    return (int)fd;
+#else
+    (void)folder, (void)name;
+    *error = ENOSYS;
+    return -1;
+#endif
+}
+
+int platter_path_flag(void) {
+#ifdef O_PATH
+    return O_PATH;
+#else
+    return O_NONBLOCK;
+#endif
 }
 
 int platter_open_unnamed(const char *folder, int *error) {

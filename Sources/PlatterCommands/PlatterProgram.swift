@@ -54,7 +54,7 @@ public enum PlatterProgram {
 
     private static func run(_ name: String, _ arguments: [String], _ terminal: Terminal) -> Int32 {
         do {
-            var global = GlobalOptions()
+            var global = try GlobalOptions(program: name)
             if let alias = CommandList.all.first(where: { $0.command.spec.alias == name }) {
                 return try run(alias.name, arguments, name, global, terminal)
             }
@@ -87,8 +87,9 @@ public enum PlatterProgram {
                 return delivered(0, program, spec, terminal)
             case .arguments(var normal):
                 let objects = try SecretObjects(takingFrom: &normal)
+                let policy = try PolicyChoice.take(from: &normal) ?? global.policy
                 let context = CommandContext(
-                    programName: program, spec: spec, terminal: terminal, policy: global.policy,
+                    programName: program, spec: spec, terminal: terminal, policy: policy,
                     secrets: objects.source)
                 let status = try command.bound(to: normal).run(context)
                 return delivered(status, program, spec, terminal)

@@ -75,17 +75,6 @@ import Testing
         #expect(try images.open("dir/disk").backing?.filename == "dir/base")
     }
 
-    @Test(.timeLimit(.minutes(1)))
-    func chainsHaveALimit() throws {
-        let most = ImageOpener.maximumChainDepth
-        try images.create("0", size: 4096)
-        for index in 1...most { try images.create("\(index)", size: 4096, backing: "\(index - 1)") }
-        let node = try images.open("\(most - 1)")
-        #expect(node.chain.count == most)
-        try node.close()
-        #expect(blockError { () throws(BlockError) in try images.open("\(most)") }?.kind == .limit)
-    }
-
     @Test func loopsAreRefused() throws {
         try images.create("self", size: 4096, backing: "self")
         #expect(blockError { () throws(BlockError) in try images.open("self") }?.kind == .corrupt)

@@ -22,7 +22,8 @@ import Testing
         let strict = try fixture.platter("--open-policy=same-folder", "info", "--backing-chain", "a.qcow2")
         #expect(strict.status == 1)
         #expect(
-            strict.error == "platter: The open policy does not allow the backing file 'd/base.raw'\n")
+            strict.error.hasPrefix("platter: The open policy does not allow the backing file 'd/base.raw'\n"))
+        #expect(strict.output.contains("image: a.qcow2") && strict.error.contains("PLATTER_OPEN_POLICY=any"))
         #expect(
             try fixture.platter("--open-policy", "same-folder", "info", "--backing-chain", "b.qcow2").status
                 == 0)
@@ -43,7 +44,7 @@ import Testing
             for command in ["resize --shrink d/\(image) 512", "convert d/\(image) out.raw"] {
                 let refused = try fixture.shell("platter \(command)", linked: true)
                 #expect(refused.status == 1)
-                let reason = "The open policy does not allow the data file '\(name)'\n"
+                let reason = "The open policy does not allow the data file '\(name)', which"
                 #expect(refused.error.contains(reason), "\(refused.error)")
             }
             #expect(try fixture.read("victim") == victim)

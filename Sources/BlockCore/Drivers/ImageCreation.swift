@@ -153,6 +153,28 @@ extension ImageOpener {
         return try open(filename, format: format, settings: settings)
     }
 
+    /// Makes a further file of an image where the image may have one, and opens it for writing.
+    ///
+    /// - Throws: `denied`; `exists` for a file that is there and not empty; what making it throws.
+    func makeFile(_ grant: FileGrant) throws(BlockError) -> BlockNode {
+        let (entry, path) = try registry.resolve(grant.name)
+        let settings = OpenSettings(readOnly: false)
+        if let make = entry.make {
+            let storage = try make(path, grant.confinement)
+            return BlockNode(.storage(storage), filename: path, settings: settings)
+        }
+        try grant.confinement?.checkText()
+        if let there = try? openStorage(grant.name, options: OptionTree(), settings: OpenSettings()) {
+            defer { try? there.close() }
+            guard try there.length() == 0 else {
+                throw BlockError(.exists, "'\(grant.name)' is there already and not empty", path: path)
+            }
+        }
+        let context = try CreateContext(
+            self, nil, filename: grant.name, options: CreateOptions([]), rules: CreationRules())
+        return try context.createFile()
+    }
+
     /// The protocol that makes files, where `name` is a protocol's and not a format's: an image without one.
     public func protocolAsFormat(
         _ name: String

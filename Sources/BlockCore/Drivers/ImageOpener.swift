@@ -2,9 +2,6 @@
 ///
 /// Thread-safe: an immutable value.
 public struct ImageOpener: Sendable {
-    /// How many layers a backing chain may have.
-    public static let maximumChainDepth = 200
-
     public private(set) var registry: DriverRegistry
     public let policy: OpenPolicy
     /// What unlocks encrypted images.
@@ -31,12 +28,6 @@ public struct ImageOpener: Sendable {
         return opener
     }
 
-    /// What has been opened above a node of a chain.
-    private struct Above {
-        var identities: [String] = []
-        var depth = 0
-    }
-
     /// Opens the image in `filename` with its backing chain.
     ///
     /// - Parameters:
@@ -47,14 +38,16 @@ public struct ImageOpener: Sendable {
         _ filename: String, format: String? = nil, settings: OpenSettings = OpenSettings(),
         options: OptionTree = OptionTree()
     ) throws(BlockError) -> BlockNode {
-        try open(filename, format: format, settings: settings, options: options, above: Above())
+        try open(filename, format: format, settings: settings, options: options, path: OpenPath())
     }
 
     /// Opens an image described by options alone (`--image-opts`).
+    ///
+    /// - Throws: as for a file name.
     public func open(options: OptionTree, settings: OpenSettings = OpenSettings()) throws(BlockError)
         -> BlockNode
     {
-        try open(nil, format: nil, settings: settings, options: options, above: Above())
+        try open(nil, format: nil, settings: settings, options: options, path: OpenPath())
     }
 
     /// Opens an image in storage that is open already: standard input, memory, a socket.
@@ -66,14 +59,42 @@ public struct ImageOpener: Sendable {
         settings: OpenSettings = OpenSettings(), options: OptionTree = OptionTree()
     ) throws(BlockError) -> BlockNode {
         let file = BlockNode(.storage(storage), filename: filename, settings: settings)
-        return try closingOnFailure(file) { () throws(BlockError) -> BlockNode in
-            try openFormat(format, on: file, settings: settings, options: options, above: Above())
+        let layer = try closingOnFailure(file) { () throws(BlockError) -> OpenedLayer in
+            try openFormat(format, on: file, settings: settings, options: options, path: OpenPath())
+        }
+        return try withBacking(layer, path: OpenPath())
+    }
+
+    func open(
+        _ filename: String?, format: String?, settings: OpenSettings, options: OptionTree, path: OpenPath
+    ) throws(BlockError) -> BlockNode {
+        let layer = try openLayer(filename, format: format, settings: settings, options: options, path: path)
+        return try withBacking(layer, path: path)
+    }
+
+    /// Opens what lies below `top`, image by image: a long chain needs no deep stack.
+    private func withBacking(_ top: OpenedLayer, path: OpenPath) throws(BlockError) -> BlockNode {
+        var path = path
+        return try closingOnFailure(top.node) { () throws(BlockError) -> BlockNode in
+            var layer = top
+            while let below = layer.below {
+                try path.enter(below.file)
+                guard let next = try openBacking(of: layer.node, below, path: path) else { break }
+                layer.node.backing = next.node
+                // A check looks at the image alone.
+                if !below.settings.forCheck {
+                    try below.parentCheck.run(on: layer.node, below.settings, warn)
+                }
+                layer = next
+            }
+            return top.node
         }
     }
 
-    private func open(
-        _ filename: String?, format: String?, settings: OpenSettings, options: OptionTree, above: Above
-    ) throws(BlockError) -> BlockNode {
+    /// Opens one image without what lies below it.
+    private func openLayer(
+        _ filename: String?, format: String?, settings: OpenSettings, options: OptionTree, path: OpenPath
+    ) throws(BlockError) -> OpenedLayer {
         var options = options
         var filename = filename
         if let text = filename, text.hasPrefix("json:") {
@@ -83,18 +104,22 @@ public struct ImageOpener: Sendable {
         let driver = options.take("driver") ?? format
         if let driver, registry.format(named: driver) == nil, registry.protocolEntry(named: driver) != nil {
             options["driver"] = driver
-            return try openStorage(filename, options: options, settings: settings)
+            let node = try openStorage(filename, options: options, settings: settings, path: path)
+            return try closingOnFailure(node) { () throws(BlockError) -> OpenedLayer in
+                try path.check(node)
+                return OpenedLayer(node: node)
+            }
         }
         var settings = settings
         let nodeOptions = try NodeOptions(taking: &options, into: &settings, isStorage: false)
         return try nodeOptions.open(settings) { (settings) throws(BlockError) in
-            try openImage(filename, driver: driver, settings: settings, options: options, above: above)
+            try openImage(filename, driver: driver, settings: settings, options: options, path: path)
         }
     }
 
     private func openImage(
-        _ filename: String?, driver: String?, settings: OpenSettings, options: OptionTree, above: Above
-    ) throws(BlockError) -> BlockNode {
+        _ filename: String?, driver: String?, settings: OpenSettings, options: OptionTree, path: OpenPath
+    ) throws(BlockError) -> OpenedLayer {
         var options = options
         var fileOptions = options.takeSubtree("file")
         if let name = options.take("filename") { fileOptions["filename"] = name }
@@ -107,83 +132,20 @@ public struct ImageOpener: Sendable {
         var fileSettings = settings
         fileSettings.declaresUseLater = true
         fileSettings.detectZeroes = .off
-        let file = try openStorage(filename, options: fileOptions, settings: fileSettings)
-        return try closingOnFailure(file) { () throws(BlockError) -> BlockNode in
+        let file = try openStorage(filename, options: fileOptions, settings: fileSettings, path: path)
+        return try closingOnFailure(file) { () throws(BlockError) -> OpenedLayer in
             if file.isReadOnly && !settings.readOnly {
                 throw BlockError(.readOnly, "Block node is read-only", path: file.filename)
             }
-            return try openFormat(driver, on: file, settings: settings, options: options, above: above)
+            return try openFormat(driver, on: file, settings: settings, options: options, path: path)
         }
-    }
-
-    /// Opens what an image's bytes are in: a protocol, or another format, such as a window of a raw file.
-    /// `options` are those below `file.`.
-    func openStorage(
-        _ filename: String?, options: OptionTree, settings: OpenSettings
-    ) throws(BlockError) -> BlockNode {
-        if let name = options["driver"], registry.format(named: name) != nil {
-            var settings = settings
-            settings.declaresUseLater = false
-            return try open(filename, format: nil, settings: settings, options: options, above: Above())
-        }
-        var options = options
-        let driver = options.take("driver")
-        let (entry, path) = try chooseProtocol(driver, filename ?? options.take("filename") ?? "")
-        var settings = settings
-        let nodeOptions = try NodeOptions(taking: &options, into: &settings, isStorage: true)
-        let rest = options
-        return try nodeOptions.open(settings) { (settings) throws(BlockError) in
-            try openStorage(entry, path, options: rest, settings: settings)
-        }
-    }
-
-    private func openStorage(
-        _ entry: ProtocolEntry, _ path: String, options: OptionTree, settings: OpenSettings
-    ) throws(BlockError) -> BlockNode {
-        var options = options
-        let storage = try entry.open(path, &options, settings)
-        if let unknown = options.keys.first {
-            storage.close()
-            throw BlockError(
-                .invalidArgument, "Block protocol '\(entry.name)' doesn't support the option '\(unknown)'",
-                path: path)
-        }
-        return BlockNode(.storage(storage), filename: path, settings: settings)
-    }
-
-    /// The protocol that serves `name`, which may be empty, and the name to hand to it.
-    private func chooseProtocol(
-        _ driver: String?, _ name: String
-    ) throws(BlockError) -> (entry: ProtocolEntry, name: String) {
-        // The system would cut the name there and open another file than the policy was asked about.
-        guard !name.utf8.contains(0) else {
-            throw BlockError(.invalidArgument, "A file name must not contain a zero byte", path: name)
-        }
-        guard let driver else {
-            guard !name.isEmpty else { throw Self.noName("file") }
-            return try registry.resolve(name)
-        }
-        guard let entry = registry.protocolEntry(named: driver) else {
-            throw registry.unknown("Unknown driver", driver, path: name)
-        }
-        if !name.isEmpty { return (entry, name) }
-        guard !entry.needsFilename else { throw Self.noName(entry.name) }
-        return (entry, "\(entry.name)://")
-    }
-
-    private static func noName(_ driver: String) -> BlockError {
-        BlockError(.invalidArgument, "The '\(driver)' block driver requires a file name")
     }
 
     private func openFormat(
-        _ driver: String?, on file: BlockNode, settings: OpenSettings, options: OptionTree, above: Above
-    ) throws(BlockError) -> BlockNode {
+        _ driver: String?, on file: BlockNode, settings: OpenSettings, options: OptionTree, path: OpenPath
+    ) throws(BlockError) -> OpenedLayer {
         let format = try chooseFormat(driver, file)
-        let identity = file.storage?.identity
-        if let identity, above.identities.contains(identity) {
-            throw BlockError(
-                .corrupt, "Backing file '\(file.filename)' creates an infinite loop.", path: file.filename)
-        }
+        try path.check(file)
         if let storage = file.storage?.asUseDeclaring {
             let tolerates = format.toleratesOtherWriters && !settings.excludesWriters
             try storage.declareUse(toleratingWriters: tolerates)
@@ -200,26 +162,22 @@ public struct ImageOpener: Sendable {
             }
             settings.withoutBacking = true
         }
-        let parentCheck = try ParentCheck(taking: &options, format, depth: above.depth)
+        let parentCheck = try ParentCheck(taking: &options, format, depth: path.depth)
         let request = OpenRequest(
             file: file, settings: settings, wasProbed: driver == nil,
-            namesBacking: !ParentCheck.isAll(of: backingOptions), opener: self)
+            namesBacking: !ParentCheck.isAll(of: backingOptions), opener: self, path: path)
         let node = try openNode(format, request, &options)
-        return try closingOnFailure(node) { () throws(BlockError) -> BlockNode in
+        return try closingOnFailure(node) { () throws(BlockError) -> OpenedLayer in
             if let unknown = options.keys.first {
                 throw BlockError(
                     .invalidArgument,
                     "Block format '\(format.name)' does not support the option '\(unknown)'",
                     path: file.filename)
             }
-            var next = above
-            next.depth += 1
             if !settings.readOnly && !settings.forCheck && !settings.metadataOnly { try node.refuseIfCut() }
-            if let identity { next.identities.append(identity) }
-            node.backing = try openBacking(of: node, options: backingOptions, settings: settings, above: next)
-            // A check looks at the image alone.
-            if !settings.forCheck { try parentCheck.run(on: node, settings, warn) }
-            return node
+            let below = OpenedLayer.Below(
+                file: file, options: backingOptions, settings: settings, parentCheck: parentCheck)
+            return OpenedLayer(node: node, below: below)
         }
     }
 
@@ -231,7 +189,7 @@ public struct ImageOpener: Sendable {
             let children = request.children
             return BlockNode(
                 .format(driver), filename: request.file.filename, children: children.map(\.node),
-                roles: children.map(\.role), settings: request.settings)
+                roles: children.map(\.role), references: request.references, settings: request.settings)
         } catch {
             request.closeOpened()
             throw error
@@ -249,75 +207,60 @@ public struct ImageOpener: Sendable {
         return try registry.probe(file)
     }
 
+    /// The next image of the chain, without what lies below it; `nil` at the chain's end.
     private func openBacking(
-        of node: BlockNode, options: OptionTree, settings: OpenSettings, above: Above
-    ) throws(BlockError) -> BlockNode? {
-        if settings.withoutBacking || settings.metadataOnly { return nil }
+        of node: BlockNode, _ below: OpenedLayer.Below, path: OpenPath
+    ) throws(BlockError) -> OpenedLayer? {
+        if below.settings.withoutBacking || below.settings.metadataOnly { return nil }
         let stated = node.format?.backing
-        if stated == nil && options.isEmpty { return nil }
-        guard stated != nil || !ParentCheck.isAll(of: options) else {
+        if stated == nil && below.options.isEmpty { return nil }
+        guard stated != nil || !ParentCheck.isAll(of: below.options) else {
             throw BlockError(
                 .invalidArgument, "There is no backing file for the 'backing' options", path: node.filename)
         }
-        guard above.depth < Self.maximumChainDepth else {
-            throw BlockError(
-                .limit, "The backing chain has more than \(Self.maximumChainDepth) layers",
-                path: node.filename)
-        }
-        var below = settings
-        below.readOnly = true
-        below.detectZeroes = .off
-        var filename: String?
+        var settings = below.settings
+        settings.readOnly = true
+        settings.detectZeroes = .off
+        let options = below.options
+        var grant: FileGrant?
         if options["file.filename"] == nil && options["filename"] == nil, let stated {
-            filename = try allowedBackingName(stated.filename, of: node)
+            grant = try self.grant(stated.filename, of: node, for: .backing)
         }
+        var path = path
+        path.confinement = grant?.confinement
         do throws(BlockError) {
-            return try open(
-                filename, format: stated?.format, settings: below, options: options, above: above)
+            let layer = try openLayer(
+                grant?.name, format: stated?.format, settings: settings, options: options, path: path)
+            if let grant { layer.node.askBeforeWriting { () throws(BlockError) in try grant.checkWriting() } }
+            return layer
         } catch {
             throw error.kind == .denied ? error : error.prefixed("Could not open backing file")
         }
     }
 
-    /// The name to open for the backing file that `node` names, after asking the policy.
-    ///
-    /// - Throws: `denied`.
-    public func allowedBackingName(_ name: String, of node: BlockNode) throws(BlockError) -> String {
-        try allowedName(name, of: node.filename, for: .backing)
-    }
-
-    /// The name to open for a file that `image` names, after asking the policy.
-    func allowedName(
-        _ name: String, of image: String, for role: OpenPolicy.Request.Role
-    ) throws(BlockError) -> String {
-        let resolved = FileNames.resolve(name, relativeTo: image)
-        var request = OpenPolicy.Request(role: role, statedName: name, resolvedName: resolved, image: image)
-        request.leavesFolder = leavesFolder(resolved, of: image)
-        try policy.check(request)
-        return resolved
-    }
-
-    /// Whether a file that is there lies neither in the folder of the image's name nor in that of the file
-    /// behind it, once links are followed.
-    private func leavesFolder(_ name: String, of image: String) -> Bool {
-        func followed(_ name: String) -> String? {
-            guard let (entry, path) = try? registry.resolve(name) else { return nil }
-            return entry.canonicalPath?(path)
-        }
-        guard let target = followed(name) else { return false }
-        let named = followed(FileNames.resolve(".", relativeTo: image))
-        let behind = followed(image).flatMap { followed(FileNames.resolve(".", relativeTo: $0)) }
-        let folders = [named, behind].compactMap { $0 }
-        return !folders.contains { target.hasPrefix($0.hasSuffix("/") ? $0 : $0 + "/") }
-    }
-
     /// Runs `body`; when it fails, closes `node` first.
-    private func closingOnFailure(
-        _ node: BlockNode, _ body: () throws(BlockError) -> BlockNode
-    ) throws(BlockError) -> BlockNode {
+    func closingOnFailure<Result>(
+        _ node: BlockNode, _ body: () throws(BlockError) -> Result
+    ) throws(BlockError) -> Result {
         do throws(BlockError) { return try body() } catch {
             try? node.close()
             throw error
         }
     }
+}
+
+/// An open image, and what is needed to open the one below it.
+private struct OpenedLayer {
+    struct Below {
+        /// The node that holds the image's bytes.
+        var file: BlockNode
+        /// The user's options for the backing file.
+        var options: OptionTree
+        var settings: OpenSettings
+        var parentCheck: ParentCheck
+    }
+
+    var node: BlockNode
+    /// `nil` for a protocol.
+    var below: Below?
 }

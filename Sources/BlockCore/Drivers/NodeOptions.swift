@@ -76,9 +76,9 @@ struct NodeOptions {
     }
 
     /// Opens with these settings, or without writing where the host does not allow that and it is wished.
-    func open(
-        _ settings: OpenSettings, _ body: (OpenSettings) throws(BlockError) -> BlockNode
-    ) throws(BlockError) -> BlockNode {
+    func open<Result>(
+        _ settings: OpenSettings, _ body: (OpenSettings) throws(BlockError) -> Result
+    ) throws(BlockError) -> Result {
         do throws(BlockError) { return try body(settings) } catch {
             guard fallsBackToReadOnly, !settings.readOnly, Self.refusals.contains(error.errno ?? 0) else {
                 throw error

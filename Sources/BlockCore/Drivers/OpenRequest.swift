@@ -11,12 +11,14 @@ public struct OpenRequest: Sendable {
     /// Whether the caller names a backing file, whatever the image says.
     public let namesBacking: Bool
     private let opener: ImageOpener
+    private let path: OpenPath
     private let opened = OpenedChildren()
 
-    public init(
+    init(
         file: BlockNode, settings: OpenSettings, wasProbed: Bool, namesBacking: Bool = false,
-        opener: ImageOpener
+        opener: ImageOpener, path: OpenPath = OpenPath()
     ) {
+        self.path = path.unconfined
         self.namesBacking = namesBacking
         self.file = file
         self.settings = settings
@@ -51,24 +53,34 @@ public struct OpenRequest: Sendable {
         _ statedName: String, role: String, purpose: OpenPolicy.Request.Role, options: inout OptionTree
     ) throws(BlockError) -> BlockNode? {
         var own = options.takeSubtree(role)
-        if settings.metadataOnly { return nil }
         if own["driver"] == "raw" {
             // The same bytes, told as a format on a file.
             own["driver"] = nil
             let inner = own.takeSubtree("file")
             own.addDefaults(inner)
         }
-        if own["filename"] == nil {
-            own["filename"] = try opener.allowedName(statedName, of: file.filename, for: purpose)
+        let isNamedByImage = own["filename"] == nil
+        if isNamedByImage, !statedName.isEmpty {
+            opened.append(FileReference(role: role, purpose: purpose, statedName: statedName))
+        }
+        if settings.metadataOnly { return nil }
+        var path = path
+        var grant: FileGrant?
+        if isNamedByImage {
+            grant = try opener.grant(statedName, of: file, for: purpose, writing: !settings.readOnly)
+            own["filename"] = grant?.name
+            path.confinement = grant?.confinement
             if own["driver"] == nil { own["driver"] = "file" }
         }
-        let node = try opener.openStorage(nil, options: own, settings: settings)
-        if let identity = node.identity, identity == file.identity {
-            try? node.close()
+        let node = try opener.openStorage(nil, options: own, settings: settings, path: path)
+        try opener.closingOnFailure(node) { () throws(BlockError) in
+            try path.check(node)
+            guard let identity = node.identity, identity == file.identity else { return }
             throw BlockError(
                 .corrupt, "The \(purpose.rawValue) '\(node.filename)' is the image itself",
                 path: file.filename)
         }
+        if let grant { node.askBeforeWriting { () throws(BlockError) in try grant.checkWriting() } }
         opened.append(node, role: role)
         return node
     }
@@ -82,7 +94,7 @@ public struct OpenRequest: Sendable {
     public func openNamedChild(role: String, options: inout OptionTree) throws(BlockError) -> BlockNode? {
         let own = options.takeSubtree(role)
         if own.isEmpty { return nil }
-        let node = try opener.openStorage(nil, options: own, settings: settings)
+        let node = try opener.openStorage(nil, options: own, settings: settings, path: path)
         if let identity = node.identity, identity == file.identity {
             try? node.close()
             throw BlockError(
@@ -99,16 +111,8 @@ public struct OpenRequest: Sendable {
     public func createFurtherFile(
         _ statedName: String, purpose: OpenPolicy.Request.Role
     ) throws(BlockError) -> BlockNode {
-        let name = try opener.allowedName(statedName, of: file.filename, for: purpose)
-        if let there = try? opener.openStorage(name, options: OptionTree(), settings: OpenSettings()) {
-            defer { try? there.close() }
-            guard try there.length() == 0 else {
-                throw BlockError(.exists, "'\(name)' is there already and not empty", path: file.filename)
-            }
-        }
-        let context = try CreateContext(
-            opener, nil, filename: file.filename, options: CreateOptions([]), rules: CreationRules())
-        return try context.createFile(named: name)
+        let grant = try opener.grant(statedName, of: file, for: purpose, writing: true)
+        return try opener.makeFile(grant)
     }
 
     /// Opens what `reference` names as the image's next backing file, read-only and without what lies below
@@ -116,22 +120,28 @@ public struct OpenRequest: Sendable {
     ///
     /// - Throws: `denied`; what opening throws.
     public func openBacking(_ reference: BackingReference) throws(BlockError) -> BlockNode {
-        try opener.openAlone(
-            opener.allowedName(reference.filename, of: file.filename, for: .backing),
-            format: reference.format)
+        var settings = OpenSettings()
+        settings.withoutKeys = true
+        return try opener.openBacking(reference, of: file, settings: settings)
     }
 
     /// The file and what was opened beside it, with their roles.
     var children: [(role: String, node: BlockNode)] { [("file", file)] + opened.all }
 
+    /// The further files that the image names.
+    var references: [FileReference] { opened.references }
+
     /// Closes what was opened beside the file.
     func closeOpened() { opened.all.forEach { try? $0.node.close() } }
 }
 
-/// Files that a driver had opened beside the first. Thread-safe.
+/// Files that a driver had opened beside the first, and those that the image names. Thread-safe.
 private final class OpenedChildren: Sendable {
     private let nodes = Mutex<[(role: String, node: BlockNode)]>([])
+    private let named = Mutex<[FileReference]>([])
 
     var all: [(role: String, node: BlockNode)] { nodes.withLock { $0 } }
+    var references: [FileReference] { named.withLock { $0 } }
     func append(_ node: BlockNode, role: String) { nodes.withLock { $0.append((role, node)) } }
+    func append(_ reference: FileReference) { named.withLock { $0.append(reference) } }
 }

@@ -96,6 +96,14 @@ public struct ProtocolEntry: Sendable {
     public typealias Create =
         @Sendable (_ filename: String, _ options: CreateOptions) throws(BlockError) -> Void
 
+    /// Tells how large a file is.
+    public typealias Look =
+        @Sendable (_ filename: String, _ confinement: FileConfinement?) throws(BlockError) -> FileSize?
+    /// Makes a file and opens it for writing.
+    public typealias Make =
+        @Sendable (_ filename: String, _ confinement: FileConfinement?) throws(BlockError)
+        -> any ProtocolDriver
+
     /// The driver's name, such as `file`.
     public var name: String
     /// The prefixes of file names (`nbd`, `http`) that mean this protocol.
@@ -110,8 +118,13 @@ public struct ProtocolEntry: Sendable {
             throws(BlockError) -> any ProtocolDriver
     /// Makes a file (truncating one that is there), of the size and preallocation in `options`.
     public var create: Create?
-    /// The path of a file or folder that is there without links and dots; where the protocol has links.
-    public var canonicalPath: (@Sendable (_ path: String) -> String?)?
+    /// Whether ``open`` keeps to ``OpenSettings/confinement``. Where not, names are judged by their text.
+    public var confines: Bool
+    /// How large a file is, without opening it for reading or writing; `nil` for what is no regular file.
+    /// Throws `denied` for one elsewhere than wanted.
+    public var look: Look?
+    /// Makes a file that is not there yet, or takes an empty one, where an image may have one.
+    public var make: Make?
 
     public init(
         name: String, schemes: [String] = [], createOptions: [CreateOption] = [],
@@ -119,7 +132,7 @@ public struct ProtocolEntry: Sendable {
         open:
             @escaping @Sendable (String, inout OptionTree, OpenSettings) throws(BlockError)
             -> any ProtocolDriver,
-        create: Create? = nil, canonicalPath: (@Sendable (String) -> String?)? = nil
+        create: Create? = nil, confines: Bool = false, look: Look? = nil, make: Make? = nil
     ) {
         self.name = name
         self.schemes = schemes
@@ -127,6 +140,8 @@ public struct ProtocolEntry: Sendable {
         self.needsFilename = needsFilename
         self.open = open
         self.create = create
-        self.canonicalPath = canonicalPath
+        self.confines = confines
+        self.look = look
+        self.make = make
     }
 }

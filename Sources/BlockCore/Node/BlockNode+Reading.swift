@@ -71,7 +71,7 @@ extension BlockNode {
         }
     }
 
-    private func read(
+    func read(
         _ extent: Extent, _ driver: any FormatDriver, into part: inout MutableRawSpan, at offset: Int
     ) throws(BlockError) {
         switch extent.status {
@@ -83,21 +83,7 @@ extension BlockNode {
             try children[extent.child].read(into: &part, at: hostOffset)
         case .zero: part.fill()
         case .encoded: try driver.readEncoded(into: &part, at: offset)
-        case .unallocated: try readBacking(into: &part, at: offset)
+        case .unallocated: try readBelow(into: &part, at: offset)
         }
-    }
-
-    /// Reads from the backing node; past its end there are zeroes.
-    private func readBacking(into part: inout MutableRawSpan, at offset: Int) throws(BlockError) {
-        guard let backing else { return part.fill() }
-        let inside = max(0, min(part.byteCount, try backing.length() - offset))
-        if inside < part.byteCount {
-            var tail = part.slice(inside..<part.byteCount)
-            tail.fill()
-        }
-        guard inside > 0 else { return }
-        var head = part.slice(0..<inside)
-        file?.emit(.readBacking)
-        try backing.read(into: &head, at: offset)
     }
 }

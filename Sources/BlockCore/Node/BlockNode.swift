@@ -20,6 +20,7 @@ public final class BlockNode: GuestReader, Sendable {
         var isClosed = false
         /// Where the data in each child ends; known once something of it was found to be missing.
         var storedEnds: [Int: StoredEnd] = [:]
+        var writeGate: (@Sendable () throws(BlockError) -> Void)?
     }
 
     public let layer: Layer
@@ -29,6 +30,8 @@ public final class BlockNode: GuestReader, Sendable {
     public let children: [BlockNode]
     /// What the format uses each child for: `file`, `data-file`, `extents.0`, ...
     public let childRoles: [String]
+    /// The further files that the image names, opened or not; without its backing file.
+    public let references: [FileReference]
     /// Bytes, operations and time so far.
     public let statistics = NodeStatistics()
     /// How it was opened.
@@ -51,9 +54,10 @@ public final class BlockNode: GuestReader, Sendable {
     /// - Parameter roles: one for each child; those that are left out are `file`, `child.1`, `child.2`, ...
     public init(
         _ layer: Layer, filename: String, children: [BlockNode] = [], roles: [String] = [],
-        backing: BlockNode? = nil, settings: OpenSettings = OpenSettings()
+        references: [FileReference] = [], backing: BlockNode? = nil, settings: OpenSettings = OpenSettings()
     ) {
         self.layer = layer
+        self.references = references
         self.filename = filename
         self.children = children
         childRoles = children.indices.map { index in
@@ -181,9 +185,17 @@ public final class BlockNode: GuestReader, Sendable {
         if needsFlush.load(ordering: .relaxed) { try flush() }
     }
 
+    /// Has `gate` asked whenever the node, which an image names, is about to be made writable.
+    func askBeforeWriting(_ gate: @escaping @Sendable () throws(BlockError) -> Void) {
+        state.withLock { $0.writeGate = gate }
+    }
+
     /// Switches between read-only and read-write. Children follow; the backing node does not.
+    ///
+    /// - Throws: `denied` where the ``OpenPolicy`` does not allow writing; what the drivers throw.
     public func reopen(readOnly: Bool) throws(BlockError) {
         guard readOnly != isReadOnly else { return }
+        if !readOnly { try state.withLock { $0.writeGate }?() }
         let ticket = requests.acquire(0..<Int.max, exclusive: true)
         defer { requests.release(ticket) }
         if readOnly { try flushIfNeeded() }
@@ -210,18 +222,39 @@ public final class BlockNode: GuestReader, Sendable {
     ///
     /// - Throws: what the driver could not write back; everything is closed all the same.
     public func close() throws(BlockError) {
+        var failure: BlockError?
+        var next: BlockNode? = self
+        // One after the other: a long chain needs no deep stack.
+        while let node = next { next = node.closeLayer(&failure) }
+        if let failure { throw failure }
+    }
+
+    /// Closes this layer, and answers the one below; `nil` also when it is closed already.
+    private func closeLayer(_ failure: inout BlockError?) -> BlockNode? {
         let (wasClosed, backing) = state.withLock { state in
             defer { state.isClosed = true }
             return (state.isClosed, state.backing)
         }
-        guard !wasClosed else { return }
-        var failure: BlockError?
-        do throws(BlockError) { try flushIfNeeded() } catch { failure = error }
+        guard !wasClosed else { return nil }
+        do throws(BlockError) { try flushIfNeeded() } catch { failure = failure ?? error }
         do throws(BlockError) { try closeDriver() } catch { failure = failure ?? error }
-        for node in children + (backing.map { [$0] } ?? []) {
+        for node in children {
             do throws(BlockError) { try node.close() } catch { failure = failure ?? error }
         }
-        if let failure { throw failure }
+        return backing
+    }
+
+    /// Frees the layers below one by one: left to themselves, each would free the next from its own frame.
+    deinit {
+        var next = takeBacking()
+        while next != nil, isKnownUniquelyReferenced(&next) { next = next?.takeBacking() }
+    }
+
+    private func takeBacking() -> BlockNode? {
+        state.withLock { state in
+            defer { state.backing = nil }
+            return state.backing
+        }
     }
 
     private func closeDriver() throws(BlockError) {

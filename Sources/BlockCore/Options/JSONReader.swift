@@ -1,10 +1,11 @@
 /// Reads the JSON of `json:{...}` file names into dotted keys.
 ///
-/// Limits: 64 KiB of text, 32 levels. Strings, numbers, booleans and nested objects and arrays are taken; an
+/// Limits: 64 KiB of text, 1,024 options, and ``OptionTree/maximumDepth`` levels, whether they are nested or
+/// written with dots. Strings, numbers, booleans and nested objects and arrays are taken; an
 /// array's elements get their index as key, as in `children.0.driver`.
 public struct JSONReader {
     private static let maximumBytes = 65536
-    private static let maximumDepth = 32
+    private static let maximumOptions = 1024
 
     private let bytes: [UInt8]
     private var position = 0
@@ -45,7 +46,9 @@ public struct JSONReader {
     private mutating func value(
         prefix: String, into tree: inout OptionTree, depth: Int
     ) throws(BlockError) {
-        guard depth < Self.maximumDepth else { throw malformed("too many levels") }
+        guard depth < OptionTree.maximumDepth, OptionTree.depth(of: prefix) < OptionTree.maximumDepth else {
+            throw malformed("too many levels")
+        }
         skipSpace()
         switch peek {
         case UInt8(ascii: "{"): try object(prefix: prefix, into: &tree, depth: depth)
@@ -53,6 +56,7 @@ public struct JSONReader {
         case UInt8(ascii: "\""), UInt8(ascii: "'"): tree[prefix] = try string()
         default: tree[prefix] = try literal()
         }
+        guard tree.count <= Self.maximumOptions else { throw malformed("too many options") }
     }
 
     private mutating func object(

@@ -63,6 +63,8 @@ public struct OpenSettings: Sendable {
     public var engine = RequestEngine.threads
     /// What is read from the backing file is stored in the image itself, which must be writable.
     public var copyOnRead = false
+    /// Where a file that an image names has to lie. Of this file only: nothing below it or beside it.
+    public var confinement: FileConfinement?
     /// What becomes of data that is all zeroes. Of this node only, not of its file and backing file.
     public var detectZeroes = ZeroDetection.off
 
@@ -78,68 +80,5 @@ public struct OpenSettings: Sendable {
         self.forCheck = forCheck
         self.discardUnmaps = discardUnmaps
         self.metadataOnly = metadataOnly
-    }
-}
-
-/// Decides about every file that an image names: backing files, data files, extents.
-///
-/// Files that the user names are not asked about.
-public struct OpenPolicy: Sendable {
-    /// What an image wants opened.
-    public struct Request: Sendable {
-        /// What the image wants the file for.
-        public enum Role: String, Sendable {
-            case backing = "backing file"
-            case dataFile = "data file"
-            case extent = "extent file"
-        }
-        public var role: Role
-        /// The name as the image states it.
-        public var statedName: String
-        /// The name after joining it with the image's folder; `json:` and `scheme:` names are as stated.
-        public var resolvedName: String
-        /// The image that names it.
-        public var image: String
-        /// Whether links lead from there out of the folder of the image.
-        public var leavesFolder = false
-    }
-
-    private let decide: @Sendable (Request) -> Bool
-
-    /// A policy that opens what `decide` answers `true` for.
-    public init(_ decide: @escaping @Sendable (Request) -> Bool) { self.decide = decide }
-
-    /// Open everything, as qemu-img does.
-    public static let anyFile = OpenPolicy { _ in true }
-    /// Open backing files, which are only read, anywhere, but data files and extents, which may be written
-    /// to, only in the image's own folder or below.
-    public static let standard = OpenPolicy { request in
-        request.role == .backing || isInside(request.statedName) && !request.leavesFolder
-    }
-    /// Open nothing.
-    public static let nothing = OpenPolicy { _ in false }
-    /// Open plain files in the image's own folder, without `..`, absolute names, `json:` or protocols, and no
-    /// links that lead elsewhere.
-    public static let sameFolder = OpenPolicy { request in
-        !request.statedName.contains("/") && !request.statedName.contains(":") && !request.leavesFolder
-    }
-
-    /// Whether a name cannot lead out of the folder from which it is meant.
-    private static func isInside(_ name: String) -> Bool {
-        !name.hasPrefix("/") && !name.contains(":") && !name.split(separator: "/").contains("..")
-    }
-
-    /// - Throws: `denied` when the policy does not allow it.
-    public func check(_ request: Request) throws(BlockError) {
-        guard decide(request) else {
-            throw BlockError(
-                .denied,
-                "The open policy does not allow the \(request.role.rawValue) '\(request.statedName)'",
-                path: request.image,
-                hint: request.role == .backing
-                    ? nil
-                    : "Where the file is meant, allow it with --open-policy=any before the command, or "
-                        + "name it with --image-opts.")
-        }
     }
 }

@@ -2,9 +2,18 @@
 ///
 /// A value type. Whoever understands a key takes it out; what is left over at the end is unknown.
 public struct OptionTree: Sendable, Equatable {
+    /// How many levels a key may have.
+    static let maximumDepth = 256
+
     private var entries: [(key: String, value: String)] = []
 
     public init() {}
+
+    /// How many options there are.
+    var count: Int { entries.count }
+
+    /// How many levels a key has.
+    static func depth(of key: String) -> Int { key.utf8.reduce(1) { $0 + ($1 == UInt8(ascii: ".") ? 1 : 0) } }
 
     public static func == (left: OptionTree, right: OptionTree) -> Bool {
         left.entries.map(\.key) == right.entries.map(\.key)
@@ -67,7 +76,13 @@ public struct OptionTree: Sendable, Equatable {
     /// Splits `k=v,k=v`; `,,` stands for a comma inside a value; `k` alone means `k=on`.
     public static func parse(_ text: String) throws(BlockError) -> OptionTree {
         var tree = OptionTree()
-        for (key, value) in try OptionList.parse(text) { tree[key] = value }
+        for (key, value) in try OptionList.parse(text) {
+            guard depth(of: key) <= maximumDepth else {
+                throw BlockError(
+                    .limit, "The key '\(key.prefix(32))...' has more than \(maximumDepth) levels")
+            }
+            tree[key] = value
+        }
         return tree
     }
 }

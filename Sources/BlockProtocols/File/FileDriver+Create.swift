@@ -19,10 +19,14 @@ extension FileDriver {
             try open(path, &options, settings)
         },
         create: { (path, options) throws(BlockError) in try create(path, options) },
-        canonicalPath: { path in
-            guard let resolved = realpath(path, nil) else { return nil }
-            defer { free(resolved) }
-            return String(cString: resolved)
+        confines: true,
+        look: { (path, confinement) throws(BlockError) -> FileSize? in
+            try ConfinedName.size(of: path, confinement)
+        },
+        make: { (path, confinement) throws(BlockError) -> any ProtocolDriver in
+            var settings = OpenSettings(readOnly: false)
+            settings.confinement = confinement
+            return FileDriver(try HostFile.make(path, FileOpenOptions(settings)))
         })
 
     /// The options that making a file takes.

@@ -25,6 +25,8 @@ struct FileOpenOptions: Sendable {
     /// `discard` gives space back.
     var discardUnmaps: Bool
     var engine: RequestEngine
+    /// Where the file has to lie, where an image names it.
+    var confinement: FileConfinement?
 
     init(_ settings: OpenSettings) {
         readOnly = settings.readOnly
@@ -36,6 +38,7 @@ struct FileOpenOptions: Sendable {
         declaresUseLater = settings.declaresUseLater
         discardUnmaps = settings.discardUnmaps
         engine = settings.engine
+        confinement = settings.confinement
     }
 
     /// Takes the keys that it knows out of `options`.

@@ -81,6 +81,25 @@ final class HostFile: Sendable {
         let descriptor = try descriptor(place ?? path, named: path, options)
         let file = try HostFile(descriptor, path: path, place: place, options: options)
         if let keeper { try file.takeLocks(from: keeper) }
+        return try prepared(file, options)
+    }
+
+    /// Opens a new file, or an empty one, for writing: never through a link that leads to nothing.
+    ///
+    /// - Throws: `exists` when it is not empty; `denied`; as for opening.
+    static func make(_ path: String, _ options: FileOpenOptions) throws(BlockError) -> HostFile {
+        let descriptor = try NewName(path, options.confinement).make()
+        let file = try prepared(try HostFile(descriptor, path: path, options: options), options)
+        guard file.kind == .regular, file.knownLength.load(ordering: .relaxed) == 0 else {
+            file.close()
+            throw BlockError(.exists, "'\(path)' is there already and not empty", path: path)
+        }
+        return file
+    }
+
+    private static func prepared(
+        _ file: HostFile, _ options: FileOpenOptions
+    ) throws(BlockError) -> HostFile {
         if !options.declaresUseLater { try file.declareUse(toleratingWriters: false) }
         FileStatus.makeBlocking(file.descriptor)
         return file
@@ -101,11 +120,14 @@ final class HostFile: Sendable {
         if options.isWriteThrough { flags.insert(FileStatus.durableWrites) }
         if options.isDirect { flags.insert(.init(rawValue: platter_direct_flag())) }
         do {
-            let opened = try FileDescriptor.open(
-                FilePath(place), options.readOnly ? .readOnly : .readWrite, options: flags)
+            let mode = options.readOnly ? FileDescriptor.AccessMode.readOnly : .readWrite
+            let opened =
+                try options.confinement.map { try ConfinedName($0).open(mode, flags) }
+                ?? FileDescriptor.open(FilePath(place), mode, options: flags)
             if options.isDirect { _ = platter_disable_cache(opened.rawValue) }
             return opened
         } catch {
+            if let denial = error as? BlockError { throw denial }
             let code = error as? Errno ?? .ioError
             var failure = BlockError.couldNotOpen(path, code)
             if options.isDirect && code == .invalidArgument {

@@ -53,5 +53,5 @@ extension ThrottleDriver {
                 over: try FilterOpening.below(
                     "file", filename: FilterOpening.name(filename, for: name), &options, settings),
                 bytes: Throttle(unitsPerSecond: bytes), operations: Throttle(unitsPerSecond: operations))
-        })
+        }, confines: true)
 }

@@ -18,7 +18,7 @@ extension HostDeviceDriver {
             try checkDevice(file)
             try HostDeviceDriver(file).prepare(
                 size: options.integer(.size) ?? 0, preallocation: try options.preallocation())
-        })
+        }, confines: true)
 
     /// The options that making an image on a device takes.
     public static let createOptions = [

@@ -68,6 +68,13 @@ int platter_rename_new(const char *from, const char *to);
 /* A file without a name in that folder; the descriptor, or -1 and *error. */
 int platter_open_unnamed(const char *folder, int *error);
 
+/* Finds a file beneath an open folder in one look-up that leaves it by no link and no "..": a descriptor that
+ * tells what it is but neither reads nor writes (O_PATH), or -1 and *error: EXDEV for a name that leads out,
+ * ENOSYS where the kernel has no such look-up. */
+int platter_find_beneath(int folder, const char *name, int *error);
+/* The open flag for descriptors of that kind. */
+int platter_path_flag(void);
+
 /* Large blocks of memory go back to the system when freed; they do not stay with their thread. */
 void platter_return_large_blocks(void);
 

@@ -13,8 +13,8 @@ struct InfoCommand: ImageCommand {
             .output,
         ],
         notes: [
-            "Files that an image names are not opened, but for the backing files with --backing-chain, and "
-                + "those only as far as --open-policy allows."
+            "Files that an image names are listed without opening them, but for the backing files with "
+                + "--backing-chain, and those only as far as --open-policy allows."
         ])
 
     @OptionGroup var source: SourceOptions
@@ -30,49 +30,49 @@ struct InfoCommand: ImageCommand {
         let image = try ImageName(try context.oneFile(operands), source)
         let settings = OpenSettings(
             cache: cache, forceShare: source.forceShare, withoutBacking: true, metadataOnly: true)
-        let infos = try collect(image, settings, context)
+        let (infos, failure) = collect(image, settings, context)
+        if let failure, infos.isEmpty { throw failure }
         switch output {
         case .human: context.terminal.print(infos.map(\.text).joined(separator: "\n"))
         case .json:
             let value = backingChain ? InfoValue.list(infos.map(\.json)) : infos[0].json
             context.terminal.print(JSONWriter.text(value))
         }
+        if let failure { throw failure }
         return 0
     }
 
-    /// The image, and with `--backing-chain` those below it.
+    /// The image, and with `--backing-chain` those below it; the error that ended the list early.
     private func collect(
         _ image: ImageName, _ settings: OpenSettings, _ context: CommandContext
-    ) throws -> [ImageInfo] {
+    ) -> (infos: [ImageInfo], failure: (any Error)?) {
         var infos: [ImageInfo] = []
-        var identities: [String] = []
-        var next: ImageName? = image
-        while let current = next {
-            let node = try context.open(current, settings: settings)
-            next = try context.closing(node) { node in
-                let info = try ImageInfo(node, withLimits: limits)
-                infos.append(info)
-                if let identity = node.file?.storage?.identity {
-                    guard !identities.contains(identity) else {
-                        throw CommandFailure("Backing file '\(current.text)' creates an infinite loop.")
+        var places: Set<String> = []
+        do {
+            var next: BlockNode? = try context.open(image, settings: settings)
+            while let node = next {
+                next = try context.closing(node) { node in
+                    if let place = node.file?.place, !places.insert(place).inserted {
+                        throw CommandFailure("Backing file '\(node.filename)' creates an infinite loop.")
                     }
-                    identities.append(identity)
+                    infos.append(try ImageInfo(node, context.opener, withLimits: limits))
+                    return backingChain ? try openBelow(node, settings, context) : nil
                 }
-                return backingChain ? try below(node, info, depth: infos.count, context) : nil
             }
-        }
-        return infos
+            return (infos, nil)
+        } catch { return (infos, error) }
     }
 
     /// The backing file, if there is one and the policy allows it.
-    private func below(
-        _ node: BlockNode, _ info: ImageInfo, depth: Int, _ context: CommandContext
-    ) throws -> ImageName? {
-        guard let backing = info.backing else { return nil }
-        guard depth < ImageOpener.maximumChainDepth else {
-            throw CommandFailure("The backing chain has more than \(ImageOpener.maximumChainDepth) layers")
+    private func openBelow(
+        _ node: BlockNode, _ settings: OpenSettings, _ context: CommandContext
+    ) throws(BlockError) -> BlockNode? {
+        guard let backing = node.format?.backing else { return nil }
+        do throws(BlockError) {
+            return try context.opener.openBacking(backing, of: node, settings: settings)
+        } catch {
+            let name = FileNames.resolve(backing.filename, relativeTo: node.filename)
+            throw error.kind == .denied ? error : error.prefixed("Could not open '\(name)'")
         }
-        let path = try context.opener.allowedBackingName(backing.filename, of: node)
-        return ImageName(path, format: backing.format)
     }
 }

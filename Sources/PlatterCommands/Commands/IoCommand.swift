@@ -21,6 +21,7 @@ struct IoCommand: ImageCommand {
                 .cache("t", of: "the image"),
                 OptionSpec("d", "discard", "MODE", "What discard does to the file: ignore (off), unmap (on)"),
                 .forceShare,
+                PolicyChoice.option,
                 OptionSpec(
                     "T", "trace", "SPEC", "Trace events of QEMU (refused: there are none here)",
                     refusal: "there are no trace events"),

@@ -45,6 +45,7 @@ struct RebaseCommand: ImageCommand {
         if let backingFormat, context.registry.format(named: backingFormat) == nil {
             throw CommandFailure("Invalid format name: '\(backingFormat)'")
         }
+        context.allow(backing, of: image.text)
         return try context.closing(try context.open(image, settings: settings)) { node in
             let reference = try reference(for: node, context.registry)
             if backingUnsafe {

@@ -89,6 +89,7 @@ struct ConvertTarget {
     /// Makes and opens the image, runs `body` on it and closes it; what was made for nothing is removed.
     func filled(from sources: [BlockNode], _ body: (BlockNode, Filling) throws -> Void) throws {
         if isPlainStream { return try body(standardOutput(), Filling(isPlainStream: true)) }
+        context.allow(backing, of: name)
         guard !exists else {
             let node = try openExisting(sources)
             let filling = Filling(startsAsZero: isKnownZero, isOverNamedBacking: isOverNamedBacking(node))

@@ -9,13 +9,14 @@ struct GlobalOptions {
     }
 
     /// Which files the images may have opened.
-    var policy = OpenPolicy.standard
+    private(set) var policy: OpenPolicy
+
+    /// - Parameter program: the name by which the program was called.
+    /// - Throws: for a policy in the environment that there is not.
+    init(program: String) throws(CommandFailure) { policy = try PolicyChoice.initial(program: program) }
 
     static let options = [
-        OptionSpec(
-            nil, "open-policy", "default|any|same-folder|none",
-            "Which files an image may have opened: backing files anywhere and its other parts in its own "
-                + "folder (the default), all anywhere, all only in its own folder, or none"),
+        PolicyChoice.option,
         OptionSpec(
             "T", "trace", "SPEC", "Trace events of QEMU (refused: there are none here)",
             refusal: "there are no trace events; use --open-policy, -p or the library's statistics"),
@@ -46,7 +47,7 @@ struct GlobalOptions {
                     return .text(PlatterProgram.versionLine(program))
                 }
                 if let text = try completions(normal, program) { return .text(text) }
-                for option in normal { try take(option) }
+                for option in normal { policy = try PolicyChoice.policy(of: option) ?? policy }
             }
         }
         guard let command = rest.popFirst() else { throw .usage("Not enough arguments") }
@@ -95,17 +96,5 @@ struct GlobalOptions {
         guard let shell = CompletionScript.Shell(rawValue: String(option.dropFirst("--completions=".count)))
         else { throw .usage("--completions expects 'bash', 'zsh' or 'fish'") }
         return CompletionScript.text(shell, program: program)
-    }
-
-    private mutating func take(_ option: String) throws(CommandFailure) {
-        guard option.hasPrefix("--open-policy=") else { return }
-        switch option.dropFirst("--open-policy=".count) {
-        case "default": policy = .standard
-        case "any": policy = .anyFile
-        case "same-folder": policy = .sameFolder
-        case "none": policy = .nothing
-        case let other:
-            throw .usage("--open-policy expects 'default', 'any', 'same-folder' or 'none', not '\(other)'")
-        }
     }
 }

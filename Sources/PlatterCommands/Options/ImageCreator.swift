@@ -117,6 +117,7 @@ struct ImageCreator {
             context.remark(CreateOptionReport.formattingLine(filename, format: format, options))
             context.terminal.flush()
         }
+        allowNamedFiles()
         do throws(BlockError) {
             try context.opener.create(filename, format: format, options: options, rules: rules)
         } catch {
@@ -136,6 +137,14 @@ struct ImageCreator {
 
     /// Removes what was made.
     func discard() { files.discard() }
+
+    /// The new image is going to name the files that the user names now.
+    private func allowNamedFiles() {
+        for key in [CreateOptionKey.backingFile, .dataFile] where options.declares(key) {
+            guard let name = options[key], !name.isEmpty else { continue }
+            context.opener.policy.allow(FileNames.resolve(name, relativeTo: filename))
+        }
+    }
 
     private var rules: CreationRules {
         var rules = CreationRules()

@@ -18,12 +18,34 @@ struct ImageInfo {
     var limits: [InfoField]?
     /// Whether this is a protocol's node.
     var isStorage = false
+    /// Why nothing is known of a file that the image names; `nil` where something is.
+    var isUnknownBecause: String?
+    /// The files that the image names.
+    var references: [FileFinding] = []
 
     /// Lengths are told in whole sectors of this many bytes.
     private static let sectorBytes = 512
 
-    /// Asks an open node.
-    init(_ node: BlockNode, withLimits: Bool = false) throws(BlockError) {
+    /// Asks an open image, and looks at the files that it names.
+    init(_ node: BlockNode, _ opener: ImageOpener, withLimits: Bool = false) throws(BlockError) {
+        try self.init(node, withLimits: withLimits, naming: opener.findings(of: node))
+    }
+
+    /// A file that an image names and that is not open.
+    private init(_ finding: FileFinding) {
+        filename = finding.resolvedName
+        format = "file"
+        virtualSize = finding.size.map { $0.length.roundedUp(to: Self.sectorBytes) ?? $0.length } ?? 0
+        actualSize = finding.size?.allocated
+        details = FormatInfo()
+        isStorage = true
+        if finding.size == nil { isUnknownBecause = finding.reason }
+    }
+
+    private init(
+        _ node: BlockNode, withLimits: Bool, naming findings: [FileFinding] = []
+    ) throws(BlockError) {
+        references = findings
         filename = node.filename
         format = node.driverName
         let length = try node.length()
@@ -32,12 +54,19 @@ struct ImageInfo {
         for (role, child) in zip(node.childRoles, node.children) {
             children.append((role, try ImageInfo(child, withLimits: withLimits)))
         }
+        for finding in findings where finding.reference.purpose != .backing {
+            children.append((finding.reference.role, ImageInfo(finding)))
+        }
+        // The latest first, as QEMU lists them.
+        children.reverse()
         if let storage = node.storage {
             isStorage = true
             actualSize = storage.allocatedSize()
         } else {
-            let sizes = children.compactMap(\.info.actualSize)
-            actualSize = sizes.count == children.count ? sizes.reduce(0, +) : nil
+            // A file that is not to be looked at adds nothing; one that cannot tell makes all unknown.
+            let known = children.filter { $0.info.isUnknownBecause == nil }
+            let sizes = known.compactMap(\.info.actualSize)
+            actualSize = sizes.count == known.count ? sizes.reduce(0, +) : nil
         }
         if let driver = node.format?.asSnapshotCapable { snapshots = try driver.snapshots() }
         backing = node.format?.backing
@@ -75,7 +104,7 @@ extension ImageInfo {
         fields.append(InfoField("children", .list(nodes)))
         if let format = backing?.format { fields.append(InfoField("backing-filename-format", .text(format))) }
         if !snapshots.isEmpty { fields.append(InfoField("snapshots", .list(snapshots.map(\.json)))) }
-        fields.append(InfoField("virtual-size", .number(virtualSize)))
+        if isUnknownBecause == nil { fields.append(InfoField("virtual-size", .number(virtualSize))) }
         fields.append(InfoField("filename", .text(filename)))
         if let size = details.clusterSizeBytes { fields.append(InfoField("cluster-size", .number(size))) }
         fields.append(InfoField("format", .text(format)))
@@ -84,8 +113,18 @@ extension ImageInfo {
         if let name = fullBackingName { fields.append(InfoField("full-backing-filename", .text(name))) }
         if details.isEncrypted { fields.append(InfoField("encrypted", .flag(true))) }
         if let name = backing?.filename { fields.append(InfoField("backing-filename", .text(name))) }
+        if !isStorage { fields.append(InfoField("references", .list(references.map(Self.json)))) }
         fields.append(InfoField("dirty-flag", .flag(details.isDirty)))
         return .object(fields)
+    }
+
+    private static func json(_ finding: FileFinding) -> InfoValue {
+        .object([
+            InfoField("role", .text(finding.reference.role)),
+            InfoField("name", .text(finding.reference.statedName)),
+            InfoField("resolved", .text(finding.resolvedName)),
+            InfoField("allowed", .flag(finding.isAllowed)), InfoField("why", .text(finding.reason)),
+        ])
     }
 
     private var specific: InfoValue? {
@@ -120,6 +159,7 @@ extension ImageInfo {
     private func childText(_ role: String, path: String) -> String {
         let name = "\(path)/\(role)"
         var text = "Child node '\(name)':\n    filename: \(filename)\n    protocol type: \(format)\n"
+        if let reason = isUnknownBecause { return text + "    not opened: \(reason)\n" }
         text += "    file length: \(Self.both(virtualSize))\n"
         text += "    disk size: \(actualSize.map(HumanSize.text) ?? "unavailable")\n"
         if let limits { text += "    Block limits:\n" + InfoText.fields(limits, indent: 8) }

@@ -1,0 +1,76 @@
+/// A file that an image names: what `info` lists without opening it.
+public struct FileReference: Sendable {
+    /// What options and `info` call it: `backing`, `data-file`, `extents.0`.
+    public var role: String
+    /// What the image wants it for.
+    public var purpose: OpenPolicy.Request.Role
+    /// The name as the image states it.
+    public var statedName: String
+
+    public init(role: String, purpose: OpenPolicy.Request.Role, statedName: String) {
+        self.role = role
+        self.purpose = purpose
+        self.statedName = statedName
+    }
+}
+
+/// What is known of a file that an image names, without having opened it.
+public struct FileFinding: Sendable {
+    public var reference: FileReference
+    /// The name from the working folder; `json:` and `scheme:` names are as stated.
+    public var resolvedName: String
+    /// Whether the policy has it opened for reading.
+    public var isAllowed: Bool
+    /// Why it is allowed or not.
+    public var reason: String
+    /// The file's length and the space that it takes, in bytes, where it is allowed, there, and a file.
+    public var size: FileSize?
+}
+
+/// How large a file is, in bytes.
+public struct FileSize: Sendable {
+    public var length: Int
+    public var allocated: Int
+
+    public init(length: Int, allocated: Int) {
+        self.length = length
+        self.allocated = allocated
+    }
+}
+
+/// Where a file that an image names has to lie.
+///
+/// A protocol that has links and folders resolves the name by itself, beneath the folder, and refuses
+/// everything but regular files (``ProtocolEntry/confines``).
+public struct FileConfinement: Sendable {
+    /// What the image asked for.
+    public var request: OpenPolicy.Request
+    /// Whether the folder of the image is allowed.
+    public var allowsFolder: Bool
+    /// What tells the image's file from all others (``BlockNode/identity``): a folder in which another file
+    /// has its name now is not its own.
+    public var imageIdentity: String?
+    /// Files that the user names: they are allowed wherever they lie and whatever they are.
+    public var named: [String]
+
+    /// The path of the image: its folder, and that of the file behind a link, are its own.
+    public var imagePath: String {
+        guard let scheme = DriverRegistry.scheme(of: request.image) else { return request.image }
+        if scheme == "file" { return String(request.image.dropFirst(5)) }
+        // A filter in front of the file: `blkdebug:CONFIG:FILE`.
+        return request.image.split(separator: ":").last.map(String.init) ?? request.image
+    }
+
+    /// The error for a file that lies elsewhere.
+    public func denial(_ reason: String?) -> BlockError { OpenPolicy.denial(request, reason: reason) }
+
+    /// The same decision by the text of the name alone, for protocols without links.
+    func checkText() throws(BlockError) {
+        if named.contains(request.resolvedName) { return }
+        let name = request.statedName
+        let parts = name.split(separator: "/")
+        let folder = imagePath.lastIndex(of: "/").map { imagePath[...$0] } ?? ""
+        let isBelow = name.hasPrefix("/") ? folder.hasPrefix("/") && name.hasPrefix(folder) : true
+        guard allowsFolder, isBelow, !parts.contains("..") else { throw denial(nil) }
+    }
+}

@@ -1,0 +1,107 @@
+/// Leave to open a file that an image names.
+struct FileGrant: Sendable {
+    /// The name from the working folder.
+    var name: String
+    /// Where the file has to lie; `nil` for anywhere.
+    var confinement: FileConfinement?
+    fileprivate var request: OpenPolicy.Request
+    fileprivate var opener: ImageOpener
+
+    /// Asks whether the file, opened for reading, may be written to.
+    ///
+    /// - Throws: `denied`.
+    func checkWriting() throws(BlockError) {
+        var request = request
+        request.isForWriting = true
+        _ = try opener.grant(request, confinement?.imageIdentity)
+    }
+}
+
+/// The files that images name: everything about them is decided here.
+extension ImageOpener {
+    /// Leave to open a file that `image` names, after asking the policy.
+    ///
+    /// - Throws: `denied`; `invalidArgument` for a name with a zero byte.
+    func grant(
+        _ name: String, of image: BlockNode, for role: OpenPolicy.Request.Role, writing: Bool = false
+    ) throws(BlockError) -> FileGrant {
+        guard !name.utf8.contains(0) else {
+            throw BlockError(.invalidArgument, "A file name must not contain a zero byte", path: name)
+        }
+        let resolved = FileNames.resolve(name, relativeTo: image.filename)
+        var request = OpenPolicy.Request(
+            role: role, statedName: name, resolvedName: resolved, image: image.filename)
+        request.isForWriting = writing
+        return try grant(request, image.identity)
+    }
+
+    fileprivate func grant(
+        _ request: OpenPolicy.Request, _ identity: String?
+    ) throws(BlockError) -> FileGrant {
+        let named = policy.named.all
+        let verdict = policy.verdict(request)
+        var confinement: FileConfinement?
+        if verdict != .anywhere, !named.contains(request.resolvedName) {
+            let isPlain = DriverRegistry.scheme(of: request.statedName) == nil
+            guard isPlain, verdict == .beneathImage || !named.isEmpty else {
+                throw OpenPolicy.denial(request)
+            }
+            confinement = FileConfinement(
+                request: request, allowsFolder: verdict == .beneathImage, imageIdentity: identity,
+                named: named)
+        }
+        return FileGrant(
+            name: request.resolvedName, confinement: confinement, request: request, opener: self)
+    }
+
+    /// Opens a file of a format that `image` states as its backing file, without what lies below it.
+    ///
+    /// - Throws: `denied`; what opening throws.
+    public func openBacking(
+        _ reference: BackingReference, of image: BlockNode, settings: OpenSettings
+    ) throws(BlockError) -> BlockNode {
+        let grant = try grant(reference.filename, of: image, for: .backing)
+        var settings = settings
+        settings.withoutBacking = true
+        var path = OpenPath()
+        path.confinement = grant.confinement
+        return try open(
+            grant.name, format: reference.format, settings: settings, options: OptionTree(), path: path)
+    }
+
+    /// What is known of the files that an open image names, its backing file last, without opening them.
+    public func findings(of node: BlockNode) -> [FileFinding] {
+        var references = node.references
+        if let backing = node.format?.backing {
+            references.append(
+                FileReference(role: "backing", purpose: .backing, statedName: backing.filename))
+        }
+        return references.map { finding($0, of: node) }
+    }
+
+    private func finding(_ reference: FileReference, of image: BlockNode) -> FileFinding {
+        let name = FileNames.resolve(reference.statedName, relativeTo: image.filename)
+        var finding = FileFinding(
+            reference: reference, resolvedName: name, isAllowed: false, reason: "", size: nil)
+        do throws(BlockError) {
+            let grant = try grant(reference.statedName, of: image, for: reference.purpose)
+            finding.isAllowed = true
+            finding.reason =
+                grant.confinement != nil
+                ? "it is in the image's folder"
+                : policy.named.all.contains(name) ? "the user names it" : "the open policy allows any file"
+            if let (entry, path) = try? registry.resolve(name), let look = entry.look {
+                finding.size = try look(path, grant.confinement)
+            }
+        } catch {
+            finding.isAllowed = finding.isAllowed && error.kind != .denied
+            finding.reason = error.kind == .denied ? denialReason(error, reference) : error.message
+        }
+        return finding
+    }
+
+    private func denialReason(_ error: BlockError, _ reference: FileReference) -> String {
+        DriverRegistry.scheme(of: reference.statedName) == nil
+            ? error.message : "it is named by a protocol or options, which only the open policy 'any' allows"
+    }
+}

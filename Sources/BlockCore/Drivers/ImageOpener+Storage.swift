@@ -1,0 +1,69 @@
+/// Opening what images lie in.
+extension ImageOpener {
+    /// Opens what an image's bytes are in: a protocol, or another format, such as a window of a raw file.
+    ///
+    /// - Parameter options: those below `file.`.
+    /// - Throws: `denied` for a file elsewhere than `path` wants it; what opening throws.
+    func openStorage(
+        _ filename: String?, options: OptionTree, settings: OpenSettings, path: OpenPath = OpenPath()
+    ) throws(BlockError) -> BlockNode {
+        if let name = options["driver"], registry.format(named: name) != nil {
+            var settings = settings
+            settings.declaresUseLater = false
+            return try open(
+                filename, format: nil, settings: settings, options: options, path: path.nested(in: filename))
+        }
+        var options = options
+        let driver = options.take("driver")
+        let (entry, name) = try chooseProtocol(driver, filename ?? options.take("filename") ?? "")
+        try path.countFile(name)
+        var settings = settings
+        let nodeOptions = try NodeOptions(taking: &options, into: &settings, isStorage: true)
+        let rest = options
+        return try nodeOptions.open(settings) { (settings) throws(BlockError) in
+            try openStorage(entry, name, options: rest, settings: settings, path.confinement)
+        }
+    }
+
+    private func openStorage(
+        _ entry: ProtocolEntry, _ path: String, options: OptionTree, settings: OpenSettings,
+        _ confinement: FileConfinement?
+    ) throws(BlockError) -> BlockNode {
+        var options = options
+        var confined = settings
+        confined.confinement = confinement
+        if !entry.confines { try confinement?.checkText() }
+        let storage = try entry.open(path, &options, confined)
+        if let unknown = options.keys.first {
+            storage.close()
+            throw BlockError(
+                .invalidArgument, "Block protocol '\(entry.name)' doesn't support the option '\(unknown)'",
+                path: path)
+        }
+        return BlockNode(.storage(storage), filename: path, settings: settings)
+    }
+
+    /// The protocol that serves `name`, which may be empty, and the name to hand to it.
+    private func chooseProtocol(
+        _ driver: String?, _ name: String
+    ) throws(BlockError) -> (entry: ProtocolEntry, name: String) {
+        // The system would cut the name there and open another file than the policy was asked about.
+        guard !name.utf8.contains(0) else {
+            throw BlockError(.invalidArgument, "A file name must not contain a zero byte", path: name)
+        }
+        guard let driver else {
+            guard !name.isEmpty else { throw Self.noName("file") }
+            return try registry.resolve(name)
+        }
+        guard let entry = registry.protocolEntry(named: driver) else {
+            throw registry.unknown("Unknown driver", driver, path: name)
+        }
+        if !name.isEmpty { return (entry, name) }
+        guard !entry.needsFilename else { throw Self.noName(entry.name) }
+        return (entry, "\(entry.name)://")
+    }
+
+    private static func noName(_ driver: String) -> BlockError {
+        BlockError(.invalidArgument, "The '\(driver)' block driver requires a file name")
+    }
+}

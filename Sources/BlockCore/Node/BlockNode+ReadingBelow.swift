@@ -1,0 +1,89 @@
+/// Reading what lies below a layer.
+extension BlockNode {
+    /// Reads what this layer lacks from those below it; past their ends there are zeroes.
+    ///
+    /// The way down and up again is kept in an array: a chain may have more layers than a thread's stack.
+    func readBelow(into part: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        var visits: [LayerVisit] = []
+        defer { for visit in visits { visit.leave() } }
+        let count = part.byteCount
+        var done = 0
+        while done < count {
+            guard let visit = visits.last else {
+                let step = try stepDown(into: &part, done..<count, at: offset)
+                done += step.bytes
+                if let next = step.visit { visits.append(next) }
+                continue
+            }
+            if done == visit.end {
+                visits.removeLast().leave(reading: visit.byteCount)
+                continue
+            }
+            let extent = try visit.driver.extent(at: offset + done, limit: visit.end - done)
+            let run = min(max(extent.length, 1), visit.end - done)
+            if extent.status == .unallocated {
+                let step = try visit.node.stepDown(into: &part, done..<done + run, at: offset)
+                done += step.bytes
+                if let next = step.visit { visits.append(next) }
+            } else {
+                var piece = part.slice(done..<done + run)
+                try visit.node.read(extent, visit.driver, into: &piece, at: offset + done)
+                done += run
+            }
+        }
+        while let visit = visits.popLast() { visit.leave(reading: visit.byteCount) }
+    }
+
+    /// Reads `range` of `part`, which this layer lacks, as far as that needs no map of the layer below.
+    ///
+    /// - Parameter offset: the guest offset of the start of `part`.
+    /// - Returns: how many bytes were read, or, with 0 bytes, a visit to the layer below.
+    private func stepDown(
+        into part: inout MutableRawSpan, _ range: Range<Int>, at offset: Int
+    ) throws(BlockError) -> (bytes: Int, visit: LayerVisit?) {
+        var inside = 0
+        let below = backing
+        if let below { inside = max(0, min(range.count, try below.length() - (offset + range.lowerBound))) }
+        guard let below, inside > 0 else {
+            var piece = part.slice(range)
+            piece.fill()
+            return (range.count, nil)
+        }
+        file?.emit(.readBacking)
+        let end = range.lowerBound + inside
+        if case .format(let driver) = below.layer {
+            let guest = offset + range.lowerBound
+            return (0, try below.beginVisit(driver, guest..<guest + inside, end: end))
+        }
+        var piece = part.slice(range.lowerBound..<end)
+        try below.read(into: &piece, at: offset + range.lowerBound)
+        return (inside, nil)
+    }
+
+    private func beginVisit(
+        _ driver: any FormatDriver, _ range: Range<Int>, end: Int
+    ) throws(BlockError) -> LayerVisit {
+        let began = statistics.now()
+        if settings.copyOnRead { try copyUp(range, driver) }
+        let ticket = isReadOnly ? nil : requests.acquire(range, exclusive: false)
+        return LayerVisit(
+            node: self, driver: driver, ticket: ticket, began: began, byteCount: range.count, end: end)
+    }
+}
+
+/// A read of one layer on the way down a chain.
+private struct LayerVisit {
+    var node: BlockNode
+    var driver: any FormatDriver
+    var ticket: Int?
+    var began: ContinuousClock.Instant?
+    var byteCount: Int
+    /// Where the read ends, in bytes of the buffer that the whole read fills.
+    var end: Int
+
+    /// Lets others write again; with a number of bytes, the read is counted.
+    func leave(reading bytes: Int? = nil) {
+        if let ticket { node.requests.release(ticket) }
+        if let bytes { node.statistics.count(.read, bytes: bytes, since: began) }
+    }
+}

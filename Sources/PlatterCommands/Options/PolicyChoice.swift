@@ -1,0 +1,61 @@
+import BlockCore
+import BlockProtocols
+
+/// Which open policy a run of the program has.
+enum PolicyChoice {
+    static let variable = "PLATTER_OPEN_POLICY"
+    static let option = OptionSpec(
+        nil, "open-policy", "default|any|same-folder|none",
+        "Which files an image may have opened: those in its own folder or below (the default), all anywhere "
+            + "(the default under the names of QEMU's programs), all only in its own folder, or none")
+    private static let qemuPrograms = ["qemu-img", "qemu-io", "qemu-nbd"]
+
+    /// The policy under that name of the program: the variable's, or the name's own.
+    static func initial(program: String) throws(CommandFailure) -> OpenPolicy {
+        if let value = HostEnvironment.value(variable) { return try policy(value, from: variable) }
+        return qemuPrograms.contains(program) ? .anyFile : .standard
+    }
+
+    /// The policy that an option in its normal form asks for; `nil` for another option.
+    static func policy(of argument: String) throws(CommandFailure) -> OpenPolicy? {
+        let prefix = "--open-policy="
+        guard argument.hasPrefix(prefix) else { return nil }
+        return try policy(String(argument.dropFirst(prefix.count)), from: "--open-policy")
+    }
+
+    /// Takes the option out of normalised arguments.
+    static func take(from arguments: inout [String]) throws(CommandFailure) -> OpenPolicy? {
+        let end = arguments.firstIndex(of: "--") ?? arguments.endIndex
+        var found: OpenPolicy?
+        var rest: [String] = []
+        for argument in arguments[..<end] {
+            if let policy = try policy(of: argument) { found = policy } else { rest.append(argument) }
+        }
+        arguments = rest + arguments[end...]
+        return found
+    }
+
+    private static func policy(
+        _ name: String, from source: String
+    ) throws(CommandFailure) -> OpenPolicy {
+        switch name {
+        case "default": return .standard
+        case "any": return .anyFile
+        case "same-folder": return .sameFolder
+        case "none": return .nothing
+        default:
+            throw .usage("\(source) expects 'default', 'any', 'same-folder' or 'none', not '\(name)'")
+        }
+    }
+}
+
+extension CommandContext {
+    /// Allows a file that the user names as one of `image`'s chain, which the image then names too.
+    ///
+    /// - Parameter name: relative to the image's folder, or to the working folder.
+    func allow(_ name: String?, of image: String) {
+        guard let name, !name.isEmpty else { return }
+        opener.policy.allow(FileNames.resolve(name, relativeTo: image))
+        opener.policy.allow(name)
+    }
+}
