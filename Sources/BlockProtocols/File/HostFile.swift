@@ -229,16 +229,18 @@ final class HostFile: Sendable {
             throw BlockError(.io, "'\(path)' is another file by now", path: path)
         }
         guard options.locking != .off, kind == .regular || kind == .blockDevice else { return }
-        FileLocks.creating.acquire(on: descriptor)
+        let held = keeper.use.withLock { $0.locks }
+        try held.take(on: descriptor, path: path)
         use.withLock { use in
-            use.locks = .creating
+            use.locks = held
             use.keeper = keeper
         }
         try keeper.changeLocks { _ in .none }
     }
 
     private func takeBackLocks() {
-        FileLocks.creating.acquire(on: descriptor)
+        // A file system without locks has none to take back.
+        guard (try? FileLocks.creating.take(on: descriptor, path: path)) != nil else { return }
         use.withLock { $0.locks = .creating }
     }
 
