@@ -5,7 +5,8 @@ root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 # Debian packages that the build, the tests and the comparison with qemu-img need.
 build_packages=(pkg-config zlib1g-dev libzstd-dev libdeflate-dev libssl-dev libbz2-dev
     liblzma-dev liburing-dev)
-test_packages=(python3 qemu-utils cryptsetup-bin e2fsprogs p7zip-full libvmdk-utils groff-base libvhdi-utils)
+test_packages=(python3 qemu-utils cryptsetup-bin e2fsprogs p7zip-full libvmdk-utils groff-base libvhdi-utils
+    strace)
 bench_packages=(python3 qemu-utils e2fsprogs time)
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }

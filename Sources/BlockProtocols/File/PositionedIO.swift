@@ -22,10 +22,10 @@ enum PositionedIO {
         try buffer.withUnsafeMutableBytes { (bytes) throws(Errno) -> Int in
             var done = 0
             while done < bytes.count {
-                if let queue {
-                    let got = try queue.read(
-                        descriptor, bytes.baseAddress?.advanced(by: done), bytes.count - done,
-                        at: offset + done)
+                if let got = try queue?.read(
+                    descriptor, bytes.baseAddress?.advanced(by: done), bytes.count - done,
+                    at: offset + done)
+                {
                     done += got
                     if got == 0 || done % unit != 0 { break }
                     continue
@@ -52,10 +52,10 @@ enum PositionedIO {
         try bytes.withUnsafeBytes { (bytes) throws(Errno) in
             var done = 0
             while done < bytes.count {
-                if let queue {
-                    let put = try queue.write(
-                        descriptor, bytes.baseAddress?.advanced(by: done), bytes.count - done,
-                        at: offset + done)
+                if let put = try queue?.write(
+                    descriptor, bytes.baseAddress?.advanced(by: done), bytes.count - done,
+                    at: offset + done)
+                {
                     if put == 0 { throw .ioError }
                     done += put
                     continue

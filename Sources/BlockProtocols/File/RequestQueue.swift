@@ -13,6 +13,8 @@ final class RequestQueue: Sendable {
 
     private let kind: Int32
     private let idle: Mutex<[Ring]>
+    /// Whether a queue stopped taking requests; none is used from then on.
+    private let failed = Atomic<Bool>(false)
 
     /// - Throws: `unsupported` where the kernel or this build has no such queue.
     init(_ engine: RequestEngine) throws(BlockError) {
@@ -34,27 +36,39 @@ final class RequestQueue: Sendable {
         return Ring(pointer: pointer)
     }
 
-    private func use(_ body: (OpaquePointer, inout Int32) -> Int64) throws(Errno) -> Int {
-        let ring: Ring
-        if let kept = idle.withLock({ $0.popLast() }) { ring = kept } else { ring = try Self.open(kind) }
+    /// Runs `body` on a queue. `nil` where none can be had or the one that was used failed: that one is
+    /// closed with whatever is left in it, and the caller makes the request by a plain system call.
+    private func use(_ body: (OpaquePointer, inout Int32) -> Int64) throws(Errno) -> Int? {
+        guard let ring = take() else { return nil }
         var code: Int32 = 0
         let done = body(ring.pointer, &code)
+        if done == Int64(platter_ring_unusable) {
+            failed.store(true, ordering: .relaxed)
+            platter_ring_close(ring.pointer)
+            return nil
+        }
         idle.withLock { $0.append(ring) }
         if done < 0 { throw Errno(rawValue: code) }
         return Int(done)
     }
 
-    /// Like `pread`.
+    /// An idle queue or a new one; `nil` where the system has no more, or one failed before.
+    private func take() -> Ring? {
+        if failed.load(ordering: .relaxed) { return nil }
+        return idle.withLock { $0.popLast() } ?? (try? Self.open(kind))
+    }
+
+    /// Like `pread`; `nil` where no queue made the request.
     func read(
         _ descriptor: Int32, _ bytes: UnsafeMutableRawPointer?, _ count: Int, at offset: Int
-    ) throws(Errno) -> Int {
+    ) throws(Errno) -> Int? {
         try use { platter_ring_read($0, descriptor, bytes, count, Int64(offset), &$1) }
     }
 
-    /// Like `pwrite`.
+    /// Like `pwrite`; `nil` where no queue made the request, or it is not known.
     func write(
         _ descriptor: Int32, _ bytes: UnsafeRawPointer?, _ count: Int, at offset: Int
-    ) throws(Errno) -> Int {
+    ) throws(Errno) -> Int? {
         try use { platter_ring_write($0, descriptor, bytes, count, Int64(offset), &$1) }
     }
 }
