@@ -204,13 +204,16 @@ int platter_unlock(int fd, int64_t byte) {
 #endif
 }
 
-int platter_is_locked(int fd, int64_t byte) {
+int platter_is_locked(int fd, int64_t byte, int *locked) {
 #ifdef F_OFD_GETLK
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
-    if (fcntl(fd, F_OFD_GETLK, &lock) == -1) return -1;
-    return lock.l_type != F_UNLCK;
+    int result;
+    do { result = fcntl(fd, F_OFD_GETLK, &lock); } while (result == -1 && errno == EINTR);
+    if (result == -1) return errno;
+    *locked = lock.l_type != F_UNLCK;
+    return 0;
 #else
-    return -1;
+    return ENOTSUP;
 #endif
 }
 

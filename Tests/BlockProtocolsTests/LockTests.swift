@@ -135,6 +135,30 @@ import Testing
         #expect(failure { try first.put([1], at: 0) }?.errno == 9)
     }
 
+    /// Locks as others hold them: exclusive ones, which QEMU never takes. What was taken is given back.
+    @Test(.enabled(if: ForeignLock.isThere)) func anExclusiveLockOfOthersIsBusy() throws {
+        let path = try scratch.file("a", [1, 2, 3])
+        let all = try #require(ForeignLock(path, 100, 201))
+        for settings in [OpenSettings(), OpenSettings(forceShare: true), writing()] {
+            let error = failure { _ = try FileDriver(opening: path, settings: settings) }
+            #expect(error?.kind == .busy)
+            #expect(error?.hint == "Is another process using the image [\(path)]?")
+        }
+        #expect(failure { try FileDriver.create(path, fileOptions(["size": "1M"])) }?.kind == .busy)
+        all.release()
+        let reader = try FileDriver(opening: path)
+        let one = try #require(ForeignLock(path, 103, 1))
+        let error = failure { try reader.reopen(readOnly: false) }
+        #expect(error?.message == "Failed to get \"resize\" lock")
+        #expect(ForeignLock.isFree(path, 101))
+        #expect(!ForeignLock.isFree(path, 201))
+        one.release()
+        try reader.reopen(readOnly: false)
+        #expect(!ForeignLock.isFree(path, 101))
+        try reader.put([9], at: 0)
+        #expect(try scratch.contents("a") == [9, 2, 3])
+    }
+
     @Test func reopeningNoticesThatTheNameIsAnotherFileNow() throws {
         let path = try scratch.file("a", [1])
         let driver = try FileDriver(opening: path)
@@ -152,5 +176,42 @@ import Testing
             _ = try FileDriver.entry.open(path, &none, settings)
         }
         #expect(error?.message == "force-share=on can only be used with read-only images")
+    }
+}
+
+/// An exclusive lock on bytes of a file, held through an open file of its own.
+private final class ForeignLock {
+    /// Linux's `F_OFD_GETLK` and `F_OFD_SETLK`, which Swift does not import.
+    private static let (get, set): (Int32, Int32) = (36, 37)
+    #if os(Linux)
+        static let isThere = true
+    #else
+        static let isThere = false
+    #endif
+    private let file: FileHandle
+
+    init?(_ path: String, _ start: Int, _ count: Int) {
+        guard let file = FileHandle(forUpdatingAtPath: path) else { return nil }
+        self.file = file
+        var lock = Self.bytes(start, count)
+        if fcntl(file.fileDescriptor, Self.set, &lock) != 0 { return nil }
+    }
+
+    func release() { try? file.close() }
+
+    /// Whether nobody holds a lock on the byte.
+    static func isFree(_ path: String, _ byte: Int) -> Bool {
+        guard let file = FileHandle(forUpdatingAtPath: path) else { return false }
+        defer { try? file.close() }
+        var lock = bytes(byte, 1)
+        return fcntl(file.fileDescriptor, get, &lock) == 0 && lock.l_type == Int16(F_UNLCK)
+    }
+
+    private static func bytes(_ start: Int, _ count: Int) -> flock {
+        var lock = flock()
+        lock.l_type = Int16(F_WRLCK)
+        lock.l_start = off_t(start)
+        lock.l_len = off_t(count)
+        return lock
     }
 }

@@ -38,7 +38,8 @@ public protocol FormatDriver: AnyObject, Sendable {
     /// The same by the end of the file: `tail` is its last 1024 bytes, fewer of a shorter file. More than 0
     /// only where the bytes leave no doubt: with another format's start the file is opened as neither.
     static func probe(tail: RawSpan, filename: String) -> Int
-    /// Whether a reader bears with others changing the file meanwhile: `true` only without any structure.
+    /// Whether a read-only open may share the file with writers. Only raw may: it has no metadata that could
+    /// change under the reader.
     static var toleratesOtherWriters: Bool { get }
     /// Opens an image; takes its own keys out of `options`. Further files (a data file, extents) are opened
     /// through ``OpenRequest/openChild(_:role:purpose:options:)`` and nowhere else.

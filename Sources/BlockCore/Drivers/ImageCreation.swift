@@ -145,10 +145,10 @@ extension ImageOpener {
         }
     }
 
-    /// Opens an image for looking at it alone, without a backing file and without keys.
+    /// Opens an image for looking at it alone, without a backing file and without keys, also while another
+    /// program writes to it: overlays are made over disks that a machine runs on.
     func openAlone(_ filename: String, format: String?) throws(BlockError) -> BlockNode {
-        var settings = OpenSettings()
-        settings.withoutBacking = true
+        var settings = OpenSettings(forceShare: true, withoutBacking: true)
         settings.withoutKeys = true
         return try open(filename, format: format, settings: settings)
     }

@@ -176,7 +176,7 @@ public struct ImageOpener: Sendable {
                 .corrupt, "Backing file '\(file.filename)' creates an infinite loop.", path: file.filename)
         }
         if let storage = file.storage?.asUseDeclaring {
-            let tolerates = format.toleratesOtherWriters && above.depth == 0 && !settings.excludesWriters
+            let tolerates = format.toleratesOtherWriters && !settings.excludesWriters
             try storage.declareUse(toleratingWriters: tolerates)
         }
         var options = options

@@ -1,6 +1,6 @@
 import BlockCore
 import CHost
-import Synchronization
+import SystemPackage
 
 /// What a user of an image does with it, or lets others do; the bit numbers are the lock bytes' offsets.
 struct LockPermissions: OptionSet, Sendable {
@@ -47,28 +47,45 @@ struct FileLocks: Sendable, Equatable {
     /// Replaces the locks `old` of an open file by these.
     ///
     /// - Parameter required: fail where the file system has no such locks, instead of going without.
-    /// - Throws: `busy` when others' use conflicts; the locks are `old` then.
-    func replace(_ old: FileLocks, of descriptor: Int32, path: String, required: Bool) throws(BlockError) {
-        guard acquire(on: descriptor, except: old) else {
-            if required {
-                throw BlockError(.unsupported, "The file system does not support locks", path: path)
+    /// - Returns: the locks that are held now: these, or none where the file system has none.
+    /// - Throws: `busy` when others' use conflicts, `io` where locking fails; the locks are `old` then.
+    func replace(
+        _ old: FileLocks, of descriptor: Int32, path: String, required: Bool
+    ) throws(BlockError) -> FileLocks {
+        do throws(Failure) {
+            try acquire(on: descriptor, except: old)
+            do throws(Failure) { try checkOthers(descriptor) } catch {
+                old.release(on: descriptor, all: self)
+                throw error
             }
-            return
-        }
-        do throws(BlockError) { try checkOthers(descriptor, path: path) } catch {
-            old.release(on: descriptor, all: self)
-            throw error
+        } catch {
+            guard case .unsupported = error, !required else { throw error.reported(path) }
+            return .none
         }
         release(on: descriptor, all: old)
+        return self
     }
 
-    /// Takes these locks without asking whether anybody minds. `false` where locks do not work.
-    @discardableResult
-    func acquire(on descriptor: Int32, except old: FileLocks = .none) -> Bool {
-        for byte in bytes where !old.bytes.contains(byte) {
-            if platter_lock_shared(descriptor, byte) != 0 { return false }
+    /// Takes these locks on another open file of `path`, after ``replace(_:of:path:required:)`` found that
+    /// nobody minds.
+    ///
+    /// - Throws: as that does; none is held then.
+    func take(on descriptor: Int32, path: String) throws(BlockError) {
+        do throws(Failure) { try acquire(on: descriptor) } catch { throw error.reported(path) }
+    }
+
+    /// Takes those that `old` has not. What was taken is given back when one cannot be had.
+    private func acquire(on descriptor: Int32, except old: FileLocks = .none) throws(Failure) {
+        var taken: [Int64] = []
+        for lock in locks where !old.bytes.contains(lock.byte) {
+            let code = Errno(rawValue: platter_lock_shared(descriptor, lock.byte))
+            if code.rawValue == 0 {
+                taken.append(lock.byte)
+                continue
+            }
+            for byte in taken { _ = platter_unlock(descriptor, byte) }
+            throw Failure(code, lock.name)
         }
-        return true
     }
 
     /// Gives back what `all` has and these have not.
@@ -76,20 +93,68 @@ struct FileLocks: Sendable, Equatable {
         for byte in all.bytes where !bytes.contains(byte) { _ = platter_unlock(descriptor, byte) }
     }
 
-    private var bytes: [Int64] {
-        used.bits.map { Self.usedBase + Int64($0) } + unshared.bits.map { Self.unsharedBase + Int64($0) }
+    private typealias Lock = (byte: Int64, name: String)
+
+    /// The lock bytes, with what messages call them.
+    private var locks: [Lock] {
+        used.bits.map { (Self.usedBase + Int64($0), Self.usedName($0)) }
+            + unshared.bits.map { (Self.unsharedBase + Int64($0), Self.unsharedName($0)) }
     }
 
-    private func checkOthers(_ descriptor: Int32, path: String) throws(BlockError) {
-        for bit in used.bits where platter_is_locked(descriptor, Self.unsharedBase + Int64(bit)) == 1 {
-            throw Self.conflict("Failed to get \"\(LockPermissions.names[bit])\" lock", path)
+    private var bytes: [Int64] { locks.map(\.byte) }
+
+    private static func usedName(_ bit: Int) -> String { "\"\(LockPermissions.names[bit])\"" }
+
+    private static func unsharedName(_ bit: Int) -> String { "shared \(usedName(bit))" }
+
+    private func checkOthers(_ descriptor: Int32) throws(Failure) {
+        for bit in used.bits {
+            try Self.check(descriptor, (Self.unsharedBase + Int64(bit), Self.usedName(bit)))
         }
-        for bit in unshared.bits where platter_is_locked(descriptor, Self.usedBase + Int64(bit)) == 1 {
-            throw Self.conflict("Failed to get shared \"\(LockPermissions.names[bit])\" lock", path)
+        for bit in unshared.bits {
+            try Self.check(descriptor, (Self.usedBase + Int64(bit), Self.unsharedName(bit)))
         }
     }
 
-    private static func conflict(_ message: String, _ path: String) -> BlockError {
-        BlockError(.busy, message, path: path, hint: "Is another process using the image [\(path)]?")
+    /// - Throws: when somebody else holds a lock on the byte.
+    private static func check(_ descriptor: Int32, _ lock: Lock) throws(Failure) {
+        var isLocked: Int32 = 0
+        let code = Errno(rawValue: platter_is_locked(descriptor, lock.byte, &isLocked))
+        if code.rawValue != 0 { throw Failure(code, lock.name) }
+        if isLocked != 0 { throw .busy(lock.name) }
+    }
+
+    /// Why a lock was not had.
+    private enum Failure: Error {
+        /// Another program holds one that conflicts.
+        case busy(String)
+        /// The file system or the kernel has no such locks.
+        case unsupported(Errno)
+        case failed(String, Errno)
+
+        /// - Parameter name: what messages call the lock.
+        init(_ code: Errno, _ name: String) {
+            switch code {
+            // What POSIX has fcntl answer for a lock that somebody holds.
+            case .resourceTemporarilyUnavailable, .permissionDenied: self = .busy(name)
+            case .noLocks, .notSupported, .notSupportedOnSocket, .noFunction, .invalidArgument:
+                self = .unsupported(code)
+            default: self = .failed(name, code)
+            }
+        }
+
+        func reported(_ path: String) -> BlockError {
+            switch self {
+            case .busy(let name):
+                BlockError(
+                    .busy, "Failed to get \(name) lock", path: path,
+                    hint: "Is another process using the image [\(path)]?")
+            case .unsupported(let code):
+                BlockError(
+                    .unsupported, "The file system does not support locks", errno: code.rawValue, path: path)
+            case .failed(let name, let code):
+                BlockError.system(code, path: path).prefixed("Failed to get \(name) lock")
+            }
+        }
     }
 }

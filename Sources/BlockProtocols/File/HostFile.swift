@@ -130,10 +130,14 @@ final class HostFile: Sendable {
     }
 
     /// Opens the same file again in the other mode under the same descriptor number, and changes the locks.
+    ///
+    /// - Throws: `busy` when others' use conflicts, `io` when the name is another file's now; file and locks
+    ///   are as they were then.
     func reopen(readOnly: Bool) throws(BlockError) {
         releaseReserve()
         var options = options
         options.readOnly = readOnly
+        let before = use.withLock { $0.locks }
         let opened = try Self.descriptor(path, options)
         do throws(BlockError) {
             let status = try reporting(path) { () throws(Errno) in try FileStatus(opened.rawValue) }
@@ -143,14 +147,26 @@ final class HostFile: Sendable {
             }
             // The old file asks for the locks, where our own do not count; the new one then just takes them.
             try changeLocks { FileLocks(readOnly: readOnly, sharesWriting: $0 && readOnly) }
+            try copyLocks(to: opened.rawValue, else: before)
         } catch {
             try? opened.close()
             throw error
         }
-        use.withLock { _ = $0.locks.acquire(on: opened.rawValue) }
         FileStatus.makeBlocking(opened.rawValue)
         let code = platter_replace_descriptor(opened.rawValue, descriptor)
-        if code != 0 { throw .system(Errno(rawValue: code), path: path) }
+        if code == 0 { return }
+        try? changeLocks { _ in before }
+        throw .system(Errno(rawValue: code), path: path)
+    }
+
+    /// Takes our locks on another open file of the same path, too; when that fails, ours are `before` again.
+    private func copyLocks(to opened: Int32, else before: FileLocks) throws(BlockError) {
+        do throws(BlockError) {
+            try use.withLock { (use) throws(BlockError) in try use.locks.take(on: opened, path: path) }
+        } catch {
+            try? changeLocks { _ in before }
+            throw error
+        }
     }
 
     /// Closes the descriptor, which gives the locks back. Closing twice does nothing.
@@ -178,8 +194,8 @@ final class HostFile: Sendable {
         guard options.locking != .off, kind == .regular || kind == .blockDevice else { return }
         try use.withLock { (use) throws(BlockError) in
             let wanted = wanted(use.toleratesWriters || options.forceShare)
-            try wanted.replace(use.locks, of: descriptor, path: path, required: options.locking == .on)
-            use.locks = wanted
+            use.locks = try wanted.replace(
+                use.locks, of: descriptor, path: path, required: options.locking == .on)
         }
     }
 }

@@ -46,8 +46,8 @@ uint32_t platter_direct_alignment(int fd);
 /* Locks that belong to the open file, on one byte. Shared locks only; a test asks for an exclusive one. */
 int platter_lock_shared(int fd, int64_t byte);
 int platter_unlock(int fd, int64_t byte);
-/* 1 when another open file holds a lock on the byte, 0 when not, -1 where locks do not work. */
-int platter_is_locked(int fd, int64_t byte);
+/* Sets *locked to whether another open file holds a lock on the byte. */
+int platter_is_locked(int fd, int64_t byte, int *locked);
 
 /* Moves the open file `from` to the descriptor number `to`, closing what that was. Closes `from`. */
 int platter_replace_descriptor(int from, int to);

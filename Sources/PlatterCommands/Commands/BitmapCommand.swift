@@ -83,7 +83,9 @@ struct BitmapCommand: ImageCommand {
         }
         try checkCombinations(steps)
         let image = try ImageName(operands[0], source)
-        return try context.closing(try context.open(image, settings: OpenSettings(readOnly: false))) { node in
+        // Bitmaps are the image's own: a backing file that is in use or missing does not matter.
+        let settings = OpenSettings(readOnly: false, withoutBacking: true)
+        return try context.closing(try context.open(image, settings: settings)) { node in
             try withSource(node, context) { source in
                 for step in steps { try perform(step, granularity, on: node, from: source) }
             }

@@ -80,12 +80,13 @@ struct ImageCreator {
     private static let isItsOwnBacking = BlockError(
         .invalidArgument, "Error: Trying to create an image with the same filename as the backing file")
 
-    /// Opens the backing file, takes its size where none was given, and answers its format.
+    /// Opens the backing file, also while a machine writes to it, takes its size where none was given, and
+    /// answers its format.
     private mutating func inspectBacking(_ name: String) throws(BlockError) -> String {
         let path = FileNames.resolve(name, relativeTo: filename)
         let node: BlockNode
         do throws(BlockError) {
-            var settings = OpenSettings()
+            var settings = OpenSettings(forceShare: true)
             settings.withoutKeys = true
             node = try context.opener.open(path, format: options[.backingFormat], settings: settings)
         } catch {
