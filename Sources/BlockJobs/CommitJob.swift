@@ -98,7 +98,7 @@ public struct CommitJob: BlockJob {
             read: LayerCopy.reader(top),
             scanner: ZeroScanner(
                 granularity: base.format?.writeGranularity ?? 1, sparseBytes: Self.sparseBytes),
-            writer: PieceWriter(node: base, zeroing: .whereNeeded))
+            writer: PieceWriter(node: base, zeroing: .marked))
         let cutter = ChunkCutter(cursor, maximumCopyBytes: LayerCopy.chunkBytes)
         try ChunkPipeline(cutter: cutter, work: work, workers: LayerCopy.workers).run(control)
         try base.flush()

@@ -14,8 +14,11 @@ public struct ConvertJob: BlockJob {
         public var workers = ConvertJob.defaultWorkers
         /// Write in whatever order reading finishes; the layout of the target then varies.
         public var outOfOrder = false
-        /// The target is new: what is not written reads as zeroes.
+        /// What is not written reads as zeroes.
         public var targetIsZero = false
+        /// The target was made for this: nobody has put it over another backing file, and what reads as
+        /// zeroes need not be marked as such.
+        public var targetIsNew = false
         /// Leave out what the source has from its backing chain, as far as the target's backing chain gives
         /// it too. Where the chains have no file in common, the caller states that the target's backing node
         /// has the contents of the source's.
@@ -97,7 +100,8 @@ public struct ConvertJob: BlockJob {
         _ source: SourceDisk, _ compressor: UnitCompressor?, bufferBytes: Int
     ) -> any ChunkWork {
         let zeroing: PieceWriter.Zeroing =
-            options.isStream ? .asData : options.targetIsZero ? .none : .whereNeeded
+            options.isStream
+            ? .asData : options.targetIsZero ? .none : options.targetIsNew ? .whereNeeded : .marked
         let granularity = target.format?.writeGranularity ?? 1
         let reader = SalvagingReader(source: source, onUnreadable: options.onUnreadable)
         return CopyWork(

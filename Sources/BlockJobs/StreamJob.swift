@@ -44,7 +44,7 @@ public struct StreamJob: BlockJob {
         let cursor = RunCursor(end: try node.length(), unit: unit, look: classifier)
         let work = CopyWork(
             read: LayerCopy.reader(node), scanner: ZeroScanner(granularity: unit, sparseBytes: unit),
-            writer: PieceWriter(node: node, zeroing: base == nil ? .none : .inThisLayer))
+            writer: PieceWriter(node: node, zeroing: base == nil ? .marked : .inThisLayer))
         let cutter = ChunkCutter(cursor, maximumCopyBytes: LayerCopy.chunkBytes)
         try ChunkPipeline(cutter: cutter, work: work, workers: LayerCopy.workers).run(control)
     }
@@ -57,7 +57,8 @@ public struct StreamJob: BlockJob {
             guard own.status == .unallocated else { return (.skip, own.length) }
             let status = try node.status(at: offset, limit: own.length, above: base)
             if !status.isPresent { return (.skip, status.length) }
-            if status.isZero { return (base == nil ? .skip : .zero, status.length) }
+            // Zeroes of a layer that goes stay zeroes; those behind a short one were never written.
+            if status.isZero { return (base == nil && status.isPastBacking ? .skip : .zero, status.length) }
             return (.copy, status.length)
         }
     }

@@ -105,9 +105,16 @@ public protocol StreamWriting: CompressedWriting, Creatable {
 public protocol ZeroWriting: FormatDriver {
     /// Ranges are multiples of this size, but for the end of the disk.
     var zeroGranularity: Int { get }
+    /// Whether every zeroed range gets an entry of this layer that says zero, also where nothing lies below:
+    /// it then stays zero over whatever backing file the image gets later.
+    var marksZeroes: Bool { get }
     /// - Returns: `false` when this image cannot do it for this range (nothing was changed).
     func writeZeroes(at offset: Int, count: Int, mayUnmap: Bool, old: any GuestReader) throws(BlockError)
         -> Bool
+}
+
+extension ZeroWriting {
+    public var marksZeroes: Bool { false }
 }
 
 /// Gives space back.

@@ -166,12 +166,41 @@ extension BlockNode {
         guard let zeroWriting else { return try writePlainZeroes(range, driver, flags) }
         let unit = zeroWriting.zeroGranularity
         let whole = wholeUnits(of: range, unit: unit, end: driver.virtualSize)
-        guard !whole.isEmpty else { return try writePlainZeroes(range, driver, flags) }
-        try writePlainZeroes(range.lowerBound..<whole.lowerBound, driver, flags)
+        guard !whole.isEmpty else { return try zeroParts(of: range, zeroWriting, flags) }
+        try zeroParts(of: range.lowerBound..<whole.lowerBound, zeroWriting, flags)
         let done = try zeroWriting.writeZeroes(
             at: whole.lowerBound, count: whole.count, mayUnmap: flags.contains(.mayUnmap), old: self)
         if !done { try writePlainZeroes(whole, driver, flags) }
-        try writePlainZeroes(whole.upperBound..<range.upperBound, driver, flags)
+        try zeroParts(of: whole.upperBound..<range.upperBound, zeroWriting, flags)
+    }
+
+    /// Zeroes parts of units. A unit of which this layer holds nothing, and that reads as zeroes, is marked
+    /// as a whole, so that the part stays zero whatever comes to lie below.
+    private func zeroParts(
+        of range: Range<Int>, _ driver: any ZeroWriting, _ flags: ZeroFlags
+    ) throws(BlockError) {
+        var rest = range
+        while !rest.isEmpty {
+            let start = rest.lowerBound.roundedDown(to: driver.zeroGranularity)
+            let unit = start..<min(driver.virtualSize, start + driver.zeroGranularity)
+            let part = rest.clamped(to: unit)
+            let isMarked = driver.marksZeroes ? try mark(unit, driver) : false
+            if !isMarked { try writePlainZeroes(part, driver, flags) }
+            rest = part.upperBound..<rest.upperBound
+        }
+    }
+
+    /// Marks a unit that reads as zeroes and has no entry in this layer. `false` where it is another.
+    private func mark(_ unit: Range<Int>, _ driver: any ZeroWriting) throws(BlockError) -> Bool {
+        var offset = unit.lowerBound
+        while offset < unit.upperBound {
+            let own = try layerExtent(at: offset, limit: unit.upperBound - offset)
+            guard own.status == .unallocated else { return false }
+            let here = try status(at: offset, limit: own.length)
+            guard here.isZero else { return false }
+            offset += here.length
+        }
+        return try driver.writeZeroes(at: unit.lowerBound, count: unit.count, mayUnmap: false, old: self)
     }
 
     /// Writes zeroes as data, leaving out what reads as zeroes anyway.

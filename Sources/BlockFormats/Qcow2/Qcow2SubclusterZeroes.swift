@@ -6,10 +6,9 @@ extension Qcow2Driver {
     /// - Parameters:
     ///   - range: whole subclusters, but for the end of the disk.
     ///   - mayUnmap: whether clusters may lose their place in the file.
-    ///   - hasBacking: whether what is unallocated may be anything but zero.
     /// - Returns: parts of compressed clusters, which no bit can tell of.
     func zeroSubclusters(
-        _ range: Range<Int>, mayUnmap: Bool, hasBacking: Bool
+        _ range: Range<Int>, mayUnmap: Bool
     ) throws(BlockError) -> [Range<Int>] {
         let discards = passesGuestDiscards && mayUnmap
         var unchanged: [Range<Int>] = []
@@ -17,11 +16,6 @@ extension Qcow2Driver {
         try metadata.withLock { tables throws(BlockError) in
             var guest = range.lowerBound
             while guest < range.upperBound {
-                if !hasBacking, try tables.l2TableOffset(guest) == nil {
-                    let run = tables.unmappedRun(guest, limit: range.upperBound - guest)
-                    guest = run >= range.upperBound - guest ? range.upperBound : guest + run
-                    continue
-                }
                 let cluster = layout.roundedDown(guest)
                 let part = guest..<min(range.upperBound, cluster + layout.clusterSize)
                 guest = part.upperBound
@@ -33,7 +27,7 @@ extension Qcow2Driver {
                     unchanged.append(part)
                     continue
                 }
-                let new = old.zeroed(mask, layout, mayUnmap: mayUnmap, hasBacking: hasBacking)
+                let new = old.zeroed(mask, mayUnmap: mayUnmap)
                 if new == old { continue }
                 try tables.beginLazyRefcounts()
                 try tables.setEntry(at: cluster, to: new)
@@ -49,16 +43,13 @@ extension Qcow2Driver {
 
 extension L2Entry {
     /// The entry after the subclusters of `mask` were made to read as zeroes.
-    fileprivate func zeroed(
-        _ mask: UInt32, _ layout: Qcow2Layout, mayUnmap: Bool, hasBacking: Bool
-    ) -> L2Entry {
+    fileprivate func zeroed(_ mask: UInt32, mayUnmap: Bool) -> L2Entry {
         if isCompressed { return L2Entry(raw: 0).with(allocated: 0, zero: .max) }
-        let known = hasBacking ? mask : mask & (allocatedSubclusters | zeroSubclusters)
-        if allocatedSubclusters & mask == 0 && zeroSubclusters & known == known && !(mayUnmap && raw != 0) {
+        if allocatedSubclusters & mask == 0 && zeroSubclusters & mask == mask && !(mayUnmap && raw != 0) {
             return self
         }
         let allocated = allocatedSubclusters & ~mask
         let place = allocated == 0 && (mayUnmap || !isCopied) ? 0 : raw
-        return L2Entry(raw: place).with(allocated: allocated, zero: zeroSubclusters | known)
+        return L2Entry(raw: place).with(allocated: allocated, zero: zeroSubclusters | mask)
     }
 }

@@ -3,6 +3,8 @@ import BlockCore
 extension Qcow2Driver: ZeroWriting, Discarding {
     public var zeroGranularity: Int { layout.subclusterSize }
     public var discardGranularity: Int { layout.subclusterSize }
+    /// Version 2 has no mark.
+    public var marksZeroes: Bool { layout.version >= 3 }
 
     public func writeZeroes(
         at offset: Int, count: Int, mayUnmap: Bool, old: any GuestReader
@@ -13,14 +15,12 @@ extension Qcow2Driver: ZeroWriting, Discarding {
         if layout.version < 3 && (hasBacking || !mayUnmap) { return false }
         try clearRawData(range, flags: mayUnmap ? .mayUnmap : [])
         if layout.hasSubclusters {
-            for part in try zeroSubclusters(range, mayUnmap: mayUnmap, hasBacking: hasBacking) {
+            for part in try zeroSubclusters(range, mayUnmap: mayUnmap) {
                 try write(AlignedBuffer(count: part.count, zeroed: true).bytes, at: part.lowerBound, old: old)
             }
             return true
         }
-        try eachCluster(range, skippingUnmapped: !hasBacking) { entry in
-            Self.zeroed(entry, self.layout, mayUnmap: mayUnmap, hasBacking: hasBacking)
-        }
+        try eachCluster(range) { entry in Self.zeroed(entry, self.layout, mayUnmap: mayUnmap) }
         return true
     }
 
@@ -31,18 +31,11 @@ extension Qcow2Driver: ZeroWriting, Discarding {
         try clearRawData(range, flags: .mayUnmap)
         if layout.hasSubclusters {
             // Parts of compressed clusters are left alone.
-            _ = try zeroSubclusters(range, mayUnmap: true, hasBacking: hasBacking)
+            _ = try zeroSubclusters(range, mayUnmap: true)
             return
         }
-        // What is below must not show through where the guest has discarded.
-        try eachCluster(range, skippingUnmapped: !hasBacking) { entry in
-            switch entry.kind(self.layout) {
-            case .unallocated: hasBacking ? .zeroPlain : nil
-            case .zeroPlain: nil
-            case .data, .zeroAllocated, .compressed:
-                self.layout.version < 3 ? .unallocated : .zeroPlain
-            }
-        }
+        // What is below, now or later, must not show through where the guest has discarded.
+        try eachCluster(range) { entry in Self.zeroed(entry, self.layout, mayUnmap: true) }
     }
 
     /// A raw data file is the disk without any entry's help.
@@ -53,18 +46,14 @@ extension Qcow2Driver: ZeroWriting, Discarding {
     }
 
     /// What an entry becomes when its cluster is to read as zeroes; `nil` when it stays.
-    private static func zeroed(
-        _ entry: L2Entry, _ layout: Qcow2Layout, mayUnmap: Bool, hasBacking: Bool
-    ) -> L2Entry? {
-        let version = layout.version
+    private static func zeroed(_ entry: L2Entry, _ layout: Qcow2Layout, mayUnmap: Bool) -> L2Entry? {
         let kind = entry.kind(layout)
+        if layout.version < 3 { return kind == .unallocated ? nil : .unallocated }
         switch kind {
-        case .unallocated: return hasBacking ? .zeroPlain : nil
+        case .unallocated, .compressed: return .zeroPlain
         case .zeroPlain: return nil
         case .zeroAllocated: return mayUnmap ? .zeroPlain : nil
-        case .compressed: return version < 3 ? .unallocated : .zeroPlain
         case .data:
-            if version < 3 { return .unallocated }
             let keeps = !mayUnmap && entry.isCopied
             return keeps ? L2Entry(raw: entry.raw | L2Entry.zeroFlag) : .zeroPlain
         }
@@ -74,14 +63,14 @@ extension Qcow2Driver: ZeroWriting, Discarding {
     ///
     /// The space in a data file goes back at once: a hole reads as what the guest asked for.
     private func eachCluster(
-        _ range: Range<Int>, skippingUnmapped: Bool, _ change: (L2Entry) -> L2Entry?
+        _ range: Range<Int>, _ change: (L2Entry) -> L2Entry?
     ) throws(BlockError) {
         let discards = passesGuestDiscards
         var given: [Range<Int>] = []
         try metadata.withLock { tables throws(BlockError) in
             var guest = range.lowerBound
             while guest < range.upperBound {
-                if skippingUnmapped, try tables.l2TableOffset(guest) == nil {
+                if layout.version < 3, try tables.l2TableOffset(guest) == nil {
                     let run = tables.unmappedRun(guest, limit: range.upperBound - guest)
                     guest = run >= range.upperBound - guest ? range.upperBound : guest + run
                     continue

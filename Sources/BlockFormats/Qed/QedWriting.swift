@@ -107,19 +107,22 @@ extension QedDriver: ZeroWriting, Discarding {
     public var zeroGranularity: Int { clusterBytes }
     public var discardGranularity: Int { clusterBytes }
 
-    /// What is stored becomes a hole of the file; what is not gets a mark where a backing file shows through.
+    public var marksZeroes: Bool { true }
+
+    /// What is stored becomes a hole of the file; what is not gets a mark, so that no backing file shows
+    /// through, now or later.
     public func writeZeroes(
         at offset: Int, count: Int, mayUnmap: Bool, old: any GuestReader
     ) throws(BlockError) -> Bool {
-        try clear(offset..<offset + count, marks: old.hasBacking(in: offset..<offset + count), mayUnmap)
+        try clear(offset..<offset + count, mayUnmap)
         return true
     }
 
     public func discard(at offset: Int, count: Int, old: any GuestReader) throws(BlockError) {
-        try clear(offset..<offset + count, marks: old.hasBacking(in: offset..<offset + count), true)
+        try clear(offset..<offset + count, true)
     }
 
-    private func clear(_ range: Range<Int>, marks: Bool, _ mayUnmap: Bool) throws(BlockError) {
+    private func clear(_ range: Range<Int>, _ mayUnmap: Bool) throws(BlockError) {
         var offset = range.lowerBound
         while offset < range.upperBound {
             let here = try extent(at: offset, limit: range.upperBound - offset)
@@ -127,7 +130,7 @@ extension QedDriver: ZeroWriting, Discarding {
             case .data(let host):
                 try checkIsData(host..<host + here.length)
                 try file.writeZeroes(at: host, count: here.length, flags: mayUnmap ? .mayUnmap : [])
-            case .unallocated where marks: try mark(offset..<offset + here.length)
+            case .unallocated: try mark(offset..<offset + here.length)
             default: break
             }
             offset += here.length

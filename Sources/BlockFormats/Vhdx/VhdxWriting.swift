@@ -115,6 +115,8 @@ extension VhdxDriver: ZeroWriting, Discarding {
     /// Parts of stored blocks are zeroed in their places.
     public var zeroGranularity: Int { 512 }
     public var discardGranularity: Int { 512 }
+    /// What an image without a parent does not store is marked when it gets one.
+    public var marksZeroes: Bool { true }
 
     /// What is zeroed a part at a time, where it must be stored.
     private static let zeroBytes = 1 << 20

@@ -4,8 +4,14 @@ extension VmdkDriver: ZeroWriting, Discarding {
     public var zeroGranularity: Int { min(writeGranularity, Vmdk.sectorBytes) }
     public var discardGranularity: Int { writeGranularity }
 
-    /// What is stored becomes a hole of the file and stays where it is; over a parent, what is not stored
-    /// gets the mark that says zero, or is stored where the image has no such mark.
+    public var marksZeroes: Bool {
+        state.withLock { state in
+            state.extents.allSatisfy { $0.tables?.header.hasZeroGrains == true }
+        }
+    }
+
+    /// What is stored becomes a hole of the file and stays where it is; what is not stored gets the mark that
+    /// says zero, or is stored over a parent where the image has no such mark.
     public func writeZeroes(
         at offset: Int, count: Int, mayUnmap: Bool, old: any GuestReader
     ) throws(BlockError) -> Bool {
@@ -21,13 +27,18 @@ extension VmdkDriver: ZeroWriting, Discarding {
     private func clear(
         _ range: Range<Int>, _ flags: ZeroFlags, storing: Bool, _ old: any GuestReader
     ) throws(BlockError) {
+        let marks = marksZeroes
         var offset = range.lowerBound
         while offset < range.upperBound {
             let here = try extent(at: offset, limit: range.upperBound - offset)
-            let part = offset..<offset + here.length
+            var part = offset..<offset + here.length
+            if here.status == .unallocated, !old.hasBacking(in: part) {
+                // All of a grain that has no entry reads as zeroes here.
+                part = marks ? state.withLock { $0.wholeGrains(part) } : part.lowerBound..<part.lowerBound
+            }
             switch here.status {
             case .zero: break
-            case .unallocated where !old.hasBacking(in: part): break
+            case .unallocated where part.isEmpty: break
             case .data:
                 let plan = try beginClearing(part)
                 defer { finish(plan) { _ in } }

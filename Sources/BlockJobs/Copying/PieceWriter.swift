@@ -8,6 +8,9 @@ struct PieceWriter: Sendable {
         case none
         /// Zeroing, where the node does not read as zeroes already.
         case whereNeeded
+        /// The same, and where the node's format has a mark for zeroes the node gets it, so that they are
+        /// zeroes over any backing file that it gets later.
+        case marked
         /// The node's own layer has to hold the zeroes, since what lies below is going to change.
         case inThisLayer
         /// Zeroes as plain data: the target takes nothing else.
@@ -46,6 +49,7 @@ struct PieceWriter: Sendable {
         switch zeroing {
         case .none: return
         case .whereNeeded: try zeroWhereNeeded(range)
+        case .marked: try mark(range)
         case .inThisLayer: try zeroInThisLayer(range)
         case .asData: try writeZeroBytes(range)
         }
@@ -57,6 +61,23 @@ struct PieceWriter: Sendable {
             let here = try node.status(at: offset, limit: range.upperBound - offset)
             if !here.isZero { try node.writeZeroes(at: offset, count: here.length) }
             offset += here.length
+        }
+    }
+
+    /// Space that is kept for zeroes already, or is a hole of the file, stays as it is.
+    private func mark(_ range: Range<Int>) throws(BlockError) {
+        guard (node.format as? any ZeroWriting)?.marksZeroes == true else {
+            return try zeroWhereNeeded(range)
+        }
+        var offset = range.lowerBound
+        while offset < range.upperBound {
+            let own = try node.layerExtent(at: offset, limit: range.upperBound - offset)
+            switch own.status {
+            case .zero(_?): break
+            case .data: try zeroWhereNeeded(offset..<offset + own.length)
+            default: try node.writeZeroes(at: offset, count: own.length)
+            }
+            offset += own.length
         }
     }
 

@@ -119,6 +119,7 @@ struct ConvertCommand: ImageCommand {
             if salvage { options.onUnreadable = unreadableReport(context) }
             try target.filled(from: sources) { node, filling in
                 options.targetIsZero = filling.startsAsZero
+                options.targetIsNew = !target.exists
                 options.skipsBacking = filling.isOverNamedBacking
                 options.isStream = filling.isPlainStream
                 options.isOrdered = filling.isOrdered

@@ -84,10 +84,15 @@ struct DdCommand: ImageCommand {
 
     private func transfer(_ node: BlockNode, _ range: Range<Int>, to target: BlockNode) throws(BlockError) {
         let buffer = AlignedBuffer(count: Self.pieceBytes)
+        let startsAsZero = target.startsAsZero
         var offset = range.lowerBound
         while offset < range.upperBound {
             let run = try node.status(at: offset, limit: range.upperBound - offset)
             guard !run.isZero else {
+                // A device keeps its old bytes where nothing is written.
+                if !startsAsZero {
+                    try target.writeZeroes(at: offset - range.lowerBound, count: run.length)
+                }
                 offset += run.length
                 continue
             }

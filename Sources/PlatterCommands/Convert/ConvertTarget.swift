@@ -107,7 +107,7 @@ struct ConvertTarget {
             try create(creator)
             let node = try context.open(try made(), settings: settings)
             let filling = Filling(
-                startsAsZero: Self.startsAsZero(node), isOverNamedBacking: backing?.isEmpty == false)
+                startsAsZero: node.startsAsZero, isOverNamedBacking: backing?.isEmpty == false)
             try using(node, filling, body)
         } catch {
             creator.made.removeAll()
@@ -230,11 +230,13 @@ struct ConvertTarget {
     private func sharedFile() -> CommandFailure {
         CommandFailure("\(name): error while converting \(format): The target is one of the sources")
     }
+}
 
-    /// Whether a new image reads as zeroes where nothing is written.
-    private static func startsAsZero(_ node: BlockNode) -> Bool {
-        if let storage = node.storage { return storage.zeroInitialised }
-        return node.backing == nil && node.format?.unwrittenReadsAsZero != false
-            && node.children.allSatisfy { $0.storage?.zeroInitialised == true }
+extension BlockNode {
+    /// Whether this new image reads as zeroes where nothing is written.
+    var startsAsZero: Bool {
+        if let storage { return storage.zeroInitialised }
+        return backing == nil && format?.unwrittenReadsAsZero != false
+            && children.allSatisfy { $0.storage?.zeroInitialised == true }
     }
 }
