@@ -294,6 +294,22 @@ int platter_set_extent_size(int fd, uint32_t bytes) {
 #endif
 }
 
+int platter_rename_new(const char *from, const char *to) {
+#if defined(__linux__) && defined(SYS_renameat2)
+    if (syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 1u /* RENAME_NOREPLACE */) == 0) return 0;
+    if (errno != EINVAL && errno != ENOSYS) return errno;
+#elif defined(__APPLE__)
+    if (renamex_np(from, to, RENAME_EXCL) == 0) return 0;
+    if (errno != ENOTSUP) return errno;
+#endif
+    /* A file system without the flag: a second name is not given where there is one; not all have links. */
+    if (link(from, to) == 0) return unlink(from) == 0 ? 0 : errno;
+    if (errno == EEXIST) return errno;
+    struct stat status;
+    if (lstat(to, &status) == 0) return EEXIST;
+    return rename(from, to) == 0 ? 0 : errno;
+}
+
 int platter_open_unnamed(const char *folder, int *error) {
 #ifdef O_TMPFILE
     int unnamed = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);

@@ -8,7 +8,7 @@ struct CommandContext: Sendable {
     let programName: String
     let spec: CommandSpec
     let terminal: Terminal
-    let opener: ImageOpener
+    private(set) var opener: ImageOpener
 
     init(
         programName: String, spec: CommandSpec, terminal: Terminal, policy: OpenPolicy,
@@ -30,6 +30,13 @@ struct CommandContext: Sendable {
     /// Whether the program was called as one of QEMU's.
     var isCalledAsQemu: Bool { programName.hasPrefix("qemu-") }
     var registry: DriverRegistry { opener.registry }
+
+    /// The same with an opener that makes the files of an image through `files`.
+    func making(_ files: NewFiles) -> CommandContext {
+        var context = self
+        context.opener = opener.using(registry.replacing(files.entry))
+        return context
+    }
 
     /// Prints a line of what was asked for on standard output.
     func print(_ line: String) { terminal.print(line + "\n") }

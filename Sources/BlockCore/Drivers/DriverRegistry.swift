@@ -14,6 +14,12 @@ public struct DriverRegistry: Sendable {
         self.protocols = protocols
     }
 
+    /// The same with another entry in the place of the protocol of its name.
+    public func replacing(_ entry: ProtocolEntry) -> DriverRegistry {
+        let protocols = protocols.map { $0.name == entry.name ? entry : $0 }
+        return DriverRegistry(formats: formats, protocols: protocols)
+    }
+
     /// The format with that name or alias.
     public func format(named name: String) -> (any FormatDriver.Type)? {
         formats.first { $0.name == name || $0.aliases.contains(name) }

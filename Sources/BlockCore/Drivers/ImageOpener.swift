@@ -5,7 +5,7 @@ public struct ImageOpener: Sendable {
     /// How many layers a backing chain may have.
     public static let maximumChainDepth = 200
 
-    public let registry: DriverRegistry
+    public private(set) var registry: DriverRegistry
     public let policy: OpenPolicy
     /// What unlocks encrypted images.
     public let secrets: SecretSource
@@ -20,6 +20,13 @@ public struct ImageOpener: Sendable {
         self.registry = registry
         self.policy = policy
         self.secrets = secrets
+    }
+
+    /// The same with another registry.
+    public func using(_ registry: DriverRegistry) -> ImageOpener {
+        var opener = self
+        opener.registry = registry
+        return opener
     }
 
     /// What has been opened above a node of a chain.

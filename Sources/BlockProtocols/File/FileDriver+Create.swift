@@ -52,19 +52,21 @@ extension FileDriver {
     public static func create(_ path: String, _ options: CreateOptions) throws(BlockError) {
         let preallocation = try options.preallocation()
         let (descriptor, isNew) = try openForCreation(path)
+        let settings = FileOpenOptions(OpenSettings(readOnly: false))
+        let file = try HostFile.adopting(descriptor, path: path, settings)
+        defer { file.close() }
         do throws(BlockError) {
-            let settings = FileOpenOptions(OpenSettings(readOnly: false))
-            let file = try HostFile.adopting(descriptor, path: path, settings)
-            defer { file.close() }
             try file.changeLocks { _ in .creating }
             try empty(file, size: options.integer(.size) ?? 0, preallocation, options)
         } catch {
-            if isNew { unlinkFile(path) }
+            // What somebody else uses already is not removed.
+            if isNew, error.kind != .busy { HostPath.remove(path, identity: file.identity) }
             throw error
         }
     }
 
-    private static func empty(
+    /// Empties a file, or looks whether a device is large enough, and takes the space.
+    static func empty(
         _ file: HostFile, size: Int, _ preallocation: Preallocation, _ options: CreateOptions
     ) throws(BlockError) {
         if file.kind == .blockDevice || file.kind == .characterDevice {
@@ -81,21 +83,31 @@ extension FileDriver {
     private static func openForCreation(
         _ path: String
     ) throws(BlockError) -> (descriptor: FileDescriptor, isNew: Bool) {
-        let flags: FileDescriptor.OpenOptions = [.create, .closeOnExec, .nonBlocking]
-        let mode: FilePermissions = [.ownerReadWrite, .groupRead, .otherRead]
-        do {
-            do {
-                let new = try FileDescriptor.open(
-                    FilePath(path), .readWrite, options: flags.union(.exclusiveCreate), permissions: mode)
-                return (new, true)
-            } catch Errno.fileExists {
-                let old = try FileDescriptor.open(
-                    FilePath(path), .readWrite, options: flags, permissions: mode)
-                return (old, false)
-            }
+        do throws(BlockError) {
+            return (try openForCreation(path, isNew: true, named: path), true)
         } catch {
-            throw BlockError.system(error as? Errno ?? .ioError, path: path)
-                .prefixed("Could not create '\(path)'")
+            guard error.errno == Errno.fileExists.rawValue else { throw error }
+            return (try openForCreation(path, isNew: false, named: path), false)
+        }
+    }
+
+    /// Opens a file for writing.
+    ///
+    /// - Parameters:
+    ///   - isNew: whether it must not be there yet.
+    ///   - name: what messages call it.
+    static func openForCreation(
+        _ path: String, isNew: Bool, named name: String
+    ) throws(BlockError) -> FileDescriptor {
+        var flags: FileDescriptor.OpenOptions = [.create, .closeOnExec, .nonBlocking]
+        if isNew { flags.insert(.exclusiveCreate) }
+        do {
+            return try FileDescriptor.open(
+                FilePath(path), .readWrite, options: flags,
+                permissions: [.ownerReadWrite, .groupRead, .otherRead])
+        } catch {
+            throw BlockError.system(error as? Errno ?? .ioError, path: name)
+                .prefixed("Could not create '\(name)'")
         }
     }
 

@@ -33,7 +33,16 @@ struct FileStatus: Sendable {
         length = Int(info.st_size)
         allocatedBytes = Int(info.st_blocks) * 512
         let isDevice = kind == .blockDevice || kind == .characterDevice
-        identity = isDevice ? "device:\(info.st_rdev)" : "\(info.st_dev):\(info.st_ino)"
+        identity = isDevice ? "device:\(info.st_rdev)" : Self.identity(info)
+    }
+
+    private static func identity(_ info: stat) -> String { "\(info.st_dev):\(info.st_ino)" }
+
+    /// The identity of the regular file that has this name itself, not through a link; `nil` without one.
+    static func identity(ofName path: String) -> String? {
+        var info = stat()
+        guard lstat(path, &info) == 0, info.st_mode & S_IFMT == S_IFREG else { return nil }
+        return identity(info)
     }
 
     /// The length alone, in bytes.
@@ -79,6 +88,3 @@ struct FileStatus: Sendable {
         if flags != -1 { _ = fcntl(descriptor, F_SETFL, flags & ~O_NONBLOCK) }
     }
 }
-
-/// Removes a name; it does not matter when that fails.
-func unlinkFile(_ path: String) { _ = unlink(path) }

@@ -8,8 +8,10 @@ import SystemPackage
 /// Thread-safe. Requests that may change the length, and those that rewrite parts of blocks past the page
 /// cache, pass through one gate; all others run side by side.
 final class HostFile: Sendable {
-    /// As the user named it, for messages and for opening it again.
+    /// As the user named it, for messages.
     let path: String
+    /// Where it is opened again: a new image has another name until it is whole.
+    let place: String
     /// Keeps its number when the file is reopened.
     let descriptor: Int32
     let options: FileOpenOptions
@@ -29,6 +31,9 @@ final class HostFile: Sendable {
     private struct Use {
         var locks = FileLocks.none
         var toleratesWriters = false
+        /// Gets these locks back when this one is closed.
+        var keeper: HostFile?
+        var kept = FileLocks.none
     }
 
     private let use = Mutex(Use())
@@ -37,8 +42,11 @@ final class HostFile: Sendable {
     private let isOpen = Atomic<Bool>(true)
 
     /// Takes over the descriptor, which it closes in the end (also when this throws).
-    private init(_ opened: FileDescriptor, path: String, options: FileOpenOptions) throws(BlockError) {
+    private init(
+        _ opened: FileDescriptor, path: String, place: String? = nil, options: FileOpenOptions
+    ) throws(BlockError) {
         self.path = path
+        self.place = place ?? path
         self.options = options
         descriptor = opened.rawValue
         let number = opened.rawValue
@@ -64,10 +72,16 @@ final class HostFile: Sendable {
 
     /// Opens an existing file or device and takes the locks.
     ///
+    /// - Parameters:
+    ///   - place: where the file is, if not at `path`.
+    ///   - keeper: the same file, open and locked by us, whose locks this one has while it is open.
     /// - Throws: with the message `Could not open 'path': …`, or `busy` when another process's use conflicts.
-    static func open(_ path: String, _ options: FileOpenOptions) throws(BlockError) -> HostFile {
-        let descriptor = try descriptor(path, options)
-        let file = try HostFile(descriptor, path: path, options: options)
+    static func open(
+        _ path: String, _ options: FileOpenOptions, at place: String? = nil, keeper: HostFile? = nil
+    ) throws(BlockError) -> HostFile {
+        let descriptor = try descriptor(place ?? path, named: path, options)
+        let file = try HostFile(descriptor, path: path, place: place, options: options)
+        if let keeper { try file.takeLocks(from: keeper) }
         if !options.declaresUseLater { try file.declareUse(toleratingWriters: false) }
         FileStatus.makeBlocking(file.descriptor)
         return file
@@ -81,13 +95,15 @@ final class HostFile: Sendable {
     }
 
     /// Opens without waiting, so that a named pipe cannot hold us up.
-    static func descriptor(_ path: String, _ options: FileOpenOptions) throws(BlockError) -> FileDescriptor {
+    private static func descriptor(
+        _ place: String, named path: String, _ options: FileOpenOptions
+    ) throws(BlockError) -> FileDescriptor {
         var flags: FileDescriptor.OpenOptions = [.closeOnExec, .nonBlocking]
         if options.isWriteThrough { flags.insert(FileStatus.durableWrites) }
         if options.isDirect { flags.insert(.init(rawValue: platter_direct_flag())) }
         do {
             let opened = try FileDescriptor.open(
-                FilePath(path), options.readOnly ? .readOnly : .readWrite, options: flags)
+                FilePath(place), options.readOnly ? .readOnly : .readWrite, options: flags)
             if options.isDirect { _ = platter_disable_cache(opened.rawValue) }
             return opened
         } catch {
@@ -138,7 +154,7 @@ final class HostFile: Sendable {
         var options = options
         options.readOnly = readOnly
         let before = use.withLock { $0.locks }
-        let opened = try Self.descriptor(path, options)
+        let opened = try Self.descriptor(place, named: path, options)
         do throws(BlockError) {
             let status = try reporting(path) { () throws(Errno) in try FileStatus(opened.rawValue) }
             guard status.identity == identity else {
@@ -173,6 +189,10 @@ final class HostFile: Sendable {
     func close() {
         if isOpen.load(ordering: .acquiring) { releaseReserve() }
         if isOpen.exchange(false, ordering: .acquiringAndReleasing) {
+            use.withLock { use in
+                use.keeper?.takeBack(use.kept)
+                use.keeper = nil
+            }
             try? FileDescriptor(rawValue: descriptor).close()
         }
     }
@@ -180,6 +200,32 @@ final class HostFile: Sendable {
     /// Whether our locks keep all others from changing the length.
     var isResizedByUsAlone: Bool {
         options.locking != .off && use.withLock { $0.locks.unshared.contains(.resize) }
+    }
+
+    /// Goes on with the locks of another open file of ours, without a moment in which nobody has them.
+    private func takeLocks(from keeper: HostFile) throws(BlockError) {
+        guard keeper.identity == identity else {
+            throw BlockError(.io, "'\(path)' is another file by now", path: path)
+        }
+        guard options.locking != .off, kind == .regular || kind == .blockDevice else { return }
+        let locks = keeper.use.withLock { $0.locks }
+        try locks.take(on: descriptor, path: path)
+        use.withLock { use in
+            use.locks = locks
+            use.keeper = keeper
+            use.kept = locks
+        }
+        try keeper.changeLocks { _ in .none }
+    }
+
+    /// Has locks again that another open file of ours still holds.
+    private func takeBack(_ locks: FileLocks) {
+        use.withLock { use in
+            do throws(BlockError) {
+                try locks.take(on: descriptor, path: path)
+                use.locks = locks
+            } catch {}
+        }
     }
 
     /// Takes the locks of a reader or writer.

@@ -62,6 +62,9 @@ int platter_device_zero(int fd, uint64_t offset, uint64_t length);
 int platter_disable_copy_on_write(int fd);
 int platter_set_extent_size(int fd, uint32_t bytes);
 
+/* Gives a file another name on its file system, unless there is a file of that name: EEXIST. */
+int platter_rename_new(const char *from, const char *to);
+
 /* A file without a name in that folder; the descriptor, or -1 and *error. */
 int platter_open_unnamed(const char *folder, int *error);
 

@@ -40,7 +40,8 @@ struct ConvertCommand: ImageCommand {
             "Several sources become one disk, one after the other. SOURCE may be '-' for standard input with "
                 + "'-f raw', TARGET '-' for standard output with '-O raw' or a format that is written from "
                 + "front to back, such as a compressed stream.",
-            "When the command fails or is interrupted, a TARGET that it made is removed.",
+            "TARGET gets its name when it is whole; until then it is 'TARGET.….platter-partial', which is "
+                + "removed when the command fails or is interrupted.",
         ])
     @Option var sourceFormat: String?
     @Flag var imageOpts = false

@@ -56,6 +56,17 @@ struct CreateCommand: ImageCommand {
         creator.showsNotes = !quiet
         try creator.setBacking(backing, format: backingFormat)
         try creator.resolve(size: size)
-        try creator.create()
+        let made = creator
+        let signals = SignalWatch(
+            onInterrupt: {
+                made.discard()
+                HostFile.endProcess()
+            }, onStatusRequest: {})
+        defer { signals.stop() }
+        do throws(BlockError) { try creator.create() } catch {
+            creator.discard()
+            throw error
+        }
+        try creator.finish()
     }
 }

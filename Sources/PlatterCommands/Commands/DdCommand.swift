@@ -63,30 +63,49 @@ struct DdCommand: ImageCommand {
     private func copy(_ node: BlockNode, _ range: Range<Int>, to output: String, _ context: CommandContext)
         throws
     {
-        do throws(BlockError) {
+        let creator = try creating(output) { () throws(BlockError) in
             var creator = try ImageCreator(
                 context, filename: output, format: outputFormat, text: CreateOptionText())
             creator.isQuiet = true
             creator.readFiles = [node].fileIdentities
             creator.options.set(.size, to: String(range.count))
-            try creator.create()
+            return creator
+        }
+        do {
+            try ProgressReporter(context, isShown: false).reporting { control in
+                _ = try creating(output) { () throws(BlockError) in try creator.create() }
+                let settings = OpenSettings(readOnly: false, withoutBacking: true)
+                let image = ImageName(output, format: outputFormat)
+                let target = try creator.context.open(image, settings: settings)
+                try context.closing(target) { target in
+                    try transfer(node, range, to: target, control)
+                    try target.flush()
+                }
+            }
         } catch {
+            creator.discard()
+            throw error
+        }
+        try creator.finish()
+    }
+
+    private func creating<Result>(
+        _ output: String, _ body: () throws(BlockError) -> Result
+    ) throws(BlockError) -> Result {
+        do throws(BlockError) { return try body() } catch {
             throw error.kind == .unsupported
                 ? error : error.prefixed("\(output): error while creating output image")
         }
-        let settings = OpenSettings(readOnly: false, withoutBacking: true)
-        let target = try context.open(ImageName(output, format: outputFormat), settings: settings)
-        try context.closing(target) { target in
-            try transfer(node, range, to: target)
-            try target.flush()
-        }
     }
 
-    private func transfer(_ node: BlockNode, _ range: Range<Int>, to target: BlockNode) throws(BlockError) {
+    private func transfer(
+        _ node: BlockNode, _ range: Range<Int>, to target: BlockNode, _ control: JobControl
+    ) throws(BlockError) {
         let buffer = AlignedBuffer(count: Self.pieceBytes)
         let startsAsZero = target.startsAsZero
         var offset = range.lowerBound
         while offset < range.upperBound {
+            try control.checkpoint(moving: 0)
             let run = try node.status(at: offset, limit: range.upperBound - offset)
             guard !run.isZero else {
                 // A device keeps its old bytes where nothing is written.

@@ -103,16 +103,17 @@ struct ConvertTarget {
         }
         let creator = try creator(size: size, readFiles: sources.fileIdentities)
         do {
-            if try fillStream(creator, body) { return }
+            if try fillStream(creator, body) { return try creator.finish() }
             try create(creator)
-            let node = try context.open(try made(), settings: settings)
+            let node = try creator.context.open(try made(), settings: settings)
             let filling = Filling(
                 startsAsZero: node.startsAsZero, isOverNamedBacking: backing?.isEmpty == false)
             try using(node, filling, body)
         } catch {
-            creator.made.removeAll()
+            creator.discard()
             throw error
         }
+        try creator.finish()
     }
 
     /// Makes an image that is written from front to back. `false` where this is not one.

@@ -18,6 +18,9 @@ enum HostFile {
 
     static func exists(_ path: String) -> Bool { access(path, F_OK) == 0 }
 
+    /// Ends the process at once, as after an interrupt.
+    static func endProcess() -> Never { _exit(SignalWatch.interruptedStatus) }
+
     /// Removes a regular file, and nothing else.
     static func remove(_ path: String) {
         var status = stat()

@@ -1,7 +1,12 @@
 import BlockCore
+import BlockProtocols
 
 /// Makes an image as `create`, `convert` and `dd` do: options, backing file, the announcing line.
+///
+/// Opened through ``context``, the image is there; its name it gets by ``finish()``. Call that once the image
+/// is whole and closed, or else ``discard()``.
 struct ImageCreator {
+    /// Opens the new image, too, before it has its name.
     let context: CommandContext
     let filename: String
     let format: String
@@ -14,14 +19,15 @@ struct ImageCreator {
     var showsNotes = true
     /// Files that are read from, so that making the image must not empty them.
     var readFiles: Set<String> = []
-    /// What was made.
-    let made = MadeFiles()
+    /// What is made.
+    private let files: NewFiles
 
     /// - Throws: for an unknown format or protocol, and options that they do not take.
     init(
         _ context: CommandContext, filename: String, format: String, text: CreateOptionText
     ) throws(BlockError) {
-        self.context = context
+        files = NewFiles(for: HostFile.path(of: filename, context.registry) ?? filename)
+        self.context = context.making(files)
         self.filename = filename
         self.format = format
         options = try context.opener.createOptions(format: format, filename: filename)
@@ -118,16 +124,27 @@ struct ImageCreator {
         }
     }
 
+    /// Gives the image its name.
+    ///
+    /// - Throws: `exists` when somebody else has made a file of that name meanwhile.
+    func finish() throws(BlockError) {
+        do throws(BlockError) { try files.commit() } catch {
+            files.discard()
+            throw error
+        }
+    }
+
+    /// Removes what was made.
+    func discard() { files.discard() }
+
     private var rules: CreationRules {
         var rules = CreationRules()
         rules.needsBacking = !trustsBacking
-        rules.willMake = { [context, readFiles, made] (name) throws(BlockError) in
+        rules.willMake = { [context, readFiles] (name) throws(BlockError) in
             if context.wouldEmpty(name, among: readFiles) {
                 throw BlockError(.invalidArgument, "Making '\(name)' would empty a file that is read from")
             }
-            made.willMake(name, context.registry)
         }
-        rules.didMake = { [context, made] name in made.didMake(name, context.registry) }
         if showsNotes { rules.note = { [context] text in context.warn(text) } }
         return rules
     }

@@ -1,7 +1,5 @@
 import BlockCore
 import BlockFormats
-import BlockProtocols
-import Synchronization
 
 extension BlockNode {
     /// Whether a file of this node itself is one from which `nodes` or their backing files are read.
@@ -33,30 +31,5 @@ extension CommandContext {
         guard let existing = try? opener.open(name, format: format, settings: settings) else { return false }
         defer { try? existing.close() }
         return existing.sharesFile(with: identities)
-    }
-}
-
-/// The files that making an image has made so far, to be removed if it comes to nothing. Thread-safe.
-final class MadeFiles: Sendable {
-    private let files = Mutex<[(path: String, wasThere: Bool, isMade: Bool)]>([])
-
-    /// To be called before a file is made.
-    func willMake(_ name: String, _ registry: DriverRegistry) {
-        guard let path = HostFile.path(of: name, registry) else { return }
-        let wasThere = HostFile.exists(path)
-        files.withLock { $0.append((path, wasThere, false)) }
-    }
-
-    /// To be called once it is there.
-    func didMake(_ name: String, _ registry: DriverRegistry) {
-        guard let path = HostFile.path(of: name, registry) else { return }
-        files.withLock { files in
-            for index in files.indices where files[index].path == path { files[index].isMade = true }
-        }
-    }
-
-    /// Removes them. A file that could not even be emptied stays: it may be somebody's image.
-    func removeAll() {
-        for file in files.withLock({ $0 }) where file.isMade || !file.wasThere { HostFile.remove(file.path) }
     }
 }

@@ -1,0 +1,138 @@
+import BlockCore
+import CHost
+import Synchronization
+import SystemPackage
+
+/// The files that a command makes for one image, until the image is whole.
+///
+/// A new image file has a name of its own beside its place until ``commit()``: a process that is killed
+/// leaves nothing under the image's name. An image file that was there before is emptied where it is, gets
+/// its first sector last, and keeps its owner, mode and links. Both stay open and locked until the end, also
+/// while nobody else in this process has them open. Further files (extents, a data file) are made under their
+/// names, before the image that names them.
+///
+/// What fails removes only what it made: names are compared by device and inode. Thread-safe.
+public final class NewFiles: Sendable {
+    /// The image's file.
+    private struct Main {
+        /// Where the image belongs, with links followed.
+        var path: String
+        /// Where it is; the same where it was there before.
+        var place: String
+        /// Open and, while nobody else here has it open, locked.
+        var keeper: HostFile
+        /// What a file that was there before gets last.
+        let start = HeldStart()
+        var isNew: Bool { place != path }
+    }
+
+    private struct Further {
+        var path: String
+        var identity: String
+    }
+
+    private struct State {
+        var main: Main?
+        var further: [Further] = []
+    }
+
+    /// The image's path as the caller names it.
+    private let path: String
+    private let state = Mutex(State())
+
+    /// - Parameter path: the image's file; others that are made are further files.
+    public init(for path: String) { self.path = path }
+
+    /// The `file` protocol, making files through this object.
+    public var entry: ProtocolEntry {
+        var entry = FileDriver.entry
+        let (open, create) = (entry.open, entry.create)
+        entry.open = { [self] (path, options, settings) throws(BlockError) -> any ProtocolDriver in
+            guard path == self.path, let main = state.withLock({ $0.main }) else {
+                return try open(path, &options, settings)
+            }
+            return try reopen(main, FileOpenOptions(settings, taking: &options))
+        }
+        entry.create = { [self] (path, options) throws(BlockError) in
+            if path == self.path { return try createMain(options) }
+            let wasThere = FileStatus.identity(ofName: path) != nil
+            try create?(path, options)
+            guard !wasThere, let identity = FileStatus.identity(ofName: path) else { return }
+            state.withLock { $0.further.append(Further(path: path, identity: identity)) }
+        }
+        return entry
+    }
+
+    private func createMain(_ options: CreateOptions) throws(BlockError) {
+        let preallocation = try options.preallocation()
+        let final = HostPath.followingLinks(path)
+        let isThere = HostPath.exists(final)
+        let place = isThere ? final : HostPath.temporaryName(beside: final)
+        let descriptor = try FileDriver.openForCreation(place, isNew: !isThere, named: path)
+        let keeper = try HostFile.adopting(
+            descriptor, path: path, FileOpenOptions(OpenSettings(readOnly: false)))
+        do throws(BlockError) {
+            try keeper.changeLocks { _ in .creating }
+        } catch {
+            // Somebody else uses it: it is not ours to remove.
+            keeper.close()
+            throw error
+        }
+        let main = Main(path: final, place: place, keeper: keeper)
+        state.withLock { $0.main = main }
+        try FileDriver.empty(keeper, size: options.integer(.size) ?? 0, preallocation, options)
+    }
+
+    private func reopen(_ main: Main, _ options: FileOpenOptions) throws(BlockError) -> any ProtocolDriver {
+        let file = try HostFile.open(path, options, at: main.place, keeper: main.keeper)
+        if file.kind == .blockDevice || file.kind == .characterDevice { return HostDeviceDriver(file) }
+        try FileDriver.checkRegular(file)
+        return main.isNew ? FileDriver(file) : HeldStartDriver(FileDriver(file), main.start)
+    }
+
+    /// The image is whole and closed: gives it its name.
+    ///
+    /// - Throws: `exists` when there is another file of that name by now, which stays; `io` when the name
+    ///   cannot be given, so that the image stays where it is, which the message tells. What writing throws.
+    public func commit() throws(BlockError) {
+        guard let main = state.withLock({ $0.main }) else { return }
+        if main.keeper.kind == .regular, !main.isNew { try main.start.release(to: main.keeper) }
+        if main.isNew {
+            let code = Errno(rawValue: platter_rename_new(main.place, main.path))
+            if code == .fileExists {
+                throw BlockError(
+                    .exists, "'\(path)' was made by another program meanwhile, and is left as it is",
+                    errno: code.rawValue, path: path)
+            }
+            guard code.rawValue == 0 else {
+                finish()
+                throw BlockError.system(code, path: path)
+                    .prefixed("The image is whole, but '\(main.place)' could not be renamed to '\(path)'")
+            }
+        }
+        finish()
+    }
+
+    /// The image came to nothing: removes what was made, and empties an image file that was there before,
+    /// which would else pass for an image. Calling it after ``commit()`` does nothing.
+    public func discard() {
+        let (main, further) = state.withLock { ($0.main, $0.further) }
+        if let main {
+            if main.isNew {
+                HostPath.remove(main.place, identity: main.keeper.identity)
+            } else if main.keeper.kind == .regular {
+                try? FileStatus.setLength(main.keeper.descriptor, 0)
+            }
+        }
+        for file in further { HostPath.remove(file.path, identity: file.identity) }
+        finish()
+    }
+
+    private func finish() {
+        let main = state.withLock { state in
+            defer { state = State() }
+            return state.main
+        }
+        main?.keeper.close()
+    }
+}
