@@ -17,7 +17,7 @@ enum HostPath {
 
     static func exists(_ path: String) -> Bool { access(path, F_OK) == 0 }
 
-    /// The name behind a symbolic link, which may lead nowhere; other names as they are.
+    /// The name behind symbolic links that lead nowhere; other names as they are.
     static func followingLinks(_ path: String) -> String {
         var path = path
         for _ in 0..<maximumLinks {
@@ -25,7 +25,7 @@ enum HostPath {
             let count = readlink(path, &target, target.count - 1)
             guard count > 0 else { return path }
             let bytes = target[..<count].map { UInt8(bitPattern: $0) }
-            let next = String(decoding: bytes, as: UTF8.self)
+            guard let next = String(validating: bytes, as: UTF8.self) else { return path }
             path = next.hasPrefix("/") ? next : folder(of: path) + next
         }
         return path

@@ -65,8 +65,8 @@ public final class NewFiles: Sendable {
 
     private func createMain(_ options: CreateOptions) throws(BlockError) {
         let preallocation = try options.preallocation()
-        let final = HostPath.followingLinks(path)
-        let isThere = HostPath.exists(final)
+        let isThere = HostPath.exists(path)
+        let final = isThere ? path : HostPath.followingLinks(path)
         let place = isThere ? final : HostPath.temporaryName(beside: final)
         let descriptor = try FileDriver.openForCreation(place, isNew: !isThere, named: path)
         let keeper = try HostFile.adopting(
@@ -124,8 +124,20 @@ public final class NewFiles: Sendable {
                 try? FileStatus.setLength(main.keeper.descriptor, 0)
             }
         }
-        for file in further { HostPath.remove(file.path, identity: file.identity) }
+        for file in further where !Self.isInUse(file.path) {
+            HostPath.remove(file.path, identity: file.identity)
+        }
         finish()
+    }
+
+    /// Whether somebody else has locks on a file that we have closed.
+    private static func isInUse(_ path: String) -> Bool {
+        do throws(BlockError) {
+            try HostFile.open(path, FileOpenOptions(OpenSettings(readOnly: false))).close()
+            return false
+        } catch {
+            return error.kind == .busy
+        }
     }
 
     private func finish() {
