@@ -116,6 +116,13 @@ public final class NewFiles: Sendable {
     /// The image came to nothing: removes what was made, and empties an image file that was there before,
     /// which would else pass for an image. Calling it after ``commit()`` does nothing.
     public func discard() {
+        remove()
+        finish()
+    }
+
+    /// What ``discard()`` does to the files, but for closing them, while another thread may still write: for
+    /// a process that ends at once.
+    public func remove() {
         let (main, further) = state.withLock { ($0.main, $0.further) }
         if let main {
             if main.isNew {
@@ -127,7 +134,6 @@ public final class NewFiles: Sendable {
         for file in further where !Self.isInUse(file.path) {
             HostPath.remove(file.path, identity: file.identity)
         }
-        finish()
     }
 
     /// Whether somebody else has locks on a file that we have closed.

@@ -57,11 +57,7 @@ struct CreateCommand: ImageCommand {
         try creator.setBacking(backing, format: backingFormat)
         try creator.resolve(size: size)
         let made = creator
-        let signals = SignalWatch(
-            onInterrupt: {
-                made.discard()
-                HostFile.endProcess()
-            }, onStatusRequest: {})
+        let signals = SignalWatch(onInterrupt: { made.abandon() }, onStatusRequest: {})
         defer { signals.stop() }
         do throws(BlockError) { try creator.create() } catch {
             creator.discard()

@@ -146,6 +146,12 @@ struct ImageCreator {
         }
     }
 
+    /// Removes what was made, while another thread makes it, and ends the process as after an interrupt.
+    func abandon() -> Never {
+        files.remove()
+        HostFile.endProcess()
+    }
+
     private var rules: CreationRules {
         var rules = CreationRules()
         rules.needsBacking = !trustsBacking
