@@ -48,7 +48,7 @@ let package = Package(
         .target(
             name: "CRing", cSettings: [.define("_GNU_SOURCE")],
             linkerSettings: [.linkedLibrary("uring", .when(platforms: [.linux]))]),
-        library("BlockCore"),
+        library("BlockCore", ["CHost"]),
         library("BlockProtocols", ["BlockCore", "CHost", "CRing", systemPackage]),
         library(
             "BlockFormats",
@@ -66,7 +66,7 @@ let package = Package(
         .executableTarget(
             name: "ReadmeExample", dependencies: ["BlockCore", "BlockProtocols", "BlockFormats"],
             path: "Tests/ReadmeExample", swiftSettings: settings),
-        tests("BlockCoreTests", ["BlockCore"]),
+        tests("BlockCoreTests", ["BlockCore", "CHost"]),
         tests("BlockProtocolsTests", ["BlockProtocols", "BlockFormats"]),
         tests("BlockFormatsTests", ["BlockFormats"]),
         tests("BlockJobsTests", ["BlockJobs", "BlockFormats"]),

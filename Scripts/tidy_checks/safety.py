@@ -2,6 +2,9 @@
 
 PARSERS = "Sources/BlockFormats/"
 RAW_POINTER = "a raw pointer"
+# A number of that many bits as an image states it.
+LOAD = r"(?:(?:big|little)Endian\(UInt(?:%s)\.self|number(?:%s)\()"
+UNCHECKED = r"\((?!exactly:|truncatingIfNeeded:|clamping:)[^()\n]*\."
 # Each can end the process, or go past a check, on bytes that somebody else chose. (Wrapping operators do not
 # trap, and feed bounds-checked look-ups.)
 TRAPS = {
@@ -11,6 +14,9 @@ TRAPS = {
     r"\b(?:fatalError|precondition(?:Failure)?)\s*\(": "a trap",
     r"\b(?:unsafelyUnwrapped|unsafeBitCast|unsafeDowncast|unowned\(unsafe\))": "an unchecked cast",
     r"\b(?:assumingMemoryBound|bindMemory)\b": RAW_POINTER,
+    r"\bU?Int" + UNCHECKED + LOAD % ("64", "64"): "an unchecked conversion",
+    r"\bU?Int(?:8|16|32)" + UNCHECKED + LOAD % ("32|64", "64"): "an unchecked conversion",
+    LOAD % ("64", "64") + r"[^()\n]*\)(?: \?\? \w+)?\)* [-+*] ": "unchecked arithmetic on a stated number",
 }
 # A target may import those of ours that have a lower number.
 LAYERS = {

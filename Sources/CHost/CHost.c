@@ -20,6 +20,7 @@
 #if __has_include(<linux/openat2.h>)
 #include <linux/openat2.h>
 #endif
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #endif
 
@@ -81,6 +82,22 @@ void platter_raise_file_limit(void) {
     if (limit.rlim_cur >= wanted) return;
     limit.rlim_cur = wanted;
     setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+int platter_is_dumpable(void) {
+#ifdef __linux__
+    return prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 1;
+#else
+    return 0;
+#endif
+}
+
+void platter_set_dumpable(int dumpable) {
+#ifdef __linux__
+    prctl(PR_SET_DUMPABLE, dumpable ? 1 : 0, 0, 0, 0);
+#else
+    (void)dumpable;
+#endif
 }
 
 int platter_punch_hole(int fd, int64_t offset, int64_t length) {

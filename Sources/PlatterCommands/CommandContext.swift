@@ -48,7 +48,7 @@ struct CommandContext: Sendable {
 
     /// Prints `program: message` on standard error, and then the hint lines as they are.
     func complain(_ message: String, hint: String? = nil) {
-        terminal.error("\(programName): \(message)")
+        terminal.error("\(programName): \(PrintableText.shown(message))")
         if let hint { terminal.error(hint) }
     }
 

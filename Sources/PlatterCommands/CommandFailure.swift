@@ -38,11 +38,11 @@ struct CommandFailure: Error {
     /// The message; of damage it has to say where.
     private static func naming(_ error: BlockError) -> String {
         guard error.kind == .corrupt || error.kind == .limit || error.kind == .noSpace, let path = error.path,
-            !error.message.contains(path)
+            !error.message.contains(PrintableText.shown(path))
         else {
             return error.message
         }
-        return "\(path): \(error.message)"
+        return "\(PrintableText.shown(path)): \(error.message)"
     }
 
     /// Adds the name of `known` that may have been meant.

@@ -1,5 +1,6 @@
 import BlockCore
 import BlockTestSupport
+import CHost
 import Testing
 
 @Suite struct BufferTests {
@@ -124,3 +125,14 @@ import Testing
         }
     }
 }
+
+#if os(Linux)
+    @Suite struct KeyMaterialTests {
+        /// While the process holds a secret, nobody dumps its memory.
+        @Test func secretsStayInTheProcess() {
+            let secret = KeyMaterial("open sesame")
+            #expect(platter_is_dumpable() == 0)
+            #expect(secret.count == 11)
+        }
+    }
+#endif

@@ -79,7 +79,10 @@ class Safety(TidyCase):
     def test_traps(self):
         for line in ("let a = try! f()", "let a = b as! C", "let a = b!", "let a = b[0]!.c", "let a = f()!",
                      "fatalError(\"x\")", "precondition(a > 0)", "let a = unsafeBitCast(b, to: C.self)",
-                     "a.unsafelyUnwrapped", "let a = \"\\(b!)\"", "var a: Int!"):
+                     "a.unsafelyUnwrapped", "let a = \"\\(b!)\"", "var a: Int!",
+                     "let a = Int(b.bigEndian(UInt64.self, at: 8) ?? 0)", "let a = Int(bytes.number64(8))",
+                     "let a = UInt16(b.littleEndian(UInt32.self, at: 8) ?? 0)",
+                     "let a = b.bigEndian(UInt64.self, at: 8) ?? 0 + 1", "let a = b.number64(8) * 512"):
             self.assertTrue(self.found(safety.traps, PARSER, line + "\n"), line)
 
     def test_no_traps(self):
@@ -87,6 +90,9 @@ class Safety(TidyCase):
             let a = !b && c != d && e!=f  // try! this, b!
             let text = "no! \\(a != b) try! &+"
             let mask = a & b & -c
+            let size = Int(exactly: b.bigEndian(UInt64.self, at: 8) ?? 0)
+            let count = Int(b.bigEndian(UInt32.self, at: 8) ?? 0) * 512
+            let (sum, over) = b.number64(8).addingReportingOverflow(512)
             guard let d = try? f() else { throw g as Error }
             """)
 

@@ -36,6 +36,16 @@ public struct MeasuredSize: Sendable, Equatable {
         self.required = required
         self.fullyAllocated = fullyAllocated
     }
+
+    /// Tables of `fixed` bytes, and behind them `data` bytes now or `full` bytes once all is written.
+    ///
+    /// - Throws: `limit` where the file would be longer than a file can be.
+    public init(fixed: Int, data: Int, full: Int) throws(BlockError) {
+        let (required, tooLong) = fixed.addingReportingOverflow(data)
+        let (fullyAllocated, muchTooLong) = fixed.addingReportingOverflow(full)
+        guard !tooLong, !muchTooLong else { throw BlockError(.limit, "The image size is too large") }
+        self.init(required: required, fullyAllocated: fullyAllocated)
+    }
 }
 
 /// Changes which backing file the image names, and nothing else.

@@ -34,8 +34,11 @@ public struct BlockError: Error, Sendable, CustomStringConvertible {
     }
 
     public var kind: Kind
-    /// One sentence for people, without a full stop and without the program's name.
-    public var message: String
+    /// One sentence for people, without a full stop and without the program's name. What it names may come
+    /// from an image: characters that could end the line or steer a terminal are shown as escapes.
+    public var message: String {
+        didSet { message = PrintableText.shown(message) }
+    }
     /// The C `errno`, where a system call failed.
     public var errno: Int32?
     /// The file concerned.
@@ -44,20 +47,22 @@ public struct BlockError: Error, Sendable, CustomStringConvertible {
     public var offset: Int?
     /// What led to this error.
     public var underlying: (any Error)?
-    /// Further lines for people, printed after the message.
-    public var hint: String?
+    /// Further lines for people, printed after the message; free of control characters but line feeds.
+    public var hint: String? {
+        didSet { hint = hint.map { PrintableText.shown($0, keepsLines: true) } }
+    }
 
     public init(
         _ kind: Kind, _ message: String, errno: Int32? = nil, path: String? = nil, offset: Int? = nil,
         underlying: (any Error)? = nil, hint: String? = nil
     ) {
         self.kind = kind
-        self.message = message
+        self.message = PrintableText.shown(message)
         self.errno = errno
         self.path = path
         self.offset = offset
         self.underlying = underlying
-        self.hint = hint
+        self.hint = hint.map { PrintableText.shown($0, keepsLines: true) }
     }
 
     public var description: String { message }

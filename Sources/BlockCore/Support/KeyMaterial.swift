@@ -1,3 +1,6 @@
+import CHost
+import Synchronization
+
 #if canImport(Glibc)
     import Glibc
 #elseif canImport(Musl)
@@ -6,7 +9,8 @@
     import Darwin
 #endif
 
-/// Secret bytes: a passphrase or a key. Wiped from memory when the last reference goes.
+/// Secret bytes: a passphrase or a key. Wiped from memory when the last reference goes. While there is one,
+/// the process leaves no core dump, and no other program of the same user can read its memory.
 ///
 /// Thread-safe: never changed after it is made. Not printed, compared or hashed by accident: it offers its
 /// bytes and nothing else.
@@ -21,6 +25,7 @@ public final class KeyMaterial: @unchecked Sendable {
         storage = .allocate(byteCount: max(count, 1), alignment: 16)
         storage.initializeMemory(as: UInt8.self, repeating: 0)
         self.count = count
+        SecretMemory.begin()
         var span = MutableRawSpan(_unsafeBytes: UnsafeMutableRawBufferPointer(rebasing: storage[0..<count]))
         try fill(&span)
     }
@@ -38,6 +43,7 @@ public final class KeyMaterial: @unchecked Sendable {
     deinit {
         Self.wipe(storage)
         storage.deallocate()
+        SecretMemory.end()
     }
 
     /// The size in bytes.
@@ -66,5 +72,32 @@ public final class KeyMaterial: @unchecked Sendable {
     /// Overwrites the bytes of a span with zeroes, which no optimiser may leave out.
     public static func wipe(_ bytes: inout MutableRawSpan) {
         bytes.withUnsafeMutableBytes { wipe($0) }
+    }
+}
+
+/// Keeps the memory of the process to itself while it holds secrets. Thread-safe.
+private enum SecretMemory {
+    private struct State {
+        var secrets = 0
+        /// Whether the process could be dumped before.
+        var wasDumpable = false
+    }
+
+    private static let state = Mutex(State())
+
+    static func begin() {
+        state.withLock { state in
+            state.secrets += 1
+            guard state.secrets == 1 else { return }
+            state.wasDumpable = platter_is_dumpable() == 1
+            if state.wasDumpable { platter_set_dumpable(0) }
+        }
+    }
+
+    static func end() {
+        state.withLock { state in
+            state.secrets -= 1
+            if state.secrets == 0 && state.wasDumpable { platter_set_dumpable(1) }
+        }
     }
 }

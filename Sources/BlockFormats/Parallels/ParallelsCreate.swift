@@ -50,7 +50,7 @@ extension ParallelsDriver: Measurable {
         let data = try source?.allocatedBytes(unit: header.clusterBytes) ?? 0
         // The last cluster is stored as a whole.
         let full = header.entryCount * header.clusterBytes
-        return MeasuredSize(
-            required: fixed + (data.roundedUp(to: header.clusterBytes) ?? data), fullyAllocated: fixed + full)
+        return try MeasuredSize(
+            fixed: fixed, data: data.roundedUp(to: header.clusterBytes) ?? data, full: full)
     }
 }

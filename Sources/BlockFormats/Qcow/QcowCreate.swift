@@ -115,7 +115,6 @@ extension QcowDriver: Measurable {
             data = try source.allocatedBytes(unit: header.clusterBytes)
             mapped = try source.allocatedBytes(unit: header.guestBytesPerTable)
         }
-        return MeasuredSize(
-            required: front + tables(mapped) + data, fullyAllocated: front + tables(full) + full)
+        return try MeasuredSize(fixed: front, data: tables(mapped) + data, full: tables(full) + full)
     }
 }

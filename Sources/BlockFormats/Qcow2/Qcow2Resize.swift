@@ -30,6 +30,16 @@ extension Qcow2Driver: Resizable {
             guard mode != .off else { return }
             try tables.preallocateGrowth(before..<virtualSize, mode)
         }
+        if preallocation != .off { try allocateLastCluster(before..<virtualSize, old) }
+    }
+
+    /// Gives the cluster that was the last one, and not whole, its space: the first of `added` lie in it.
+    private func allocateLastCluster(_ added: Range<Int>, _ old: any GuestReader) throws(BlockError) {
+        let end = added.lowerBound.roundedUp(to: layout.clusterSize) ?? added.upperBound
+        let count = min(end, added.upperBound) - added.lowerBound
+        guard count > 0 else { return }
+        try write([UInt8](repeating: 0, count: count).span.bytes, at: added.lowerBound, old: old)
+        try exclusively { tables throws(BlockError) in try tables.commit() }
     }
 
     /// A data file is as long as the disk, and holds zeroes where the disk is new.

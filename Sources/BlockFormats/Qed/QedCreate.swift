@@ -78,8 +78,7 @@ extension QedDriver: Measurable {
             data = try source.allocatedBytes(unit: header.clusterBytes)
             used = try source.allocatedBytes(unit: header.guestBytesPerTable)
         }
-        return MeasuredSize(
-            required: fixed + tables(used) + data, fullyAllocated: fixed + tables(full) + full)
+        return try MeasuredSize(fixed: fixed, data: tables(used) + data, full: tables(full) + full)
     }
 }
 

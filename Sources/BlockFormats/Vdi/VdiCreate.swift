@@ -89,11 +89,11 @@ extension VdiDriver: Measurable {
     public static func measure(
         _ options: CreateOptions, virtualSize: Int, source: BlockNode?
     ) throws(BlockError) -> MeasuredSize {
-        let blocks = virtualSize / defaultBlockBytes + (virtualSize % defaultBlockBytes == 0 ? 0 : 1)
-        let fixed = Vdi.sectorBytes + BlockTable.fileBytes(entries: blocks)
-        let full = blocks * defaultBlockBytes
+        let header = try newHeader(virtualSize, isStatic: false, [])
+        let fixed = header.dataOffset
+        let full = header.blockCount * defaultBlockBytes
         var data = options.flag(.staticImage) ? full : 0
         if let source, data == 0 { data = try source.allocatedBytes(unit: defaultBlockBytes) }
-        return MeasuredSize(required: fixed + data, fullyAllocated: fixed + full)
+        return try MeasuredSize(fixed: fixed, data: data, full: full)
     }
 }

@@ -129,7 +129,6 @@ extension VmdkDriver: Measurable {
         let stored = plan.subformat == .streamOptimized ? grain + Vmdk.sectorBytes : grain
         let data = try source.map { node throws(BlockError) in try node.allocatedBytes(unit: grain) } ?? 0
         let grains = { (bytes: Int) in (bytes + grain - 1) / grain }
-        return MeasuredSize(
-            required: fixed + grains(data) * stored, fullyAllocated: fixed + grains(full) * stored)
+        return try MeasuredSize(fixed: fixed, data: grains(data) * stored, full: grains(full) * stored)
     }
 }

@@ -148,7 +148,7 @@ struct FileLocks: Sendable, Equatable {
             case .busy(let name):
                 BlockError(
                     .busy, "Failed to get \(name) lock", path: path,
-                    hint: "Is another process using the image [\(path)]?")
+                    hint: "Is another process using the image [\(PrintableText.shown(path))]?")
             case .unsupported(let code):
                 BlockError(
                     .unsupported, "The file system does not support locks", errno: code.rawValue, path: path)

@@ -81,6 +81,11 @@ void platter_return_large_blocks(void);
 /* As many files as the system allows this process: a split disk may have thousands. */
 void platter_raise_file_limit(void);
 
+/* Whether the memory of this process may be dumped to a file or read by other programs of the same user.
+ * platter_set_dumpable does nothing where the system has no such switch. */
+int platter_is_dumpable(void);
+void platter_set_dumpable(int dumpable);
+
 /* CRC-32C's inner loop over some bytes: starts from and answers the checksum with all bits flipped. The
  * processor's instruction where it has one; the portable way is for tests. */
 uint32_t platter_crc32c(uint32_t value, const void *bytes, size_t count);

@@ -87,7 +87,7 @@ struct CheckCommand: ImageCommand {
         _ checkable: any Checkable, _ mode: RepairMode, _ context: CommandContext
     ) throws(CommandFailure) -> CheckResult {
         do throws(BlockError) {
-            return try checkable.check(repair: mode) { context.terminal.error($0) }
+            return try checkable.check(repair: mode) { context.terminal.error(PrintableText.shown($0)) }
         } catch {
             throw CommandFailure("Check failed: \(error.message)", details: error.hint.map { [$0] } ?? [])
         }

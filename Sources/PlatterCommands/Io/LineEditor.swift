@@ -47,7 +47,7 @@ final class LineEditor {
     /// The next line without its end; `nil` at the end of the input.
     func next() -> String? {
         if isInteractive { return edited() }
-        terminal.print(prompt)
+        terminal.steer(prompt, isAnswer: true)
         terminal.flush()
         return plain()
     }
@@ -133,7 +133,7 @@ final class LineEditor {
         case 0x08, 0x7F: line.deleteBackwards()
         case 0x09: complete()
         case 0x0B: line.deleteToEnd()
-        case 0x0C: terminal.print("\u{1B}[H\u{1B}[2J")
+        case 0x0C: terminal.steer("\u{1B}[H\u{1B}[2J")
         case 0x0E: recall(shown + 1)
         case 0x10: recall(shown - 1)
         case 0x15: line.deleteToStart()
@@ -212,8 +212,8 @@ final class LineEditor {
         let start = hasRoom ? prompt.count : 0
         let part = line.window(columns: columns - start)
         let cursor = start + part.cursor
-        terminal.print("\r" + (hasRoom ? prompt : "") + part.text + "\u{1B}[K\r")
-        if cursor > 0 { terminal.print("\u{1B}[\(cursor)C") }
+        terminal.steer("\r" + (hasRoom ? prompt : "") + part.text + "\u{1B}[K\r")
+        if cursor > 0 { terminal.steer("\u{1B}[\(cursor)C") }
         terminal.flush()
     }
 

@@ -49,7 +49,7 @@ enum CreateOptionReport {
     /// The line that announces what is created.
     static func formattingLine(_ filename: String, format: String, _ options: CreateOptions) -> String {
         let values = options.shown.map { " \($0.key.rawValue)=\(doublingCommas($0.value))" }
-        return "Formatting '\(filename)', fmt=\(format)\(values.joined())"
+        return PrintableText.shown("Formatting '\(filename)', fmt=\(format)\(values.joined())")
     }
 
     /// What `-o help` prints: the format's options, with those of the protocol when a file is named.

@@ -137,15 +137,19 @@ extension ImageInfo {
 extension ImageInfo {
     /// The lines, each with its line feed.
     var text: String {
-        var text = "image: \(filename)\nfile format: \(format)\nvirtual size: \(Self.both(virtualSize))\n"
+        let shown = { (name: String) in PrintableText.shown(name) }
+        var text =
+            "image: \(shown(filename))\nfile format: \(format)\nvirtual size: \(Self.both(virtualSize))\n"
         text += "disk size: \(actualSize.map(HumanSize.text) ?? "unavailable")\n"
         if details.isEncrypted { text += "encrypted: yes\n" }
         if let size = details.clusterSizeBytes { text += "cluster_size: \(size)\n" }
         if details.isDirty { text += "cleanly shut down: no\n" }
         if let backing {
-            let elsewhere = fullBackingName.flatMap { $0 == backing.filename ? nil : " (actual path: \($0))" }
-            text += "backing file: \(backing.filename)\(elsewhere ?? "")\n"
-            if let format = backing.format { text += "backing file format: \(format)\n" }
+            let elsewhere = fullBackingName.flatMap {
+                $0 == backing.filename ? nil : " (actual path: \(shown($0)))"
+            }
+            text += "backing file: \(shown(backing.filename))\(elsewhere ?? "")\n"
+            if let format = backing.format { text += "backing file format: \(shown(format))\n" }
         }
         if !snapshots.isEmpty { text += SnapshotTable.text(snapshots) }
         if let limits { text += "Block limits:\n" + InfoText.fields(limits, indent: 4) }
@@ -158,8 +162,9 @@ extension ImageInfo {
 
     private func childText(_ role: String, path: String) -> String {
         let name = "\(path)/\(role)"
-        var text = "Child node '\(name)':\n    filename: \(filename)\n    protocol type: \(format)\n"
-        if let reason = isUnknownBecause { return text + "    not opened: \(reason)\n" }
+        let file = PrintableText.shown(filename)
+        var text = "Child node '\(name)':\n    filename: \(file)\n    protocol type: \(format)\n"
+        if let reason = isUnknownBecause { return text + "    not opened: \(PrintableText.shown(reason))\n" }
         text += "    file length: \(Self.both(virtualSize))\n"
         text += "    disk size: \(actualSize.map(HumanSize.text) ?? "unavailable")\n"
         if let limits { text += "    Block limits:\n" + InfoText.fields(limits, indent: 8) }

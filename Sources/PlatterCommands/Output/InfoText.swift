@@ -6,7 +6,7 @@ enum InfoText {
     static func fields(_ fields: [InfoField], indent: Int) -> String {
         var text = ""
         for field in fields {
-            let name = String(field.key.map { $0 == "-" ? " " : $0 })
+            let name = PrintableText.shown(String(field.key.map { $0 == "-" ? " " : $0 }))
             text += line(name, field.value, indent)
         }
         return text
@@ -15,7 +15,7 @@ enum InfoText {
     private static func line(_ name: String, _ value: InfoValue, _ indent: Int) -> String {
         let head = String(repeating: " ", count: indent) + name + ":"
         switch value {
-        case .text(let text): return "\(head) \(text)\n"
+        case .text(let text): return "\(head) \(PrintableText.shown(text))\n"
         case .number(let number): return "\(head) \(number)\n"
         case .flag(let flag): return "\(head) \(flag)\n"
         case .object(let nested): return "\(head)\n" + fields(nested, indent: indent + 4)

@@ -102,7 +102,7 @@ private final class ProgressDisplay: Sendable {
     func printOnce(_ progress: JobControl.Progress) {
         let start = isShown && isLine ? "\r" : ""
         let more = isQemu ? "" : "  " + pace(progress)
-        terminal.error(start + Self.classicText(progress.fraction * 100) + more)
+        terminal.writeError(start + Self.classicText(progress.fraction * 100) + more + "\n")
     }
 
     func end(succeeded: Bool, result: String, isAnswer: Bool) {
@@ -127,7 +127,7 @@ private final class ProgressDisplay: Sendable {
     }
 
     private func classic(_ percent: Double) {
-        terminal.remark(Self.classicText(percent) + "\r")
+        terminal.steer(Self.classicText(percent) + "\r")
         terminal.flush()
     }
 

@@ -9,13 +9,37 @@ import Synchronization
     import Darwin
 #endif
 
-/// Takes the signals that concern a running job on a thread of its own, so that no code runs in a handler.
+/// Takes the signals that concern running jobs on a thread of its own, so that no code runs in a handler.
 ///
-/// While it watches, the signals are blocked in the thread that made it and in those started from there.
+/// While it watches, the signals are blocked in the thread that made it and in those started from there. All
+/// watches of the process share one thread, so none can take a signal that is meant for another: each of them
+/// gets to know. Thread-safe.
 final class SignalWatch: Sendable {
-    private let isStopped = Atomic<Bool>(false)
+    private struct Handlers: Sendable {
+        var onInterrupt: @Sendable () -> Void
+        var onStatusRequest: @Sendable () -> Void
+        var wasInterrupted = false
+    }
+
+    private struct Watches: Sendable {
+        var all: [Int: Handlers] = [:]
+        var lastNumber = 0
+        /// Whether the thread was started; it never ends.
+        var hasThread = false
+    }
+
+    /// What a signal comes to.
+    private enum Outcome {
+        case calls([@Sendable () -> Void])
+        case exit
+        /// Nobody watches: what the system does with the signal.
+        case systemDefault
+    }
+
+    private static let watches = Mutex(Watches())
     /// The signal that interrupted this process.
     private static let received = Atomic<Int32>(SIGINT)
+    private let number: Int
 
     /// The exit status after an interrupt, as a shell tells of the signal: 130 for Ctrl-C.
     static var interruptedStatus: Int32 { 128 + received.load(ordering: .relaxed) }
@@ -26,33 +50,60 @@ final class SignalWatch: Sendable {
     init(onInterrupt: @escaping @Sendable () -> Void, onStatusRequest: @escaping @Sendable () -> Void) {
         var set = Self.set
         pthread_sigmask(SIG_BLOCK, &set, nil)
-        WorkerThreads.detach { [self] in
-            var interrupted = false
-            var set = Self.set
-            while true {
-                var signal: Int32 = 0
-                guard sigwait(&set, &signal) == 0 else { continue }
-                if isStopped.load(ordering: .acquiring) { return }
-                if signal == SIGUSR1 {
-                    onStatusRequest()
-                } else if interrupted {
-                    _exit(128 + signal)
-                } else {
-                    interrupted = true
-                    Self.received.store(signal, ordering: .relaxed)
-                    onInterrupt()
-                }
-            }
+        let handlers = Handlers(onInterrupt: onInterrupt, onStatusRequest: onStatusRequest)
+        let (number, isFirst) = Self.watches.withLock { watches in
+            defer { watches.hasThread = true }
+            watches.lastNumber += 1
+            watches.all[watches.lastNumber] = handlers
+            return (watches.lastNumber, !watches.hasThread)
+        }
+        self.number = number
+        if isFirst { WorkerThreads.detach { Self.watch() } }
+    }
+
+    /// Ends watching: when nobody else watches, an interrupt ends the program again.
+    func stop() {
+        let isLast = Self.watches.withLock { watches in
+            watches.all.removeValue(forKey: number) != nil && watches.all.isEmpty
+        }
+        guard isLast else { return }
+        var set = Self.interruptSet
+        pthread_sigmask(SIG_UNBLOCK, &set, nil)
+    }
+
+    private static func watch() {
+        var set = set
+        while true {
+            var signal: Int32 = 0
+            if sigwait(&set, &signal) == 0 { deliver(signal) }
         }
     }
 
-    /// Ends watching: an interrupt ends the program again.
-    func stop() {
-        guard !isStopped.exchange(true, ordering: .acquiringAndReleasing) else { return }
-        // Wakes the watching thread, which sees that it is over.
-        kill(getpid(), SIGUSR1)
-        var set = Self.interruptSet
+    /// Does what the signal asks for, to every watch.
+    static func deliver(_ signal: Int32) {
+        switch watches.withLock({ outcome(signal, &$0) }) {
+        case .calls(let calls): calls.forEach { $0() }
+        case .exit: _exit(128 + signal)
+        case .systemDefault: leaveToSystem(signal)
+        }
+    }
+
+    private static func outcome(_ signal: Int32, _ watches: inout Watches) -> Outcome {
+        if signal == SIGUSR1 { return .calls(watches.all.values.map(\.onStatusRequest)) }
+        guard !watches.all.isEmpty else { return .systemDefault }
+        let waiting = watches.all.filter { !$0.value.wasInterrupted }
+        if waiting.isEmpty { return .exit }
+        for number in waiting.keys { watches.all[number]?.wasInterrupted = true }
+        received.store(signal, ordering: .relaxed)
+        return .calls(waiting.values.map(\.onInterrupt))
+    }
+
+    /// Lets a signal that came between two watches do to the process what it does without any.
+    private static func leaveToSystem(_ signal: Int32) {
+        var set = interruptSet
         pthread_sigmask(SIG_UNBLOCK, &set, nil)
+        raise(signal)
+        pthread_sigmask(SIG_BLOCK, &set, nil)
     }
 
     private static var interruptSet: sigset_t {

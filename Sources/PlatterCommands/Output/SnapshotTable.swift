@@ -18,7 +18,8 @@ enum SnapshotTable {
 
     private static func row(_ snapshot: SnapshotInfo) -> String {
         row(
-            snapshot.id, snapshot.name, HumanSize.text(snapshot.vmStateSizeBytes),
+            PrintableText.shown(snapshot.id), PrintableText.shown(snapshot.name),
+            HumanSize.text(snapshot.vmStateSizeBytes),
             localDate(snapshot.dateSeconds), clock(snapshot.vmClockNanoseconds),
             snapshot.instructionCount.map { String($0) } ?? "")
     }

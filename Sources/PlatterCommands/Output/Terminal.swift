@@ -1,3 +1,4 @@
+import BlockCore
 import Synchronization
 
 #if canImport(Glibc)
@@ -31,14 +32,18 @@ final class Terminal: Sendable {
     let outputIsTerminal = isatty(STDOUT_FILENO) == 1
     let errorIsTerminal = isatty(STDERR_FILENO) == 1
 
-    /// Appends an answer to standard output.
-    func print(_ text: String) { write(text, isAnswer: true) }
+    /// Appends an answer to standard output. Control characters but line feeds and tabs are shown as escapes,
+    /// as in every text that goes through here: names may be strangers'.
+    func print(_ text: String) { write(PrintableText.shown(text, keepsLines: true), isAnswer: true) }
 
     /// Appends bytes of an answer to standard output.
     func print(_ bytes: [UInt8]) { bytes.withUnsafeBytes { write($0, isAnswer: true) } }
 
     /// Appends a remark to standard output.
-    func remark(_ text: String) { write(text, isAnswer: false) }
+    func remark(_ text: String) { write(PrintableText.shown(text, keepsLines: true), isAnswer: false) }
+
+    /// Appends text of our own to standard output as it is: it moves the cursor.
+    func steer(_ text: String, isAnswer: Bool = false) { write(text, isAnswer: isAnswer) }
 
     /// Writes what is buffered for standard output.
     func flush() { output.withLock { Self.drain(&$0) } }
@@ -53,7 +58,7 @@ final class Terminal: Sendable {
     }
 
     /// Prints a line on standard error.
-    func error(_ line: String) { writeError(line + "\n") }
+    func error(_ line: String) { writeError(PrintableText.shown(line, keepsLines: true) + "\n") }
 
     /// Writes text on standard error as it is.
     func writeError(_ text: String) {
@@ -109,7 +114,7 @@ extension Terminal {
     func report(_ failure: CommandFailure, program: String, command: CommandSpec? = nil) -> Int32 {
         let called = command.map { $0.title(program) } ?? program
         let prefix = failure.namesCommand ? called : program
-        for message in failure.messages { error("\(prefix): \(message)") }
+        for message in failure.messages { error("\(prefix): \(PrintableText.shown(message))") }
         for line in failure.details { error(line) }
         if failure.hint == .help { error("Try '\(called) --help' for more information") }
         return failure.status ?? command?.errorStatus ?? 1

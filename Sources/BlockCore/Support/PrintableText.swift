@@ -1,0 +1,57 @@
+/// Text from images and of file names, made safe for a terminal and for a line of its own.
+public enum PrintableText {
+    /// `text` with everything that could move the cursor, end the line or turn the direction of writing shown
+    /// as an escape: `\x1b`, `\n`, `\u{202e}`. Other text stays as it is.
+    ///
+    /// - Parameter keepsLines: line feeds and tabs stay, in text that consists of several lines.
+    /// - Complexity: O(n); nothing is copied where there is nothing to escape.
+    public static func shown(_ text: String, keepsLines: Bool = false) -> String {
+        guard mayNeedEscapes(text, keepsLines) else { return text }
+        var shown = ""
+        shown.reserveCapacity(text.utf8.count + 16)
+        for scalar in text.unicodeScalars {
+            if isHarmless(scalar) || (keepsLines && (scalar == "\n" || scalar == "\t")) {
+                shown.unicodeScalars.append(scalar)
+            } else {
+                shown += escape(scalar)
+            }
+        }
+        return shown
+    }
+
+    /// Whether any byte is, or begins, a character that is not harmless.
+    private static func mayNeedEscapes(_ text: String, _ keepsLines: Bool) -> Bool {
+        text.utf8.contains { byte in
+            switch byte {
+            case 0x0A, 0x09: !keepsLines
+            case 0x00..<0x20, 0x7F: true
+            // The first bytes of C1 controls, of U+061C, of U+200B to U+206F, and of U+FEFF and U+FFF9.
+            case 0xC2, 0xD8, 0xE2, 0xEF, 0xF3: true
+            default: false
+            }
+        }
+    }
+
+    private static func isHarmless(_ scalar: Unicode.Scalar) -> Bool {
+        switch scalar.value {
+        case 0x00..<0x20, 0x7F..<0xA0: false
+        // Marks, embeddings, overrides and isolates of the direction of writing; separators of lines.
+        case 0x061C, 0x200E, 0x200F, 0x2028...0x202E, 0x2066...0x206F: false
+        // Characters without a width, behind which a name can look like another one.
+        case 0x200B, 0x2060...0x2065, 0xFEFF, 0xFFF9...0xFFFB, 0xE0000...0xE007F: false
+        default: true
+        }
+    }
+
+    private static func escape(_ scalar: Unicode.Scalar) -> String {
+        switch scalar {
+        case "\n": return "\\n"
+        case "\r": return "\\r"
+        case "\t": return "\\t"
+        default: break
+        }
+        let digits = String(scalar.value, radix: 16)
+        guard scalar.value < 0x80 else { return "\\u{\(digits)}" }
+        return "\\x" + String(repeating: "0", count: 2 - digits.count) + digits
+    }
+}
