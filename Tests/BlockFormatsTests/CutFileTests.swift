@@ -26,11 +26,11 @@ import Testing
         Kind(format: "vpc", options: [.forceSize: "on"]),
         Kind(format: "vpc", options: [.forceSize: "on", .subformat: "fixed"]),
         Kind(format: "vhdx", options: [.blockSize: "1M"]), Kind(format: "parallels"), Kind(format: "vmdk"),
-        Kind(format: "vmdk", options: [.subformat: "monolithicFlat"], file: "disk-flat.vmdk"),
-        Kind(format: "vmdk", options: [.subformat: "twoGbMaxExtentSparse"], file: "disk-s001.vmdk"),
+        Kind(format: "vmdk", options: [.subformat: "monolithicFlat"], file: "disk-flat"),
+        Kind(format: "vmdk", options: [.subformat: "twoGbMaxExtentSparse"], file: "disk-s001"),
     ]
-    private static let diskBytes = 3 << 20
-    private static let sector = 512
+    private static let diskBytes = 2 << 20
+    private static let sector = 4096
     private static let contents = Pattern.bytes(stamp: 3, at: 0, count: diskBytes)
 
     private let store = TestStore()
@@ -52,8 +52,8 @@ import Testing
 
     /// Lengths around every structure: the ends, and places throughout.
     private static func lengths(_ whole: Int) -> [Int] {
-        let near = [1, 511, 512, 513, 1024, 4096, 65535, 65536, 65537, 70_000, 1 << 20].map { whole - $0 }
-        let inside = (1..<24).map { whole * $0 / 24 } + [512, 4096, 65536 * 4, 65536 * 5, 65536 * 5 + 4]
+        let near = [1, 512, 513, 4096, 65536, 65537, 1 << 20].map { whole - $0 }
+        let inside = (1..<8).map { whole * $0 / 8 } + [4096, 65536 * 4, 65536 * 5, 65536 * 5 + 4]
         return Set(near + inside).filter { $0 > 0 && $0 < whole }.sorted()
     }
 
@@ -141,7 +141,7 @@ import Testing
         store["data"]?.resize(to: 1 << 20)
         let node = try open(kind)
         #expect(try node.readBytes(at: 0, count: 1 << 20)[...] == Self.contents[..<(1 << 20)])
-        #expect(try node.readBytes(at: 1 << 20, count: 2 << 20).allSatisfy { $0 == 0 })
+        #expect(try node.readBytes(at: 1 << 20, count: 1 << 20).allSatisfy { $0 == 0 })
         try node.close()
     }
 
@@ -160,6 +160,8 @@ import Testing
 
     // MARK: Writing
 
+    private func isUnchanged(_ files: [String: SparseBytes]) -> Bool { store.files == files }
+
     /// Space behind the end that the tables refer to is not given to others, nor turned into zeroes.
     @Test(arguments: kinds) func aCutImageIsNotWrittenTo(_ kind: Kind) throws {
         try make(kind)
@@ -167,10 +169,10 @@ import Testing
         store[kind.file]?.resize(to: whole.count * 2 / 3)
         let before = store.files
         #expect(throws: BlockError.self) { try self.open(kind, readOnly: false) }
-        #expect(store.files == before)
+        #expect(self.isUnchanged(before))
         guard let node = try? open(kind) else { return }
         #expect(throws: BlockError.self) { try node.reopen(readOnly: false) }
         try node.close()
-        #expect(store.files == before)
+        #expect(self.isUnchanged(before))
     }
 }

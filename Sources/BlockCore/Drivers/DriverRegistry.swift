@@ -87,17 +87,17 @@ public struct DriverRegistry: Sendable {
         return byStart
     }
 
-    /// Refuses a file that is named like images that end with what tells them, and lacks that end: most
-    /// likely it is an incomplete download, whose bytes are no raw disk.
+    /// Refuses a file that is named like images that are known by their end, and lacks that end: most likely
+    /// it is an incomplete download, whose bytes are no raw disk.
     private func checkEndIsThere(_ file: BlockNode, _ length: Int) throws(BlockError) {
         let name = file.filename.lowercased()
         let format = formats.first { $0.suffixesKnownByEnd.contains { name.hasSuffix($0) } }
         guard let format, let fallback else { return }
         throw BlockError(
             .wrongFormat,
-            "The file is named like a \(format.name) image and does not end like one: it may be cut short (it "
-                + "ends after \(length) bytes); name the format '\(fallback.name)' to take its bytes as they "
-                + "are", path: file.filename)
+            "The file is named like a \(format.name) image and does not end like one: it may be cut short "
+                + "(it ends after \(length) bytes); name the format '\(fallback.name)' to take its bytes as "
+                + "they are", path: file.filename)
     }
 
     /// The format that takes anything, and whose images a guest can turn into another format's.

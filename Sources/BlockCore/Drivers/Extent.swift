@@ -70,7 +70,8 @@ public struct ChainStatus: Sendable {
     /// Whether both differ in nothing but where they start and how long they are, and follow each other.
     public func continues(into next: ChainStatus) -> Bool {
         guard isZero == next.isZero, isData == next.isData, isPresent == next.isPresent,
-            isPastBacking == next.isPastBacking, isLost == next.isLost, isCompressed == next.isCompressed, depth == next.depth,
+            isPastBacking == next.isPastBacking, isLost == next.isLost, isCompressed == next.isCompressed,
+            depth == next.depth,
             file == next.file
         else { return false }
         switch (hostOffset, next.hostOffset) {

@@ -86,11 +86,15 @@ extension BlockNode {
     ) throws(BlockError) -> BlockError {
         let length = try length()
         let subject = what.map { "\($0) is beyond the end of the file, which" } ?? "The file"
-        return BlockError(
+        let missing = max(0, end - length)
+        // Behind one thing that is cut off there may have been others.
+        var error = BlockError(
             .corrupt,
             "\(subject) is cut short: it ends after \(length) bytes, and "
-                + "\(atLeast ? "at least " : "")\(max(0, end - length)) bytes are missing",
+                + "\(atLeast || what != nil ? "at least " : "")\(missing) bytes are missing",
             path: filename, offset: offset)
+        error.missingBytes = missing
+        return error
     }
 
     /// The error for a run of data that is lost, with the number of bytes that the whole disk lacks.
@@ -100,7 +104,8 @@ extension BlockNode {
         let found = known ?? storedEnd(inChild: child)
         if known == nil { state.withLock { $0.storedEnds[child] = found } }
         return try file.cutError(
-            end: max(found.end, hostOffset + count), at: hostOffset, atLeast: !found.isExact)
+            end: max(found.end, found.wholeEnd, hostOffset + count), at: hostOffset,
+            atLeast: !found.isExact)
     }
 
     /// Refuses to change an image of which a file is cut: the lost bytes would become zeroes that pass for
@@ -120,12 +125,23 @@ extension BlockNode {
     /// - Complexity: as ``refuseIfCut()``.
     public func findCut() throws(BlockError) -> BlockError? {
         guard let driver = format, try driver.mayBeCut() else { return nil }
+        return try lookForCut()
+    }
+
+    /// The same, whatever the driver thinks of it.
+    ///
+    /// - Throws: what reading throws.
+    /// - Complexity: that of walking all runs of the disk.
+    public func lookForCut() throws(BlockError) -> BlockError? {
+        guard let driver = format else { return nil }
         for (index, child) in children.enumerated() {
             let rule = driver.shortFileRule(ofChild: index)
             if rule == .zeroes { continue }
             let found = storedEnd(inChild: index)
-            guard found.end > rule.readableEnd(try child.length()) else { continue }
-            return try child.cutError(end: found.end, at: found.end, atLeast: !found.isExact)
+            let length = try child.length()
+            guard found.end > rule.readableEnd(length) || found.wholeEnd > length else { continue }
+            let end = max(found.end, found.wholeEnd)
+            return try child.cutError(end: end, at: end, atLeast: !found.isExact)
         }
         return nil
     }
@@ -133,6 +149,8 @@ extension BlockNode {
     /// One past the last byte of a child where the tables place data of the disk, as far as they can be read.
     struct StoredEnd: Sendable {
         var end = 0
+        /// The same for data and tables that are of no use unless they are whole.
+        var wholeEnd = 0
         /// Whether all runs were looked at.
         var isExact = true
     }
@@ -153,6 +171,11 @@ extension BlockNode {
                 offset += try result.take(extent, at: offset, child, driver)
             } catch {
                 result.isExact = false
+                if let missing = error.missingBytes, error.path == children[child].filename {
+                    let length = (try? children[child].length()) ?? 0
+                    result.wholeEnd = max(
+                        result.wholeEnd, length.addingReportingOverflow(missing).partialValue)
+                }
                 offset += Self.unmappedBytes
             }
         }
@@ -170,7 +193,7 @@ extension BlockNode.StoredEnd {
             end = max(end, hostOffset.addingReportingOverflow(extent.length).partialValue)
         case .encoded where extent.child == child:
             guard let place = try driver.place(ofEncodedAt: offset) else { break }
-            end = max(end, place.hostEnd)
+            wholeEnd = max(wholeEnd, place.hostEnd)
             return max(1, min(place.count, extent.length))
         default: break
         }

@@ -44,7 +44,9 @@ struct DmgTrailer {
         }
         let span = tail.span.bytes
         guard let place = find(in: span), let bytes = span.part(place..<place + Dmg.trailerBytes) else {
-            throw BlockError(.wrongFormat, "Image not in dmg format: it has no trailer (the end of the file may be missing)")
+            throw BlockError(
+                .wrongFormat,
+                "Image not in dmg format: it has no trailer (the end of the file may be missing)")
         }
         return try DmgTrailer(bytes, at: length - count + place)
     }

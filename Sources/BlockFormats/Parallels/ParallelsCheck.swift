@@ -12,6 +12,7 @@ extension ParallelsState {
     mutating func prepareForWriting() throws(BlockError) {
         guard !isSound else { return }
         if let obstacle = features.obstacle { throw BlockError(.unsupported, obstacle) }
+        try refuseLoss()
         let survey = try survey()
         if isUnclean || survey.findingCount > 0 || layout.headerIsWrong || tableIsShort {
             let missing = header.entries(forSize: header.virtualSize) - table.count
@@ -23,6 +24,19 @@ extension ParallelsState {
             try adopt(survey)
         }
         isSound = true
+    }
+
+    /// Blocks that the file lacks are not given up unless a repair is asked for.
+    private func refuseLoss() throws(BlockError) {
+        var end = 0
+        for block in 0..<table.count where table[block] != Parallels.unallocated {
+            let bytes = min(layout.clusterBytes, header.virtualSize - block * layout.clusterBytes)
+            end = max(end, layout.hostOffset(table[block]) + max(0, bytes))
+        }
+        guard try file.length() < end else { return }
+        var error = try file.cutError(end: end, at: end)
+        error.message += "; it can be read, as far as it is there, and repaired with 'check -r all'"
+        throw error
     }
 
     private var damaged: BlockError {

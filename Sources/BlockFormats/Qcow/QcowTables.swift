@@ -69,7 +69,8 @@ final class QcowTables: SessionState {
             offset <= Self.longestFile
         else { throw corrupt("The L2 table number \(number) is misplaced (offset \(entry))", at: 0) }
         guard header.tableBytes <= end, offset <= end - header.tableBytes else {
-            throw try file.cutError("The L2 table number \(number)", end: offset + header.tableBytes, at: offset)
+            throw try file.cutError(
+                "The L2 table number \(number)", end: offset + header.tableBytes, at: offset)
         }
         return offset
     }
@@ -131,7 +132,8 @@ final class QcowTables: SessionState {
             guard case .compressed(let place) = entry else { break }
             guard isCompressedPlace(place) else {
                 if place.lowerBound >= Qcow.headerBytes, place.upperBound > end {
-                    throw try file.cutError("A compressed cluster", end: place.upperBound, at: place.lowerBound)
+                    throw try file.cutError(
+                        "A compressed cluster", end: place.upperBound, at: place.lowerBound)
                 }
                 throw corrupt("A compressed cluster is misplaced (offset \(place.lowerBound))", at: guest)
             }

@@ -12,12 +12,13 @@ extension Qcow2Driver {
             return .zeroes
         }
         // A file that lacks clusters lacks the rest of the one in which it ends, too.
-        return child == 0 && isCut ? .lost : .lastUnitMayBeShort(unitBytes: layout.clusterSize)
+        return isCut ? .lost : .lastUnitMayBeShort(unitBytes: layout.clusterSize)
     }
 
     public func mayBeCut() throws(BlockError) -> Bool {
         guard !data.isExternal else { return try data.node.length() < virtualSize }
-        return try metadata.withLock { tables throws(BlockError) in try tables.countsClustersBehindEnd() }
+        // Refcounts that cannot be read are no reason to refuse an image; the tables tell.
+        return metadata.withLock { tables in (try? tables.countsClustersBehindEnd()) ?? true }
     }
 
     public func place(ofEncodedAt offset: Int) throws(BlockError) -> EncodedPlace? {
@@ -51,16 +52,18 @@ extension Qcow2Driver {
     }
 
     private func placesDataBehindEnd() throws(BlockError) -> Bool {
-        let end = layout.roundedUp(try file.length())
-        var offset = 0
+        let length = try data.node.length()
+        let end = layout.roundedUp(length)
+        // Data in a file of its own is where the guest sees it.
+        var offset = data.isExternal ? min(end, virtualSize) : 0
         for _ in 0..<Self.runsAtMost where offset < virtualSize {
             let extent = try place(at: offset, limit: virtualSize - offset)
             var count = max(1, extent.length)
             switch extent.status {
-            case .data(let host) where extent.child == 0 && host + extent.length > end: return true
+            case .data(let host) where host + extent.length > end: return true
             case .encoded:
                 guard let place = try place(ofEncodedAt: offset) else { break }
-                if place.hostEnd > end { return true }
+                if place.hostEnd > length { return true }
                 count = max(1, min(count, place.count))
             default: break
             }
@@ -76,6 +79,9 @@ extension Qcow2Layout {
 }
 
 extension Qcow2Metadata {
+    /// How many slices of refcounts are looked at.
+    private static let slicesAtMost = 1 << 16
+
     /// Whether clusters behind the end of the file are counted, other than those of the L1 table: an empty
     /// one need not be in the file.
     func countsClustersBehindEnd() throws(BlockError) -> Bool {
@@ -84,7 +90,8 @@ extension Qcow2Metadata {
         let l1Clusters = l1Start..<l1Start + layout.clusters(header.l1Entries * 8)
         var cluster = layout.clusters(try file.length())
         let end = store.endOfBlocks
-        while cluster < end {
+        for _ in 0..<Self.slicesAtMost {
+            guard cluster < end else { return false }
             guard let slice = try store.slice(of: cluster) else {
                 cluster = (cluster / layout.refcountsPerBlock + 1) * layout.refcountsPerBlock
                 continue
@@ -100,7 +107,8 @@ extension Qcow2Metadata {
             }
             cluster += slice.entries - slice.first
         }
-        return false
+        // The tables have to tell.
+        return true
     }
 
     /// Refuses a table of which the file has only a part, where it lacks other clusters as well. Alone, as

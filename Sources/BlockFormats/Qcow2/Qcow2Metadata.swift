@@ -127,7 +127,8 @@ final class Qcow2Metadata {
         if offset >= knownEnd { try findEnd() }
         let end = offset + layout.clusterSize
         guard offset < knownEnd else {
-            throw try file.cutError("L2 table offset 0x\(hex(offset)) (L1 index: \(index))", end: end, at: offset)
+            throw try file.cutError(
+                "L2 table offset 0x\(hex(offset)) (L1 index: \(index))", end: end, at: offset)
         }
         if end > knownEnd, !knowsPartialTable {
             try checkIsWhole("L2 table offset 0x\(hex(offset)) (L1 index: \(index))", offset..<end)

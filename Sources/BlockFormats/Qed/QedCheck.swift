@@ -24,7 +24,9 @@ extension QedTables {
     func mendUnclosed() throws(BlockError) {
         var look = QedCheck(self, repair: .none)
         if look.isPossible { try look.run { _ in } }
-        guard look.isPossible, look.sharedClusters <= Qed.Limit.automaticCopyBytes / header.clusterBytes,
+        // Data that the file lacks is not given up unless a repair is asked for.
+        guard look.isPossible, look.lostClusters == 0,
+            look.sharedClusters <= Qed.Limit.automaticCopyBytes / header.clusterBytes,
             try check(repair: .all, report: { _ in }).corruptions == 0
         else {
             throw corrupt(
@@ -41,6 +43,8 @@ private struct QedCheck {
     private var lastUsed = -1
     private(set) var result = CheckResult()
     private(set) var sharedClusters = 0
+    /// Clusters and tables behind the end of the file.
+    private(set) var lostClusters = 0
     private var budget: CopyBudget
 
     init(_ tables: QedTables, repair: RepairMode) {
@@ -101,6 +105,7 @@ private struct QedCheck {
         var place: Int?
         do throws(BlockError) { place = try tables.l2Table(number: number) } catch {
             guard error.kind == .corrupt else { throw error }
+            if error.missingBytes != nil { lostClusters += 1 }
             if found(error.message, report) { try tables.setL2Table(number: number, to: 0) }
             return nil
         }
@@ -137,11 +142,13 @@ private struct QedCheck {
     ) throws(BlockError) {
         guard let offset = Int(exactly: entry), tables.isDataPlace(offset) else {
             let message = "the cluster at \(guest): it is misplaced (offset \(entry))"
+            if (try? tables.statedOffset(entry)) != nil { lostClusters += 1 }
             if found(message, report) { try tables.setEntries(at: guest, count: 1) { _ in 0 } }
             return
         }
         if try tables.file.storedCount(at: offset, count: header.clusterBytes) < header.clusterBytes {
             let message = "the cluster at \(guest): the file ends within it (offset \(offset))"
+            lostClusters += 1
             // Its lost bytes become zeroes.
             if found(message, report) { try tables.file.resize(to: offset + header.clusterBytes) }
         }

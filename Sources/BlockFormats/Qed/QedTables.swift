@@ -62,7 +62,8 @@ final class QedTables: SessionState {
             throw corrupt("The L2 table number \(number) is misplaced (offset \(entry))", at: 0)
         }
         guard try file.storedCount(at: offset, count: header.tableBytes) == header.tableBytes else {
-            throw try file.cutError("The L2 table number \(number)", end: offset + header.tableBytes, at: offset)
+            throw try file.cutError(
+                "The L2 table number \(number)", end: offset + header.tableBytes, at: offset)
         }
         return offset
     }

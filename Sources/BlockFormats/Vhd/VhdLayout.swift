@@ -67,7 +67,8 @@ struct VhdLayout {
         }
         guard let any = last ?? first else {
             throw BlockError(
-                .wrongFormat, "Image not in VHD format: it has no footer (the end of the file may be missing)")
+                .wrongFormat,
+                "Image not in VHD format: it has no footer (the end of the file may be missing)")
         }
         guard leniently, last != nil || any.type != .fixed else {
             throw BlockError(.corrupt, "The checksum of the VHD image's footer is wrong")

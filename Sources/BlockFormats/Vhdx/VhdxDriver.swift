@@ -63,9 +63,9 @@ public final class VhdxDriver: SessionFormat {
         try state.withLock { (state) throws(BlockError) in
             let extent = try state.extent(at: offset, limit: limit)
             // What only the log has so far, the driver reads itself.
-            guard case .data(let host) = extent.status, try state.needsLog(host..<host + extent.length) else {
-                return extent
-            }
+            guard case .data(let host) = extent.status,
+                try state.needsLog(host..<host + extent.length)
+            else { return extent }
             return Extent(.encoded(compressed: false), length: extent.length)
         }
     }
@@ -104,13 +104,13 @@ public final class VhdxDriver: SessionFormat {
 }
 
 extension VhdxState {
-    /// Whether bytes of the file are what the log makes of them: also those by which it makes the file longer.
+    /// Whether bytes of the file are what the log makes of them: also those by which it makes the file
+    /// longer.
     fileprivate func needsLog(_ range: Range<Int>) throws(BlockError) -> Bool {
         let patches = view.patches
         if !patches.isEmpty, patches.overlap(range) { return true }
-        guard patches.fileBytes > 0, try file.storedCount(at: range.lowerBound, count: range.count) < range.count
-        else { return false }
-        return range.lowerBound < patches.fileBytes
+        guard range.lowerBound < patches.fileBytes else { return false }
+        return try file.storedCount(at: range.lowerBound, count: range.count) < range.count
     }
 
     /// Replays the log, and looks through the BAT: what is shared or damaged must not be written to.

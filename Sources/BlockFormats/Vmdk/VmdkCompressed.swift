@@ -141,7 +141,8 @@ extension VmdkDriver {
                         at: offsets[index], count: VmdkGrainCodec.storedBytes(stored, grainBytes))
                     let sector = (firstGrain + index) * (grainBytes / Vmdk.sectorBytes)
                     var part = buffer.slice(done..<done + length)
-                    try Self.decode(stored, start, grainBytes, sector, into: &part)
+                    let onDisk = tables.header.capacityBytes - (firstGrain + index) * grainBytes
+                    try Self.decode(stored, start, grainBytes, onDisk: onDisk, sector, into: &part)
                     done += length
                 }
             }
@@ -150,14 +151,24 @@ extension VmdkDriver {
 
     /// Decompresses a grain straight to where it is wanted, or, where only a part is, by way of a buffer.
     private static func decode(
-        _ stored: RawSpan, _ start: Int, _ grainBytes: Int, _ sector: Int, into part: inout MutableRawSpan
+        _ stored: RawSpan, _ start: Int, _ grainBytes: Int, onDisk: Int, _ sector: Int,
+        into part: inout MutableRawSpan
     ) throws(BlockError) {
         if part.byteCount == grainBytes {
             return try VmdkGrainCodec.decode(stored, into: &part, guestSector: sector)
         }
         let whole = AlignedBuffer(count: grainBytes)
-        var bytes = whole.mutableBytes
-        try VmdkGrainCodec.decode(stored, into: &bytes, guestSector: sector)
+        do throws(BlockError) {
+            var bytes = whole.mutableBytes
+            try VmdkGrainCodec.decode(stored, into: &bytes, guestSector: sector)
+        } catch {
+            // Of a grain that reaches beyond the disk, QEMU compresses what the disk has.
+            guard error.kind == .corrupt, onDisk > 0, onDisk < grainBytes,
+                start + part.byteCount <= onDisk
+            else { throw error }
+            var bytes = whole.mutableBytes(0..<onDisk)
+            try VmdkGrainCodec.decode(stored, into: &bytes, guestSector: sector)
+        }
         part.copy(from: whole.bytes(start..<start + part.byteCount))
     }
 

@@ -27,8 +27,8 @@ struct SalvagingReader: Sendable {
         }
     }
 
-    /// Goes through the runs of what could not be read as a whole: what the map calls lost, or cannot tell of,
-    /// is not tried sector by sector.
+    /// Goes through the runs of what could not be read as a whole. Runs that the map calls lost, or that it
+    /// cannot look up, are not tried sector by sector.
     private func salvageRuns(
         into buffer: inout MutableRawSpan, at offset: Int, _ error: BlockError,
         lost: (Range<Int>, BlockError) -> Void
@@ -36,7 +36,7 @@ struct SalvagingReader: Sendable {
         var done = 0
         while done < buffer.byteCount {
             let left = buffer.byteCount - done
-            var (count, error, isLost) = (min(left, source.unitBytes(at: offset + done)), error, true)
+            var (count, error, isLost) = (min(left, source.bytesLeftInUnit(at: offset + done)), error, true)
             do throws(BlockError) {
                 let run = try source.status(at: offset + done, limit: left)
                 (count, isLost) = (min(left, max(1, run.length)), run.isLost)

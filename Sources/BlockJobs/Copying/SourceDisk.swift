@@ -28,9 +28,9 @@ struct SourceDisk: Sendable {
         return (nodes[index], starts[index]..<starts[index + 1])
     }
 
-    /// The smallest unit that the chain of the node at `offset` allocates, at least a sector; how many bytes
-    /// are left of it there.
-    func unitBytes(at offset: Int) -> Int {
+    /// How many bytes are left at `offset` of the smallest unit that the chain of its node allocates, at
+    /// least those of a sector.
+    func bytesLeftInUnit(at offset: Int) -> Int {
         let (node, range) = part(at: offset)
         let units = node.chain.map { $0.format?.writeGranularity ?? 1 }
         let unit = max(SalvagingReader.sectorBytes, units.min() ?? 1)

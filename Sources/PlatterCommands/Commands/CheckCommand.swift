@@ -70,7 +70,7 @@ struct CheckCommand: ImageCommand {
             result.leaksFixed = first.leaksFixed
             result.corruptionsFixed = first.corruptionsFixed
         }
-        if let loss = try? node.findCut() {
+        if let loss = try? node.lookForCut() {
             context.terminal.error("ERROR: \(loss.message)")
             result.corruptions = max(1, result.corruptions)
         }
