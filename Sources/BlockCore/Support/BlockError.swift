@@ -51,8 +51,6 @@ public struct BlockError: Error, Sendable, CustomStringConvertible {
     public var hint: String? {
         didSet { hint = hint.map { PrintableText.shown($0, keepsLines: true) } }
     }
-    /// Further lines for people, printed after the message.
-    public var hint: String?
     /// How many bytes, at least, the file at ``path`` lacks, where it is cut short.
     public var missingBytes: Int?
 
