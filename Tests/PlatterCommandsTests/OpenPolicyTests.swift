@@ -37,12 +37,23 @@ import Testing
     }
 
     @Test func optionsAndProtocolsInsideAnImageNeedAny() throws {
-        for name in [#"json:{"driver":"raw","file.filename":"in/base.raw"}"#, "file:base.raw"] {
+        let inside = #"json:{"driver":"raw","file.filename":"in/base.raw"}"#
+        try overlay(inside)
+        #expect(try fixture.shell("platter map in/o.qcow2", linked: true).status == 0)
+        for name in [
+            "file:base.raw", #"json:{"driver":"null-co"}"#,
+            #"json:{"driver":"raw","file.filename":"out/base.raw"}"#,
+            #"json:{"driver":"raw","file":{"driver":"throttle","file.filename":"in/base.raw"}}"#,
+            #"json:{"driver":"qcow2","file.filename":"in/q.qcow2","backing.file.filename":"out/base.raw"}"#,
+            #"json:{"driver":"qcow2","file.filename":"in/q.qcow2","data-file.filename":"out/base.raw"}"#,
+        ] {
+            try fixture.shell("qemu-img create -q -f qcow2 -o data_file=in/d in/q.qcow2 1M", linked: true)
             try overlay(name)
             let refused = try fixture.shell("platter map in/o.qcow2", linked: true)
             #expect(refused.status == 1 && refused.error.contains("does not allow"), "\(refused.text)")
         }
-        #expect(try fixture.shell("qemu-img map in/o.qcow2", linked: true).status == 0)
+        try overlay("file:base.raw")
+        #expect(try fixture.shell("cd in && qemu-img map o.qcow2", linked: true).status == 0)
     }
 
     /// What the user names is allowed, also where the image names it.

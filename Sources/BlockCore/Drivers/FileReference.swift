@@ -45,6 +45,10 @@ public struct FileSize: Sendable {
 public struct FileConfinement: Sendable {
     /// What the image asked for.
     public var request: OpenPolicy.Request
+    /// Whether the image names options (`json:`): then this holds for every file that they name.
+    var isOfOptions = false
+    /// The name in such options that is being opened; a relative one is meant from the working folder.
+    var nameInOptions: String?
     /// Whether the folder of the image is allowed.
     public var allowsFolder: Bool
     /// What tells the image's file from all others (``BlockNode/identity``): a folder in which another file
@@ -52,6 +56,11 @@ public struct FileConfinement: Sendable {
     public var imageIdentity: String?
     /// Files that the user names: they are allowed wherever they lie and whatever they are.
     public var named: [String]
+
+    /// The name to look up.
+    public var name: String { nameInOptions ?? request.statedName }
+    /// Whether a relative ``name`` is meant from the working folder and not from that of the image.
+    public var isFromWorkingFolder: Bool { nameInOptions != nil }
 
     /// The path of the image: its folder, and that of the file behind a link, are its own.
     public var imagePath: String {
@@ -67,10 +76,10 @@ public struct FileConfinement: Sendable {
     /// The same decision by the text of the name alone, for protocols without links.
     func checkText() throws(BlockError) {
         if named.contains(request.resolvedName) { return }
-        let name = request.statedName
+        let name = name
         let parts = name.split(separator: "/")
         let folder = imagePath.lastIndex(of: "/").map { imagePath[...$0] } ?? ""
-        let isBelow = name.hasPrefix("/") ? folder.hasPrefix("/") && name.hasPrefix(folder) : true
+        let isBelow = name.hasPrefix("/") ? folder.hasPrefix("/") && name.hasPrefix(folder) : !isFromWorkingFolder || folder.isEmpty
         guard allowsFolder, isBelow, !parts.contains("..") else { throw denial(nil) }
     }
 }

@@ -42,13 +42,14 @@ extension ImageOpener {
         let verdict = policy.verdict(request)
         var confinement: FileConfinement?
         if verdict != .anywhere, !named.contains(request.resolvedName) {
+            let isOptions = request.role == .backing && request.statedName.hasPrefix("json:")
             let isPlain = DriverRegistry.scheme(of: request.statedName) == nil
-            guard isPlain, verdict == .beneathImage || !named.isEmpty else {
+            guard isPlain || isOptions, verdict == .beneathImage || !named.isEmpty else {
                 throw OpenPolicy.denial(request)
             }
             confinement = FileConfinement(
-                request: request, allowsFolder: verdict == .beneathImage, imageIdentity: identity,
-                named: named)
+                request: request, isOfOptions: isOptions, allowsFolder: verdict == .beneathImage,
+                imageIdentity: identity, named: named)
         }
         return FileGrant(
             name: request.resolvedName, confinement: confinement, request: request, opener: self)
@@ -92,6 +93,7 @@ extension ImageOpener {
                 : policy.named.all.contains(name) ? "the user names it" : "the open policy allows any file"
             if let (entry, path) = try? registry.resolve(name), let look = entry.look {
                 finding.size = try look(path, grant.confinement)
+                if finding.size == nil { finding.reason += "; it is no regular file" }
             }
         } catch {
             finding.isAllowed = finding.isAllowed && error.kind != .denied

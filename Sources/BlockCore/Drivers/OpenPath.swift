@@ -32,9 +32,6 @@ struct OpenPath: Sendable {
         return deeper
     }
 
-    /// Whether the image is the first, which the user names.
-    var isEmpty: Bool { places.isEmpty && nesting == 0 }
-
     /// The same for a file that the user names.
     var unconfined: OpenPath {
         var path = self

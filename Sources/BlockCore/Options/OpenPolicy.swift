@@ -47,10 +47,13 @@ public struct OpenPolicy: Sendable {
 
     /// Open everything, as qemu-img does.
     public static var anyFile: OpenPolicy { OpenPolicy(deciding: { _ in .anywhere }) }
-    /// Open regular files in the image's own folder or below: no `json:`, no protocols, and no links that
-    /// lead elsewhere.
+    /// Open regular files in the image's own folder or below: no protocols, and no links that lead elsewhere.
+    /// Of `json:` names each file has to lie there, too.
     public static var standard: OpenPolicy {
-        OpenPolicy(deciding: { isPlain($0.statedName) ? .beneathImage : .denied })
+        OpenPolicy(deciding: {
+            let isOptions = $0.role == .backing && $0.statedName.hasPrefix("json:")
+            return isOptions || isPlain($0.statedName) ? .beneathImage : .denied
+        })
     }
     /// Open nothing.
     public static var nothing: OpenPolicy { OpenPolicy(deciding: { _ in .denied }) }

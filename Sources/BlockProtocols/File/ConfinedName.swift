@@ -84,10 +84,14 @@ struct ConfinedName {
     /// The kernel's own look-up beneath a folder; `nil` where it has none, or the name leads out by its way.
     private func beneath(_ folders: ImageFolders) throws(Errno) -> FoundFile? {
         guard confinement.allowsFolder else { return nil }
-        let name = confinement.request.statedName
+        let name = confinement.name
         var start = folders.own.isEmpty ? nil : folders.start
         var rest = name
-        if name.hasPrefix("/") { (start, rest) = folders.split(name) }
+        if name.hasPrefix("/") {
+            (start, rest) = folders.split(name)
+        } else if confinement.isFromWorkingFolder {
+            return nil
+        }
         guard let start, folders.owns(start), !rest.isEmpty else { return nil }
         var code: Int32 = 0
         let found = platter_find_beneath(start.number, rest, &code)
@@ -101,9 +105,10 @@ struct ConfinedName {
 
     /// Step by step, following links, and then up from the file to see whether the folder is above it.
     func walk(_ folders: ImageFolders) throws -> FoundFile {
-        let walk = FolderWalk(from: folders.start)
+        let start = confinement.isFromWorkingFolder ? try PathDescriptor(path: ".") : folders.start
+        let walk = FolderWalk(from: start)
         let found: FoundFile
-        do throws(FolderWalk.Failure) { found = try walk.find(confinement.request.statedName) } catch {
+        do throws(FolderWalk.Failure) { found = try walk.find(confinement.name) } catch {
             // What is missing elsewhere is not told apart from what is there.
             guard confinement.allowsFolder, folders.contain(error.folder) else { throw outside }
             throw error.code
