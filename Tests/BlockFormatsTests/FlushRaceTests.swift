@@ -45,4 +45,53 @@ import Testing
         #expect(unflushed.isEmpty, "\(unflushed.count) changes are not durable")
         try node.close()
     }
+
+    /// While the disk works on a flush, nobody waits who reads, or writes to what is there; and what is
+    /// allocated meanwhile is there afterwards.
+    @Test(.timeLimit(.minutes(2)), arguments: formats, 0..<3) func aFlushKeepsNobodyOut(
+        _ name: String, _ earlierFlushes: Int
+    ) throws {
+        let (store, pause) = (TestStore(), PausePoint())
+        let opener = ImageOpener(
+            registry: DriverRegistry(formats: StandardFormats.all, protocols: [pause.entry(store)]))
+        var options = try opener.createOptions(format: name, filename: "disk")
+        options.set(.size, to: String(8 << 20))
+        try opener.create("disk", format: name, options: options)
+        let node = try opener.open("disk", format: name, settings: OpenSettings(readOnly: false))
+        let megabyte = 1 << 20
+        @Sendable func fill(_ number: Int) throws {
+            try node.write(
+                [UInt8](repeating: UInt8(number + 1), count: megabyte).span.bytes, at: number * megabyte)
+        }
+        try fill(0)
+        try node.flush()
+        try fill(1)
+        pause.armFlush(after: earlierFlushes)
+        let flusher = Thread { try? node.flush() }
+        flusher.start()
+        while !pause.isReached && !flusher.isFinished { Thread.sleep(forTimeInterval: 0.001) }
+        let user = Thread {
+            _ = try? node.readBytes(at: megabyte, count: 4096)
+            try? node.write([UInt8](repeating: 99, count: 512).span.bytes, at: 1024)
+        }
+        user.start()
+        for _ in 0..<1000 where !user.isFinished { Thread.sleep(forTimeInterval: 0.01) }
+        #expect(user.isFinished, "the flush kept the tables' lock")
+        let other = Thread { try? fill(2) }
+        other.start()
+        Thread.sleep(forTimeInterval: 0.02)
+        pause.resume()
+        while !flusher.isFinished || !user.isFinished || !other.isFinished {
+            Thread.sleep(forTimeInterval: 0.001)
+        }
+        try node.flush()
+        try node.close()
+        let again = try opener.open("disk", format: name, settings: OpenSettings())
+        #expect(try again.readBytes(at: 1024, count: 512) == [UInt8](repeating: 99, count: 512))
+        for number in 0..<3 {
+            let bytes = try again.readBytes(at: number * megabyte + 4096, count: 4096)
+            #expect(bytes == [UInt8](repeating: UInt8(number + 1), count: 4096))
+        }
+        try again.close()
+    }
 }

@@ -2,14 +2,19 @@ import BlockCore
 
 extension ConformanceSuite {
     /// Lets the N-th call to the files fail, for N from 1 on, and looks at what is left.
-    func checkFaults(seed: UInt64) throws {
+    ///
+    /// - Parameter leaks: `false` where one failed call must leave no space behind, if the image could be
+    ///   closed all the same.
+    func checkFaults(
+        seed: UInt64, modes: [FaultPlan.Mode] = FaultPlan.Mode.allCases, leaks: Bool = true
+    ) throws {
         try run(seed: seed, count: operationCount / 3) { operations in
             let calls = try countCalls(operations)
-            for mode in FaultPlan.Mode.allCases {
+            for mode in modes {
                 let points = CrashPoints.chosen(
                     from: calls, diskBytes: configuration.virtualSize, seed: seed &+ 1)
                 for number in points where number > 0 {
-                    do { try fail(operations, at: number, mode) } catch {
+                    do { try fail(operations, at: number, mode, leaks: leaks) } catch {
                         throw Mismatch("call \(number) of \(calls) failed (\(mode)): \(error)")
                     }
                 }
@@ -26,18 +31,20 @@ extension ConformanceSuite {
         return calls
     }
 
-    private func fail(_ operations: [DiskOperation], at number: Int, _ mode: FaultPlan.Mode) throws {
+    private func fail(
+        _ operations: [DiskOperation], at number: Int, _ mode: FaultPlan.Mode, leaks: Bool
+    ) throws {
         let session = try ImageSession.new(configuration)
         session.store.faults.arm(number, mode)
         for operation in operations {
             try session.perform(operation, mayFail: true)
             if session.sawFailure && mode == .fullFromThen { break }
         }
-        try session.closeAfterFailures()
+        let isClosed = try session.closeAfterFailures() && session.reopensFailed == 0
         let again = try ImageSession(
             configuration, store: session.store, model: ReferenceDisk(size: 0))
         again.model = try DiskComparison.accept(again.node, from: session.statesAfterClose)
         try again.perform(.flush)
-        try again.finish(leaksAllowed: true, mayRepair: configuration.checkMayRepairAfterCrash)
+        try again.finish(leaksAllowed: leaks || !isClosed, mayRepair: configuration.checkMayRepairAfterCrash)
     }
 }

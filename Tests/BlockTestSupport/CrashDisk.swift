@@ -30,10 +30,32 @@ public final class CrashDisk: ProtocolDriver {
 
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         let data = bytes.array
-        try change(.write(file: file, offset: offset, bytes: data), upTo: offset + data.count)
+        let fitting = fittingBytes(offset..<offset + data.count)
+        let whole = fitting == data.count
+        let stored = whole ? data : Array(data.prefix(fitting))
+        if whole || fitting > 0 {
+            try change(.write(file: file, offset: offset, bytes: stored), upTo: offset + stored.count)
+        }
+        guard whole else {
+            throw BlockError(.noSpace, "No space left on device", errno: 28, path: file, offset: offset)
+        }
+    }
+
+    /// How much of a write fits on the disk.
+    private func fittingBytes(_ range: Range<Int>) -> Int {
+        store.state.withLock { state in
+            guard let capacity = state.capacity else { return range.count }
+            let free = max(0, capacity - state.storedChunks)
+            let fitting = state.files[file, default: SparseBytes()].fittingBytes(range, free: free)
+            if fitting < range.count { state.refusals += 1 }
+            return fitting
+        }
     }
 
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
+        if store.capacity != nil, !flags.contains(.mayUnmap) {
+            return try write(AlignedBuffer(count: count, zeroed: true).bytes, at: offset)
+        }
         try change(.zero(file: file, range: offset..<offset + count), upTo: offset + count)
     }
 

@@ -94,7 +94,10 @@ final class ImageSession {
     /// Closes and opens the image. The node is a new one also when closing failed.
     private func reopen() throws(BlockError) {
         var failure: BlockError?
-        do throws(BlockError) { try node.close() } catch { failure = error }
+        do throws(BlockError) { try node.close() } catch {
+            failure = error
+            reopensFailed += 1
+        }
         var opened: BlockNode?
         do throws(BlockError) {
             opened = try configuration.open(in: store, settings: OpenSettings(readOnly: false))
@@ -144,6 +147,8 @@ final class ImageSession {
     /// Compares the whole disk and its list of snapshots with the model.
     func compareAll() throws { _ = try DiskComparison.accept(node, from: [model]) }
 
+    /// How often the image was closed with a failure to be opened again.
+    private(set) var reopensFailed = 0
     /// Whether any step failed.
     var sawFailure: Bool { steps.contains { $0.failed } }
     /// What the closed image may hold.
@@ -151,7 +156,9 @@ final class ImageSession {
 
     /// Closes an image whose storage failed. When closing works, nothing that was acknowledged may be
     /// missing.
-    func closeAfterFailures() throws {
+    ///
+    /// - Returns: whether closing worked.
+    @discardableResult func closeAfterFailures() throws -> Bool {
         let failures = store.faults.failures
         var closed = true
         do throws(BlockError) { try node.close() } catch { closed = false }
@@ -160,6 +167,7 @@ final class ImageSession {
         }
         statesAfterClose = closed ? [model] : possibleStates()
         store.faults.disarm()
+        return closed
     }
 
     /// Closes the image, then checks its structure and the contents of its snapshots.

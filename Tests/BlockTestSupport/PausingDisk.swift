@@ -1,13 +1,31 @@
 import BlockCore
 
-/// Holds up one write, or one zeroing, of a certain size. Thread-safe.
+/// Holds up one write, or one zeroing, of a certain size; or one flush. Thread-safe.
 public final class PausePoint: Sendable {
     private let state = Monitor((count: 0, isReached: false, mayGo: false))
+    /// Stands for a flush where requests are told by their size.
+    private static let flush = -1
+    private let flushesToPass = Monitor(0)
 
     public init() {}
 
     /// The next request of `count` bytes is held up.
     public func arm(count: Int) { state.withLock { $0 = (count, false, false) } }
+
+    /// A flush is held up, after that many others.
+    public func armFlush(after others: Int) {
+        flushesToPass.withLock { $0 = others }
+        arm(count: Self.flush)
+    }
+
+    func passFlush() {
+        guard state.withLock({ $0.count == Self.flush }) else { return }
+        let isLate = flushesToPass.withLock { left in
+            left -= 1
+            return left < 0
+        }
+        if isLate { pass(Self.flush) }
+    }
 
     func pass(_ count: Int) {
         guard state.withLock({ $0.count == count && !$0.isReached }) else { return }
@@ -61,7 +79,10 @@ private final class PausingDisk: ProtocolDriver {
     func truncate(to length: Int, preallocation: Preallocation) throws(BlockError) {
         try inner.truncate(to: length, preallocation: preallocation)
     }
-    func flush() throws(BlockError) { try inner.flush() }
+    func flush() throws(BlockError) {
+        pause.passFlush()
+        try inner.flush()
+    }
     func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         try inner.extent(at: offset, limit: limit)
     }

@@ -76,6 +76,20 @@ public struct SparseBytes: Sendable {
         count = max(count, offset + source.count)
     }
 
+    /// How many parts take memory, as blocks of a disk would.
+    var storedChunks: Int { chunks.count }
+
+    /// How many of the first bytes of a range can be written with `free` more parts.
+    func fittingBytes(_ range: Range<Int>, free: Int) -> Int {
+        var left = free
+        var fitting = 0
+        Self.eachPart(range.lowerBound, range.count) { chunk, inside, done in
+            if left >= 0, chunks[chunk] == nil { left -= 1 }
+            if left >= 0 { fitting = done + inside.count }
+        }
+        return fitting
+    }
+
     /// Makes a range zero, growing as needed.
     public mutating func zero(_ range: Range<Int>) {
         Self.eachPart(range.lowerBound, range.count) { chunk, inside, _ in

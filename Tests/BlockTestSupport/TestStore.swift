@@ -23,6 +23,12 @@ public final class TestStore: Sendable {
     struct State {
         var files: [String: SparseBytes]
         var log: [StorageEvent] = []
+        /// How many parts of ``SparseBytes`` all files together may take; `nil` for any number.
+        var capacity: Int?
+        /// How many writes did not fit.
+        var refusals = 0
+
+        var storedChunks: Int { files.values.reduce(0) { $0 + $1.storedChunks } }
     }
 
     let state: Mutex<State>
@@ -36,6 +42,15 @@ public final class TestStore: Sendable {
     public var log: [StorageEvent] { state.withLock { $0.log } }
     /// How many events were logged so far.
     public var logCount: Int { state.withLock { $0.log.count } }
+    /// The space of this disk in 4 KiB blocks, with which it is full; `nil` for any number of them.
+    public var capacity: Int? {
+        get { state.withLock { $0.capacity } }
+        set { state.withLock { $0.capacity = newValue } }
+    }
+    /// How many blocks are in use.
+    public var usedBlocks: Int { state.withLock { $0.storedChunks } }
+    /// How many writes found no space.
+    public var refusals: Int { state.withLock { $0.refusals } }
     public func clearLog() { state.withLock { $0.log = [] } }
 
     public subscript(name: String) -> SparseBytes? {

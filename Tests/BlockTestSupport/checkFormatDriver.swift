@@ -12,6 +12,10 @@ public enum ConformancePhase: Sendable, CaseIterable {
     case crash
     /// Every call to the file below fails once, or the disk is full from then on.
     case faults
+    /// As `faults`, with one call that fails, which must not even leave a leak.
+    case lostSpace
+    /// The disk is full sooner or later.
+    case fullDisk
 }
 
 /// Judges a format driver by what it promises; see `docs/testing.md`.
@@ -21,7 +25,7 @@ public enum ConformancePhase: Sendable, CaseIterable {
 ///   - rounds: how many runs with random operations there are, each with another seed.
 /// - Throws: ``ConformanceFailure`` with seed and operations, at the first finding.
 public func checkFormatDriver(
-    _ configurations: [FormatConfiguration], phases: [ConformancePhase] = ConformancePhase.allCases,
+    _ configurations: [FormatConfiguration], phases: [ConformancePhase] = [.random, .edges, .concurrency, .crash, .faults],
     operations: Int = 60, rounds: Int = 1, seed: UInt64 = TestEffort.seed
 ) throws {
     for configuration in configurations {
@@ -35,6 +39,10 @@ public func checkFormatDriver(
             }
             if phases.contains(.crash) { try suite.checkCrashes(seed: seed &+ round) }
             if phases.contains(.faults) { try suite.checkFaults(seed: seed &+ round) }
+            if phases.contains(.lostSpace) {
+                try suite.checkFaults(seed: seed &+ round, modes: [.ioErrorOnce], leaks: false)
+            }
+            if phases.contains(.fullDisk) { try suite.checkFullDisk(seed: seed &+ round) }
         }
     }
 }

@@ -14,7 +14,6 @@ public final class BlockNode: GuestReader, Sendable {
 
     struct State {
         var backing: BlockNode?
-        var readOnly: Bool
         var deviceName: String?
         var user: String?
         var isClosed = false
@@ -38,6 +37,9 @@ public final class BlockNode: GuestReader, Sendable {
     public let settings: OpenSettings
 
     let state: Mutex<State>
+    private let readOnlyNow: Atomic<Bool>
+    /// Closed, or about to be once no request is under way.
+    private let closing = Atomic<Bool>(false)
     /// A length that the file had; saves asking for it with every run of the map.
     let seenLength = Atomic<Int>(0)
     let requests = RangeLock()
@@ -64,7 +66,8 @@ public final class BlockNode: GuestReader, Sendable {
             index < roles.count ? roles[index] : index == 0 ? "file" : "child.\(index)"
         }
         self.settings = settings
-        state = Mutex(State(backing: backing, readOnly: settings.readOnly))
+        state = Mutex(State(backing: backing))
+        readOnlyNow = Atomic(settings.readOnly)
         if case .format(let driver) = layer {
             assert(driver.knowsItsAbilities)
             zeroWriting = driver.asZeroWriting
@@ -121,7 +124,7 @@ public final class BlockNode: GuestReader, Sendable {
         get { state.withLock { $0.backing } }
         set { state.withLock { $0.backing = newValue } }
     }
-    public var isReadOnly: Bool { state.withLock { $0.readOnly } }
+    public var isReadOnly: Bool { readOnlyNow.load(ordering: .sequentiallyConsistent) }
     /// A name for messages, where the caller gave one.
     public var deviceName: String? {
         get { state.withLock { $0.deviceName } }
@@ -196,8 +199,8 @@ public final class BlockNode: GuestReader, Sendable {
     public func reopen(readOnly: Bool) throws(BlockError) {
         guard readOnly != isReadOnly else { return }
         if !readOnly { try state.withLock { $0.writeGate }?() }
-        let ticket = requests.acquire(0..<Int.max, exclusive: true)
-        defer { requests.release(ticket) }
+        let ticket = requests.acquireAll()
+        defer { requests.releaseAll(ticket) }
         if readOnly { try flushIfNeeded() }
         switch layer {
         case .storage(let driver): try driver.reopen(readOnly: readOnly)
@@ -214,11 +217,11 @@ public final class BlockNode: GuestReader, Sendable {
                 throw error
             }
         }
-        state.withLock { $0.readOnly = readOnly }
+        readOnlyNow.store(readOnly, ordering: .sequentiallyConsistent)
     }
 
-    /// Closes driver, children and backing nodes; all that was written is durable then. Closing twice does
-    /// nothing.
+    /// Waits for the requests that are under way, then closes driver, children and backing nodes; all that
+    /// was written is durable then. Closing twice does nothing. A request that comes later fails.
     ///
     /// - Throws: what the driver could not write back; everything is closed all the same.
     public func close() throws(BlockError) {
@@ -236,8 +239,7 @@ public final class BlockNode: GuestReader, Sendable {
             return (state.isClosed, state.backing)
         }
         guard !wasClosed else { return nil }
-        do throws(BlockError) { try flushIfNeeded() } catch { failure = failure ?? error }
-        do throws(BlockError) { try closeDriver() } catch { failure = failure ?? error }
+        if let error = closeAlone() { failure = failure ?? error }
         for node in children {
             do throws(BlockError) { try node.close() } catch { failure = failure ?? error }
         }
@@ -255,6 +257,33 @@ public final class BlockNode: GuestReader, Sendable {
             defer { state.backing = nil }
             return state.backing
         }
+    }
+
+    /// Flushes and closes the driver when no request is under way.
+    private func closeAlone() -> BlockError? {
+        let ticket = requests.acquireAll()
+        defer { requests.releaseAll(ticket) }
+        var failure: BlockError?
+        do throws(BlockError) { try flushIfNeeded() } catch { failure = error }
+        closing.store(true, ordering: .sequentiallyConsistent)
+        do throws(BlockError) { try closeDriver() } catch { failure = failure ?? error }
+        return failure
+    }
+
+    /// - Throws: `io` once the node is closed.
+    func checkOpen() throws(BlockError) {
+        if closing.load(ordering: .sequentiallyConsistent) {
+            throw BlockError(.io, "The image is closed", path: filename)
+        }
+    }
+
+    /// Looks again, with the request's ticket, whether it may change anything: it may have waited for the
+    /// node to be reopened or closed.
+    ///
+    /// - Throws: `io` once the node is closed; `readOnly`.
+    func checkChangeable() throws(BlockError) {
+        try checkOpen()
+        try checkWritable()
     }
 
     private func closeDriver() throws(BlockError) {

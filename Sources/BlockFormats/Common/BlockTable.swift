@@ -18,6 +18,10 @@ struct BlockTable {
     private(set) var entries: [UInt32]
     /// Sectors of the table that the file does not have yet.
     private var dirty: Set<Int> = []
+    /// Sectors that are being written without the lock.
+    private var held: Set<Int> = []
+    /// Sectors for which the file is known to have space.
+    private var reserved: Set<Int> = []
 
     /// A new table that is nowhere in the file yet.
     init(entries: [UInt32], offset: Int, isBigEndian: Bool) {
@@ -61,6 +65,17 @@ struct BlockTable {
         }
     }
 
+    /// Gives an entry its space in the file before it is needed: a full disk must not refuse the entry when
+    /// what it refers to is already written.
+    mutating func reserve(_ index: Int, in file: BlockNode) throws(BlockError) {
+        let sector = index / Self.entriesPerSector
+        guard !reserved.contains(sector) else { return }
+        let start = offset + sector * Self.sectorBytes
+        let end = min(start + Self.sectorBytes, offset + count * 4)
+        try file.fillHoles(in: start..<end)
+        reserved.insert(sector)
+    }
+
     /// Gives the table another number of entries; new ones are `filler`.
     mutating func resize(to count: Int, filler: UInt32) {
         if count < entries.count { entries.removeLast(entries.count - count) }
@@ -73,9 +88,34 @@ struct BlockTable {
         dirty = dirty.filter { $0 * Self.entriesPerSector < count }
     }
 
+    /// Takes out what changed, to be written without the lock; until ``settle(failed:)``.
+    mutating func takeChanges() -> [TableWrites.Part] {
+        let parts = runs().map { sectors in
+            TableWrites.Part(
+                offset: offset + sectors.lowerBound * Self.sectorBytes, bytes: bytes(of: sectors))
+        }
+        (held, dirty) = (dirty, [])
+        return parts
+    }
+
+    /// Lets go of what was taken out; after a failure it is changed again.
+    mutating func settle(failed: Bool) {
+        if failed { dirty.formUnion(held.filter { $0 * Self.entriesPerSector < count }) }
+        held = []
+    }
+
     /// Writes what changed. What could not be written stays to be written.
     mutating func write(to file: BlockNode) throws(BlockError) {
+        for sectors in runs() {
+            try file.write(bytes(of: sectors).span.bytes, at: offset + sectors.lowerBound * Self.sectorBytes)
+            for sector in sectors { dirty.remove(sector) }
+        }
+    }
+
+    /// Changed sectors that follow each other.
+    private func runs() -> [Range<Int>] {
         let sectors = dirty.sorted()
+        var runs: [Range<Int>] = []
         var first = 0
         while first < sectors.count {
             var last = first + 1
@@ -84,15 +124,17 @@ struct BlockTable {
             {
                 last += 1
             }
-            try writeSectors(sectors[first]..<sectors[last - 1] + 1, file)
-            for sector in sectors[first..<last] { dirty.remove(sector) }
+            runs.append(sectors[first]..<sectors[last - 1] + 1)
             first = last
         }
+        return runs
     }
 
-    private func writeSectors(_ sectors: Range<Int>, _ file: BlockNode) throws(BlockError) {
-        let buffer = AlignedBuffer(count: sectors.count * Self.sectorBytes, zeroed: true)
-        var bytes = buffer.mutableBytes
+    /// Sectors as the file is to have them.
+    private func bytes(of sectors: Range<Int>) -> [UInt8] {
+        var result = [UInt8](repeating: 0, count: sectors.count * Self.sectorBytes)
+        var elements = result.mutableSpan
+        var bytes = elements.mutableBytes
         let start = sectors.lowerBound * Self.entriesPerSector
         for index in start..<min(sectors.upperBound * Self.entriesPerSector, entries.count) {
             let place = (index - start) * 4
@@ -104,7 +146,6 @@ struct BlockTable {
         }
         // A table that begins inside a sector does not own what follows its last entry.
         let owned = (entries.count - start) * 4
-        let count = offset % Self.sectorBytes == 0 ? buffer.count : min(buffer.count, owned)
-        try file.write(buffer.bytes(0..<count), at: offset + sectors.lowerBound * Self.sectorBytes)
+        return offset % Self.sectorBytes == 0 ? result : Array(result.prefix(owned))
     }
 }

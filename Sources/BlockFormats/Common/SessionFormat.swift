@@ -3,7 +3,7 @@ import BlockCore
 /// The metadata of an image between opening and closing: what of it is in memory, and when the file gets it.
 ///
 /// Not thread-safe: the driver's lock guards it.
-protocol SessionState {
+protocol SessionState: FlushableTables {
     /// Whether the file takes no changes now.
     var isReadOnly: Bool { get set }
     /// Whether no request is under way that has space without an entry that refers to it.
@@ -37,14 +37,13 @@ extension SessionFormat {
     func exclusively<Result>(
         _ body: (inout State) throws(BlockError) -> Result
     ) throws(BlockError) -> Result {
-        try state.wait(until: { $0.isAtRest }, then: body)
-    }
-
-    public func flush() throws(BlockError) {
-        try state.withLock { (state) throws(BlockError) in
-            if !state.isReadOnly { try state.commit() }
+        try state.wait(until: { $0.isAtRest }) { (state) throws(BlockError) in
+            try state.finishWrites()
+            return try body(&state)
         }
     }
+
+    public func flush() throws(BlockError) { try state.flushTables() }
 
     public func close() throws(BlockError) {
         try exclusively { (state) throws(BlockError) in try state.finish() }

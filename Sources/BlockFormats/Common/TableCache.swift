@@ -11,6 +11,10 @@ final class TableCache {
         var dirty: Range<Int>?
         /// Used since the clock hand last came by.
         var wasUsed: Bool
+        /// The bytes of it that are being written without the lock.
+        var held: Range<Int>?
+        /// Whether the file has space for all of it.
+        var hasSpace = false
     }
 
     /// The unit that is written as a whole or not at all.
@@ -24,6 +28,8 @@ final class TableCache {
     private var index: [Int: Int] = [:]
     private var hand = 0
     private var dirtyCount = 0
+    private var heldCount = 0
+    private var inFlight: TableWrites?
     private var last = (offset: -1, slot: 0)
 
     /// A cache of `budgetBytes` in slices of `sliceSize`: at least 4, at most 4096 of them.
@@ -37,7 +43,7 @@ final class TableCache {
     var hasDirty: Bool { dirtyCount > 0 }
 
     /// Whether loading another slice may have to throw out a changed one.
-    var isCrowdedByDirty: Bool { dirtyCount >= capacity - 2 }
+    var isCrowdedByDirty: Bool { dirtyCount + heldCount >= capacity - 2 }
 
     /// The number of the slot that holds the slice at `offset`, loaded if need be. Good until the next call.
     ///
@@ -56,6 +62,7 @@ final class TableCache {
         if load { try file.read(into: &bytes, at: offset) } else { bytes.fill() }
         slots[slot].offset = offset
         slots[slot].wasUsed = true
+        slots[slot].hasSpace = false
         index[offset] = slot
         last = (offset, slot)
         return slot
@@ -70,7 +77,7 @@ final class TableCache {
         }
         for _ in 0..<2 * slots.count {
             hand = (hand + 1) % slots.count
-            if slots[hand].dirty != nil { continue }
+            if slots[hand].dirty != nil || slots[hand].held != nil { continue }
             if slots[hand].wasUsed {
                 slots[hand].wasUsed = false
                 continue
@@ -84,7 +91,9 @@ final class TableCache {
     private func forget(slot: Int) {
         index[slots[slot].offset] = nil
         if slots[slot].dirty != nil { dirtyCount -= 1 }
+        if slots[slot].held != nil { heldCount -= 1 }
         slots[slot].dirty = nil
+        slots[slot].held = nil
         slots[slot].offset = -1
         last = (-1, 0)
     }
@@ -103,8 +112,18 @@ final class TableCache {
         index.removeAll()
         slots.removeAll()
         dirtyCount = 0
+        heldCount = 0
+        inFlight = nil
         hand = 0
         last = (-1, 0)
+    }
+
+    /// Gives a slice its space in the file before it is changed, so that a full disk cannot refuse the
+    /// change when what it refers to is already written.
+    func reserve(_ slot: Int) throws(BlockError) {
+        if slots[slot].hasSpace { return }
+        try file.fillHoles(in: slots[slot].offset..<slots[slot].offset + sliceSize)
+        slots[slot].hasSpace = true
     }
 
     /// The contents of a slot.
@@ -152,15 +171,51 @@ final class TableCache {
 
     /// Writes all changes to the file, in the order of the file, without making them durable.
     func writeBack() throws(BlockError) {
-        guard dirtyCount > 0 else { return }
-        let order = slots.indices.filter { slots[$0].dirty != nil }
-            .sorted { slots[$0].offset < slots[$1].offset }
-        for slot in order {
+        // Older changes of the same slices come first.
+        try inFlight?.complete()
+        for slot in dirtySlots {
             guard let dirty = slots[slot].dirty else { continue }
             let buffer = slots[slot].buffer
             try file.write(buffer.bytes(dirty), at: slots[slot].offset + dirty.lowerBound)
             slots[slot].dirty = nil
             dirtyCount -= 1
         }
+    }
+
+    private var dirtySlots: [Int] {
+        guard dirtyCount > 0 else { return [] }
+        return slots.indices.filter { slots[$0].dirty != nil }
+            .sorted { slots[$0].offset < slots[$1].offset }
+    }
+
+    // MARK: Writing without the lock
+
+    /// Takes out all changes, in the order of the file. Their slices stay until ``settle(failed:)``.
+    func takeChanges() -> [TableWrites.Part] {
+        dirtySlots.compactMap { slot in
+            guard let dirty = slots[slot].dirty else { return nil }
+            slots[slot].held = dirty
+            slots[slot].dirty = nil
+            dirtyCount -= 1
+            heldCount += 1
+            let buffer = slots[slot].buffer
+            let bytes = buffer.bytes(dirty).array
+            return TableWrites.Part(offset: slots[slot].offset + dirty.lowerBound, bytes: bytes)
+        }
+    }
+
+    /// Notes what the changes that were taken out belong to.
+    func hold(for writes: TableWrites) { inFlight = heldCount > 0 ? writes : nil }
+
+    /// Lets go of what was taken out; after a failure it is changed again.
+    func settle(failed: Bool) {
+        inFlight = nil
+        guard heldCount > 0 else { return }
+        for slot in slots.indices {
+            guard let held = slots[slot].held else { continue }
+            slots[slot].held = nil
+            if failed { markDirty(slot, held) }
+        }
+        heldCount = 0
     }
 }

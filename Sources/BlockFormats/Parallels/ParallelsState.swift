@@ -19,6 +19,9 @@ struct ParallelsState: SessionState {
     /// Clusters that are being filled; whoever changes the whole table waits until there are none.
     var fillsInFlight = 0
     var isAtRest: Bool { fillsInFlight == 0 }
+    var writes: TableWrites?
+    /// Clusters that will be free once what is being written is durable.
+    private var freeing: [Range<Int>] = []
     /// Whether the table was looked through, so that it may be written to.
     var isSound = false
     /// Somebody did not close the image, and nobody has checked it since.
@@ -115,12 +118,29 @@ struct ParallelsState: SessionState {
 
     /// Makes everything durable, in the order above.
     mutating func commit() throws(BlockError) {
+        try finishWrites()
         if headerIsUncertain { try writeHeader() }
         try file.flush()
         guard table.isDirty else { return }
         try table.write(to: file)
         try file.flush()
         giveBack()
+    }
+
+    /// In the same order as ``commit()``.
+    mutating func takeChanges() throws(BlockError) -> TableWrites? {
+        if headerIsUncertain { try writeHeader() }
+        (freeing, freed) = (freed, [])
+        return TableWrites([TableWrites.Step(parts: table.takeChanges())], to: file)
+    }
+
+    mutating func settle(failed: Bool) {
+        table.settle(failed: failed)
+        let waiting = freed
+        freed = freeing
+        freeing = []
+        if !failed { giveBack() }
+        freed += waiting
     }
 
     /// What lost its entries for good is free, and the host may have it.

@@ -40,6 +40,12 @@ extension ParallelsDriver {
         var clusters: Range<Int>?
         if entry == Parallels.unallocated {
             let taken = try state.takeClusters(atMost: blocks)
+            do throws(BlockError) {
+                for index in 0..<taken.count { try state.table.reserve(block + index, in: state.file) }
+            } catch {
+                state.space.release(taken)
+                throw error
+            }
             state.fillsInFlight += 1
             blocks = taken.count
             host = state.layout.hostOffset(ofCluster: taken.lowerBound)
@@ -70,7 +76,10 @@ extension ParallelsDriver {
             throw error
         }
         try finishFill { state throws(BlockError) in
-            try state.link(offset / clusterBytes, to: clusters)
+            do throws(BlockError) { try state.link(offset / clusterBytes, to: clusters) } catch {
+                state.space.release(clusters)
+                throw error
+            }
         }
     }
 

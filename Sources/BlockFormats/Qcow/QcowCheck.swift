@@ -88,7 +88,7 @@ extension QcowTables {
             copied = try file.copyInside(host..<host + header.clusterBytes, to: copy)
             moved = UInt64(copy)
         case .compressed(let place):
-            let copy = allocateBytes(place.count)
+            let copy = try allocateBytes(place.count)
             copied = try file.copyInside(place, to: copy.lowerBound)
             guard let entry = QcowEntry.compressed(copy, clusterBits: header.clusterBits) else {
                 throw BlockError(

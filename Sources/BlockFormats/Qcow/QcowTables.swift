@@ -19,12 +19,19 @@ final class QcowTables: SessionState {
     private let l2: TableCache
     /// How many entries the L1 table has; more than the disk needs while that grows.
     private(set) var l1Count: Int
-    /// Where the next space is taken: the end of the file, in bytes.
-    var end: Int
+    private var space: TailSpace
+    /// Where the used part of the file ends, in bytes.
+    var end: Int {
+        get { space.end }
+        set { space = TailSpace(end: newValue) }
+    }
     /// Where the L2 tables are, in ascending order; known only where the image is written to.
     var l2Places: [Int] = []
     var writesInFlight = 0
     var isAtRest: Bool { writesInFlight == 0 }
+    var writes: TableWrites?
+    /// Those of ``newL1Entries`` that are being written.
+    private var heldL1Entries: [Int: Int] = [:]
     var hasUnflushedWrites = false
 
     private static let l1SliceBytes = 4096
@@ -40,8 +47,8 @@ final class QcowTables: SessionState {
             file: file, sliceSize: Self.l1SliceBytes, budgetBytes: Qcow.cacheBytes / 4, loadEvent: .l1Update)
         l2 = TableCache(
             file: file, sliceSize: header.tableBytes, budgetBytes: Qcow.cacheBytes, loadEvent: .l2Load)
-        end = try file.length()
-        guard end <= Self.longestFile else { throw BlockError(.corrupt, "The qcow file is too long") }
+        space = TailSpace(end: try file.length())
+        guard space.end <= Self.longestFile else { throw BlockError(.corrupt, "The qcow file is too long") }
     }
 
     var hasChanges: Bool { l2.hasDirty || !newL1Entries.isEmpty || hasUnflushedWrites }
@@ -54,7 +61,7 @@ final class QcowTables: SessionState {
 
     /// Entry `number` of the L1 table, which has it.
     private func l1Entry(_ number: Int) throws(BlockError) -> UInt64 {
-        if let entry = newL1Entries[number] { return UInt64(entry) }
+        if let entry = newL1Entries[number] ?? heldL1Entries[number] { return UInt64(entry) }
         let perSlice = Self.l1SliceBytes / 8
         let slot = try l1.slot(at: header.l1Offset + number / perSlice * Self.l1SliceBytes)
         return l1.bigEndian64(slot, number % perSlice)
@@ -186,25 +193,41 @@ final class QcowTables: SessionState {
         l1.discardAll()
     }
 
-    /// Takes whole clusters at the end of the file.
+    /// Takes whole clusters that follow each other.
     func allocate(_ count: Int) throws(BlockError) -> Int {
-        guard let place = end.roundedUp(to: header.clusterBytes), place < Self.longestFile else {
+        try take(count << header.clusterBits, unit: header.clusterBytes)
+    }
+
+    /// Takes bytes, wherever they begin.
+    func allocateBytes(_ count: Int) throws(BlockError) -> Range<Int> {
+        let place = try take(count, unit: 1)
+        return place..<place + count
+    }
+
+    private func take(_ count: Int, unit: Int) throws(BlockError) -> Int {
+        guard let place = space.take(count, unit: unit, limit: Self.longestFile) else {
             throw BlockError(.noSpace, "The image cannot grow further", path: file.filename)
         }
-        end = place + count << header.clusterBits
         return place
     }
 
-    /// Takes bytes at the end of the file, wherever that is.
-    func allocateBytes(_ count: Int) -> Range<Int> {
-        let place = end..<end + count
-        end = place.upperBound
-        return place
-    }
+    /// Gives back space that nothing refers to.
+    ///
+    /// - Parameter guest: what it was taken for, where that reads as zeroes.
+    func giveBack(_ place: Range<Int>, guest: Int? = nil) { space.giveBack(place, guest: guest) }
 
-    /// Gives back space that nothing refers to, where it is the last; else it leaks.
-    func giveBack(_ place: Range<Int>) {
-        if place.upperBound == end { end = place.lowerBound }
+    /// Lets guest clusters that read as zeroes have what is left between others, as holes.
+    private func fillGaps() throws(BlockError) {
+        let unit = header.clusterBytes
+        for gap in space.takeZeroGaps() where gap.guest % unit == 0 {
+            for index in 0..<gap.range.count / unit {
+                let guest = gap.guest + index * unit
+                guard case .unallocated = try run(at: guest, limit: 1).first else { continue }
+                let host = gap.range.lowerBound + index * unit
+                try data.writeZeroes(at: host, count: unit, guest: guest)
+                try setEntries(at: guest, count: 1) { _ in UInt64(host) }
+            }
+        }
     }
 
     /// Whether data at `range` would lie over the header, the backing name or a table.
@@ -233,19 +256,34 @@ final class QcowTables: SessionState {
         let number = guest / header.guestBytesPerTable
         if try l2Table(number) == nil { try addTable(number) }
         guard let (slot, first, _) = try entries(at: guest, limit: 1) else { return }
+        try l2.reserve(slot)
         for index in 0..<min(count, header.entriesPerTable - first) {
             l2.setBigEndian64(slot, first + index, to: value(index))
         }
     }
 
     private func addTable(_ number: Int) throws(BlockError) {
-        let place = try allocate((header.tableBytes - 1) >> header.clusterBits + 1)
-        do throws(BlockError) { try file.writeZeroes(at: place, count: end - place) } catch {
-            giveBack(place..<end)
+        let place = try reserveTable()
+        do throws(BlockError) {
+            let sector = (header.l1Offset + number * 8).roundedDown(to: Qcow.sectorBytes)
+            try file.fillHoles(in: max(sector, header.l1Offset)..<header.l1Offset + (number + 1) * 8)
+        } catch {
+            giveBack(place)
             throw error
         }
-        use(place, forTable: number)
-        l2Places.append(place)
+        use(place.lowerBound, forTable: number)
+        l2Places.append(place.lowerBound)
+    }
+
+    /// Takes space for a table, which is zero and has its space in the file.
+    private func reserveTable() throws(BlockError) -> Range<Int> {
+        let count = ((header.tableBytes - 1) >> header.clusterBits + 1) << header.clusterBits
+        let place = try allocate(count >> header.clusterBits)
+        do throws(BlockError) { try file.writeReservedZeroes(at: place, count: count) } catch {
+            giveBack(place..<place + count)
+            throw error
+        }
+        return place..<place + count
     }
 
     /// Points the L1 table to a table at another place, of which the cache may have what was there before.
@@ -256,13 +294,8 @@ final class QcowTables: SessionState {
 
     /// Copies an L2 table, which has no changes in memory, to free space, or to the end of the file.
     func moveTable(_ number: Int, from old: Int, to free: Int?) throws(BlockError) {
-        let place: Int
-        if let free {
-            place = free
-        } else {
-            place = try allocate((header.tableBytes - 1) >> header.clusterBits + 1)
-            try file.writeZeroes(at: place, count: end - place)
-        }
+        var place = free ?? 0
+        if free == nil { place = try reserveTable().lowerBound }
         try file.copyInside(old..<old + header.tableBytes, to: place)
         use(place, forTable: number)
     }
@@ -272,6 +305,7 @@ final class QcowTables: SessionState {
 
     /// Makes everything durable, in the order above.
     func commit() throws(BlockError) {
+        try finishPendingWrites()
         try file.flush()
         hasUnflushedWrites = false
         if l2.hasDirty {
@@ -284,23 +318,55 @@ final class QcowTables: SessionState {
         }
     }
 
+    private func finishPendingWrites() throws(BlockError) {
+        var tables = self
+        try tables.finishWrites()
+    }
+
     private func writeL1() throws(BlockError) {
-        let numbers = newL1Entries.keys.sorted()
-        var first = 0
-        while first < numbers.count {
-            var last = first + 1
-            while last < numbers.count, numbers[last] == numbers[last - 1] + 1 { last += 1 }
-            let run = numbers[first..<last].map { UInt64(newL1Entries[$0] ?? 0) }
-            try BigEndianTable.write(run, to: file, at: header.l1Offset + numbers[first] * 8)
-            first = last
-        }
+        for part in newL1Parts() { try file.write(part.bytes.span.bytes, at: part.offset) }
         newL1Entries = [:]
         l1.discardAll()
     }
 
+    /// New L1 entries as the file is to have them, each on its own.
+    private func newL1Parts() -> [TableWrites.Part] {
+        newL1Entries.sorted { $0.key < $1.key }.map { number, place in
+            var bytes = [UInt8](repeating: 0, count: 8)
+            var elements = bytes.mutableSpan
+            var span = elements.mutableBytes
+            span.storeBigEndian(UInt64(place), at: 0)
+            return TableWrites.Part(offset: header.l1Offset + number * 8, bytes: bytes)
+        }
+    }
+
+    /// In the same order as ``commit()``.
+    func takeChanges() -> TableWrites? {
+        let writes = TableWrites(
+            [TableWrites.Step(parts: l2.takeChanges()), TableWrites.Step(parts: newL1Parts())], to: file)
+        l2.hold(for: writes)
+        (heldL1Entries, newL1Entries) = (newL1Entries, [:])
+        hasUnflushedWrites = false
+        return writes
+    }
+
+    func settle(failed: Bool) {
+        l2.settle(failed: failed)
+        if failed {
+            newL1Entries.merge(heldL1Entries) { newer, _ in newer }
+            hasUnflushedWrites = true
+        }
+        if !heldL1Entries.isEmpty { l1.discardAll() }
+        heldL1Entries = [:]
+    }
+
     /// Leaves nothing in memory that the file should have.
     func finish() throws(BlockError) {
-        if !isReadOnly && hasChanges { try commit() }
+        guard !isReadOnly else { return }
+        // A gap that cannot be filled is a leak, nothing worse.
+        try? fillGaps()
+        if hasChanges { try commit() }
+        space.trim(file)
     }
 
     /// Drops what is cached: the file was changed behind it.
@@ -308,6 +374,7 @@ final class QcowTables: SessionState {
         l1.discardAll()
         l2.discardAll()
         newL1Entries = [:]
+        heldL1Entries = [:]
     }
 
     /// Writes the header, one sector, and makes it durable. `name` goes with it where it is in that sector.

@@ -53,7 +53,7 @@ extension QcowDriver {
     /// Stores new clusters whole, then links them.
     private func store(_ plan: Plan, _ bytes: RawSpan, _ old: any GuestReader) throws(BlockError) {
         let start = plan.guest.lowerBound.roundedDown(to: clusterBytes)
-        try fillAndLink(at: start, hostOffset: plan.hostOffset, count: plan.newClusters) {
+        try fillAndLink(at: start, hostOffset: plan.hostOffset, count: plan.newClusters, old) {
             () throws(BlockError) in
             file.emit(.writeData)
             if bytes.byteCount == plan.newClusters << clusterBits {
@@ -74,21 +74,27 @@ extension QcowDriver {
     /// Lets `fill` store clusters of a write that is in flight, then links them; gives them back after a
     /// failure. They are in one table.
     func fillAndLink(
-        at guest: Int, hostOffset: Int, count: Int, _ fill: () throws(BlockError) -> Void
+        at guest: Int, hostOffset: Int, count: Int, _ old: any GuestReader,
+        _ fill: () throws(BlockError) -> Void
     ) throws(BlockError) {
+        let place = hostOffset..<hostOffset + count << clusterBits
+        let isHidden = old.hasBacking(in: guest..<guest + place.count)
         do throws(BlockError) { try fill() } catch {
-            finishWrite { $0.giveBack(hostOffset..<hostOffset + count << clusterBits) }
+            finishWrite { $0.giveBack(place, guest: isHidden ? nil : guest) }
             throw error
         }
-        try link(at: guest, count: count) { UInt64(hostOffset + $0 << clusterBits) }
+        try link(at: guest, count: count, place) { UInt64(hostOffset + $0 << clusterBits) }
     }
 
-    /// Ends a write: its entries are set.
-    func link(at guest: Int, count: Int, to value: (Int) -> UInt64) throws(BlockError) {
+    /// Ends a write: its entries are set, or its place is given back.
+    private func link(
+        at guest: Int, count: Int, _ place: Range<Int>, to value: (Int) -> UInt64
+    ) throws(BlockError) {
         var failure: BlockError?
         finishWrite { tables in
             tables.hasUnflushedWrites = true
             do throws(BlockError) { try tables.setEntries(at: guest, count: count, to: value) } catch {
+                tables.giveBack(place)
                 failure = error
             }
         }
@@ -126,7 +132,7 @@ extension QcowDriver: CompressedWriting {
             throw BlockError(.invalidArgument, "Compressed writes are of whole clusters", path: file.filename)
         }
         let (place, entry) = try tables.withLock { (tables) throws(BlockError) -> (Range<Int>, UInt64) in
-            let place = tables.allocateBytes(payload.byteCount)
+            let place = try tables.allocateBytes(payload.byteCount)
             guard let entry = QcowEntry.compressed(place, clusterBits: clusterBits) else {
                 tables.giveBack(place)
                 throw BlockError(
@@ -142,7 +148,7 @@ extension QcowDriver: CompressedWriting {
             finishWrite { $0.giveBack(place) }
             throw error
         }
-        try link(at: offset, count: 1) { _ in entry }
+        try link(at: offset, count: 1, place) { _ in entry }
     }
 }
 
@@ -163,7 +169,7 @@ extension QcowDriver: ZeroWriting, Discarding {
                     at: host, count: run.count, guest: run.lowerBound, flags: mayUnmap ? .mayUnmap : [])
             case .unallocated where !isHidden: break
             case .compressed where !isHidden: try forget(run)
-            default: try addZeroes(run)
+            default: try addZeroes(run, old)
             }
         }
         return true
@@ -208,14 +214,14 @@ extension QcowDriver: ZeroWriting, Discarding {
     }
 
     /// Gives new clusters, of one table, that read as zeroes.
-    private func addZeroes(_ run: Range<Int>) throws(BlockError) {
+    private func addZeroes(_ run: Range<Int>, _ old: any GuestReader) throws(BlockError) {
         let count = clusters(0, run.count)
         let host = try tables.withLock { (tables) throws(BlockError) in
             let host = try tables.allocate(count)
             tables.writesInFlight += 1
             return host
         }
-        try fillAndLink(at: run.lowerBound, hostOffset: host, count: count) { () throws(BlockError) in
+        try fillAndLink(at: run.lowerBound, hostOffset: host, count: count, old) { () throws(BlockError) in
             try data.writeZeroes(at: host, count: count << clusterBits, guest: run.lowerBound)
         }
     }

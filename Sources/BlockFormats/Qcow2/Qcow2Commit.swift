@@ -29,23 +29,38 @@ extension Qcow2Metadata {
         }
     }
 
-    private func applyFrees() throws(BlockError) {
+    func applyFrees() throws(BlockError) {
         file.emit(.clusterFree)
+        let store = try refcounts()
         let frees = pendingFrees
         pendingFrees = []
-        let store = try refcounts()
-        for free in frees {
+        for (index, free) in frees.enumerated() {
             for cluster in free.clusters {
-                try checkRelease(cluster, refcount: try store.refcount(of: cluster))
-                guard try store.decrement(cluster) == 0 else { continue }
-                let offset = cluster << layout.clusterBits
-                // What was cached of a table that lay there must not be written over its next contents.
-                l2Cache.discard(offset..<offset + layout.clusterSize)
-                if freeByteOffset >> layout.clusterBits == cluster { freeByteOffset = 0 }
-                let discards = free.discards || passesDiscards.ofOthers
-                if discards { try? file.discard(at: offset, count: layout.clusterSize) }
+                do throws(BlockError) {
+                    try apply(free, to: cluster, store)
+                } catch {
+                    // The rest waits for the next commit; what is damaged is left alone.
+                    let next = error.kind == .corrupt ? cluster + 1 : cluster
+                    var rest = free
+                    rest.clusters = next..<free.clusters.upperBound
+                    pendingFrees = (rest.clusters.isEmpty ? [] : [rest]) + frees[(index + 1)...]
+                    throw error
+                }
             }
         }
+    }
+
+    private func apply(
+        _ free: PendingFree, to cluster: Int, _ store: RefcountStore
+    ) throws(BlockError) {
+        try checkRelease(cluster, refcount: try store.refcount(of: cluster))
+        guard try store.decrement(cluster) == 0 else { return }
+        let offset = cluster << layout.clusterBits
+        // What was cached of a table that lay there must not be written over its next contents.
+        l2Cache.discard(offset..<offset + layout.clusterSize)
+        if freeByteOffset >> layout.clusterBits == cluster { freeByteOffset = 0 }
+        let discards = free.discards || passesDiscards.ofOthers
+        if discards { try? file.discard(at: offset, count: layout.clusterSize) }
     }
 
     // MARK: Committing
@@ -66,7 +81,10 @@ extension Qcow2Metadata {
 
     /// Writes back everything that is cached, in the order that is safe, and makes it durable.
     func commit() throws(BlockError) {
+        var tables = self
+        try tables.finishWrites()
         try checkSound()
+        if headerIsUncertain { try restoreHeader() }
         // No entry in the image refers to data that the other file has not got.
         if data.isExternal { try data.node.flush() }
         try padCompressedEnd()
@@ -90,14 +108,14 @@ extension Qcow2Metadata {
     }
 
     /// Refcounts go to the file: blocks, then table entries, then, for a table that grew, the header.
-    private func commitRefcounts() throws(BlockError) {
+    func commitRefcounts() throws(BlockError) {
         guard let store = loadedRefcounts, store.hasDirty || needsRefcountTable(store) else { return }
         if refcountsAreLazy && !needsRefcountTable(store) { return }
         try writeRefcounts(store)
     }
 
     /// Whether the table outgrew the one that the header in the file points to.
-    private func needsRefcountTable(_ store: RefcountStore) -> Bool {
+    func needsRefcountTable(_ store: RefcountStore) -> Bool {
         store.needsPlacing || store.tableOffset != header.refcountTableOffset
     }
 
@@ -113,7 +131,12 @@ extension Qcow2Metadata {
             let oldClusters = header.refcountTableClusters
             try pointToRefcountTable(store)
             protection = nil
-            for cluster in old..<old + oldClusters { try store.decrement(cluster) }
+            // The header points elsewhere, durably.
+            for cluster in old..<old + oldClusters {
+                do throws(BlockError) { try store.decrement(cluster) } catch {
+                    release(cluster, count: 1)
+                }
+            }
         }
         try store.writeBack { () throws(BlockError) in try barrier() }
         hasUnflushedWrites = true
@@ -144,29 +167,58 @@ extension Qcow2Metadata {
     func moveL1(to entries: [UInt64], change: (inout Qcow2Header) -> Void = { _ in }) throws(BlockError) {
         let clusters = layout.clusters(entries.count * 8)
         file.emit(.l1GrowAllocate)
-        let start = clusters == 0 ? 0 : try refcounts().allocate(clusters)
-        file.emit(.l1GrowWrite)
-        try BigEndianTable.write(entries, to: file, at: start << layout.clusterBits)
-        try padTable(start << layout.clusterBits, entries.count * 8)
-        hasUnflushedWrites = true
-        try commit()
-        try barrier()
         let old = header.l1Offset >> layout.clusterBits
         let oldClusters = layout.clusters(header.l1Entries * 8)
-        let before = header
-        header.l1Offset = start << layout.clusterBits
-        header.l1Entries = entries.count
-        change(&header)
-        file.emit(.l1GrowActivate)
-        do throws(BlockError) { try writeHeaderFields() } catch {
-            header = before
-            throw error
+        if clusters == 0 {
+            try activateL1(entries, at: 0, change)
+        } else {
+            _ = try fillingNewClusters(clusters) { start throws(BlockError) in
+                try activateL1(entries, at: start, change)
+            }
         }
         l1 = entries
         dirtyL1 = nil
         protection = nil
-        try barrier()
+        // Freed by the next commit, behind a barrier.
         if oldClusters > 0 { release(old, count: oldClusters) }
+        try barrier()
+    }
+
+    /// Writes an L1 table, makes it durable, and makes the header point to it.
+    private func activateL1(
+        _ entries: [UInt64], at offset: Int, _ change: (inout Qcow2Header) -> Void
+    ) throws(BlockError) {
+        file.emit(.l1GrowWrite)
+        try BigEndianTable.write(entries, to: file, at: offset)
+        try padTable(offset, entries.count * 8)
+        hasUnflushedWrites = true
+        try commit()
+        try barrier()
+        var changed = header
+        changed.l1Offset = offset
+        changed.l1Entries = entries.count
+        change(&changed)
+        file.emit(.l1GrowActivate)
+        try moveHeader(to: changed)
+    }
+
+    /// Makes the header in the file point to something else. A write that failed is undone, durably; where
+    /// that fails too, the file may have either header, and what either names stays taken.
+    func moveHeader(to changed: Qcow2Header) throws(BlockError) {
+        let before = header
+        header = changed
+        do throws(BlockError) { try writeHeaderFields() } catch {
+            header = before
+            headerIsUncertain = true
+            try? restoreHeader()
+            throw error
+        }
+    }
+
+    func restoreHeader() throws(BlockError) {
+        try writeHeaderFields()
+        try barrier()
+        headerIsUncertain = false
     }
 
     /// Fills the rest of a table's last sector, so that the file does not end inside an entry.

@@ -40,7 +40,7 @@ extension Qcow2Driver: CompressedWriting {
         let place = try metadata.withLock { tables throws(BlockError) -> CompressedPlace in
             try tables.beginLazyRefcounts()
             // Before the data, so that the file can end in the middle of a cluster.
-            _ = try tables.writableL2Table(offset)
+            _ = try tables.changeableL2Slot(offset)
             let place = try tables.allocateBytes(payload.byteCount)
             tables.writesInFlight += 1
             return place
@@ -91,15 +91,17 @@ extension Qcow2Metadata {
         let count = try store.refcount(of: current)
         guard count > 0, count < layout.maximumRefcount else { return nil }
         let room = layout.clusterSize - freeByteOffset & (layout.clusterSize - 1)
-        if size > room {
-            let next = try store.allocate(1)
-            guard next == current + 1 else {
-                try padCompressedEnd()
-                return CompressedPlace(hostOffset: next << layout.clusterBits, size: size)
-            }
+        guard size > room else {
+            try store.increment(current)
+            return CompressedPlace(hostOffset: freeByteOffset, size: size)
         }
-        try store.increment(current)
-        return CompressedPlace(hostOffset: freeByteOffset, size: size)
+        var start = freeByteOffset
+        _ = try fillingNewClusters(1) { next throws(BlockError) in
+            if next >> layout.clusterBits == current + 1 { return try store.increment(current) }
+            try padCompressedEnd()
+            start = next
+        }
+        return CompressedPlace(hostOffset: start, size: size)
     }
 
     /// Makes a file that ends with compressed data end with a whole sector: the entry counts sectors, and
@@ -115,19 +117,26 @@ extension Qcow2Metadata {
         freeByteOffset = layout.isAligned(whole) ? 0 : whole
     }
 
+    /// A failure gives back what is not linked.
     func link(_ place: CompressedPlace, at guestOffset: Int) throws(BlockError) {
+        do throws(BlockError) { try set(place, at: guestOffset) } catch {
+            giveBack(place)
+            throw error
+        }
+        if hasTooManyFrees { try commit() }
+    }
+
+    private func set(_ place: CompressedPlace, at guestOffset: Int) throws(BlockError) {
         file.emit(.l2UpdateCompressed)
         hasUnflushedWrites = true
         guard let entry = L2Entry.compressed(at: place.hostOffset, size: place.size, layout) else {
             throw BlockError(
                 .noSpace, "The image file is too large for compressed clusters", path: file.filename)
         }
-        let table = try writableL2Table(guestOffset)
-        let (slot, index) = try l2Slot(table: table, index: l2Index(guestOffset))
+        let (slot, index) = try changeableL2Slot(guestOffset)
         let old = cachedEntry(slot, index)
         setCachedEntry(slot, index, to: entry)
         release(old)
-        if hasTooManyFrees { try commit() }
     }
 
     /// Frees bytes that no entry ever referred to.

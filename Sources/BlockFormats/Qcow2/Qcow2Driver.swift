@@ -164,7 +164,8 @@ public final class Qcow2Driver: FormatDriver {
         _ body: (Qcow2Metadata) throws(BlockError) -> Result
     ) throws(BlockError) -> Result {
         try metadata.wait(until: { $0.writesInFlight == 0 }) { tables throws(BlockError) -> Result in
-            try body(tables)
+            try tables.finishWrites()
+            return try body(tables)
         }
     }
 
@@ -200,14 +201,7 @@ public final class Qcow2Driver: FormatDriver {
         }
     }
 
-    public func flush() throws(BlockError) {
-        try metadata.withLock { tables throws(BlockError) in
-            guard !tables.isReadOnly else { return }
-            // Data written in place leaves no trace in the tables.
-            tables.hasUnflushedWrites = true
-            try tables.commit()
-        }
-    }
+    public func flush() throws(BlockError) { try metadata.flushTables() }
 
     public func close() throws(BlockError) {
         try exclusively { tables throws(BlockError) in

@@ -7,7 +7,7 @@ import BlockCore
 /// Order of writes (``commit()``). Guest data and new refcounts are in the file first; then, after a barrier,
 /// the L2 entries that refer to them; after another, the L1 entries that refer to new L2 tables; after the
 /// last, refcounts of what is no longer referred to go down. A crash between any two leaves leaks at worst.
-final class Qcow2Metadata {
+final class Qcow2Metadata: FlushableTables {
     let file: BlockNode
     /// Where the guest's plain data is.
     let data: GuestData
@@ -17,6 +17,9 @@ final class Qcow2Metadata {
     /// The active L1 table.
     var l1: [UInt64]
     var dirtyL1: Range<Int>?
+    /// What is being written without the lock, and what of it is not in a cache.
+    var writes: TableWrites?
+    var held = Held()
     /// Loaded when first needed: reading guest data takes no refcounts.
     var loadedRefcounts: RefcountStore?
     /// Clusters that lose a reference once the L2 and L1 entries without it are durable.
@@ -45,6 +48,8 @@ final class Qcow2Metadata {
     var bitmaps: Qcow2BitmapSet?
     /// A check is mending this image, whose metadata may overlap and go uncounted.
     var isRepairing = false
+    /// A write of the header failed, so that the file may have the header that was to be.
+    var headerIsUncertain = false
     /// The file is known to be at least this long, in bytes, with what was allocated behind its end.
     var knownEnd = 0
     /// An L2 table that is the file's last cluster, and not whole, was found to be legal.
@@ -169,8 +174,7 @@ final class Qcow2Metadata {
 
     /// Sets the entry of one guest cluster, whose table is writable already.
     func setEntry(at guestOffset: Int, to value: L2Entry) throws(BlockError) {
-        let table = try writableL2Table(guestOffset)
-        let (slot, entry) = try l2Slot(table: table, index: l2Index(guestOffset))
+        let (slot, entry) = try changeableL2Slot(guestOffset)
         setCachedEntry(slot, entry, to: value)
     }
 
@@ -195,12 +199,35 @@ final class Qcow2Metadata {
         guard l1.indices.contains(index) else { throw corrupt("L1 table is too small") }
         let old = try checkedTable(l1[index], index)
         if let old, l1[index] & L2Entry.copiedFlag != 0 { return old }
-        let cluster = try refcounts().allocate(1)
-        let offset = cluster << layout.clusterBits
-        if let old { try copyTable(from: old, to: offset) } else { try clearTable(offset) }
+        let offset = try fillingNewClusters(1) { offset throws(BlockError) in
+            try reserveL1(index)
+            if let old { try copyTable(from: old, to: offset) } else { try clearTable(offset) }
+        }
         setL1(index, to: UInt64(offset) | L2Entry.copiedFlag)
         if let old { release(old >> layout.clusterBits, count: 1) }
         return offset
+    }
+
+    /// Takes clusters, fills them, and gives them back when that fails.
+    ///
+    /// - Parameter fill: is given the host offset.
+    /// - Returns: the host offset.
+    func fillingNewClusters(
+        _ count: Int, _ fill: (_ offset: Int) throws(BlockError) -> Void
+    ) throws(BlockError) -> Int {
+        let store = try refcounts()
+        let first = try store.allocate(count)
+        do throws(BlockError) { try fill(first << layout.clusterBits) } catch {
+            if !headerIsUncertain { store.giveBack(first..<first + count) }
+            throw error
+        }
+        return first << layout.clusterBits
+    }
+
+    /// The entry's sector has its space in the file, also where the table was a hole.
+    private func reserveL1(_ index: Int) throws(BlockError) {
+        let sector = (header.l1Offset + index * 8).roundedDown(to: Qcow2.sectorBytes)
+        try file.fillHoles(in: sector..<sector + Qcow2.sectorBytes)
     }
 
     /// A new table is all zero in the file before an L1 entry refers to it.
@@ -209,9 +236,11 @@ final class Qcow2Metadata {
         l2Cache.discard(offset..<offset + layout.clusterSize)
         if layout.sliceSize == layout.clusterSize {
             if l2Cache.isCrowdedByDirty { try commit() }
-            l2Cache.markDirty(try l2Cache.slot(at: offset, load: false), 0..<layout.sliceSize)
+            let slot = try l2Cache.slot(at: offset, load: false)
+            try l2Cache.reserve(slot)
+            l2Cache.markDirty(slot, 0..<layout.sliceSize)
         } else {
-            try file.writeZeroes(at: offset, count: layout.clusterSize)
+            try file.writeReservedZeroes(at: offset, count: layout.clusterSize)
             hasUnflushedWrites = true
         }
     }

@@ -154,17 +154,20 @@ extension Qcow2Metadata {
         var changed = header
         changed.snapshotCount = snapshots.count
         changed.snapshotsOffset = 0
-        if !bytes.isEmpty {
-            let cluster = try refcounts().allocate(layout.clusters(bytes.count))
-            changed.snapshotsOffset = cluster << layout.clusterBits
-            try file.write(bytes.span.bytes, at: changed.snapshotsOffset)
-            hasUnflushedWrites = true
-            try commit()
+        if bytes.isEmpty {
+            try moveHeader(to: changed)
+        } else {
+            _ = try fillingNewClusters(layout.clusters(bytes.count)) { offset throws(BlockError) in
+                changed.snapshotsOffset = offset
+                try file.write(bytes.span.bytes, at: offset)
+                hasUnflushedWrites = true
+                try commit()
+                try moveHeader(to: changed)
+            }
         }
-        try file.write(changed.fixedBytes().span.bytes, at: 0)
-        header = changed
         protection = nil
-        try barrier()
+        // Freed by the next commit, behind a barrier.
         if oldBytes > 0 { release(old >> layout.clusterBits, count: layout.clusters(oldBytes)) }
+        try barrier()
     }
 }

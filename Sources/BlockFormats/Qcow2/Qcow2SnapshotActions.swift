@@ -171,11 +171,11 @@ extension Qcow2Metadata {
     fileprivate func writeTableCopy(_ entries: [UInt64]) throws(BlockError) -> Int {
         // Nothing would ever count or free a cluster for a table without entries.
         if entries.isEmpty { return 0 }
-        let start = try refcounts().allocate(layout.clusters(entries.count * 8)) << layout.clusterBits
-        let padded = entries + [UInt64](repeating: 0, count: (64 - entries.count % 64) % 64)
-        try BigEndianTable.write(padded, to: file, at: start)
-        hasUnflushedWrites = true
-        return start
+        return try fillingNewClusters(layout.clusters(entries.count * 8)) { start throws(BlockError) in
+            let padded = entries + [UInt64](repeating: 0, count: (64 - entries.count % 64) % 64)
+            try BigEndianTable.write(padded, to: file, at: start)
+            hasUnflushedWrites = true
+        }
     }
 
     /// Calls `body` with every L2 table that an L1 table refers to, loaded into one reused buffer.

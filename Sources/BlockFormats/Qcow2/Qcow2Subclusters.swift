@@ -141,8 +141,7 @@ extension Qcow2Metadata {
     func planSubclusters(_ guest: Range<Int>) throws(BlockError) -> Qcow2Driver.WritePlan {
         let start = guest.lowerBound
         let inside = start & (layout.clusterSize - 1)
-        let table = try writableL2Table(start)
-        let (slot, first) = try l2Slot(table: table, index: l2Index(start))
+        let (slot, first) = try changeableL2Slot(start)
         let entry = cachedEntry(slot, first)
         let isOwn = entry.isCopied && entry.kind(layout) == .data
         if isOwn { try checkDataOffset(entry, guest: start - inside) }
@@ -241,7 +240,8 @@ extension Qcow2Metadata {
 
     /// As ``link(_:asZero:)``: what was filled becomes allocated, other subclusters stay what they are.
     func linkSubclusters(_ allocation: Qcow2Driver.Allocation, asZero: Bool) throws(BlockError) {
-        try eachCluster(of: allocation) { guest, host, old throws(BlockError) in
+        try eachCluster(of: allocation) { guest, host throws(BlockError) in
+            let old = try entry(at: guest)
             let filled = layout.subclusterMask(allocation.guest, inCluster: guest)
             let zero = old.isCompressed ? 0 : old.zeroSubclusters
             let kept = allocation.isReused ? old.allocatedSubclusters : 0
@@ -259,22 +259,9 @@ extension Qcow2Metadata {
     /// Gives clusters a place, while their subclusters stay what they are: unallocated or zero.
     func linkPlaces(_ allocation: Qcow2Driver.Allocation) throws(BlockError) {
         if allocation.isReused { return }
-        hasUnflushedWrites = true
-        try eachCluster(of: allocation) { guest, host, old throws(BlockError) in
+        try eachCluster(of: allocation) { guest, host throws(BlockError) in
+            let old = try entry(at: guest)
             try setEntry(at: guest, to: L2Entry(raw: L2Entry.data(at: host).raw, bitmap: old.bitmap))
-        }
-    }
-
-    private func eachCluster(
-        of allocation: Qcow2Driver.Allocation,
-        _ body: (_ guest: Int, _ host: Int, _ old: L2Entry) throws(BlockError) -> Void
-    ) throws(BlockError) {
-        var guest = layout.roundedDown(allocation.guest.lowerBound)
-        var host = layout.roundedDown(allocation.hostOffset)
-        while guest < allocation.guest.upperBound {
-            try body(guest, host, try entry(at: guest))
-            guest += layout.clusterSize
-            host += layout.clusterSize
         }
     }
 }

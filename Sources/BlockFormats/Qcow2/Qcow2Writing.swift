@@ -149,8 +149,7 @@ extension Qcow2Metadata {
     func plan(_ guest: Range<Int>) throws(BlockError) -> Qcow2Driver.WritePlan {
         if layout.hasSubclusters { return try planSubclusters(guest) }
         let start = guest.lowerBound
-        let table = try writableL2Table(start)
-        let (slot, first) = try l2Slot(table: table, index: l2Index(start))
+        let (slot, first) = try changeableL2Slot(start)
         let buffer = l2Cache.bytes(of: slot)
         let slice = buffer.bytes
         let entry = L2Entry(raw: slice.bigEndian(at: first &* 8) ?? 0)
@@ -215,32 +214,52 @@ extension Qcow2Metadata {
     /// Points the L2 entries to clusters whose data is in the file, and releases what they pointed to.
     ///
     /// - Parameter asZero: they keep their place, and read as zeroes whatever is there (version 3).
+    /// A failure gives back the clusters that are not linked.
     func link(_ allocation: Qcow2Driver.Allocation, asZero: Bool = false) throws(BlockError) {
-        hasUnflushedWrites = true
         if layout.hasSubclusters { return try linkSubclusters(allocation, asZero: asZero) }
-        var host = allocation.hostOffset
-        var guest = allocation.guest.lowerBound
-        while guest < allocation.guest.upperBound {
-            let table = try writableL2Table(guest)
-            let (slot, entry) = try l2Slot(table: table, index: l2Index(guest))
+        try eachCluster(of: allocation) { guest, host throws(BlockError) in
+            let (slot, entry) = try changeableL2Slot(guest)
             let old = L2Entry(raw: l2Cache.bigEndian64(slot, entry))
             l2Cache.setBigEndian64(
                 slot, entry, to: L2Entry.data(at: host).raw | (asZero ? L2Entry.zeroFlag : 0))
             if !allocation.isReused { release(old) }
-            host += layout.clusterSize
-            guest += layout.clusterSize
         }
         if hasTooManyFrees { try commit() }
+    }
+
+    /// Calls `body`, which links it, for each cluster of an allocation.
+    func eachCluster(
+        of allocation: Qcow2Driver.Allocation,
+        _ body: (_ guest: Int, _ host: Int) throws(BlockError) -> Void
+    ) throws(BlockError) {
+        hasUnflushedWrites = true
+        var rest = allocation
+        let lead = allocation.guest.lowerBound - layout.roundedDown(allocation.guest.lowerBound)
+        var guest = allocation.guest.lowerBound - lead
+        var host = allocation.hostOffset - lead
+        while guest < allocation.guest.upperBound {
+            do throws(BlockError) { try body(guest, host) } catch {
+                giveBack(rest)
+                throw error
+            }
+            guest += layout.clusterSize
+            host += layout.clusterSize
+            rest.guest = min(guest, allocation.guest.upperBound)..<allocation.guest.upperBound
+            rest.hostOffset = host
+        }
+    }
+
+    /// The slot and number of a guest cluster's entry, in a table that is the image's own and has its space.
+    func changeableL2Slot(_ guestOffset: Int) throws(BlockError) -> (slot: Int, entry: Int) {
+        let found = try l2Slot(table: try writableL2Table(guestOffset), index: l2Index(guestOffset))
+        try l2Cache.reserve(found.slot)
+        return found
     }
 
     /// Frees clusters that no entry ever referred to.
     func giveBack(_ allocation: Qcow2Driver.Allocation) {
         guard !allocation.isReused, !data.isExternal, let store = try? refcounts() else { return }
         let first = allocation.hostOffset >> layout.clusterBits
-        let end = layout.clusters(allocation.hostOffset + allocation.guest.count)
-        for cluster in first..<end {
-            // What cannot be given back is leaked, which a check finds.
-            _ = try? store.decrement(cluster)
-        }
+        store.giveBack(first..<layout.clusters(allocation.hostOffset + allocation.guest.count))
     }
 }

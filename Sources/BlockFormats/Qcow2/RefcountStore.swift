@@ -7,13 +7,17 @@ import BlockCore
 final class RefcountStore {
     let file: BlockNode
     let layout: Qcow2Layout
-    private let cache: TableCache
+    let cache: TableCache
     /// The refcount table: host offsets of blocks, 0 for "all zero".
-    private(set) var table: [UInt64]
+    var table: [UInt64]
     var tableOffset: Int
     var tableClusters: Int
     /// Entries of ``table`` that differ from the file.
-    private var dirtyTable: Range<Int>?
+    var dirtyTable: Range<Int>?
+    /// Those of them that are being written without the lock.
+    var heldTable: Range<Int>?
+    /// How the table grows: see RefcountGrowth.swift.
+    var growth = Growth()
     /// Clusters below this one are (nearly) all in use: where the search for free ones begins.
     private(set) var firstMaybeFree = 0
     /// No cluster from here on was ever written: the file is shorter, so they read as zeroes.
@@ -117,6 +121,7 @@ final class RefcountStore {
             block = try makeBlock(for: cluster)
         }
         let (slot, entry) = try locate(cluster, block: block)
+        try cache.reserve(slot)
         var bytes = cache.bytes(of: slot).mutableBytes
         RefcountEntries.set(&bytes, entry, to: value, order: layout.refcountOrder)
         cache.markDirty(slot, RefcountEntries.byteRange(entry, order: layout.refcountOrder))
@@ -146,12 +151,29 @@ final class RefcountStore {
 
     // MARK: Allocation
 
-    /// Allocates `count` clusters in a row, with a refcount of one.
+    /// Allocates `count` clusters in a row, with a refcount of one. What counts them has its space in the
+    /// file, so that a full disk refuses the clusters, not their refcounts. A failure takes none.
     func allocate(_ count: Int) throws(BlockError) -> Int {
         file.emit(.clusterAllocate)
         let first = try findFree(count)
-        for cluster in first..<first + count { try set(cluster, to: 1) }
+        var counted = first
+        do throws(BlockError) {
+            while counted < first + count {
+                try set(counted, to: 1)
+                counted += 1
+            }
+            try placeGrownTable()
+        } catch {
+            giveBack(first..<counted)
+            firstMaybeFree = min(firstMaybeFree, first)
+            throw error
+        }
         return first
+    }
+
+    /// Takes back clusters that nothing refers to. What cannot be taken back is leaked, which a check finds.
+    func giveBack(_ clusters: Range<Int>) {
+        for cluster in clusters { _ = try? decrement(cluster) }
     }
 
     /// Finds `count` free clusters in a row and takes them out of the search, without a refcount yet.
@@ -187,15 +209,19 @@ final class RefcountStore {
         let home = try findFree(1)
         willMakeBlock(home)
         let offset = home << layout.clusterBits
-        file.emit(.refcountBlockWrite)
-        try clear(block: offset)
-        table[index] = UInt64(offset)
-        noteDirtyTable(index..<index + 1)
-        // The block's own cluster is counted by this block or by another one that may have to be made too.
-        do throws(BlockError) { try set(home, to: 1) } catch {
+        do throws(BlockError) {
+            file.emit(.refcountBlockWrite)
+            try reserveEntry(index)
+            try clear(block: offset)
+            table[index] = UInt64(offset)
+            noteDirtyTable(index..<index + 1)
+            // The block's own cluster is counted by this block, or by another that may have to be made too.
+            try set(home, to: 1)
+        } catch {
             // A block that nobody counts would be given out to somebody else.
             table[index] = 0
             cache.discard(offset..<offset + layout.clusterSize)
+            firstMaybeFree = min(firstMaybeFree, home)
             throw error
         }
         return offset
@@ -204,51 +230,17 @@ final class RefcountStore {
     /// A new block is all zero in the file before anything refers to it.
     private func clear(block offset: Int) throws(BlockError) {
         if layout.sliceSize == layout.clusterSize {
-            cache.markDirty(try cache.slot(at: offset, load: false), 0..<layout.sliceSize)
+            let slot = try cache.slot(at: offset, load: false)
+            try cache.reserve(slot)
+            cache.markDirty(slot, 0..<layout.sliceSize)
         } else {
-            try file.writeZeroes(at: offset, count: layout.clusterSize)
+            try file.writeReservedZeroes(at: offset, count: layout.clusterSize)
         }
     }
 
-    private func noteDirtyTable(_ range: Range<Int>) {
+    func noteDirtyTable(_ range: Range<Int>) {
         guard let dirty = dirtyTable else { return dirtyTable = range }
         dirtyTable = min(dirty.lowerBound, range.lowerBound)..<max(dirty.upperBound, range.upperBound)
-    }
-
-    /// A larger table that waits for its place in the file; set by growth, placed by the owner.
-    private(set) var needsPlacing = false
-
-    /// Lets the table hold `index`, in memory; ``placeTable()`` puts it into the file.
-    private func growTable(toHold index: Int) throws(BlockError) {
-        let margin = 16 + index / 1024
-        let needed = layout.clusters((index + 1 + margin) * 8)
-        let clusters = max(needed, min(tableClusters + tableClusters / 2 + 1, needed * 2))
-        let entries = (clusters << layout.clusterBits) / 8
-        guard entries * 8 <= Qcow2.Limit.refcountTableBytes else {
-            throw BlockError(.noSpace, "The refcount table would become too large", path: file.filename)
-        }
-        table += repeatElement(0, count: entries - table.count)
-        needsPlacing = true
-    }
-
-    /// Writes a grown table to a new place. The owner then makes it durable, points the header to it, makes
-    /// that durable, and frees the old place.
-    func placeTable() throws(BlockError) {
-        // Allocating may need blocks, whose entries the margin of growTable(toHold:) has room for.
-        let clusters = layout.clusters(table.count * 8)
-        file.emit(.refcountTableGrow)
-        let start = try allocate(clusters)
-        guard layout.clusters(table.count * 8) == clusters else {
-            throw BlockError(.noSpace, "The refcount table could not grow", path: file.filename)
-        }
-        file.emit(.refcountGrowWriteBlocks)
-        try cache.writeBack()
-        file.emit(.refcountGrowWriteTable)
-        try BigEndianTable.write(table, to: file, at: start << layout.clusterBits)
-        tableOffset = start << layout.clusterBits
-        tableClusters = clusters
-        dirtyTable = nil
-        needsPlacing = false
     }
 
     /// Gives up blocks that count nothing but themselves, for they would keep the file long.
@@ -302,7 +294,8 @@ final class RefcountStore {
         table = try BigEndianTable.read(
             file, at: tableOffset, count: (tableClusters << layout.clusterBits) / 8)
         dirtyTable = nil
-        needsPlacing = false
+        heldTable = nil
+        growth = Growth()
         firstMaybeFree = 0
         virginCluster = max(virginCluster, layout.clusters(try file.length()))
     }
@@ -330,6 +323,15 @@ enum BigEndianTable {
         }
         table.append(contentsOf: repeatElement(0, count: count - written))
         return table
+    }
+
+    /// The entries of `range` as the file has them.
+    static func part(_ table: [UInt64], _ range: Range<Int>, at offset: Int) -> TableWrites.Part {
+        var bytes = [UInt8](repeating: 0, count: range.count * 8)
+        var elements = bytes.mutableSpan
+        var span = elements.mutableBytes
+        for (index, entry) in table[range].enumerated() { span.storeBigEndian(entry, at: index * 8) }
+        return TableWrites.Part(offset: offset + range.lowerBound * 8, bytes: bytes)
     }
 
     /// Writes the entries of `range` (all by default) of the table that starts at `offset`.

@@ -11,12 +11,17 @@ final class QedTables: SessionState {
     var isReadOnly: Bool
     private let l1: TableCache
     private let l2: TableCache
-    /// Where the next cluster is taken: the end of the file, in whole clusters.
-    var end: Int
+    private var space: TailSpace
+    /// Where the used part of the file ends, in whole clusters.
+    var end: Int {
+        get { space.end }
+        set { space = TailSpace(end: newValue) }
+    }
     /// Where the L2 tables are, in ascending order; known only where the image is written to.
     var l2Places: [Int] = []
     var writesInFlight = 0
     var isAtRest: Bool { writesInFlight == 0 }
+    var writes: TableWrites?
     var hasUnflushedWrites = false
 
     init(file: BlockNode, header: QedHeader, isReadOnly: Bool) throws(BlockError) {
@@ -31,7 +36,7 @@ final class QedTables: SessionState {
         guard let end = length.roundedUp(to: header.clusterBytes) else {
             throw BlockError(.corrupt, "The QED file is too long")
         }
-        self.end = end
+        space = TailSpace(end: end)
     }
 
     var hasChanges: Bool { l1.hasDirty || l2.hasDirty || hasUnflushedWrites }
@@ -144,20 +149,39 @@ final class QedTables: SessionState {
         }
     }
 
-    /// Takes clusters at the end of the file.
+    /// Takes clusters that follow each other.
     func allocate(_ count: Int) throws(BlockError) -> Int {
         try markAsOpen()
-        let (next, overflow) = end.addingReportingOverflow(count * header.clusterBytes)
-        guard !overflow, next < Int.max / 2 else {
+        let unit = header.clusterBytes
+        guard let place = space.take(count * unit, unit: unit, limit: Int.max / 2) else {
             throw BlockError(.noSpace, "The image cannot grow further", path: file.filename)
         }
-        defer { end = next }
-        return end
+        return place
     }
 
-    /// Gives back clusters that nothing refers to, where they are the last ones; else they leak.
-    func giveBack(_ offset: Int, _ count: Int) {
-        if offset + count * header.clusterBytes == end { end = offset }
+    /// Gives back clusters that nothing refers to.
+    ///
+    /// - Parameter guest: what they were taken for, where that reads as zeroes.
+    func giveBack(_ offset: Int, _ count: Int, guest: Int? = nil) {
+        space.giveBack(offset..<offset + count * header.clusterBytes, guest: guest)
+    }
+
+    /// Lets guest clusters that read as zeroes have what is left between others, as holes.
+    private func fillGaps() throws(BlockError) {
+        for gap in space.takeZeroGaps() {
+            let unit = header.clusterBytes
+            for index in 0..<gap.range.count / unit {
+                let guest = gap.guest + index * unit
+                if let (slot, first, _) = try entries(at: guest, limit: 1),
+                    entry(slot, first) > Qed.zeroCluster
+                {
+                    continue
+                }
+                let host = gap.range.lowerBound + index * unit
+                try file.writeZeroes(at: host, count: unit)
+                try setEntries(at: guest, count: 1) { _ in UInt64(host) }
+            }
+        }
     }
 
     /// Whether data at `offset` would lie over the header or a table.
@@ -180,15 +204,17 @@ final class QedTables: SessionState {
         if l1.isCrowdedByDirty || l2.isCrowdedByDirty { try commit() }
         if try l2Table(for: guest) == nil { try addTable(for: guest) }
         guard let (slot, first, _) = try entries(at: guest, limit: 1) else { return }
+        try l2.reserve(slot)
         for index in 0..<count { l2.setLittleEndian64(slot, first + index, to: value(index)) }
     }
 
     private func addTable(for guest: Int) throws(BlockError) {
         let place = try allocate(header.tableClusters)
         do throws(BlockError) {
-            try file.writeZeroes(at: place, count: header.tableBytes)
+            try file.writeReservedZeroes(at: place, count: header.tableBytes)
             let number = guest / header.guestBytesPerTable
             let (slot, index) = try load(l1, header.l1Offset, number)
+            try l1.reserve(slot)
             l1.setLittleEndian64(slot, index, to: UInt64(place))
         } catch {
             giveBack(place, header.tableClusters)
@@ -201,6 +227,7 @@ final class QedTables: SessionState {
 
     /// Makes everything durable, in the order above.
     func commit() throws(BlockError) {
+        try finishPendingWrites()
         try file.flush()
         hasUnflushedWrites = false
         if l2.hasDirty {
@@ -213,10 +240,34 @@ final class QedTables: SessionState {
         }
     }
 
+    private func finishPendingWrites() throws(BlockError) {
+        var tables = self
+        try tables.finishWrites()
+    }
+
+    /// In the same order as ``commit()``.
+    func takeChanges() -> TableWrites? {
+        let writes = TableWrites(
+            [TableWrites.Step(parts: l2.takeChanges()), TableWrites.Step(parts: l1.takeChanges())], to: file)
+        l1.hold(for: writes)
+        l2.hold(for: writes)
+        hasUnflushedWrites = false
+        return writes
+    }
+
+    func settle(failed: Bool) {
+        l1.settle(failed: failed)
+        l2.settle(failed: failed)
+        if failed { hasUnflushedWrites = true }
+    }
+
     /// Leaves nothing in memory that the file should have, and takes the mark away.
     func finish() throws(BlockError) {
         guard !isReadOnly else { return }
+        // A gap that cannot be filled is a leak, nothing worse.
+        try? fillGaps()
         if hasChanges { try commit() }
+        space.trim(file)
         guard header.needsCheck else { return }
         header.features &= ~Qed.Feature.needCheck
         do throws(BlockError) {

@@ -71,7 +71,7 @@ extension QedDriver {
             try complete(plan.clusters.lowerBound..<plan.guest.lowerBound, plan.headEntry, base, old)
             try file.write(bytes, at: base + plan.guest.lowerBound)
         } catch {
-            finishWrite { $0.giveBack(plan.hostOffset, count) }
+            finishWrite { giveBack(plan, $0, old) }
             throw error
         }
         var failure: BlockError?
@@ -81,9 +81,17 @@ extension QedDriver {
                 try tables.setEntries(at: plan.clusters.lowerBound, count: count) { index in
                     UInt64(plan.hostOffset + index * clusterBytes)
                 }
-            } catch { failure = error }
+            } catch {
+                giveBack(plan, tables, old)
+                failure = error
+            }
         }
         if let failure { throw failure }
+    }
+
+    private func giveBack(_ plan: Plan, _ tables: QedTables, _ old: any GuestReader) {
+        let guest = old.hasBacking(in: plan.clusters) ? nil : plan.clusters.lowerBound
+        tables.giveBack(plan.hostOffset, plan.clusters.count / clusterBytes, guest: guest)
     }
 
     private func finishWrite(_ body: (QedTables) -> Void) {

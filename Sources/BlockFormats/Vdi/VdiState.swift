@@ -20,6 +20,9 @@ struct VdiState: SessionState {
     var isAtRest: Bool { fillsInFlight == 0 }
     /// Whether the map was looked through, so that it may be written to.
     private var isSound = false
+    var writes: TableWrites?
+    /// Whether the header is among what is being written.
+    private var headerIsHeld = false
 
     init(file: BlockNode, header: VdiHeader, isReadOnly: Bool) throws(BlockError) {
         self.file = file
@@ -61,13 +64,46 @@ struct VdiState: SessionState {
     /// Points the map to a block whose data is in the file.
     mutating func link(_ block: Int, to index: UInt32) { map[block] = index }
 
-    /// Gives back a block that the map never referred to.
-    mutating func giveBack(_ index: UInt32) { spare.returned.append(index) }
+    /// Gives back a block that the map never referred to. The last blocks are not counted any more.
+    ///
+    /// - Parameter block: what it was taken for, where that reads as zeroes.
+    mutating func giveBack(_ index: UInt32, for block: Int?) {
+        spare.returned.append(index)
+        spare.zeroBlocks[index] = block
+        while header.allocatedCount > 0,
+            let last = spare.returned.firstIndex(of: UInt32(header.allocatedCount - 1))
+        {
+            spare.returned.remove(at: last)
+            header.allocatedCount -= 1
+            headerIsDirty = true
+            spare.isTooLong = true
+        }
+    }
+
+    /// Lets blocks that read as zeroes have what is left between others, as holes; and cuts off what lies
+    /// behind the last block. Where either fails, space is left that the next writer takes.
+    private mutating func tidyUp() throws(BlockError) {
+        for index in spare.returned {
+            guard let block = spare.zeroBlocks[index], map[block] >= Vdi.discarded else { continue }
+            try file.writeZeroes(
+                at: header.hostOffset(ofBlock: Int(index)), count: header.blockBytes)
+            map[block] = index
+            spare.returned.removeAll { $0 == index }
+        }
+    }
+
+    private mutating func trim() {
+        guard spare.isTooLong, let length = try? file.length() else { return }
+        spare.isTooLong = false
+        let end = header.hostOffset(ofBlock: header.allocatedCount)
+        if length > end { try? file.resize(to: end) }
+    }
 
     var hasChanges: Bool { headerIsDirty || map.isDirty }
 
     /// Makes everything durable, in the order above.
     mutating func commit() throws(BlockError) {
+        try finishWrites()
         if headerIsDirty { try writeHeader() }
         try file.flush()
         guard map.isDirty else { return }
@@ -75,13 +111,37 @@ struct VdiState: SessionState {
         try file.flush()
     }
 
+    /// In the same order as ``commit()``.
+    mutating func takeChanges() -> TableWrites? {
+        var first: [TableWrites.Part] = []
+        headerIsHeld = headerIsDirty
+        if headerIsDirty {
+            header.bytes = header.serialised()
+            first = [TableWrites.Part(offset: 0, bytes: header.bytes)]
+            headerIsDirty = false
+        }
+        return TableWrites([TableWrites.Step(parts: map.takeChanges())], to: file, first: first)
+    }
+
+    mutating func settle(failed: Bool) {
+        map.settle(failed: failed)
+        if failed && headerIsHeld { headerIsDirty = true }
+        headerIsHeld = false
+    }
+
     mutating func finish() throws(BlockError) {
         guard !isReadOnly else { return }
+        try? tidyUp()
         if hasChanges { try commit() }
+        try closeLastGaps()
+        trim()
+    }
+
+    /// Closes what a failed write or a killed program left over. Where this fails, blocks stay leaked.
+    private mutating func closeLastGaps() throws(BlockError) {
         guard isSound else { return }
         let survey = VdiSurvey(map: map, count: header.allocatedCount)
         guard survey.unusedCount > 0, survey.findingCount == 0 else { return }
-        // Blocks that a failed write or a killed program left over. Where this fails, they stay leaked.
         try? closeGaps(survey)
         if hasChanges { try commit() }
     }

@@ -86,6 +86,10 @@ struct SpareBlocks {
     let survey: VdiSurvey?
     private var cursor = 0
     var returned: [UInt32] = []
+    /// Blocks of the disk that read as zeroes, by what was taken for them and given back.
+    var zeroBlocks: [UInt32: Int] = [:]
+    /// Whether the file may be longer than its blocks need.
+    var isTooLong = false
 
     init(survey: VdiSurvey?) { self.survey = survey }
 

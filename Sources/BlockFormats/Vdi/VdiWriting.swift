@@ -34,6 +34,7 @@ extension VdiDriver {
         if entry < Vdi.discarded {
             return Place(hostOffset: state.header.hostOffset(ofBlock: Int(entry)), newIndex: nil)
         }
+        try state.map.reserve(block, in: state.file)
         let index = try state.takeBlock()
         state.fillsInFlight += 1
         return Place(
@@ -54,7 +55,7 @@ extension VdiDriver {
             try complete(0..<inside, place, guest, old)
             try file.write(bytes, at: place.hostOffset + inside)
         } catch {
-            finishFill { $0.giveBack(index) }
+            finishFill { $0.giveBack(index, for: place.restIsZero ? block : nil) }
             throw error
         }
         finishFill { $0.link(block, to: index) }

@@ -120,7 +120,10 @@ public final class VhdDriver: FormatDriver, BackingChecking {
     func exclusively<Result>(
         _ state: Monitor<VhdState>, _ body: (inout VhdState) throws(BlockError) -> Result
     ) throws(BlockError) -> Result {
-        try state.wait(until: { $0.fillsInFlight == 0 }, then: body)
+        try state.wait(until: { $0.fillsInFlight == 0 }) { (state) throws(BlockError) in
+            try state.finishWrites()
+            return try body(&state)
+        }
     }
 
     /// The parent must be the image over which this one was made. An UUID of zeroes states nothing. The UUID
@@ -193,10 +196,7 @@ public final class VhdDriver: FormatDriver, BackingChecking {
         case .fixed(let fixed):
             try fixed.withLock { (fixed) throws(BlockError) in try fixed.settle(file) }
             try file.flush()
-        case .dynamic(let state):
-            try state.withLock { (state) throws(BlockError) in
-                if !state.isReadOnly { try state.commit() }
-            }
+        case .dynamic(let state): try state.flushTables()
         }
     }
 
@@ -233,6 +233,7 @@ extension VhdState {
     /// Writes back all that is left to write, and gives back what the file has too much.
     fileprivate mutating func finish() throws(BlockError) {
         if isReadOnly { return }
+        try? fillGaps()
         if hasChanges { try commit() }
         if hasReserve { trim() }
     }

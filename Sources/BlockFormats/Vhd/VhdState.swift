@@ -7,7 +7,7 @@ import BlockCore
 /// flush, before blocks are put over the old one; so the file ends with a footer at any time. Then data; a
 /// flush; bitmaps, which say of a differencing disk's sectors that they are here; a flush; the table; a
 /// flush. Killed anywhere, the worst is space that nothing refers to, which the next writer takes.
-struct VhdState {
+struct VhdState: FlushableTables {
     let file: BlockNode
     var footer: VhdFooter
     var header: VhdHeader
@@ -31,6 +31,7 @@ struct VhdState {
     /// Blocks that are being filled; whoever changes the whole table waits until there are none.
     var fillsInFlight = 0
     var allocatedCount = 0
+    var writes: TableWrites?
 
     private static let cacheBytes = 2 << 20
     /// How many blocks the file grows by at most.
@@ -120,13 +121,47 @@ struct VhdState {
     mutating func trim() {
         guard let offset = footerOffset, offset > nextFree, !footersAreDirty else { return }
         do throws(BlockError) {
-            try file.write(footer.sealed().span.bytes, at: nextFree)
+            do throws(BlockError) {
+                try file.write(footer.sealed().span.bytes, at: nextFree)
+            } catch {
+                // A hole on a full disk: what goes anyway makes room.
+                try file.writeZeroes(at: nextFree, count: offset - nextFree)
+                try file.write(footer.sealed().span.bytes, at: nextFree)
+            }
             try file.flush()
             try file.resize(to: nextFree + Vhd.footerBytes)
             footerOffset = nextFree
             hasReserve = false
             try file.flush()
         } catch {}
+    }
+
+    /// Gives back a place that the table never referred to.
+    mutating func giveBack(_ place: Int, for block: Int) {
+        bitmaps.discard(place..<place + header.bitmapBytes)
+        spare.giveBack(place, for: block)
+        while spare.takeLast(endingAt: nextFree, header) {
+            nextFree -= header.strideBytes
+            hasReserve = true
+        }
+    }
+
+    /// Lets blocks of a disk without parent have what is left between others, as holes. What cannot be
+    /// given to them is taken by the next writer.
+    mutating func fillGaps() throws(BlockError) {
+        guard !isDifferencing else { return }
+        for (place, block) in spare.takeReturned() where self.place(of: block) == nil {
+            try file.writeZeroes(at: place + header.bitmapBytes, count: header.blockBytes)
+            try reserve(block, at: place)
+            try link(block, to: place, 0..<header.blockBytes / Vhd.sectorBytes)
+        }
+    }
+
+    /// Gives a block's bitmap and its entry in the table their space in the file.
+    mutating func reserve(_ block: Int, at place: Int) throws(BlockError) {
+        try makeRoom()
+        try bitmaps.reserve(try bitmaps.slot(at: place, load: false))
+        try table.reserve(block, in: file)
     }
 
     // MARK: Bitmaps
@@ -155,6 +190,7 @@ struct VhdState {
         let slot = try bitmaps.slot(at: place)
         let (isSet, end) = Self.run(bitmaps.bytes(of: slot).bytes, sectors.lowerBound, sectors.upperBound)
         if isSet && end == sectors.upperBound { return }
+        try bitmaps.reserve(slot)
         set(isDifferencing ? sectors : 0..<header.blockBytes / Vhd.sectorBytes, in: slot)
     }
 
@@ -195,6 +231,7 @@ struct VhdState {
 
     /// Makes everything durable, in the order above.
     mutating func commit() throws(BlockError) {
+        try finishWrites()
         if headerIsDirty { try writeHeader() }
         if footersAreDirty { try writeFooters() }
         try file.flush()
@@ -205,6 +242,23 @@ struct VhdState {
         guard table.isDirty else { return }
         try table.write(to: file)
         try file.flush()
+    }
+
+    /// In the same order as ``commit()``.
+    mutating func takeChanges() throws(BlockError) -> TableWrites? {
+        if headerIsDirty { try writeHeader() }
+        if footersAreDirty { try writeFooters() }
+        let steps = [
+            TableWrites.Step(parts: bitmaps.takeChanges()), TableWrites.Step(parts: table.takeChanges()),
+        ]
+        let writes = TableWrites(steps, to: file)
+        bitmaps.hold(for: writes)
+        return writes
+    }
+
+    mutating func settle(failed: Bool) {
+        bitmaps.settle(failed: failed)
+        table.settle(failed: failed)
     }
 
     /// Writes the header's first sector, in which all of it is that changes in place. Durable on return.
@@ -243,12 +297,12 @@ struct VhdState {
 /// Places for blocks that nothing refers to: left over by a crash, or given back. Filled again first.
 struct VhdSpareBlocks {
     private var gaps: [Range<Int>] = []
-    private var returned: [Int] = []
+    private var returned: [(place: Int, block: Int)] = []
 
     init(gaps: [Range<Int>] = []) { self.gaps = gaps.reversed() }
 
     mutating func take(_ header: VhdHeader) -> Int? {
-        if let place = returned.popLast() { return place }
+        if let last = returned.popLast() { return last.place }
         while let gap = gaps.popLast() {
             let place = header.blockPlace(from: gap.lowerBound)
             let end = place + header.strideBytes
@@ -259,5 +313,20 @@ struct VhdSpareBlocks {
         return nil
     }
 
-    mutating func giveBack(_ place: Int) { returned.append(place) }
+    mutating func giveBack(_ place: Int, for block: Int) { returned.append((place, block)) }
+
+    /// Forgets a place that was given back and ends at `end`. `false` where there is none.
+    mutating func takeLast(endingAt end: Int, _ header: VhdHeader) -> Bool {
+        guard let index = returned.firstIndex(where: { $0.place + header.strideBytes == end }) else {
+            return false
+        }
+        returned.remove(at: index)
+        return true
+    }
+
+    /// Hands over what was given back, with the blocks for which it was taken.
+    mutating func takeReturned() -> [(place: Int, block: Int)] {
+        defer { returned = [] }
+        return returned
+    }
 }

@@ -70,12 +70,13 @@ extension VhdDriver {
         do throws(BlockError) {
             try body()
             try state.withLock { (state) throws(BlockError) in
+                try state.reserve(part.block, at: place.offset)
                 try state.link(part.block, to: place.offset, part.sectors)
                 state.fillsInFlight -= 1
             }
         } catch {
             state.withLock { state in
-                state.spare.giveBack(place.offset)
+                state.giveBack(place.offset, for: part.block)
                 state.fillsInFlight -= 1
             }
             state.notifyAll()

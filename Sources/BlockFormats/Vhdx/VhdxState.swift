@@ -45,9 +45,17 @@ struct VhdxState: SessionState {
     private var durableBytes = 0
     /// Places of blocks that the file's tables may still refer to.
     private var released: [Range<Int>] = []
+    /// Where pages of the BAT are that are known to have their space in the file.
+    private var reservedPages: Set<Int> = []
+    /// Places that were taken for blocks that read as zeroes, and given back.
+    private var zeroPlaces: [Int: Int] = [:]
     /// Blocks that are being filled. Nobody else writes to them, and whoever changes all waits.
     var filling: Set<Int> = []
     var isAtRest: Bool { filling.isEmpty }
+    var writes: TableWrites?
+    /// What is so once what is being written is durable: the file's length, whether the log has another
+    /// entry, and what is free.
+    private var pending: (fileBytes: Int, hasEntry: Bool, released: [Range<Int>])?
 
     init(
         file: BlockNode, isReadOnly: Bool, newGUID: @escaping @Sendable (String) -> ImageUUID
@@ -142,6 +150,7 @@ struct VhdxState: SessionState {
 
     /// Makes everything durable, in the order above.
     mutating func commit() throws(BlockError) {
+        try finishWrites()
         try settle()
         while table.isDirty {
             let changes = table.changes(atMost: VhdxLogEntry.pagesAtMost)
@@ -151,6 +160,51 @@ struct VhdxState: SessionState {
             if table.isDirty { try settle() }
         }
         freeReleased()
+    }
+
+    /// In the same order as ``commit()``. The first entry of a session, for which the header changes too, and
+    /// more pages than one entry has, are written with the lock.
+    mutating func takeChanges() throws(BlockError) -> TableWrites? {
+        guard applying.isEmpty, table.dirtyCount <= VhdxLogEntry.pagesAtMost,
+            !table.isDirty || (logSequence > 0 && headers.current.hasLog)
+        else {
+            try commit()
+            return nil
+        }
+        pending = (try file.length(), table.isDirty, released)
+        released = []
+        guard table.isDirty else { return TableWrites([], to: file) }
+        let pages = table.takeChanges()
+        let (place, entry) = nextEntry(pages)
+        let log = TableWrites.Part(offset: headers.current.logOffset + place, bytes: entry.bytes.array)
+        let parts = pages.map { TableWrites.Part(offset: $0.offset, bytes: $0.bytes) }
+        return TableWrites([TableWrites.Step(parts: [log]), TableWrites.Step(parts: parts)], to: file)
+    }
+
+    mutating func settle(failed: Bool) {
+        guard let pending else { return }
+        self.pending = nil
+        table.settle(failed: failed)
+        if failed {
+            released = pending.released + released
+            return
+        }
+        durableBytes = pending.fileBytes
+        isUnsettled = false
+        if pending.hasEntry { logSequence += 1 }
+        let waiting = released
+        released = pending.released
+        freeReleased()
+        released = waiting
+    }
+
+    /// The next entry of the log and its place there.
+    private func nextEntry(_ pages: [VhdxPage]) -> (place: Int, entry: AlignedBuffer) {
+        let place = logSequence % 2 == 0 ? 0 : Vhdx.unitBytes / 2
+        let entry = VhdxLogEntry.make(
+            pages, sequence: logSequence + 1, at: place, guid: logGUID,
+            flushed: durableBytes.roundedDown(to: Vhdx.unitBytes), needed: space.endOffset)
+        return (place, entry)
     }
 
     /// Makes guest data durable, and pages that only the log has.
@@ -174,10 +228,7 @@ struct VhdxState: SessionState {
             throw BlockError(.unsupported, "The VHDX image has no log, and cannot be written to")
         }
         if logSequence == 0 { logGUID = newGUID("vhdx log \(header.sequence)") }
-        let place = logSequence % 2 == 0 ? 0 : Vhdx.unitBytes / 2
-        let entry = VhdxLogEntry.make(
-            pages, sequence: logSequence + 1, at: place, guid: logGUID,
-            flushed: durableBytes.roundedDown(to: Vhdx.unitBytes), needed: space.endOffset)
+        let (place, entry) = nextEntry(pages)
         try file.write(entry.bytes, at: header.logOffset + place)
         try file.flush()
         if !header.hasLog {
@@ -209,6 +260,42 @@ struct VhdxState: SessionState {
 
     // MARK: Space
 
+    /// Gives the log, and the page of a block's entry, their space in the file: a full disk must not refuse
+    /// the entry when the block is already written.
+    mutating func reserve(block: Int) throws(BlockError) {
+        let page = geometry.entryIndex(ofBlock: block) / VhdxTable.entriesPerPage
+        let start = batRange.lowerBound + page * Vhdx.pageBytes
+        guard !reservedPages.contains(start) else { return }
+        if reservedPages.isEmpty { try file.fillHoles(in: headers.current.logRange) }
+        try file.fillHoles(in: start..<min(start + Vhdx.pageBytes, batRange.upperBound))
+        reservedPages.insert(start)
+    }
+
+    /// Gives back a place that nothing refers to.
+    mutating func giveBack(_ host: Int, ofZeroBlock block: Int?) {
+        space.release(host..<host + geometry.blockBytes)
+        if let block { zeroPlaces[block] = host }
+    }
+
+    /// Lets blocks that read as zeroes have what is left between others, as holes. What cannot be given to
+    /// them is taken by the next writer.
+    private mutating func fillGaps() throws(BlockError) {
+        defer { zeroPlaces = [:] }
+        for (block, host) in zeroPlaces {
+            let range = host..<host + geometry.blockBytes
+            guard range.upperBound <= space.endOffset, space.isFree(range) else { continue }
+            switch try kind(try entry(ofBlock: block), block: block) {
+            case .stored, .partial: continue
+            case .zero, .absent: break
+            }
+            try file.writeZeroes(at: host, count: range.count)
+            if table.isCrowded { try commit() }
+            try reserve(block: block)
+            try setEntry(ofBlock: block, to: Vhdx.entry(.fullyPresent, at: host))
+            space.take(range)
+        }
+    }
+
     /// Takes space for a block.
     mutating func allocate(_ bytes: Int) throws(BlockError) -> Int {
         let offset = try space.allocate(bytes)
@@ -233,6 +320,7 @@ struct VhdxState: SessionState {
     /// Leaves nothing in memory that the file should have, and the log empty.
     mutating func finish() throws(BlockError) {
         guard !isReadOnly, hasBegun else { return }
+        try? fillGaps()
         if hasChanges || !released.isEmpty { try commit() }
         if headers.current.hasLog {
             try settle()

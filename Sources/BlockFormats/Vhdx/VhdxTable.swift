@@ -12,6 +12,8 @@ struct VhdxTable: Sendable {
     let offset: Int
     private var pages: [Int: [UInt64]] = [:]
     private var dirty: Set<Int> = []
+    /// Changed pages that are being written without the lock.
+    private var held: Set<Int> = []
 
     init(offset: Int) { self.offset = offset }
 
@@ -28,7 +30,9 @@ struct VhdxTable: Sendable {
         let span = bytes.span.bytes
         var entries = [UInt64](repeating: 0, count: Self.entriesPerPage)
         for index in 0..<Self.entriesPerPage { entries[index] = span.number64(index * 8) }
-        if pages.count - dirty.count >= Self.keptPages { pages = pages.filter { dirty.contains($0.key) } }
+        if pages.count - dirty.count - held.count >= Self.keptPages {
+            pages = pages.filter { dirty.contains($0.key) || held.contains($0.key) }
+        }
         pages[number] = entries
         return entries
     }
@@ -77,6 +81,19 @@ struct VhdxTable: Sendable {
     /// Notes that the file has these pages.
     mutating func written(_ changes: [VhdxPage]) {
         for change in changes { dirty.remove((change.offset - offset) / Vhdx.pageBytes) }
+    }
+
+    /// Takes out all changed pages, to be written without the lock; until ``settle(failed:)``.
+    mutating func takeChanges() -> [VhdxPage] {
+        let pages = changes(atMost: dirty.count)
+        (held, dirty) = (dirty, [])
+        return pages
+    }
+
+    /// Lets go of what was taken out; after a failure it is changed again.
+    mutating func settle(failed: Bool) {
+        if failed { dirty.formUnion(held) }
+        held = []
     }
 
     /// Notes that the file has everything.

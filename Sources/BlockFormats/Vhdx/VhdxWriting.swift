@@ -36,10 +36,12 @@ extension VhdxDriver {
             switch kind {
             case .stored(let host): return Place(block: block, hostOffset: host, rest: .none)
             case .partial(let host):
+                try state.reserve(block: block)
                 state.filling.insert(block)
                 return Place(block: block, hostOffset: host, rest: .absentSectors)
             case .zero, .absent:
                 if state.table.isCrowded { try state.commit() }
+                try state.reserve(block: block)
                 let host = try state.allocate(blockBytes)
                 state.filling.insert(block)
                 return Place(block: block, hostOffset: host, rest: kind == .zero ? .zeroes : .old)
@@ -59,7 +61,7 @@ extension VhdxDriver {
             try complete(guest.lowerBound..<written.lowerBound, place, old)
             try file.write(bytes, at: place.hostOffset + offset - guest.lowerBound)
         } catch {
-            finishFill(place) { state in giveBack(place, &state) }
+            finishFill(place) { state in giveBack(place, &state, old) }
             throw error
         }
         var failure: BlockError?
@@ -68,7 +70,7 @@ extension VhdxDriver {
                 try state.setEntry(
                     ofBlock: place.block, to: Vhdx.entry(.fullyPresent, at: place.hostOffset))
             } catch {
-                giveBack(place, &state)
+                giveBack(place, &state, old)
                 failure = error
             }
         }
@@ -84,9 +86,11 @@ extension VhdxDriver {
     }
 
     /// Nothing refers to a place that was taken for a block and not linked.
-    private func giveBack(_ place: Place, _ state: inout VhdxState) {
+    private func giveBack(_ place: Place, _ state: inout VhdxState, _ old: any GuestReader) {
         guard place.rest != .absentSectors else { return }
-        state.space.release(place.hostOffset..<place.hostOffset + blockBytes)
+        let guest = place.block * blockBytes..<(place.block + 1) * blockBytes
+        let isZero = place.rest == .zeroes || !old.hasBacking(in: guest)
+        state.giveBack(place.hostOffset, ofZeroBlock: isZero ? place.block : nil)
     }
 
     /// Puts into a block what the guest saw in `range`, which ends with the block, beyond the disk perhaps.

@@ -256,6 +256,9 @@ extension VmdkDriver: CompressedWriting {
             finish(plan) { _ in if let place { tables.giveBack(place, stored.count) } }
             throw error
         }
-        try link(plan, tables, grain..<grain + 1) { _ in UInt32((place ?? 0) / Vmdk.sectorBytes) }
+        let start = place ?? 0
+        try link(plan, tables, grain..<grain + 1, place: start..<start + stored.count) { _ in
+            UInt32(start / Vmdk.sectorBytes)
+        }
     }
 }

@@ -63,7 +63,10 @@ public final class VmdkDriver: FormatDriver {
     func exclusively<Result>(
         _ body: (inout VmdkState) throws(BlockError) -> Result
     ) throws(BlockError) -> Result {
-        try state.wait(until: { $0.changesInFlight == 0 }, then: body)
+        try state.wait(until: { $0.changesInFlight == 0 }) { (state) throws(BlockError) in
+            try state.finishWrites()
+            return try body(&state)
+        }
     }
 
     /// The content ID that comes after `old`: by chance, or the same each time where that is asked for.
@@ -126,15 +129,13 @@ public final class VmdkDriver: FormatDriver {
     // MARK: Life
 
     public func flush() throws(BlockError) {
-        try state.withLock { (state) throws(BlockError) in
-            if !state.isReadOnly { try state.commit() }
-        }
+        try state.flushTables()
     }
 
     public func close() throws(BlockError) {
         try exclusively { (state) throws(BlockError) in
             var failures = FirstFailure()
-            if !state.isReadOnly { failures.note { () throws(BlockError) in try state.commit() } }
+            if !state.isReadOnly { failures.note { () throws(BlockError) in try state.finish() } }
             try? state.settleDescriptor()
             for file in state.ownFiles + state.doubtfulFiles {
                 failures.note { () throws(BlockError) in try file.close() }
@@ -148,7 +149,7 @@ public final class VmdkDriver: FormatDriver {
     public func willReopen(readOnly: Bool) throws(BlockError) {
         try exclusively { (state) throws(BlockError) in
             if readOnly {
-                try state.commit()
+                try state.finish()
                 try state.settleDescriptor()
                 state.isReadOnly = true
             } else {

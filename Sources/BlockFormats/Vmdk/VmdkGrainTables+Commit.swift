@@ -5,6 +5,8 @@ final class VmdkGrainTable {
     var entries: [UInt32]
     /// The sectors of the table that differ from the file.
     var dirty: Range<Int>?
+    /// Whether the file has space for all of it.
+    var hasSpace = false
 
     init(entries: [UInt32]) { self.entries = entries }
 
@@ -20,6 +22,8 @@ final class VmdkGrainTable {
 extension VmdkGrainTables {
     /// Makes everything durable that was changed.
     func commit() throws(BlockError) {
+        // Older changes of the same tables come first.
+        try held.writes?.complete()
         guard hasChanges else { return }
         if headerIsUncertain { try storeHeader() }
         if hasUnflushedData { try file.flush() }
@@ -41,11 +45,67 @@ extension VmdkGrainTables {
     }
 
     private func write(_ number: Int, at sector: UInt32) throws(BlockError) {
-        guard sector != 0, let table = tables[number], let dirty = table.dirty else { return }
+        guard let part = part(number, at: sector) else { return }
+        try file.write(part.bytes.span.bytes, at: part.offset)
+    }
+
+    /// The changed sectors of a table, as its copy at `sector` is to have them.
+    private func part(_ number: Int, at sector: UInt32) -> TableWrites.Part? {
+        guard sector != 0, let table = tables[number], let dirty = table.dirty else { return nil }
         let perSector = Vmdk.sectorBytes / 4
-        let part = table.entries[dirty.lowerBound * perSector..<dirty.upperBound * perSector]
-        let offset = (Int(sector) + dirty.lowerBound) * Vmdk.sectorBytes
-        try file.write(Self.bytes(Array(part)).span.bytes, at: offset)
+        let entries = table.entries[dirty.lowerBound * perSector..<dirty.upperBound * perSector]
+        return TableWrites.Part(
+            offset: (Int(sector) + dirty.lowerBound) * Vmdk.sectorBytes, bytes: Self.bytes(Array(entries)))
+    }
+
+    // MARK: Writing without the lock
+
+    /// What was taken out.
+    struct Held {
+        var writes: TableWrites?
+        /// The changed sectors of tables.
+        var tables: [Int: Range<Int>] = [:]
+        var hasDirectory = false
+    }
+
+    /// Takes out everything that changed, in the order of ``commit()``; `nil` where that was done at once: a
+    /// COW disk's header follows its tables.
+    func takeChanges() throws(BlockError) -> TableWrites? {
+        if headerIsUncertain { try storeHeader() }
+        guard header.kind != .cow || (!directoryIsDirty && dirtyTables.isEmpty) else {
+            try commit()
+            return nil
+        }
+        let numbers = dirtyTables.sorted()
+        var parts = directoryIsDirty ? directoryParts() : []
+        if let redundant { parts += numbers.compactMap { part($0, at: redundant[$0]) } }
+        parts += numbers.compactMap { part($0, at: directory[$0]) }
+        let writes = TableWrites([TableWrites.Step(parts: parts)], to: file)
+        held = Held(writes: writes, hasDirectory: directoryIsDirty)
+        for number in numbers {
+            held.tables[number] = tables[number]?.dirty
+            tables[number]?.dirty = nil
+        }
+        dirtyTables = []
+        directoryIsDirty = false
+        hasUnflushedData = false
+        return writes
+    }
+
+    /// Lets go of what was taken out; after a failure it is changed again.
+    func settle(failed: Bool) {
+        let done = held
+        held = Held()
+        guard failed, done.writes != nil else { return }
+        for (number, sectors) in done.tables {
+            guard let table = tables[number] else { continue }
+            let dirty = table.dirty ?? sectors
+            table.dirty =
+                min(dirty.lowerBound, sectors.lowerBound)..<max(dirty.upperBound, sectors.upperBound)
+            dirtyTables.insert(number)
+        }
+        directoryIsDirty = directoryIsDirty || done.hasDirectory
+        hasUnflushedData = true
     }
 
     static func bytes(_ entries: [UInt32]) -> [UInt8] {
@@ -57,10 +117,15 @@ extension VmdkGrainTables {
     }
 
     private func writeDirectories() throws(BlockError) {
+        for part in directoryParts() { try file.write(part.bytes.span.bytes, at: part.offset) }
+    }
+
+    private func directoryParts() -> [TableWrites.Part] {
+        var parts: [TableWrites.Part] = []
         if let redundant, let offset = header.redundantDirectoryOffset {
-            try file.write(Self.bytes(redundant).span.bytes, at: offset)
+            parts.append(TableWrites.Part(offset: offset, bytes: Self.bytes(redundant)))
         }
-        try file.write(Self.bytes(directory).span.bytes, at: header.directoryOffset)
+        return parts + [TableWrites.Part(offset: header.directoryOffset, bytes: Self.bytes(directory))]
     }
 
     private func writeFirstFree() throws(BlockError) {

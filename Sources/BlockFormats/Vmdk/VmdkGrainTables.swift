@@ -19,9 +19,9 @@ final class VmdkGrainTables {
     /// Sectors of the tables, primary and redundant.
     private(set) var directory: [UInt32]
     private(set) var redundant: [UInt32]?
-    /// Where the next grain goes, in bytes, unless the header asks for more room before it: the file's
-    /// length.
-    private(set) var end: Int
+    private var space: TailSpace
+    /// Where the used part of the file ends, in bytes.
+    var end: Int { space.end }
     var hasUnflushedData = false
     /// A header was written, and nobody knows whether the file has it.
     var headerIsUncertain = false
@@ -30,6 +30,8 @@ final class VmdkGrainTables {
     var directoryIsDirty = false
     var tables: [Int: VmdkGrainTable] = [:]
     var dirtyTables: Set<Int> = []
+    /// What is being written without the lock.
+    var held = Held()
     /// The sectors of all tables, ascending; made when first needed.
     private var tableSectors: [UInt32]?
 
@@ -60,7 +62,7 @@ final class VmdkGrainTables {
             self.header.redundantDirectoryOffset = nil
             self.header.flags &= ~Vmdk.Flag.redundantTables
         }
-        end = length.roundedUp(to: Vmdk.sectorBytes) ?? length
+        space = TailSpace(end: length.roundedUp(to: Vmdk.sectorBytes) ?? length)
     }
 
     private static func readDirectory(
@@ -111,9 +113,13 @@ final class VmdkGrainTables {
         }
         let table = VmdkGrainTable(
             entries: try Self.readNumbers(file, at: offset, count: header.tableEntries))
-        if tables.count >= keptTables { tables = tables.filter { dirtyTables.contains($0.key) } }
+        if tables.count >= keptTables { tables = tables.filter { isKept($0.key) } }
         tables[number] = table
         return table
+    }
+
+    private func isKept(_ number: Int) -> Bool {
+        dirtyTables.contains(number) || held.tables[number] != nil
     }
 
     /// Whether a table has changes that the file does not have yet.
@@ -132,7 +138,7 @@ final class VmdkGrainTables {
     /// - Throws: `corrupt`.
     func hostOffset(_ entry: UInt32) throws(BlockError) -> Int {
         let offset = Int(entry) * Vmdk.sectorBytes
-        if offset >= end { end = max(end, try file.length()) }
+        if offset >= end { space.reach(try file.length()) }
         guard offset < end else { throw try file.cutError("A grain", end: offset + grainBytes, at: offset) }
         return offset
     }
@@ -169,22 +175,64 @@ final class VmdkGrainTables {
 
     // MARK: Changing
 
-    /// Takes room at the end of the file.
+    /// Takes room for what is new.
     ///
     /// - Throws: `noSpace` where entries could not refer to it.
     func allocate(_ bytes: Int) throws(BlockError) -> Int {
         let whole = bytes.roundedUp(to: Vmdk.sectorBytes) ?? bytes
-        let offset = max(end, min(header.overheadBytes, Vmdk.Limit.fileSectors * Vmdk.sectorBytes))
-        guard (offset + whole) / Vmdk.sectorBytes <= Vmdk.Limit.fileSectors else {
+        let limit = Vmdk.Limit.fileSectors * Vmdk.sectorBytes
+        let floor = min(header.overheadBytes, limit)
+        guard let offset = space.take(whole, unit: Vmdk.sectorBytes, floor: floor, limit: limit) else {
             throw BlockError(.noSpace, "A sparse extent cannot have more than 2 TiB", path: file.filename)
         }
-        end = offset + whole
         return offset
     }
 
-    /// Gives back room that no entry ever referred to, where it is the last.
-    func giveBack(_ offset: Int, _ bytes: Int) {
-        if offset + (bytes.roundedUp(to: Vmdk.sectorBytes) ?? bytes) == end { end = offset }
+    /// Gives back room that no entry ever referred to.
+    ///
+    /// - Parameter firstGrain: the grains for which it was taken, where they read as zeroes.
+    func giveBack(_ offset: Int, _ bytes: Int, firstGrain: Int? = nil) {
+        let whole = bytes.roundedUp(to: Vmdk.sectorBytes) ?? bytes
+        space.giveBack(offset..<offset + whole, guest: firstGrain.map { $0 * grainBytes })
+    }
+
+    /// Lets grains that read as zeroes have what is left between others, as holes.
+    private func fillGaps() throws(BlockError) {
+        for gap in space.takeZeroGaps() where gap.guest % grainBytes == 0 {
+            for index in 0..<gap.range.count / grainBytes {
+                let grain = gap.guest / grainBytes + index
+                guard grain < grainCount, try !isPlace(run(at: grain, limit: 1).entry) else { continue }
+                let host = gap.range.lowerBound + index * grainBytes
+                try file.writeZeroes(at: host, count: grainBytes)
+                try prepareToLink(grain..<grain + 1)
+                try link(grain..<grain + 1) { _ in UInt32(host / Vmdk.sectorBytes) }
+            }
+        }
+    }
+
+    /// Before the file is closed: leaves no room in it that nothing refers to, as far as that can be.
+    func tidyUp() throws(BlockError) {
+        // A gap that cannot be filled is a leak, nothing worse.
+        try? fillGaps()
+        try commit()
+        space.trim(file)
+    }
+
+    /// Makes the tables that entries of grains need, with their space in the file: what is refused on a full
+    /// disk is refused before anything refers to the grains.
+    func prepareToLink(_ grains: Range<Int>) throws(BlockError) {
+        guard let last = grains.last else { return }
+        for number in grains.lowerBound / entriesPerTable...last / entriesPerTable {
+            let table = try writableTable(number)
+            if table.hasSpace { continue }
+            try reserve(Int(directory[number]) * Vmdk.sectorBytes, header.tableBytes)
+            if let redundant { try reserve(Int(redundant[number]) * Vmdk.sectorBytes, header.tableBytes) }
+            table.hasSpace = true
+        }
+    }
+
+    private func reserve(_ offset: Int, _ bytes: Int) throws(BlockError) {
+        if offset > 0 { try file.fillHoles(in: offset..<offset + bytes) }
     }
 
     /// Refers to grains; makes the tables for them that are missing.
@@ -205,9 +253,16 @@ final class VmdkGrainTables {
         guard directory.indices.contains(number) else {
             throw BlockError(.corrupt, "There is no grain table \(number)", path: file.filename)
         }
+        try reserve(header.directoryOffset, header.directoryBytes)
+        try reserve(header.redundantDirectoryOffset ?? 0, header.directoryBytes)
         let primary = try newTable()
         if redundant != nil, redundant?[number] == 0 {
-            redundant?[number] = UInt32(try newTable() / Vmdk.sectorBytes)
+            do throws(BlockError) {
+                redundant?[number] = UInt32(try newTable() / Vmdk.sectorBytes)
+            } catch {
+                giveBack(primary, header.tableBytes)
+                throw error
+            }
         }
         directory[number] = UInt32(primary / Vmdk.sectorBytes)
         directoryIsDirty = true
@@ -221,7 +276,7 @@ final class VmdkGrainTables {
     private func newTable() throws(BlockError) -> Int {
         let offset = try allocate(header.tableBytes)
         do throws(BlockError) {
-            try file.writeZeroes(at: offset, count: header.tableBytes)
+            try file.writeReservedZeroes(at: offset, count: header.tableBytes)
         } catch {
             giveBack(offset, header.tableBytes)
             throw error
@@ -235,6 +290,7 @@ final class VmdkGrainTables {
     func forgetTables() {
         tables = [:]
         dirtyTables = []
+        held = Held()
         tableSectors = nil
     }
 
@@ -255,7 +311,7 @@ final class VmdkGrainTables {
     }
 
     /// Says that the file ends here; the caller has cut it.
-    func setEnd(_ end: Int) { self.end = end }
+    func setEnd(_ end: Int) { space = TailSpace(end: end) }
 
     /// Other directories, of another size or place; the caller writes them.
     func replaceDirectories(_ directory: [UInt32], _ redundant: [UInt32]?, _ header: VmdkSparseHeader) {

@@ -38,7 +38,7 @@ struct VmdkExtent {
 }
 
 /// What a VMDK driver keeps in memory. The driver's lock guards it.
-struct VmdkState {
+struct VmdkState: FlushableTables {
     /// `nil` for a COW disk, which has none.
     var descriptor: VmdkDescriptorStore?
     var extents: [VmdkExtent]
@@ -51,6 +51,7 @@ struct VmdkState {
     var keepsIdentity = false
     /// Writes, zeroings and discards between planning and linking.
     var changesInFlight = 0
+    var writes: TableWrites?
     /// Guest ranges of whole grains that are being filled.
     var fills: [Range<Int>] = []
     /// Files made by resizing, which are no children of the node.
@@ -128,6 +129,36 @@ struct VmdkState {
             }
         }
         try failures.throwFirst()
+    }
+
+    /// In the same order as ``commit()``, one extent after the other.
+    mutating func takeChanges() throws(BlockError) -> TableWrites? {
+        var parts: [TableWrites] = []
+        for extent in extents {
+            if let tables = extent.tables {
+                do throws(BlockError) {
+                    if let writes = try tables.takeChanges() { parts.append(writes) }
+                } catch {
+                    settle(failed: true)
+                    throw error
+                }
+            } else if let file = extent.file {
+                parts.append(TableWrites([], to: file))
+            }
+        }
+        guard let first = parts.first else { return nil }
+        return parts.count == 1 ? first : TableWrites(all: parts)
+    }
+
+    mutating func settle(failed: Bool) {
+        for extent in extents { extent.tables?.settle(failed: failed) }
+    }
+
+    /// As ``commit()``, and leaves no room in the files that nothing refers to.
+    mutating func finish() throws(BlockError) {
+        for extent in extents {
+            if let tables = extent.tables { try tables.tidyUp() } else { try extent.file?.flush() }
+        }
     }
 
     /// Gives the disk a new content ID before its contents change for the first time: who knows the old one

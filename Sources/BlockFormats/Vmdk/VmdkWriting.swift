@@ -151,20 +151,29 @@ extension VmdkDriver {
                 at: base + head.lowerBound, withOld: head, isZero: isZero || !old.hasBacking(in: head), old)
             try plan.file.write(bytes, at: base + plan.guest.lowerBound)
         } catch {
-            finish(plan) { _ in tables.giveBack(hostOffset, size) }
+            let isHidden = !isZero && old.hasBacking(in: whole)
+            finish(plan) { _ in
+                tables.giveBack(hostOffset, size, firstGrain: isHidden ? nil : grains.lowerBound)
+            }
             throw error
         }
-        try link(plan, tables, grains) { grain in
+        try link(plan, tables, grains, place: hostOffset..<hostOffset + size) { grain in
             UInt32((hostOffset + (grain - grains.lowerBound) * tables.grainBytes) / Vmdk.sectorBytes)
         }
     }
 
-    /// Refers to what was written, and ends the change.
+    /// Refers to what was written at `place`, or gives it back, and ends the change.
     func link(
-        _ plan: WritePlan, _ tables: VmdkGrainTables, _ grains: Range<Int>, _ entry: (Int) -> UInt32
+        _ plan: WritePlan, _ tables: VmdkGrainTables, _ grains: Range<Int>, place: Range<Int>,
+        _ entry: (Int) -> UInt32
     ) throws(BlockError) {
         var failure: BlockError?
         finish(plan) { _ in
+            do throws(BlockError) { try tables.prepareToLink(grains) } catch {
+                tables.giveBack(place.lowerBound, place.count)
+                failure = error
+                return
+            }
             do throws(BlockError) { try tables.link(grains, entry) } catch { failure = error }
         }
         if let failure { throw failure }

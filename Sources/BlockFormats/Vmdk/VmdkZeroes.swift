@@ -86,6 +86,7 @@ extension VmdkDriver: ZeroWriting, Discarding {
             let first = (range.lowerBound - extent.guest.lowerBound) / tables.grainBytes
             let end = (range.upperBound - extent.guest.lowerBound - 1) / tables.grainBytes + 1
             let entry: UInt32 = tables.header.hasZeroGrains ? Vmdk.zeroGrain : 0
+            try tables.prepareToLink(first..<end)
             try tables.link(first..<end) { _ in entry }
             return true
         }

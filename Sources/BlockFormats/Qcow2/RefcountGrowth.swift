@@ -1,0 +1,107 @@
+import BlockCore
+
+/// A refcount table that becomes larger moves to another place in the file.
+///
+/// The order: the new place is taken and filled as soon as the table outgrows the old one, so that clusters
+/// that only a larger table can count are refused on a full disk; with the next commit, the blocks, then the
+/// table in its new place; a barrier; the header that points there; a barrier; then the old place is free.
+extension RefcountStore {
+    /// A larger table that is not yet in the file.
+    struct Growth {
+        /// The table that the header points to has fewer entries.
+        var needsPlacing = false
+        /// Clusters taken for the larger table.
+        var place: Range<Int>?
+        /// How many entries the table in the file has, or the one that ``place`` was taken for.
+        var placedEntries = 0
+        /// A place is being taken: its own clusters may need more entries, but no further place.
+        var isPlacing = false
+    }
+
+    /// A larger table that waits for its place in the file; set by growth, placed by the owner.
+    var needsPlacing: Bool { growth.needsPlacing }
+
+    /// Lets the table hold `index`, in memory; ``placeTable()`` puts it into the file.
+    func growTable(toHold index: Int) throws(BlockError) {
+        let margin = 16 + index / 1024
+        let needed = layout.clusters((index + 1 + margin) * 8)
+        let clusters = max(needed, min(tableClusters + tableClusters / 2 + 1, needed * 2))
+        let entries = (clusters << layout.clusterBits) / 8
+        guard entries * 8 <= Qcow2.Limit.refcountTableBytes else {
+            throw BlockError(.noSpace, "The refcount table would become too large", path: file.filename)
+        }
+        if !growth.needsPlacing { growth.placedEntries = table.count }
+        table += repeatElement(0, count: entries - table.count)
+        growth.needsPlacing = true
+    }
+
+    /// Takes the place of a table that has just grown. A failure undoes the growth: the clusters for which it
+    /// grew are given back by who asked for them.
+    func placeGrownTable() throws(BlockError) {
+        guard growth.needsPlacing, !growth.isPlacing, growth.placedEntries < table.count else { return }
+        growth.isPlacing = true
+        defer { growth.isPlacing = false }
+        let before = growth.place
+        do throws(BlockError) {
+            // The margin of growTable(toHold:) has room for the blocks that count the place.
+            let clusters = layout.clusters(table.count * 8)
+            file.emit(.refcountTableGrow)
+            let start = try allocate(clusters)
+            do throws(BlockError) {
+                guard layout.clusters(table.count * 8) == clusters else {
+                    throw BlockError(.noSpace, "The refcount table could not grow", path: file.filename)
+                }
+                try file.writeReservedZeroes(
+                    at: start << layout.clusterBits, count: clusters << layout.clusterBits)
+            } catch {
+                giveBack(start..<start + clusters)
+                throw error
+            }
+            growth.place = start..<start + clusters
+            growth.placedEntries = table.count
+        } catch {
+            shrinkTable(to: growth.placedEntries)
+            throw error
+        }
+        if let before { giveBack(before) }
+    }
+
+    /// Forgets blocks of a growth that failed, and the entries for them. They count nothing any more but the
+    /// clusters of whoever is about to be refused.
+    private func shrinkTable(to entries: Int) {
+        for index in entries..<table.count where table[index] != 0 {
+            let offset = Int(table[index] & L2Entry.offsetMask)
+            _ = try? decrement(offset >> layout.clusterBits)
+            cache.discard(offset..<offset + layout.clusterSize)
+        }
+        table.removeLast(table.count - entries)
+        dirtyTable = dirtyTable.map { $0.clamped(to: 0..<entries) }
+        if dirtyTable?.isEmpty == true { dirtyTable = nil }
+        growth.needsPlacing = growth.place != nil
+    }
+
+    /// Writes a grown table to its new place. The owner then makes it durable, points the header to it, makes
+    /// that durable, and frees the old place.
+    func placeTable() throws(BlockError) {
+        // Growth by other means than allocating has none yet.
+        if growth.place == nil { try placeGrownTable() }
+        guard let place = growth.place else {
+            throw BlockError(.noSpace, "The refcount table could not grow", path: file.filename)
+        }
+        file.emit(.refcountGrowWriteBlocks)
+        try cache.writeBack()
+        file.emit(.refcountGrowWriteTable)
+        try BigEndianTable.write(table, to: file, at: place.lowerBound << layout.clusterBits)
+        tableOffset = place.lowerBound << layout.clusterBits
+        tableClusters = place.count
+        dirtyTable = nil
+        growth = Growth()
+    }
+
+    /// The entry's sector has its space in the file, also where the table was a hole.
+    func reserveEntry(_ index: Int) throws(BlockError) {
+        guard !growth.needsPlacing else { return }
+        let sector = (tableOffset + index * 8).roundedDown(to: Qcow2.sectorBytes)
+        try file.fillHoles(in: sector..<sector + Qcow2.sectorBytes)
+    }
+}
