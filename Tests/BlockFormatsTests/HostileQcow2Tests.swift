@@ -57,6 +57,11 @@ import Testing
         #expect(finding(result) == damage.finding, "\(result)")
         let copy = store(damage.image)
         let repaired = try? gauntlet.check(copy, repair: .all)
+        // Where entries were given up, what they may have referred to is freed by another repair only.
+        if let repaired, repaired.corruptions == 0, repaired.leaks > 0 {
+            _ = try? gauntlet.check(copy, repair: .leaks)
+            _ = try? gauntlet.check(copy, repair: .all)
+        }
         let again = try? gauntlet.check(copy)
         if damage.isMendable {
             #expect(again.map(finding) == .nothing, "\(repaired as Any) \(again as Any)")

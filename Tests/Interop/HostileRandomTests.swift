@@ -124,6 +124,8 @@ private struct Subject {
         let before = clusters()
         guard let result = try check(.all) else { return false }
         guard result.corruptions == 0, result.checkErrors == 0 else { return false }
+        // Where entries were given up, what they may have referred to is freed by another repair only.
+        if result.leaks > 0 { _ = try check(.all) }
         guard let again = try check(.none), again.corruptions == 0, again.checkErrors == 0, again.leaks == 0
         else {
             throw Mismatch("a repair that says all is well is followed by findings: \(result)")

@@ -19,6 +19,7 @@ enum Qcow2 {
         static let refcountTableBytes = 8 << 20
         static let snapshots = 65536
         static let snapshotTableBytes = 16 << 20
+        /// What QEMU accepts; entries with more are read, and cut to this by a repair.
         static let snapshotExtraBytes = 1024
         static let backingNameBytes = 1023
         static let backingFormatBytes = 63

@@ -103,8 +103,10 @@ extension Qcow2Metadata {
         try rewriteHeader(to: changed)
     }
 
-    /// Version 3 can say all that version 2 can: only the header changes.
+    /// Version 3 can say all that version 2 can, and wants more of snapshots: their table is complete before
+    /// the header changes.
     fileprivate func upgrade() throws(BlockError) {
+        try completeSnapshotTable()
         var changed = header
         changed.version = 3
         changed.headerLength = Qcow2Header.knownLength

@@ -95,11 +95,13 @@ extension Qcow2Checker {
     ) {
         guard badBitmaps.positions.insert(entry.position).inserted else { return }
         corruption("ERROR bitmap '\(entry.nameText)' is damaged: \(defect)", report)
+        cannotFollow("bitmap '\(entry.nameText)' is damaged")
     }
 
     private mutating func badDirectory(_ line: @autoclosure () -> String, _ report: (String) -> Void) {
         badBitmaps.hasBadDirectory = true
         corruption(line(), report)
+        cannotFollow("the bitmap directory is damaged")
     }
 
     /// The directory is written in place, so it has its clusters to itself.
@@ -126,6 +128,8 @@ extension Qcow2Checker {
         var kept: [Qcow2BitmapEntry] = []
         if bad.hasBadDirectory {
             report("Removing the damaged bitmap directory with all bitmaps")
+            // A damaged bitmap alone is given up with all that it had; where the others were is not known.
+            hasLosses = true
         } else {
             for entry in try tables.bitmapDirectory(data) {
                 if bad.positions.contains(entry.position) {

@@ -43,6 +43,19 @@ struct Qcow2Checker {
     var mismatches = 0
     /// Some entry of the snapshot table must be written anew, or cannot stay.
     var hasBadSnapshots = false
+    /// Entries of the snapshot table that lack what version 3 requires: no damage, but completed by a repair.
+    var incompleteSnapshots = 0
+    /// Why not all references are known: some structure cannot be followed. `nil` where all could be counted.
+    var unknownReferences: String?
+    /// Why what is known of a snapshot may not be all: its tables can be followed, and seem to be too short.
+    var doubt: String?
+    /// This run gave up entries that point nowhere: what they referred to may be among the leaks.
+    var hasLosses = false
+    /// A piece of the refcount structure is in a cluster that is used otherwise: some entry points to the
+    /// wrong place, and what lies in the right one seems to be leaked.
+    var hasOverlaps = false
+    /// Something was wrong besides leaks, in a run that repairs leaks only.
+    var hasOtherDamage = false
     /// Clusters with tables that seem to be used otherwise too; known once that may matter.
     var doubtful: ClusterFilter?
     /// Nobody asked for this repair: it gives nothing up that a person might save.
@@ -62,6 +75,8 @@ struct Qcow2Checker {
     /// Order of writes in a repair: the dirty bit (version 3), entries that point nowhere, the refcounts, a
     /// barrier, the snapshot table, the flags, a barrier, the dirty and corrupt bits off. A crash in between
     /// leaves an image that is repaired again.
+    ///
+    /// Nothing is freed unless all that could refer to it was followed (``whyLeaksStay(_:)``).
     mutating func run(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         result.totalClusters = layout.clusters(tables.header.virtualSize)
         let before = result
@@ -74,17 +89,23 @@ struct Qcow2Checker {
         try compareAll(repair: .none, report)
         let overlaps = try checkMetadataOverlap(report)
         if isAutomatic && unmendable > badBitmaps.count { return result }
+        let wasDirty = tables.header.incompatible.contains(.dirty)
+        hasOtherDamage = repair == .leaks && (result.corruptions > 0 || needsRebuild)
         if overlaps && repair != .none {
+            hasOverlaps = true
             // Asked again in the end, when flags and refcounts are right.
             result.corruptions -= 1
             unmendable -= 1
         }
         let lostBitmaps = repair == .none ? false : try mendBitmaps(repair, report)
+        if lostBitmaps { try recount(from: before) }
         let hasWork =
             lostBitmaps || overlaps || result.leaks > 0 || result.corruptions > 0 || needsRebuild
-            || hasWrongFlags
+            || hasWrongFlags || hasBadSnapshots
         if repair != .none && hasWork { try mend(repair, from: before, report) }
-        if repair != .none && !needsRebuild { try clearCountsBehindEnd(report) }
+        if repair != .none && !needsRebuild && whyLeaksStay(repair) == nil {
+            try clearCountsBehindEnd(report)
+        }
         if hasWrongFlags {
             let mends = mendsFlags(repair) && (repair == .all || !overlaps)
             try checkFlags(repair: mends, report)
@@ -93,7 +114,11 @@ struct Qcow2Checker {
             let overlapsStill = try checkMetadataOverlap(report)
             if overlaps && !overlapsStill { result.corruptionsFixed += 1 }
         }
-        if repair == .all { try clearBits() }
+        if repair == .all { try clearBits(wasDirty: wasDirty) }
+        if repair != .none, result.leaks > 0, let reason = whyLeaksStay(repair) {
+            report("Leaked clusters stay, for they may hold what is missing: \(reason)")
+            if mayFreeNext(repair) { report("Check again with -r leaks to free them") }
+        }
         result.imageEndOffset = usedClusters << layout.clusterBits
         return result
     }
@@ -101,12 +126,29 @@ struct Qcow2Checker {
     /// "Copied" flags follow from refcounts that are right: set beside one that is too low, the flag would
     /// have the next write go over what a snapshot shares. Leaks alone are no reason to touch more.
     private func mendsFlags(_ repair: RepairMode) -> Bool {
-        guard repair != .none, haveRefcountsAgreed, result.checkErrors == 0 else { return false }
+        guard repair != .none, haveRefcountsAgreed, unknownReferences == nil, result.checkErrors == 0 else {
+            return false
+        }
         return repair == .all || result.corruptions == 0
     }
 
     /// Whether every refcount is as high as there are references.
     private var haveRefcountsAgreed: Bool { mismatches == 0 && !needsRebuild }
+
+    /// Why a repair frees nothing; `nil` where it does. What nothing known refers to may be what an entry
+    /// that points nowhere referred to: once freed, the next write goes over it.
+    private func whyLeaksStay(_ repair: RepairMode) -> String? {
+        if let reason = unknownReferences ?? doubt { return reason }
+        if hasOverlaps { return "two structures shared a cluster" }
+        if hasLosses { return "entries were given up" }
+        return hasOtherDamage ? "the image has other damage, which -r all repairs" : nil
+    }
+
+    /// Whether nothing keeps the next repair from freeing what this one left.
+    private func mayFreeNext(_ repair: RepairMode) -> Bool {
+        repair == .all && result.corruptions == 0 && result.checkErrors == 0
+            && unknownReferences == nil && doubt == nil
+    }
 
     /// Mends the refcounts.
     private mutating func mend(
@@ -116,13 +158,13 @@ struct Qcow2Checker {
             try tables.setDirty(true)
             if unmendable > 0, try mendTables(report) { try recount(from: before) }
         }
+        // Blocks that lie wrong may be anything, and new ones would lack what cannot be counted.
+        if needsRebuild && (repair != .all || unknownReferences != nil || doubt != nil) { return }
         let lost = unmendable
         let alreadyFixed = result.corruptionsFixed
-        if repair == .all {
-            if needsRebuild {
-                report("Rebuilding refcount structure")
-                try rebuild()
-            }
+        if needsRebuild {
+            report("Rebuilding refcount structure")
+            try rebuild(keepingUnused: whyLeaksStay(repair) != nil)
         }
         let first = result
         restart(from: before)
@@ -133,15 +175,17 @@ struct Qcow2Checker {
         if repair == .all && needsRebuild {
             // What was wrong before the rebuild is right now.
             result.corruptionsFixed = alreadyFixed + max(0, first.corruptions - lost - result.corruptions)
-            result.leaksFixed = first.leaks
+            result.leaksFixed = max(0, first.leaks - result.leaks)
             needsRebuild = false
         }
         try tables.writeRefcounts()
         try tables.barrier()
         if repair == .all, hasBadSnapshots, haveRefcountsAgreed, result.checkErrors == 0 {
+            let completed = incompleteSnapshots
             try mendSnapshotTable(report)
             self = try reopened()
             try recount(from: before)
+            result.corruptionsFixed += completed
         }
     }
 
@@ -160,13 +204,15 @@ struct Qcow2Checker {
         var kept: [Qcow2Snapshot] = []
         for snapshot in try tables.snapshotTable(checksPlaces: false).snapshots {
             if let placed = placed(snapshot) {
-                kept.append(placed)
+                if placed != snapshot { hasLosses = true }
+                kept.append(placed.withBoundedExtra)
             } else {
+                hasLosses = true
                 report("Removing snapshot '\(snapshot.info.name)', whose tables are lost")
             }
         }
         report("Repairing the snapshot table")
-        try tables.replaceSnapshotTable(kept)
+        try tables.replaceSnapshotTable(kept, keepsOld: hasLosses)
         try tables.commit()
     }
 
@@ -204,14 +250,20 @@ struct Qcow2Checker {
         (result.corruptionsFixed, result.leaksFixed) = fixed
         hasWrongFlags = false
         hasBadSnapshots = false
+        incompleteSnapshots = 0
+        unknownReferences = nil
+        doubt = nil
         mismatches = 0
         unmendable = 0
     }
 
     /// Where all is well, the bits that say otherwise go; where the refcounts are, the dirty bit: it speaks
     /// of nothing else, and who writes to the image would have to do all this again.
-    private func clearBits() throws(BlockError) {
-        guard result.checkErrors == 0, haveRefcountsAgreed else { return }
+    private func clearBits(wasDirty: Bool) throws(BlockError) {
+        guard result.checkErrors == 0, haveRefcountsAgreed else {
+            // What stays wrong was wrong before.
+            return wasDirty ? () : try tables.setDirty(false)
+        }
         guard result.corruptions == 0 else { return try tables.setDirty(false) }
         tables.damage = nil
         // QEMU does not open an image that calls a data file raw which it does not have.
@@ -338,9 +390,10 @@ struct Qcow2Checker {
         hasWrongFlags = true
         let wasQuiet = isQuiet
         let isLeak = refcount > references
-        let mends = repair == .all || (repair == .leaks && isLeak)
+        let mends = isLeak ? repair != .none && whyLeaksStay(repair) == nil : repair == .all
         let word = mends ? "Repairing" : isLeak ? "Leaked" : "ERROR"
-        isQuiet = false
+        // What is only found was told by the first look.
+        isQuiet = !mends && repair != .none
         tell("\(word) cluster \(cluster) refcount=\(refcount) reference=\(references)", report)
         isQuiet = wasQuiet
         if mends, references <= layout.maximumRefcount {
@@ -348,7 +401,8 @@ struct Qcow2Checker {
             if isLeak { result.leaksFixed += 1 } else { result.corruptionsFixed += 1 }
             return
         }
-        mismatches += 1
+        // A count that is too high does no harm.
+        if !isLeak { mismatches += 1 }
         if isLeak { result.leaks += 1 } else { result.corruptions += 1 }
         if refcount == 0 && !isLeak { needsRebuild = true }
     }

@@ -33,6 +33,7 @@ extension Qcow2Checker {
             corruption(
                 "ERROR \(what) reaches beyond the end of the file: offset 0x\(hex(offset)) "
                     + "size 0x\(hex(bytes))", report)
+            cannotFollow("the \(what) is not all in the file")
             return false
         }
         window.count(offset >> layout.clusterBits..<layout.clusters(end))
@@ -54,11 +55,13 @@ extension Qcow2Checker {
                 corruption("ERROR found L1 entry with reserved bits set: \(hex(entry))", report)
             } else if table == 0 {
                 corruption("ERROR found L1 entry with a flag and no table: \(hex(entry))", report)
+                cannotFollow("an L1 entry has lost its table")
             }
             if table == 0 { continue }
             guard layout.isAligned(table) else {
                 corruption(
                     "ERROR l2_offset=\(hex(table)): Table is not cluster aligned; L1 entry corrupted", report)
+                cannotFollow("an L1 entry points nowhere")
                 continue
             }
             guard count("L2 table (L1 index \(index))", table, layout.clusterSize, &window, report) else {
@@ -69,6 +72,7 @@ extension Qcow2Checker {
             if isActive {
                 window.noteFlag(table >> layout.clusterBits, isCopied: entry & L2Entry.copiedFlag != 0)
             }
+            if !isFirst { hasOverlaps = true }
             guard isFirst || !tables.data.isExternal else {
                 corruption(
                     "ERROR L2 table at 0x\(hex(table)) is used more than once (L1 index \(index))", report)
@@ -107,6 +111,7 @@ extension Qcow2Checker {
             guard layout.isAligned(host) else {
                 corruption(
                     "ERROR offset=\(hex(host)): Cluster is not properly aligned; L2 entry corrupted", report)
+                cannotFollow("an L2 entry points nowhere")
                 continue
             }
             let cluster = host >> layout.clusterBits
@@ -115,6 +120,7 @@ extension Qcow2Checker {
                 corruption(
                     "ERROR data cluster reaches beyond the end of the file: offset 0x\(hex(host)) "
                         + "size 0x\(hex(size))", report)
+                cannotFollow("an L2 entry points nowhere")
                 continue
             }
             guard isActive else {
@@ -183,6 +189,7 @@ extension Qcow2Checker {
             corruption(
                 "ERROR compressed cluster reaches beyond the end of the file: offset "
                     + "0x\(hex(range.lowerBound)) size 0x\(hex(range.count))", report)
+            cannotFollow("an L2 entry points nowhere")
             return
         }
         window.count(first..<last + 1)
@@ -202,24 +209,43 @@ extension Qcow2Checker {
             if error.kind == .io { throw error }
             corruption("ERROR snapshot table: \(error.message)", report)
             result.checkErrors += 1
-            return
+            return cannotFollow("the snapshot table cannot be read")
         }
         for snapshot in table.snapshots {
-            if tables.layout.version >= 3 && snapshot.extraSize < Qcow2Snapshot.requiredExtraSize {
-                badSnapshot("ERROR snapshot \(snapshot.info.id) has too little extra data", report)
-            }
+            checkEntry(of: snapshot, report)
             guard let placed = placed(snapshot) else {
                 let problem = tables.placeProblem(of: snapshot)?.message ?? "its L1 table is not in the file"
                 badSnapshot("ERROR snapshot \(snapshot.info.id): \(problem)", report)
+                cannotFollow("snapshot \(snapshot.info.id) has no L1 table")
                 continue
             }
             if placed != snapshot {
                 badSnapshot("ERROR snapshot \(snapshot.info.id): its L1 table is not all in the file", report)
+                cannotFollow("the L1 table of snapshot \(snapshot.info.id) is not all in the file")
             }
             let l1 = try tables.snapshotL1(placed)
             try countTree(placed.l1Offset, placed.l1Entries, l1, isActive: false, &window, report)
         }
         count("snapshot table", tables.header.snapshotsOffset, table.bytes, &window, report)
+    }
+
+    /// What the entry alone tells. Too little extra data is how programs of version 2 wrote it: no damage,
+    /// but a repair completes it.
+    private mutating func checkEntry(of snapshot: Qcow2Snapshot, _ report: (String) -> Void) {
+        if layout.version >= 3 && snapshot.lacksExtra {
+            incompleteSnapshots += 1
+            hasBadSnapshots = true
+            tell("Snapshot \(snapshot.info.id) has less extra data than version 3 wants", report)
+        }
+        if snapshot.hasTooMuchExtra {
+            badSnapshot("ERROR snapshot \(snapshot.info.id) has too much extra data", report)
+        }
+        if doubt == nil { doubt = tables.doubt(about: snapshot) }
+    }
+
+    /// Notes that something may refer to clusters that nothing known refers to: none of those is freed.
+    mutating func cannotFollow(_ reason: @autoclosure () -> String) {
+        if unknownReferences == nil { unknownReferences = reason() }
     }
 
     private mutating func badSnapshot(_ line: @autoclosure () -> String, _ report: (String) -> Void) {
@@ -265,6 +291,7 @@ extension Qcow2Checker {
             if window.count(of: cluster) > 1 {
                 refcountCorruption(
                     "ERROR refcount block \(index) is in a cluster that is used otherwise", report)
+                hasOverlaps = true
             }
         }
         checkBitmapOverlaps(window, report)
@@ -273,6 +300,7 @@ extension Qcow2Checker {
         for cluster in table.clamped(to: window.clusters) where window.count(of: cluster) > 1 {
             refcountCorruption(
                 "ERROR refcount table is in cluster \(cluster), which is used otherwise", report)
+            hasOverlaps = true
         }
     }
 

@@ -229,6 +229,14 @@ extension Qcow2Metadata {
         try file.write(zeroes.span.bytes, at: offset + bytes)
     }
 
+    /// Forgets every change that is not in the file, as far as it can still be read.
+    func abandonChanges() {
+        hasUnflushedWrites = false
+        loadedRefcounts = nil
+        bitmaps = nil
+        try? reload()
+    }
+
     /// Forgets every change that is not in the file and reads L1 and refcounts again, after a repair.
     func reload() throws(BlockError) {
         l2Cache.discardAll()

@@ -231,9 +231,18 @@ public final class Qcow2Driver: FormatDriver {
     }
 
     public func didReopen(readOnly: Bool) throws(BlockError) {
-        guard !readOnly else { return }
+        guard !readOnly else { return metadata.withLock { $0.isReadOnly = true } }
         metadata.withLock { $0.isReadOnly = false }
-        try prepareForWriting()
+        do throws(BlockError) { try prepareForWriting() } catch {
+            // The file becomes read-only again, and so do the tables, as the file has them.
+            changes.arm(false)
+            metadata.withLock { tables in
+                tables.isReadOnly = true
+                tables.abandonChanges()
+                if let header = try? Self.readHeader(file) { tables.header = header }
+            }
+            throw error
+        }
     }
 
     // MARK: Holes behind data
@@ -241,41 +250,21 @@ public final class Qcow2Driver: FormatDriver {
     public var dataMayBeHoles: Bool {
         let known = holesBehindData.load(ordering: .relaxed)
         if known != 0 { return known == 2 }
-        let answer =
-            (try? metadata.withLock { tables throws(BlockError) -> Bool in
-                try Self.looksPreallocated(tables)
-            }) ?? false
+        // Asking about holes is never wrong, only slower.
+        guard let answer = try? estimateHoles() else { return true }
         holesBehindData.store(answer ? 2 : 1, ordering: .relaxed)
         return answer
     }
 
-    /// How many refcounts are looked at before the answer is given without them.
-    private static let maximumLooks = 64 << 20
-
-    /// Whether clearly more clusters are counted than the file system has given space to.
-    private static func looksPreallocated(_ tables: Qcow2Metadata) throws(BlockError) -> Bool {
-        let layout = tables.layout
-        guard let allocated = tables.file.storage?.allocatedSize() else { return false }
-        let real = allocated >> layout.clusterBits
-        let threshold = max(real * 10 / 9, real + 2)
-        let inFile = layout.clusters(try tables.file.length())
-        guard inFile >= threshold else { return false }
-        let refcounts = try tables.refcounts()
-        var counted = 0
-        var cluster = 0
-        var looked = 0
-        while cluster < inFile, looked < Self.maximumLooks {
-            guard refcounts.hasBlock(for: cluster) else {
-                cluster = (cluster / layout.refcountsPerBlock + 1) * layout.refcountsPerBlock
-                continue
+    private func estimateHoles() throws(BlockError) -> Bool {
+        let first = try metadata.withLock { tables throws(BlockError) in try Qcow2HoleEstimate(tables) }
+        guard var estimate = first else { return false }
+        while true {
+            let answer = try metadata.withLock { tables throws(BlockError) -> Bool? in
+                try estimate.look(at: try tables.refcounts())
             }
-            if try refcounts.refcount(of: cluster) > 0 { counted += 1 }
-            if counted >= threshold { return true }
-            cluster += 1
-            looked += 1
+            if let answer { return answer }
         }
-        // Asking about holes is never wrong, only slower.
-        return looked >= Self.maximumLooks
     }
 }
 

@@ -159,7 +159,10 @@ extension Qcow2Checker {
     ) throws(BlockError) -> UInt64? {
         let sound = entry & (L2Entry.offsetMask | L2Entry.copiedFlag)
         let guest = index &* layout.guestBytesPerL2Table
-        if sound & L2Entry.offsetMask == 0 { return 0 }
+        if sound & L2Entry.offsetMask == 0 {
+            hasLosses = true
+            return 0
+        }
         guard let table = placedTable(sound), try !isOthersTable(table, guest: guest) else {
             tellLoss(guest, layout.guestBytesPerL2Table, "has no table any more", owner, report)
             return 0
@@ -205,6 +208,7 @@ extension Qcow2Checker {
     private mutating func tellLoss(
         _ guest: Int, _ bytes: Int, _ what: String, _ owner: Qcow2Snapshot?, _ report: (String) -> Void
     ) {
+        hasLosses = true
         let place = owner.map { " of snapshot '\($0.info.name)'" } ?? ""
         tell("Lost: what \(bytes) bytes at guest offset 0x\(hex(guest))\(place) held \(what)", report)
     }

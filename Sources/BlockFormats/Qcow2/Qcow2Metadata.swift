@@ -7,7 +7,7 @@ import BlockCore
 /// Order of writes (``commit()``). Guest data and new refcounts are in the file first; then, after a barrier,
 /// the L2 entries that refer to them; after another, the L1 entries that refer to new L2 tables; after the
 /// last, refcounts of what is no longer referred to go down. A crash between any two leaves leaks at worst.
-final class Qcow2Metadata: FlushableTables {
+final class Qcow2Metadata: FlushableTables, RefcountOwner {
     let file: BlockNode
     /// Where the guest's plain data is.
     let data: GuestData
@@ -85,11 +85,12 @@ final class Qcow2Metadata: FlushableTables {
         let store = try RefcountStore(
             file: file, layout: layout, tableOffset: header.refcountTableOffset,
             tableClusters: header.refcountTableClusters, cacheBytes: caches.refcountBytes)
-        store.mayAllocate = { [unowned self] cluster throws(BlockError) in try self.mayAllocate(cluster) }
-        store.willMakeBlock = { [unowned self] cluster in _ = self.protection?.filter.insert(cluster) }
+        store.owner = self
         loadedRefcounts = store
         return store
     }
+
+    func willMakeBlock(_ cluster: Int) { protection?.filter.insert(cluster) }
 
     /// Goes on with a header that was made durable, whose version or refcounts may be others. Nothing that
     /// was changed waits to be written.

@@ -168,6 +168,15 @@ extension Qcow2Metadata {
         return try refcounts().table.contains { $0 & L2Entry.offsetMask == offset }
     }
 
+    /// Whether metadata other than L2 tables lies in a cluster.
+    func holdsFixedMetadata(_ cluster: Int) throws(BlockError) -> Bool {
+        try protectMetadata()
+        guard let protection, protection.filter.mayContain(cluster) else { return false }
+        if protection.areas.contains(where: { $0.contains(cluster) }) { return true }
+        let offset = UInt64(cluster) << UInt64(layout.clusterBits)
+        return try refcounts().table.contains { $0 & L2Entry.offsetMask == offset }
+    }
+
     /// Whether a cluster whose refcount is zero may be given out.
     ///
     /// - Throws: `corrupt` when it holds metadata, which no sound image leaves uncounted.

@@ -5,8 +5,10 @@ extension Qcow2Checker {
     ///
     /// Order of writes: new blocks and a new table where nothing lies, a barrier, then the header's sector.
     /// The old structure is unused from then on.
-    mutating func rebuild() throws(BlockError) {
-        let used = try usedBlocks()
+    ///
+    /// - Parameter keepingUnused: count what nothing refers to as used once, so that it stays for now.
+    mutating func rebuild(keepingUnused: Bool) throws(BlockError) {
+        let used = try usedBlocks(keepingUnused)
         let perTableCluster = layout.clusterSize / 8
         var blocks = used
         var tableClusters = 0
@@ -28,14 +30,14 @@ extension Qcow2Checker {
         guard tableClusters << layout.clusterBits <= Qcow2.Limit.refcountTableBytes else {
             throw BlockError(.limit, "The refcount table would become too large", path: tables.file.filename)
         }
-        try write(blocks.sorted(), tableClusters: tableClusters)
+        try write(blocks.sorted(), tableClusters: tableClusters, keepingUnused)
     }
 
     /// The numbers of the blocks that count at least one cluster in use.
-    private mutating func usedBlocks() throws(BlockError) -> Set<Int> {
+    private mutating func usedBlocks(_ keepingUnused: Bool) throws(BlockError) -> Set<Int> {
         var used: Set<Int> = []
         let layout = layout
-        try eachRebuildWindow { window, _ in
+        try eachRebuildWindow(keepingUnused) { window, _ in
             var block = window.clusters.lowerBound / layout.refcountsPerBlock
             while block * layout.refcountsPerBlock < window.clusters.upperBound {
                 let range = block * layout.refcountsPerBlock..<(block + 1) * layout.refcountsPerBlock
@@ -49,6 +51,7 @@ extension Qcow2Checker {
     /// Counts all references, window by window. The old refcount structure is still among them: what it takes
     /// is found to be leaked once nothing refers to it.
     private mutating func eachRebuildWindow(
+        _ keepingUnused: Bool,
         _ body: (ReferenceWindow, Int) throws(BlockError) -> Void
     ) throws(BlockError) {
         let before = result
@@ -63,6 +66,7 @@ extension Qcow2Checker {
             let end = min(fileClusters, start + step)
             var window = ReferenceWindow(start..<end)
             try countReferences(into: &window, { _ in })
+            if keepingUnused { window.countUnused() }
             try body(window, start)
             start = end
         } while start < fileClusters
@@ -71,7 +75,9 @@ extension Qcow2Checker {
     }
 
     /// Writes table and blocks and switches the header to them.
-    private mutating func write(_ blocks: [Int], tableClusters: Int) throws(BlockError) {
+    private mutating func write(
+        _ blocks: [Int], tableClusters: Int, _ keepingUnused: Bool
+    ) throws(BlockError) {
         let file = tables.file
         let tableStart = fileClusters
         let firstBlock = tableStart + tableClusters
@@ -81,7 +87,7 @@ extension Qcow2Checker {
         for (block, cluster) in place { table[block] = UInt64(cluster << layout.clusterBits) }
         var written: Set<Int> = []
         let layout = layout
-        try eachRebuildWindow { window, _ throws(BlockError) in
+        try eachRebuildWindow(keepingUnused) { window, _ throws(BlockError) in
             let first = window.clusters.lowerBound / layout.refcountsPerBlock
             let last =
                 max(window.clusters.lowerBound, window.clusters.upperBound - 1) / layout.refcountsPerBlock
@@ -114,6 +120,12 @@ extension Qcow2Checker {
         next.hasWrongFlags = hasWrongFlags
         next.unmendable = unmendable
         next.hasBadSnapshots = hasBadSnapshots
+        next.incompleteSnapshots = incompleteSnapshots
+        next.unknownReferences = unknownReferences
+        next.doubt = doubt
+        next.hasLosses = hasLosses
+        next.hasOverlaps = hasOverlaps
+        next.hasOtherDamage = hasOtherDamage
         next.mismatches = mismatches
         next.doubtful = doubtful
         next.isQuiet = isQuiet

@@ -105,6 +105,8 @@ extension Qcow2Metadata {
     }
 
     fileprivate func writeSize(_ size: Int) throws(BlockError) {
+        // Snapshots that record no size would seem to have the new one.
+        try completeSnapshotTable()
         let before = header.virtualSize
         header.virtualSize = size
         do throws(BlockError) { try writeHeaderFields() } catch {

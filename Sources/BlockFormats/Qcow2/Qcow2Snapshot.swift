@@ -17,6 +17,11 @@ struct Qcow2Snapshot: Sendable, Equatable {
     /// How much extra data the image had.
     var extraSize = knownExtraSize
 
+    /// Whether the entry lacks what version 3 requires, as entries written by old programs do.
+    var lacksExtra: Bool { extraSize < Self.requiredExtraSize }
+    /// Whether QEMU refuses the image because of how much extra data the entry has.
+    var hasTooMuchExtra: Bool { extraSize > Qcow2.Limit.snapshotExtraBytes }
+
     static let fixedSize = 40
     static let knownExtraSize = 24
     /// What version 3 requires: the sizes of the state and of the disk.
@@ -35,13 +40,17 @@ struct Qcow2Snapshot: Sendable, Equatable {
         guard bytes.byteCount >= fixedSize,
             let offset = Int(exactly: bytes.bigEndian(UInt64.self, at: 0) ?? 0),
             let idSize: UInt16 = bytes.bigEndian(at: 12), let nameSize: UInt16 = bytes.bigEndian(at: 14),
-            let extraSize: UInt32 = bytes.bigEndian(at: 36), extraSize <= Qcow2.Limit.snapshotExtraBytes
+            let extraSize: UInt32 = bytes.bigEndian(at: 36), extraSize <= Qcow2.Limit.snapshotTableBytes
         else { return nil }
         let idStart = fixedSize + Int(extraSize)
         let nameStart = idStart + Int(idSize)
         let end = nameStart + Int(nameSize)
         guard let extra = bytes.part(fixedSize..<idStart), let id = bytes.text(idStart..<nameStart),
             let name = bytes.text(nameStart..<end)
+        else { return nil }
+        // Where an earlier entry states a wrong size, this one begins somewhere else: zeroes are no entry.
+        guard idSize > 0, bytes.bigEndian(UInt8.self, at: idStart) != 0,
+            nameSize == 0 || bytes.bigEndian(UInt8.self, at: nameStart) != 0
         else { return nil }
         var info = SnapshotInfo(id: id, name: name)
         info.dateSeconds = Int(bytes.bigEndian(UInt32.self, at: 16) ?? 0)
@@ -64,6 +73,14 @@ struct Qcow2Snapshot: Sendable, Equatable {
         if let count: UInt64 = extra.bigEndian(at: 16), count != noInstructionCount {
             info.instructionCount = Int(clamping: count)
         }
+    }
+
+    /// The entry with as much extra data as every program reads.
+    var withBoundedExtra: Qcow2Snapshot {
+        var bounded = self
+        bounded.unknownExtra = Array(
+            unknownExtra.prefix(Qcow2.Limit.snapshotExtraBytes - Self.knownExtraSize))
+        return bounded
     }
 
     /// The entry as it stands in the table, padded to 8 bytes.
@@ -135,13 +152,44 @@ extension Qcow2Metadata {
         return nil
     }
 
+    /// Writes entries that lack the disk's size in full: it is about to change, or version 3 requires it.
+    func completeSnapshotTable() throws(BlockError) {
+        let snapshots = try snapshotTable().snapshots
+        guard snapshots.contains(where: { $0.lacksExtra }) else { return }
+        try protectMetadata()
+        try replaceSnapshotTable(snapshots)
+        try commit()
+    }
+
+    /// Why what a snapshot refers to may not all be known; `nil` where its entry gives no cause for doubt.
+    func doubt(about snapshot: Qcow2Snapshot) -> String? {
+        let size = snapshot.info.virtualSize ?? (snapshot.l1Entries > 0 ? 0 : header.virtualSize)
+        guard size > Qcow2.Limit.virtualSize || snapshot.l1Entries < layout.l1Entries(forVirtualSize: size)
+        else { return nil }
+        return "the L1 table of snapshot \(snapshot.info.id) does not go with the size of its disk"
+    }
+
     /// Writes a new snapshot table and makes the header point to it.
     ///
     /// Order of writes: the table in a new place, a barrier, then place and count in the header's sector, a
     /// barrier, then the old table's space is released.
-    func replaceSnapshotTable(_ snapshots: [Qcow2Snapshot]) throws(BlockError) {
+    ///
+    /// - Parameter keepsOld: the old table stays, leaked: it tells of what was given up.
+    func replaceSnapshotTable(_ snapshots: [Qcow2Snapshot], keepsOld: Bool = false) throws(BlockError) {
         let oldBytes = try snapshotTable(checksPlaces: false).bytes
         let old = header.snapshotsOffset
+        var changed = header
+        changed.snapshotCount = snapshots.count
+        changed.snapshotsOffset = try writeSnapshotTable(snapshots)
+        try commit()
+        try moveHeader(to: changed)
+        protection = nil
+        try barrier()
+        if oldBytes > 0 && !keepsOld { release(old >> layout.clusterBits, count: layout.clusters(oldBytes)) }
+    }
+
+    /// Writes a snapshot table to a new place, and answers where: 0 where there are none.
+    func writeSnapshotTable(_ snapshots: [Qcow2Snapshot]) throws(BlockError) -> Int {
         let bytes = snapshots.flatMap { snapshot in
             var snapshot = snapshot
             // Old entries record no size, but a field left out now would say zero.
@@ -151,23 +199,10 @@ extension Qcow2Metadata {
         guard bytes.count <= Qcow2.Limit.snapshotTableBytes, snapshots.count <= Qcow2.Limit.snapshots else {
             throw BlockError(.limit, "Too many snapshots", path: file.filename)
         }
-        var changed = header
-        changed.snapshotCount = snapshots.count
-        changed.snapshotsOffset = 0
-        if bytes.isEmpty {
-            try moveHeader(to: changed)
-        } else {
-            _ = try fillingNewClusters(layout.clusters(bytes.count)) { offset throws(BlockError) in
-                changed.snapshotsOffset = offset
-                try file.write(bytes.span.bytes, at: offset)
-                hasUnflushedWrites = true
-                try commit()
-                try moveHeader(to: changed)
-            }
+        if bytes.isEmpty { return 0 }
+        return try fillingNewClusters(layout.clusters(bytes.count)) { offset throws(BlockError) in
+            try file.write(bytes.span.bytes, at: offset)
+            hasUnflushedWrites = true
         }
-        protection = nil
-        // Freed by the next commit, behind a barrier.
-        if oldBytes > 0 { release(old >> layout.clusterBits, count: layout.clusters(oldBytes)) }
-        try barrier()
     }
 }

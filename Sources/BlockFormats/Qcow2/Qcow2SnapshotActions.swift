@@ -2,9 +2,10 @@ import BlockCore
 
 /// Snapshots share clusters with the active state by refcounts.
 ///
-/// While refcounts and "copied" flags are out of step, version 3 images carry the dirty bit, so that a crash
-/// is followed by a repair. Version 2 has no such bit: there the flags are cleared before refcounts go up,
-/// and set after refcounts have gone down, so that a crash never leaves a shared cluster that looks unshared.
+/// Each change is made as a whole (``Qcow2SnapshotSwitch``): after a crash there is the state before or the
+/// one after. Only where a snapshot is deleted and there is no space for new tables, they are changed in
+/// place: the dirty bit is set first (version 3), and "copied" flags are set after refcounts went down, so
+/// that a crash never leaves a shared cluster that looks unshared.
 extension Qcow2Driver: SnapshotCapable {
     public func snapshots() throws(BlockError) -> [SnapshotInfo] {
         try metadata.withLock { tables throws(BlockError) -> [SnapshotInfo] in
@@ -35,22 +36,13 @@ extension Qcow2Driver: SnapshotCapable {
             guard info.id.utf8.count <= 0xffff, info.name.utf8.count <= 0xffff else {
                 throw BlockError(.invalidArgument, "The snapshot's name is too long", path: file.filename)
             }
-            try tables.commit()
-            let wasDirty = tables.header.incompatible.contains(.dirty)
-            try tables.withDirtyBit { () throws(BlockError) in
-                let l1 = tables.l1
-                try tables.setCopiedFlags(shared: true)
-                do throws(BlockError) { try tables.shareClusters(of: l1) } catch {
-                    try tables.setCopiedFlags(shared: false)
-                    try tables.setDirty(wasDirty)
-                    throw error
-                }
-                let start = try tables.writeTableCopy(tables.l1)
+            try Qcow2SnapshotSwitch.run(tables) { change throws(BlockError) in
+                let l1 = try change.shareActive()
+                let start = try change.write(l1)
                 snapshots.append(Qcow2Snapshot(l1Offset: start, l1Entries: l1.count, info: info))
-                try tables.replaceSnapshotTable(snapshots)
-                try tables.commit()
-                if info.vmStateSizeBytes > 0 { try tables.dropState() }
+                try change.setSnapshots(snapshots)
             }
+            if info.vmStateSizeBytes > 0 { try tables.dropState() }
         }
     }
 
@@ -68,15 +60,13 @@ extension Qcow2Driver: SnapshotCapable {
             let entries = max(snapshot.l1Entries, layout.l1Entries(forVirtualSize: size))
             var target = try tables.snapshotL1(snapshot).map { $0 & ~L2Entry.copiedFlag }
             target += [UInt64](repeating: 0, count: entries - target.count)
-            try tables.withDirtyBit { () throws(BlockError) in
-                let replaced = tables.l1
-                try tables.shareClusters(of: target)
-                try tables.moveL1(to: target) { $0.virtualSize = size }
-                try tables.unshareClusters(of: replaced)
-                try tables.commit()
-                try tables.setCopiedFlags(shared: false)
-                try tables.commit()
+            let replaced = tables.l1
+            try Qcow2SnapshotSwitch.run(tables) { change throws(BlockError) in
+                try change.unshare(replaced)
+                try change.activate(target)
+                change.header.virtualSize = size
             }
+            tables.discardUnused(replaced)
             tables.savedStateBytes = 0
             setVirtualSize(size)
         }
@@ -94,16 +84,19 @@ extension Qcow2Driver: SnapshotCapable {
             let entries = try tables.snapshotL1(doomed)
             try tables.commit()
             let isSound = try tables.canRelease(doomed, entries)
-            try tables.withDirtyBit { () throws(BlockError) in
-                try tables.replaceSnapshotTable(snapshots)
-                guard isSound else { return try tables.releaseUnused() }
-                try tables.unshareClusters(of: entries)
-                tables.release(
-                    doomed.l1Offset >> layout.clusterBits, count: layout.clusters(doomed.l1Entries * 8),
-                    discards: tables.passesDiscards.ofSnapshots)
-                try tables.commit()
-                try tables.setCopiedFlags(shared: false)
-                try tables.commit()
+            do throws(BlockError) {
+                guard isSound else { return try tables.delete(doomed, entries, leaving: snapshots, isSound) }
+                try Qcow2SnapshotSwitch.run(tables) { change throws(BlockError) in
+                    try change.unshare(entries)
+                    try change.drop(doomed.l1Offset, doomed.l1Entries * 8)
+                    try change.setSnapshots(snapshots)
+                    try change.setFlags()
+                }
+                tables.discardUnused(entries)
+            } catch {
+                // Who deletes a snapshot on a full disk wants space.
+                guard error.kind == .noSpace, isSound else { throw error }
+                try tables.delete(doomed, entries, leaving: snapshots, isSound)
             }
         }
     }
@@ -156,6 +149,42 @@ extension Qcow2Metadata {
         try BigEndianTable.read(file, at: snapshot.l1Offset, count: snapshot.l1Entries)
     }
 
+    /// Deletes a snapshot in place: what it had is released piece by piece, or, where its tables cannot be
+    /// trusted, by counting again.
+    fileprivate func delete(
+        _ doomed: Qcow2Snapshot, _ entries: [UInt64], leaving snapshots: [Qcow2Snapshot], _ isSound: Bool
+    ) throws(BlockError) {
+        try withDirtyBit { () throws(BlockError) in
+            try replaceSnapshotTable(snapshots)
+            guard isSound else { return try releaseUnused() }
+            try unshareClusters(of: entries)
+            release(
+                doomed.l1Offset >> layout.clusterBits, count: layout.clusters(doomed.l1Entries * 8),
+                discards: passesDiscards.ofSnapshots)
+            try commit()
+            try setCopiedFlags()
+            try commit()
+        }
+    }
+
+    /// Gives the space of what an L1 table referred to, and nothing else does, back to the file system.
+    fileprivate func discardUnused(_ entries: [UInt64]) {
+        guard passesDiscards.ofSnapshots, let store = try? refcounts() else { return }
+        func discard(_ cluster: Int) {
+            guard (try? store.refcount(of: cluster)) == 0 else { return }
+            try? file.discard(at: cluster << layout.clusterBits, count: layout.clusterSize)
+        }
+        // What cannot be given back stays, unused.
+        try? eachL2Table(of: entries) { offset, buffer throws(BlockError) in
+            for index in 0..<layout.entriesPerL2Table {
+                let entry = layout.entry(index, of: buffer.bytes)
+                guard entry != .unallocated, let unused = try? self.clusters(of: entry) else { continue }
+                for cluster in unused { discard(cluster) }
+            }
+            discard(offset >> layout.clusterBits)
+        }
+    }
+
     /// Runs `body` with the dirty bit set, where there is one; it stays set when `body` fails.
     fileprivate func withDirtyBit(_ body: () throws(BlockError) -> Void) throws(BlockError) {
         let wasDirty = header.incompatible.contains(.dirty)
@@ -168,7 +197,7 @@ extension Qcow2Metadata {
     }
 
     /// Writes a copy of an L1 table to a new place and answers its offset.
-    fileprivate func writeTableCopy(_ entries: [UInt64]) throws(BlockError) -> Int {
+    func writeTableCopy(_ entries: [UInt64]) throws(BlockError) -> Int {
         // Nothing would ever count or free a cluster for a table without entries.
         if entries.isEmpty { return 0 }
         return try fillingNewClusters(layout.clusters(entries.count * 8)) { start throws(BlockError) in
@@ -207,27 +236,6 @@ extension Qcow2Metadata {
             let range = entry.compressedRange(layout)
             return range.lowerBound >> layout.clusterBits..<((range.upperBound - 1) >> layout.clusterBits) + 1
         }
-    }
-
-    /// Adds a reference to all that an L1 table refers to, durably. Adds none when one cannot be added.
-    fileprivate func shareClusters(of l1: [UInt64]) throws(BlockError) {
-        let store = try refcounts()
-        var added = 0
-        do throws(BlockError) {
-            try eachReference(of: l1) { cluster throws(BlockError) in
-                try store.increment(cluster)
-                added += 1
-            }
-        } catch {
-            try eachReference(of: l1) { cluster throws(BlockError) in
-                guard added > 0 else { return }
-                try store.decrement(cluster)
-                added -= 1
-            }
-            throw error
-        }
-        try commit()
-        try barrier()
     }
 
     /// Whether all that a snapshot's table refers to is in the file, and counted.
@@ -285,15 +293,13 @@ extension Qcow2Metadata {
     }
 
     /// Sets the "copied" flags of the active tables by what the refcounts say, durably.
-    ///
-    /// - Parameter shared: everything is about to be shared, so all flags are cleared.
-    func setCopiedFlags(shared: Bool) throws(BlockError) {
+    private func setCopiedFlags() throws(BlockError) {
         try commit()
         let store = try refcounts()
         for index in l1.indices {
             guard let table = try checkedTable(l1[index], index) else { continue }
-            try setCopiedFlags(table: table, shared: shared, store)
-            let isOwn = shared ? false : try store.refcount(of: table >> layout.clusterBits) == 1
+            try setCopiedFlags(table: table, store)
+            let isOwn = try store.refcount(of: table >> layout.clusterBits) == 1
             let entry = isOwn ? l1[index] | L2Entry.copiedFlag : l1[index] & ~L2Entry.copiedFlag
             if entry != l1[index] { setL1(index, to: entry) }
         }
@@ -301,12 +307,12 @@ extension Qcow2Metadata {
         try barrier()
     }
 
-    private func setCopiedFlags(table: Int, shared: Bool, _ store: RefcountStore) throws(BlockError) {
+    private func setCopiedFlags(table: Int, _ store: RefcountStore) throws(BlockError) {
         for index in 0..<layout.entriesPerL2Table {
             let (slot, entry) = try l2Slot(table: table, index: index)
             let old = cachedEntry(slot, entry)
             guard !old.isCompressed, old.hostOffset != 0 else { continue }
-            let isOwn = shared ? false : try store.refcount(of: old.hostOffset >> layout.clusterBits) == 1
+            let isOwn = try store.refcount(of: old.hostOffset >> layout.clusterBits) == 1
             let new = isOwn ? old.raw | L2Entry.copiedFlag : old.raw & ~L2Entry.copiedFlag
             if new != old.raw { setCachedEntry(slot, entry, to: L2Entry(raw: new, bitmap: old.bitmap)) }
         }

@@ -22,10 +22,10 @@ final class RefcountStore {
     private(set) var firstMaybeFree = 0
     /// No cluster from here on was ever written: the file is shorter, so they read as zeroes.
     private(set) var virginCluster: Int
-    /// Whether a cluster with a refcount of zero may be given out; throws when it must be counted.
-    var mayAllocate: (Int) throws(BlockError) -> Bool = { _ in true }
-    /// Told of every cluster that becomes a refcount block.
-    var willMakeBlock: (Int) -> Void = { _ in }
+    /// Who knows where metadata lies. Without an owner, any cluster whose refcount is zero is free.
+    weak var owner: (any RefcountOwner)?
+    /// Set while changes go to copies of blocks.
+    private var shadow: Shadow?
 
     static let entryOffsetMask: UInt64 = ~0x1ff
     /// How many clusters behind the end of the file may be counted before the search for a free one gives up.
@@ -115,7 +115,7 @@ final class RefcountStore {
     func set(_ cluster: Int, to value: UInt64) throws(BlockError) {
         let block: Int
         if let existing = try blockOffset(cluster) {
-            block = existing
+            block = try writableBlock(cluster / layout.refcountsPerBlock, at: existing)
         } else {
             if value == 0 { return }
             block = try makeBlock(for: cluster)
@@ -145,7 +145,7 @@ final class RefcountStore {
         let old = try refcount(of: cluster)
         guard old > 0 else { return 0 }
         try set(cluster, to: old - 1)
-        if old == 1 { firstMaybeFree = min(firstMaybeFree, cluster) }
+        if old == 1 { noteFreed(cluster) }
         return old - 1
     }
 
@@ -187,7 +187,7 @@ final class RefcountStore {
                 throw BlockError(.noSpace, "The image file would become too large", path: file.filename)
             }
             let isCounted = try refcount(of: cluster) != 0
-            let isFree = isCounted ? false : try mayAllocate(cluster)
+            let isFree = isCounted || isHeld(cluster) ? false : try owner?.mayAllocate(cluster) ?? true
             if !isFree {
                 candidate = cluster + 1
                 run = 0
@@ -207,11 +207,12 @@ final class RefcountStore {
         if let made = try blockOffset(cluster) { return made }
         file.emit(.refcountBlockAllocate)
         let home = try findFree(1)
-        willMakeBlock(home)
+        owner?.willMakeBlock(home)
         let offset = home << layout.clusterBits
         do throws(BlockError) {
             file.emit(.refcountBlockWrite)
             try reserveEntry(index)
+            shadow?.blocks.insert(index)
             try clear(block: offset)
             table[index] = UInt64(offset)
             noteDirtyTable(index..<index + 1)
@@ -271,6 +272,82 @@ final class RefcountStore {
         return true
     }
 
+    // MARK: Shadow
+
+    /// What a change that is not to be seen in parts keeps in mind.
+    private struct Shadow {
+        /// Numbers of the blocks that are copies, or new.
+        var blocks: Set<Int> = []
+        /// Clusters that lost their last reference; the header in the file still refers to them.
+        var held = ClusterFilter()
+        /// Those from `end` on, for which the filter is not asked.
+        var heldBehindEnd: Set<Int> = []
+        /// Where the file ended.
+        let end: Int
+        var lowestFreed = Int.max
+        /// Where the blocks were that are copies now.
+        var left: [Range<Int>] = []
+    }
+
+    /// From now on blocks are copied before they change, to clusters that are free before and after the
+    /// change: the file keeps its refcounts until the header refers to a new table (``placeTable()``). All
+    /// changes have been written back. After a failure this store is of no use any more.
+    ///
+    /// - Parameter first: where the search for free clusters begins.
+    func beginShadow(searchingFrom first: Int) throws(BlockError) {
+        shadow = Shadow(end: virginCluster)
+        firstMaybeFree = first
+        // The new blocks and the new table may need entries behind those that there are.
+        let last = virginCluster / layout.refcountsPerBlock + 2
+        if last >= table.count { try growTable(toHold: last) }
+    }
+
+    /// The header refers to the new table, durably.
+    ///
+    /// - Returns: the clusters of blocks that were copied.
+    func endShadow() -> [Range<Int>] {
+        guard let shadow else { return [] }
+        self.shadow = nil
+        firstMaybeFree = min(firstMaybeFree, shadow.lowestFreed)
+        return shadow.left
+    }
+
+    /// The offset of the block with that number, which may be changed there.
+    private func writableBlock(_ index: Int, at old: Int) throws(BlockError) -> Int {
+        guard shadow?.blocks.insert(index).inserted == true else { return old }
+        let home = try findFree(1)
+        owner?.willMakeBlock(home)
+        let offset = home << layout.clusterBits
+        let buffer = AlignedBuffer(count: layout.clusterSize)
+        var bytes = buffer.mutableBytes
+        try file.read(into: &bytes, at: old)
+        try file.write(buffer.bytes, at: offset)
+        table[index] = UInt64(offset)
+        noteDirtyTable(index..<index + 1)
+        try set(home, to: 1)
+        try decrement(old >> layout.clusterBits)
+        let cluster = old >> layout.clusterBits
+        shadow?.left.append(cluster..<cluster + 1)
+        return offset
+    }
+
+    private func noteFreed(_ cluster: Int) {
+        guard let end = shadow?.end, let lowest = shadow?.lowestFreed else {
+            return firstMaybeFree = min(firstMaybeFree, cluster)
+        }
+        shadow?.lowestFreed = min(lowest, cluster)
+        if cluster < end {
+            shadow?.held.insert(cluster)
+        } else {
+            shadow?.heldBehindEnd.insert(cluster)
+        }
+    }
+
+    private func isHeld(_ cluster: Int) -> Bool {
+        guard let shadow else { return false }
+        return cluster < shadow.end ? shadow.held.mayContain(cluster) : shadow.heldBehindEnd.contains(cluster)
+    }
+
     // MARK: Writing back
 
     /// Writes all changes: blocks first, then (after `barrier`) the table entries that point to new ones.
@@ -302,6 +379,14 @@ final class RefcountStore {
 
     /// Drops what is cached of host clusters that now hold something else.
     func forget(_ bytes: Range<Int>) { cache.discard(bytes) }
+}
+
+/// Knows where metadata lies. Called under the driver's lock.
+protocol RefcountOwner: AnyObject {
+    /// Whether a cluster with a refcount of zero may be given out; throws when it must be counted.
+    func mayAllocate(_ cluster: Int) throws(BlockError) -> Bool
+    /// Told of every cluster that becomes a refcount block.
+    func willMakeBlock(_ cluster: Int)
 }
 
 /// Tables of big-endian 64-bit entries in a file.

@@ -30,6 +30,11 @@ struct ReferenceWindow {
         for cluster in inside { add(cluster - clusters.lowerBound) }
     }
 
+    /// Counts one reference to each cluster that has none.
+    mutating func countUnused() {
+        for index in cells.indices where cells[index] & Self.countMask == 0 { add(index) }
+    }
+
     private mutating func add(_ index: Int) {
         let cell = cells[index]
         if times == 1, cell & Self.countMask < Self.countMask {

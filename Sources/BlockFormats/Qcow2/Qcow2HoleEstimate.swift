@@ -1,0 +1,45 @@
+import BlockCore
+
+/// Finds out whether clearly more clusters are counted than the file system has given space to: then holes of
+/// the file lie behind data, as after a preallocation.
+///
+/// Looks at some refcounts at a time, so that the tables' lock is not held for long.
+struct Qcow2HoleEstimate {
+    /// How many refcounts are looked at before the answer is "perhaps", which is never wrong, only slower.
+    static let maximumLooks = 1 << 20
+    static let looksAtOnce = 1 << 14
+
+    private let threshold: Int
+    private let fileClusters: Int
+    private var cluster = 0
+    private var counted = 0
+    private var looks = 0
+
+    /// `nil` where the answer is no: the file has all its space, or keeps no account of it.
+    init?(_ tables: Qcow2Metadata) throws(BlockError) {
+        guard let allocated = tables.file.storage?.allocatedSize() else { return nil }
+        let real = allocated >> tables.layout.clusterBits
+        threshold = max(real + real / 9, real + 2)
+        fileClusters = tables.layout.clusters(try tables.file.length())
+        guard fileClusters >= threshold else { return nil }
+    }
+
+    /// Looks at the next refcounts.
+    ///
+    /// - Returns: the answer, once it is known.
+    mutating func look(at store: RefcountStore) throws(BlockError) -> Bool? {
+        let perBlock = store.layout.refcountsPerBlock
+        for _ in 0..<Self.looksAtOnce {
+            if counted >= threshold || looks >= Self.maximumLooks { return true }
+            if cluster >= fileClusters { return false }
+            looks += 1
+            guard store.hasBlock(for: cluster) else {
+                cluster = (cluster / perBlock + 1) * perBlock
+                continue
+            }
+            if try store.refcount(of: cluster) > 0 { counted += 1 }
+            cluster += 1
+        }
+        return nil
+    }
+}

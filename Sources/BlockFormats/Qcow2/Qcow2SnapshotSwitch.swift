@@ -1,0 +1,294 @@
+import BlockCore
+
+/// One change of snapshots, active tables and refcounts, all of it by one write to the header's first sector.
+///
+/// "Copied" flags say that a refcount is one, in another place of the file: changed in place, the two
+/// contradict each other for a while, which checks call a corruption. Here both are written anew.
+///
+/// Order of writes:
+/// 1. What waited for the next flush, all of it, and a barrier.
+/// 2. In clusters that nothing used: L2 tables whose flags change, L1 tables, the snapshot table, refcount
+///    blocks and a refcount table that count everything as it will be.
+/// 3. A barrier, the header's sector, a barrier.
+///
+/// What the header referred to before is not touched until the end, so a crash leaves the state before or the
+/// state after, without a leak; and a failure leaves nothing to repair. Used under the driver's lock.
+struct Qcow2SnapshotSwitch {
+    let tables: Qcow2Metadata
+    private let store: RefcountStore
+    /// What the header becomes.
+    var header: Qcow2Header
+    /// What the active L1 table becomes, and whether it is a new one.
+    private var l1: [UInt64]
+    private var hasNewL1 = false
+    /// Tables that nothing refers to afterwards.
+    private var dropped: [Range<Int>] = []
+
+    private var layout: Qcow2Layout { tables.layout }
+
+    /// - Parameter store: of the same image, keeping a shadow.
+    private init(_ tables: Qcow2Metadata, _ store: RefcountStore) {
+        self.tables = tables
+        self.store = store
+        header = tables.header
+        l1 = tables.l1
+    }
+
+    /// Makes the changes of `body`, or none of them.
+    static func run(
+        _ tables: Qcow2Metadata, _ body: (inout Qcow2SnapshotSwitch) throws(BlockError) -> Void
+    ) throws(BlockError) {
+        try tables.commit()
+        try tables.writeRefcounts()
+        try tables.barrier()
+        let length = try tables.file.length()
+        let firstMaybeFree = tables.loadedRefcounts?.firstMaybeFree ?? 0
+        tables.loadedRefcounts = nil
+        var isWritten = false
+        do throws(BlockError) {
+            let store = try tables.refcounts()
+            try store.beginShadow(searchingFrom: firstMaybeFree)
+            var change = Qcow2SnapshotSwitch(tables, store)
+            try body(&change)
+            try change.writeRefcounts()
+            isWritten = true
+            try change.switchHeader()
+        } catch {
+            tables.forgetShadow()
+            // What was written behind the end is of no use to anyone.
+            if !isWritten { try? tables.file.resize(to: length) }
+            throw error
+        }
+    }
+
+    // MARK: Steps
+
+    /// Lets a snapshot and the active table share all that the latter has now.
+    ///
+    /// - Returns: the L1 table for the snapshot.
+    mutating func shareActive() throws(BlockError) -> [UInt64] {
+        try rebuildActive(of: l1) { change, table, buffer throws(BlockError) in
+            let isChanged = try change.shareEntries(of: buffer)
+            guard isChanged else {
+                try change.store.increment(table >> change.layout.clusterBits)
+                return UInt64(table)
+            }
+            let copy = try change.replace(table, with: buffer)
+            try change.store.increment(copy >> change.layout.clusterBits)
+            return UInt64(copy)
+        }
+        return l1
+    }
+
+    /// Makes the active table one with the entries of a snapshot's, which goes on having them, too.
+    mutating func activate(_ entries: [UInt64]) throws(BlockError) {
+        try rebuildActive(of: entries) { change, table, buffer throws(BlockError) in
+            let isChanged = try change.shareEntries(of: buffer)
+            guard isChanged else {
+                try change.store.increment(table >> change.layout.clusterBits)
+                return UInt64(table)
+            }
+            return UInt64(try change.add(buffer)) | L2Entry.copiedFlag
+        }
+    }
+
+    /// Sets the active "copied" flags where a cluster is shared no longer.
+    mutating func setFlags() throws(BlockError) {
+        try rebuildActive(of: l1) { change, table, buffer throws(BlockError) in
+            if try change.updateFlags(buffer) {
+                return UInt64(try change.replace(table, with: buffer)) | L2Entry.copiedFlag
+            }
+            let count = try change.store.refcount(of: table >> change.layout.clusterBits)
+            return UInt64(table) | (count == 1 ? L2Entry.copiedFlag : 0)
+        }
+    }
+
+    /// Takes a reference from all below `entries`.
+    func unshare(_ entries: [UInt64]) throws(BlockError) {
+        try tables.eachL2Table(of: entries) { offset, buffer throws(BlockError) in
+            for index in 0..<layout.entriesPerL2Table {
+                let entry = layout.entry(index, of: buffer.bytes)
+                if entry == .unallocated { continue }
+                for cluster in try tables.clusters(of: entry) {
+                    let isLast = try store.refcount(of: cluster) == 1
+                    if isLast, try tables.holdsMetadata(cluster) { throw foreign(cluster) }
+                    try take(cluster)
+                }
+            }
+            let table = offset >> layout.clusterBits
+            if try tables.holdsFixedMetadata(table) { throw foreign(table) }
+            try take(table)
+        }
+    }
+
+    /// Takes the reference to a table of `bytes` bytes at `offset`.
+    mutating func drop(_ offset: Int, _ bytes: Int) throws(BlockError) {
+        if bytes == 0 { return }
+        let first = offset >> layout.clusterBits
+        let clusters = first..<first + layout.clusters(bytes)
+        for cluster in clusters { try take(cluster) }
+        dropped.append(clusters)
+    }
+
+    /// Writes an L1 table to a new place and answers where.
+    func write(_ entries: [UInt64]) throws(BlockError) -> Int { try tables.writeTableCopy(entries) }
+
+    /// Puts other snapshots in the place of those that are there.
+    mutating func setSnapshots(_ snapshots: [Qcow2Snapshot]) throws(BlockError) {
+        let old = try tables.snapshotTable(checksPlaces: false).bytes
+        try drop(header.snapshotsOffset, old)
+        let placed = try tables.writeSnapshotTable(snapshots)
+        header.snapshotCount = snapshots.count
+        header.snapshotsOffset = placed
+    }
+
+    // MARK: The active tables
+
+    /// Makes the active L1 table anew from `entries`, as `table` answers for each L2 table.
+    private mutating func rebuildActive(
+        of entries: [UInt64],
+        _ table: (inout Qcow2SnapshotSwitch, _ offset: Int, AlignedBuffer) throws(BlockError) -> UInt64
+    ) throws(BlockError) {
+        var new = entries
+        let buffer = AlignedBuffer(count: layout.clusterSize)
+        for index in entries.indices {
+            guard let offset = try tables.checkedTable(entries[index], index) else {
+                new[index] = 0
+                continue
+            }
+            var bytes = buffer.mutableBytes
+            try tables.file.read(into: &bytes, at: offset)
+            new[index] = try table(&self, offset, buffer)
+        }
+        guard new != tables.l1 else { return }
+        l1 = new
+        hasNewL1 = true
+    }
+
+    /// Adds a reference to all that a table's entries refer to, and clears their "copied" flags.
+    ///
+    /// - Returns: whether there were any flags.
+    private func shareEntries(of buffer: AlignedBuffer) throws(BlockError) -> Bool {
+        var isChanged = false
+        for index in 0..<layout.entriesPerL2Table {
+            let entry = layout.entry(index, of: buffer.bytes)
+            if entry == .unallocated { continue }
+            for cluster in try tables.clusters(of: entry) { try store.increment(cluster) }
+            guard entry.isCopied, !entry.isCompressed else { continue }
+            set(entry.raw & ~L2Entry.copiedFlag, entry, index, buffer)
+            isChanged = true
+        }
+        return isChanged
+    }
+
+    /// Brings the "copied" flags of a table's entries in line with the refcounts.
+    ///
+    /// - Returns: whether any were changed.
+    private func updateFlags(_ buffer: AlignedBuffer) throws(BlockError) -> Bool {
+        var isChanged = false
+        for index in 0..<layout.entriesPerL2Table {
+            let entry = layout.entry(index, of: buffer.bytes)
+            guard !entry.isCompressed, entry.hostOffset != 0 else { continue }
+            let isOwn = try store.refcount(of: entry.hostOffset >> layout.clusterBits) == 1
+            guard isOwn != entry.isCopied else { continue }
+            set(entry.raw ^ L2Entry.copiedFlag, entry, index, buffer)
+            isChanged = true
+        }
+        return isChanged
+    }
+
+    private func set(_ raw: UInt64, _ entry: L2Entry, _ index: Int, _ buffer: AlignedBuffer) {
+        var bytes = buffer.mutableBytes
+        layout.store(L2Entry(raw: raw, bitmap: entry.bitmap), index, in: &bytes)
+    }
+
+    /// Writes an L2 table to a new place.
+    private func add(_ buffer: AlignedBuffer) throws(BlockError) -> Int {
+        let offset = try store.allocate(1) << layout.clusterBits
+        try tables.file.write(buffer.bytes, at: offset)
+        return offset
+    }
+
+    private mutating func replace(_ table: Int, with buffer: AlignedBuffer) throws(BlockError) -> Int {
+        try drop(table, layout.clusterSize)
+        return try add(buffer)
+    }
+
+    private func take(_ cluster: Int) throws(BlockError) {
+        guard try store.refcount(of: cluster) > 0 else {
+            throw tables.corrupt("Cluster \(cluster) is in use and not counted")
+        }
+        try store.decrement(cluster)
+    }
+
+    private func foreign(_ cluster: Int) -> BlockError {
+        tables.corrupt("A table entry refers to metadata at cluster \(cluster)")
+    }
+
+    // MARK: The end
+
+    /// Writes the new L1 table, and the refcounts with all that is to be counted.
+    private mutating func writeRefcounts() throws(BlockError) {
+        if hasNewL1 {
+            try drop(header.l1Offset, header.l1Entries * 8)
+            header.l1Offset = try write(l1)
+            header.l1Entries = l1.count
+        }
+        try drop(header.refcountTableOffset, header.refcountTableClusters << layout.clusterBits)
+        try store.placeTable()
+        header.refcountTableOffset = store.tableOffset
+        header.refcountTableClusters = store.tableClusters
+        try tables.barrier()
+    }
+
+    /// Makes the header refer to what was written.
+    private mutating func switchHeader() throws(BlockError) {
+        do throws(BlockError) {
+            try tables.file.write(header.fixedBytes().span.bytes, at: 0)
+            try tables.barrier()
+        } catch {
+            try takeBack(error)
+        }
+        tables.adoptSwitch(header, l1)
+        dropped += store.endShadow()
+        guard tables.passesDiscards.ofOthers else { return }
+        for clusters in dropped {
+            for cluster in clusters where (try? store.refcount(of: cluster)) == 0 {
+                try? tables.file.discard(at: cluster << layout.clusterBits, count: layout.clusterSize)
+            }
+        }
+    }
+
+    /// The header could not be written: the old one goes back. Where that fails too, it is not known which of
+    /// the two the file has; each is sound, as long as nothing more is written.
+    private func takeBack(_ failure: BlockError) throws(BlockError) {
+        do throws(BlockError) {
+            try tables.file.write(tables.header.fixedBytes().span.bytes, at: 0)
+            try tables.barrier()
+        } catch {
+            tables.hasUnflushedWrites = false
+            tables.damage = failure
+        }
+        throw failure
+    }
+}
+
+extension Qcow2Metadata {
+    /// After a failure: the file has the old state, and refcounts are loaded from there when needed.
+    fileprivate func forgetShadow() {
+        loadedRefcounts = nil
+        protection = nil
+        knownEnd = 0
+    }
+
+    /// Goes on with the header and the active table that the file has now.
+    fileprivate func adoptSwitch(_ changed: Qcow2Header, _ entries: [UInt64]) {
+        header = changed
+        l1 = entries
+        dirtyL1 = nil
+        l2Cache.discardAll()
+        freeByteOffset = 0
+        protection = nil
+        knownEnd = 0
+    }
+}
