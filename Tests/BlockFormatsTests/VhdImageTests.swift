@@ -270,7 +270,10 @@ import Testing
             #expect(throws: BlockError.self) { try image.open(readOnly: false) }
         }
         let repaired = try VhdBytes.check(image.store, .all)
-        #expect(repaired.corruptions == 0 && repaired.leaks == 0, "\(repaired)")
+        // Where an entry was given up, what it may have referred to stays until the next repair.
+        let kept = damage.corruptions > 0 ? damage.leaks : 0
+        #expect(repaired.corruptions == 0 && repaired.leaks == kept, "\(repaired)")
+        #expect(try VhdBytes.check(image.store, .leaks).leaksFixed == kept)
         let again = try VhdBytes.check(image.store)
         #expect(again.corruptions == 0 && again.leaks == 0, "\(again)")
         let node = try image.open(readOnly: false)
@@ -285,7 +288,7 @@ import Testing
             of: ["disk": try Self.damaged(damage).bytes],
             action: { store in _ = try VhdBytes.check(store, .all) },
             verify: { store in
-                _ = try VhdBytes.check(store, .all)
+                for repair in [RepairMode.all, .leaks] { _ = try VhdBytes.check(store, repair) }
                 let result = try VhdBytes.check(store)
                 guard result.corruptions == 0, result.leaks == 0 else { throw Mismatch("\(result)") }
                 let bytes = try VhdBytes.firstBytes(VhdBytes.open(store), unit: Self.block)

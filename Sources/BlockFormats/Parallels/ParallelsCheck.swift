@@ -63,6 +63,7 @@ extension ParallelsState {
         let repairsAll = repair == .all
         let what = repairsAll ? "Repairing" : "ERROR"
         if wasUnclean { report("\(what) image was not closed correctly") }
+        let hadProblem = features.problem != nil
         let before = try survey()
         if repairsAll { try adopt(before) }
         try checkHeader(repairsAll, &result, report)
@@ -77,7 +78,9 @@ extension ParallelsState {
         result.count(wasUnclean ? 1 : 0, fixed: repairsAll)
         let last = repairsAll ? try survey() : first
         if repairsAll { try adopt(last) }
-        try checkLeaks(last, repair, &result, report)
+        let hasLosses = repairsAll && (hadProblem || first.findings.contains { $0.isLoss })
+        try checkLeaks(last, hasLosses ? .none : repair, &result, report)
+        if hasLosses && result.leaks > 0 { report(KeptLeaks.message) }
         result.totalClusters = table.count
         result.allocatedClusters = last.allocated
         result.fragmentedClusters = last.fragmented

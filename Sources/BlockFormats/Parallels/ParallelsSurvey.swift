@@ -12,6 +12,9 @@ struct ParallelsSurvey {
         /// The cluster is an earlier entry's.
         case shared(block: Int)
 
+        /// Whether a repair gives up what the entry referred to.
+        var isLoss: Bool { if case .outside = self { true } else { false } }
+
         /// Whether the block gets a new cluster.
         var wantsCopy: Bool {
             switch self {

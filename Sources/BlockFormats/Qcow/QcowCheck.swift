@@ -17,9 +17,11 @@ extension QcowTables {
         }
         let mends = repair == .all
         var budget = CopyBudget(for: file)
+        var hasLosses = false
         try survey.run { (finding) throws(BlockError) in
             var isMended = false
             if mends { isMended = try mend(finding, &budget) }
+            if isMended, finding.isLoss { hasLosses = true }
             report("\(isMended ? "Repairing" : "ERROR") \(finding.message)")
             if isMended { result.corruptionsFixed += 1 } else { result.corruptions += 1 }
         }
@@ -29,7 +31,8 @@ extension QcowTables {
         result.allocatedClusters = survey.allocated
         result.compressedClusters = survey.compressed
         result.fragmentedClusters = survey.fragmented
-        try checkLeaks(&result, survey.unusedCount, repair, report)
+        if hasLosses && survey.unusedCount > 0 { report(KeptLeaks.message) }
+        try checkLeaks(&result, survey.unusedCount, hasLosses ? .none : repair, report)
         result.imageEndOffset = result.corruptions > 0 ? nil : survey.usedEnd
         return result
     }

@@ -9,6 +9,9 @@ struct QcowSurvey {
         case cluster(guest: Int, entry: QcowEntry, message: String)
         case sharedCluster(guest: Int, entry: QcowEntry, message: String)
 
+        /// Whether a repair gives up what the entry referred to.
+        var isLoss: Bool { if case .sharedCluster = self { false } else { true } }
+
         var message: String {
             switch self {
             case .table(_, let message), .cluster(_, _, let message), .sharedCluster(_, _, let message):

@@ -46,6 +46,8 @@ private struct QedCheck {
     /// Clusters and tables behind the end of the file.
     private(set) var lostClusters = 0
     private var budget: CopyBudget
+    /// Entries that pointed nowhere were given up.
+    private var hasLosses = false
 
     init(_ tables: QedTables, repair: RepairMode) {
         self.tables = tables
@@ -106,12 +108,16 @@ private struct QedCheck {
         do throws(BlockError) { place = try tables.l2Table(number: number) } catch {
             guard error.kind == .corrupt else { throw error }
             if error.missingBytes != nil { lostClusters += 1 }
-            if found(error.message, report) { try tables.setL2Table(number: number, to: 0) }
+            if found(error.message, report) {
+                hasLosses = true
+                try tables.setL2Table(number: number, to: 0)
+            }
             return nil
         }
         guard let place else { return nil }
         if use(place, clusters: header.tableClusters) { return place }
         if found("the L2 table number \(number): its place (offset \(place)) is taken", report) {
+            hasLosses = true
             try tables.setL2Table(number: number, to: 0)
         }
         return nil
@@ -143,7 +149,10 @@ private struct QedCheck {
         guard let offset = Int(exactly: entry), tables.isDataPlace(offset) else {
             let message = "the cluster at \(guest): it is misplaced (offset \(entry))"
             if (try? tables.statedOffset(entry)) != nil { lostClusters += 1 }
-            if found(message, report) { try tables.setEntries(at: guest, count: 1) { _ in 0 } }
+            if found(message, report) {
+                hasLosses = true
+                try tables.setEntries(at: guest, count: 1) { _ in 0 }
+            }
             return
         }
         if try tables.file.storedCount(at: offset, count: header.clusterBytes) < header.clusterBytes {
@@ -193,8 +202,10 @@ private struct QedCheck {
         let count = used.reduce(0) { $0 + $1.nonzeroBitCount }
         result.leaks = max(0, clusters - count)
         guard result.leaks > 0 else { return }
-        report("\(repair == .none ? "Leaked" : "Repairing") \(result.leaks) clusters: nothing refers to them")
-        guard repair != .none, result.corruptions == 0, lastUsed + 1 < clusters else { return }
+        let mends = repair != .none && result.corruptions == 0 && !hasLosses
+        report("\(mends ? "Repairing" : "Leaked") \(result.leaks) clusters: nothing refers to them")
+        if hasLosses { report(KeptLeaks.message) }
+        guard mends, lastUsed + 1 < clusters else { return }
         try tables.commit()
         tables.end = (lastUsed + 1) * header.clusterBytes
         try tables.file.resize(to: tables.end)

@@ -4,17 +4,20 @@ extension VdiDriver: Checkable {
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try exclusively { (state) throws(BlockError) in
             var result = CheckResult()
-            try state.checkCorruptions(repair: repair == .all, &result, report)
-            try state.checkLeaks(repair: repair != .none, &result, report)
+            let hasLosses = try state.checkCorruptions(repair: repair == .all, &result, report)
+            try state.checkLeaks(repair: repair != .none && !hasLosses, &result, report)
+            if hasLosses && result.leaks > 0 { report(KeptLeaks.message) }
             return result
         }
     }
 }
 
 extension VdiState {
+    /// - Returns: whether entries that pointed nowhere were given up.
     mutating func checkCorruptions(
         repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
-    ) throws(BlockError) {
+    ) throws(BlockError) -> Bool {
+        let hasLosses = repair ? try !missingBlocks().isEmpty : false
         var survey = VdiSurvey(map: map, count: header.allocatedCount)
         for finding in survey.findings { report(describe(finding, repair)) }
         let found = survey.findingCount
@@ -25,6 +28,7 @@ extension VdiState {
         let missing = try checkMissing(repair: repair, report)
         result.corruptionsFixed = found - survey.findingCount + (repair ? missing : 0)
         result.corruptions = found + missing - result.corruptionsFixed
+        return hasLosses
     }
 
     /// Blocks of which the file lacks bytes of the disk. A repair drops those of which it has none, and makes

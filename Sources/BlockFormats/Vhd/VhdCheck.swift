@@ -10,8 +10,9 @@ extension VhdDriver: Checkable {
         case .dynamic(let state):
             try exclusively(state) { (state) throws(BlockError) in
                 var result = CheckResult()
-                try state.checkCorruptions(repair: repair == .all, &result, report)
-                try state.checkLeaks(repair: repair != .none, &result, report)
+                let hasLosses = try state.checkCorruptions(repair: repair == .all, &result, report)
+                try state.checkLeaks(repair: repair != .none && !hasLosses, &result, report)
+                if hasLosses && result.leaks > 0 { report(KeptLeaks.message) }
                 return result
             }
         }
@@ -53,15 +54,17 @@ extension VhdFixed {
 }
 
 extension VhdState {
+    /// - Returns: whether entries that pointed nowhere were given up.
     fileprivate mutating func checkCorruptions(
         repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
-    ) throws(BlockError) {
+    ) throws(BlockError) -> Bool {
         let what = repair ? "Repairing" : "ERROR"
         for damage in damages { report("\(what): \(damage)") }
         var survey = try survey()
         for finding in survey.findings { report(describe(finding, what)) }
         let found = survey.findingCount + damages.count
         adopt(survey)
+        let hasLosses = repair ? try !self.survey(listing: .nowhere).listed.isEmpty : false
         if repair && survey.findingCount > 0 {
             let isAll = try mendTable()
             survey = try self.survey()
@@ -76,6 +79,7 @@ extension VhdState {
         result.corruptionsFixed = found - result.corruptions
         result.totalClusters = blocks(of: try footer.virtualSize())
         result.allocatedClusters = survey.allocated - survey.beyondDisk
+        return hasLosses
     }
 
     private func describe(_ finding: VhdSurvey.Finding, _ what: String) -> String {

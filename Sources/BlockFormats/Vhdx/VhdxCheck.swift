@@ -6,9 +6,10 @@ extension VhdxDriver: Checkable {
             var result = CheckResult()
             if !state.isReadOnly && state.hasChanges { try state.commit() }
             try state.checkLog(repair: repair != .none, &result, report)
-            try state.checkTable(repair: repair == .all, &result, report)
+            let hasLosses = try state.checkTable(repair: repair == .all, &result, report)
             try state.checkCopies(repair: repair == .all, &result, report)
-            try state.checkLeaks(repair: repair != .none, &result, report)
+            try state.checkLeaks(repair: repair != .none && !hasLosses, &result, report)
+            if hasLosses && result.leaks > 0 { report(KeptLeaks.message) }
             return result
         }
     }
@@ -34,10 +35,12 @@ extension VhdxState {
         result.corruptionsFixed += 1
     }
 
+    /// - Returns: whether entries that pointed nowhere were given up.
     fileprivate mutating func checkTable(
         repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
-    ) throws(BlockError) {
+    ) throws(BlockError) -> Bool {
         var survey = try VhdxSurvey(&self)
+        let hasLosses = repair && survey.findings.contains { $0.isLoss }
         let found = survey.findingCount
         for finding in survey.findings.prefix(Self.toldFindings) { report(describe(finding, repair)) }
         space = survey.space
@@ -50,6 +53,7 @@ extension VhdxState {
         fileBytes = max(try file.length(), fileBytes)
         result.corruptionsFixed += found - survey.findingCount
         result.corruptions += survey.findingCount
+        return hasLosses
     }
 
     private func describe(_ finding: VhdxSurvey.Finding, _ repair: Bool) -> String {

@@ -13,6 +13,14 @@ struct VhdxSurvey {
         case shared(block: Int)
         /// A block is stored in part, and no sector bitmap tells which.
         case withoutBitmap(block: Int)
+
+        /// Whether a repair gives up what the entry referred to.
+        var isLoss: Bool {
+            switch self {
+            case .invalid, .outside: true
+            case .cutOff, .shared, .withoutBitmap: false
+            }
+        }
     }
 
     private(set) var findings: [Finding] = []

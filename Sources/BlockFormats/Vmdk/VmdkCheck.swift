@@ -124,6 +124,8 @@ private struct VmdkExtentCheck {
     let repair: RepairMode
     let hasParent: Bool
     var result = CheckResult()
+    /// Entries that pointed nowhere were given up.
+    private var hasLosses = false
 
     init(_ extent: VmdkExtent, _ repair: RepairMode, hasParent: Bool) {
         self.extent = extent
@@ -249,7 +251,7 @@ private struct VmdkExtentCheck {
         }
     }
 
-    private func mend(
+    private mutating func mend(
         _ finding: VmdkSurvey.Finding, _ tables: VmdkGrainTables, _ budget: inout CopyBudget
     ) throws(BlockError) {
         switch finding {
@@ -263,15 +265,17 @@ private struct VmdkExtentCheck {
             var entry = try tables.redundantTable(number)?[grain % tables.entriesPerTable] ?? 0
             let (damaged, length) = (try tables.entry(grain), try tables.file.length())
             if entry == damaged || Int(entry) * Vmdk.sectorBytes >= length { entry = 0 }
+            if entry == 0 { hasLosses = true }
             try tables.link(grain..<grain + 1) { _ in entry }
         case .shared(let grain): try separate(grain, tables, &budget)
         }
     }
 
     /// A new table with the entries of the redundant copy, where there is one.
-    private func mendTable(_ number: Int, _ tables: VmdkGrainTables) throws(BlockError) {
+    private mutating func mendTable(_ number: Int, _ tables: VmdkGrainTables) throws(BlockError) {
         let empty = [UInt32](repeating: 0, count: tables.entriesPerTable)
         let copy = try tables.redundantTable(number)
+        if copy == nil { hasLosses = true }
         try tables.replaceTable(number, with: copy ?? empty)
     }
 
@@ -302,7 +306,8 @@ private struct VmdkExtentCheck {
     private mutating func checkLeaks(
         _ tables: VmdkGrainTables, _ survey: VmdkSurvey, _ report: (String) -> Void
     ) throws(BlockError) {
-        let mends = repair != .none && survey.findingCount == 0
+        let mends = repair != .none && survey.findingCount == 0 && !hasLosses
+        if hasLosses && survey.leaks > 0 { report(KeptLeaks.message) }
         if survey.staleTableCount > 0 {
             report(
                 "\(mends ? "Repairing" : "Leaked") \(survey.staleTableCount) redundant grain tables: "
