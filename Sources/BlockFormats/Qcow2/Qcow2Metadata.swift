@@ -41,6 +41,9 @@ final class Qcow2Metadata: RefcountOwner {
     var protection: Qcow2Protection?
     /// Damage that was met while writing.
     var damage: BlockError?
+    /// A write of another header failed, and so did taking it back: the file may have either. Nothing else is
+    /// written before ``header`` is.
+    var headerIsUncertain = false
     /// What is known of the bitmaps; `nil` until they are asked for.
     var bitmaps: Qcow2BitmapSet?
     /// A check is mending this image, whose metadata may overlap and go uncounted.

@@ -37,6 +37,10 @@ extension Qcow2Metadata {
     /// Refuses changes to an image in which damage was met.
     func checkSound() throws(BlockError) {
         if let damage { throw damage }
+        guard headerIsUncertain else { return }
+        try file.write(header.fixedBytes().span.bytes, at: 0)
+        try file.flush()
+        headerIsUncertain = false
     }
 
     /// Notes damage that makes further writing dangerous: the image is marked as corrupt (version 3) and

@@ -260,14 +260,14 @@ struct Qcow2SnapshotSwitch {
     }
 
     /// The header could not be written: the old one goes back. Where that fails too, it is not known which of
-    /// the two the file has; each is sound, as long as nothing more is written.
+    /// the two the file has; each is sound, as long as nothing more is written before it is tried again.
     private func takeBack(_ failure: BlockError) throws(BlockError) {
         do throws(BlockError) {
             try tables.file.write(tables.header.fixedBytes().span.bytes, at: 0)
             try tables.barrier()
         } catch {
-            tables.hasUnflushedWrites = false
-            tables.damage = failure
+            tables.headerIsUncertain = true
+            tables.hasUnflushedWrites = true
         }
         throw failure
     }
