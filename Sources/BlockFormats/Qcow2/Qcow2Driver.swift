@@ -63,6 +63,9 @@ public final class Qcow2Driver: FormatDriver {
                 file: request.file, data: data, header: header, isReadOnly: request.settings.readOnly,
                 caches: try Qcow2CacheSizes(&options))
             try tables.checkUnwrittenL1()
+            if !request.settings.metadataOnly && !request.settings.forCheck {
+                try tables.checkRepeats(tables.l1)
+            }
             let driver = Qcow2Driver(
                 tables, unlocked.volume, discardUnmaps: request.settings.discardUnmaps)
             try driver.takeOptions(&options)

@@ -42,7 +42,11 @@ final class Qcow2Metadata: RefcountOwner {
     /// Damage that was met while writing.
     var damage: BlockError?
     /// What is known of the bitmaps; `nil` until they are asked for.
-    var bitmaps: Qcow2BitmapSet?
+    var bitmaps: Qcow2BitmapSet? {
+        didSet { if bitmaps == nil { bitmapClusters = Qcow2BitmapClusters() } }
+    }
+    /// The clusters with bits of the bitmaps that were read.
+    var bitmapClusters = Qcow2BitmapClusters()
     /// A check is mending this image, whose metadata may overlap and go uncounted.
     var isRepairing = false
     /// The file is known to be at least this long, in bytes, with what was allocated behind its end.
