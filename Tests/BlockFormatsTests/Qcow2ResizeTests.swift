@@ -70,4 +70,48 @@ import Testing
             try again.close()
         }
     }
+
+    // MARK: Refcount blocks
+
+    /// The refcount blocks that the table refers to: whether each has anything but zeroes.
+    private func refcountBlocks(_ store: TestStore, cluster: Int) throws -> [Bool] {
+        let file = try #require(store["disk"])
+        func number(_ offset: Int, _ count: Int) -> Int {
+            file.read(at: offset, count: count).reduce(0) { $0 << 8 | Int($1) }
+        }
+        let table = number(48, 8)
+        return (0..<number(56, 4) * cluster / 8).map { number(table + $0 * 8, 8) }.filter { $0 != 0 }.map {
+            file.read(at: $0, count: cluster).contains { $0 != 0 }
+        }
+    }
+
+    /// 512-byte clusters have a refcount block for each 128 KiB.
+    @Test(arguments: [512, 70_000, 1 << 20]) func shrinkingLeavesNoEmptyRefcountBlock(_ size: Int) throws {
+        let configuration = FormatConfiguration(
+            Qcow2Driver.self, options: [("cluster_size", "512")], virtualSize: 4 << 20)
+        let store = TestStore()
+        _ = try configuration.create(in: store)
+        var node = try configuration.open(in: store, settings: OpenSettings(readOnly: false))
+        // From the end, so that what stays lies behind what goes.
+        for part in (0..<32).reversed() {
+            let bytes = Pattern.bytes(stamp: 1, at: part << 17, count: 1 << 17)
+            try node.write(bytes.span.bytes, at: part << 17)
+        }
+        try node.close()
+        let before = try refcountBlocks(store, cluster: 512)
+        #expect(before.count >= 32 && before.allSatisfy { $0 })
+        node = try configuration.open(in: store, settings: OpenSettings(readOnly: false))
+        try node.resize(to: size / 512 * 512)
+        try node.close()
+        let after = try refcountBlocks(store, cluster: 512)
+        #expect(after.allSatisfy { $0 }, "\(after.count { !$0 }) of \(after.count) are empty")
+        #expect(after.count < before.count)
+        node = try configuration.open(in: store, settings: OpenSettings(readOnly: true, forCheck: true))
+        let result = try #require(node.format as? any Checkable).check(repair: .none) { _ in }
+        #expect(result.corruptions == 0 && result.leaks == 0, "\(result)")
+        let written = (0..<32).flatMap { Pattern.bytes(stamp: 1, at: $0 << 17, count: 1 << 17) }
+        let kept = size / 512 * 512
+        #expect(try node.readBytes(at: 0, count: kept) == Array(written.prefix(kept)))
+        try node.close()
+    }
 }

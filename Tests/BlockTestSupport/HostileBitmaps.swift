@@ -109,6 +109,19 @@ extension HostileCase {
         bitmap("data over the L1 table", .corruption) { $0.table = [0x30000] },
     ]
 
+    /// 512 MiB of bits for each of two bitmaps, by tables that say the same cluster 8192 times.
+    public static let hugeBitmap = opens(
+        "bitmaps: tables that repeat one cluster", .corruption, mendable: true,
+        Qcow2Bytes(virtualSize: 1 << 41)
+    ) { image in
+        let bits = UInt64(image.addCluster([UInt8](repeating: 0x55, count: image.clusterSize)))
+        let table = [UInt64?](repeating: bits, count: 8192)
+        var fields = BitmapFields(tableEntries: 8192, granularityBits: 9, table: table)
+        let first = fields
+        fields.name = Array("two".utf8)
+        image.addBitmaps([first, fields])
+    }
+
     static let bitmaps: [HostileCase] =
         soundBitmaps + badEntries + [
             opens("bitmaps: two of one name", .corruption, mendable: true) {
@@ -121,6 +134,7 @@ extension HostileCase {
                     BitmapFields(tableOffset: table), BitmapFields(tableOffset: table, name: other),
                 ])
             },
+            hugeBitmap,
             opens("bitmaps: more than are there", .corruption, mendable: true) {
                 $0.addBitmaps([BitmapFields()], count: 2)
             },

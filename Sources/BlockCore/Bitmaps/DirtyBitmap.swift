@@ -115,9 +115,13 @@ public final class DirtyBitmap: Sendable {
         return runs
     }
 
+    /// What the mixed bits may take that come of a bitmap with a larger granularity, in bytes.
+    private static let maximumRefinedBytes = 64 << 20
+
     /// Marks all that `other` marks, whatever its granularity.
     ///
-    /// - Throws: `invalidArgument` when it is of a disk of another size.
+    /// - Throws: `invalidArgument` when it is of a disk of another size; `limit` when a small bitmap with a
+    ///   larger granularity would make very many bits of this one.
     public func merge(_ other: DirtyBitmap) throws(BlockError) {
         // A copy, so that no two locks are held at once.
         let theirs = other.state.withLock { $0 }
@@ -132,10 +136,34 @@ public final class DirtyBitmap: Sendable {
             return state.withLock { state in state.bits.formUnion(theirs.bits) }
         }
         let copy = DirtyBitmap(granularity: other.granularity, state: theirs)
+        try checkRefining(copy)
         var offset = 0
         while let run = copy.nextRun(from: offset), !run.isEmpty {
             set(run)
             offset = run.upperBound
+        }
+    }
+
+    /// Only parts in which a run begins or ends take memory.
+    private func checkRefining(_ other: DirtyBitmap) throws(BlockError) {
+        guard other.granularity > granularity else { return }
+        let shift = granularity.trailingZeroBitCount
+        var mixed = 0
+        var last = -1
+        var offset = 0
+        while let run = other.nextRun(from: offset), !run.isEmpty {
+            for bit in [run.lowerBound >> shift, run.upperBound >> shift]
+            where bit % BitmapChunks.bitsPerChunk != 0 && bit / BitmapChunks.bitsPerChunk != last {
+                last = bit / BitmapChunks.bitsPerChunk
+                mixed += 1
+            }
+            offset = run.upperBound
+        }
+        guard mixed * BitmapChunks.bitsPerChunk / 8 <= Self.maximumRefinedBytes else {
+            throw BlockError(
+                .limit,
+                "The merged bitmap would take more than \(Self.maximumRefinedBytes >> 20) MiB; "
+                    + "use a larger granularity")
         }
     }
 

@@ -140,7 +140,14 @@ public final class AsifDriver: ReadOnlyFormat {
                 let sequence: UInt64 = number.span.bytes.bigEndian(at: 0) ?? 0
                 if best.map({ sequence > $0.sequence }) ?? true { best = (offset, sequence) }
             }
-            return try AsifDriver(file, header, directory: best?.offset ?? 0)
+            let directory = best?.offset ?? 0
+            if !request.settings.metadataOnly && !request.settings.forCheck {
+                try TableRepeats.check(
+                    file, at: directory + 8, count: header.tableCount, unit: 1,
+                    entriesPerTable: header.guestBytesPerTable / header.sectorBytes
+                ) { bytes, offset in (bytes.bigEndian(at: offset) ?? 0) & Asif.chunkMask }
+            }
+            return try AsifDriver(file, header, directory: directory)
         } catch {
             throw error.concerning(request.file.filename)
         }

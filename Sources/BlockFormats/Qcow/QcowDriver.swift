@@ -45,6 +45,12 @@ public final class QcowDriver: SessionFormat {
             data.encryption = try unlock(header, request, &options)
             let settings = request.settings
             let tables = try QcowTables(data, header: header, isReadOnly: settings.readOnly)
+            if !settings.metadataOnly && !settings.forCheck {
+                try TableRepeats.check(
+                    request.file, at: header.l1Offset, count: header.l1Entries, unit: Qcow.sectorBytes,
+                    entriesPerTable: header.entriesPerTable
+                ) { bytes, offset in bytes.bigEndian(at: offset) ?? 0 }
+            }
             if !settings.readOnly && !settings.forCheck { try tables.prepareForWriting() }
             return QcowDriver(tables, request)
         } catch {

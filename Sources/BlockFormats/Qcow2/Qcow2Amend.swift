@@ -61,6 +61,8 @@ extension Qcow2Driver: Amendable {
         guard !tables.isReadOnly else {
             throw BlockError(.readOnly, "Block node is read-only", path: tables.file.filename)
         }
+        // A refcount table may refer to the same block a million times.
+        if plan.refcountOrder != nil { try tables.protectMetadata() }
         if let order = plan.refcountOrder { try tables.checkRefcountsFit(order: order) }
         if plan.version == 2 { try tables.checkDowngrade(to: plan.virtualSize ?? tables.header.virtualSize) }
         if let size = plan.virtualSize, size != tables.header.virtualSize {

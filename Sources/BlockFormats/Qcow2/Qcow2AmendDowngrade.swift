@@ -99,7 +99,7 @@ private struct ZeroExpansion {
         let store = try tables.refcounts()
         let cluster = table >> layout.clusterBits
         let isForeign =
-            tables.protection?.areas.contains { $0.contains(cluster) } == true
+            tables.protection?.areas.contains(cluster) == true
             || store.table.contains { Int($0 & L2Entry.offsetMask) == table }
         guard !isForeign else { throw tables.condemn("An L1 entry refers to metadata at cluster \(cluster)") }
         let users = try store.refcount(of: cluster)

@@ -6,6 +6,8 @@ struct BadBitmaps {
     var positions: Set<Int> = []
     /// The extension or the directory itself is damaged.
     var hasBadDirectory = false
+    /// How many clusters with bits the tables refer to.
+    var dataClusters = 0
     /// The clusters of the directory.
     var directory = 0..<0
 
@@ -35,7 +37,7 @@ extension Qcow2Checker {
             let first = place.directoryOffset >> layout.clusterBits
             badBitmaps.directory = first..<first + layout.clusters(place.directoryBytes)
         }
-        let sharing = sharingTables(entries)
+        let sharing = Qcow2BitmapEntry.sharingTables(entries, layout, fileClusters: fileClusters)
         var names: Set<[UInt8]> = []
         for entry in entries {
             if sharing.contains(entry.position) {
@@ -46,24 +48,6 @@ extension Qcow2Checker {
             }
             try countBitmap(entry, &window, report)
         }
-    }
-
-    /// The positions of entries whose table overlaps another's. Whose bits it has, nobody knows: a bitmap
-    /// that lacks a change loses data in the next backup, one that is gone makes that backup a full one.
-    private func sharingTables(_ entries: [Qcow2BitmapEntry]) -> Set<Int> {
-        var tables: [(position: Int, start: Int, end: Int)] = []
-        for entry in entries where entry.tableDefect(layout, fileClusters: fileClusters) == nil {
-            let start = entry.tableOffset >> layout.clusterBits
-            tables.append((entry.position, start, start + layout.clusters(entry.tableEntries * 8)))
-        }
-        tables.sort { $0.start < $1.start }
-        var sharing: Set<Int> = []
-        guard var reaching = tables.first else { return [] }
-        for table in tables.dropFirst() {
-            if table.start < reaching.end { sharing.formUnion([reaching.position, table.position]) }
-            if table.end > reaching.end { reaching = table }
-        }
-        return sharing
     }
 
     /// Counts one bitmap's table and data.
@@ -85,7 +69,12 @@ extension Qcow2Checker {
                 let cluster = place.hostOffset >> layout.clusterBits
                 window.count(cluster..<cluster + 1)
                 endOfReferences = max(endOfReferences, cluster + 1)
+                badBitmaps.dataClusters += 1
             }
+        }
+        // Readers refuse it, too.
+        if badBitmaps.dataClusters > fileClusters {
+            badBitmap(entry, "its table refers to clusters that are referred to already", report)
         }
     }
 

@@ -202,6 +202,26 @@ struct Qcow2BitmapEntry: Equatable, Sendable {
         return nil
     }
 
+    /// The positions of entries whose table overlaps another's. Whose bits it has, nobody knows: a bitmap
+    /// that lacks a change loses data in the next backup, one that is gone makes that backup a full one.
+    static func sharingTables(
+        _ entries: [Qcow2BitmapEntry], _ layout: Qcow2Layout, fileClusters: Int
+    ) -> Set<Int> {
+        var tables: [(position: Int, start: Int, end: Int)] = []
+        for entry in entries where entry.tableDefect(layout, fileClusters: fileClusters) == nil {
+            let start = entry.tableOffset >> layout.clusterBits
+            tables.append((entry.position, start, start + layout.clusters(entry.tableEntries * 8)))
+        }
+        tables.sort { $0.start < $1.start }
+        var sharing: Set<Int> = []
+        guard var reaching = tables.first else { return [] }
+        for table in tables.dropFirst() {
+            if table.start < reaching.end { sharing.formUnion([reaching.position, table.position]) }
+            if table.end > reaching.end { reaching = table }
+        }
+        return sharing
+    }
+
     /// How many entries the table of a bitmap of so many bits has. A table of none is not allowed.
     static func tableEntries(forBits bits: Int, _ layout: Qcow2Layout) -> Int {
         layout.clusters((bits + 7) / 8)

@@ -73,6 +73,13 @@ struct Qcow2BitmapSet {
     }
 }
 
+/// How many clusters the tables of bitmaps refer to, as far as they were read.
+struct Qcow2BitmapClusters {
+    var total = 0
+    /// The bitmaps whose tables were counted, by their position in the directory.
+    var counted: Set<Int> = []
+}
+
 extension Qcow2Metadata {
     /// Whether the header says that the bitmaps were kept up to date.
     var vouchesForBitmaps: Bool {
@@ -100,7 +107,9 @@ extension Qcow2Metadata {
         let fileClusters = layout.clusters(try file.length())
         var names: Set<[UInt8]> = []
         var items: [Qcow2BitmapSet.Item] = []
-        for entry in try bitmapDirectory(data) {
+        let entries = try bitmapDirectory(data)
+        let sharing = Qcow2BitmapEntry.sharingTables(entries, layout, fileClusters: fileClusters)
+        for entry in entries {
             let isNew = names.insert(entry.name).inserted
             guard isTrusted else {
                 if isNew, entry.isPlain { items.append(Qcow2BitmapSet.Item(outdated: entry)) }
@@ -110,6 +119,7 @@ extension Qcow2Metadata {
             item.defect =
                 entry.damage(layout, virtualSize: header.virtualSize, fileClusters: fileClusters)
                 ?? entry.obstacle
+            if sharing.contains(entry.position) { item.defect = "its table is another one's too" }
             if !isNew { item.defect = "another one has the same name" }
             items.append(item)
         }
@@ -155,6 +165,7 @@ extension Qcow2Metadata {
         let bits = try DirtyBitmap(size: header.virtualSize, granularity: entry.granularity)
         let fileClusters = layout.clusters(try file.length())
         let table = try BigEndianTable.read(file, at: entry.tableOffset, count: entry.tableEntries)
+        try countBitmapClusters(entry, table, fileClusters)
         let buffer = AlignedBuffer(count: layout.clusterSize)
         let span = layout.clusterSize * 8 * entry.granularity
         for (index, raw) in table.enumerated() where raw != 0 {
@@ -172,6 +183,25 @@ extension Qcow2Metadata {
             bits.formUnion(bytes: buffer.bytes, at: index << layout.clusterBits)
         }
         return bits
+    }
+
+    /// Each cluster of bits has one place in one table, so that all bitmaps together take no more memory, and
+    /// no more space where they are stored again, than the file has.
+    ///
+    /// - Throws: `corrupt` when the tables that were read refer to more clusters than there are.
+    private func countBitmapClusters(
+        _ entry: Qcow2BitmapEntry, _ table: [UInt64], _ fileClusters: Int
+    ) throws(BlockError) {
+        if bitmapClusters.counted.insert(entry.position).inserted {
+            for raw in table where Qcow2BitmapTableEntry(raw: raw).hostOffset != 0 {
+                bitmapClusters.total += 1
+            }
+        }
+        guard bitmapClusters.total <= fileClusters else {
+            throw corrupt(
+                "qcow2: Bitmap '\(entry.nameText)' is damaged: its table refers to clusters that are "
+                    + "referred to already")
+        }
     }
 
     // MARK: In use

@@ -216,6 +216,16 @@ extension Qcow2Metadata {
         return bit | raw
     }
 
+    /// Before a repair: clears the bits of what nobody here keeps up to date, durably. What those that are
+    /// known vouch for is looked at by the repair itself.
+    func clearUnknownAutoclear() throws(BlockError) {
+        let known = Qcow2.Autoclear.bitmaps | Qcow2.Autoclear.dataFileRaw
+        guard !isReadOnly, layout.version >= 3, header.autoclear & ~known != 0 else { return }
+        header.autoclear &= known
+        try writeHeaderFields()
+        try barrier()
+    }
+
     /// A disk that turns into another one would have to be recorded as changed in whole.
     func refuseWithBitmaps() throws(BlockError) {
         let set = try bitmapSet()

@@ -6,7 +6,10 @@ extension Qcow2Driver: Checkable {
             if tables.damage != nil { try tables.reload() } else if !tables.isReadOnly { try tables.commit() }
             // A repair may free the cluster that the next compressed one was to go into.
             tables.freeByteOffset = 0
-            if repair != .none { try tables.reachL1() }
+            if repair != .none {
+                try tables.clearUnknownAutoclear()
+                try tables.reachL1()
+            }
             var checker = try Qcow2Checker(tables)
             return try checker.run(repair: repair, report: report)
         }

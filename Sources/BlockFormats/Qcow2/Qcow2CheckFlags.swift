@@ -9,7 +9,10 @@ extension Qcow2Checker {
     mutating func checkFlags(repair: Bool, _ report: (String) -> Void) throws(BlockError) {
         let store = try tables.refcounts()
         for index in tables.l1.indices { try checkTableFlag(index, store, repair, report) }
-        try eachTable(of: tables.l1, outside: tables.knownAreas()) { checker, buffer, _ throws(BlockError) in
+        var visited = VisitedTables()
+        let known = ClusterRanges(tables.knownAreas())
+        try eachTable(of: tables.l1, outside: known, visited: &visited) {
+            checker, buffer, _ throws(BlockError) in
             let areBitmapsMended = checker.checkBitmaps(in: buffer, repair, report)
             let areFlagsMended = try checker.checkFlags(in: buffer, store, repair, report)
             return areBitmapsMended || areFlagsMended
@@ -27,31 +30,29 @@ extension Qcow2Checker {
     ) throws(BlockError) {
         // A damaged table of snapshots was told of, and is no reason to leave the rest.
         guard let snapshots = try? tables.snapshotTable().snapshots,
-            let areas = try? tables.allAreas()
+            let areas = try? ClusterRanges(tables.allAreas())
         else { return }
         // While something lies where it should not, what looks like a table may be anything.
         let repair = repair && unmendable == 0
-        for snapshot in snapshots {
-            try eachTable(of: try tables.snapshotL1(snapshot), outside: areas) { checker, buffer, _ in
-                checker.checkBitmaps(in: buffer, repair, report)
-            }
+        try eachSnapshotTable(snapshots, outside: areas) { checker, buffer, _ in
+            checker.checkBitmaps(in: buffer, repair, report)
         }
     }
 
     /// Shows each L2 table that lies where one may to `body`, with the guest offset that it begins at, and
     /// writes it back where that changed it.
     ///
-    /// - Parameter areas: clusters of other tables: what lies there is no L2 table, whatever `l1` says.
+    /// - Parameters:
+    ///   - areas: clusters of other tables: what lies there is no L2 table, whatever `l1` says.
+    ///   - visited: tables that were shown already, and are not again.
     mutating func eachTable(
-        of l1: [UInt64], outside areas: [Range<Int>],
+        of l1: [UInt64], outside areas: ClusterRanges, visited: inout VisitedTables,
         _ body: (inout Qcow2Checker, AlignedBuffer, _ guest: Int) throws(BlockError) -> Bool
     ) throws(BlockError) {
         let buffer = AlignedBuffer(count: layout.clusterSize)
-        var repeated = RepeatedTables(l1)
         for (index, entry) in l1.enumerated() {
-            guard let table = placedTable(entry),
-                !areas.contains(where: { $0.contains(table >> layout.clusterBits) }),
-                repeated.isFirstUse(of: table)
+            guard let table = placedTable(entry), !areas.contains(table >> layout.clusterBits),
+                visited.isFirstVisit(of: table)
             else { continue }
             var bytes = buffer.mutableBytes
             try tables.file.read(into: &bytes, at: table)

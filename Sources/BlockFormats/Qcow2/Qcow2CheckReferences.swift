@@ -10,7 +10,7 @@ extension Qcow2Checker {
     ) throws(BlockError) {
         let header = tables.header
         window.count(0..<1)
-        try countTree(header.l1Offset, header.l1Entries, tables.l1, isActive: true, &window, report)
+        try countTree(header.l1Offset, header.l1Entries, tables.l1, &window, report)
         try countSnapshots(&window, report)
         try countBitmaps(&window, report)
         countEncryptionHeader(&window, report)
@@ -23,7 +23,7 @@ extension Qcow2Checker {
     /// Counts a piece of metadata, if it lies in the file.
     @discardableResult
     mutating func count(
-        _ what: String, _ offset: Int, _ bytes: Int, _ window: inout ReferenceWindow,
+        _ what: @autoclosure () -> String, _ offset: Int, _ bytes: Int, _ window: inout ReferenceWindow,
         _ report: (String) -> Void
     ) -> Bool {
         if bytes == 0 { return true }
@@ -31,9 +31,9 @@ extension Qcow2Checker {
         let limit = offset == tables.header.l1Offset ? countedClusters : fileClusters
         guard offset >= 0, !overflow, layout.clusters(end) <= limit else {
             corruption(
-                "ERROR \(what) reaches beyond the end of the file: offset 0x\(hex(offset)) "
+                "ERROR \(what()) reaches beyond the end of the file: offset 0x\(hex(offset)) "
                     + "size 0x\(hex(bytes))", report)
-            cannotFollow("the \(what) is not all in the file")
+            cannotFollow("the \(what()) is not all in the file")
             return false
         }
         window.count(offset >> layout.clusterBits..<layout.clusters(end))
@@ -41,37 +41,19 @@ extension Qcow2Checker {
         return true
     }
 
-    /// Counts an L1 table and all below it.
+    /// Counts the active L1 table and all below it.
     private mutating func countTree(
-        _ offset: Int, _ entries: Int, _ l1: [UInt64], isActive: Bool, _ window: inout ReferenceWindow,
+        _ offset: Int, _ entries: Int, _ l1: [UInt64], _ window: inout ReferenceWindow,
         _ report: (String) -> Void
     ) throws(BlockError) {
         if entries > 0 { count("L1 table", offset, entries * 8, &window, report) }
         let buffer = AlignedBuffer(count: layout.clusterSize)
         var repeated = RepeatedTables(l1)
         for (index, entry) in l1.enumerated() where entry != 0 {
-            let table = Int(entry & L2Entry.offsetMask)
-            if entry & ~(L2Entry.offsetMask | L2Entry.copiedFlag) != 0 {
-                corruption("ERROR found L1 entry with reserved bits set: \(hex(entry))", report)
-            } else if table == 0 {
-                corruption("ERROR found L1 entry with a flag and no table: \(hex(entry))", report)
-                cannotFollow("an L1 entry has lost its table")
-            }
-            if table == 0 { continue }
-            guard layout.isAligned(table) else {
-                corruption(
-                    "ERROR l2_offset=\(hex(table)): Table is not cluster aligned; L1 entry corrupted", report)
-                cannotFollow("an L1 entry points nowhere")
-                continue
-            }
-            guard count("L2 table (L1 index \(index))", table, layout.clusterSize, &window, report) else {
-                continue
-            }
+            guard let table = countedTable(entry, index, &window, report) else { continue }
             // Followed once: a small file could otherwise take very long to check.
             let isFirst = repeated.isFirstUse(of: table)
-            if isActive {
-                window.noteFlag(table >> layout.clusterBits, isCopied: entry & L2Entry.copiedFlag != 0)
-            }
+            window.noteFlag(table >> layout.clusterBits, isCopied: entry & L2Entry.copiedFlag != 0)
             if !isFirst { hasOverlaps = true }
             guard isFirst || !tables.data.isExternal else {
                 corruption(
@@ -84,12 +66,35 @@ extension Qcow2Checker {
             var bytes = buffer.mutableBytes
             try tables.file.read(into: &bytes, at: table)
             let guest = index.multipliedReportingOverflow(by: layout.guestBytesPerL2Table)
-            countTable(buffer, guest: guest.partialValue, isActive: isActive, &window, report)
+            countTable(buffer, guest: guest.partialValue, isActive: true, &window, report)
         }
     }
 
+    /// The L2 table that an L1 entry refers to, counted; `nil` when it has none that can be followed.
+    mutating func countedTable(
+        _ entry: UInt64, _ index: Int, _ window: inout ReferenceWindow, _ report: (String) -> Void
+    ) -> Int? {
+        let table = Int(entry & L2Entry.offsetMask)
+        if entry & ~(L2Entry.offsetMask | L2Entry.copiedFlag) != 0 {
+            corruption("ERROR found L1 entry with reserved bits set: \(hex(entry))", report)
+        } else if table == 0 {
+            corruption("ERROR found L1 entry with a flag and no table: \(hex(entry))", report)
+            cannotFollow("an L1 entry has lost its table")
+        }
+        if table == 0 { return nil }
+        guard layout.isAligned(table) else {
+            corruption(
+                "ERROR l2_offset=\(hex(table)): Table is not cluster aligned; L1 entry corrupted", report)
+            cannotFollow("an L1 entry points nowhere")
+            return nil
+        }
+        let isCounted = count(
+            "L2 table (L1 index \(index))", table, layout.clusterSize, &window, report)
+        return isCounted ? table : nil
+    }
+
     /// - Parameter guest: the guest offset of the first cluster.
-    private mutating func countTable(
+    mutating func countTable(
         _ buffer: AlignedBuffer, guest: Int, isActive: Bool, _ window: inout ReferenceWindow,
         _ report: (String) -> Void
     ) {
@@ -211,6 +216,7 @@ extension Qcow2Checker {
             result.checkErrors += 1
             return cannotFollow("the snapshot table cannot be read")
         }
+        var followed: [Qcow2Snapshot] = []
         for snapshot in table.snapshots {
             checkEntry(of: snapshot, report)
             guard let placed = placed(snapshot) else {
@@ -223,9 +229,9 @@ extension Qcow2Checker {
                 badSnapshot("ERROR snapshot \(snapshot.info.id): its L1 table is not all in the file", report)
                 cannotFollow("the L1 table of snapshot \(snapshot.info.id) is not all in the file")
             }
-            let l1 = try tables.snapshotL1(placed)
-            try countTree(placed.l1Offset, placed.l1Entries, l1, isActive: false, &window, report)
+            followed.append(placed)
         }
+        try countTrees(of: followed, &window, report)
         count("snapshot table", tables.header.snapshotsOffset, table.bytes, &window, report)
     }
 
@@ -339,7 +345,9 @@ struct RepeatedTables {
             last = offset
         }
         if isAscending { return }
-        var all = l1.compactMap { $0 & L2Entry.offsetMask == 0 ? nil : Int($0 & L2Entry.offsetMask) }
+        var all: [Int] = []
+        all.reserveCapacity(l1.count)
+        for entry in l1 where entry & L2Entry.offsetMask != 0 { all.append(Int(entry & L2Entry.offsetMask)) }
         all.sort()
         for index in all.indices.dropFirst() where all[index] == all[index - 1] {
             if offsets.last == all[index] {

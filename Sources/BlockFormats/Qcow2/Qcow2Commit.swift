@@ -222,7 +222,7 @@ extension Qcow2Metadata {
     }
 
     /// Fills the rest of a table's last sector, so that the file does not end inside an entry.
-    private func padTable(_ offset: Int, _ bytes: Int) throws(BlockError) {
+    func padTable(_ offset: Int, _ bytes: Int) throws(BlockError) {
         let end = bytes.roundedUp(to: Qcow2.sectorBytes) ?? bytes
         guard end > bytes else { return }
         let zeroes = [UInt8](repeating: 0, count: end - bytes)

@@ -68,6 +68,7 @@ public final class Qcow2Driver: FormatDriver {
             if !request.settings.metadataOnly && !request.settings.forCheck {
                 let l1 = header.l1Offset..<header.l1Offset + header.l1Entries * 8
                 try tables.checkIsWhole("The active L1 table", l1)
+                try tables.checkRepeats(tables.l1)
             }
             let driver = Qcow2Driver(
                 tables, unlocked.volume, discardUnmaps: request.settings.discardUnmaps)

@@ -8,16 +8,17 @@ extension Qcow2Checker {
     /// - Returns: whether anything was changed.
     mutating func mendTables(_ report: (String) -> Void) throws(BlockError) -> Bool {
         // While it is not known what lies where, what looks like a table may be anything.
-        guard let snapshots = try? soundSnapshots(), let areas = try? areas(with: snapshots) else {
-            return false
-        }
+        guard let all = try? soundSnapshots(), let areas = try? areas(with: all) else { return false }
+        let snapshots = distinctTables(all).kept
         doubtful = try findDoubtful(snapshots, areas)
         var active = tables.l1
-        var isChanged = try mendTree(nil, &active, at: tables.header.l1Offset, areas, report)
+        var visited = VisitedTables()
+        var isChanged = try mendTree(
+            nil, &active, at: tables.header.l1Offset, areas, &visited, report)
         tables.l1 = active
         for snapshot in snapshots {
-            var l1 = try tables.snapshotL1(snapshot)
-            let isMended = try mendTree(snapshot, &l1, at: snapshot.l1Offset, areas, report)
+            var l1 = try tables.readL1(of: snapshot)
+            let isMended = try mendTree(snapshot, &l1, at: snapshot.l1Offset, areas, &visited, report)
             isChanged = isChanged || isMended
         }
         if isChanged {
@@ -46,7 +47,7 @@ extension Qcow2Checker {
         return placed
     }
 
-    private func areas(with snapshots: [Qcow2Snapshot]) throws(BlockError) -> [Range<Int>] {
+    private func areas(with snapshots: [Qcow2Snapshot]) throws(BlockError) -> ClusterRanges {
         let table = try tables.snapshotTable(checksPlaces: false).bytes
         let places =
             [(tables.header.snapshotsOffset, table)] + snapshots.map { ($0.l1Offset, $0.l1Entries * 8) }
@@ -54,20 +55,19 @@ extension Qcow2Checker {
             let first = offset >> layout.clusterBits
             return first..<first + layout.clusters(bytes)
         }
-        return tables.knownAreas() + own + ((try? tables.bitmapAreas()) ?? [])
+        return ClusterRanges(tables.knownAreas() + own + ((try? tables.bitmapAreas()) ?? []))
     }
 
     // MARK: What may be something else
 
     /// Clusters with tables in them that are used otherwise too.
     private mutating func findDoubtful(
-        _ snapshots: [Qcow2Snapshot], _ areas: [Range<Int>]
+        _ snapshots: [Qcow2Snapshot], _ areas: ClusterRanges
     ) throws(BlockError) -> ClusterFilter {
         var known = ClusterFilter()
         var doubtful = ClusterFilter()
-        for area in areas {
-            for cluster in area where known.insert(cluster) { doubtful.insert(cluster) }
-        }
+        for area in areas.merged { known.insert(area) }
+        for area in areas.overlaps { doubtful.insert(area) }
         var inTables = known
         func note(_ entries: [UInt64]) {
             for entry in entries where entry & L2Entry.offsetMask != 0 {
@@ -78,19 +78,25 @@ extension Qcow2Checker {
         }
         note(try tables.refcounts().table)
         note(tables.l1)
-        for snapshot in snapshots { note(try tables.snapshotL1(snapshot)) }
-        try noteData(of: tables.l1, inTables, &doubtful)
-        for snapshot in snapshots { try noteData(of: try tables.snapshotL1(snapshot), inTables, &doubtful) }
-        for cluster in try bitmapData() where inTables.mayContain(cluster) { doubtful.insert(cluster) }
+        for snapshot in snapshots { note(try tables.readL1(of: snapshot)) }
+        var visited = VisitedTables()
+        try noteData(of: tables.l1, inTables, &visited, &doubtful)
+        for snapshot in snapshots {
+            try noteData(of: try tables.readL1(of: snapshot), inTables, &visited, &doubtful)
+        }
+        try eachBitmapCluster { cluster in
+            if inTables.mayContain(cluster) { doubtful.insert(cluster) }
+        }
         return doubtful
     }
 
     /// Tables in clusters that L2 entries call data are in doubt.
     private mutating func noteData(
-        of l1: [UInt64], _ inTables: ClusterFilter, _ doubtful: inout ClusterFilter
+        of l1: [UInt64], _ inTables: ClusterFilter, _ visited: inout VisitedTables,
+        _ doubtful: inout ClusterFilter
     ) throws(BlockError) {
         var found: [Int] = []
-        try eachTable(of: l1, outside: []) { checker, buffer, _ in
+        try eachTable(of: l1, outside: ClusterRanges([]), visited: &visited) { checker, buffer, _ in
             let layout = checker.layout
             for index in 0..<layout.entriesPerL2Table {
                 let entry = layout.entry(index, of: buffer.bytes)
@@ -104,19 +110,17 @@ extension Qcow2Checker {
         }
     }
 
-    /// The clusters with bits of bitmaps.
-    private func bitmapData() throws(BlockError) -> [Int] {
+    /// Shows the clusters with bits of bitmaps to `body`.
+    private func eachBitmapCluster(_ body: (Int) -> Void) throws(BlockError) {
         guard tables.vouchesForBitmaps, let data = tables.header.extensionData(Qcow2.ExtensionType.bitmaps)
-        else { return [] }
-        var clusters: [Int] = []
+        else { return }
         for entry in try tables.bitmapDirectory(data)
         where entry.tableDefect(layout, fileClusters: fileClusters) == nil {
             for raw in try BigEndianTable.read(tables.file, at: entry.tableOffset, count: entry.tableEntries)
             where raw != 0 {
-                clusters.append(Qcow2BitmapTableEntry(raw: raw).hostOffset >> layout.clusterBits)
+                body(Qcow2BitmapTableEntry(raw: raw).hostOffset >> layout.clusterBits)
             }
         }
-        return clusters
     }
 
     /// Whether the "L2 table" in `buffer` is somebody else's cluster, as it seems.
@@ -132,8 +136,8 @@ extension Qcow2Checker {
 
     /// Mends an L1 table at `offset` and the L2 tables below it, each in its place.
     private mutating func mendTree(
-        _ owner: Qcow2Snapshot?, _ l1: inout [UInt64], at offset: Int, _ areas: [Range<Int>],
-        _ report: (String) -> Void
+        _ owner: Qcow2Snapshot?, _ l1: inout [UInt64], at offset: Int, _ areas: ClusterRanges,
+        _ visited: inout VisitedTables, _ report: (String) -> Void
     ) throws(BlockError) -> Bool {
         let first = offset >> layout.clusterBits
         let clusters = first..<first + layout.clusters(l1.count * 8)
@@ -145,7 +149,7 @@ extension Qcow2Checker {
             isChanged = true
             try BigEndianTable.write(l1, index..<index + 1, to: tables.file, at: offset)
         }
-        try eachTable(of: l1, outside: areas) { checker, buffer, guest in
+        try eachTable(of: l1, outside: areas, visited: &visited) { checker, buffer, guest in
             let isMended = checker.mendTable(buffer, guest: guest, owner, report)
             isChanged = isChanged || isMended
             return isMended

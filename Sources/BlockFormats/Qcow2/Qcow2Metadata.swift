@@ -48,7 +48,11 @@ final class Qcow2Metadata: FlushableTables, RefcountOwner {
     /// written before ``header`` is.
     var headerIsUncertain = false
     /// What is known of the bitmaps; `nil` until they are asked for.
-    var bitmaps: Qcow2BitmapSet?
+    var bitmaps: Qcow2BitmapSet? {
+        didSet { if bitmaps == nil { bitmapClusters = Qcow2BitmapClusters() } }
+    }
+    /// The clusters with bits of the bitmaps that were read.
+    var bitmapClusters = Qcow2BitmapClusters()
     /// A check is mending this image, whose metadata may overlap and go uncounted.
     var isRepairing = false
     /// A write of the header failed, so that the file may have the header that was to be.

@@ -16,6 +16,11 @@ struct ClusterFilter {
         return words[index >> 6] & bit != 0
     }
 
+    /// Adds all clusters of a range.
+    mutating func insert(_ range: Range<Int>) {
+        for cluster in range.prefix(Self.bitCount) { insert(cluster) }
+    }
+
     func mayContain(_ cluster: Int) -> Bool {
         let index = cluster & (Self.bitCount - 1)
         return words[index >> 6] & (1 << UInt64(index & 63)) != 0
@@ -28,8 +33,9 @@ struct ClusterFilter {
 /// Covers header, LUKS header, active and snapshots' L1 tables, active L2 tables, refcount table and blocks,
 /// snapshot table.
 struct Qcow2Protection {
-    /// Everything but refcount blocks and L2 tables, in clusters.
-    var areas: [Range<Int>] = []
+    /// Everything but refcount blocks and L2 tables.
+    var areas = ClusterRanges([])
+    /// Refcount blocks and L2 tables.
     var filter = ClusterFilter()
 }
 
@@ -67,12 +73,13 @@ extension Qcow2Metadata {
         try checkSound()
         if protection != nil { return }
         try reachL1()
-        let areas = isRepairing ? knownAreas() : try allAreas()
+        let areas = ClusterRanges(isRepairing ? knownAreas() : try allAreas())
         let store = try refcounts()
-        var (filter, doubtful) = filtered(areas, store)
-        if !isRepairing, let cluster = firstUsedTwice(doubtful, areas, store) {
+        if !isRepairing, let cluster = firstOverlap(areas, store) {
             throw condemn("Metadata overlaps at cluster \(cluster)")
         }
+        var filter = ClusterFilter()
+        for entry in store.table where entry & L2Entry.offsetMask != 0 { filter.insert(cluster(of: entry)) }
         // Tables that are shared are copied before they are changed, so they may be shared in any way.
         for entry in l1 where entry & L2Entry.offsetMask != 0 { filter.insert(cluster(of: entry)) }
         protection = Qcow2Protection(areas: areas, filter: filter)
@@ -80,49 +87,38 @@ extension Qcow2Metadata {
 
     /// A cluster that holds two pieces of metadata, if there is one.
     func overlappingMetadata() throws(BlockError) -> Int? {
-        let areas = try allAreas()
-        let store = try refcounts()
-        return firstUsedTwice(filtered(areas, store).doubtful, areas, store)
+        firstOverlap(ClusterRanges(try allAreas()), try refcounts())
     }
 
-    /// The clusters that metadata has to itself, and those (sorted) that may be among them twice.
-    private func filtered(
-        _ areas: [Range<Int>], _ store: RefcountStore
-    ) -> (filter: ClusterFilter, doubtful: [Int]) {
-        var filter = ClusterFilter()
-        var doubtful: [Int] = []
-        eachOwnCluster(areas, store) { cluster in
-            if filter.insert(cluster) { doubtful.append(cluster) }
+    /// The first cluster that is found to be used twice: by areas, then by tables of one cluster each. Looks
+    /// at the latter part by part, in memory that does not grow with the image.
+    private func firstOverlap(_ areas: ClusterRanges, _ store: RefcountStore) -> Int? {
+        if let overlap = areas.overlaps.first { return overlap.lowerBound }
+        var start = 0
+        while start < store.virginCluster {
+            let part = start..<min(store.virginCluster, start + ClusterSet.maximumCount)
+            var seen = ClusterSet(part)
+            let found = firstOwnCluster(store) { cluster in
+                part.contains(cluster) && (areas.contains(cluster) || seen.insert(cluster))
+            }
+            if let found { return found }
+            start = part.upperBound
         }
-        return (filter, doubtful.sorted())
+        return nil
     }
 
     /// The cluster that an entry of an L1 or refcount table refers to.
     private func cluster(of entry: UInt64) -> Int { Int(entry & L2Entry.offsetMask) >> layout.clusterBits }
 
-    /// Calls `body` for every cluster that metadata has to itself, once for each use.
-    private func eachOwnCluster(_ areas: [Range<Int>], _ store: RefcountStore, _ body: (Int) -> Void) {
-        for area in areas {
-            for cluster in area { body(cluster) }
+    /// The first refcount block or unshared L2 table for whose cluster `isMeant` holds.
+    private func firstOwnCluster(_ store: RefcountStore, _ isMeant: (Int) -> Bool) -> Int? {
+        for entry in store.table where entry & L2Entry.offsetMask != 0 && isMeant(cluster(of: entry)) {
+            return cluster(of: entry)
         }
-        for entry in store.table where entry & L2Entry.offsetMask != 0 { body(cluster(of: entry)) }
         for entry in l1 where entry & L2Entry.copiedFlag != 0 && entry & L2Entry.offsetMask != 0 {
-            body(cluster(of: entry))
+            if isMeant(cluster(of: entry)) { return cluster(of: entry) }
         }
-    }
-
-    /// Of clusters that the filter could not tell apart (sorted), the first that really is used twice.
-    private func firstUsedTwice(_ doubtful: [Int], _ areas: [Range<Int>], _ store: RefcountStore) -> Int? {
-        guard !doubtful.isEmpty else { return nil }
-        var uses = [UInt8](repeating: 0, count: doubtful.count)
-        var found: Int?
-        eachOwnCluster(areas, store) { cluster in
-            let index = doubtful.firstIndex(notBelow: cluster)
-            guard index < doubtful.count, doubtful[index] == cluster, found == nil else { return }
-            uses[index] += 1
-            if uses[index] > 1 { found = cluster }
-        }
-        return found
+        return nil
     }
 
     private func area(_ offset: Int, _ bytes: Int) -> Range<Int> {
@@ -146,10 +142,23 @@ extension Qcow2Metadata {
         let (snapshots, bytes) = try snapshotTable()
         var areas = knownAreas()
         if bytes > 0 { areas.append(area(header.snapshotsOffset, bytes)) }
+        let fileClusters = layout.clusters(try file.length())
         for snapshot in snapshots where snapshot.l1Entries > 0 {
+            try checkInFile(snapshot, fileClusters)
             areas.append(area(snapshot.l1Offset, snapshot.l1Entries * 8))
         }
         return areas + (try bitmapAreas())
+    }
+
+    /// An L1 table that the file does not have all of would read as if the snapshot held zeroes.
+    ///
+    /// - Throws: `corrupt`, with the snapshot's id.
+    func checkInFile(_ snapshot: Qcow2Snapshot, _ fileClusters: Int) throws(BlockError) {
+        let (end, overflow) = snapshot.l1Offset.addingReportingOverflow(snapshot.l1Entries &* 8)
+        guard snapshot.l1Entries > 0, overflow || layout.clusters(end) > fileClusters else { return }
+        throw BlockError(
+            .corrupt, "The L1 table of snapshot '\(snapshot.info.id)' is beyond the end of the file",
+            path: file.filename, hint: "Repair the image with 'check -r all'.")
     }
 
     // MARK: Asking
@@ -157,16 +166,20 @@ extension Qcow2Metadata {
     /// The last cluster that metadata lies in.
     func lastMetadata() throws(BlockError) -> Int? {
         try protectMetadata()
-        var last: Int?
-        eachOwnCluster(protection?.areas ?? [], try refcounts()) { last = max(last ?? 0, $0) }
+        var last = protection?.areas.last
+        _ = firstOwnCluster(try refcounts()) { cluster in
+            last = max(last ?? 0, cluster)
+            return false
+        }
         return last
     }
 
     /// Whether metadata that is in use lies in a cluster.
     func holdsMetadata(_ cluster: Int) throws(BlockError) -> Bool {
         try protectMetadata()
-        guard let protection, protection.filter.mayContain(cluster) else { return false }
-        if protection.areas.contains(where: { $0.contains(cluster) }) { return true }
+        guard let protection else { return false }
+        if protection.areas.contains(cluster) { return true }
+        guard protection.filter.mayContain(cluster) else { return false }
         let offset = UInt64(cluster) << UInt64(layout.clusterBits)
         if l1.contains(where: { $0 & L2Entry.offsetMask == offset }) { return true }
         return try refcounts().table.contains { $0 & L2Entry.offsetMask == offset }

@@ -131,6 +131,7 @@ extension Qcow2Metadata {
         try commit()
         try dropTables(from: firstCluster)
         try commit()
+        try dropEmptyRefcountBlocks()
         try truncateFile()
         if data.isExternal, try data.node.length() > size { try truncate(data.node, to: size) }
     }
@@ -196,10 +197,16 @@ extension Qcow2Metadata {
     fileprivate func shortenEmptied() throws(BlockError) {
         try moveL1(to: l1)
         try commit()
+        try dropEmptyRefcountBlocks()
+        try truncateFile()
+    }
+
+    /// Gives up refcount blocks that count nothing any more.
+    private func dropEmptyRefcountBlocks() throws(BlockError) {
+        try protectMetadata()
         try refcounts().dropEmptyBlocks { () throws(BlockError) in try barrier() }
         protection = nil
         try commit()
-        try truncateFile()
     }
 
     /// Allocates what was added.

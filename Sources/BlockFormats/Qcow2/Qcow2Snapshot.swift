@@ -62,8 +62,8 @@ struct Qcow2Snapshot: Sendable, Equatable {
             l1Offset: offset, l1Entries: Int(bytes.bigEndian(UInt32.self, at: 8) ?? 0), info: info,
             unknownExtra: extra.part(knownExtraSize..<max(knownExtraSize, extra.byteCount))?.array ?? [],
             extraSize: Int(extraSize))
-        snapshot.storedID = bytes.part(idStart..<nameStart)?.array
-        snapshot.storedName = bytes.part(nameStart..<end)?.array
+        snapshot.storedID = bytes.part(idStart..<nameStart)?.array(unlessTextOf: id)
+        snapshot.storedName = bytes.part(nameStart..<end)?.array(unlessTextOf: name)
         return (snapshot, (end + 7) & ~7)
     }
 
@@ -204,5 +204,13 @@ extension Qcow2Metadata {
             try file.write(bytes.span.bytes, at: offset)
             hasUnflushedWrites = true
         }
+    }
+}
+
+extension RawSpan {
+    /// The bytes, where they are not those of `text`: an image has tens of thousands of names.
+    fileprivate func array(unlessTextOf text: String) -> [UInt8]? {
+        let bytes = array
+        return text.utf8.elementsEqual(bytes) ? nil : bytes
     }
 }

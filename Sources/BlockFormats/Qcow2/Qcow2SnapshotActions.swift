@@ -58,8 +58,12 @@ extension Qcow2Driver: SnapshotCapable {
             }
             try tables.commit()
             let entries = max(snapshot.l1Entries, layout.l1Entries(forVirtualSize: size))
-            var target = try tables.snapshotL1(snapshot).map { $0 & ~L2Entry.copiedFlag }
-            target += [UInt64](repeating: 0, count: entries - target.count)
+            // In place: a table may take 32 MiB.
+            var target = try tables.snapshotL1(snapshot)
+            for index in target.indices { target[index] &= ~L2Entry.copiedFlag }
+            if target.count < entries {
+                target += [UInt64](repeating: 0, count: entries - target.count)
+            }
             let replaced = tables.l1
             try Qcow2SnapshotSwitch.run(tables) { change throws(BlockError) in
                 try change.unshare(replaced)
@@ -144,8 +148,24 @@ extension Qcow2Metadata {
         return found
     }
 
-    /// A snapshot's L1 table.
+    /// A snapshot's L1 table, which the file has.
     func snapshotL1(_ snapshot: Qcow2Snapshot) throws(BlockError) -> [UInt64] {
+        try checkInFile(snapshot, layout.clusters(try file.length()))
+        let entries = try readL1(of: snapshot)
+        try checkRepeats(entries)
+        return entries
+    }
+
+    /// - Throws: `limit` for an L1 table that uses L2 tables again and again.
+    func checkRepeats(_ entries: [UInt64]) throws(BlockError) {
+        var repeats = TableRepeats(capacity: entries.count)
+        for entry in entries { repeats.note((entry & L2Entry.offsetMask) >> UInt64(layout.clusterBits)) }
+        let parts = layout.hasSubclusters ? Qcow2.subclusters : 1
+        try repeats.check(entriesPerTable: layout.entriesPerL2Table * parts, path: file.filename)
+    }
+
+    /// A snapshot's L1 table; zeroes behind the end of the file.
+    func readL1(of snapshot: Qcow2Snapshot) throws(BlockError) -> [UInt64] {
         try BigEndianTable.read(file, at: snapshot.l1Offset, count: snapshot.l1Entries)
     }
 
@@ -201,8 +221,8 @@ extension Qcow2Metadata {
         // Nothing would ever count or free a cluster for a table without entries.
         if entries.isEmpty { return 0 }
         return try fillingNewClusters(layout.clusters(entries.count * 8)) { start throws(BlockError) in
-            let padded = entries + [UInt64](repeating: 0, count: (64 - entries.count % 64) % 64)
-            try BigEndianTable.write(padded, to: file, at: start)
+            try BigEndianTable.write(entries, to: file, at: start)
+            try padTable(start, entries.count * 8)
             hasUnflushedWrites = true
         }
     }

@@ -153,7 +153,8 @@ struct Qcow2SnapshotSwitch {
         let buffer = AlignedBuffer(count: layout.clusterSize)
         for index in entries.indices {
             guard let offset = try tables.checkedTable(entries[index], index) else {
-                new[index] = 0
+                // A table may take 32 MiB: it is copied only where it changes.
+                if new[index] != 0 { new[index] = 0 }
                 continue
             }
             var bytes = buffer.mutableBytes

@@ -248,6 +248,12 @@ final class RefcountStore {
     ///
     /// Order of writes: the table without them, a barrier; then whoever counts their clusters counts less.
     func dropEmptyBlocks(barrier: () throws(BlockError) -> Void) throws(BlockError) {
+        // A block may count nothing but another one that goes.
+        while try dropSomeBlocks(barrier: barrier) {}
+    }
+
+    /// - Returns: whether any block was dropped.
+    private func dropSomeBlocks(barrier: () throws(BlockError) -> Void) throws(BlockError) -> Bool {
         var dropped: [Int] = []
         for index in table.indices.dropFirst() {
             guard let block = try blockOffset(index * layout.refcountsPerBlock),
@@ -257,11 +263,12 @@ final class RefcountStore {
             noteDirtyTable(index..<index + 1)
             dropped.append(block)
         }
-        if dropped.isEmpty { return }
+        if dropped.isEmpty { return false }
         for block in dropped { cache.discard(block..<block + layout.clusterSize) }
         try writeBack(barrier: barrier)
         try barrier()
         for block in dropped { try decrement(block >> layout.clusterBits) }
+        return true
     }
 
     private func countsOnlyItself(_ index: Int, at home: Int) throws(BlockError) -> Bool {

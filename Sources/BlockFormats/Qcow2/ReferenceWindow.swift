@@ -5,13 +5,13 @@
 struct ReferenceWindow {
     /// Clusters counted in one pass over a file of `total` clusters: few megabytes for most files, few passes
     /// for very large ones.
-    static func size(total: Int) -> Int { min(40 << 20, max(4 << 20, total / 8)) }
+    static func size(total: Int) -> Int { min(24 << 20, max(4 << 20, total / 8)) }
 
     /// The clusters that this window counts.
     let clusters: Range<Int>
     private var cells: [UInt8]
     /// Counts that do not fit into a cell.
-    private var large: [Int: UInt64] = [:]
+    private var large: LargeCounts
     /// How many references each call counts.
     var times: UInt64 = 1
 
@@ -22,6 +22,7 @@ struct ReferenceWindow {
     init(_ clusters: Range<Int>) {
         self.clusters = clusters
         cells = [UInt8](repeating: 0, count: clusters.count)
+        large = LargeCounts(count: clusters.count)
     }
 
     /// Counts one reference to each of `range` that lies in this window.
@@ -124,5 +125,31 @@ struct ReferenceWindow {
     /// Whether nothing refers to any cluster of `range`, which lies in this window.
     func isFree(_ range: Range<Int>) -> Bool {
         range.allSatisfy { cells[$0 - clusters.lowerBound] == 0 }
+    }
+}
+
+/// Counts that do not fit into a cell of a window: many where many snapshots share much. 16 bits each, in parts
+/// that take memory when they are first needed; few are larger.
+private struct LargeCounts {
+    private static let partBits = 12
+    private var parts: [[UInt16]]
+    private var larger: [Int: UInt64] = [:]
+
+    init(count: Int) { parts = [[UInt16]](repeating: [], count: count >> Self.partBits + 1) }
+
+    subscript(index: Int) -> UInt64? {
+        get {
+            let part = parts[index >> Self.partBits]
+            if part.isEmpty { return nil }
+            let count = part[index & (1 << Self.partBits - 1)]
+            return count == .max ? larger[index] : count == 0 ? nil : UInt64(count)
+        }
+        set {
+            let count = newValue ?? 0
+            let part = index >> Self.partBits
+            if parts[part].isEmpty { parts[part] = [UInt16](repeating: 0, count: 1 << Self.partBits) }
+            parts[part][index & (1 << Self.partBits - 1)] = UInt16(clamping: count)
+            if count >= UInt16.max { larger[index] = count }
+        }
     }
 }

@@ -2,7 +2,10 @@ import BlockCore
 
 extension QedDriver: Checkable {
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
-        try exclusively { (tables) throws(BlockError) in try tables.check(repair: repair, report: report) }
+        try exclusively { (tables) throws(BlockError) in
+            if repair != .none { try tables.clearFeatures() }
+            return try tables.check(repair: repair, report: report)
+        }
     }
 }
 

@@ -43,6 +43,12 @@ public final class QedDriver: SessionFormat {
             }
             let settings = request.settings
             let tables = try QedTables(file: file, header: header, isReadOnly: settings.readOnly)
+            if !settings.metadataOnly && !settings.forCheck {
+                try TableRepeats.check(
+                    file, at: header.l1Offset, count: min(header.tableCount, header.entriesPerTable),
+                    unit: header.clusterBytes, entriesPerTable: header.entriesPerTable
+                ) { bytes, offset in bytes.littleEndian(at: offset) ?? 0 }
+            }
             if !settings.readOnly && !settings.forCheck { try tables.prepareForWriting() }
             return QedDriver(tables)
         } catch {

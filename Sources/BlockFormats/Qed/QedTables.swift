@@ -126,6 +126,11 @@ final class QedTables: SessionState {
             l2Places.append(place)
         }
         l2Places.sort()
+        try clearFeatures()
+    }
+
+    /// Before the first change: none of the features that a writer has to keep up to date is known here.
+    func clearFeatures() throws(BlockError) {
         guard header.autoclear != 0 else { return }
         header.autoclear = 0
         try writeHeader()

@@ -47,6 +47,7 @@ public final class VhdDriver: FormatDriver, BackingChecking {
         blockBytes = header.blockBytes
         var state = try VhdState(
             file: file, layout: layout, header: header, isReadOnly: settings.readOnly)
+        if !settings.metadataOnly && !settings.forCheck { try state.checkRepeats() }
         if !settings.readOnly && !settings.forCheck { try state.prepareForWriting() }
         body = .dynamic(Monitor(state))
     }

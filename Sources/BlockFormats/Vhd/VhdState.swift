@@ -85,6 +85,16 @@ struct VhdState: FlushableTables {
         allocatedCount = survey.allocated
     }
 
+    /// - Throws: `limit` for a table that refers to blocks again and again, each with a bitmap to look at.
+    func checkRepeats() throws(BlockError) {
+        guard isDifferencing else { return }
+        var repeats = TableRepeats(capacity: table.count)
+        for block in 0..<table.count where table[block] != Vhd.unallocated {
+            repeats.note(UInt64(table[block]))
+        }
+        try repeats.check(entriesPerTable: header.blockBytes / Vhd.sectorBytes, path: file.filename)
+    }
+
     // MARK: Blocks
 
     /// Where the bitmap and then the data of a block is, in bytes; `nil` where it is not stored.

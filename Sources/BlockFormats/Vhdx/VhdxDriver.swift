@@ -41,6 +41,7 @@ public final class VhdxDriver: SessionFormat {
             var state = try VhdxState(
                 file: request.file, isReadOnly: settings.readOnly, newGUID: { request.newUUID(for: $0) })
             let parent = try findParent(state, request)
+            if !settings.metadataOnly && !settings.forCheck { try state.checkRepeats() }
             if !settings.readOnly && !settings.forCheck { try state.prepareForWriting() }
             return VhdxDriver(state, request, parent: parent)
         } catch {

@@ -35,6 +35,18 @@ extension VhdxState {
         return offset
     }
 
+    /// - Throws: `limit` for a BAT that refers to sector bitmaps again and again; `io`.
+    mutating func checkRepeats() throws(BlockError) {
+        guard geometry.hasParent else { return }
+        var repeats = TableRepeats(capacity: geometry.blockCount / geometry.blocksPerChunk + 1)
+        for block in stride(from: 0, to: geometry.blockCount, by: geometry.blocksPerChunk) {
+            let entry = try table.entry(geometry.bitmapIndex(forBlock: block), view)
+            guard entry & Vhdx.stateMask == Vhdx.bitmapPresent else { continue }
+            repeats.note(entry / UInt64(Vhdx.unitBytes))
+        }
+        try repeats.check(entriesPerTable: Vhdx.sectorsPerBitmap, path: file.filename)
+    }
+
     /// The run of bytes at a guest offset inside the disk.
     mutating func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         let first = offset / geometry.blockBytes

@@ -5,14 +5,21 @@ import BlockCore
 /// The order of writes: copies into unused room; a flush; the entries; a flush; the length of the file.
 struct VmdkCompaction {
     /// More grains than this are not moved about: the place of each takes 4 bytes, and where it goes as well.
-    private static let maximumGrains = 6 << 20
+    private static let maximumGrains = 3 << 20
+    /// Nor is anything in an extent with more tables, for each of which a few places are kept: 8 TiB with
+    /// usual grains.
+    private static let maximumTables = 1 << 18
+    /// What the grain tables in memory may take meanwhile, in bytes.
+    private static let keptTableBytes = 8 << 20
 
     private let tables: VmdkGrainTables
 
     init(_ tables: VmdkGrainTables) { self.tables = tables }
 
     func run() throws(BlockError) {
-        guard !tables.header.isCompressed, var grains = try collect() else { return }
+        guard !tables.header.isCompressed, hasFewTables else { return }
+        tables.keepTables(within: Self.keptTableBytes)
+        guard var grains = try collect() else { return }
         grains.sort()
         let targets = plan(grains)
         let sources = grains.suffix(targets.count)
@@ -23,6 +30,13 @@ struct VmdkCompaction {
             try tables.file.resize(to: end * Vmdk.sectorBytes)
         }
         tables.setEnd(end * Vmdk.sectorBytes)
+    }
+
+    private var hasFewTables: Bool {
+        let copies = tables.redundant ?? []
+        return [tables.directory, copies].allSatisfy { directory in
+            directory.count(where: { $0 != 0 }) <= Self.maximumTables
+        }
     }
 
     /// Copies grains from the sectors `sources`, ascending, to `targets`, then refers to them there.
@@ -82,11 +96,13 @@ struct VmdkCompaction {
 
     /// The sectors of all grains; `nil` where there are too many.
     private func collect() throws(BlockError) -> [UInt32]? {
+        var count = 0
+        try eachGrain { (_, _) in count += 1 }
+        guard count <= Self.maximumGrains else { return nil }
         var grains: [UInt32] = []
-        try eachGrain { (_, sector) throws(BlockError) in
-            if grains.count <= Self.maximumGrains { grains.append(sector) }
-        }
-        return grains.count <= Self.maximumGrains ? grains : nil
+        grains.reserveCapacity(count)
+        try eachGrain { (_, sector) in grains.append(sector) }
+        return grains
     }
 
     /// Where the last grains go, as many as can move. All in ascending order.

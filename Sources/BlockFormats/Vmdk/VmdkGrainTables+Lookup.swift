@@ -2,6 +2,13 @@ import BlockCore
 
 /// What the tables say of grains.
 extension VmdkGrainTables {
+    /// - Throws: `limit` for a directory that refers to grain tables again and again.
+    func checkRepeats() throws(BlockError) {
+        var repeats = TableRepeats(capacity: directory.count)
+        for sector in directory { repeats.note(UInt64(sector)) }
+        try repeats.check(entriesPerTable: entriesPerTable, path: file.filename)
+    }
+
     /// The entry of a grain, and how many of the grains behind it, up to `limit`, go on the same way: all
     /// without an entry, all zero, or one behind the other in the file. Of compressed ones any will do.
     func run(at grain: Int, limit: Int) throws(BlockError) -> (entry: UInt32, count: Int) {

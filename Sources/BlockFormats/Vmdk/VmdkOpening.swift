@@ -82,6 +82,7 @@ struct VmdkOpening {
             try takeDirectory(header.directoryEntries)
             let tables = try VmdkGrainTables(
                 file: file, header: header, forCheck: request.settings.forCheck)
+            if !request.settings.metadataOnly && !request.settings.forCheck { try tables.checkRepeats() }
             return VmdkExtent(
                 guest: guestStart..<guestStart + size, content: .sparse(tables), file: file, child: child,
                 filename: name, kindName: header.kind == .cow ? "VMFSSPARSE" : "SPARSE")
@@ -158,6 +159,7 @@ struct VmdkOpening {
             extent.content = .flat(hostOffset: (line.offset ?? 0) * Vmdk.sectorBytes)
         case .seSparse:
             let tables = try VmdkSESparse(file: node, mostEntries: directoryEntriesLeft)
+            if !request.settings.metadataOnly && !request.settings.forCheck { try tables.checkRepeats() }
             try takeDirectory(tables.directoryEntries)
             guard tables.capacitySectors >= line.sectors else {
                 throw BlockError(

@@ -92,6 +92,13 @@ final class VmdkSESparse {
         }
     }
 
+    /// - Throws: `limit` for a directory that refers to tables again and again.
+    func checkRepeats() throws(BlockError) {
+        var repeats = TableRepeats(capacity: directory.count)
+        for entry in directory where entry != 0 { repeats.note(entry & 0xFFFF_FFFF &+ 1) }
+        try repeats.check(entriesPerTable: Self.entriesPerTable, path: file.filename)
+    }
+
     /// Limits the memory for tables to what is this extent's share of it.
     func keepTables(within bytes: Int) {
         keptTables = max(1, min(Self.mostKeptTables, bytes / (Self.tableSectors * Vmdk.sectorBytes)))

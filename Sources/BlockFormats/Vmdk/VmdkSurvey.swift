@@ -17,8 +17,8 @@ struct VmdkSurvey {
     }
 
     private static let keptFindings = 4096
-    /// A window's bits: 32 MiB of them, for 128 GiB of the file.
-    private static let windowSectors = 1 << 28
+    /// A window's bits: 16 MiB of them, for 64 GiB of the file.
+    private static let windowSectors = 1 << 27
 
     private(set) var findings: [Finding] = []
     private(set) var findingCount = 0
@@ -31,7 +31,7 @@ struct VmdkSurvey {
 
     private let tables: VmdkGrainTables
     private let fileSectors: Int
-    private let badTables: Set<Int>
+    private let badTables: TableBits
     /// Tables without an entry, one bit each: those in holes of the file, and what the first window found.
     private var emptyTables: TableBits
     /// Redundant tables in holes of the file.
@@ -54,7 +54,9 @@ struct VmdkSurvey {
         badTables = Self.badTables(tables, length)
         emptyTables = try Self.tablesInHoles(tables.directory, tables, length)
         emptyCopies = try Self.tablesInHoles(tables.redundant ?? [], tables, length)
-        for number in badTables.sorted() { try add(.badTable(number), found) }
+        for number in tables.directory.indices where badTables.contains(number) {
+            try add(.badTable(number), found)
+        }
         var start = 0
         used = [UInt64](repeating: 0, count: min(Self.windowSectors, max(fileSectors, 1)) / 64 + 1)
         repeat {
@@ -80,8 +82,8 @@ struct VmdkSurvey {
 
     // MARK: Tables
 
-    private static func badTables(_ tables: VmdkGrainTables, _ length: Int) -> Set<Int> {
-        var bad: Set<Int> = []
+    private static func badTables(_ tables: VmdkGrainTables, _ length: Int) -> TableBits {
+        var bad = TableBits(count: tables.directory.count)
         let size = tables.header.tableBytes
         let fixed = tables.fixedMetadata
         let order = tables.directory.indices.filter { tables.directory[$0] != 0 }
@@ -141,8 +143,11 @@ struct VmdkSurvey {
         isFirst: Bool, _ found: (Finding) throws(BlockError) -> Void
     ) throws(BlockError) {
         for range in tables.fixedMetadata { mark(sectors(range)) }
-        for sector in tables.directory + (tables.redundant ?? []) where sector != 0 {
-            mark(Int(sector)..<Int(sector) + tables.header.tableSectors)
+        // One after the other: together they would be copied.
+        for directory in [tables.directory, tables.redundant ?? []] {
+            for sector in directory where sector != 0 {
+                mark(Int(sector)..<Int(sector) + tables.header.tableSectors)
+            }
         }
         for number in tables.directory.indices
         where !emptyTables.contains(number) && !badTables.contains(number) {
@@ -258,6 +263,8 @@ private struct TableBits {
     private var words: [UInt64]
 
     init(count: Int) { words = [UInt64](repeating: 0, count: count / 64 + 1) }
+
+    var isEmpty: Bool { words.allSatisfy { $0 == 0 } }
 
     mutating func insert(_ number: Int) { words[number / 64] |= 1 << UInt64(number % 64) }
 

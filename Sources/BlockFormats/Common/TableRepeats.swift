@@ -1,0 +1,74 @@
+import BlockCore
+
+/// Bounds what a small file can say: where two levels of tables map a disk, a million entries of the upper
+/// one can refer to one and the same lower table, and to look at the disk takes days.
+///
+/// No sound image has two; one that was repaired has a few.
+struct TableRepeats {
+    /// How many entries of lower tables may be looked at again.
+    private static let maximumEntries = 1 << 24
+    /// Upper entries that are compared: 32 MiB of places. Tables of their own for more take a large file.
+    private static let maximumPlaces = 8 << 20
+
+    private var places: [UInt32] = []
+
+    /// Room for so many places, of which no more than is sensible is taken.
+    init(capacity: Int) { places.reserveCapacity(min(capacity, Self.maximumPlaces)) }
+
+    /// Notes that an upper entry refers to the lower table number `place` of the file, counted in the
+    /// format's unit of space; 0 for none.
+    mutating func note(_ place: UInt64) {
+        guard place != 0, places.count < Self.maximumPlaces else { return }
+        places.append(UInt32(truncatingIfNeeded: place))
+    }
+
+    /// - Parameters:
+    ///   - entriesPerTable: of a lower table; where they have parts that can differ, the number of those.
+    ///   - path: the file, for the message.
+    /// - Throws: `limit` when too much of the disk is mapped by tables that are used again.
+    /// - Complexity: O(n log n); O(n) where the places ascend.
+    consuming func check(entriesPerTable: Int, path: String) throws(BlockError) {
+        if isAscending { return }
+        places.sort()
+        var repeats = 0
+        for index in places.indices.dropFirst() where places[index] == places[index - 1] { repeats += 1 }
+        let (entries, overflow) = repeats.multipliedReportingOverflow(by: entriesPerTable)
+        guard overflow || entries > Self.maximumEntries else { return }
+        throw BlockError(
+            .limit,
+            "The image maps its disk by tables that are used again, \(repeats) times, which takes too long "
+                + "to look at", path: path, hint: "Only 'info' and 'check' look at such an image.")
+    }
+
+    private var isAscending: Bool {
+        for index in places.indices.dropFirst() where places[index] <= places[index - 1] { return false }
+        return true
+    }
+
+    /// Compares the entries of an upper table in a file, of 8 bytes each; holes are skipped.
+    ///
+    /// - Parameters:
+    ///   - unit: what divides the offsets in the entries, in bytes.
+    ///   - entry: reads the entry at an offset of some bytes.
+    static func check(
+        _ file: BlockNode, at offset: Int, count: Int, unit: Int, entriesPerTable: Int,
+        entry: (RawSpan, Int) -> UInt64
+    ) throws(BlockError) {
+        var repeats = TableRepeats(capacity: 0)
+        var position = offset
+        let end = min(offset + count * 8, try file.length())
+        while position < end {
+            let run = try file.status(at: position, limit: min(end - position, 1 << 20))
+            // A run may end inside an entry.
+            let length = min(end - position, max(8, run.length.roundedDown(to: 8)))
+            if !run.isZero {
+                let bytes = try file.readBytes(at: position, count: length)
+                for step in stride(from: 0, through: bytes.count - 8, by: 8) {
+                    repeats.note(entry(bytes.span.bytes, step) / UInt64(unit))
+                }
+            }
+            position += length
+        }
+        try repeats.check(entriesPerTable: entriesPerTable, path: file.filename)
+    }
+}

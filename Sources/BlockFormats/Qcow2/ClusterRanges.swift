@@ -1,0 +1,62 @@
+/// A set of host clusters, kept as sorted ranges: its size follows the number of tables, not theirs.
+struct ClusterRanges {
+    /// Sorted, apart from each other.
+    private(set) var merged: [Range<Int>] = []
+    /// The clusters that two or more of the given ranges hold; sorted, apart from each other.
+    private(set) var overlaps: [Range<Int>] = []
+
+    /// - Complexity: O(n log n) in the number of ranges.
+    init(_ ranges: [Range<Int>]) {
+        for range in ranges.filter({ !$0.isEmpty }).sorted(by: { $0.lowerBound < $1.lowerBound }) {
+            guard let last = merged.last, range.lowerBound <= last.upperBound else {
+                merged.append(range)
+                continue
+            }
+            Self.append(range.lowerBound..<min(range.upperBound, last.upperBound), to: &overlaps)
+            merged[merged.count - 1] = last.lowerBound..<max(last.upperBound, range.upperBound)
+        }
+    }
+
+    private static func append(_ range: Range<Int>, to ranges: inout [Range<Int>]) {
+        if range.isEmpty { return }
+        guard let last = ranges.last, range.lowerBound <= last.upperBound else { return ranges.append(range) }
+        ranges[ranges.count - 1] = last.lowerBound..<max(last.upperBound, range.upperBound)
+    }
+
+    /// The last cluster of the set.
+    var last: Int? { merged.last.map { $0.upperBound - 1 } }
+
+    /// - Complexity: O(log n) in the number of ranges.
+    func contains(_ cluster: Int) -> Bool {
+        var low = 0
+        var high = merged.count
+        while low < high {
+            let middle = (low + high) / 2
+            if merged[middle].upperBound <= cluster { low = middle + 1 } else { high = middle }
+        }
+        return low < merged.count && merged[low].contains(cluster)
+    }
+}
+
+/// An exact set of the clusters of one range, one bit each.
+struct ClusterSet {
+    /// How many clusters one set holds at most: 2 MiB of bits.
+    static let maximumCount = 1 << 24
+
+    private let range: Range<Int>
+    private var words: [UInt64]
+
+    init(_ range: Range<Int>) {
+        self.range = range
+        words = [UInt64](repeating: 0, count: (range.count + 63) / 64)
+    }
+
+    /// Adds a cluster, and answers whether it was there already. One outside the range never is.
+    mutating func insert(_ cluster: Int) -> Bool {
+        guard range.contains(cluster) else { return false }
+        let index = cluster - range.lowerBound
+        let bit = UInt64(1) << UInt64(index & 63)
+        defer { words[index >> 6] |= bit }
+        return words[index >> 6] & bit != 0
+    }
+}
