@@ -55,8 +55,6 @@ final class Qcow2Metadata: FlushableTables, RefcountOwner {
     var bitmapClusters = Qcow2BitmapClusters()
     /// A check is mending this image, whose metadata may overlap and go uncounted.
     var isRepairing = false
-    /// A write of the header failed, so that the file may have the header that was to be.
-    var headerIsUncertain = false
     /// The file is known to be at least this long, in bytes, with what was allocated behind its end.
     var knownEnd = 0
     /// An L2 table that is the file's last cluster, and not whole, was found to be legal.

@@ -189,7 +189,7 @@ extension Qcow2Metadata {
     func holdsFixedMetadata(_ cluster: Int) throws(BlockError) -> Bool {
         try protectMetadata()
         guard let protection, protection.filter.mayContain(cluster) else { return false }
-        if protection.areas.contains(where: { $0.contains(cluster) }) { return true }
+        if protection.areas.contains(cluster) { return true }
         let offset = UInt64(cluster) << UInt64(layout.clusterBits)
         return try refcounts().table.contains { $0 & L2Entry.offsetMask == offset }
     }

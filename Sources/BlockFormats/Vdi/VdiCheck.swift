@@ -17,7 +17,7 @@ extension VdiState {
     mutating func checkCorruptions(
         repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) -> Bool {
-        let hasLosses = repair ? try !missingBlocks().isEmpty : false
+        let hasLosses = repair ? try !missingBlocks().missing.isEmpty : false
         var survey = VdiSurvey(map: map, count: header.allocatedCount)
         for finding in survey.findings { report(describe(finding, repair)) }
         let found = survey.findingCount
