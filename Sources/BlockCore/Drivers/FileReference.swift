@@ -54,6 +54,8 @@ public struct FileConfinement: Sendable {
     /// What tells the image's file from all others (``BlockNode/identity``): a folder in which another file
     /// has its name now is not its own.
     public var imageIdentity: String?
+    /// Where the image's file is now, if that is not under its name.
+    var imagePlace: String?
     /// Files that the user names: they are allowed wherever they lie and whatever they are.
     public var named: [String]
 
@@ -64,6 +66,7 @@ public struct FileConfinement: Sendable {
 
     /// The path of the image: its folder, and that of the file behind a link, are its own.
     public var imagePath: String {
+        if let imagePlace { return imagePlace }
         guard let scheme = DriverRegistry.scheme(of: request.image) else { return request.image }
         if scheme == "file" { return String(request.image.dropFirst(5)) }
         // A filter in front of the file: `blkdebug:CONFIG:FILE`.

@@ -13,7 +13,7 @@ struct FileGrant: Sendable {
     func checkWriting() throws(BlockError) {
         var request = request
         request.isForWriting = true
-        _ = try opener.grant(request, confinement?.imageIdentity)
+        _ = try opener.grant(request, confinement?.imageIdentity, confinement?.imagePlace)
     }
 }
 
@@ -32,11 +32,11 @@ extension ImageOpener {
         var request = OpenPolicy.Request(
             role: role, statedName: name, resolvedName: resolved, image: image.filename)
         request.isForWriting = writing
-        return try grant(request, image.identity)
+        return try grant(request, image.identity, image.filePlace)
     }
 
     fileprivate func grant(
-        _ request: OpenPolicy.Request, _ identity: String?
+        _ request: OpenPolicy.Request, _ identity: String?, _ place: String?
     ) throws(BlockError) -> FileGrant {
         let named = policy.named.all
         let verdict = policy.verdict(request)
@@ -49,7 +49,7 @@ extension ImageOpener {
             }
             confinement = FileConfinement(
                 request: request, isOfOptions: isOptions, allowsFolder: verdict == .beneathImage,
-                imageIdentity: identity, named: named)
+                imageIdentity: identity, imagePlace: place, named: named)
         }
         return FileGrant(
             name: request.resolvedName, confinement: confinement, request: request, opener: self)

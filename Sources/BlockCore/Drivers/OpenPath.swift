@@ -100,3 +100,8 @@ extension FormatDriver {
         return offset
     }
 }
+
+extension BlockNode {
+    /// Where the innermost file is now, if that is not under its name.
+    var filePlace: String? { storage?.place ?? file?.filePlace }
+}

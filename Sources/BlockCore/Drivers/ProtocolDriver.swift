@@ -35,6 +35,8 @@ public protocol ProtocolDriver: AnyObject, Sendable {
     func allocatedSize() -> Int?
     /// Equal for two drivers exactly when both access the same storage; `nil` where that cannot be told.
     var identity: String? { get }
+    /// Where the file is now, if that is not under its name: a new image that is not whole yet.
+    var place: String? { get }
     /// The alignment that the medium wants for offsets and lengths: 1 where it does not matter.
     var requestAlignment: Int { get }
     /// Whether new space past the end reads as zeroes without writing them.
@@ -74,6 +76,7 @@ public protocol ProtocolDriver: AnyObject, Sendable {
 extension ProtocolDriver {
     public func allocatedSize() -> Int? { nil }
     public var identity: String? { nil }
+    public var place: String? { nil }
     public var requestAlignment: Int { 1 }
     public var zeroInitialised: Bool { true }
     public func copyRange(

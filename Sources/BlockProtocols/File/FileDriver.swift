@@ -55,6 +55,8 @@ public final class FileDriver: UseDeclaring {
 
     public var identity: String? { file.identity }
 
+    public var place: String? { file.place }
+
     public var requestAlignment: Int { file.alignment }
 
     func lacks(_ feature: Missing) -> Bool { missing.load(ordering: .relaxed) & feature.rawValue != 0 }

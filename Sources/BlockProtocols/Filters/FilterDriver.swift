@@ -10,6 +10,7 @@ extension FilterDriver {
     public func length() throws(BlockError) -> Int { try below.length() }
     public func allocatedSize() -> Int? { below.allocatedSize() }
     public var identity: String? { below.identity }
+    public var place: String? { below.place }
     public var requestAlignment: Int { below.requestAlignment }
     public var zeroInitialised: Bool { below.zeroInitialised }
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
