@@ -188,14 +188,9 @@ extension Qcow2Metadata {
     /// Whether metadata other than L2 tables lies in a cluster.
     func holdsFixedMetadata(_ cluster: Int) throws(BlockError) -> Bool {
         try protectMetadata()
-<<<<<<< HEAD
-        guard let protection, protection.filter.mayContain(cluster) else { return false }
-        if protection.areas.contains(cluster) { return true }
-=======
         guard let protection else { return false }
         if protection.areas.contains(cluster) { return true }
         guard protection.filter.mayContain(cluster) else { return false }
->>>>>>> 8e2f740 (fix)
         let offset = UInt64(cluster) << UInt64(layout.clusterBits)
         return try refcounts().table.contains { $0 & L2Entry.offsetMask == offset }
     }
