@@ -19,8 +19,9 @@ extension BlockNode {
     ) throws(BlockError) {
         try checkWritable()
         let driver = try bitmapKeeper()
-        let ticket = requests.acquire(0..<Int.max, exclusive: true)
-        defer { requests.release(ticket) }
+        let ticket = requests.acquireAll()
+        defer { requests.releaseAll(ticket) }
+        try checkChangeable()
         try body(driver)
     }
 

@@ -10,11 +10,27 @@ extension BlockNode {
         case .format(let driver):
             let range = try checkedRange(offset, buffer.byteCount, of: driver)
             if settings.copyOnRead { try copyUp(range, driver) }
-            let ticket = isReadOnly ? nil : requests.acquire(range, exclusive: false)
-            defer { if let ticket { requests.release(ticket) } }
+            let ticket = beginReading(range)
+            defer { endReading(ticket) }
+            try checkOpen()
             try readMapped(driver, into: &buffer, at: offset)
         }
         statistics.count(.read, bytes: buffer.byteCount, since: began)
+    }
+
+    /// Lets a reader in. While nobody can write, reads conflict only with reopening and closing, so that it
+    /// is enough to count them: `nil` for one that is counted.
+    private func beginReading(_ range: Range<Int>) -> Int? {
+        if isReadOnly, requests.enter() {
+            // It may have become writable in between.
+            if isReadOnly { return nil }
+            requests.leave()
+        }
+        return requests.acquire(range, exclusive: false)
+    }
+
+    private func endReading(_ ticket: Int?) {
+        if let ticket { requests.release(ticket) } else { requests.leave() }
     }
 
     /// The bytes at `offset` as an array; for small metadata.

@@ -30,8 +30,9 @@ extension BlockNode {
         guard let driver = format as? any SnapshotCapable else {
             throw BlockError(.unsupported, "Operation not supported", path: filename)
         }
-        let ticket = requests.acquire(0..<Int.max, exclusive: true)
-        defer { requests.release(ticket) }
+        let ticket = requests.acquireAll()
+        defer { requests.releaseAll(ticket) }
+        try checkChangeable()
         try body(driver)
     }
 
@@ -44,8 +45,9 @@ extension BlockNode {
     public func saveVMState(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         try checkWritable()
         let driver = try stateKeeper()
-        let ticket = requests.acquire(0..<Int.max, exclusive: true)
-        defer { requests.release(ticket) }
+        let ticket = requests.acquireAll()
+        defer { requests.releaseAll(ticket) }
+        try checkChangeable()
         try driver.saveVMState(bytes, at: offset)
         needsFlush.store(true, ordering: .relaxed)
         if settings.cache.isWriteThrough { try driver.flush() }
@@ -58,6 +60,7 @@ extension BlockNode {
         let driver = try stateKeeper()
         let ticket = requests.acquire(0..<Int.max, exclusive: false)
         defer { requests.release(ticket) }
+        try checkOpen()
         try driver.loadVMState(into: &buffer, at: offset)
     }
 

@@ -20,6 +20,7 @@ extension BlockNode {
             let range = try checkedRange(offset, bytes.byteCount, of: driver)
             let ticket = requests.acquire(clusters(range, driver), exclusive: true)
             defer { requests.release(ticket) }
+            try checkChangeable()
             try noteChange(in: range)
             try driver.write(bytes, at: offset, old: self)
             if settings.cache.isWriteThrough { try driver.flush() }
@@ -42,6 +43,7 @@ extension BlockNode {
         let range = try checkedRange(offset, count, of: driver)
         let ticket = requests.acquire(clusters(range, driver), exclusive: true)
         defer { requests.release(ticket) }
+        try checkChangeable()
         try noteChange(in: range)
         try driver.writeCompressed(payload, at: offset)
         if settings.cache.isWriteThrough { try driver.flush() }
@@ -63,6 +65,7 @@ extension BlockNode {
             let range = try checkedRange(offset, count, of: driver)
             let ticket = requests.acquire(clusters(range, driver), exclusive: true)
             defer { requests.release(ticket) }
+            try checkChangeable()
             try noteChange(in: range)
             try zero(range, driver, flags)
             if settings.cache.isWriteThrough { try driver.flush() }
@@ -87,6 +90,7 @@ extension BlockNode {
             guard !whole.isEmpty else { return }
             let ticket = requests.acquire(clusters(whole, driver), exclusive: true)
             defer { requests.release(ticket) }
+            try checkChangeable()
             try noteChange(in: whole)
             try discarding.discard(at: whole.lowerBound, count: whole.count, old: self)
             if settings.cache.isWriteThrough { try driver.flush() }
@@ -100,8 +104,9 @@ extension BlockNode {
     /// - Throws: `unsupported` when the format has no resizing.
     public func resize(to size: Int, preallocation: Preallocation = .off) throws(BlockError) {
         try checkWritable()
-        let ticket = requests.acquire(0..<Int.max, exclusive: true)
-        defer { requests.release(ticket) }
+        let ticket = requests.acquireAll()
+        defer { requests.releaseAll(ticket) }
+        try checkChangeable()
         switch layer {
         case .storage(let driver):
             seenLength.store(0, ordering: .relaxed)
@@ -125,8 +130,9 @@ extension BlockNode {
             throw BlockError(
                 .unsupported, "Format driver '\(driverName)' cannot empty an image", path: filename)
         }
-        let ticket = requests.acquire(0..<Int.max, exclusive: true)
-        defer { requests.release(ticket) }
+        let ticket = requests.acquireAll()
+        defer { requests.releaseAll(ticket) }
+        try checkChangeable()
         file?.emit(.emptyPrepare)
         try driver.makeEmpty()
     }

@@ -14,7 +14,6 @@ public final class BlockNode: GuestReader, Sendable {
 
     struct State {
         var backing: BlockNode?
-        var readOnly: Bool
         var deviceName: String?
         var user: String?
         var isClosed = false
@@ -33,6 +32,9 @@ public final class BlockNode: GuestReader, Sendable {
     public let settings: OpenSettings
 
     let state: Mutex<State>
+    private let readOnlyNow: Atomic<Bool>
+    /// Closed, or about to be once no request is under way.
+    private let closing = Atomic<Bool>(false)
     /// A length that the file had; saves asking for it with every run of the map.
     let seenLength = Atomic<Int>(0)
     let requests = RangeLock()
@@ -58,7 +60,8 @@ public final class BlockNode: GuestReader, Sendable {
             index < roles.count ? roles[index] : index == 0 ? "file" : "child.\(index)"
         }
         self.settings = settings
-        state = Mutex(State(backing: backing, readOnly: settings.readOnly))
+        state = Mutex(State(backing: backing))
+        readOnlyNow = Atomic(settings.readOnly)
         if case .format(let driver) = layer {
             assert(driver.knowsItsAbilities)
             zeroWriting = driver.asZeroWriting
@@ -115,7 +118,7 @@ public final class BlockNode: GuestReader, Sendable {
         get { state.withLock { $0.backing } }
         set { state.withLock { $0.backing = newValue } }
     }
-    public var isReadOnly: Bool { state.withLock { $0.readOnly } }
+    public var isReadOnly: Bool { readOnlyNow.load(ordering: .sequentiallyConsistent) }
     /// A name for messages, where the caller gave one.
     public var deviceName: String? {
         get { state.withLock { $0.deviceName } }
@@ -182,8 +185,8 @@ public final class BlockNode: GuestReader, Sendable {
     /// Switches between read-only and read-write. Children follow; the backing node does not.
     public func reopen(readOnly: Bool) throws(BlockError) {
         guard readOnly != isReadOnly else { return }
-        let ticket = requests.acquire(0..<Int.max, exclusive: true)
-        defer { requests.release(ticket) }
+        let ticket = requests.acquireAll()
+        defer { requests.releaseAll(ticket) }
         if readOnly { try flushIfNeeded() }
         switch layer {
         case .storage(let driver): try driver.reopen(readOnly: readOnly)
@@ -199,11 +202,11 @@ public final class BlockNode: GuestReader, Sendable {
                 throw error
             }
         }
-        state.withLock { $0.readOnly = readOnly }
+        readOnlyNow.store(readOnly, ordering: .sequentiallyConsistent)
     }
 
-    /// Closes driver, children and backing nodes; all that was written is durable then. Closing twice does
-    /// nothing.
+    /// Waits for the requests that are under way, then closes driver, children and backing nodes; all that
+    /// was written is durable then. Closing twice does nothing. A request that comes later fails.
     ///
     /// - Throws: what the driver could not write back; everything is closed all the same.
     public func close() throws(BlockError) {
@@ -212,13 +215,38 @@ public final class BlockNode: GuestReader, Sendable {
             return (state.isClosed, state.backing)
         }
         guard !wasClosed else { return }
-        var failure: BlockError?
-        do throws(BlockError) { try flushIfNeeded() } catch { failure = error }
-        do throws(BlockError) { try closeDriver() } catch { failure = failure ?? error }
+        var failure = closeAlone()
         for node in children + (backing.map { [$0] } ?? []) {
             do throws(BlockError) { try node.close() } catch { failure = failure ?? error }
         }
         if let failure { throw failure }
+    }
+
+    /// Flushes and closes the driver when no request is under way.
+    private func closeAlone() -> BlockError? {
+        let ticket = requests.acquireAll()
+        defer { requests.releaseAll(ticket) }
+        var failure: BlockError?
+        do throws(BlockError) { try flushIfNeeded() } catch { failure = error }
+        closing.store(true, ordering: .sequentiallyConsistent)
+        do throws(BlockError) { try closeDriver() } catch { failure = failure ?? error }
+        return failure
+    }
+
+    /// - Throws: `io` once the node is closed.
+    func checkOpen() throws(BlockError) {
+        if closing.load(ordering: .sequentiallyConsistent) {
+            throw BlockError(.io, "The image is closed", path: filename)
+        }
+    }
+
+    /// Looks again, with the request's ticket, whether it may change anything: it may have waited for the
+    /// node to be reopened or closed.
+    ///
+    /// - Throws: `io` once the node is closed; `readOnly`.
+    func checkChangeable() throws(BlockError) {
+        try checkOpen()
+        try checkWritable()
     }
 
     private func closeDriver() throws(BlockError) {

@@ -1,43 +1,123 @@
-/// Tracked requests: readers of a byte range share it, writers have it alone.
+import Synchronization
+
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Musl)
+    import Musl
+#else
+    import Darwin
+#endif
+
+/// Tracked requests: readers of a byte range share it, writers have it alone, first come, first served.
 ///
-/// Lock order: a range is taken before any driver's metadata lock and never inside one.
-/// Thread-safe. Ranges are half-open, in bytes.
+/// A request waits for conflicting ones that are under way and for conflicting ones that came before it and
+/// wait themselves; so a writer gets its turn however many readers follow. Only a thread that holds a range
+/// here already passes those that wait: one of them may be waiting for that thread.
+///
+/// Lock order: a range is taken before any driver's metadata lock and never inside one; of two nodes, that of
+/// the overlay before that of its base. Thread-safe. Ranges are half-open, in bytes.
 final class RangeLock: Sendable {
-    /// One request under way.
-    struct Request {
+    /// One request, under way or waiting.
+    private struct Request {
         var range: Range<Int>
         var exclusive: Bool
         var id: Int
+        var thread: UInt
+
+        func conflicts(_ other: Request) -> Bool {
+            (exclusive || other.exclusive) && range.overlaps(other.range)
+        }
     }
 
     private struct State {
         var active: [Request] = []
+        /// In the order in which they came.
+        var waiting: [Request] = []
         var nextID = 0
 
-        func conflicts(_ range: Range<Int>, exclusive: Bool) -> Bool {
-            active.contains { ($0.exclusive || exclusive) && $0.range.overlaps(range) }
+        func mayBegin(_ request: Request) -> Bool {
+            if active.contains(where: { $0.conflicts(request) }) { return false }
+            if active.contains(where: { $0.thread == request.thread }) { return true }
+            return !waiting.contains { $0.id < request.id && $0.conflicts(request) }
         }
     }
 
     private let state = Monitor(State())
+    /// Readers that are counted instead of tracked. Negative while somebody wants all ranges alone.
+    private let counted = Atomic<Int>(0)
+    private static let closed = Int.min / 2
 
     /// Waits for conflicting requests to end, then registers this one and answers its ticket.
     func acquire(_ range: Range<Int>, exclusive: Bool) -> Int {
-        state.wait(until: { !$0.conflicts(range, exclusive: exclusive) }) { state in
+        let thread = Self.currentThread
+        let (request, hasBegun) = state.withLock { state in
             state.nextID += 1
-            state.active.append(Request(range: range, exclusive: exclusive, id: state.nextID))
-            return state.nextID
+            let request = Request(range: range, exclusive: exclusive, id: state.nextID, thread: thread)
+            let mayBegin = state.mayBegin(request)
+            if mayBegin { state.active.append(request) } else { state.waiting.append(request) }
+            return (request, mayBegin)
+        }
+        if hasBegun { return request.id }
+        return state.wait(until: { $0.mayBegin(request) }) { state in
+            state.waiting.removeAll { $0.id == request.id }
+            state.active.append(request)
+            return request.id
         }
     }
 
     /// Ends the request with that ticket.
     func release(_ ticket: Int) {
-        state.withLock { state in
+        let someWait = state.withLock { state in
             if let index = state.active.firstIndex(where: { $0.id == ticket }) {
                 state.active.swapAt(index, state.active.count - 1)
                 state.active.removeLast()
             }
+            return !state.waiting.isEmpty
         }
+        if someWait { state.notifyAll() }
+    }
+
+    // MARK: Everything
+
+    /// Waits until no other request is under way, and lets none begin before ``releaseAll(_:)``.
+    func acquireAll() -> Int {
+        let ticket = acquire(0..<Int.max, exclusive: true)
+        counted.add(Self.closed, ordering: .sequentiallyConsistent)
+        state.wait(until: { _ in counted.load(ordering: .sequentiallyConsistent) == Self.closed }) { _ in }
+        return ticket
+    }
+
+    /// Ends what ``acquireAll()`` began.
+    func releaseAll(_ ticket: Int) {
+        counted.subtract(Self.closed, ordering: .sequentiallyConsistent)
+        release(ticket)
+    }
+
+    // MARK: Readers of what nobody changes
+
+    /// Lets a reader of a read-only disk in without a ticket, which costs less: it conflicts with
+    /// ``acquireAll()`` alone. `false` while somebody has everything: then it takes a ticket.
+    func enter() -> Bool {
+        let (_, now) = counted.add(1, ordering: .sequentiallyConsistent)
+        if now > 0 { return true }
+        leave()
+        return false
+    }
+
+    /// Ends what ``enter()`` allowed.
+    func leave() {
+        let (_, now) = counted.subtract(1, ordering: .sequentiallyConsistent)
+        guard now == Self.closed else { return }
+        // Under the lock, so that who is about to wait does not miss it.
+        state.withLock { _ in }
         state.notifyAll()
+    }
+
+    private static var currentThread: UInt {
+        #if canImport(Darwin)
+            UInt(bitPattern: pthread_self())
+        #else
+            UInt(pthread_self())
+        #endif
     }
 }

@@ -1,0 +1,187 @@
+import BlockTestSupport
+import Synchronization
+import Testing
+
+@testable import BlockCore
+
+/// Who goes first: requests in the order in which they came, and whoever takes the whole node.
+@Suite struct RequestOrderTests {
+    /// Threads that note what they got, in order.
+    private final class Log: Sendable {
+        private let names = Monitor<[String]>([])
+        func note(_ name: String) {
+            names.withLock { $0.append(name) }
+            names.notifyAll()
+        }
+        func wait(for count: Int) -> [String] { names.wait(until: { $0.count >= count }) { $0 } }
+        var now: [String] { names.withLock { $0 } }
+    }
+
+    /// Long enough for a thread to come to a lock and wait there.
+    private static func pause() { WorkerThreads.sleep(nanoseconds: 50_000_000) }
+
+    @Test(.timeLimit(.minutes(1))) func readersDoNotPassAWaitingWriter() throws {
+        let lock = RangeLock()
+        let log = Log()
+        let first = lock.acquire(0..<100, exclusive: false)
+        try WorkerThreads.run(3) { thread throws(BlockError) in
+            switch thread {
+            case 0:
+                let ticket = lock.acquire(50..<60, exclusive: true)
+                log.note("writer")
+                lock.release(ticket)
+            case 1:
+                Self.pause()
+                let ticket = lock.acquire(55..<70, exclusive: false)
+                log.note("reader")
+                lock.release(ticket)
+            default:
+                Self.pause()
+                // Nothing in common with the writer: it shares with the first reader.
+                let ticket = lock.acquire(0..<10, exclusive: false)
+                log.note("elsewhere")
+                lock.release(ticket)
+                _ = log.wait(for: 1)
+                Self.pause()
+                #expect(log.now == ["elsewhere"])
+                lock.release(first)
+            }
+        }
+        #expect(log.now == ["elsewhere", "writer", "reader"])
+    }
+
+    @Test(.timeLimit(.minutes(1))) func aStreamOfReadersDoesNotStarveAWriter() throws {
+        let lock = RangeLock()
+        let isDone = Atomic<Bool>(false)
+        let reads = Atomic<Int>(0)
+        try WorkerThreads.run(5) { thread throws(BlockError) in
+            guard thread > 0 else {
+                while reads.load(ordering: .relaxed) < 4 { Self.pause() }
+                let ticket = lock.acquire(0..<Int.max, exclusive: true)
+                isDone.store(true, ordering: .relaxed)
+                lock.release(ticket)
+                return
+            }
+            // The readers overlap in time, so that there is always one.
+            WorkerThreads.sleep(nanoseconds: thread * 5_000_000)
+            while !isDone.load(ordering: .relaxed) {
+                let ticket = lock.acquire(0..<4096, exclusive: false)
+                reads.add(1, ordering: .relaxed)
+                WorkerThreads.sleep(nanoseconds: 20_000_000)
+                lock.release(ticket)
+            }
+        }
+    }
+
+    /// A writer waits for this thread, which needs one more range to come to its end.
+    @Test(.timeLimit(.minutes(1))) func whoHoldsARangePassesThoseThatWait() throws {
+        let lock = RangeLock()
+        let log = Log()
+        try WorkerThreads.run(2) { thread throws(BlockError) in
+            if thread == 0 {
+                let first = lock.acquire(0..<100, exclusive: false)
+                log.note("first")
+                Self.pause()
+                let second = lock.acquire(50..<200, exclusive: false)
+                log.note("second")
+                lock.release(second)
+                lock.release(first)
+            } else {
+                _ = log.wait(for: 1)
+                let ticket = lock.acquire(0..<Int.max, exclusive: true)
+                log.note("writer")
+                lock.release(ticket)
+            }
+        }
+        #expect(log.now == ["first", "second", "writer"])
+    }
+
+    @Test(.timeLimit(.minutes(1))) func countedReadersKeepOutWhoWantsEverything() throws {
+        let lock = RangeLock()
+        let log = Log()
+        #expect(lock.enter())
+        try WorkerThreads.run(2) { thread throws(BlockError) in
+            if thread == 0 {
+                let ticket = lock.acquireAll()
+                log.note("all")
+                lock.releaseAll(ticket)
+            } else {
+                Self.pause()
+                #expect(!lock.enter())
+                #expect(log.now.isEmpty)
+                log.note("reader")
+                lock.leave()
+            }
+        }
+        #expect(log.now == ["reader", "all"])
+        #expect(lock.enter())
+        lock.leave()
+    }
+
+    /// Reads of a read-only node are seen by reopening and closing it.
+    @Test(.timeLimit(.minutes(1)), arguments: [false, true])
+    func reopeningAndClosingWaitForReaders(_ closes: Bool) throws {
+        let driver = SlowDriver()
+        let node = BlockNode(.format(driver), filename: "slow")
+        let log = Log()
+        try WorkerThreads.run(2) { thread throws(BlockError) in
+            if thread == 0 {
+                _ = try node.readBytes(at: 0, count: 512)
+                log.note("read")
+            } else {
+                driver.isInside.wait(until: { $0 }) { _ in }
+                try WorkerThreads.run(2) { inner throws(BlockError) in
+                    if inner == 0 {
+                        if closes { try node.close() } else { try node.reopen(readOnly: false) }
+                        log.note("changed")
+                    } else {
+                        Self.pause()
+                        driver.mayGo.withLock { $0 = true }
+                        driver.mayGo.notifyAll()
+                    }
+                }
+            }
+        }
+        #expect(driver.disturbances.load(ordering: .relaxed) == 0)
+        #expect(Set(log.now) == ["read", "changed"])
+        guard closes else { return }
+        #expect(throws: BlockError.self) { try node.readBytes(at: 0, count: 512) }
+        #expect(driver.disturbances.load(ordering: .relaxed) == 0)
+    }
+}
+
+/// A disk of zeroes whose first read takes as long as it is told, and that notices who comes meanwhile.
+private final class SlowDriver: FormatDriver {
+    static let name = "slow"
+    let isInside = Monitor(false)
+    let mayGo = Monitor(false)
+    let disturbances = Atomic<Int>(0)
+    private let isClosed = Atomic<Bool>(false)
+
+    static func probe(_ header: RawSpan, filename: String) -> Int { 0 }
+    static func open(_ request: OpenRequest, options: inout OptionTree) throws(BlockError) -> SlowDriver {
+        SlowDriver()
+    }
+
+    var virtualSize: Int { 1 << 20 }
+    var writeGranularity: Int { 512 }
+    func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+        if isClosed.load(ordering: .relaxed) { disturbances.add(1, ordering: .relaxed) }
+        isInside.withLock { $0 = true }
+        isInside.notifyAll()
+        mayGo.wait(until: { $0 }) { _ in }
+        isInside.withLock { $0 = false }
+        return Extent(.zero(hostOffset: nil), length: limit)
+    }
+    func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError) {}
+    func flush() throws(BlockError) {}
+    func close() throws(BlockError) {
+        noteReaders()
+        isClosed.store(true, ordering: .relaxed)
+    }
+    func willReopen(readOnly: Bool) throws(BlockError) { noteReaders() }
+    private func noteReaders() {
+        if isInside.withLock({ $0 }) { disturbances.add(1, ordering: .relaxed) }
+    }
+    func describe() throws(BlockError) -> FormatInfo { FormatInfo() }
+}
