@@ -74,7 +74,8 @@ public final class NewFiles: Sendable {
         do throws(BlockError) {
             try keeper.changeLocks { _ in .creating }
         } catch {
-            // Somebody else uses it: it is not ours to remove.
+            // A file that was there is somebody else's, in use perhaps.
+            if !isThere { HostPath.remove(place, identity: keeper.identity) }
             keeper.close()
             throw error
         }
