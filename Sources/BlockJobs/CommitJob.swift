@@ -37,8 +37,10 @@ public struct CommitJob: BlockJob {
             let wasReadOnly = base.isReadOnly
             if wasReadOnly { try base.reopen(readOnly: false) }
             do throws(BlockError) {
-                try keepIdentities(base)
-                try copy(to: base, control)
+                try LayerCopy.keepingIdentity(of: top) { () throws(BlockError) in
+                    try keepIdentities(base)
+                    try copy(to: base, control)
+                }
             } catch {
                 if wasReadOnly { try? base.reopen(readOnly: true) }
                 throw error
@@ -73,18 +75,49 @@ public struct CommitJob: BlockJob {
         return base
     }
 
-    /// What is about to change must not pass for what the layer above it was made over; that layer is told
-    /// before anything is copied, so that it opens again whenever the job is stopped.
+    /// Whether there is anything to commit.
+    private func changesBase(_ base: BlockNode) throws(BlockError) -> Bool {
+        let length = try top.length()
+        var offset = 0
+        while offset < length {
+            let status = try top.status(at: offset, limit: length - offset, above: base)
+            if status.isPresent { return true }
+            offset += status.length
+        }
+        return try base.length() < length
+    }
+
+    /// The base, and every image between it and the top, is about to show something else, and must not pass
+    /// for what an overlay of its own was made over. The layer above each is told before, so that the top
+    /// opens again whenever the job is stopped.
     private func keepIdentities(_ base: BlockNode) throws(BlockError) {
-        guard let above = top.chain.first(where: { $0.backing === base }),
-            let changing = base.format as? any ContentIdentifying,
-            let keeper = above.format as? any ContentIdentifying
-        else { return }
-        let wasReadOnly = above.isReadOnly
-        if wasReadOnly { try above.reopen(readOnly: false) }
-        defer { if wasReadOnly { try? above.reopen(readOnly: true) } }
-        try changing.renewIdentity()
-        try keeper.adoptIdentity(of: base)
+        let layers = top.chain.prefix { $0 !== base } + [base]
+        var isChanging = false
+        for (above, below) in zip(layers, layers.dropFirst()).reversed() {
+            guard let keeper = above.format as? any ContentIdentifying,
+                let changing = below.format as? any ContentIdentifying, type(of: keeper) == type(of: changing)
+            else { continue }
+            if !isChanging { isChanging = try changesBase(base) }
+            guard isChanging else { return }
+            try Self.writing([above, below]) { () throws(BlockError) in
+                try keeper.announceIdentity(of: below)
+                try changing.renewIdentity()
+                try keeper.adoptIdentity(of: below)
+            }
+        }
+    }
+
+    /// Runs `body` with all of `nodes` open for writing.
+    private static func writing(
+        _ nodes: [BlockNode], _ body: () throws(BlockError) -> Void
+    ) throws(BlockError) {
+        var reopened: [BlockNode] = []
+        defer { reopened.forEach { try? $0.reopen(readOnly: true) } }
+        for node in nodes where node.isReadOnly {
+            try node.reopen(readOnly: false)
+            reopened.append(node)
+        }
+        try body()
     }
 
     /// On return the base has everything, durably.

@@ -31,10 +31,12 @@ public struct RebaseJob: BlockJob {
         let driver = try LayerCopy.rebasable(node)
         let compressor = try compress ? makeCompressor() : nil
         try LayerCopy.using([node], by: Self.name) { () throws(BlockError) in
-            try copy(compressor, control)
-            // The image has to hold its own before it stops asking the old chain.
-            try node.flush()
-            try driver.changeBacking(to: reference)
+            try LayerCopy.keepingIdentity(of: node) { () throws(BlockError) in
+                try copy(compressor, control)
+                // The image has to hold its own before it stops asking the old chain.
+                try node.flush()
+                try driver.changeBacking(to: reference)
+            }
             if node.backing !== backing { try LayerCopy.replaceBacking(of: node, with: backing) }
         }
     }

@@ -31,10 +31,12 @@ public struct StreamJob: BlockJob {
         if speed > 0 { control.setSpeed(speed) }
         try LayerCopy.using([node], by: Self.name) { () throws(BlockError) in
             control.setTotal(try node.length())
-            if node.backing !== base { try pull(control) }
-            // What was pulled has to be durable before the image stops asking the layers below.
-            try node.flush()
-            if driver.backing != reference { try driver.changeBacking(to: reference) }
+            try LayerCopy.keepingIdentity(of: node) { () throws(BlockError) in
+                if node.backing !== base { try pull(control) }
+                // What was pulled has to be durable before the image stops asking the layers below.
+                try node.flush()
+                if driver.backing != reference { try driver.changeBacking(to: reference) }
+            }
             if node.backing !== base { try LayerCopy.replaceBacking(of: node, with: base) }
         }
     }

@@ -20,8 +20,10 @@ struct CommandContext: Sendable {
         let registry = DriverRegistry(formats: StandardFormats.all, protocols: StandardProtocols.all)
         let epoch = HostEnvironment.value("SOURCE_DATE_EPOCH").flatMap { $0.isEmpty ? nil : $0 }
         let sourceDate = epoch.flatMap { Int($0) }
-        opener = ImageOpener(
+        var opener = ImageOpener(
             registry: registry, policy: policy, secrets: secrets, sourceDate: sourceDate)
+        opener.warn = { text in terminal.error("\(programName): warning: \(text)") }
+        self.opener = opener
         if let epoch, sourceDate == nil {
             warn("SOURCE_DATE_EPOCH='\(epoch)' is no number of seconds and is not used")
         }

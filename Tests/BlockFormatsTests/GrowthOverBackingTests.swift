@@ -14,7 +14,26 @@ import Testing
     static let growths = [
         qed((2 << 20) - 3 * 4096 - 1536, backing: (2 << 20) + 40_000, to: (2 << 20) + 65536),
         qed(5120, backing: 20_000, to: 30_720), vmdk("on"), vmdk("off"), split, vdi,
+        parallels(to: 6 * 4096 + 512), parallels(to: 200 * 4096),
     ]
+
+    /// The last cluster is not whole, and not stored. The larger disk takes a longer table.
+    private static func parallels(to size: Int) -> Growth {
+        let before = 2 * 4096 - 1536
+        var configuration = FormatConfiguration(ParallelsDriver.self, virtualSize: before)
+        configuration.checkMayRepairAfterCrash = true
+        configuration.makeFiles = { store in
+            store["base"] = noise(5 * 4096 + 1000)
+            let opener = ImageOpener(registry: store.registry([ParallelsDriver.self, RawDriver.self]))
+            var values = try opener.createOptions(format: "parallels", filename: "disk")
+            values.set(.clusterSize, to: "4096")
+            values.set(.size, to: String(before))
+            try opener.create("disk", format: "parallels", options: values)
+        }
+        configuration.openOptions["backing.driver"] = "raw"
+        configuration.openOptions["backing.file.filename"] = "base"
+        return Growth(configuration: configuration, size: size)
+    }
 
     private static func qed(_ before: Int, backing: Int, to size: Int) -> Growth {
         let options = [(name: "cluster_size", value: "4096"), (name: "table_size", value: "1")]
@@ -72,8 +91,8 @@ import Testing
         try checkInterruption(
             of: store.files, action: { store in try Self.resize(configuration, store, to: growth.size) },
             verify: { store in
-                try Self.check(configuration, store)
                 try Self.compare(configuration, store, old, [before, growth.size])
+                try Self.check(configuration, store)
                 // What was left behind must not be in the way, nor show later.
                 do { try Self.resize(configuration, store, to: growth.size + 8192) } catch let error
                     as BlockError
@@ -110,10 +129,12 @@ import Testing
     }
 
     private static func check(_ configuration: FormatConfiguration, _ store: TestStore) throws {
-        let settings = OpenSettings(withoutBacking: true, forCheck: true)
+        // The mark of a session that did not end is no damage.
+        let mends = configuration.checkMayRepairAfterCrash
+        let settings = OpenSettings(readOnly: !mends, withoutBacking: true, forCheck: true)
         let node = try configuration.open(in: store, settings: settings)
         defer { try? node.close() }
-        let result = try #require(node.format as? any Checkable).check(repair: .none) { _ in }
+        let result = try #require(node.format as? any Checkable).check(repair: mends ? .all : .none) { _ in }
         guard result.corruptions == 0 else { throw Mismatch("\(result)") }
     }
 }

@@ -51,6 +51,30 @@ import Testing
         return file
     }
 
+    @Test func theParentIsTheStatedOne() throws {
+        var child = Self.image(type: 4, [0xFFFF_FFFF, 0])
+        child.write([UInt8](repeating: 7, count: 16), at: 0x1A8)
+        child.write([UInt8](repeating: 8, count: 16), at: 0x1B8)
+        var base = Self.image([0, 1])
+        base.write([UInt8](repeating: 7, count: 16), at: 0x188)
+        var other = base
+        other.write([9], at: 0x188)
+        let store = TestStore(["disk": child, "base": base, "other": other])
+        func options(_ name: String, _ more: [String: String] = [:]) -> [String: String] {
+            more.merging(["backing.driver": "vdi", "backing.file.filename": name]) { $1 }
+        }
+        let node = try Self.open(store, options("base"))
+        #expect(try node.readBytes(at: 0, count: 1) == [1])
+        #expect(try node.format?.describe().specific.last == InfoField("parent-uuid", .text(Self.sevens)))
+        try node.close()
+        #expect(throws: BlockError.self) { try Self.open(store, options("other")) }
+        let read = try Self.open(store, options("other", ["parent-check": "off"]))
+        #expect(try read.readBytes(at: 0, count: 1) == [1])
+        try read.close()
+    }
+
+    private static let sevens = "07070707-0707-0707-0707-070707070707"
+
     static func open(
         _ store: TestStore, readOnly: Bool = true, forCheck: Bool = false, _ options: [String: String] = [:]
     ) throws(BlockError) -> BlockNode {

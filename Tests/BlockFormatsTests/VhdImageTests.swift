@@ -96,6 +96,26 @@ import Testing
         #expect(throws: BlockError.self) { try VhdBytes(size: 512, ["subformat": "differencing"]) }
     }
 
+    /// What a failed change left undone is done before the image is read-only.
+    @Test func aFixedDiskIsSettledBeforeItIsReadOnly() throws {
+        let image = try Self.fixed()
+        let size = 8 * Self.block
+        let node = try image.open(readOnly: false)
+        var number = 1
+        repeat {
+            image.store.faults.arm(number, .ioErrorOnce)
+            #expect(throws: BlockError.self, "call \(number)") { try node.resize(to: size - 4096) }
+            image.store.faults.disarm()
+            number += 1
+        } while try number < 20 && image.open().length() == size
+        #expect(try image.open().length() == size - 4096)
+        // The new footer is in the file, and may be durable or not.
+        #expect(try node.length() == size)
+        try node.reopen(readOnly: true)
+        #expect(try image.open().length() == size)
+        try node.close()
+    }
+
     // MARK: Footers
 
     @Test func aFixedDiskIsKnownByItsEnd() throws {

@@ -379,4 +379,40 @@ import Testing
         try alone.close()
         #expect(try opener.open("disk").readBytes(at: 0, count: 1) == [1])
     }
+
+    // MARK: Closing
+
+    /// Two parts; whichever call fails while they are closed, one of them gets what was written to it.
+    @Test func everyPartIsWrittenBackWhenOneFails() throws {
+        var number = 1
+        while true {
+            let store = TestStore()
+            store["disk-s001"] = VmdkBytes.sparse(sectors: 64)
+            store["disk-s002"] = VmdkBytes.sparse(sectors: 64)
+            store["disk"] = VmdkBytes.descriptor(
+                ["RW 64 SPARSE \"disk-s001\"", "RW 64 SPARSE \"disk-s002\""],
+                createType: "twoGbMaxExtentSparse")
+            let opener = ImageOpener(registry: store.registry([VmdkDriver.self, RawDriver.self]))
+            let node = try opener.open("disk", format: "vmdk", settings: OpenSettings(readOnly: false))
+            for offset in [0, 64 * 512] {
+                try node.write([UInt8](repeating: 5, count: 4096).span.bytes, at: offset)
+            }
+            store.faults.arm(number, .ioErrorOnce)
+            let outcome = Result { try node.format?.close() }
+            let failures = store.faults.failures
+            store.faults.disarm()
+            let kept = TestStore(store.files)
+            let again = try ImageOpener(registry: kept.registry([VmdkDriver.self, RawDriver.self])).open(
+                "disk", format: "vmdk")
+            let stored = try [0, 64 * 512].filter { try again.readBytes(at: $0, count: 1) == [5] }
+            #expect(!stored.isEmpty, "call \(number)")
+            guard failures > 0 else {
+                try outcome.get()
+                #expect(stored.count == 2 && number > 4)
+                break
+            }
+            #expect(throws: BlockError.self) { try outcome.get() }
+            number += 1
+        }
+    }
 }

@@ -44,13 +44,42 @@ public protocol Rebasable: FormatDriver {
     func changeBacking(to backing: BackingReference?) throws(BlockError)
 }
 
+/// States which image its backing file must be, and so can find that it is another one, or has changed.
+public protocol BackingChecking: FormatDriver {
+    /// Looks whether the backing node, just opened, is the one that the image was made over.
+    ///
+    /// - Throws: `corrupt` when it is another one, or has changed since.
+    func checkBacking(_ backing: BlockNode) throws(BlockError)
+}
+
 /// Keeps in the image an identity of its contents, and of those of its backing file, which must agree.
-public protocol ContentIdentifying: FormatDriver {
-    /// Gives the contents a new identity, as their first change would. Durable on return.
+///
+/// The contents are what the disk reads as. Their first change in a session gives them a new identity; what
+/// leaves them as they are (other metadata, repairs, copies of what a backing file showed) does not.
+///
+/// An overlay whose backing file is about to change, in a way that leaves the overlay's own contents as they
+/// are, is told first, so that it opens whenever this is stopped:
+///
+/// 1. ``announceIdentity(of:)`` of the overlay: it takes the backing file by either identity;
+/// 2. ``renewIdentity()`` of the backing file;
+/// 3. ``adoptIdentity(of:)`` of the overlay: it takes the backing file by the new identity alone.
+public protocol ContentIdentifying: BackingChecking {
+    /// Accepts `backing`, an image of the same format, by the identity that it has and by the one that its
+    /// next change gives it. Durable on return.
+    ///
+    /// - Throws: `unsupported` for another format; `limit` without room for it; what writing throws.
+    func announceIdentity(of backing: BlockNode) throws(BlockError)
+    /// Gives the contents their next identity, as their first change would. Durable on return.
+    ///
+    /// - Throws: what writing throws.
     func renewIdentity() throws(BlockError)
-    /// Notes which identity the contents of `backing` have now: they changed, and still go with this image.
-    /// Durable on return.
+    /// Accepts `backing` by the identity that it has now, and by no other. Durable on return.
+    ///
+    /// - Throws: `unsupported` for another format; what writing throws.
     func adoptIdentity(of backing: BlockNode) throws(BlockError)
+    /// Says that writes leave the contents as they are, or no longer: a job stores what the disk reads as
+    /// anyway. Nobody else may write meanwhile.
+    func keepIdentity(_ isKept: Bool)
 }
 
 /// Changes the virtual size.

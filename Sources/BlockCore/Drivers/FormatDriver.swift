@@ -53,10 +53,6 @@ public protocol FormatDriver: AnyObject, Sendable {
     var backing: BackingReference? { get }
     /// Requests are serialised in units of this size: the cluster size. A power of two, or 1.
     var writeGranularity: Int { get }
-    /// Looks whether the backing node, just opened, is the one that the image was made over.
-    ///
-    /// - Throws: `corrupt` when it is another one, or has changed since.
-    func checkBacking(_ backing: BlockNode) throws(BlockError)
     /// Whether `extent` says "data" of ranges that may be holes in the file, so that the file is asked too.
     var dataMayBeHoles: Bool { get }
 
@@ -95,7 +91,6 @@ extension FormatDriver {
     public static func probe(tail: RawSpan, filename: String) -> Int { 0 }
     public static var toleratesOtherWriters: Bool { false }
     public static func joined(_ new: OptionTree, over old: OptionTree) -> OptionTree { old.changed(by: new) }
-    public func checkBacking(_ backing: BlockNode) throws(BlockError) {}
     public var backing: BackingReference? { nil }
     public var dataMayBeHoles: Bool { false }
     public var isTransparent: Bool { false }

@@ -11,6 +11,8 @@ public struct ImageOpener: Sendable {
     public let secrets: SecretSource
     /// The time that new images carry, in seconds since 1970; `nil`: now.
     public var sourceDate: Int?
+    /// Gets what a person should know of an image that is opened all the same.
+    public var warn: (@Sendable (String) -> Void)?
 
     public init(
         registry: DriverRegistry, policy: OpenPolicy = .anyFile, secrets: SecretSource = .none,
@@ -198,9 +200,10 @@ public struct ImageOpener: Sendable {
             }
             settings.withoutBacking = true
         }
+        let parentCheck = try ParentCheck(taking: &options, format, depth: above.depth)
         let request = OpenRequest(
-            file: file, settings: settings, wasProbed: driver == nil, namesBacking: !backingOptions.isEmpty,
-            opener: self)
+            file: file, settings: settings, wasProbed: driver == nil,
+            namesBacking: !ParentCheck.isAll(of: backingOptions), opener: self)
         let node = try openNode(format, request, &options)
         return try closingOnFailure(node) { () throws(BlockError) -> BlockNode in
             if let unknown = options.keys.first {
@@ -214,7 +217,7 @@ public struct ImageOpener: Sendable {
             if let identity { next.identities.append(identity) }
             node.backing = try openBacking(of: node, options: backingOptions, settings: settings, above: next)
             // A check looks at the image alone.
-            if let backing = node.backing, !settings.forCheck { try node.format?.checkBacking(backing) }
+            if !settings.forCheck { try parentCheck.run(on: node, settings, warn) }
             return node
         }
     }
@@ -251,6 +254,10 @@ public struct ImageOpener: Sendable {
         if settings.withoutBacking || settings.metadataOnly { return nil }
         let stated = node.format?.backing
         if stated == nil && options.isEmpty { return nil }
+        guard stated != nil || !ParentCheck.isAll(of: options) else {
+            throw BlockError(
+                .invalidArgument, "There is no backing file for the 'backing' options", path: node.filename)
+        }
         guard above.depth < Self.maximumChainDepth else {
             throw BlockError(
                 .limit, "The backing chain has more than \(Self.maximumChainDepth) layers",

@@ -3,7 +3,9 @@ import BlockCore
 extension ParallelsDriver: Resizable {
     /// The order of writes. Growing: clusters that are in the way of a longer table move, as any new ones;
     /// then the new entries; a flush; then the header, one sector, that makes them and the new size true.
-    /// Shrinking: the header; a flush; only then the lost clusters are free.
+    /// Over a backing file that is longer than the disk, the header has the new entries with the old size
+    /// first; then zeroes are stored in front of that file's bytes, and what refers to them; a flush; then
+    /// the header with the new size. Shrinking: the header; a flush; only then the lost clusters are free.
     public func resize(
         to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
     ) throws(BlockError) {
@@ -13,19 +15,33 @@ extension ParallelsDriver: Resizable {
         guard virtualSize % Parallels.sectorBytes == 0 else {
             throw BlockError(.invalidArgument, "The new size must be a multiple of 512")
         }
+        let before = self.virtualSize
+        if virtualSize == before { return }
         try exclusively { (state) throws(BlockError) in
             guard state.isSound else { throw BlockError(.corrupt, "The image was opened to be checked") }
             try state.checkLimits(virtualSize)
             try state.beginChanges()
             try state.commit()
-            if virtualSize >= state.header.virtualSize {
-                try state.grow(to: virtualSize)
-            } else {
-                try state.shrink(to: virtualSize)
-            }
-            try state.resizeBitmaps()
+            if virtualSize < before { return try state.shrink(to: virtualSize) }
+            let hides = old.hasBacking(in: before..<virtualSize)
+            try state.grow(to: hides ? before : virtualSize, entriesFor: virtualSize)
         }
+        if virtualSize > before { try finishGrowth(before..<virtualSize, old) }
+        try state.withLock { (state) throws(BlockError) in try state.resizeBitmaps() }
         setVirtualSize(virtualSize)
+    }
+
+    /// Stores zeroes in front of a longer backing file, if that was not stated to be hidden already, and then
+    /// states the new size.
+    private func finishGrowth(_ added: Range<Int>, _ old: any GuestReader) throws(BlockError) {
+        guard state.withLock({ $0.header.virtualSize }) < added.upperBound else { return }
+        let end = added.lowerBound.roundedUp(to: clusterBytes) ?? added.upperBound
+        try clearTail(added.lowerBound..<min(end, added.upperBound), old)
+        try hideBacking(added, old)
+        try exclusively { (state) throws(BlockError) in
+            try state.commit()
+            try state.setSize(added.upperBound)
+        }
     }
 }
 
@@ -46,8 +62,13 @@ extension ParallelsState {
 
     /// Gives the table the entries that a disk of that size needs.
     mutating func grow(to virtualSize: Int) throws(BlockError) {
+        try grow(to: virtualSize, entriesFor: virtualSize)
+    }
+
+    /// States a size, and gives the table the entries of a disk that is as large or larger.
+    fileprivate mutating func grow(to virtualSize: Int, entriesFor larger: Int) throws(BlockError) {
         try hideWhatIsBehindTheEnd()
-        let count = max(table.count, header.entries(forSize: virtualSize))
+        let count = max(table.count, header.entries(forSize: larger))
         let shift = clustersInTheWay(ofTableWith: count)
         let start = layout.dataStart + shift * layout.clusterBytes
         guard start / Parallels.sectorBytes <= Int(UInt32.max) else {
@@ -65,6 +86,17 @@ extension ParallelsState {
             throw error
         }
         if shift > 0 { space = try survey().space }
+    }
+
+    /// States another size, for which the table has the entries.
+    fileprivate mutating func setSize(_ virtualSize: Int) throws(BlockError) {
+        let before = header
+        do throws(BlockError) {
+            try writeHeader(virtualSize, entries: table.count, dataStart: layout.dataStart)
+        } catch {
+            restore(before, entries: table.count)
+            throw error
+        }
     }
 
     fileprivate mutating func shrink(to virtualSize: Int) throws(BlockError) {

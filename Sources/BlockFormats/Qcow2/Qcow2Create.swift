@@ -83,8 +83,10 @@ extension Qcow2Driver: Creatable, Measurable {
             try? dataFile?.close()
             throw error
         }
-        try file.close()
-        try dataFile?.close()
+        var failures = FirstFailure()
+        failures.note { () throws(BlockError) in try file.close() }
+        failures.note { () throws(BlockError) in try dataFile?.close() }
+        try failures.throwFirst()
     }
 
     /// Makes the file for the guest's data where the image will look for it: as long as the disk.

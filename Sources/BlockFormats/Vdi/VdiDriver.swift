@@ -6,7 +6,7 @@ import Synchronization
 /// Lock order: the node's range, then this driver's lock, then the file's own. Data is read and written
 /// outside the lock. A differencing image names its parent by UUID only, so the caller names the file, as
 /// `backing.file.filename`.
-public final class VdiDriver: SessionFormat {
+public final class VdiDriver: SessionFormat, BackingChecking {
     public static let name = "vdi"
 
     let file: BlockNode
@@ -58,6 +58,20 @@ public final class VdiDriver: SessionFormat {
             .unsupported,
             "The image is based on another one, with the UUID "
                 + "\(ImageUUID(mixedEndian: header.parentUUID).text); name it as 'backing.file.filename'")
+    }
+
+    /// The parent must be the image over which this one was made. An UUID of zeroes states nothing, and
+    /// another format has none; whoever names such a file knows why.
+    public func checkBacking(_ backing: BlockNode) throws(BlockError) {
+        guard let other = backing.format as? VdiDriver else { return }
+        let (isChild, expected) = state.withLock { ($0.header.type.hasParent, $0.header.parentUUID) }
+        let found = other.state.withLock { $0.header.uuid }
+        guard isChild, expected != found, expected.contains(where: { $0 != 0 }) else { return }
+        throw BlockError(
+            .corrupt,
+            "The parent '\(backing.filename)' has the UUID \(ImageUUID(mixedEndian: found).text), not "
+                + "\(ImageUUID(mixedEndian: expected).text) as when this image was made over it",
+            path: file.filename)
     }
 
     public var virtualSize: Int { size.load(ordering: .relaxed) }

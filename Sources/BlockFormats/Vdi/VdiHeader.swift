@@ -44,7 +44,8 @@ enum Vdi {
 /// 000 text of the creator     040 signature  044 version    048 header size  04C image type
 /// 050 flags                   054 comment (256)             154 map offset   158 data offset
 /// 15C cylinders, heads, sectors, sector size                170 disk size (8)
-/// 178 block size  17C extra   180 blocks     184 allocated  188 UUIDs: image, last snapshot, link, parent
+/// 178 block size  17C extra   180 blocks     184 allocated
+/// 188 UUIDs: image, its last change, parent, the parent's last change
 /// ```
 struct VdiHeader: Sendable, Equatable {
     /// The bytes that all of the fields lie in: one sector, so that it changes as a whole.
@@ -66,7 +67,8 @@ struct VdiHeader: Sendable, Equatable {
     }
 
     var uuid: [UInt8] { Array(bytes[0x188..<0x198]) }
-    var parentUUID: [UInt8] { Array(bytes[0x1B8..<0x1C8]) }
+    /// The ``uuid`` of the parent; all zeroes where there is none, or it is not known.
+    var parentUUID: [UInt8] { Array(bytes[0x1A8..<0x1B8]) }
 
     /// - Throws: `wrongFormat` for other files; `unsupported`; `corrupt` with the reason.
     static func parse(_ bytes: [UInt8]) throws(BlockError) -> VdiHeader {

@@ -16,11 +16,12 @@ extension VdiDriver: Resizable {
             throw BlockError(.limit, "A VDI image cannot have more than \(Vdi.Limit.blocks) blocks")
         }
         let before = state.withLock { $0.header.virtualSize }
+        if virtualSize == before { return }
         let block = before.roundedUp(to: blockBytes) ?? before
         if virtualSize > before { try clearTail(before..<min(virtualSize, block), old) }
         try exclusively { (state) throws(BlockError) in
             try state.commit()
-            if virtualSize >= state.header.virtualSize {
+            if virtualSize > before {
                 try state.grow(to: blocks, virtualSize)
             } else {
                 try state.shrink(to: blocks, virtualSize)

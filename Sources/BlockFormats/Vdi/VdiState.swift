@@ -4,7 +4,9 @@ import BlockCore
 ///
 /// The order of writes: data; the header, whose count of blocks covers them; a flush; the map that refers to
 /// them; a flush. Other programs append where the count says, so that the count must never be too low. Killed
-/// anywhere, the worst is a count that is too high: a leaked block, which is taken again later.
+/// anywhere, the worst is a count that is too high: a leaked block, which is taken again later. When the
+/// image is closed, gaps are closed and the count is that of the entries, as QEMU's check wants it: after
+/// copies, a flush, the map, a flush, the count, a flush, the length of the file.
 struct VdiState: SessionState {
     let file: BlockNode
     var header: VdiHeader
@@ -16,6 +18,8 @@ struct VdiState: SessionState {
     /// Blocks that are being filled; whoever changes the whole map waits until there are none.
     var fillsInFlight = 0
     var isAtRest: Bool { fillsInFlight == 0 }
+    /// Whether the map was looked through, so that it may be written to.
+    private var isSound = false
 
     init(file: BlockNode, header: VdiHeader, isReadOnly: Bool) throws(BlockError) {
         self.file = file
@@ -37,6 +41,7 @@ struct VdiState: SessionState {
             )
         }
         spare = SpareBlocks(survey: survey)
+        isSound = true
     }
 
     /// Takes a block of the data area. It is not in the map until ``link(_:to:)``.
@@ -70,7 +75,14 @@ struct VdiState: SessionState {
     }
 
     mutating func finish() throws(BlockError) {
-        if !isReadOnly && hasChanges { try commit() }
+        guard !isReadOnly else { return }
+        if hasChanges { try commit() }
+        guard isSound else { return }
+        let survey = VdiSurvey(map: map, count: header.allocatedCount)
+        guard survey.unusedCount > 0, survey.findingCount == 0 else { return }
+        // Blocks that a failed write or a killed program left over. Where this fails, they stay leaked.
+        try? closeGaps(survey)
+        if hasChanges { try commit() }
     }
 
     mutating func writeHeader() throws(BlockError) {

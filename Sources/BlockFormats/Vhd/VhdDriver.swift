@@ -6,7 +6,7 @@ import Synchronization
 /// Lock order: the node's range, then this driver's lock, then the file's own. Data is read and written
 /// outside the lock. Options: `force_size_calc` (`chs` or `current_size`), by which of its two sizes the disk
 /// goes, whatever program made it.
-public final class VhdDriver: FormatDriver {
+public final class VhdDriver: FormatDriver, BackingChecking {
     public static let name = "vpc"
     public static let aliases = ["vhd"]
 
@@ -120,7 +120,8 @@ public final class VhdDriver: FormatDriver {
         try state.wait(until: { $0.fillsInFlight == 0 }, then: body)
     }
 
-    /// The parent must be the image over which this one was made. An UUID of zeroes says nothing.
+    /// The parent must be the image over which this one was made. An UUID of zeroes states nothing. The UUID
+    /// of an image stays when it is written to.
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {
         guard case .dynamic(let state) = body else { return }
         let (isChild, expected) = state.withLock { ($0.isDifferencing, $0.header.parentUUID) }
@@ -203,10 +204,14 @@ public final class VhdDriver: FormatDriver {
     }
 
     public func willReopen(readOnly: Bool) throws(BlockError) {
-        guard readOnly, case .dynamic(let state) = body else { return }
-        try exclusively(state) { (state) throws(BlockError) in
-            try state.finish()
-            state.isReadOnly = true
+        guard readOnly else { return }
+        switch body {
+        case .fixed(let fixed): try fixed.withLock { (fixed) throws(BlockError) in try fixed.settle(file) }
+        case .dynamic(let state):
+            try exclusively(state) { (state) throws(BlockError) in
+                try state.finish()
+                state.isReadOnly = true
+            }
         }
     }
 

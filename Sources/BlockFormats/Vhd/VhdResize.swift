@@ -24,7 +24,8 @@ extension VhdDriver: Resizable {
         case .fixed(let fixed):
             try fixed.withLock { (fixed) throws(BlockError) in
                 try fixed.settle(file)
-                if virtualSize >= before {
+                if virtualSize == before { return }
+                if virtualSize > before {
                     try fixed.grow(from: before, to: virtualSize, file)
                 } else {
                     try fixed.shrink(to: virtualSize, file)
@@ -33,7 +34,8 @@ extension VhdDriver: Resizable {
         case .dynamic(let state):
             try exclusively(state) { (state) throws(BlockError) in
                 try state.commit()
-                if virtualSize >= before {
+                if virtualSize == before { return }
+                if virtualSize > before {
                     try state.grow(from: before, to: virtualSize, old)
                 } else {
                     try state.shrink(to: virtualSize)

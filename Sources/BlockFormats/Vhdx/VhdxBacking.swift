@@ -2,7 +2,7 @@ import BlockCore
 import Synchronization
 
 /// Differencing images and their parents.
-extension VhdxDriver {
+extension VhdxDriver: BackingChecking {
     /// The parent that the image names.
     ///
     /// - Throws: `corrupt`, `unsupported` for a locator that cannot be used, where the parent is needed.
@@ -27,7 +27,6 @@ extension VhdxDriver {
     /// The parent must be the image that this one was made over, with the data that it had then.
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {
         guard let driver = backing.format as? VhdxDriver else { return try checkForeignParent(backing) }
-        knownParent.withLock { $0.driver = driver }
         let identity = driver.dataWriteGUID
         let linkages = try state.withLock { (state) throws(BlockError) in
             state.geometry.hasParent ? try state.parentLocator().linkages : [identity]
@@ -48,6 +47,14 @@ extension VhdxDriver {
         guard !request.namesBacking else { return }
         throw BlockError(
             .corrupt, "The parent '\(backing.filename)' is no VHDX image", path: file.filename)
+    }
+
+    static func driver(of parent: BlockNode) throws(BlockError) -> VhdxDriver {
+        guard let driver = parent.format as? VhdxDriver else {
+            throw BlockError(
+                .unsupported, "The parent '\(parent.filename)' is no VHDX image", path: parent.filename)
+        }
+        return driver
     }
 
     /// What children know this image's data by.

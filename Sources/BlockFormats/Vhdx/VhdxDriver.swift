@@ -16,12 +16,6 @@ public final class VhdxDriver: SessionFormat {
     /// The parent's name, as it was when the image was opened or since changed.
     let parent: Mutex<BackingReference?>
 
-    /// The parent that the image was opened with.
-    let knownParent = Mutex(KnownParent())
-
-    /// Does not keep it open.
-    struct KnownParent { weak var driver: VhdxDriver? }
-
     private init(_ state: VhdxState, _ request: OpenRequest, parent: BackingReference?) {
         file = state.file
         blockBytes = state.geometry.blockBytes

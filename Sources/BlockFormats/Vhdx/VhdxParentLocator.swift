@@ -51,8 +51,14 @@ struct VhdxParentLocator: Sendable, Equatable {
 
     /// What the parent's data write GUID may be. The second one counts while a merge is under way.
     var linkages: [ImageUUID] {
-        ["parent_linkage", "parent_linkage2"].compactMap { self[$0] }.compactMap { ImageUUID(guidText: $0) }
+        get { Self.linkageKeys.compactMap { self[$0] }.compactMap { ImageUUID(guidText: $0) } }
+        set {
+            entries.removeAll { Self.linkageKeys.contains($0.key) }
+            let linkages = zip(Self.linkageKeys, newValue).map { (key: $0, value: $1.guidText) }
+            entries.insert(contentsOf: linkages, at: 0)
+        }
     }
+    private static let linkageKeys = ["parent_linkage", "parent_linkage2"]
 
     /// A name by which the parent may be found from the image's folder: the relative path, else the last
     /// component of a path on the machine where it was made.

@@ -33,10 +33,8 @@ extension VhdxDriver: Rebasable, Emptying {
             linkage: Self.linkage(to: node), filename: reference.filename)
     }
 
-    /// Also tells the image that its parent has changed, where it was opened with it: what this image held
-    /// was written there.
+    /// The parent has what this image held, so that the disk reads as before.
     public func makeEmpty() throws(BlockError) {
-        let now = knownParent.withLock { $0.driver?.dataWriteGUID }
         try exclusively { (state) throws(BlockError) in
             guard !state.metadata.leavesBlocksAllocated else {
                 throw BlockError(.unsupported, "A fixed VHDX image cannot be emptied")
@@ -46,11 +44,36 @@ extension VhdxDriver: Rebasable, Emptying {
             none.virtualSize = 0
             try state.clearEntries(of: state.geometry, butNotOf: none)
             try state.commit()
-            guard let now, state.geometry.hasParent else { return }
+        }
+    }
+}
+
+extension VhdxDriver: ContentIdentifying {
+    public func announceIdentity(of backing: BlockNode) throws(BlockError) {
+        let parent = try Self.driver(of: backing)
+        let (now, next) = parent.state.withLock { ($0.headers.current.dataWriteGUID, $0.nextDataGUID()) }
+        try link(to: now == next ? [now] : [now, next])
+    }
+
+    public func renewIdentity() throws(BlockError) {
+        try state.withLock { (state) throws(BlockError) in try state.beginDataChanges() }
+    }
+
+    public func adoptIdentity(of backing: BlockNode) throws(BlockError) {
+        try link(to: [try Self.driver(of: backing).dataWriteGUID])
+    }
+
+    public func keepIdentity(_ isKept: Bool) { state.withLock { $0.keepsIdentity = isKept } }
+
+    /// Names in the locator, in one entry of the log, by which GUIDs the parent is known.
+    private func link(to linkages: [ImageUUID]) throws(BlockError) {
+        try exclusively { (state) throws(BlockError) in
+            guard state.geometry.hasParent else { return }
             var locator = try state.parentLocator()
-            guard !locator.linkages.contains(now) else { return }
-            locator.entries.removeAll { $0.key.hasPrefix("parent_linkage") }
-            locator.entries.insert(("parent_linkage", now.guidText), at: 0)
+            guard locator.linkages != linkages else { return }
+            locator.linkages = linkages
+            try state.beginChanges()
+            try state.commit()
             try state.change(locator)
         }
     }

@@ -16,6 +16,8 @@ extension VhdxDriver: Resizable {
             throw BlockError(.limit, "Image size too large; max of 64TB")
         }
         let before = self.virtualSize
+        // Children must not find another identity where nothing changes.
+        if virtualSize == before { return }
         if virtualSize > before { try storeLastBlock(old) }
         try exclusively { (state) throws(BlockError) in
             guard virtualSize % state.geometry.sectorBytes == 0 else {
@@ -24,9 +26,9 @@ extension VhdxDriver: Resizable {
                     "The size must be a multiple of the disk's sectors of \(state.geometry.sectorBytes) bytes"
                 )
             }
-            try state.beginChanges()
+            try state.beginDataChanges()
             try state.commit()
-            if virtualSize >= before {
+            if virtualSize > before {
                 try state.grow(to: virtualSize)
             } else {
                 try state.shrink(to: virtualSize)

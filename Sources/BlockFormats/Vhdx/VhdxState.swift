@@ -2,7 +2,8 @@ import BlockCore
 
 /// Headers, tables and log of an open image. Used under the driver's lock.
 ///
-/// The order of writes. First of all in a session the header, with new GUIDs. Then: guest data; flush; an
+/// The order of writes. First of all in a session the header, with a new GUID of the file; before the first
+/// change of what the disk reads as, also with a new one of the data. Then: guest data; flush; an
 /// entry of the log with the changed pages of the BAT; flush; (the first time) the header, which names the
 /// log; flush; the pages in their places. These are durable before the next entry, so that the newest entry
 /// of the log is always all that needs replaying; entries take turns in two halves of the log, so that
@@ -28,6 +29,12 @@ struct VhdxState: SessionState {
     var isReadOnly: Bool
     /// Whether this session has changed the file.
     private var hasBegun = false
+    /// Whether this session has changed what the disk reads as, so that the data have their new GUID.
+    private var hasChangedData = false
+    /// The GUID that the data get with their first change in this session, once somebody has asked for it.
+    private var plannedDataGUID: ImageUUID?
+    /// Set while a job writes what the disk reads as anyway.
+    var keepsIdentity = false
     private var logGUID = Vhdx.noGUID
     private var logSequence: UInt64 = 0
     /// Pages that the log durably has and whose places in the file could not be written yet.
@@ -97,14 +104,35 @@ struct VhdxState: SessionState {
 
     // MARK: Session
 
-    /// Gives the file its new GUIDs before its first change in this session.
+    /// Gives the file its new GUID before its first change in this session. What the disk reads as stays.
     mutating func beginChanges() throws(BlockError) {
         guard !hasBegun else { return }
         var header = headers.current
         header.fileWriteGUID = newGUID("vhdx file write \(header.sequence)")
-        header.dataWriteGUID = newGUID("vhdx data write \(header.sequence)")
         try headers.replace(with: header, in: file)
         hasBegun = true
+    }
+
+    /// Gives the data their new GUID, by which children know them, before the first change in this session of
+    /// what the disk reads as, its size included.
+    mutating func beginDataChanges() throws(BlockError) {
+        if keepsIdentity { return try beginChanges() }
+        guard !hasChangedData else { return }
+        var header = headers.current
+        if !hasBegun { header.fileWriteGUID = newGUID("vhdx file write \(header.sequence)") }
+        header.dataWriteGUID = nextDataGUID()
+        try headers.replace(with: header, in: file)
+        hasBegun = true
+        hasChangedData = true
+    }
+
+    /// The GUID that the data have after their next change: in a session, all changes share one.
+    mutating func nextDataGUID() -> ImageUUID {
+        let current = headers.current
+        if hasChangedData { return current.dataWriteGUID }
+        let next = plannedDataGUID ?? newGUID("vhdx data write \(current.sequence)")
+        plannedDataGUID = next
+        return next
     }
 
     /// Makes everything durable, in the order above.
@@ -211,6 +239,8 @@ struct VhdxState: SessionState {
             table.forgetChanges()
         }
         hasBegun = false
+        hasChangedData = false
+        plannedDataGUID = nil
         logSequence = 0
         try trim()
     }

@@ -31,7 +31,7 @@ extension VhdxDriver {
     private func place(forBlockAt offset: Int) throws(BlockError) -> Place {
         let block = offset / blockBytes
         return try state.wait(until: { !$0.filling.contains(block) }) { (state) throws(BlockError) in
-            try state.beginChanges()
+            try state.beginDataChanges()
             let kind = try state.kind(state.entry(ofBlock: block), block: block)
             switch kind {
             case .stored(let host): return Place(block: block, hostOffset: host, rest: .none)
@@ -143,10 +143,10 @@ extension VhdxDriver: ZeroWriting, Discarding {
             let end = min(range.upperBound, (block + 1) * blockBytes)
             let isWhole = offset % blockBytes == 0 && (end % blockBytes == 0 || end == virtualSize)
             let kind = try state.withLock { (state) throws(BlockError) in
-                try state.beginChanges()
-                return try isWhole
-                    ? state.markZero(block, keepsPlace: !mayUnmap)
-                    : state.kind(state.entry(ofBlock: block), block: block)
+                if isWhole { return try state.markZero(block, keepsPlace: !mayUnmap) }
+                let kind = try state.kind(state.entry(ofBlock: block), block: block)
+                if case .stored = kind { try state.beginDataChanges() }
+                return kind
             }
             switch kind {
             case .stored(let host):
@@ -179,10 +179,11 @@ extension VhdxState {
     fileprivate mutating func markZero(_ block: Int, keepsPlace: Bool) throws(BlockError) -> Kind {
         let entry = try entry(ofBlock: block)
         let before = try kind(entry, block: block)
+        if case .zero = before { return .zero }
+        try beginDataChanges()
         switch before {
-        case .zero: return .zero
         case .stored where keepsPlace || metadata.leavesBlocksAllocated: return before
-        case .stored, .partial, .absent: break
+        case .zero, .stored, .partial, .absent: break
         }
         // Before the place is given back: what is given back when this is written, nothing may refer to.
         if table.isCrowded { try commit() }

@@ -57,12 +57,17 @@ extension VmdkDriver: Measurable {
 
     /// The content ID of an open VMDK image.
     static func contentID(of node: BlockNode) throws(BlockError) -> UInt32 {
+        try driver(of: node).state.withLock { $0.descriptor?.descriptor.cid ?? 0 }
+    }
+
+    /// - Throws: `unsupported` for an image of another format.
+    static func driver(of node: BlockNode) throws(BlockError) -> VmdkDriver {
         guard let driver = node.format as? VmdkDriver else {
             throw BlockError(
                 .unsupported, "Invalid backing file format: \(node.driverName). Must be \(name)",
                 path: node.filename)
         }
-        return driver.state.withLock { $0.descriptor?.descriptor.cid ?? 0 }
+        return driver
     }
 
     /// Files of plain bytes can have their space from the start.

@@ -133,6 +133,29 @@ struct VmdkDescriptor {
         return parentCID == Vmdk.noParent ? nil : hint
     }
 
+    // MARK: The parent's next content ID
+
+    private static let announcementKey = "#platter.nextParent="
+
+    /// A comment by which the parent may have another content ID as well: it is about to change, in a way
+    /// that leaves this disk as it is.
+    static func announcement(of cid: UInt32) -> String { announcementKey + VmdkPlan.hex(cid) }
+
+    static func isAnnouncement(_ line: String) -> Bool { line.hasPrefix(announcementKey) }
+
+    /// What such a comment states; a line that is cut off states nothing.
+    var announcedParentCID: UInt32? {
+        for line in lines where Self.isAnnouncement(line) {
+            let digits = line.dropFirst(Self.announcementKey.count)
+            if digits.utf8.count == 8, let cid = UInt32(digits, radix: 16) { return cid }
+        }
+        return nil
+    }
+
+    mutating func removeAnnouncements() {
+        while let index = lines.firstIndex(where: Self.isAnnouncement) { remove(line: index) }
+    }
+
     /// Says what the heads and tracks that the disk has make of another size.
     mutating func setGeometry(sectors: Int) {
         let key = "ddb.geometry.cylinders"

@@ -33,34 +33,95 @@ struct VmdkDescriptorStore {
         bytes = Array(text.prefix { $0 != 0 })
     }
 
-    /// Changes the digits of the content ID where they are, so that one sector is written. Durable on return.
-    mutating func changeCID(_ next: (UInt32) -> UInt32) throws(BlockError) {
-        guard let old = descriptor.cid else { return }
-        let place = digitsOfCID
-        let width = place.map { min($0.count, 8) } ?? 8
+    // MARK: Identities
+
+    /// A content ID other than the present one, of as many digits; `nil` for a disk that has none.
+    ///
+    /// - Parameter next: what comes after the present one, if nothing is against it.
+    func newCID(_ next: (UInt32) -> UInt32) -> UInt32? {
+        guard let old = descriptor.cid else { return nil }
+        let width = digits(of: "CID").map { min($0.count, 8) } ?? 8
         let bits: UInt32 = width == 8 ? .max : (1 << (4 * UInt32(width))) &- 1
-        var new = next(old) & bits
-        if new == old || new == 0 || new >= Vmdk.noParent - 1 { new = (old ^ 1) & bits }
-        let digits = String(new, radix: 16)
-        let text = String(repeating: "0", count: max(0, width - digits.count)) + digits
-        guard let place, place.count == text.utf8.count else {
+        let new = next(old) & bits
+        return new == old || new == 0 || new >= Vmdk.noParent - 1 ? (old ^ 1) & bits : new
+    }
+
+    /// Changes `CID` or `parentCID`, which must be there: its digits where they are, if there are as many, so
+    /// that one sector is written. Durable on return.
+    mutating func change(_ key: String, to value: UInt32) throws(BlockError) {
+        let place = digits(of: key)
+        let short = String(value, radix: 16)
+        let digits = String(repeating: "0", count: max(0, min(place?.count ?? 8, 8) - short.count)) + short
+        guard let place, place.count == digits.utf8.count else {
             var changed = descriptor
-            changed.set("CID", to: "CID=" + text)
+            changed.set(key, to: "\(key)=" + digits)
             return try replace(with: changed)
         }
-        bytes.replaceSubrange(place, with: Array(text.utf8))
-        descriptor.set("CID", to: "CID=" + text)
-        let sectors =
-            place.lowerBound.roundedDown(
-                to: Vmdk.sectorBytes)..<min(
-                bytes.count, (place.upperBound + Vmdk.sectorBytes - 1).roundedDown(to: Vmdk.sectorBytes))
-        try file.write(bytes.span.bytes.extracting(sectors), at: offset + sectors.lowerBound)
+        var changed = bytes
+        changed.replaceSubrange(place, with: Array(digits.utf8))
+        let end = (place.upperBound + Vmdk.sectorBytes - 1).roundedDown(to: Vmdk.sectorBytes)
+        let sectors = place.lowerBound.roundedDown(to: Vmdk.sectorBytes)..<min(changed.count, end)
+        try file.write(changed.span.bytes.extracting(sectors), at: offset + sectors.lowerBound)
+        try file.flush()
+        bytes = changed
+        descriptor.set(key, to: "\(key)=" + digits)
+    }
+
+    /// Writes behind the text which content ID the parent may have as well. Durable on return; until then
+    /// the text means what it did, because a line that is cut off is a comment like others.
+    ///
+    /// - Throws: `limit` without room for it.
+    mutating func announceParent(_ value: UInt32) throws(BlockError) {
+        try withdrawAnnouncement()
+        let line = VmdkDescriptor.announcement(of: value)
+        let isOpen = bytes.last.map { $0 != 10 } ?? false
+        let addition = (isOpen ? [10] : []) + Array(line.utf8) + [10]
+        let end = bytes.count + addition.count
+        guard end <= min(room ?? .max, Vmdk.Limit.descriptorBytes) else {
+            throw BlockError(.limit, "The descriptor does not fit into the image", path: file.filename)
+        }
+        try file.write(addition.span.bytes, at: offset + bytes.count)
+        try file.flush()
+        bytes += addition
+        descriptor = try VmdkDescriptor.parse(bytes.span.bytes)
+    }
+
+    /// Takes back what ``announceParent(_:)`` wrote: the line becomes an empty one, or goes with the end of
+    /// the text.
+    mutating func withdrawAnnouncement() throws(BlockError) {
+        while let line = line(VmdkDescriptor.isAnnouncement) {
+            let isLast = line.upperBound + 1 >= bytes.count
+            if isLast && room == nil {
+                try file.resize(to: offset + line.lowerBound)
+            } else {
+                let place = isLast ? line.lowerBound..<bytes.count : line
+                let blank = [UInt8](repeating: isLast ? 0 : 10, count: place.count)
+                try file.write(blank.span.bytes, at: offset + place.lowerBound)
+            }
+            if isLast {
+                bytes.removeSubrange(line.lowerBound...)
+            } else {
+                bytes.replaceSubrange(line, with: [UInt8](repeating: 10, count: line.count))
+            }
+            descriptor = try VmdkDescriptor.parse(bytes.span.bytes)
+        }
         try file.flush()
     }
 
-    /// Where the digits behind `CID=` at the start of a line are.
-    private var digitsOfCID: Range<Int>? {
-        let key = Array("CID=".utf8)
+    /// Where the first line is that `isWanted`, without its line feed.
+    private func line(_ isWanted: (String) -> Bool) -> Range<Int>? {
+        var start = 0
+        while start < bytes.count {
+            let end = bytes[start...].firstIndex(of: 10) ?? bytes.count
+            if isWanted(VmdkText.decode(bytes[start..<end])) { return start..<end }
+            start = end + 1
+        }
+        return nil
+    }
+
+    /// Where the digits behind `key` and an equals sign at the start of a line are.
+    private func digits(of key: String) -> Range<Int>? {
+        let key = Array((key + "=").utf8)
         var start = 0
         while start < bytes.count {
             let end = bytes[start...].firstIndex(of: 10) ?? bytes.count

@@ -137,11 +137,15 @@ public final class VmdkDriver: FormatDriver {
 
     public func close() throws(BlockError) {
         try exclusively { (state) throws(BlockError) in
-            if !state.isReadOnly { try state.commit() }
+            var failures = FirstFailure()
+            if !state.isReadOnly { failures.note { () throws(BlockError) in try state.commit() } }
             try? state.settleDescriptor()
-            for file in state.ownFiles + state.doubtfulFiles { try file.close() }
+            for file in state.ownFiles + state.doubtfulFiles {
+                failures.note { () throws(BlockError) in try file.close() }
+            }
             state.ownFiles = []
             state.doubtfulFiles = []
+            try failures.throwFirst()
         }
     }
 
@@ -149,6 +153,7 @@ public final class VmdkDriver: FormatDriver {
         try exclusively { (state) throws(BlockError) in
             if readOnly {
                 try state.commit()
+                try state.settleDescriptor()
                 state.isReadOnly = true
             } else {
                 try VmdkOpening.checkWritable(state)
@@ -160,7 +165,7 @@ public final class VmdkDriver: FormatDriver {
         guard !readOnly else { return }
         try exclusively { (state) throws(BlockError) in
             state.isReadOnly = false
-            state.hasNewCID = false
+            state.forgetIdentity()
         }
     }
 }

@@ -17,6 +17,7 @@ extension VmdkDriver: Rebasable {
             var parent = Vmdk.noParent
             if let backing { parent = try identity(of: backing, stated: changed.parentCID) }
             changed.set("parentCID", to: "parentCID=" + VmdkPlan.hex(parent), after: "CID")
+            changed.removeAnnouncements()
             changed.set("parentFileNameHint", to: backing.map { "parentFileNameHint=\"\($0.filename)\"" })
             try state.commit()
             try state.descriptor?.replace(with: changed)
@@ -55,10 +56,14 @@ extension VmdkDriver: Rebasable {
     /// A parent that was written to since the image was made over it no longer has what the image lacks.
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {
         guard let driver = backing.format as? VmdkDriver, driver !== self else { return }
-        let stated = state.withLock { $0.descriptor?.descriptor.parentCID }
+        let (stated, announced) = state.withLock {
+            ($0.descriptor?.descriptor.parentCID, $0.descriptor?.descriptor.announcedParentCID)
+        }
         let found = try Self.contentID(of: backing)
         // 0 is what is noted where the file was not to be opened.
-        guard let stated, stated != Vmdk.noParent, stated != 0, stated != found else { return }
+        guard let stated, stated != Vmdk.noParent, stated != 0, stated != found, announced != found else {
+            return
+        }
         throw BlockError(
             .corrupt,
             "The backing file '\(backing.filename)' was changed since the image was made over it (its CID is "
@@ -68,13 +73,13 @@ extension VmdkDriver: Rebasable {
 }
 
 extension VmdkDriver: Emptying {
-    /// The order of writes: the entries of all tables; a flush; the length of the files.
+    /// The order of writes: the entries of all tables; a flush; the length of the files. The parent has what
+    /// this image held, so that the disk reads as before.
     public func makeEmpty() throws(BlockError) {
         try exclusively { (state) throws(BlockError) in
             guard state.extents.allSatisfy({ $0.tables != nil }) else {
                 throw BlockError(.unsupported, "Only sparse images can be emptied", path: file.filename)
             }
-            try state.prepareChange(nextCID)
             try state.commit()
             for extent in state.extents {
                 guard let tables = extent.tables else { continue }
@@ -91,16 +96,35 @@ extension VmdkDriver: Emptying {
 }
 
 extension VmdkDriver: ContentIdentifying {
+    /// The order of writes. Of two IDs the parent has one already. That goes in the place of the stated one,
+    /// whose digits are in one sector; then the other one is written behind the text.
+    public func announceIdentity(of backing: BlockNode) throws(BlockError) {
+        let parent = try Self.driver(of: backing)
+        let (now, next) = parent.state.withLock {
+            ($0.descriptor?.descriptor.cid ?? 0, $0.nextIdentity(parent.nextCID))
+        }
+        try exclusively { (state) throws(BlockError) in
+            try Self.accept(now, &state)
+            if now != next { try state.descriptor?.announceParent(next) }
+        }
+    }
+
     public func renewIdentity() throws(BlockError) {
         try state.withLock { (state) throws(BlockError) in try state.prepareChange(nextCID) }
     }
 
     public func adoptIdentity(of backing: BlockNode) throws(BlockError) {
-        let parent = try Self.contentID(of: backing)
+        let now = try Self.contentID(of: backing)
         try exclusively { (state) throws(BlockError) in
-            guard var changed = state.descriptor?.descriptor, changed.parentCID != parent else { return }
-            changed.set("parentCID", to: "parentCID=" + VmdkPlan.hex(parent))
-            try state.descriptor?.replace(with: changed)
+            try Self.accept(now, &state)
+            try state.descriptor?.withdrawAnnouncement()
         }
+    }
+
+    public func keepIdentity(_ isKept: Bool) { state.withLock { $0.keepsIdentity = isKept } }
+
+    private static func accept(_ cid: UInt32, _ state: inout VmdkState) throws(BlockError) {
+        guard let stated = state.descriptor?.descriptor.parentCID, stated != Vmdk.noParent else { return }
+        if stated != cid { try state.descriptor?.change("parentCID", to: cid) }
     }
 }

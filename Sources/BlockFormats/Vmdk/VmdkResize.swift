@@ -22,6 +22,11 @@ extension VmdkDriver: Resizable {
             guard let last = state.extents.last, state.descriptor != nil else {
                 throw BlockError(.unsupported, "Disks without a descriptor cannot be resized")
             }
+            // Overlays must not find another identity where nothing changes.
+            if virtualSize == state.virtualSize {
+                try keepSize(&state)
+                return nil
+            }
             try state.prepareChange(nextCID)
             try state.commit()
             try state.settleDescriptor()
@@ -34,6 +39,16 @@ extension VmdkDriver: Resizable {
             return nil
         }
         if let growth { try finish(growth, to: virtualSize, old) }
+    }
+
+    /// Makes the descriptor state the size that the disk has, where damage or a failure left another.
+    private func keepSize(_ state: inout VmdkState) throws(BlockError) {
+        try state.settleDescriptor()
+        guard state.extents.count == 1, state.extents[0].kindName.isEmpty,
+            let line = state.descriptor?.descriptor.extents.first?.extent,
+            line.sectors != state.virtualSize / Vmdk.sectorBytes
+        else { return }
+        try state.noteSize(state.virtualSize)
     }
 
     // MARK: A disk in one sparse file

@@ -45,6 +45,10 @@ struct VmdkState {
     var isReadOnly: Bool
     /// The content ID has been changed since the image was opened, and is durable.
     var hasNewCID = false
+    /// The content ID that the first change is to bring, once somebody has asked for it.
+    var plannedCID: UInt32?
+    /// Set while a job writes what the disk reads as anyway.
+    var keepsIdentity = false
     /// Writes, zeroings and discards between planning and linking.
     var changesInFlight = 0
     /// Guest ranges of whole grains that are being filled.
@@ -115,18 +119,36 @@ struct VmdkState {
         }
     }
 
-    /// Everything durable: grains, then what refers to them.
+    /// Everything durable: grains, then what refers to them. An extent that fails keeps none of the others.
     mutating func commit() throws(BlockError) {
+        var failures = FirstFailure()
         for extent in extents {
-            if let tables = extent.tables { try tables.commit() } else { try extent.file?.flush() }
+            failures.note { () throws(BlockError) in
+                if let tables = extent.tables { try tables.commit() } else { try extent.file?.flush() }
+            }
         }
+        try failures.throwFirst()
     }
 
     /// Gives the disk a new content ID before its contents change for the first time: who knows the old one
     /// must not take the disk for what it was.
     mutating func prepareChange(_ nextCID: (UInt32) -> UInt32) throws(BlockError) {
-        guard !hasNewCID else { return }
-        if descriptor?.descriptor.cid != nil { try descriptor?.changeCID(nextCID) }
+        guard !hasNewCID, !keepsIdentity else { return }
+        if let next = plannedCID ?? descriptor?.newCID(nextCID) { try descriptor?.change("CID", to: next) }
         hasNewCID = true
+    }
+
+    /// The content ID that the disk has after its next change: in a session, all changes share one. 0 for a
+    /// disk that has none.
+    mutating func nextIdentity(_ nextCID: (UInt32) -> UInt32) -> UInt32 {
+        guard !hasNewCID else { return descriptor?.descriptor.cid ?? 0 }
+        plannedCID = plannedCID ?? descriptor?.newCID(nextCID)
+        return plannedCID ?? 0
+    }
+
+    /// Gets ready for another session of changes.
+    mutating func forgetIdentity() {
+        hasNewCID = false
+        plannedCID = nil
     }
 }

@@ -36,6 +36,15 @@ enum LayerCopy {
         try body()
     }
 
+    /// Runs `body`, whose writes to `node` leave what it reads as: overlays know it by its old identity.
+    static func keepingIdentity(of node: BlockNode, _ body: () throws(BlockError) -> Void) throws(BlockError)
+    {
+        let identified = node.format as? any ContentIdentifying
+        identified?.keepIdentity(true)
+        defer { identified?.keepIdentity(false) }
+        try body()
+    }
+
     /// The driver of `node` if it can change its backing reference.
     static func rebasable(_ node: BlockNode) throws(BlockError) -> any Rebasable {
         guard let driver = node.format as? any Rebasable else {
