@@ -65,7 +65,7 @@ import Testing
         }
         let node = try Self.open(store, options("base"))
         #expect(try node.readBytes(at: 0, count: 1) == [1])
-        #expect(try node.format?.describe().specific.last == InfoField("parent-uuid", .text(Self.sevens)))
+        #expect(try node.format?.describe().specific?.last == InfoField("parent-uuid", .text(Self.sevens)))
         try node.close()
         #expect(throws: BlockError.self) { try Self.open(store, options("other")) }
         let read = try Self.open(store, options("other", ["parent-check": "off"]))

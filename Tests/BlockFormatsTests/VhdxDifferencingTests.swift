@@ -188,6 +188,11 @@ import Testing
         let node = try VhdxImages.open(store, readOnly: false)
         let parent = try #require(node.backing)
         try parent.reopen(readOnly: false)
+        // As a commit does: the parent's next identity is announced before the parent has it.
+        let overlay = try #require(node.format as? any ContentIdentifying)
+        try overlay.announceIdentity(of: parent)
+        try #require(parent.format as? any ContentIdentifying).renewIdentity()
+        try overlay.adoptIdentity(of: parent)
         try parent.write([UInt8](repeating: 7, count: 512).span.bytes, at: Self.unit)
         try parent.flush()
         try node.makeEmpty()

@@ -177,7 +177,7 @@ struct IdentifiedChain: Sendable, CustomTestStringConvertible {
     @Test(arguments: strict) func theOptionReachesLayersBelow(_ chain: Chain) throws {
         let store = try chain.make()
         let node = try chain.open("base", store, readOnly: false)
-        try node.write([9].span.bytes, at: 0)
+        try node.write([9 as UInt8].span.bytes, at: 0)
         try node.close()
         let error = #expect(throws: BlockError.self) { try chain.open("top", store) }
         #expect(error?.hint?.contains("'backing.parent-check=off'") == true, "\(String(describing: error))")
@@ -237,7 +237,7 @@ struct IdentifiedChain: Sendable, CustomTestStringConvertible {
         let chain = Chain.all[0]
         let store = try chain.make()
         let node = try chain.open("middle", store, readOnly: false)
-        try node.write([5].span.bytes, at: 4 * chain.unit)
+        try node.write([5 as UInt8].span.bytes, at: 4 * chain.unit)
         try node.flush()
         let killed = TestStore(store.files)
         try chain.create("over", over: "middle", in: killed, units: [:])
