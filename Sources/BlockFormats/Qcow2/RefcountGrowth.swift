@@ -60,7 +60,8 @@ extension RefcountStore {
             growth.place = start..<start + clusters
             growth.placedEntries = table.count
         } catch {
-            shrinkTable(to: growth.placedEntries)
+            // 0: the table did not grow, so nothing is to be undone.
+            if growth.placedEntries > 0 { shrinkTable(to: growth.placedEntries) }
             throw error
         }
         if let before { giveBack(before) }
@@ -83,8 +84,11 @@ extension RefcountStore {
     /// Writes a grown table to its new place. The owner then makes it durable, points the header to it, makes
     /// that durable, and frees the old place.
     func placeTable() throws(BlockError) {
-        // Growth by other means than allocating has none yet.
-        if growth.place == nil { try placeGrownTable() }
+        // Growth by other means than allocating has none yet, nor has a table that moves without growing.
+        if growth.place == nil {
+            growth.needsPlacing = true
+            try placeGrownTable()
+        }
         guard let place = growth.place else {
             throw BlockError(.noSpace, "The refcount table could not grow", path: file.filename)
         }

@@ -325,6 +325,7 @@ final class RefcountStore {
         let home = try findFree(1)
         owner?.willMakeBlock(home)
         let offset = home << layout.clusterBits
+        // Where this fails, the whole store is given up (``beginShadow(searchingFrom:)``).
         let buffer = AlignedBuffer(count: layout.clusterSize)
         var bytes = buffer.mutableBytes
         try file.read(into: &bytes, at: old)
