@@ -25,7 +25,8 @@ public enum ConformancePhase: Sendable, CaseIterable {
 ///   - rounds: how many runs with random operations there are, each with another seed.
 /// - Throws: ``ConformanceFailure`` with seed and operations, at the first finding.
 public func checkFormatDriver(
-    _ configurations: [FormatConfiguration], phases: [ConformancePhase] = [.random, .edges, .concurrency, .crash, .faults],
+    _ configurations: [FormatConfiguration],
+    phases: [ConformancePhase] = [.random, .edges, .concurrency, .crash, .faults],
     operations: Int = 60, rounds: Int = 1, seed: UInt64 = TestEffort.seed
 ) throws {
     for configuration in configurations {

@@ -82,7 +82,9 @@ public struct FileConfinement: Sendable {
         let name = name
         let parts = name.split(separator: "/")
         let folder = imagePath.lastIndex(of: "/").map { imagePath[...$0] } ?? ""
-        let isBelow = name.hasPrefix("/") ? folder.hasPrefix("/") && name.hasPrefix(folder) : !isFromWorkingFolder || folder.isEmpty
+        let isBelow =
+            name.hasPrefix("/")
+            ? folder.hasPrefix("/") && name.hasPrefix(folder) : !isFromWorkingFolder || folder.isEmpty
         guard allowsFolder, isBelow, !parts.contains("..") else { throw denial(nil) }
     }
 }
