@@ -90,6 +90,9 @@ extension Qcow2Metadata {
         firstOverlap(ClusterRanges(try allAreas()), try refcounts())
     }
 
+    /// How many tables behind the end of the file are remembered.
+    private static let mostBehindEnd = 1 << 16
+
     /// The first cluster that is found to be used twice: by areas, then by tables of one cluster each. Looks
     /// at the latter part by part, in memory that does not grow with the image.
     private func firstOverlap(_ areas: ClusterRanges, _ store: RefcountStore) -> Int? {
@@ -104,7 +107,13 @@ extension Qcow2Metadata {
             if let found { return found }
             start = part.upperBound
         }
-        return nil
+        // Entries that point behind the end are damage, which is met where they are used; two alike, or very
+        // many, are told now.
+        var behindEnd: Set<Int> = []
+        return firstOwnCluster(store) { cluster in
+            guard cluster >= store.virginCluster else { return false }
+            return !behindEnd.insert(cluster).inserted || behindEnd.count > Self.mostBehindEnd
+        }
     }
 
     /// The cluster that an entry of an L1 or refcount table refers to.

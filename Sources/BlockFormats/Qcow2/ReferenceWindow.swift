@@ -128,8 +128,8 @@ struct ReferenceWindow {
     }
 }
 
-/// Counts that do not fit into a cell of a window: many where many snapshots share much. 16 bits each, in parts
-/// that take memory when they are first needed; few are larger.
+/// Counts that do not fit into a cell of a window: many where many snapshots share much. 16 bits each, in
+/// parts that take memory when they are first needed; few are larger.
 private struct LargeCounts {
     private static let partBits = 12
     private var parts: [[UInt16]]
