@@ -73,6 +73,16 @@ import Testing
             "platter: Could not write to standard output: Broken pipe\n")
     }
 
+    @Test("signals that are ignored from the start stay ignored", arguments: ["HUP", "INT", "TERM"])
+    func ignoredSignals(_ name: String) throws {
+        try fixture.write("a.raw", [UInt8](repeating: 5, count: 3 << 20))
+        try expect(
+            """
+            (trap '' \(name); exec platter convert -r 2M -m 1 -f raw -O raw a.raw b.raw) & child=$!
+            sleep 0.5; kill -\(name) $child; wait $child; echo $?; cmp a.raw b.raw
+            """, 0, "0\n")
+    }
+
     @Test("a limit on the size of files is an error that can be read")
     func fileSizeLimit() throws {
         try fixture.write("a.raw", [UInt8](repeating: 5, count: 3 << 20))

@@ -1,4 +1,5 @@
 import BlockCore
+import CHost
 import Synchronization
 
 #if canImport(Glibc)
@@ -44,7 +45,9 @@ final class SignalWatch: Sendable {
     /// The exit status after an interrupt, as a shell tells of the signal: 130 for Ctrl-C.
     static var interruptedStatus: Int32 { 128 + received.load(ordering: .relaxed) }
 
-    private static let interrupts = [SIGINT, SIGTERM, SIGHUP]
+    /// Signals that were ignored when the program began stay so: nohup, and background jobs of scripts.
+    private static let interrupts = [SIGINT, SIGTERM, SIGHUP].filter { platter_is_ignored($0) == 0 }
+    private static let statusIsIgnored = platter_is_ignored(SIGUSR1) != 0
 
     /// Starts watching. The first interrupt calls `onInterrupt`, the second ends the process.
     init(onInterrupt: @escaping @Sendable () -> Void, onStatusRequest: @escaping @Sendable () -> Void) {
@@ -115,7 +118,7 @@ final class SignalWatch: Sendable {
 
     private static var set: sigset_t {
         var set = interruptSet
-        sigaddset(&set, SIGUSR1)
+        if !statusIsIgnored { sigaddset(&set, SIGUSR1) }
         return set
     }
 }
