@@ -184,7 +184,7 @@ import Testing
         let outcome = try fixture.shell(
             """
             platter convert -r 50k -m 1 -f raw in.raw out.raw & child=$!
-            for i in $(seq 100); do test -e out.raw && break; sleep 0.05; done
+            for i in $(seq 100); do ls | grep -q '^out.raw' && break; sleep 0.05; done
             sleep 0.2; kill -USR1 $child; wait $child
             """, linked: true)
         #expect(outcome.status == 0)
