@@ -292,10 +292,11 @@ enum ParallelsImage {
             of: ["disk": Self.file(damage)],
             action: { store in _ = try ParallelsImage.check(store, .all) },
             verify: { store in
-                guard try ParallelsImage.firstBytes(store) == damage.repaired else {
-                    throw Mismatch("other bytes")
-                }
+                let bytes = { try ParallelsImage.firstBytes(store) }
+                let before = damage.isLoss ? (try? bytes()) ?? damage.repaired : try bytes()
+                guard before == damage.repaired else { throw Mismatch("other bytes") }
                 _ = try ParallelsImage.check(store, .all)
+                guard try bytes() == damage.repaired else { throw Mismatch("other bytes after the repair") }
                 guard try ParallelsImage.isSound(store) else { throw Mismatch("not repaired") }
             })
     }

@@ -135,6 +135,8 @@ import Testing
         var count: Int?
         var corruptions: Int
         var leaks: Int
+        /// Whether the file lacks a block, which cannot be read before the repair.
+        var isLoss = false
         /// The first bytes of the blocks after the repair.
         var repaired: [UInt8]
     }
@@ -143,7 +145,8 @@ import Testing
         Damage(entries: [0, 0], count: 1, corruptions: 1, leaks: 0, repaired: [1, 1]),
         Damage(entries: [0, 1, 2], count: 1, corruptions: 2, leaks: 0, repaired: [1, 2, 3]),
         Damage(entries: [2, 0xFFFF_FFFF], count: 5, corruptions: 0, leaks: 4, repaired: [3, 0]),
-        Damage(entries: [0, 4_000_000], count: 1, corruptions: 2, leaks: 0, repaired: [1, 0]),
+        Damage(
+            entries: [0, 4_000_000], count: 1, corruptions: 2, leaks: 0, isLoss: true, repaired: [1, 0]),
         Damage(entries: [0, 90], count: 91, corruptions: 2, leaks: 67, repaired: [1, 91]),
         Damage(entries: [1, 0], count: 4_000_000_000, corruptions: 1, leaks: 66, repaired: [2, 1]),
     ]
@@ -183,10 +186,11 @@ import Testing
             of: ["disk": Self.image(count: damage.count, damage.entries)],
             action: { store in _ = try Self.check(store, .all) },
             verify: { store in
-                guard try Self.firstBytes(Self.open(store)) == damage.repaired else {
-                    throw Mismatch("other bytes")
-                }
+                let bytes = { try Self.firstBytes(Self.open(store)) }
+                let before = damage.isLoss ? (try? bytes()) ?? damage.repaired : try bytes()
+                guard before == damage.repaired else { throw Mismatch("other bytes") }
                 _ = try Self.check(store, .all)
+                guard try bytes() == damage.repaired else { throw Mismatch("other bytes after the repair") }
                 guard try Self.check(store) == CheckResult() else { throw Mismatch("not repaired") }
             })
     }

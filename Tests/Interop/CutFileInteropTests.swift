@@ -27,10 +27,12 @@ import Testing
             /usr/bin/qemu-img convert -f raw -O \(words[0]) \(options) s.raw a.img
             platter convert -f \(words[0]) -O raw a.img o.raw && cmp -n 4194304 s.raw o.raw
             """)
+        // QEMU ends streamOptimized files with space that holds nothing.
+        let whole = kind.hasSuffix("streamOptimized") ? 8 : 16
         for part in [3, 7, 11, 15] {
             let outcome = try fixture.shell(
                 """
-                cp a.img b.img; truncate -s $(( $(stat -c %s a.img) * \(part) / 16 )) b.img
+                cp a.img b.img; truncate -s $(( $(stat -c %s a.img) * \(part) / 16 * \(whole) / 16 )) b.img
                 platter convert -f \(words[0]) -O raw b.img o.raw
                 """, linked: true)
             #expect(outcome.status == 1, "\(part)/16: \(outcome.text)")

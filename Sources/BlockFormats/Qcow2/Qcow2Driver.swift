@@ -202,7 +202,13 @@ public final class Qcow2Driver: FormatDriver {
         }
     }
 
-    public func flush() throws(BlockError) { try metadata.flushTables() }
+    public func flush() throws(BlockError) {
+        try metadata.flushTables()
+        // Damage that was met when references were dropped, after everything was written.
+        try metadata.withLock { tables throws(BlockError) in
+            if !tables.isReadOnly, let damage = tables.damage { throw damage }
+        }
+    }
 
     public func close() throws(BlockError) {
         try exclusively { tables throws(BlockError) in
