@@ -94,7 +94,7 @@ import Testing
 }
 
 /// A read-only format that is known by its last sector; the name of a backing file follows the magic.
-private final class TailFormat: Creatable {
+private final class TailFormat: Creatable, BackingChecking {
     static let name = "tail"
     static let magic = Array("TAILTAIL".utf8)
     static let createOptions: [CreateOption] = []

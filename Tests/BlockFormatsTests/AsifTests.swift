@@ -106,7 +106,8 @@ enum AsifImage {
     /// Entries: tables, chunks and maps far away; states of chunks and sectors that nobody described.
     static let misleading: [(offset: Int, bytes: [UInt8], reads: Int)] = [
         (1032, [0, 0x7F, 0xFF], 0), (AsifImage.chunk, [0x40, 0x7F, 0xFF], 0),
-        (AsifImage.chunk, [0xC0, 0, 0, 0, 0, 0, 0, 99], 0), (AsifImage.chunk, [0x80], 0),
+        (AsifImage.chunk + 3 * 8, [0xC0, 0, 0, 0, 0, 0, 0, 99], 3 * AsifImage.chunk + 512),
+        (AsifImage.chunk, [0x80], 0),
         (AsifImage.chunk, [0], 0), (AsifImage.chunk + 2048 * 8, [0, 0, 0, 1], 3 * AsifImage.chunk),
         (AsifImage.chunk + 2048 * 8 + 7, [0], 3 * AsifImage.chunk),
         (3 * AsifImage.chunk + 48, [2], 3 * AsifImage.chunk),

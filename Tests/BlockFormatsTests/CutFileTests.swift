@@ -166,9 +166,9 @@ import Testing
     @Test(arguments: kinds) func aCutImageIsNotWrittenTo(_ kind: Kind) throws {
         try make(kind)
         let whole = try #require(store[kind.file])
-        store[kind.file]?.resize(to: whole.count * 2 / 3)
+        store[kind.file]?.resize(to: whole.count * 2 / 5)
         let before = store.files
-        #expect(throws: BlockError.self) { try self.open(kind, readOnly: false) }
+        #expect(throws: BlockError.self, "\(whole.count)") { try self.open(kind, readOnly: false) }
         #expect(self.isUnchanged(before))
         guard let node = try? open(kind) else { return }
         #expect(throws: BlockError.self) { try node.reopen(readOnly: false) }

@@ -32,6 +32,7 @@ import Testing
             }
         }
         VmdkBytes.put(3 << 60 | 9 << 48, 8, 4096, &file)
-        #expect(try VmdkImageTests.check(TestStore(["disk": descriptor, "s": file])).corruptions == 1)
+        let lost = try VmdkImageTests.check(TestStore(["disk": descriptor, "s": file]))
+        #expect(lost.corruptions == 1, "\(lost)")
     }
 }

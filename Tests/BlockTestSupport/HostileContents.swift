@@ -80,20 +80,20 @@ extension HostileCase {
         zstd(
             "skippable frames only", read: "Compressed data",
             [0x50, 0x2a, 0x4d, 0x18, 0xff, 0xff, 0xff, 0xff]),
-        opens("compressed beyond the file", .corruption, read: "Compressed data", mendable: true) { image in
+        opens("compressed beyond the file", .corruption, read: "bytes are missing", mendable: true) { image in
             image.setL2(0, Qcow2Bytes.compressed | 1 << 40)
         },
         opens(
-            "compressed at the last offset there is", .corruption, read: "Compressed data", mendable: true
+            "compressed at the last offset there is", .corruption, read: "bytes are missing", mendable: true
         ) { image in
             image.setL2(0, Qcow2Bytes.compressed | (1 << 62 - 1))
         },
         opens(
-            "compressed at the last offset, clusters of 512", .corruption, read: "Compressed data",
+            "compressed at the last offset, clusters of 512", .corruption, read: "bytes are missing",
             mendable: true, Qcow2Bytes(clusterBits: 9)
         ) { $0.setL2(0, Qcow2Bytes.compressed | (1 << 62 - 1)) },
         opens(
-            "compressed at the last offset, clusters of 2 MiB", .corruption, read: "Compressed data",
+            "compressed at the last offset, clusters of 2 MiB", .corruption, read: "bytes are missing",
             mendable: true, Qcow2Bytes(clusterBits: 21)
         ) { $0.setL2(0, Qcow2Bytes.compressed | (1 << 62 - 1)) },
         opens("compressed with the copied flag", .corruption, mendable: true) { image in

@@ -92,8 +92,8 @@ import Testing
         let command = try #require(CommandList.command(named: name))
         #expect(command.spec.name == name)
         for option in command.spec.options where option.refusal == nil {
-            // These two are dealt with before a command is made.
-            if option.long == "help" || option.long == "object" { continue }
+            // These are dealt with before a command is made.
+            if ["help", "object", "open-policy"].contains(option.long) { continue }
             // Steps arrive under one name, to keep their order.
             let argument =
                 option.isStep

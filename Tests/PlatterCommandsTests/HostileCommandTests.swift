@@ -108,7 +108,9 @@ import Testing
 
     private func repairing(_ run: HostileProgramRun) throws {
         try run.store("copy")
-        let repaired = try run.platter("check -r all copy", run.isRefused ? [1] : [0, 1, 2])
+        var repaired = try run.platter("check -r all copy", run.isRefused ? [1] : [0, 1, 2, 3])
+        // What an entry that was given up may have referred to is freed by another repair.
+        if repaired.status == 3 { repaired = try run.platter("check -r all copy", [0, 3]) }
         if run.damage.isMendable { #expect(repaired.status == 0, "\(run.damage) \(repaired)") }
         if repaired.status == 0 { try run.platter("check copy", [0]) }
     }

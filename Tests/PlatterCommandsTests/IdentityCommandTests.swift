@@ -15,7 +15,7 @@ import Testing
 
     private static func make(_ format: String) -> String {
         """
-        platter create -q -f \(format) base 16M
+        platter create -q -f \(format) base 32M
         platter io -f \(format) -c 'write -P 1 0 6M' base > make.log
         platter create -q -f \(format) -b base -F \(format) middle
         platter io -f \(format) -c 'write -P 2 4M 4M' middle > make.log
@@ -74,7 +74,7 @@ import Testing
         try ok(
             Self.make(format) + """
                 platter create -q -f \(format) -b base -F \(format) other
-                platter io -f \(format) -c 'write -P 4 0 64k' middle > make.log
+                platter io -f \(format) -c 'write -P 4 24M 64k' middle > make.log
                 """)
         let refused = try fixture.shell("platter convert -f \(format) -O raw top o.raw", linked: true)
         #expect(refused.status == 1 && refused.error.contains("parent-check=off"), "\(refused.text)")
@@ -83,7 +83,7 @@ import Testing
             "convert \(list) -O raw o.raw",
             "map \(list)", "dd \(list.replacing("driver", with: "if=driver")) of=dd.raw bs=1M count=1",
             "measure -O raw \(list)", "compare \(list) driver=raw,file.filename=want || [ $? = 1 ]",
-            "io -c 'open -r -o driver=\(format),parent-check=off top' -c 'read -P 4 0 64k'",
+            "io -c 'open -r -o driver=\(format),parent-check=off top' -c 'read -P 4 24M 64k'",
         ] {
             let outcome = try fixture.shell("platter " + command, linked: true)
             #expect(outcome.status == 0, "\(command): \(outcome.text)")

@@ -25,8 +25,11 @@ import Testing
         for entry in entries {
             let script = "( \(entry.command)\n) 2>&1; echo \"[exit $?]\""
             let outcome = try fixture.shell(script, linked: true)
-            let expected = Normal.text(entry.expected, of: entry.command)
-            let told = Normal.withoutExtras(Normal.text(outcome.output, of: entry.command), expected)
+            var expected = Normal.text(entry.expected, of: entry.command)
+            var told = Normal.withoutExtras(Normal.text(outcome.output, of: entry.command), expected)
+            if Normal.tellsSnapshots(expected) {
+                (expected, told) = (Normal.withoutFileLengths(expected), Normal.withoutFileLengths(told))
+            }
             if let reason = Self.knownDifferences[entry.command] {
                 withKnownIssue("\(reason)") { #expect(told == expected, "$ \(entry.command)") }
             } else {
@@ -54,7 +57,8 @@ import Testing
 
 /// What depends on the host, the moment or the wording of help is made equal.
 enum Normal {
-    /// `info` tells something of every format, where QEMU tells nothing of most. All else must be the same.
+    /// `info` tells something of every format, where QEMU tells nothing of most; it lists the data file among
+    /// the children, and what an image names as `references`. All else must be the same.
     static func withoutExtras(_ told: String, _ expected: String) -> String {
         var told = told
         if !expected.contains("\nFormat specific information:") {
@@ -63,7 +67,28 @@ enum Normal {
         if !expected.contains("\n    \"format-specific\"") {
             replace(&told, #"(?m)^    "format-specific": \{\n(?:     .*\n)*    \},\n"#, "")
         }
+        replace(&told, #"(?m)^( +)"references": \[\n(?:\1 .*\n)*\1\],\n"#, "")
+        if !expected.contains("/data-file") {
+            replace(&told, #"(?m)^Child node '/data-file':\n(?: .*\n)*"#, "")
+        }
+        if !expected.contains(#""name": "data-file""#) {
+            replace(&told, #"(?m)^( +)\{\n +"name": "data-file",\n(?:\1 .*\n)*\1\},?\n"#, "")
+        }
         return told
+    }
+
+    static func tellsSnapshots(_ text: String) -> Bool {
+        text.contains("Snapshot list:") || text.contains("\"snapshots\": [")
+    }
+
+    /// Taking a snapshot writes tables to new places here, so the file is longer than QEMU's.
+    static func withoutFileLengths(_ text: String) -> String {
+        var text = text
+        replace(&text, #"file length: .*"#, "file length: LENGTH")
+        replace(
+            &text, #""virtual-size": [0-9]+(,\n +"filename": "[^"]*",\n +"format": "file")"#,
+            "\"virtual-size\": LENGTH$1")
+        return text
     }
 
     static func text(_ text: String, of command: String) -> String {

@@ -85,6 +85,9 @@ class Session:
         self.sent = ""
         self.pid, self.master = pty.fork()
         if self.pid == 0:
+            # Whatever ran the tests may ignore them, and the program leaves ignored signals so.
+            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
             os.execve(command[0], command, {**os.environ, "TERM": term, "LC_ALL": "C.UTF-8"})
         self.resize(columns)
 

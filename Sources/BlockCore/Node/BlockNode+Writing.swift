@@ -116,7 +116,9 @@ extension BlockNode {
                 throw BlockError(.unsupported, "Image format driver does not support resize", path: filename)
             }
             let before = driver.virtualSize
-            try resizable.resize(to: size, preallocation: preallocation, old: self)
+            do throws(BlockError) {
+                try resizable.resize(to: size, preallocation: preallocation, old: self)
+            } catch { throw error.concerning(filename) }
             try hideBacking(driver, from: before, to: size)
         }
     }

@@ -53,6 +53,7 @@ extension VhdxState {
         fileBytes = max(try file.length(), fileBytes)
         result.corruptionsFixed += found - survey.findingCount
         result.corruptions += survey.findingCount
+        keepsTail = hasLosses
         return hasLosses
     }
 

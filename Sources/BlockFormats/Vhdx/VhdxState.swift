@@ -28,6 +28,8 @@ struct VhdxState: SessionState {
     var fileBytes: Int
     var isReadOnly: Bool
     /// Whether this session has changed the file.
+    /// A repair gave entries up: what they may have referred to stays, also at the end of the file.
+    var keepsTail = false
     private var hasBegun = false
     /// Whether this session has changed what the disk reads as, so that the data have their new GUID.
     private var hasChangedData = false
@@ -340,7 +342,7 @@ struct VhdxState: SessionState {
 
     /// Cuts off what nothing refers to.
     private func trim() throws(BlockError) {
-        guard space.endOffset > 0 else { return }
+        guard space.endOffset > 0, !keepsTail else { return }
         var needed = space.endOffset
         if metadata.leavesBlocksAllocated {
             // A fixed image keeps the space for all of its blocks.

@@ -189,7 +189,9 @@ private struct VmdkExtentCheck {
         var grain = grains.lowerBound
         while grain < grains.upperBound {
             do throws(BlockError) {
-                grain += try tables.run(at: grain, limit: grains.upperBound - grain).count
+                let run = try tables.run(at: grain, limit: grains.upperBound - grain)
+                if case .grain(let host) = run.place { countLost(grain, run.count, host, tables, report) }
+                grain += run.count
             } catch {
                 guard error.kind == .corrupt else { throw error }
                 report("ERROR grain \(grain): \(error.message)")
@@ -197,6 +199,16 @@ private struct VmdkExtentCheck {
                 grain = tables.hasTable(number) ? grain + 1 : grains.upperBound
             }
         }
+    }
+
+    /// Grains of a run that are not all in the file.
+    private mutating func countLost(
+        _ grain: Int, _ count: Int, _ host: Int, _ tables: VmdkSESparse, _ report: (String) -> Void
+    ) {
+        let whole = max(0, tables.length - host) / tables.grainBytes
+        guard whole < count else { return }
+        report("ERROR grain \(grain + whole): its data is beyond the end of the file")
+        result.corruptions += count - whole
     }
 
     // MARK: Sparse extents

@@ -33,7 +33,7 @@ final class VmdkSESparse {
     private let tablesOffset: Int
     private let tableCount: Int
     private let grainsOffset: Int
-    private let length: Int
+    let length: Int
     private let directory: [UInt64]
     private var tables: [Int: [UInt64]] = [:]
     private var keptTables = mostKeptTables

@@ -156,9 +156,13 @@ struct VmdkState: FlushableTables {
 
     /// As ``commit()``, and leaves no room in the files that nothing refers to.
     mutating func finish() throws(BlockError) {
+        var failures = FirstFailure()
         for extent in extents {
-            if let tables = extent.tables { try tables.tidyUp() } else { try extent.file?.flush() }
+            failures.note { () throws(BlockError) in
+                if let tables = extent.tables { try tables.tidyUp() } else { try extent.file?.flush() }
+            }
         }
+        try failures.throwFirst()
     }
 
     /// Gives the disk a new content ID before its contents change for the first time: who knows the old one
