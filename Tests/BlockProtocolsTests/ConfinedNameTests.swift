@@ -152,7 +152,10 @@ import Testing
                 let byte = try node.readBytes(at: 0, count: 1)
                 try node.close()
                 #expect(byte == [UInt8(ascii: "x")])
-            } catch { #expect(error.kind == .denied || error.kind == .notFound, "\(error)") }
+            } catch {
+                // Busy: a program that another test starts holds our descriptors for a moment.
+                #expect([.denied, .notFound, .busy].contains(error.kind), "\(error)")
+            }
         }
         #expect(opened > 0)
     }

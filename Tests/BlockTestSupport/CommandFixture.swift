@@ -25,6 +25,8 @@ public final class CommandFixture: Sendable {
     }
 
     public init() throws {
+        // Whatever runs the tests may ignore them, and the program leaves ignored signals so.
+        for number in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] { signal(number, SIG_DFL) }
         folder = FileManager.default.temporaryDirectory.appending(path: "platter-\(UUID().uuidString)")
         try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
     }

@@ -155,7 +155,7 @@ import Testing
         if isThere { try fixture.platter("create", "-q", "o.raw", "1M") }
         let outcome = try fixture.shell(
             """
-            platter convert -r 20k -m 1 \(isThere ? "-n" : "") src.raw o.raw & child=$!
+            set -m; platter convert -r 20k -m 1 \(isThere ? "-n" : "") src.raw o.raw & child=$!; set +m
             for i in $(seq 100); do ls | grep -q '^o.raw' && break; sleep 0.05; done
             sleep 0.3
             kill -\(signal.0) $child; wait $child

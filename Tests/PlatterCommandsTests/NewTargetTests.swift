@@ -23,7 +23,7 @@ import Testing
     private func killed(_ command: String, by signal: String) throws -> CommandOutcome {
         try fixture.shell(
             """
-            \(command) & child=$!
+            set -m; \(command) & child=$!; set +m
             for i in $(seq 100); do ls | grep -q 'platter-partial$' && break; sleep 0.02; done
             sleep 0.2; kill -\(signal) $child; wait $child
             """, linked: true)
@@ -57,7 +57,8 @@ import Testing
         try fixture.shell("mkdir sub; ln -s sub/real link; ln -s link again")
         _ = try fixture.shell(
             """
-            platter convert -r 100k -m 1 -O qcow2 src.raw again & child=$!
+            # Without job control, a script's background jobs ignore Ctrl-C.
+            set -m; platter convert -r 100k -m 1 -O qcow2 src.raw again & child=$!; set +m
             for i in $(seq 100); do ls sub | grep -q . && break; sleep 0.02; done
             sleep 0.2; kill -\(signal) $child; wait $child
             """, linked: true)
