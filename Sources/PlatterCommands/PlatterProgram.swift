@@ -1,3 +1,4 @@
+import BlockCore
 import CHost
 
 /// The program.
@@ -14,19 +15,12 @@ public enum PlatterProgram {
     }
 
     /// Runs the command line of this process and answers the exit status.
-    ///
-    /// Arguments that are not UTF-8 are refused: repaired, two file names could become one.
     public static func run() -> Int32 {
         platter_prepare_process()
         var arguments: [String] = []
         let vector = platter_arguments() ?? UnsafePointer(CommandLine.unsafeArgv)
         while let bytes = vector[arguments.count] {
-            guard let argument = String(validatingCString: bytes) else {
-                let name = baseName(arguments.first ?? "platter")
-                Terminal().error("\(name): '\(String(cString: bytes))' is not UTF-8, as arguments have to be")
-                return 1
-            }
-            arguments.append(argument)
+            arguments.append(String(rawCString: bytes))
         }
         return run(arguments)
     }
@@ -38,7 +32,7 @@ public enum PlatterProgram {
         platter_return_large_blocks()
         platter_raise_file_limit()
         let terminal = Terminal()
-        let name = baseName(arguments.first ?? "platter")
+        let name = FileNames.lastComponent(arguments.first ?? "platter")
         return run(name, Array(arguments.dropFirst()), terminal)
     }
 
@@ -99,10 +93,5 @@ public enum PlatterProgram {
             terminal.flush()
             return status
         }
-    }
-
-    /// The last component of the path by which the program was called.
-    private static func baseName(_ path: String) -> String {
-        path.lastIndex(of: "/").map { String(path[path.index(after: $0)...]) } ?? path
     }
 }

@@ -105,9 +105,9 @@ public struct DriverRegistry: Sendable {
 
     /// Splits `scheme:rest`. `nil` for plain file names, among them those with a slash before the colon.
     public static func scheme(of filename: String) -> Substring? {
-        guard let colon = filename.firstIndex(of: ":") else { return nil }
+        guard let colon = filename.utf8.firstIndex(of: UInt8(ascii: ":")) else { return nil }
         let scheme = filename[..<colon]
-        return scheme.contains("/") || scheme.isEmpty ? nil : scheme
+        return scheme.utf8.contains(UInt8(ascii: "/")) || scheme.isEmpty ? nil : scheme
     }
 
     /// The protocol that serves `filename`, and the name to hand to it.
@@ -118,8 +118,7 @@ public struct DriverRegistry: Sendable {
             guard let entry = protocols.first(where: { $0.schemes.contains(String(scheme)) }) else {
                 throw BlockError(.unsupported, "Unknown protocol '\(scheme)'", path: filename)
             }
-            let rest = filename.dropFirst(scheme.count + 1)
-            return (entry, entry.name == "file" ? String(rest) : filename)
+            return (entry, entry.name == "file" ? FileNames.withoutFileScheme(filename) : filename)
         }
         guard let entry = protocolEntry(named: "file") else {
             throw BlockError(.unsupported, "Unknown protocol 'file'", path: filename)

@@ -6,11 +6,16 @@ public struct FileReference: Sendable {
     public var purpose: OpenPolicy.Request.Role
     /// The name as the image states it.
     public var statedName: String
+    /// Names to try in turn when that leads nowhere.
+    public var otherNames: [String]
 
-    public init(role: String, purpose: OpenPolicy.Request.Role, statedName: String) {
+    public init(
+        role: String, purpose: OpenPolicy.Request.Role, statedName: String, otherNames: [String] = []
+    ) {
         self.role = role
         self.purpose = purpose
         self.statedName = statedName
+        self.otherNames = otherNames
     }
 }
 
@@ -68,7 +73,7 @@ public struct FileConfinement: Sendable {
     public var imagePath: String {
         if let imagePlace { return imagePlace }
         guard let scheme = DriverRegistry.scheme(of: request.image) else { return request.image }
-        if scheme == "file" { return String(request.image.dropFirst(5)) }
+        if scheme == "file" { return FileNames.withoutFileScheme(request.image) }
         // A filter in front of the file: `blkdebug:CONFIG:FILE`.
         return request.image.split(separator: ":").last.map(String.init) ?? request.image
     }
@@ -78,13 +83,14 @@ public struct FileConfinement: Sendable {
 
     /// The same decision by the text of the name alone, for protocols without links.
     func checkText() throws(BlockError) {
-        if named.contains(request.resolvedName) { return }
+        if named.contains(where: { $0.isSameName(as: request.resolvedName) }) { return }
         let name = name
-        let parts = name.split(separator: "/")
-        let folder = imagePath.lastIndex(of: "/").map { imagePath[...$0] } ?? ""
+        let parts = FileNames.components(name)
+        let folder = FileNames.folder(of: imagePath)
         let isBelow =
-            name.hasPrefix("/")
-            ? folder.hasPrefix("/") && name.hasPrefix(folder) : !isFromWorkingFolder || folder.isEmpty
+            FileNames.isAbsolute(name)
+            ? FileNames.isAbsolute(folder) && name.utf8.starts(with: folder.utf8)
+            : !isFromWorkingFolder || folder.isEmpty
         guard allowsFolder, isBelow, !parts.contains("..") else { throw denial(nil) }
     }
 }

@@ -12,10 +12,18 @@ public struct BackingReference: Sendable, Equatable {
     public var filename: String
     /// The format as stored; `nil` means "guess".
     public var format: String?
+    /// Names to try in turn when the first leads nowhere, for formats whose parents are known by an identity.
+    public var otherNames: [String]
 
-    public init(filename: String, format: String?) {
+    public init(filename: String, format: String?, otherNames: [String] = []) {
         self.filename = filename
         self.format = format
+        self.otherNames = otherNames
+    }
+
+    /// Whether both state the same.
+    public static func == (left: BackingReference, right: BackingReference) -> Bool {
+        left.filename.isSameName(as: right.filename) && left.format == right.format
     }
 }
 
@@ -45,7 +53,7 @@ public protocol FormatDriver: AnyObject, Sendable {
     /// change under the reader.
     static var toleratesOtherWriters: Bool { get }
     /// Opens an image; takes its own keys out of `options`. Further files (a data file, extents) are opened
-    /// through ``OpenRequest/openChild(_:role:purpose:options:)`` and nowhere else.
+    /// through ``OpenRequest/openChild(_:otherNames:role:purpose:options:)`` and nowhere else.
     static func open(_ request: OpenRequest, options: inout OptionTree) throws(BlockError) -> Self
     /// The options that an image, opened with `old`, is reopened with when `new` change.
     static func joined(_ new: OptionTree, over old: OptionTree) -> OptionTree

@@ -35,13 +35,52 @@ extension ImageOpener {
         return try grant(request, image.identity, image.filePlace)
     }
 
+    /// The same for the first of several names that leads to a file; for the stated one where none does.
+    ///
+    /// - Parameter others: taken also where the policy does not allow the stated name: what is in the image's
+    ///   folder is the image's own.
+    func grant(
+        _ name: String, orElse others: [String], of image: BlockNode, for role: OpenPolicy.Request.Role,
+        writing: Bool = false
+    ) throws(BlockError) -> FileGrant {
+        let stated: FileGrant?
+        var denial: BlockError?
+        do throws(BlockError) {
+            stated = try grant(name, of: image, for: role, writing: writing)
+        } catch {
+            (stated, denial) = (nil, error)
+        }
+        if let stated, others.isEmpty || leadsToFile(stated) { return stated }
+        for other in others {
+            guard let grant = try? grant(other, of: image, for: role, writing: writing) else { continue }
+            if leadsToFile(grant) { return grant }
+        }
+        if let stated { return stated }
+        throw denial ?? BlockError(.notFound, "No such file or directory", path: name)
+    }
+
+    /// Whether there is something at that name, as far as that can be told without opening it.
+    private func leadsToFile(_ grant: FileGrant) -> Bool {
+        guard let (entry, path) = try? registry.resolve(grant.name) else { return false }
+        guard let look = entry.look else { return true }
+        do throws(BlockError) {
+            _ = try look(path, grant.confinement)
+            return true
+        } catch {
+            return error.kind != .notFound && error.kind != .denied && error.errno != Self.notAFolder
+        }
+    }
+
+    /// ENOTDIR, which is the same number wherever this runs.
+    private static let notAFolder: Int32 = 20
+
     fileprivate func grant(
         _ request: OpenPolicy.Request, _ identity: String?, _ place: String?
     ) throws(BlockError) -> FileGrant {
         let named = policy.named.all
         let verdict = policy.verdict(request)
         var confinement: FileConfinement?
-        if verdict != .anywhere, !named.contains(request.resolvedName) {
+        if verdict != .anywhere, !policy.names(request.resolvedName) {
             let isOptions = request.role == .backing && request.statedName.hasPrefix("json:")
             let isPlain = DriverRegistry.scheme(of: request.statedName) == nil
             guard isPlain || isOptions, verdict == .beneathImage || !named.isEmpty else {
@@ -61,7 +100,8 @@ extension ImageOpener {
     public func openBacking(
         _ reference: BackingReference, of image: BlockNode, settings: OpenSettings
     ) throws(BlockError) -> BlockNode {
-        let grant = try grant(reference.filename, of: image, for: .backing)
+        let grant = try grant(
+            reference.filename, orElse: reference.otherNames, of: image, for: .backing)
         var settings = settings
         settings.withoutBacking = true
         var path = OpenPath()
@@ -75,7 +115,9 @@ extension ImageOpener {
         var references = node.references
         if let backing = node.format?.backing {
             references.append(
-                FileReference(role: "backing", purpose: .backing, statedName: backing.filename))
+                FileReference(
+                    role: "backing", purpose: .backing, statedName: backing.filename,
+                    otherNames: backing.otherNames))
         }
         return references.map { finding($0, of: node) }
     }
@@ -85,12 +127,15 @@ extension ImageOpener {
         var finding = FileFinding(
             reference: reference, resolvedName: name, isAllowed: false, reason: "", size: nil)
         do throws(BlockError) {
-            let grant = try grant(reference.statedName, of: image, for: reference.purpose)
+            let grant = try grant(
+                reference.statedName, orElse: reference.otherNames, of: image, for: reference.purpose)
+            let name = grant.name
+            finding.resolvedName = name
             finding.isAllowed = true
             finding.reason =
                 grant.confinement != nil
                 ? "it is in the image's folder"
-                : policy.named.all.contains(name) ? "the user names it" : "the open policy allows any file"
+                : policy.names(name) ? "the user names it" : "the open policy allows any file"
             if let (entry, path) = try? registry.resolve(name), let look = entry.look {
                 finding.size = try look(path, grant.confinement)
                 if finding.size == nil { finding.reason += "; it is no regular file" }

@@ -225,7 +225,8 @@ public struct ImageOpener: Sendable {
         let options = below.options
         var grant: FileGrant?
         if options["file.filename"] == nil && options["filename"] == nil, let stated {
-            grant = try self.grant(stated.filename, of: node, for: .backing)
+            grant = try self.grant(
+                stated.filename, orElse: stated.otherNames, of: node, for: .backing)
         }
         var path = path
         path.confinement = grant?.confinement ?? (grant == nil ? below.confinement : nil)

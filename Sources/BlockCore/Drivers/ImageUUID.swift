@@ -54,7 +54,7 @@ public struct ImageUUID: Sendable, Equatable {
     /// A random one, or, where `sourceDate` is given, one that follows from it, the file's name and
     /// `purpose`.
     static func make(for purpose: String, in filename: String, sourceDate: Int?) -> ImageUUID {
-        let name = filename.split(separator: "/").last ?? ""
+        let name = FileNames.components(filename).last ?? ""
         return make(seed: sourceDate.map { "\($0) \(name) \(purpose)" })
     }
 

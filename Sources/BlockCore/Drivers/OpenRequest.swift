@@ -32,6 +32,9 @@ public struct OpenRequest: Sendable {
     /// The secrets that options such as `key-secret` name.
     public var secrets: SecretSource { opener.secrets }
 
+    /// Tells a person what is wrong with an image that is opened all the same.
+    public func warn(_ text: String) { opener.warn?("\(file.filename): \(text)") }
+
     /// A UUID for the image: random, or, where repeatable images are wanted, from the file's name and
     /// `purpose`.
     public func newUUID(for purpose: String) -> ImageUUID {
@@ -47,11 +50,13 @@ public struct OpenRequest: Sendable {
     ///
     /// - Parameters:
     ///   - statedName: the name in the image; a relative one is meant from the image's folder.
+    ///   - otherNames: what to try in turn when that leads nowhere.
     ///   - role: what options and `info` call it: `data-file`, `extents.0`.
     /// - Returns: `nil` when no other file may be opened (``OpenSettings/metadataOnly``).
     /// - Throws: `denied`; `corrupt` when it is the image's own file; what opening throws.
     public func openChild(
-        _ statedName: String, role: String, purpose: OpenPolicy.Request.Role, options: inout OptionTree
+        _ statedName: String, otherNames: [String] = [], role: String, purpose: OpenPolicy.Request.Role,
+        options: inout OptionTree
     ) throws(BlockError) -> BlockNode? {
         var own = options.takeSubtree(role)
         if own["driver"] == "raw" {
@@ -62,13 +67,15 @@ public struct OpenRequest: Sendable {
         }
         let isNamedByImage = own["filename"] == nil
         if isNamedByImage, !statedName.isEmpty {
-            opened.append(FileReference(role: role, purpose: purpose, statedName: statedName))
+            opened.append(
+                FileReference(role: role, purpose: purpose, statedName: statedName, otherNames: otherNames))
         }
         if settings.metadataOnly { return nil }
         var path = path
         var grant: FileGrant?
         if isNamedByImage {
-            grant = try opener.grant(statedName, of: file, for: purpose, writing: !settings.readOnly)
+            grant = try opener.grant(
+                statedName, orElse: otherNames, of: file, for: purpose, writing: !settings.readOnly)
             own["filename"] = grant?.name
             path.confinement = grant?.confinement
             if own["driver"] == nil { own["driver"] = "file" }
@@ -88,8 +95,8 @@ public struct OpenRequest: Sendable {
 
     /// Opens a further file that the user names with options below `role.`: a detached header.
     ///
-    /// As ``openChild(_:role:purpose:options:)``, but the image has no say, so that no policy is asked, and
-    /// `info` opens it too.
+    /// As ``openChild(_:otherNames:role:purpose:options:)``, but the image has no say, so that no policy is
+    /// asked, and `info` opens it too.
     /// - Returns: `nil` when there are no such options.
     /// - Throws: `invalidArgument` when it is the image's own file; what opening throws.
     public func openNamedChild(role: String, options: inout OptionTree) throws(BlockError) -> BlockNode? {

@@ -171,7 +171,8 @@ extension BlockNode {
                 offset += try result.take(extent, at: offset, child, driver)
             } catch {
                 result.isExact = false
-                if let missing = error.missingBytes, error.path == children[child].filename {
+                let own = children[child].filename
+                if let missing = error.missingBytes, error.path?.isSameName(as: own) == true {
                     let length = (try? children[child].length()) ?? 0
                     result.wholeEnd = max(
                         result.wholeEnd, length.addingReportingOverflow(missing).partialValue)

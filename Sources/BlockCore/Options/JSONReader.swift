@@ -165,6 +165,7 @@ public struct JSONReader {
             position += 2
             units.append(try hexUnit())
         }
-        return Array(String(decoding: units, as: UTF16.self).utf8)
+        // A scalar that stands for a byte elsewhere means itself here.
+        return Array(String(raw: String(decoding: units, as: UTF16.self).utf8).utf8)
     }
 }

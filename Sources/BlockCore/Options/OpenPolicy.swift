@@ -60,7 +60,7 @@ public struct OpenPolicy: Sendable {
     /// As ``standard``, but only names without a slash.
     public static var sameFolder: OpenPolicy {
         OpenPolicy(deciding: {
-            isPlain($0.statedName) && !$0.statedName.contains("/") ? .beneathImage : .denied
+            isPlain($0.statedName) && FileNames.folder(of: $0.statedName).isEmpty ? .beneathImage : .denied
         })
     }
 
@@ -73,6 +73,9 @@ public struct OpenPolicy: Sendable {
     ///
     /// - Parameter path: from the working folder.
     public func allow(_ path: String) { named.add(path) }
+
+    /// Whether the user names this file.
+    func names(_ path: String) -> Bool { named.all.contains { $0.isSameName(as: path) } }
 
     /// What is to be done about a request.
     public func verdict(_ request: Request) -> Verdict { decide(request) }
@@ -100,7 +103,7 @@ final class NamedFiles: Sendable {
     var all: [String] { names.withLock { $0 } }
     func add(_ name: String) {
         names.withLock { names in
-            if !names.contains(name) { names.append(name) }
+            if !names.contains(where: { $0.isSameName(as: name) }) { names.append(name) }
         }
     }
 }

@@ -95,12 +95,13 @@ public enum OptionList {
     public static func parse(_ text: String) throws(BlockError) -> [(key: String, value: String)] {
         var pairs: [(key: String, value: String)] = []
         for item in split(text) where !item.isEmpty {
-            let key = item.prefix { $0 != "=" }
+            let key = item.utf8.prefix { $0 != UInt8(ascii: "=") }
             guard !key.isEmpty else {
                 throw BlockError(.invalidArgument, "Invalid parameter ''")
             }
-            let value = key.count == item.count ? "on" : String(item.dropFirst(key.count + 1))
-            pairs.append((String(key), value))
+            let hasValue = key.endIndex < item.endIndex
+            let value = hasValue ? String(item[item.utf8.index(after: key.endIndex)...]) : "on"
+            pairs.append((String(Substring(key)), value))
         }
         return pairs
     }
@@ -113,23 +114,23 @@ public enum OptionList {
     /// Splits at single commas and turns `,,` into a comma.
     private static func split(_ text: String) -> [String] {
         var items: [String] = []
-        var current = ""
-        var index = text.startIndex
-        while index < text.endIndex {
-            let next = text.index(after: index)
-            if text[index] != "," {
-                current.append(text[index])
-                index = next
-            } else if next < text.endIndex, text[next] == "," {
-                current.append(",")
-                index = text.index(after: next)
+        var current = String.UnicodeScalarView()
+        // By scalars: a mark behind a comma makes one character of both.
+        let scalars = text.unicodeScalars
+        var index = scalars.startIndex
+        while index < scalars.endIndex {
+            let next = scalars.index(after: index)
+            let isDouble = scalars[index] == "," && next < scalars.endIndex && scalars[next] == ","
+            if scalars[index] != "," || isDouble {
+                current.append(scalars[index])
+                index = isDouble ? scalars.index(after: next) : next
             } else {
-                items.append(current)
-                current = ""
+                items.append(String(current))
+                current = .init()
                 index = next
             }
         }
-        items.append(current)
+        items.append(String(current))
         return items
     }
 }

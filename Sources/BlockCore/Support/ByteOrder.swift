@@ -28,10 +28,10 @@ extension RawSpan {
         return extracting(range)
     }
 
-    /// The bytes in `range` as UTF-8 (repaired where it is not), or `nil` when any of it lies outside.
+    /// The bytes in `range` as text (see ``RawText``), or `nil` when any of it lies outside.
     public func text(_ range: Range<Int>) -> String? {
         guard let bytes = part(range) else { return nil }
-        return bytes.withUnsafeBytes { String(decoding: $0, as: UTF8.self) }
+        return bytes.withUnsafeBytes { String(raw: $0) }
     }
 }
 

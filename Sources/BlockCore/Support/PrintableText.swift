@@ -1,7 +1,8 @@
 /// Text from images and of file names, made safe for a terminal and for a line of its own.
 public enum PrintableText {
     /// `text` with everything that could move the cursor, end the line or turn the direction of writing shown
-    /// as an escape: `\x1b`, `\n`, `\u{202e}`. Other text stays as it is.
+    /// as an escape: `\x1b`, `\n`, `\u{202e}`. Other text stays as it is, among it bytes that are not UTF-8,
+    /// but for 0x80 to 0x9F: these are control characters to terminals with 8-bit character sets.
     ///
     /// - Parameter keepsLines: line feeds and tabs stay, in text that consists of several lines.
     /// - Complexity: O(n); nothing is copied where there is nothing to escape.
@@ -25,15 +26,16 @@ public enum PrintableText {
             switch byte {
             case 0x0A, 0x09: !keepsLines
             case 0x00..<0x20, 0x7F: true
-            // The first bytes of C1 controls, of U+061C, of U+200B to U+206F, and of U+FEFF and U+FFF9.
-            case 0xC2, 0xD8, 0xE2, 0xEF, 0xF3: true
+            // The first bytes of C1 controls, of U+061C, of U+200B to U+206F, of U+FEFF and U+FFF9, and of
+            // scalars that stand for bytes.
+            case 0xC2, 0xD8, 0xE2, 0xEF, 0xF3, 0xF4: true
             default: false
             }
         }
     }
 
     private static func isHarmless(_ scalar: Unicode.Scalar) -> Bool {
-        switch scalar.value {
+        switch RawText.byte(of: scalar).map(UInt32.init) ?? scalar.value {
         case 0x00..<0x20, 0x7F..<0xA0: false
         // Marks, embeddings, overrides and isolates of the direction of writing; separators of lines.
         case 0x061C, 0x200E, 0x200F, 0x2028...0x202E, 0x2066...0x206F: false
@@ -50,8 +52,9 @@ public enum PrintableText {
         case "\t": return "\\t"
         default: break
         }
-        let digits = String(scalar.value, radix: 16)
-        guard scalar.value < 0x80 else { return "\\u{\(digits)}" }
+        let byte = RawText.byte(of: scalar).map(UInt32.init)
+        let digits = String(byte ?? scalar.value, radix: 16)
+        guard byte != nil || scalar.value < 0x80 else { return "\\u{\(digits)}" }
         return "\\x" + String(repeating: "0", count: 2 - digits.count) + digits
     }
 }

@@ -61,7 +61,7 @@ extension QcowDriver: Measurable {
         var name: [UInt8] = []
         if let filename = options[.backingFile], !filename.isEmpty {
             try checkBackingFormat(options, filename, context)
-            name = Array(filename.utf8)
+            name = filename.rawBytes
             header.backingOffset = try header.placeInFront(name) ?? 0
             header.backingBytes = name.count
         }

@@ -64,7 +64,7 @@ public final class QcowDriver: SessionFormat {
             try file.readBytes(at: 0, count: min(length, Qcow.headerBytes)), fileLength: length)
         if header.backingBytes > 0 {
             let name = try file.readBytes(at: header.backingOffset, count: header.backingBytes)
-            header.backing = BackingReference(filename: String(decoding: name, as: UTF8.self), format: nil)
+            header.backing = BackingReference(filename: String(raw: name), format: nil)
         }
         return header
     }

@@ -30,7 +30,7 @@ extension QcowTables {
     /// The order of writes: a name that does not fit into the first sector goes where the header does not
     /// refer to, behind all else if need be, a flush; then the first sector: old or new after a crash.
     func setBacking(_ reference: BackingReference?) throws(BlockError) {
-        let name = Array((reference?.filename ?? "").utf8)
+        let name = (reference?.filename ?? "").rawBytes
         var changed = header
         changed.backing = reference.map { BackingReference(filename: $0.filename, format: nil) }
         changed.backingBytes = name.count

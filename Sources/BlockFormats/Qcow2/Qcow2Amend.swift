@@ -133,7 +133,7 @@ extension Qcow2Metadata {
         changed.extensions.removeAll { $0.type == Qcow2.ExtensionType.dataFile }
         if !name.isEmpty {
             changed.extensions.append(
-                Qcow2Header.Extension(type: Qcow2.ExtensionType.dataFile, data: Array(name.utf8)))
+                Qcow2Header.Extension(type: Qcow2.ExtensionType.dataFile, data: name.rawBytes))
         }
         try replaceHeader(with: changed)
     }

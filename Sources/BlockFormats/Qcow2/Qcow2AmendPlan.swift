@@ -96,7 +96,8 @@ struct Qcow2AmendPlan {
     private static func checkBacking(_ options: CreateOptions, _ header: Qcow2Header) throws(BlockError) {
         let name = options[.backingFile] ?? header.backing?.filename ?? ""
         let format = options[.backingFormat] ?? header.backing?.format ?? ""
-        guard name == header.backing?.filename ?? "", format == header.backing?.format ?? "" else {
+        guard name.isSameName(as: header.backing?.filename ?? ""), format == header.backing?.format ?? ""
+        else {
             throw BlockError(
                 .invalidArgument, "Cannot amend the backing file", hint: "The command 'rebase' changes it.")
         }

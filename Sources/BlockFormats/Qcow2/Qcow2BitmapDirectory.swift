@@ -83,7 +83,7 @@ struct Qcow2BitmapEntry: Equatable, Sendable {
     static let dirtyTracking: UInt8 = 1
 
     /// The name as text, repaired where it is not UTF-8.
-    var nameText: String { String(decoding: name, as: UTF8.self) }
+    var nameText: String { String(raw: name) }
     /// Bytes of the disk for one bit; 0 when that is no number of bytes.
     var granularity: Int { granularityBits < 63 ? 1 << Int(granularityBits) : 0 }
 

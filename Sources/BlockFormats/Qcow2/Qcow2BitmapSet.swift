@@ -61,7 +61,7 @@ struct Qcow2BitmapSet {
     var isChanged = false
 
     /// The bitmap of that name; the last one, should the image have several.
-    func index(of name: String) -> Int? { items.lastIndex { $0.name == name } }
+    func index(of name: String) -> Int? { items.lastIndex { $0.name.isSameName(as: name) } }
 
     /// Whether a write has to be told to somebody.
     var wantsWrites: Bool { items.contains { $0.records || $0.isPromised } || hasPromisesRemoved }

@@ -191,7 +191,7 @@ extension Qcow2Driver {
             let bits = try? DirtyBitmap.bitCount(size: virtualSize, granularity: bitmap.granularity)
             let entries = Qcow2BitmapEntry.tableEntries(forBits: bits ?? 0, layout)
             clusters += entries + layout.clusters(entries * 8)
-            directory += Qcow2BitmapEntry.size(nameBytes: bitmap.name.utf8.count)
+            directory += Qcow2BitmapEntry.size(nameBytes: bitmap.name.rawBytes.count)
         }
         return (clusters + layout.clusters(directory)) << layout.clusterBits
     }

@@ -157,7 +157,7 @@ extension Qcow2Metadata {
         guard set.index(of: name) == nil else {
             throw BlockError(.exists, "Bitmap already exists: \(name)")
         }
-        let nameBytes = Array(name.utf8)
+        let nameBytes = name.rawBytes
         do throws(BlockError) {
             try checkRoom(for: nameBytes, granularity: granularity, in: set, obstacle)
         } catch {

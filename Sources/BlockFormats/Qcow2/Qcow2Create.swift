@@ -71,7 +71,7 @@ extension Qcow2Driver: Creatable, Measurable {
         do throws(BlockError) {
             if let dataFile { try checkApart(file, dataFile) }
             try writeInitialTables(plan, file, usedClusters: metadataBytes / cluster)
-            let name = plan.header.backing.map { Array($0.filename.utf8) } ?? []
+            let name = plan.header.backing.map { $0.filename.rawBytes } ?? []
             if !name.isEmpty { try file.write(name.span.bytes, at: plan.header.backingOffset) }
             let encryption = try plan.makeKeys(file, context)
             try file.flush()
@@ -95,7 +95,7 @@ extension Qcow2Driver: Creatable, Measurable {
     ) throws(BlockError) -> BlockNode? {
         guard let name = plan.header.dataFileName else { return nil }
         let path = FileNames.resolve(name, relativeTo: context.filename)
-        guard path != context.filename else { throw sameFile(path) }
+        guard !path.isSameName(as: context.filename) else { throw sameFile(path) }
         return try context.createFile(
             named: path, size: plan.header.virtualSize,
             preallocation: plan.reservesSpace ? plan.preallocation : .off)

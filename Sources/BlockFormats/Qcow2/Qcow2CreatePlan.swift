@@ -64,7 +64,7 @@ extension Qcow2Driver.Plan {
         }
         header.incompatible.insert(.dataFile)
         header.extensions.insert(
-            Qcow2Header.Extension(type: Qcow2.ExtensionType.dataFile, data: Array(name.utf8)), at: 0)
+            Qcow2Header.Extension(type: Qcow2.ExtensionType.dataFile, data: name.rawBytes), at: 0)
         guard options.flag(.dataFileRaw) else { return }
         guard (options[.backingFile] ?? "").isEmpty else {
             throw BlockError(

@@ -63,7 +63,7 @@ struct Qcow2Header: Sendable {
     /// The name of the external data file, where the image states one.
     var dataFileName: String? {
         guard incompatible.contains(.dataFile) else { return nil }
-        return extensionData(Qcow2.ExtensionType.dataFile).map { String(decoding: $0, as: UTF8.self) }
+        return extensionData(Qcow2.ExtensionType.dataFile).map { String(raw: $0) }
     }
     /// Whether the data file alone must be the disk, at any time.
     var keepsDataFileRaw: Bool {
@@ -190,7 +190,7 @@ struct Qcow2Header: Sendable {
         var bytes = fixedBytes()
         if let format = backing?.format {
             Self.append(
-                Extension(type: Qcow2.ExtensionType.backingFormat, data: Array(format.utf8)), to: &bytes)
+                Extension(type: Qcow2.ExtensionType.backingFormat, data: format.rawBytes), to: &bytes)
         }
         for entry in extensions { Self.append(entry, to: &bytes) }
         // Extensions that fill the cluster need no marker, and it would land in the next cluster.

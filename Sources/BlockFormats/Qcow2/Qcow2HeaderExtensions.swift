@@ -130,7 +130,7 @@ extension Qcow2Header {
                 unnamed & (1 << UInt64(bit)) != 0
             else { continue }
             unnamed &= ~(1 << UInt64(bit))
-            names.append(String(decoding: entry.dropFirst(2).prefix { $0 != 0 }, as: UTF8.self))
+            names.append(String(raw: entry.dropFirst(2).prefix { $0 != 0 }))
         }
         if unnamed != 0 { names.append("Unknown incompatible feature: \(String(unnamed, radix: 16))") }
         return names.joined(separator: ", ")

@@ -70,11 +70,11 @@ extension Qcow2Metadata {
                 .limit, "The header extensions do not fit into the header cluster", path: file.filename)
         }
         guard let backing = new.backing else { return (new, []) }
-        let isKept = backing.filename == header.backing?.filename
+        let isKept = header.backing?.filename.isSameName(as: backing.filename) == true
         let place = header.backingOffset..<header.backingOffset + header.backingNameBytes
         // A name that is no UTF-8 must stay the bytes that it is.
         let name =
-            isKept && place.upperBound <= old.count ? Array(old[place]) : Array(backing.filename.utf8)
+            isKept && place.upperBound <= old.count ? Array(old[place]) : backing.filename.rawBytes
         if isKept && new.bytesWithExtensions().count <= place.lowerBound {
             return (new, name)
         }

@@ -30,9 +30,9 @@ extension Qcow2Header {
     mutating func placeBackingName(
         avoiding old: Range<Int>? = nil, behind oldEnd: Int = 0
     ) throws(BlockError) {
-        let length = backing?.filename.utf8.count ?? 0
+        let length = backing?.filename.rawBytes.count ?? 0
         guard length <= Qcow2.Limit.backingNameBytes,
-            (backing?.format?.utf8.count ?? 0) <= Qcow2.Limit.backingFormatBytes
+            (backing?.format?.rawBytes.count ?? 0) <= Qcow2.Limit.backingFormatBytes
         else { throw BlockError(.limit, "Backing file name too long") }
         backingOffset = 0
         if bytesWithExtensions().count + length > 1 << clusterBits {

@@ -11,9 +11,6 @@ struct Qcow2Snapshot: Sendable, Equatable {
     var info: SnapshotInfo
     /// Extra data beyond what is known here, kept as it is.
     var unknownExtra: [UInt8] = []
-    /// Id and name as the image has them: text that is no UTF-8 would come back longer than it was.
-    var storedID: [UInt8]?
-    var storedName: [UInt8]?
     /// How much extra data the image had.
     var extraSize = knownExtraSize
 
@@ -58,12 +55,10 @@ struct Qcow2Snapshot: Sendable, Equatable {
         info.vmClockNanoseconds = Int(clamping: bytes.bigEndian(UInt64.self, at: 24) ?? 0)
         info.vmStateSizeBytes = Int(bytes.bigEndian(UInt32.self, at: 32) ?? 0)
         readExtra(extra, into: &info)
-        var snapshot = Qcow2Snapshot(
+        let snapshot = Qcow2Snapshot(
             l1Offset: offset, l1Entries: Int(bytes.bigEndian(UInt32.self, at: 8) ?? 0), info: info,
             unknownExtra: extra.part(knownExtraSize..<max(knownExtraSize, extra.byteCount))?.array ?? [],
             extraSize: Int(extraSize))
-        snapshot.storedID = bytes.part(idStart..<nameStart)?.array(unlessTextOf: id)
-        snapshot.storedName = bytes.part(nameStart..<end)?.array(unlessTextOf: name)
         return (snapshot, (end + 7) & ~7)
     }
 
@@ -85,8 +80,8 @@ struct Qcow2Snapshot: Sendable, Equatable {
 
     /// The entry as it stands in the table, padded to 8 bytes.
     func serialised() -> [UInt8] {
-        let id = storedID ?? Array(info.id.utf8)
-        let name = storedName ?? Array(info.name.utf8)
+        let id = info.id.rawBytes
+        let name = info.name.rawBytes
         var bytes = [UInt8](repeating: 0, count: Self.fixedSize + Self.knownExtraSize)
         var elements = bytes.mutableSpan
         var span = elements.mutableBytes
@@ -204,13 +199,5 @@ extension Qcow2Metadata {
             try file.write(bytes.span.bytes, at: offset)
             hasUnflushedWrites = true
         }
-    }
-}
-
-extension RawSpan {
-    /// The bytes, where they are not those of `text`: an image has tens of thousands of names.
-    fileprivate func array(unlessTextOf text: String) -> [UInt8]? {
-        let bytes = array
-        return text.utf8.elementsEqual(bytes) ? nil : bytes
     }
 }

@@ -33,7 +33,7 @@ extension Qcow2Driver: SnapshotCapable {
             if info.id.isEmpty { info.id = Self.freeID(beside: snapshots) }
             info.virtualSize = tables.header.virtualSize
             if info.vmStateSizeBytes == 0 { info.vmStateSizeBytes = tables.savedStateBytes }
-            guard info.id.utf8.count <= 0xffff, info.name.utf8.count <= 0xffff else {
+            guard info.id.rawBytes.count <= 0xffff, info.name.rawBytes.count <= 0xffff else {
                 throw BlockError(.invalidArgument, "The snapshot's name is too long", path: file.filename)
             }
             try Qcow2SnapshotSwitch.run(tables) { change throws(BlockError) in
@@ -80,7 +80,7 @@ extension Qcow2Driver: SnapshotCapable {
         try exclusively { tables throws(BlockError) in
             try tables.checkMayChange()
             var snapshots = try tables.snapshotTable().snapshots
-            guard let index = snapshots.firstIndex(where: { $0.info.name == name }) else {
+            guard let index = snapshots.firstIndex(where: { $0.info.name.isSameName(as: name) }) else {
                 throw BlockError(.notFound, "snapshot not found", path: file.filename)
             }
             try tables.checkMayShare()
@@ -112,7 +112,7 @@ extension Qcow2Driver: SnapshotCapable {
             }
             let all = try tables.snapshotTable().snapshots
             let found = all.first { snapshot in
-                (id == nil || snapshot.info.id == id) && (name == nil || snapshot.info.name == name)
+                id.map(snapshot.info.id.isSameName) ?? true && name.map(snapshot.info.name.isSameName) ?? true
             }
             guard let found, id != nil || name != nil else {
                 throw BlockError(.notFound, "Can't find snapshot", path: file.filename)
@@ -142,8 +142,8 @@ extension Qcow2Metadata {
     fileprivate func findSnapshot(_ idOrName: String) throws(BlockError) -> Qcow2Snapshot {
         let all = try snapshotTable().snapshots
         guard
-            let found = all.first(where: { $0.info.id == idOrName })
-                ?? all.first(where: { $0.info.name == idOrName })
+            let found = all.first(where: { $0.info.id.isSameName(as: idOrName) })
+                ?? all.first(where: { $0.info.name.isSameName(as: idOrName) })
         else { throw BlockError(.notFound, "snapshot not found", path: file.filename) }
         return found
     }

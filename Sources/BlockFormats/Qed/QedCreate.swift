@@ -93,7 +93,7 @@ extension QedHeader {
     mutating func setBacking(
         _ reference: BackingReference?, avoiding old: Range<Int>
     ) throws(BlockError) -> [UInt8] {
-        let name = Array((reference?.filename ?? "").utf8)
+        let name = (reference?.filename ?? "").rawBytes
         guard name.count <= Qed.Limit.backingNameBytes else {
             throw BlockError(.limit, "Backing file name too long")
         }

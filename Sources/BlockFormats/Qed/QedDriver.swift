@@ -38,7 +38,7 @@ public final class QedDriver: SessionFormat {
             if header.features & Qed.Feature.backingFile != 0 {
                 let name = try file.readBytes(at: header.backingOffset, count: header.backingBytes)
                 header.backing = BackingReference(
-                    filename: String(decoding: name, as: UTF8.self),
+                    filename: String(raw: name),
                     format: header.features & Qed.Feature.backingIsRaw != 0 ? RawDriver.name : nil)
             }
             let settings = request.settings

@@ -48,9 +48,15 @@ public final class VhdDriver: FormatDriver, BackingChecking {
         var state = try VhdState(
             file: file, layout: layout, header: header, isReadOnly: settings.readOnly)
         if !settings.metadataOnly && !settings.forCheck { try state.checkRepeats() }
-        if !settings.readOnly && !settings.forCheck { try state.prepareForWriting() }
+        if !settings.forCheck {
+            if !header.isIntact { request.warn(Self.suspectHeader) }
+            if !settings.readOnly { try state.prepareForWriting() }
+        }
         body = .dynamic(Monitor(state))
     }
+
+    private static let suspectHeader =
+        "The checksum of the VHD image's header is wrong; 'check -r all' repairs it"
 
     private static func sizeRule(_ text: String?) throws(BlockError) -> VhdFooter.SizeRule? {
         guard let text else { return nil }
@@ -250,7 +256,10 @@ extension VhdLayout {
             let bytes = try file.readBytes(at: locator.offset, count: locator.length)
             spellings[locator.platform] = spellings[locator.platform] ?? bytes
         }
-        return VhdParent.path(of: spellings, name: header.parentName)
-            .map { BackingReference(filename: $0, format: VhdDriver.name) }
+        let paths = VhdParent.paths(of: spellings, name: header.parentName)
+        guard let stated = paths.first else { return nil }
+        // Without a UUID nothing tells that another file is the parent.
+        let others = header.parentUUID == VhdParent.unknown ? [] : Array(paths.dropFirst())
+        return BackingReference(filename: stated, format: VhdDriver.name, otherNames: others)
     }
 }

@@ -16,7 +16,9 @@ struct VhdLayout {
     ///
     /// A fixed disk has its guest's bytes at the start. Only the end can say that a disk is fixed, and what
     /// begins with a footer of a guest's making is still fixed then.
-    /// - Parameter leniently: takes footers and headers with wrong checksums, for a check.
+    /// A header with a wrong checksum is taken, as other programs do that do not look at it: what it states
+    /// has to make sense anyway.
+    /// - Parameter leniently: takes footers with wrong checksums, for a check.
     /// - Throws: `wrongFormat`, `corrupt`, `unsupported`, `limit`.
     static func read(_ file: BlockNode, leniently: Bool) throws(BlockError) -> VhdLayout {
         let length = try file.length()
@@ -33,7 +35,7 @@ struct VhdLayout {
             throw try file.cutError("The VHD image's header", end: offset + Vhd.headerBytes, at: offset)
         }
         let bytes = try file.readBytes(at: offset, count: Vhd.headerBytes)
-        let header = try VhdHeader.parse(bytes, at: offset, leniently: leniently)
+        let header = try VhdHeader.parse(bytes, at: offset)
         if !header.isIntact { layout.damages.append("the checksum of the header is wrong") }
         layout.header = header
         let table = header.tableRange.lowerBound

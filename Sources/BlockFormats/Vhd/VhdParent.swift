@@ -17,7 +17,7 @@ struct VhdParent: Sendable, Equatable {
     /// - Throws: `invalidArgument` for what cannot be a file's path; `limit`.
     static func path(of reference: BackingReference) throws(BlockError) -> String {
         var path = reference.filename
-        if path.hasPrefix("file:") { path.removeFirst("file:".count) }
+        path = FileNames.withoutFileScheme(path)
         guard !path.hasPrefix("json:"), DriverRegistry.scheme(of: path) == nil, !path.isEmpty else {
             throw BlockError(.invalidArgument, "The parent of a VHD image must be a file")
         }
@@ -30,7 +30,7 @@ struct VhdParent: Sendable, Equatable {
                 "The parent of a VHD image must be a VHD image, not "
                     + "'\(reference.format ?? "")'")
         }
-        guard path.utf8.count <= 1024 else { throw BlockError(.limit, "Backing file name too long") }
+        guard path.rawBytes.count <= 1024 else { throw BlockError(.limit, "Backing file name too long") }
         return path
     }
 
@@ -40,14 +40,14 @@ struct VhdParent: Sendable, Equatable {
     ///
     /// - Parameter image: the file name of the image itself.
     func spellings(from image: String) -> [(platform: String, bytes: [UInt8])] {
-        let windows = path.replacingSlashes(by: "\\")
-        if path.hasPrefix("/") {
+        let windows = path.replacing("/", by: "\\")
+        if FileNames.isAbsolute(path) {
             return [(Self.absoluteWindows, utf16(windows)), (Self.url, Array("file://\(escaped)".utf8))]
         }
         var result = [(Self.relativeWindows, utf16(".\\" + windows))]
         let whole = FileNames.resolve(path, relativeTo: image)
-        if whole.hasPrefix("/") {
-            result.append((Self.absoluteWindows, utf16(whole.replacingSlashes(by: "\\"))))
+        if FileNames.isAbsolute(whole) {
+            result.append((Self.absoluteWindows, utf16(whole.replacing("/", by: "\\"))))
         }
         return result + [(Self.url, Array("file://./\(escaped)".utf8))]
     }
@@ -59,7 +59,7 @@ struct VhdParent: Sendable, Equatable {
     private var escaped: String {
         let plain = Set("/-_.~".utf8)
         var text = ""
-        for byte in path.utf8 {
+        for byte in path.rawBytes {
             let isLetter = (byte | 0x20) >= 0x61 && (byte | 0x20) <= 0x7A
             if isLetter || (byte >= 0x30 && byte <= 0x39) || plain.contains(byte) {
                 text.unicodeScalars.append(Unicode.Scalar(byte))
@@ -72,38 +72,41 @@ struct VhdParent: Sendable, Equatable {
 
     // MARK: Reading
 
-    /// The path that the spellings of an image name, relative ones first; `nil` where they name none.
+    /// The paths where the parent may be, in the order in which they are tried: relative ones, absolute ones,
+    /// and beside the image the names that the header and the paths end with, as in an image that was moved
+    /// with its parent.
     ///
     /// - Parameters:
     ///   - spellings: by platform.
-    ///   - name: the parent's own name in the header, taken where no path can be one of this system.
-    static func path(of spellings: [String: [UInt8]], name: String) -> String? {
+    ///   - name: the parent's own name in the header.
+    static func paths(of spellings: [String: [UInt8]], name: String) -> [String] {
         let fromURL = spellings[url].flatMap(unescaped)
         let fromWindows = [relativeWindows, absoluteWindows].compactMap { spellings[$0] }.map(windowsPath)
-        let paths = [fromURL].compactMap { $0 } + fromWindows
-        if let relative = paths.first(where: { !$0.hasPrefix("/") && !hasDrive($0) && !$0.isEmpty }) {
-            return local(relative)
+        let stated = ([fromURL].compactMap { $0 } + fromWindows).filter { !$0.isEmpty }
+        let relative = stated.filter { !FileNames.isAbsolute($0) && !hasDrive($0) }.map(local)
+        let absolute = stated.filter { FileNames.isAbsolute($0) && !$0.hasPrefix("//") }
+        let beside = ([name] + stated).map(FileNames.besideImage).filter { !$0.isEmpty && !hasDrive($0) }
+        var paths: [String] = []
+        for path in relative + absolute + beside where !paths.contains(where: path.isSameName) {
+            paths.append(path)
         }
-        if let absolute = paths.first(where: { $0.hasPrefix("/") && !$0.hasPrefix("//") }) { return absolute }
-        let own = FileNames.lastComponent(name.replacingBackslashes())
-        if !own.isEmpty { return local(own) }
-        return paths.map(FileNames.lastComponent).first { !$0.isEmpty && !hasDrive($0) }.map(local)
+        return paths
     }
 
     /// A path that nobody takes for a protocol's name, without `./` where it can be.
     private static func local(_ path: String) -> String {
         var path = path
         while path.hasPrefix("./") { path.removeFirst(2) }
-        return path.contains(":") ? "./" + path : path
+        return path.utf8.contains(UInt8(ascii: ":")) ? "./" + path : path
     }
 
-    private static func hasDrive(_ path: String) -> Bool { path.dropFirst().first == ":" }
+    private static func hasDrive(_ path: String) -> Bool { path.utf8.dropFirst().first == UInt8(ascii: ":") }
 
     private static func windowsPath(_ bytes: [UInt8]) -> String {
         let units = stride(from: 0, to: bytes.count - 1, by: 2).map {
             UInt16(bytes[$0]) | UInt16(bytes[$0 + 1]) << 8
         }
-        return String(decoding: units.prefix { $0 != 0 }, as: UTF16.self).replacingBackslashes()
+        return String(decoding: units.prefix { $0 != 0 }, as: UTF16.self).replacing("\\", by: "/")
     }
 
     /// The path of a `file:` URL.
@@ -122,13 +125,15 @@ struct VhdParent: Sendable, Equatable {
                 result.append(byte)
             }
         }
-        return String(decoding: result, as: UTF8.self)
+        return String(raw: result)
     }
 }
 
 extension String {
-    fileprivate func replacingSlashes(by other: Character) -> String {
-        String(map { $0 == "/" ? other : $0 })
+    /// By scalars: a mark behind a slash makes one character of both.
+    func replacing(_ scalar: Unicode.Scalar, by other: Unicode.Scalar) -> String {
+        var result = UnicodeScalarView()
+        for own in unicodeScalars { result.append(own == scalar ? other : own) }
+        return String(result)
     }
-    fileprivate func replacingBackslashes() -> String { String(map { $0 == "\\" ? "/" : $0 }) }
 }

@@ -67,7 +67,16 @@ struct VhdState: FlushableTables {
     }
 
     /// Looks through the table before the first change, and mends footers.
+    ///
+    /// - Throws: `corrupt` where table or header are damaged: with a wrong place of the table or size of the
+    ///   blocks, writing would destroy data.
     mutating func prepareForWriting() throws(BlockError) {
+        guard header.isIntact else {
+            throw BlockError(
+                .corrupt,
+                "The checksum of the VHD image's header is wrong; it can be read, and repaired with "
+                    + "'check -r all'")
+        }
         let survey = try survey()
         guard survey.findingCount == 0 else {
             throw BlockError(

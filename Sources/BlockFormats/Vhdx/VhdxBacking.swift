@@ -14,10 +14,12 @@ extension VhdxDriver: BackingChecking {
         let isNeeded =
             !request.namesBacking && !settings.metadataOnly && !settings.withoutBacking && !settings.forCheck
         do throws(BlockError) {
-            guard let name = try state.parentLocator().filename else {
+            let names = try state.parentLocator().filenames
+            guard let name = names.first else {
                 throw BlockError(.corrupt, "The VHDX image does not say what it is based on")
             }
-            return BackingReference(filename: name, format: VhdxDriver.name)
+            return BackingReference(
+                filename: name, format: VhdxDriver.name, otherNames: Array(names.dropFirst()))
         } catch {
             if isNeeded { throw error }
             return nil

@@ -60,39 +60,38 @@ struct VhdxParentLocator: Sendable, Equatable {
     }
     private static let linkageKeys = ["parent_linkage", "parent_linkage2"]
 
-    /// A name by which the parent may be found from the image's folder: the relative path, else the last
-    /// component of a path on the machine where it was made.
-    var filename: String? {
-        if let path = self["relative_path"], !path.isEmpty { return Self.hostPath(path) }
-        for key in ["volume_path", "absolute_win32_path"] {
-            guard let path = self[key], !path.isEmpty else { continue }
-            return Self.hostPath(FileNames.lastComponent(Self.withSlashes(path)))
+    /// Names by which the parent may be found from the image's folder, in the order in which they are tried:
+    /// the relative path, then the last components of all paths, as in an image that was moved with its
+    /// parent.
+    var filenames: [String] {
+        let paths = ["relative_path", "volume_path", "absolute_win32_path"].compactMap { self[$0] }
+        let relative = self["relative_path"].map(Self.hostPath)
+        let names = [relative].compactMap { $0 } + paths.map(FileNames.besideImage)
+        var filenames: [String] = []
+        for name in names where !name.isEmpty && !filenames.contains(where: name.isSameName) {
+            filenames.append(name)
         }
-        return nil
-    }
-
-    private static func withSlashes(_ path: String) -> String {
-        String(path.map { $0 == "\\" ? "/" : $0 })
+        return filenames
     }
 
     /// A relative path of Windows in the host's spelling. It is a file's name, whatever it looks like.
     private static func hostPath(_ path: String) -> String {
-        var name = Substring(withSlashes(path))
-        while name.hasPrefix("./") { name = name.dropFirst(2) }
-        return name.contains(":") ? "./" + name : String(name)
+        var name = path.replacing("\\", by: "/")
+        while name.hasPrefix("./") { name.removeFirst(2) }
+        return name.utf8.contains(UInt8(ascii: ":")) ? "./" + name : name
     }
 
     /// The locator of a parent with that data write GUID, under a name that counts from the image's folder.
     ///
     /// - Throws: `limit` for a name that is too long.
     static func make(linkage: ImageUUID, filename: String) throws(BlockError) -> VhdxParentLocator {
-        let path = String(filename.map { $0 == "/" ? "\\" : $0 })
+        let path = filename.replacing("/", by: "\\")
         guard path.utf16.count <= Vhdx.Limit.parentNameUnits else {
             throw BlockError(.limit, "The parent's name is too long for a VHDX image")
         }
         return VhdxParentLocator(entries: [
             ("parent_linkage", linkage.guidText),
-            ("relative_path", filename.hasPrefix("/") ? path : ".\\" + path),
+            ("relative_path", FileNames.isAbsolute(filename) ? path : ".\\" + path),
         ])
     }
 

@@ -62,7 +62,7 @@ struct VmdkDescriptor {
     /// Whether `bytes` look like a descriptor: its comment, or its version among the first lines.
     static func isDescriptor(_ bytes: RawSpan) -> Bool {
         for line in splitLines(bytes).prefix(100) {
-            let text = line.lowercased()
+            let text = withoutMark(line).lowercased()
             if text.hasPrefix(Vmdk.descriptorMagic) { return true }
             if text.isEmpty || text.hasPrefix("#") { continue }
             return text.filter { $0 != " " }.hasPrefix("version=")
@@ -74,7 +74,7 @@ struct VmdkDescriptor {
         bytes.withUnsafeBytes { buffer in
             buffer.prefix { $0 != 0 }.split(separator: 10, omittingEmptySubsequences: false).map { line in
                 let end = line.last == 13 ? line.dropLast() : line
-                return VmdkText.decode(end)
+                return String(raw: end)
             }
         }
     }
@@ -103,23 +103,36 @@ struct VmdkDescriptor {
     }
 
     private static func assignment(_ line: String) -> (name: String, value: String)? {
+        let line = withoutMark(line)
         guard let equals = line.utf8.firstIndex(of: UInt8(ascii: "=")), !line.hasPrefix("#") else {
             return nil
         }
-        let name = trimmed(line[..<equals]).lowercased()
-        var value = trimmed(line[line.utf8.index(after: equals)...])
-        if value.utf8.count >= 2, value.hasPrefix("\""), value.hasSuffix("\"") {
+        let name = Substring(trimmed(line.utf8[..<equals])).lowercased()
+        var value = trimmed(line.utf8[line.utf8.index(after: equals)...])
+        if value.count >= 2, value.first == quote, value.last == quote {
             value = value.dropFirst().dropLast()
         }
-        return (name, String(value))
+        return (name, String(Substring(value)))
     }
 
-    private static func isBlank(_ character: Character) -> Bool { character == " " || character == "\t" }
+    private static let quote = UInt8(ascii: "\"")
 
-    private static func trimmed(_ text: Substring) -> Substring {
+    // By bytes: a mark behind a blank or a quote makes one character of both.
+    private static func isBlank(_ byte: UInt8) -> Bool { byte == 0x20 || byte == 0x09 }
+
+    private static func trimmed(_ text: Substring.UTF8View) -> Substring.UTF8View {
         var text = text.drop(while: isBlank)
         while let last = text.last, isBlank(last) { text.removeLast() }
         return text
+    }
+
+    private static func words(_ text: Substring) -> [Substring] {
+        text.utf8.split(whereSeparator: isBlank).map { Substring($0) }
+    }
+
+    /// The line without the byte order mark that some editors put in front of the first one.
+    private static func withoutMark(_ line: String) -> Substring {
+        line.unicodeScalars.first == "\u{FEFF}" ? Substring(line.unicodeScalars.dropFirst()) : line[...]
     }
 
     /// The content ID, which changes with the contents; `nil` where the descriptor has none.
@@ -131,6 +144,23 @@ struct VmdkDescriptor {
     var parentHint: String? {
         guard let hint = value("parentFileNameHint"), !hint.isEmpty else { return nil }
         return parentCID == Vmdk.noParent ? nil : hint
+    }
+
+    /// Where else the file of a name in this descriptor may be, when there is none of the name's own bytes:
+    /// under the text that they are in the character set of the descriptor.
+    func otherSpellings(of name: String) -> [String] {
+        guard let page = value("encoding").flatMap(VmdkCodePage.init), let text = page.decode(name.rawBytes)
+        else { return [] }
+        return text.isSameName(as: name) ? [] : [text]
+    }
+
+    /// Where else the parent may be: beside the disk, as VMware looks for one that was moved with it.
+    var otherParents: [String] {
+        guard let hint = parentHint else { return [] }
+        let names = [hint] + otherSpellings(of: hint)
+        // Without a content ID nothing tells that a file is the parent.
+        guard let cid = parentCID, cid != 0 else { return Array(names.dropFirst()) }
+        return Array(names.dropFirst()) + names.map(FileNames.besideImage)
     }
 
     // MARK: The parent's next content ID
@@ -200,23 +230,23 @@ struct VmdkDescriptor {
     /// The text, with its data base in sectors of its own where it does not all fit into one: what may
     /// change then lies in the first sector, which is written as a whole or not at all.
     var text: [UInt8] {
-        let whole = VmdkText.encode(lines.joined(separator: "\n"))
+        let whole = lines.joined(separator: "\n").rawBytes
         guard whole.count > Vmdk.sectorBytes,
             let split = lines.firstIndex(where: { $0.hasPrefix("# The Disk Data Base") })
         else { return whole }
         var head = lines[..<split]
         while head.last?.isEmpty == true { head.removeLast() }
-        var bytes = VmdkText.encode(head.joined(separator: "\n")) + [10]
+        var bytes = head.joined(separator: "\n").rawBytes + [10]
         let room = (bytes.count + Vmdk.sectorBytes - 1).roundedDown(to: Vmdk.sectorBytes)
         bytes += [UInt8](repeating: 10, count: room - bytes.count)
-        return bytes + VmdkText.encode(lines[split...].joined(separator: "\n"))
+        return bytes + lines[split...].joined(separator: "\n").rawBytes
     }
 
     // MARK: Extents
 
     private static func parseExtent(_ line: String) throws(BlockError) -> VmdkExtentLine? {
         let (front, name, behind) = split(line)
-        let head = front.split(whereSeparator: isBlank)
+        let head = words(front)
         guard let access = head.first, ["RW", "RDONLY", "NOACCESS"].contains(access) else { return nil }
         guard head.count >= 3, let sectors = Int(head[1]), sectors >= 0, sectors <= Int.max >> 10 else {
             throw BlockError(.corrupt, "The extent line '\(line)' makes no sense")
@@ -231,7 +261,7 @@ struct VmdkDescriptor {
         }
         extent.filename = String(name)
         // Behind the names of others stand words that mean something to VMware alone.
-        if let word = behind.split(whereSeparator: isBlank).first, kind == .flat || Int(word) != nil {
+        if let word = words(behind).first, kind == .flat || Int(word) != nil {
             guard let offset = Int(word), offset >= 0, offset <= Int.max >> 10 else {
                 throw BlockError(.corrupt, "The extent line '\(line)' has a bad offset")
             }
@@ -243,12 +273,15 @@ struct VmdkDescriptor {
     /// What stands before the name in quotes, the name, and what stands behind it. The name ends with a quote
     /// that has a blank or nothing behind it.
     private static func split(_ line: String) -> (front: Substring, name: Substring?, behind: Substring) {
-        guard let open = line.firstIndex(of: "\"") else { return (line[...], nil, "") }
-        var rest = line[line.index(after: open)...]
+        let bytes = line.utf8
+        guard let open = bytes.firstIndex(of: quote) else { return (withoutMark(line), nil, "") }
+        var rest = bytes[bytes.index(after: open)...]
         let start = rest.startIndex
-        while let quote = rest.firstIndex(of: "\"") {
-            rest = rest[rest.index(after: quote)...]
-            if rest.first.map(isBlank) ?? true { return (line[..<open], line[start..<quote], rest) }
+        while let end = rest.firstIndex(of: quote) {
+            rest = rest[rest.index(after: end)...]
+            if rest.first.map(isBlank) ?? true {
+                return (line[..<open], line[start..<end], Substring(rest))
+            }
         }
         return (line[..<open], nil, "")
     }

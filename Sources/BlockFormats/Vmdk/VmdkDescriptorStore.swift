@@ -113,7 +113,7 @@ struct VmdkDescriptorStore {
         var start = 0
         while start < bytes.count {
             let end = bytes[start...].firstIndex(of: 10) ?? bytes.count
-            if isWanted(VmdkText.decode(bytes[start..<end])) { return start..<end }
+            if isWanted(String(raw: bytes[start..<end])) { return start..<end }
             start = end + 1
         }
         return nil

@@ -29,7 +29,8 @@ public final class VmdkDriver: FormatDriver {
     }
 
     static func backing(of descriptor: VmdkDescriptor?) -> BackingReference? {
-        descriptor?.parentHint.map { BackingReference(filename: $0, format: name) }
+        guard let descriptor, let hint = descriptor.parentHint else { return nil }
+        return BackingReference(filename: hint, format: name, otherNames: descriptor.otherParents)
     }
 
     public static func probe(_ header: RawSpan, filename: String) -> Int {

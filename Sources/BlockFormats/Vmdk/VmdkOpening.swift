@@ -5,7 +5,7 @@ struct VmdkOpening {
     let request: OpenRequest
     private var children = 0
     /// Flat files by name: several extents may lie in one.
-    private var flatFiles: [String: (node: BlockNode, child: Int)] = [:]
+    private var flatFiles: [[UInt8]: (node: BlockNode, child: Int)] = [:]
     /// How many entries the directories of further extents may have.
     private var directoryEntriesLeft = Vmdk.Limit.directoryEntries
 
@@ -28,6 +28,10 @@ struct VmdkOpening {
             throw isPart()
         } else if let store = try VmdkDescriptorStore(file: file, offset: 0, room: nil) {
             state = try openDescribed(store, &options)
+        } else if [[0xFF, 0xFE], [0xFE, 0xFF]].contains(Array(first.prefix(2))) {
+            throw BlockError(
+                .wrongFormat,
+                "'\(name)' is text in UTF-16; a VMDK descriptor is in UTF-8 or an 8-bit character set")
         } else {
             throw BlockError(
                 .wrongFormat,
@@ -133,7 +137,8 @@ struct VmdkOpening {
         }
         var start = 0
         for (index, entry) in store.descriptor.extents.enumerated() {
-            let extent = try openExtent(entry.extent, index, start, &options)
+            let others = store.descriptor.otherSpellings(of: entry.extent.filename)
+            let extent = try openExtent(entry.extent, others, index, start, &options)
             extents.append(extent)
             let (end, overflow) = start.addingReportingOverflow(extent.guest.count)
             guard !overflow, end <= Int.max >> 10 else {
@@ -145,7 +150,8 @@ struct VmdkOpening {
     }
 
     private mutating func openExtent(
-        _ line: VmdkExtentLine, _ index: Int, _ start: Int, _ options: inout OptionTree
+        _ line: VmdkExtentLine, _ otherNames: [String], _ index: Int, _ start: Int,
+        _ options: inout OptionTree
     ) throws(BlockError) -> VmdkExtent {
         let range = start..<start + line.sectors * Vmdk.sectorBytes
         var extent = VmdkExtent(
@@ -153,7 +159,7 @@ struct VmdkOpening {
         if line.kind == .zero { return extent }
         extent.filename = FileNames.resolve(line.filename, relativeTo: file.filename)
         extent.content = line.kind.isFlat ? .flat(hostOffset: 0) : .unopened
-        guard let (node, child) = try openFile(line, index, &options) else { return extent }
+        guard let (node, child) = try openFile(line, otherNames, index, &options) else { return extent }
         switch line.kind {
         case .flat, .vmfs:
             extent.content = .flat(hostOffset: (line.offset ?? 0) * Vmdk.sectorBytes)
@@ -177,18 +183,15 @@ struct VmdkOpening {
     }
 
     private mutating func openFile(
-        _ line: VmdkExtentLine, _ index: Int, _ options: inout OptionTree
+        _ line: VmdkExtentLine, _ otherNames: [String], _ index: Int, _ options: inout OptionTree
     ) throws(BlockError) -> (node: BlockNode, child: Int)? {
-        if line.kind.isFlat, let known = flatFiles[line.filename] { return known }
-        guard VmdkText.isPlain(line.filename) else {
-            throw BlockError(
-                .unsupported, "The name of extent \(index) is not UTF-8, as file names must be here",
-                path: file.filename)
-        }
+        let key = line.filename.rawBytes
+        if line.kind.isFlat, let known = flatFiles[key] { return known }
         let opened: BlockNode?
         do throws(BlockError) {
             opened = try request.openChild(
-                line.filename, role: "extents.\(index)", purpose: .extent, options: &options)
+                line.filename, otherNames: otherNames, role: "extents.\(index)", purpose: .extent,
+                options: &options)
         } catch {
             guard error.kind == .notFound else { throw error }
             throw BlockError(
@@ -199,7 +202,7 @@ struct VmdkOpening {
         guard let node = opened else { return nil }
         children += 1
         let result = (node: node, child: children)
-        if line.kind.isFlat { flatFiles[line.filename] = result }
+        if line.kind.isFlat { flatFiles[key] = result }
         return result
     }
 

@@ -56,7 +56,7 @@ struct ConfinedName {
         var found = found
         if found.folder == nil { found = try walk(try folders()) }
         guard let folder = found.folder else { throw Errno.noSuchFileOrDirectory }
-        let opened = openat(folder.number, found.lastName, flags | O_NOFOLLOW)
+        let opened = openat(folder.number, found.lastName.hostPath, flags | O_NOFOLLOW)
         guard opened >= 0 else { throw Errno(rawValue: errno) }
         let descriptor = FileDescriptor(rawValue: opened)
         guard try FileStatus(opened).identity == found.file.identity else {
@@ -87,14 +87,14 @@ struct ConfinedName {
         let name = confinement.name
         var start = folders.own.isEmpty ? nil : folders.start
         var rest = name
-        if name.hasPrefix("/") {
+        if FileNames.isAbsolute(name) {
             (start, rest) = folders.split(name)
         } else if confinement.isFromWorkingFolder {
             return nil
         }
         guard let start, folders.owns(start), !rest.isEmpty else { return nil }
         var code: Int32 = 0
-        let found = platter_find_beneath(start.number, rest, &code)
+        let found = platter_find_beneath(start.number, rest.hostPath, &code)
         if found >= 0 { return FoundFile(file: try PathDescriptor(owning: found)) }
         switch Errno(rawValue: code) {
         case .noSuchFileOrDirectory, .notDirectory, .permissionDenied, .fileNameTooLong, .ioError:

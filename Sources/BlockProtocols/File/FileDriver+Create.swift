@@ -107,7 +107,7 @@ extension FileDriver {
         if isNew { flags.insert(.exclusiveCreate) }
         do {
             return try FileDescriptor.open(
-                FilePath(path), .readWrite, options: flags,
+                FilePath(platformString: path.hostPath), .readWrite, options: flags,
                 permissions: [.ownerReadWrite, .groupRead, .otherRead])
         } catch {
             throw BlockError.system(error as? Errno ?? .ioError, path: name)

@@ -1,3 +1,4 @@
+import BlockCore
 import SystemPackage
 
 #if canImport(Glibc)
@@ -41,7 +42,7 @@ struct FileStatus: Sendable {
     /// The identity of the regular file that has this name itself, not through a link; `nil` without one.
     static func identity(ofName path: String) -> String? {
         var info = stat()
-        guard lstat(path, &info) == 0, info.st_mode & S_IFMT == S_IFREG else { return nil }
+        guard lstat(path.hostPath, &info) == 0, info.st_mode & S_IFMT == S_IFREG else { return nil }
         return identity(info)
     }
 
@@ -78,7 +79,7 @@ struct FileStatus: Sendable {
 
     /// The value of an environment variable, unless it is empty.
     static func environment(_ name: String) -> String? {
-        guard let value = getenv(name).map({ String(cString: $0) }), !value.isEmpty else { return nil }
+        guard let value = getenv(name).map({ String(rawCString: $0) }), !value.isEmpty else { return nil }
         return value
     }
 

@@ -1,3 +1,4 @@
+import BlockCore
 import CHost
 import SystemPackage
 
@@ -37,13 +38,13 @@ final class PathDescriptor: Sendable {
 
     /// Follows links.
     convenience init(path: String) throws(Errno) {
-        try self.init(owning: Self.checked { open(path, platter_path_flag() | O_CLOEXEC) })
+        try self.init(owning: Self.checked { open(path.hostPath, platter_path_flag() | O_CLOEXEC) })
     }
 
     /// The entry `name` of a folder; a link is not followed.
     convenience init(_ name: String, in folder: PathDescriptor) throws(Errno) {
         let flags = platter_path_flag() | O_CLOEXEC | O_NOFOLLOW
-        try self.init(owning: Self.checked { openat(folder.number, name, flags) })
+        try self.init(owning: Self.checked { openat(folder.number, name.hostPath, flags) })
     }
 
     deinit { close(number) }
@@ -62,7 +63,7 @@ final class PathDescriptor: Sendable {
         var bytes = [CChar](repeating: 0, count: Int(PATH_MAX) + 1)
         let count = readlinkat(number, "", &bytes, bytes.count - 1)
         if count < 0 { throw Errno(rawValue: errno) }
-        return bytes.prefix(count).withUnsafeBytes { String(decoding: $0, as: UTF8.self) }
+        return bytes.prefix(count).withUnsafeBytes { String(raw: $0) }
     }
 }
 
@@ -105,8 +106,8 @@ struct FolderWalk {
 
     /// The components of a path, last first. An absolute one begins at the root.
     private static func components(_ path: String, _ folder: inout PathDescriptor) -> [String] {
-        if path.hasPrefix("/"), let root = try? PathDescriptor(path: "/") { folder = root }
-        return path.split(separator: "/").filter { $0 != "." }.reversed().map(String.init)
+        if FileNames.isAbsolute(path), let root = try? PathDescriptor(path: "/") { folder = root }
+        return FileNames.components(path).filter { $0 != "." }.reversed()
     }
 
     private static func step(_ name: String, in folder: PathDescriptor) throws(Failure) -> PathDescriptor {
@@ -136,8 +137,8 @@ struct ImageFolders {
         start = try PathDescriptor(path: Self.folder(of: image))
         var own: [PathDescriptor] = []
         if Self.isImage(image, identity) { own.append(start) }
-        if let resolved = realpath(image, nil) {
-            let path = String(cString: resolved)
+        if let resolved = realpath(image.hostPath, nil) {
+            let path = String(rawCString: resolved)
             free(resolved)
             if let behind = try? PathDescriptor(path: Self.folder(of: path)), Self.isImage(path, identity),
                 behind.identity != start.identity
@@ -149,7 +150,8 @@ struct ImageFolders {
     }
 
     private static func folder(of path: String) -> String {
-        path.lastIndex(of: "/").map { String(path[...$0]) } ?? "."
+        let folder = FileNames.folder(of: path)
+        return folder.isEmpty ? "." : folder
     }
 
     private static func isImage(_ path: String, _ identity: String?) -> Bool {
@@ -174,7 +176,7 @@ struct ImageFolders {
 
     /// An absolute name as one of the folders and the rest behind it; `nil` when it passes through none.
     func split(_ name: String) -> (folder: PathDescriptor?, rest: String) {
-        let parts = name.split(separator: "/")
+        let parts = FileNames.components(name)
         var prefix = ""
         for (index, part) in parts.enumerated().dropLast() {
             prefix += "/" + part

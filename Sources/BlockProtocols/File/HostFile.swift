@@ -123,7 +123,7 @@ final class HostFile: Sendable {
             let mode = options.readOnly ? FileDescriptor.AccessMode.readOnly : .readWrite
             let opened =
                 try options.confinement.map { try ConfinedName($0).open(mode, flags) }
-                ?? FileDescriptor.open(FilePath(place), mode, options: flags)
+                ?? FileDescriptor.open(FilePath(platformString: place.hostPath), mode, options: flags)
             if options.isDirect { _ = platter_disable_cache(opened.rawValue) }
             return opened
         } catch {

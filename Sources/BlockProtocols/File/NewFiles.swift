@@ -23,7 +23,7 @@ public final class NewFiles: Sendable {
         var keeper: HostFile
         /// What a file that was there before gets last.
         let start = HeldStart()
-        var isNew: Bool { place != path }
+        var isNew: Bool { !place.isSameName(as: path) }
     }
 
     private struct Further {
@@ -48,13 +48,13 @@ public final class NewFiles: Sendable {
         var entry = FileDriver.entry
         let (open, create) = (entry.open, entry.create)
         entry.open = { [self] (path, options, settings) throws(BlockError) -> any ProtocolDriver in
-            guard path == self.path, let main = state.withLock({ $0.main }) else {
+            guard path.isSameName(as: self.path), let main = state.withLock({ $0.main }) else {
                 return try open(path, &options, settings)
             }
             return try reopen(main, FileOpenOptions(settings, taking: &options))
         }
         entry.create = { [self] (path, options) throws(BlockError) in
-            if path == self.path { return try createMain(options) }
+            if path.isSameName(as: self.path) { return try createMain(options) }
             let wasThere = FileStatus.identity(ofName: path) != nil
             try create?(path, options)
             guard !wasThere, let identity = FileStatus.identity(ofName: path) else { return }
@@ -99,7 +99,7 @@ public final class NewFiles: Sendable {
         guard let main = state.withLock({ $0.main }) else { return }
         if main.keeper.kind == .regular, !main.isNew { try main.start.release(to: main.keeper) }
         if main.isNew {
-            let code = Errno(rawValue: platter_rename_new(main.place, main.path))
+            let code = Errno(rawValue: platter_rename_new(main.place.hostPath, main.path.hostPath))
             if code == .fileExists {
                 throw BlockError(
                     .exists, "'\(path)' was made by another program meanwhile, and is left as it is",

@@ -40,7 +40,8 @@ struct NewName {
         let last = FileNames.lastComponent(name)
         let folders = try ConfinedName(confinement).folders()
         let walk = FolderWalk(from: folders.start)
-        let parent = name.count == last.count ? "." : String(name.dropLast(last.count))
+        let folder = FileNames.folder(of: name)
+        let parent = folder.isEmpty ? "." : folder
         guard !last.isEmpty, last != "..", confinement.allowsFolder,
             let found = try? walk.find(parent), folders.contain(found.file)
         else { throw confinement.denial("which is not in the image's folder") }
@@ -51,11 +52,11 @@ struct NewName {
 
     private func make(in folder: Int32, _ name: String, existing: Bool = true) throws -> FileDescriptor {
         let flags = O_RDWR | O_CLOEXEC | O_NONBLOCK
-        let made = openat(folder, name, flags | O_CREAT | O_EXCL | O_NOFOLLOW, 0o644)
+        let made = openat(folder, name.hostPath, flags | O_CREAT | O_EXCL | O_NOFOLLOW, 0o644)
         if made >= 0 { return FileDescriptor(rawValue: made) }
         let code = Errno(rawValue: errno)
         guard existing, code == .fileExists else { throw code }
-        let opened = openat(folder, name, flags)
+        let opened = openat(folder, name.hostPath, flags)
         guard opened >= 0 else { throw Errno(rawValue: errno) }
         return FileDescriptor(rawValue: opened)
     }

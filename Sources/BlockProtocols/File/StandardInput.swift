@@ -31,7 +31,7 @@ public enum StandardInput {
     private static func unnamedFile() throws(BlockError) -> FileDescriptor {
         let folder = FileStatus.environment("TMPDIR") ?? "/var/tmp"
         var code: Int32 = 0
-        let descriptor = platter_open_unnamed(folder, &code)
+        let descriptor = platter_open_unnamed(folder.hostPath, &code)
         guard descriptor >= 0 else {
             throw BlockError.system(Errno(rawValue: code), path: folder)
                 .prefixed("Could not create a temporary file in '\(folder)'")

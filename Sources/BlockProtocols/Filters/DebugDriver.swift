@@ -57,12 +57,12 @@ public final class DebugDriver: FilterDriver, MetadataEventListener {
         let filename = FilterOpening.name(filename, for: name)
         if filename.hasPrefix("\(name):") {
             let rest = filename.dropFirst(name.count + 1)
-            guard let colon = rest.firstIndex(of: ":") else {
+            guard let colon = rest.utf8.firstIndex(of: UInt8(ascii: ":")) else {
                 throw BlockError(
                     .invalidArgument, "blkdebug requires both config file and image path", path: filename)
             }
             if colon > rest.startIndex { options["config"] = String(rest[..<colon]) }
-            image = String(rest[rest.index(after: colon)...])
+            image = String(rest[rest.utf8.index(after: colon)...])
         } else if !filename.isEmpty {
             image = filename
         }

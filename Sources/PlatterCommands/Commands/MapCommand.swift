@@ -159,7 +159,7 @@ private final class MapPrinter {
         buffer.append(contentsOf: UnsafeBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
     }
 
-    private func append(_ text: String) { buffer.append(contentsOf: text.utf8) }
+    private func append(_ text: String) { buffer.append(contentsOf: text.rawBytes) }
 
     /// Digits are made here: a string for every number would take most of the time on a fragmented image.
     private func append(_ number: Int, radix: Int = 10) {

@@ -82,7 +82,7 @@ struct SnapshotCommand: ImageCommand {
 
     private func create(_ name: String, _ node: BlockNode) throws {
         let failed = "Could not create snapshot '\(name)'"
-        guard name.utf8.count <= Self.maximumNameBytes else {
+        guard name.rawBytes.count <= Self.maximumNameBytes else {
             throw CommandFailure("\(failed): The name has more than \(Self.maximumNameBytes) bytes")
         }
         guard node.format is any SnapshotCapable else {

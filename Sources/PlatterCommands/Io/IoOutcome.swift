@@ -8,7 +8,7 @@ struct IoOutcome: Sendable {
     var hasFailed = false
 
     static func failure(_ line: String) -> IoOutcome {
-        IoOutcome(text: Array("\(line)\n".utf8), hasFailed: true)
+        IoOutcome(text: "\(line)\n".rawBytes, hasFailed: true)
     }
 
     /// The same of a request whose failure is only told.
@@ -86,6 +86,6 @@ extension IoReport {
         let report = IoReport(
             action: action, offset: offset, count: count, nanoseconds: elapsed,
             isForMachines: options.has("C"))
-        return Array(report.text.utf8)
+        return report.text.rawBytes
     }
 }

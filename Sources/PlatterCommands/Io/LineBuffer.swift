@@ -1,11 +1,13 @@
+import BlockCore
+
 /// A line of text that is being edited, and where its cursor is: the bytes of UTF-8 as they come.
 struct LineBuffer {
     private var bytes: [UInt8] = []
     private var cursor = 0
 
     var isEmpty: Bool { bytes.isEmpty }
-    var text: String { String(decoding: bytes, as: UTF8.self) }
-    var textBeforeCursor: String { String(decoding: bytes[..<cursor], as: UTF8.self) }
+    var text: String { String(raw: bytes) }
+    var textBeforeCursor: String { String(raw: bytes[..<cursor]) }
 
     mutating func insert(_ new: [UInt8]) {
         bytes.insert(contentsOf: new, at: cursor)
@@ -63,7 +65,7 @@ struct LineBuffer {
     /// always shown; a long line moves on by half of the columns.
     func window(columns: Int) -> (text: String, cursor: Int) {
         let before = textBeforeCursor.unicodeScalars.map(Self.shown)
-        let after = String(decoding: bytes[cursor...], as: UTF8.self).unicodeScalars.map(Self.shown)
+        let after = String(raw: bytes[cursor...]).unicodeScalars.map(Self.shown)
         let column = Self.width(before)
         let last = max(0, columns - 1)
         let step = max(1, last / 2)
@@ -85,7 +87,7 @@ struct LineBuffer {
 
     /// No character of a line moves the terminal's cursor elsewhere.
     private static func shown(_ scalar: Unicode.Scalar) -> Unicode.Scalar {
-        scalar.properties.generalCategory == .control ? "\u{FFFD}" : scalar
+        scalar.properties.generalCategory == .control || RawText.byte(of: scalar) != nil ? "\u{FFFD}" : scalar
     }
 
     private static func width(_ scalars: [Unicode.Scalar]) -> Int { scalars.reduce(0) { $0 + width($1) } }

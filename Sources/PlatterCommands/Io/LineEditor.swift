@@ -1,3 +1,5 @@
+import BlockCore
+
 #if canImport(Glibc)
     import Glibc
 #elseif canImport(Musl)
@@ -59,7 +61,7 @@ final class LineEditor {
         while let byte = nextByte(), byte != 0x0A { bytes.append(byte) }
         if bytes.isEmpty && hasEnded { return nil }
         // As in C, a zero byte ends a line.
-        return String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+        return String(raw: bytes.prefix { $0 != 0 })
     }
 
     private func nextByte() -> UInt8? {

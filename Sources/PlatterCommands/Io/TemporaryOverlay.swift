@@ -36,8 +36,8 @@ enum TemporaryOverlay {
     }
 
     private static func emptyFile() throws(BlockError) -> String {
-        let folder = getenv("TMPDIR").map { String(cString: $0) } ?? "/var/tmp"
-        var name = Array("\(folder)/platter-io.XXXXXX".utf8CString)
+        let folder = getenv("TMPDIR").map { String(rawCString: $0) } ?? "/var/tmp"
+        var name = "\(folder)/platter-io.XXXXXX".hostPath
         let descriptor = mkstemp(&name)
         guard descriptor >= 0 else {
             throw BlockError(
@@ -46,7 +46,7 @@ enum TemporaryOverlay {
         }
         // The name belongs to us now; the image is made in its place.
         closeFile(descriptor)
-        return String(decoding: name.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        return String(raw: name.dropLast().map { UInt8(bitPattern: $0) })
     }
 }
 

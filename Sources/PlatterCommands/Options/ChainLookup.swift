@@ -15,12 +15,10 @@ enum ChainLookup {
     }
 
     private static func isSame(_ one: String, _ other: String) -> Bool {
-        if one == other { return true }
-        guard let path = HostFile.canonicalPath(plain(one)) else { return false }
-        return path == HostFile.canonicalPath(plain(other))
-    }
-
-    private static func plain(_ name: String) -> String {
-        name.hasPrefix("file:") ? String(name.dropFirst(5)) : name
+        if one.isSameName(as: other) { return true }
+        guard let path = HostFile.canonicalPath(FileNames.withoutFileScheme(one)),
+            let other = HostFile.canonicalPath(FileNames.withoutFileScheme(other))
+        else { return false }
+        return path.isSameName(as: other)
     }
 }

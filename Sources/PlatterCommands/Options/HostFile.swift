@@ -16,7 +16,7 @@ enum HostFile {
         return path
     }
 
-    static func exists(_ path: String) -> Bool { access(path, F_OK) == 0 }
+    static func exists(_ path: String) -> Bool { access(path.hostPath, F_OK) == 0 }
 
     /// Ends the process at once, as after an interrupt.
     static func endProcess() -> Never { _exit(SignalWatch.interruptedStatus) }
@@ -24,8 +24,8 @@ enum HostFile {
     /// Removes a regular file, and nothing else.
     static func remove(_ path: String) {
         var status = stat()
-        guard lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { return }
-        unlink(path)
+        guard lstat(path.hostPath, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { return }
+        unlink(path.hostPath)
     }
 
     /// The bytes of a file, which has at most `limit`.
@@ -43,7 +43,7 @@ enum HostFile {
     ///
     /// - Throws: `io` with the system's reason.
     static func prefix(of path: String, count: Int) throws(BlockError) -> [UInt8] {
-        guard let file = fopen(path, "rb") else {
+        guard let file = fopen(path.hostPath, "rb") else {
             throw BlockError(.io, "Unable to read \(path): \(String(cString: strerror(errno)))", errno: errno)
         }
         defer { fclose(file) }
@@ -59,8 +59,8 @@ enum HostFile {
 
     /// The absolute path without links and dots, where the file is there.
     static func canonicalPath(_ path: String) -> String? {
-        guard let resolved = realpath(path, nil) else { return nil }
+        guard let resolved = realpath(path.hostPath, nil) else { return nil }
         defer { free(resolved) }
-        return String(cString: resolved)
+        return String(rawCString: resolved)
     }
 }

@@ -73,7 +73,7 @@ struct ImageCreator {
 
     private mutating func checkBacking() throws(BlockError) {
         guard let name = options[.backingFile], !name.isEmpty else { return }
-        guard name != filename else { throw Self.isItsOwnBacking }
+        guard !name.isSameName(as: filename) else { throw Self.isItsOwnBacking }
         var detected: String?
         if !trustsBacking { detected = try inspectBacking(name) }
         guard options[.backingFormat] != nil else {

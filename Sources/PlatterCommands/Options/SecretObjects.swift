@@ -80,7 +80,7 @@ struct SecretObjects {
         if let file {
             bytes = try HostFile.contents(of: file, limit: Self.maximumBytes)
         } else if let data {
-            bytes = Array(data.utf8)
+            bytes = data.rawBytes
         } else {
             throw BlockError(.invalidArgument, "Either 'file' or 'data' must be provided")
         }

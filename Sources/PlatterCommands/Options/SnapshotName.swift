@@ -49,7 +49,7 @@ struct SnapshotName {
 
     private func selectWord(_ word: String, _ driver: any SnapshotCapable) throws(BlockError) {
         let snapshots = try driver.snapshots()
-        if snapshots.contains(where: { $0.id == word }) {
+        if snapshots.contains(where: { $0.id.isSameName(as: word) }) {
             return try driver.selectSnapshot(id: word, name: nil)
         }
         try driver.selectSnapshot(id: nil, name: word)

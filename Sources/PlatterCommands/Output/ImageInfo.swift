@@ -70,7 +70,9 @@ struct ImageInfo {
         }
         if let driver = node.format?.asSnapshotCapable { snapshots = try driver.snapshots() }
         backing = node.format?.backing
-        fullBackingName = backing.map { FileNames.resolve($0.filename, relativeTo: node.filename) }
+        fullBackingName =
+            findings.last { $0.reference.purpose == .backing }?.resolvedName
+            ?? backing.map { FileNames.resolve($0.filename, relativeTo: node.filename) }
         if withLimits { limits = Self.limits(of: node) }
     }
 
@@ -146,7 +148,7 @@ extension ImageInfo {
         if details.isDirty { text += "cleanly shut down: no\n" }
         if let backing {
             let elsewhere = fullBackingName.flatMap {
-                $0 == backing.filename ? nil : " (actual path: \(shown($0)))"
+                $0.isSameName(as: backing.filename) ? nil : " (actual path: \(shown($0)))"
             }
             text += "backing file: \(shown(backing.filename))\(elsewhere ?? "")\n"
             if let format = backing.format { text += "backing file format: \(shown(format))\n" }

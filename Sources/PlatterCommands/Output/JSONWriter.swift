@@ -39,10 +39,11 @@ enum JSONWriter {
         text += String(repeating: "    ", count: level) + close
     }
 
-    /// A JSON string in ASCII; other characters as `\uXXXX`.
+    /// A JSON string in ASCII; other characters as `\uXXXX`. JSON has no bytes that are not UTF-8: U+FFFD
+    /// stands in their place, as in qemu-img's output.
     static func quoted(_ string: String) -> String {
         var text = "\""
-        for unit in string.utf16 {
+        for unit in (string.isPlain ? string : String(decoding: string.rawBytes, as: UTF8.self)).utf16 {
             switch unit {
             case 0x22: text += "\\\""
             case 0x5C: text += "\\\\"

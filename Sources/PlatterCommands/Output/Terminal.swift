@@ -63,13 +63,18 @@ final class Terminal: Sendable {
     /// Writes text on standard error as it is.
     func writeError(_ text: String) {
         if outputIsTerminal { flush() }
-        var text = text
-        _ = text.withUTF8 { Self.writeAll(UnsafeRawBufferPointer($0), to: STDERR_FILENO) }
+        Self.withBytes(of: text) { _ = Self.writeAll($0, to: STDERR_FILENO) }
     }
 
     private func write(_ text: String, isAnswer: Bool) {
+        Self.withBytes(of: text) { write($0, isAnswer: isAnswer) }
+    }
+
+    /// Names that are not UTF-8 come out as the bytes that they are.
+    private static func withBytes(of text: String, _ body: (UnsafeRawBufferPointer) -> Void) {
+        guard text.isPlain else { return text.rawBytes.withUnsafeBytes(body) }
         var text = text
-        text.withUTF8 { write(UnsafeRawBufferPointer($0), isAnswer: isAnswer) }
+        text.withUTF8 { body(UnsafeRawBufferPointer($0)) }
     }
 
     private func write(_ bytes: UnsafeRawBufferPointer, isAnswer: Bool) {
