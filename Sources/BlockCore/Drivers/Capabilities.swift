@@ -6,8 +6,7 @@ public protocol Creatable: FormatDriver {
     static var createOptions: [CreateOption] { get }
     /// Makes an empty image. `options` holds only declared keys, with defaults filled in.
     static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError)
-    /// Whether files that are made with these options have room for all data, so that the protocol's way of
-    /// reserving space means something. Not asked of formats that declare an option `preallocation`.
+    /// Whether files that are made with these options take the protocol's ways of reserving space. Not asked of formats that declare an option `preallocation`.
     static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool
 }
 
@@ -107,22 +106,22 @@ public protocol CompressedWriting: FormatDriver {
     /// Compressed writes are of exactly this many bytes, aligned to it, but for the end of the disk.
     var compressedUnitBytes: Int { get }
     /// Compresses one unit into `output` (as large as the unit). Thread-safe, touches no metadata.
-    /// - Returns: the compressed size in bytes, or `nil` when it would not become smaller.
+    /// - Returns: the compressed size in bytes, or `nil` when it would not become smaller, or is stored plainly
+    ///   in this image anyway.
     func compress(_ unit: RawSpan, into output: inout MutableRawSpan) throws(BlockError) -> Int?
     /// Stores what `compress` made as the unit at `offset`.
     func writeCompressed(_ payload: RawSpan, at offset: Int) throws(BlockError)
     /// Whether this image compresses whatever is written, so that it had better be done on many threads.
     var compressesAlways: Bool { get }
-    /// Chooses what a new image needs that is to be filled with compressed units, where `options` leave it
-    /// open.
+    /// Looks whether a new image with these options can be filled by units, compressed or not.
     ///
-    /// - Throws: `unsupported` where they ask for an image that cannot have such units.
-    static func prepareForCompression(_ options: inout CreateOptions) throws(BlockError)
+    /// - Throws: `unsupported` where it cannot.
+    static func checkCompression(_ options: CreateOptions) throws(BlockError)
 }
 
 extension CompressedWriting {
     public var compressesAlways: Bool { false }
-    public static func prepareForCompression(_ options: inout CreateOptions) throws(BlockError) {}
+    public static func checkCompression(_ options: CreateOptions) throws(BlockError) {}
 }
 
 /// Can make a whole image from front to back, on a pipe for example.

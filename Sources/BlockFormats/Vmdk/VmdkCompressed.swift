@@ -193,7 +193,13 @@ extension VmdkDriver {
 extension VmdkDriver: CompressedWriting {
     public var compressedUnitBytes: Int { writeGranularity }
 
+    /// Only `streamOptimized` images store grains compressed; in others of grains they are stored plainly, as
+    /// QEMU does.
     public func compress(_ unit: RawSpan, into output: inout MutableRawSpan) throws(BlockError) -> Int? {
+        guard compressesAlways else {
+            if compressedUnitBytes > 1 { return nil }
+            throw Self.noGrains(file.filename)
+        }
         var room = output.slice(0..<min(output.byteCount, compressedUnitBytes - 1))
         guard unit.byteCount < compressedUnitBytes else { return try Deflate.compressZlib(unit, into: &room) }
         let padded = AlignedBuffer(count: compressedUnitBytes, zeroed: true)

@@ -28,7 +28,7 @@ extension VmdkDriver: Measurable {
         plan.parentCID = try parentCID(plan, context)
         if plan.subformat.isEmbedded {
             return try using(context.createFile(size: 0)) { file throws(BlockError) in
-                try writeTables(plan.header(plan.sectors), file)
+                try writeTables(plan.header(plan.sectors), file, plan.preallocation)
                 try file.write(plan.descriptor.text.span.bytes, at: Vmdk.descriptorOffset)
                 try file.flush()
                 try writeHeader(plan.header(plan.sectors), file)
@@ -70,10 +70,8 @@ extension VmdkDriver: Measurable {
         return driver
     }
 
-    /// Files of plain bytes can have their space from the start.
-    public static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool {
-        try VmdkPlan.subformat(options).isFlat
-    }
+    /// Files of plain bytes have all of their space from the start, those with grains what they begin with.
+    public static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool { true }
 
     static func createPart(
         _ part: VmdkPlan.Part, _ plan: VmdkPlan, _ context: CreateContext
@@ -81,7 +79,7 @@ extension VmdkDriver: Measurable {
         let size = plan.subformat.isFlat ? part.sectors * Vmdk.sectorBytes : 0
         try using(context.createFile(named: part.path, size: size)) { file throws(BlockError) in
             guard !plan.subformat.isFlat else { return try file.flush() }
-            try writeTables(plan.header(part.sectors), file)
+            try writeTables(plan.header(part.sectors), file, plan.preallocation)
             try file.flush()
             try writeHeader(plan.header(part.sectors), file)
         }
@@ -98,9 +96,11 @@ extension VmdkDriver: Measurable {
         try file.close()
     }
 
-    /// Writes both directories; their tables are holes.
-    static func writeTables(_ header: VmdkSparseHeader, _ file: BlockNode) throws(BlockError) {
-        try file.resize(to: header.overheadBytes)
+    /// Writes both directories; their tables are holes, or space that is reserved.
+    static func writeTables(
+        _ header: VmdkSparseHeader, _ file: BlockNode, _ preallocation: Preallocation = .off
+    ) throws(BlockError) {
+        try file.resize(to: header.overheadBytes, preallocation: preallocation)
         for offset in [header.redundantDirectoryOffset ?? 0, header.directoryOffset] where offset > 0 {
             let entries = VmdkGrainTables.bytes(VmdkPlan.directory(header, at: offset))
             try file.write(entries.span.bytes, at: offset)

@@ -16,6 +16,8 @@ struct VmdkPlan {
     var parentCID = Vmdk.noParent
     let backing: String?
     let hasZeroGrains: Bool
+    /// How the space is reserved that the files have at first.
+    let preallocation: Preallocation
     private let adapter: String
     private let hardware: String
     private let tools: String
@@ -29,6 +31,7 @@ struct VmdkPlan {
         sectors = size / Vmdk.sectorBytes + (size % Vmdk.sectorBytes == 0 ? 0 : 1)
         subformat = try Self.subformat(options)
         hasZeroGrains = options.flag(.zeroedGrain)
+        preallocation = try options.preallocation()
         backing = options[.backingFile].flatMap { $0.isEmpty ? nil : $0 }
         adapter = options[.adapterType] ?? "ide"
         tools = options[.toolsVersion] ?? "2147483647"

@@ -137,13 +137,16 @@ final class VmdkStream {
 }
 
 extension VmdkDriver: StreamWriting {
-    public static func prepareForCompression(_ options: inout CreateOptions) throws(BlockError) {
-        let compressed = Vmdk.Subformat.streamOptimized
-        if options[.subformat] == nil { options.set(.subformat, to: compressed.rawValue) }
-        guard try VmdkPlan.subformat(options) == compressed else {
-            throw BlockError(
-                .unsupported, "Only images of the subformat '\(compressed.rawValue)' store compressed grains")
-        }
+    public static func checkCompression(_ options: CreateOptions) throws(BlockError) {
+        if try VmdkPlan.subformat(options).isFlat { throw noGrains(nil) }
+    }
+
+    /// In QEMU's words.
+    static func noGrains(_ path: String?) -> BlockError {
+        BlockError(
+            .unsupported, "invalid cluster size", path: path,
+            hint: "A flat VMDK image has no grains to compress; of the subformats, streamOptimized stores "
+                + "them compressed.")
     }
 
     public static func isStream(_ options: CreateOptions) -> Bool {

@@ -218,7 +218,7 @@ struct ConvertTarget {
             throw CommandFailure("Use of backing file requires explicit backing format")
         }
         if compresses, let driver = context.registry.format(named: format) as? any CompressedWriting.Type {
-            try driver.prepareForCompression(&creator.options)
+            try driver.checkCompression(creator.options)
         }
         return creator
     }
