@@ -18,11 +18,13 @@ extension ImageOpener {
         let (entry, name) = try chooseProtocol(driver, filename ?? options.take("filename") ?? "")
         try path.countFile(name)
         var settings = settings
-        let nodeOptions = try NodeOptions(taking: &options, into: &settings, isStorage: true)
+        let nodeOptions = try NodeOptions(taking: &options, into: &settings, isStorage: true, nodeNames)
         let rest = options
-        return try nodeOptions.open(settings) { (settings) throws(BlockError) in
+        let node = try nodeOptions.open(settings) { (settings) throws(BlockError) in
             try openStorage(entry, name, options: rest, settings: settings, path.confinement)
         }
+        node.name = nodeOptions.name
+        return node
     }
 
     private func openStorage(

@@ -10,6 +10,8 @@ public struct ImageOpener: Sendable {
     public var sourceDate: Int?
     /// Gets what a person should know of an image that is opened all the same.
     public var warn: (@Sendable (String) -> Void)?
+    /// The names of the nodes that this opener and its copies opened.
+    let nodeNames = NodeNames()
 
     public init(
         registry: DriverRegistry, policy: OpenPolicy = .anyFile, secrets: SecretSource = .none,
@@ -111,10 +113,12 @@ public struct ImageOpener: Sendable {
             }
         }
         var settings = settings
-        let nodeOptions = try NodeOptions(taking: &options, into: &settings, isStorage: false)
-        return try nodeOptions.open(settings) { (settings) throws(BlockError) in
+        let nodeOptions = try NodeOptions(taking: &options, into: &settings, isStorage: false, nodeNames)
+        let layer = try nodeOptions.open(settings) { (settings) throws(BlockError) in
             try openImage(filename, driver: driver, settings: settings, options: options, path: path)
         }
+        layer.node.name = nodeOptions.name
+        return layer
     }
 
     private func openImage(
@@ -123,6 +127,8 @@ public struct ImageOpener: Sendable {
         var options = options
         var fileOptions = options.takeSubtree("file")
         if let name = options.take("filename") { fileOptions["filename"] = name }
+        // The name of a node that is open already; none can be shared here.
+        if let name = options.take("file") { throw Self.noNode(name) }
         guard filename != nil || !fileOptions.isEmpty else {
             throw BlockError(
                 .invalidArgument,
@@ -156,9 +162,9 @@ public struct ImageOpener: Sendable {
         if let reference = options.take("backing") {
             // JSON's null arrives as an empty text.
             guard reference.isEmpty else {
-                throw BlockError(
-                    .invalidArgument, "Cannot find device='\(reference)' nor node-name='\(reference)'",
-                    path: file.filename)
+                var failure = Self.noNode(reference)
+                failure.path = file.filename
+                throw failure
             }
             settings.withoutBacking = true
         }
@@ -180,6 +186,10 @@ public struct ImageOpener: Sendable {
                 confinement: path.confinement.flatMap { $0.isOfOptions ? $0 : nil })
             return OpenedLayer(node: node, below: below)
         }
+    }
+
+    private static func noNode(_ name: String) -> BlockError {
+        BlockError(.invalidArgument, "Cannot find device='\(name)' nor node-name='\(name)'")
     }
 
     private func openNode(

@@ -17,14 +17,18 @@ struct NodeOptions {
     /// Where writing is not allowed, open the file without it.
     var fallsBackToReadOnly = false
     private var discardUnmaps: Bool?
+    /// Keeps the node's name from others while the node is open.
+    private(set) var name: NodeName?
 
     /// Takes a node's options off the list and into `settings`, which hold for its file and backing file
     /// too, but for the detection of zeroes.
     ///
-    /// A name is checked and has no further use: nothing here refers to nodes by their names.
-    /// - Parameter isStorage: protocols take the cache options themselves.
+    /// - Parameters:
+    ///   - isStorage: protocols take the cache options themselves.
+    ///   - names: those of the nodes that are open.
     init(
-        taking options: inout OptionTree, into settings: inout OpenSettings, isStorage: Bool
+        taking options: inout OptionTree, into settings: inout OpenSettings, isStorage: Bool,
+        _ names: NodeNames
     ) throws(BlockError) {
         if try options.takeFlag("read-only") == true { settings.readOnly = true }
         if try options.takeFlag("force-share") == true { settings.forceShare = true }
@@ -40,7 +44,10 @@ struct NodeOptions {
             discardUnmaps = settings.discardUnmaps
         }
         settings.detectZeroes = try detection(options.take("detect-zeroes"))
-        if let name = options.take("node-name") { try Self.check(name: name) }
+        if let text = options.take("node-name") {
+            try Self.check(name: text)
+            name = try names.take(text)
+        }
     }
 
     private static func discards(_ text: String) throws(BlockError) -> Bool {
@@ -70,8 +77,11 @@ struct NodeOptions {
         let isFine = bytes.allSatisfy { byte in
             isLetter(byte) || (0x30...0x39).contains(byte) || "-._".utf8.contains(byte)
         }
-        guard let first = bytes.first, isLetter(first), isFine, bytes.count <= maximumNameBytes else {
+        guard let first = bytes.first, isLetter(first), isFine else {
             throw BlockError(.invalidArgument, "Invalid node-name: '\(name)'")
+        }
+        guard bytes.count <= maximumNameBytes else {
+            throw BlockError(.invalidArgument, "Node name too long")
         }
     }
 

@@ -15,6 +15,7 @@ public final class BlockNode: GuestReader, Sendable {
     struct State {
         var backing: BlockNode?
         var deviceName: String?
+        var name: NodeName?
         var user: String?
         var isClosed = false
         /// Where the data in each child ends; known once something of it was found to be missing.
@@ -131,6 +132,12 @@ public final class BlockNode: GuestReader, Sendable {
         set { state.withLock { $0.deviceName = newValue } }
     }
 
+    /// Keeps the name that the user gave to the node, until it is closed.
+    var name: NodeName? {
+        get { state.withLock { $0.name } }
+        set { state.withLock { $0.name = newValue } }
+    }
+
     /// The nodes from this one down its backing chain.
     public var chain: [BlockNode] {
         var nodes = [self]
@@ -236,6 +243,7 @@ public final class BlockNode: GuestReader, Sendable {
     private func closeLayer(_ failure: inout BlockError?) -> BlockNode? {
         let (wasClosed, backing) = state.withLock { state in
             defer { state.isClosed = true }
+            state.name = nil
             return (state.isClosed, state.backing)
         }
         guard !wasClosed else { return nil }

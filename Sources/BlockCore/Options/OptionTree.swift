@@ -50,6 +50,12 @@ public struct OptionTree: Sendable, Equatable {
         return try OptionValue.size(text, name: key)
     }
 
+    /// Removes and answers a number.
+    public mutating func takeNumber(_ key: String) throws(BlockError) -> Int? {
+        guard let text = take(key) else { return nil }
+        return Int(try OptionValue.normalise(text, as: .number, name: key))
+    }
+
     /// Removes and answers everything below `prefix.`, without that prefix.
     public mutating func takeSubtree(_ prefix: String) -> OptionTree {
         var subtree = OptionTree()

@@ -19,7 +19,16 @@ public final class Monitor<State>: @unchecked Sendable {
         mutex.initialize(to: pthread_mutex_t())
         changed.initialize(to: pthread_cond_t())
         pthread_mutex_init(mutex, nil)
-        pthread_cond_init(changed, nil)
+        #if canImport(Darwin)
+            pthread_cond_init(changed, nil)
+        #else
+            var attributes = pthread_condattr_t()
+            pthread_condattr_init(&attributes)
+            // A wait with an end follows no change of the wall clock.
+            pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
+            pthread_cond_init(changed, &attributes)
+            pthread_condattr_destroy(&attributes)
+        #endif
     }
 
     deinit {
@@ -46,6 +55,32 @@ public final class Monitor<State>: @unchecked Sendable {
         defer { pthread_mutex_unlock(mutex) }
         while !ready(&state) { pthread_cond_wait(changed, mutex) }
         return try body(&state)
+    }
+
+    /// Waits until `ready` holds, but no longer than so many nanoseconds.
+    ///
+    /// - Returns: whether it holds.
+    public func wait(forNanoseconds limit: Int, until ready: (inout State) -> Bool) -> Bool {
+        pthread_mutex_lock(mutex)
+        defer { pthread_mutex_unlock(mutex) }
+        let end = MonotonicClock.nanoseconds().addingReportingOverflow(limit)
+        let deadline = end.overflow ? Int.max : end.partialValue
+        while !ready(&state) {
+            let left = deadline - MonotonicClock.nanoseconds()
+            if left <= 0 { return false }
+            waitOnce(until: deadline, left: left)
+        }
+        return true
+    }
+
+    private func waitOnce(until deadline: Int, left: Int) {
+        #if canImport(Darwin)
+            var time = timespec(tv_sec: left / 1_000_000_000, tv_nsec: left % 1_000_000_000)
+            pthread_cond_timedwait_relative_np(changed, mutex, &time)
+        #else
+            var time = timespec(tv_sec: deadline / 1_000_000_000, tv_nsec: deadline % 1_000_000_000)
+            pthread_cond_timedwait(changed, mutex, &time)
+        #endif
     }
 
     /// Wakes every waiting thread to look at the state again.

@@ -15,6 +15,8 @@ final class TableCache {
         var held: Range<Int>?
         /// Whether the file has space for all of it.
         var hasSpace = false
+        /// The last round of ``dropUnused()`` before which it was used.
+        var round = 0
     }
 
     /// The unit that is written as a whole or not at all.
@@ -31,13 +33,17 @@ final class TableCache {
     private var heldCount = 0
     private var inFlight: TableWrites?
     private var last = (offset: -1, slot: 0)
+    private var round = 0
 
-    /// A cache of `budgetBytes` in slices of `sliceSize`: at least 4, at most 4096 of them.
+    /// Slices that are looked through whenever changes are written.
+    private static let mostSlices = 1 << 20
+
+    /// A cache of `budgetBytes` in slices of `sliceSize`: at least 4, at most 2^20 of them.
     init(file: BlockNode, sliceSize: Int, budgetBytes: Int, loadEvent: MetadataEvent) {
         self.file = file
         self.loadEvent = loadEvent
         self.sliceSize = sliceSize
-        capacity = max(4, min(budgetBytes / sliceSize, 4096))
+        capacity = max(4, min(budgetBytes / sliceSize, Self.mostSlices))
     }
 
     var hasDirty: Bool { dirtyCount > 0 }
@@ -52,6 +58,7 @@ final class TableCache {
         if last.offset == offset { return last.slot }
         if let slot = index[offset] {
             slots[slot].wasUsed = true
+            slots[slot].round = round
             last = (offset, slot)
             return slot
         }
@@ -63,6 +70,7 @@ final class TableCache {
         slots[slot].offset = offset
         slots[slot].wasUsed = true
         slots[slot].hasSpace = false
+        slots[slot].round = round
         index[offset] = slot
         last = (offset, slot)
         return slot
@@ -117,6 +125,23 @@ final class TableCache {
         hand = 0
         last = (-1, 0)
     }
+
+    /// Gives back the memory of slices that were not used since the last call, and hold no changes.
+    func dropUnused() {
+        let kept = slots.filter { slot in
+            slot.offset >= 0 && (slot.dirty != nil || slot.held != nil || slot.round == round)
+        }
+        slots = kept
+        index.removeAll(keepingCapacity: true)
+        for (number, slot) in kept.enumerated() { index[slot.offset] = number }
+        hand = 0
+        // The next use of the same slice has to be noted.
+        last = (-1, 0)
+        round += 1
+    }
+
+    /// How much memory the slices take, in bytes.
+    var cachedBytes: Int { slots.count * sliceSize }
 
     /// Gives a slice its space in the file before it is changed, so that a full disk cannot refuse the
     /// change when what it refers to is already written.

@@ -43,6 +43,8 @@ enum Qcow2 {
         /// The tables of 64 GiB with usual clusters, and a few more, so that no change has to make room.
         static let l2Bytes = (8 << 20) + 4 * sliceBytes
         static let refcountBytes = 2 << 20
+        /// How many clusters of refcounts are cached at least where both caches share one size.
+        static let leastRefcountClusters = 4
         /// Tables are cached in parts of at most this size.
         static let sliceBytes = 65536
     }
@@ -179,5 +181,32 @@ struct L2Entry: Equatable, Sendable {
         guard offset >> shift == 0, size > 0 else { return nil }
         let sectors = (offset + size - 1) / Qcow2.sectorBytes - offset / Qcow2.sectorBytes
         return L2Entry(raw: UInt64(offset) | UInt64(sectors) << UInt64(shift) | compressedFlag)
+    }
+}
+
+extension Qcow2Layout {
+    /// How many entries behind number `index` of an L2 table continue it, one cluster further each, with the
+    /// same flags; at most `limit`. Not for extended entries.
+    func continuation(of entry: L2Entry, _ index: Int, in table: RawSpan, limit: Int) -> Int {
+        let step = UInt64(clusterSize)
+        let end = min(table.byteCount / 8, index &+ 1 &+ max(0, limit))
+        var next = index &+ 1
+        var expected = entry.raw &+ step
+        // Eight at a time without a branch: the tables of a preallocated disk are one long run.
+        while next &+ 8 <= end {
+            var difference: UInt64 = 0
+            for lane in 0..<8 {
+                let raw = table.unsafeLoadUnaligned(fromByteOffset: (next &+ lane) &* 8, as: UInt64.self)
+                difference |= UInt64(bigEndian: raw) ^ (expected &+ UInt64(lane) &* step)
+            }
+            if difference != 0 { break }
+            next &+= 8
+            expected &+= 8 &* step
+        }
+        while next < end, table.bigEndian(UInt64.self, at: next &* 8) == expected {
+            next &+= 1
+            expected &+= step
+        }
+        return next &- index &- 1
     }
 }

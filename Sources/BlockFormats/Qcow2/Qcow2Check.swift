@@ -306,7 +306,7 @@ struct Qcow2Checker {
         let wasQuiet = isQuiet
         let counted = result
         repeat {
-            let end = min(limit, start + ReferenceWindow.size(total: countedClusters))
+            let end = min(limit, start + ReferenceWindow.size)
             var window = ReferenceWindow(start..<max(start, end))
             // Every pass sees all references again: what they are counts once.
             let before = (result, unmendable)

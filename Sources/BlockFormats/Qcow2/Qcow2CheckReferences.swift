@@ -101,7 +101,10 @@ extension Qcow2Checker {
         if tables.data.isExternal { return checkDataFileTable(buffer, guest: guest, report) }
         let bytes = buffer.bytes
         var expected = 0
-        for index in 0..<layout.entriesPerL2Table {
+        var next = 0
+        while next < layout.entriesPerL2Table {
+            let index = next
+            next += 1
             let entry = layout.entry(index, of: bytes)
             if entry == .unallocated { continue }
             // Told and mended with the flags.
@@ -133,12 +136,22 @@ extension Qcow2Checker {
                 endOfReferences = max(endOfReferences, cluster + 1)
                 continue
             }
-            window.countActive(cluster, isCopied: entry.isCopied)
-            if cluster >= endOfReferences { endOfReferences = cluster + 1 }
-            result.allocatedClusters += 1
+            let followers = runLength(behind: entry, index, in: bytes)
+            next += followers
+            let run = cluster..<cluster + 1 + followers
+            window.countActive(run, isCopied: entry.isCopied)
+            endOfReferences = max(endOfReferences, run.upperBound)
+            result.allocatedClusters += run.count
             if expected != 0 && host != expected { result.fragmentedClusters += 1 }
-            expected = host + layout.clusterSize
+            expected = run.upperBound << layout.clusterBits
         }
+    }
+
+    /// How many entries behind a sound one of plain data continue it inside the file.
+    private func runLength(behind entry: L2Entry, _ index: Int, in table: RawSpan) -> Int {
+        guard !layout.hasSubclusters, entry.raw & ~knownBits == 0 else { return 0 }
+        let last = fileClusters - 1 - entry.hostOffset >> layout.clusterBits
+        return layout.continuation(of: entry, index, in: table, limit: last)
     }
 
     /// Clusters of a data file are not counted, but each has its place.

@@ -30,6 +30,8 @@ public final class Qcow2Driver: FormatDriver {
     private let holesBehindData = Atomic<Int>(0)
     /// Whether the file was found to be cut. 0: not known yet; 1: no; 2: yes.
     let cutState = Atomic<Int>(0)
+    /// Drops cached tables that are not used; `nil` unless that is wanted.
+    let cleaner = Mutex<RepeatingTimer?>(nil)
 
     private init(_ tables: Qcow2Metadata, _ luks: LuksVolume?, discardUnmaps: Bool) {
         self.luks = Mutex(luks)
@@ -57,13 +59,14 @@ public final class Qcow2Driver: FormatDriver {
         do throws(BlockError) {
             let header = try readHeader(request.file)
             try checkSupport(header, request.settings)
+            let choice = try Qcow2OpenOptions(&options, header)
             let unlocked = try Qcow2Unlocked(header, request, &options)
             var data =
                 try openData(header, request, &options) ?? GuestData(node: request.file, child: 0)
             data.encryption = unlocked.encryption
             let tables = try Qcow2Metadata(
                 file: request.file, data: data, header: header, isReadOnly: request.settings.readOnly,
-                caches: try Qcow2CacheSizes(&options))
+                caches: choice.caches)
             try tables.checkUnwrittenL1()
             if !request.settings.metadataOnly && !request.settings.forCheck {
                 let l1 = header.l1Offset..<header.l1Offset + header.l1Entries * 8
@@ -72,7 +75,7 @@ public final class Qcow2Driver: FormatDriver {
             }
             let driver = Qcow2Driver(
                 tables, unlocked.volume, discardUnmaps: request.settings.discardUnmaps)
-            try driver.takeOptions(&options)
+            driver.use(choice)
             if !request.settings.readOnly && !request.settings.forCheck { try driver.prepareForWriting() }
             return driver
         } catch {
@@ -107,17 +110,6 @@ public final class Qcow2Driver: FormatDriver {
         }
         // Without the file, its number alone keeps anyone from taking other bytes for the guest's.
         return GuestData(node: opened ?? request.file, child: 1)
-    }
-
-    /// Options of QEMU's driver that have a meaning here.
-    private func takeOptions(_ options: inout OptionTree) throws(BlockError) {
-        let lazy = try options.takeFlag("lazy-refcounts")
-        let discards = try Qcow2PassedDiscards(&options)
-        try Self.takeOverlapCheck(&options)
-        metadata.withLock { tables in
-            if let lazy, layout.version >= 3 { tables.header.wantsLazyRefcounts = lazy }
-            tables.passesDiscards = discards
-        }
     }
 
     /// Reads and checks the header with its extensions.
@@ -211,6 +203,7 @@ public final class Qcow2Driver: FormatDriver {
     }
 
     public func close() throws(BlockError) {
+        cleaner.withLock { $0 = nil }
         try exclusively { tables throws(BlockError) in
             try tables.storingBitmaps { () throws(BlockError) in try Self.finishWriting(tables) }
         }

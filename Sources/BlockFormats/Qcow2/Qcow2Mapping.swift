@@ -160,7 +160,7 @@ extension Qcow2Metadata {
         let entry = L2Entry(raw: slice.bigEndian(at: first &* 8) ?? 0)
         let kind = entry.kind(layout)
         let inside = offset & (layout.clusterSize - 1)
-        let perSlice = layout.sliceSize / 8
+        let perSlice = l2Cache.sliceSize / 8
         let wanted = layout.clusters(
             min(inside + min(limit, Int.max - inside), perSlice << layout.clusterBits))
         let last = min(first + wanted, perSlice)

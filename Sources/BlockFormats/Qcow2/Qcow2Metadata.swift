@@ -39,6 +39,10 @@ final class Qcow2Metadata: FlushableTables, RefcountOwner {
     var isReadOnly: Bool
     /// Which freed clusters' space goes back to the file system.
     var passesDiscards = Qcow2PassedDiscards()
+    /// What writes are kept away from.
+    var overlapChecks = Qcow2OverlapChecks.cached
+    /// Clusters that the guest discards or zeroes keep their place.
+    var keepsDiscarded = false
     private let caches: Qcow2CacheSizes
     /// Where metadata lies; known from the first change on.
     var protection: Qcow2Protection?
@@ -70,16 +74,17 @@ final class Qcow2Metadata: FlushableTables, RefcountOwner {
     /// - Parameter data: where the guest's data is; `nil` for the image's own file.
     init(
         file: BlockNode, data: GuestData? = nil, header: Qcow2Header, isReadOnly: Bool,
-        caches: Qcow2CacheSizes = Qcow2CacheSizes()
+        caches: Qcow2CacheSizes? = nil
     ) throws(BlockError) {
         self.file = file
         self.data = data ?? GuestData(node: file, child: 0)
         self.header = header
         self.isReadOnly = isReadOnly
+        let caches = caches ?? Qcow2CacheSizes(header.layout)
         self.caches = caches
         layout = header.layout
         l2Cache = TableCache(
-            file: file, sliceSize: header.layout.sliceSize, budgetBytes: caches.l2Bytes,
+            file: file, sliceSize: caches.l2SliceBytes, budgetBytes: caches.l2Bytes,
             loadEvent: .l2Load)
         l1 = try BigEndianTable.read(file, at: header.l1Offset, count: header.l1Entries)
     }
@@ -166,8 +171,8 @@ final class Qcow2Metadata: FlushableTables, RefcountOwner {
     /// The slot of the slice with entry `index` of the table at `offset`, and the entry's number in it.
     func l2Slot(table offset: Int, index: Int) throws(BlockError) -> (slot: Int, entry: Int) {
         if l2Cache.isCrowdedByDirty { try commit() }
-        let perSlice = layout.sliceSize / layout.l2EntryBytes
-        let slot = try l2Cache.slot(at: offset + index / perSlice * layout.sliceSize)
+        let perSlice = l2Cache.sliceSize / layout.l2EntryBytes
+        let slot = try l2Cache.slot(at: offset + index / perSlice * l2Cache.sliceSize)
         return (slot, index % perSlice)
     }
 
@@ -206,7 +211,7 @@ final class Qcow2Metadata: FlushableTables, RefcountOwner {
         let old = try checkedTable(l1[index], index)
         if let old, l1[index] & L2Entry.copiedFlag != 0 { return old }
         let offset = try fillingNewClusters(1) { offset throws(BlockError) in
-            try reserveL1(index)
+            try reserveL1(index..<index + 1)
             if let old { try copyTable(from: old, to: offset) } else { try clearTable(offset) }
         }
         setL1(index, to: UInt64(offset) | L2Entry.copiedFlag)
@@ -216,13 +221,15 @@ final class Qcow2Metadata: FlushableTables, RefcountOwner {
 
     /// Takes clusters, fills them, and gives them back when that fails.
     ///
-    /// - Parameter fill: is given the host offset.
+    /// - Parameters:
+    ///   - atEnd: behind everything else, for very many.
+    ///   - fill: is given the host offset.
     /// - Returns: the host offset.
     func fillingNewClusters(
-        _ count: Int, _ fill: (_ offset: Int) throws(BlockError) -> Void
+        _ count: Int, atEnd: Bool = false, _ fill: (_ offset: Int) throws(BlockError) -> Void
     ) throws(BlockError) -> Int {
         let store = try refcounts()
-        let first = try store.allocate(count)
+        let first = try atEnd ? store.allocateAtEnd(count) : store.allocate(count)
         do throws(BlockError) { try fill(first << layout.clusterBits) } catch {
             if !headerIsUncertain { store.giveBack(first..<first + count) }
             throw error
@@ -230,21 +237,22 @@ final class Qcow2Metadata: FlushableTables, RefcountOwner {
         return first << layout.clusterBits
     }
 
-    /// The entry's sector has its space in the file, also where the table was a hole.
-    private func reserveL1(_ index: Int) throws(BlockError) {
-        let sector = (header.l1Offset + index * 8).roundedDown(to: Qcow2.sectorBytes)
-        try file.fillHoles(in: sector..<sector + Qcow2.sectorBytes)
+    /// The entries' sectors have their space in the file, also where the table was a hole.
+    func reserveL1(_ entries: Range<Int>) throws(BlockError) {
+        let first = (header.l1Offset + entries.lowerBound * 8).roundedDown(to: Qcow2.sectorBytes)
+        let last = (header.l1Offset + entries.upperBound * 8 - 1).roundedDown(to: Qcow2.sectorBytes)
+        try file.fillHoles(in: first..<last + Qcow2.sectorBytes)
     }
 
     /// A new table is all zero in the file before an L1 entry refers to it.
     private func clearTable(_ offset: Int) throws(BlockError) {
         file.emit(.l2AllocateWrite)
         l2Cache.discard(offset..<offset + layout.clusterSize)
-        if layout.sliceSize == layout.clusterSize {
+        if l2Cache.sliceSize == layout.clusterSize {
             if l2Cache.isCrowdedByDirty { try commit() }
             let slot = try l2Cache.slot(at: offset, load: false)
             try l2Cache.reserve(slot)
-            l2Cache.markDirty(slot, 0..<layout.sliceSize)
+            l2Cache.markDirty(slot, 0..<l2Cache.sliceSize)
         } else {
             try file.writeReservedZeroes(at: offset, count: layout.clusterSize)
             hasUnflushedWrites = true

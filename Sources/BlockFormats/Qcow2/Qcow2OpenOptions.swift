@@ -1,34 +1,103 @@
 import BlockCore
+import Synchronization
 
-/// How much memory the caches take, in bytes: as asked for, within what is sensible.
+/// What the user wants of an image while it is open. QEMU's names, rules and messages.
+struct Qcow2OpenOptions {
+    var caches: Qcow2CacheSizes
+    /// After so many seconds without use, cached tables are dropped; 0 for never.
+    var cleanIntervalSeconds = 0
+    var isLazy: Bool?
+    var overlapChecks: Qcow2OverlapChecks
+    var passesDiscards: Qcow2PassedDiscards
+    /// Clusters that the guest discards or zeroes keep their place.
+    var keepsDiscarded = false
+
+    /// - Throws: `invalidArgument`, naming the option.
+    init(_ options: inout OptionTree, _ header: Qcow2Header) throws(BlockError) {
+        caches = try Qcow2CacheSizes(&options, header)
+        if let interval = try options.takeNumber("cache-clean-interval") {
+            guard interval <= UInt32.max else { throw Self.refusal("Cache clean interval too big") }
+            cleanIntervalSeconds = interval
+        }
+        isLazy = try options.takeFlag("lazy-refcounts")
+        guard isLazy != true || header.version >= 3 else {
+            throw Self.refusal(
+                "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level")
+        }
+        overlapChecks = try Qcow2OverlapChecks(&options)
+        passesDiscards = try Qcow2PassedDiscards(&options)
+        keepsDiscarded = try options.takeFlag("discard-no-unref") ?? false
+        guard !keepsDiscarded || header.version >= 3 else {
+            throw Self.refusal("discard-no-unref is only supported since qcow2 version 3")
+        }
+    }
+
+    fileprivate static func refusal(_ message: String) -> BlockError { BlockError(.invalidArgument, message) }
+}
+
+/// How much memory the caches take, in bytes.
 struct Qcow2CacheSizes: Sendable {
     var l2Bytes = Qcow2.CacheBudget.l2Bytes
     var refcountBytes = Qcow2.CacheBudget.refcountBytes
+    /// L2 tables are cached in parts of this size.
+    var l2SliceBytes: Int
 
-    init() {}
+    init(_ layout: Qcow2Layout) { l2SliceBytes = layout.sliceSize }
 
-    /// Takes `cache-size`, `l2-cache-size` and `refcount-cache-size`: the third is what two of them leave.
-    init(_ options: inout OptionTree) throws(BlockError) {
+    /// Takes `cache-size`, `l2-cache-size` and `refcount-cache-size`, of which the third is what two of them
+    /// leave, and `l2-cache-entry-size`.
+    init(_ options: inout OptionTree, _ header: Qcow2Header) throws(BlockError) {
+        let layout = header.layout
+        l2SliceBytes = layout.sliceSize
         let both = try options.takeSize("cache-size")
         let l2 = try options.takeSize("l2-cache-size")
         let refcounts = try options.takeSize("refcount-cache-size")
-        if let both {
-            guard l2 == nil || refcounts == nil else {
-                throw BlockError(
-                    .invalidArgument,
-                    "cache-size, l2-cache-size and refcount-cache-size may not be set at the same time")
-            }
-            try Self.check("l2-cache-size", l2, within: both)
-            try Self.check("refcount-cache-size", refcounts, within: both)
+        let slice = try options.takeSize("l2-cache-entry-size")
+        let tables = layout.l1Entries(forVirtualSize: header.virtualSize) << layout.clusterBits
+        l2Bytes = min(l2 ?? l2Bytes, tables)
+        refcountBytes = refcounts ?? refcountBytes
+        if let both { try share(both, l2, refcounts, tables: tables, layout) }
+        if let slice { try setSlice(slice, layout) }
+        guard l2Bytes / l2SliceBytes <= Int32.max else { throw Self.refusal("L2 cache size too big") }
+        guard refcountBytes >> layout.clusterBits <= Int32.max else {
+            throw Self.refusal("Refcount cache size too big")
         }
-        l2Bytes = l2 ?? both.map { $0 - (refcounts ?? $0 / 5) } ?? l2Bytes
-        refcountBytes = refcounts ?? both.map { $0 - l2Bytes } ?? refcountBytes
     }
 
-    private static func check(_ name: String, _ size: Int?, within both: Int) throws(BlockError) {
-        guard let size, size > both else { return }
-        throw BlockError(.invalidArgument, "\(name) may not exceed cache-size")
+    /// All L2 tables of the disk, and the rest for refcounts; where that is little, all but the least for L2
+    /// tables.
+    private mutating func share(
+        _ both: Int, _ l2: Int?, _ refcounts: Int?, tables: Int, _ layout: Qcow2Layout
+    ) throws(BlockError) {
+        guard l2 == nil || refcounts == nil else {
+            throw Self.refusal(
+                "cache-size, l2-cache-size and refcount-cache-size may not be set at the same time")
+        }
+        guard l2 ?? 0 <= both else { throw Self.refusal("l2-cache-size may not exceed cache-size") }
+        guard refcounts ?? 0 <= both else {
+            throw Self.refusal("refcount-cache-size may not exceed cache-size")
+        }
+        let least = Qcow2.CacheBudget.leastRefcountClusters << layout.clusterBits
+        if l2 != nil {
+            refcountBytes = both - l2Bytes
+        } else if let refcounts {
+            l2Bytes = both - refcounts
+        } else {
+            l2Bytes = both - least >= tables ? tables : both - min(both, least)
+            refcountBytes = both - l2Bytes
+        }
     }
+
+    private mutating func setSlice(_ bytes: Int, _ layout: Qcow2Layout) throws(BlockError) {
+        guard bytes.isPowerOfTwo, bytes >= Qcow2.sectorBytes, bytes <= layout.clusterSize else {
+            throw Self.refusal(
+                "L2 cache entry size must be a power of two between \(Qcow2.sectorBytes) and the cluster "
+                    + "size (\(layout.clusterSize))")
+        }
+        l2SliceBytes = bytes
+    }
+
+    private static func refusal(_ message: String) -> BlockError { Qcow2OpenOptions.refusal(message) }
 }
 
 /// Whose freed clusters give their space back to the file system.
@@ -62,27 +131,33 @@ extension Qcow2Driver {
         return kept.changed(by: new)
     }
 
-    /// Takes `overlap-check`. Writes are always checked against all metadata but the L2 tables of snapshots,
-    /// which is what `cached` asks for, and more than `constant` does.
-    static func takeOverlapCheck(_ options: inout OptionTree) throws(BlockError) {
-        let short = options.take("overlap-check")
-        let long = options.take("overlap-check.template")
-        if let short, let long, short != long {
-            throw BlockError(
-                .invalidArgument,
-                "Conflicting values for qcow2 options 'overlap-check' ('\(short)') and "
-                    + "'overlap-check.template' ('\(long)')")
+    /// Sets what holds while the image is open.
+    func use(_ choice: Qcow2OpenOptions) {
+        metadata.withLock { tables in
+            if let lazy = choice.isLazy { tables.header.wantsLazyRefcounts = lazy }
+            tables.passesDiscards = choice.passesDiscards
+            tables.overlapChecks = choice.overlapChecks
+            tables.keepsDiscarded = choice.keepsDiscarded
         }
-        switch short ?? long {
-        case nil, "constant", "cached": return
-        case "none", "all":
-            throw BlockError(
-                .unsupported, "overlap-check can be 'constant' or 'cached': 'cached' is what is always done")
-        case let other?:
-            throw BlockError(
-                .invalidArgument,
-                "Unsupported value '\(other)' for qcow2 option 'overlap-check'. Allowed are any of the "
-                    + "following: none, constant, cached, all")
+        guard choice.cleanIntervalSeconds > 0 else { return }
+        let timer = RepeatingTimer(everyNanoseconds: choice.cleanIntervalSeconds * 1_000_000_000) {
+            [weak self] in self?.cleanCaches() != nil
+        }
+        cleaner.withLock { $0 = timer }
+    }
+
+    /// Gives back the memory of cached tables that were not used since the last call.
+    func cleanCaches() {
+        metadata.withLock { tables in
+            tables.l2Cache.dropUnused()
+            tables.loadedRefcounts?.cache.dropUnused()
+        }
+    }
+
+    /// The bytes of cached tables.
+    var cachedBytes: Int {
+        metadata.withLock { tables in
+            tables.l2Cache.cachedBytes + (tables.loadedRefcounts?.cache.cachedBytes ?? 0)
         }
     }
 

@@ -37,6 +37,10 @@ struct Qcow2Protection {
     var areas = ClusterRanges([])
     /// Refcount blocks and L2 tables.
     var filter = ClusterFilter()
+    /// Those of ``areas`` that writes are checked against.
+    var guardedAreas = ClusterRanges([])
+    /// Offsets of the L2 tables of snapshots, where writes are checked against them.
+    var inactiveTables: Set<UInt64> = []
 }
 
 extension Qcow2Metadata {
@@ -75,14 +79,20 @@ extension Qcow2Metadata {
         try reachL1()
         let areas = ClusterRanges(isRepairing ? knownAreas() : try allAreas())
         let store = try refcounts()
-        if !isRepairing, let cluster = firstOverlap(areas, store) {
+        let refusesOverlaps = !isRepairing && overlapChecks.isSuperset(of: .cached)
+        if refusesOverlaps, let cluster = firstOverlap(areas, store) {
             throw condemn("Metadata overlaps at cluster \(cluster)")
         }
         var filter = ClusterFilter()
         for entry in store.table where entry & L2Entry.offsetMask != 0 { filter.insert(cluster(of: entry)) }
         // Tables that are shared are copied before they are changed, so they may be shared in any way.
         for entry in l1 where entry & L2Entry.offsetMask != 0 { filter.insert(cluster(of: entry)) }
-        protection = Qcow2Protection(areas: areas, filter: filter)
+        var found = Qcow2Protection(areas: areas, filter: filter)
+        if overlapChecks != .cached, !isRepairing {
+            found.guardedAreas = ClusterRanges(try self.areas(of: overlapChecks))
+            found.inactiveTables = try inactiveTables()
+        }
+        protection = found
     }
 
     /// A cluster that holds two pieces of metadata, if there is one.
@@ -130,34 +140,30 @@ extension Qcow2Metadata {
         return nil
     }
 
-    private func area(_ offset: Int, _ bytes: Int) -> Range<Int> {
+    func area(_ offset: Int, _ bytes: Int) -> Range<Int> {
         let first = offset >> layout.clusterBits
         return first..<first + layout.clusters(bytes)
     }
 
-    /// What the header alone tells.
-    func knownAreas() -> [Range<Int>] {
-        let table = header.refcountTableClusters << layout.clusterBits
+    /// The header, and that of LUKS.
+    func headerAreas() -> [Range<Int>] {
         let isLuks = header.cryptMethod == Qcow2Encryption.Method.luks.rawValue
         let luks = isLuks ? header.luksRange ?? 0..<0 : 0..<0
-        return [
-            0..<1, area(luks.lowerBound, luks.count), area(header.l1Offset, header.l1Entries * 8),
-            area(header.refcountTableOffset, table),
-        ].filter { !$0.isEmpty }
+        return [0..<1, area(luks.lowerBound, luks.count)]
+    }
+
+    var refcountTableArea: Range<Int> {
+        area(header.refcountTableOffset, header.refcountTableClusters << layout.clusterBits)
+    }
+
+    /// What the header alone tells.
+    func knownAreas() -> [Range<Int>] {
+        (headerAreas() + [area(header.l1Offset, header.l1Entries * 8), refcountTableArea])
+            .filter { !$0.isEmpty }
     }
 
     /// What header, snapshots and bitmaps tell.
-    func allAreas() throws(BlockError) -> [Range<Int>] {
-        let (snapshots, bytes) = try snapshotTable()
-        var areas = knownAreas()
-        if bytes > 0 { areas.append(area(header.snapshotsOffset, bytes)) }
-        let fileClusters = layout.clusters(try file.length())
-        for snapshot in snapshots where snapshot.l1Entries > 0 {
-            try checkInFile(snapshot, fileClusters)
-            areas.append(area(snapshot.l1Offset, snapshot.l1Entries * 8))
-        }
-        return areas + (try bitmapAreas())
-    }
+    func allAreas() throws(BlockError) -> [Range<Int>] { try areas(of: .all) }
 
     /// An L1 table that the file does not have all of would read as if the snapshot held zeroes.
     ///
@@ -208,7 +214,7 @@ extension Qcow2Metadata {
     ///
     /// - Throws: `corrupt` when it holds metadata, which no sound image leaves uncounted.
     func mayAllocate(_ cluster: Int) throws(BlockError) -> Bool {
-        guard try holdsMetadata(cluster) else { return true }
+        guard try isGuarded(cluster) else { return true }
         if isRepairing { return false }
         throw condemn("Cluster \(cluster) holds metadata and is not counted")
     }
@@ -216,7 +222,7 @@ extension Qcow2Metadata {
     /// Guards a write to clusters that an L2 entry calls the guest's own.
     func checkGuestClusters(_ hostOffset: Int, count: Int) throws(BlockError) {
         let first = hostOffset >> layout.clusterBits
-        for cluster in first..<first + count where try holdsMetadata(cluster) {
+        for cluster in first..<first + count where try isGuarded(cluster) {
             throw condemn("An L2 entry refers to metadata at cluster \(cluster)")
         }
         let end = hostOffset + count << layout.clusterBits

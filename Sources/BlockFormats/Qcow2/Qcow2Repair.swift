@@ -60,7 +60,7 @@ extension Qcow2Checker {
         // Windows end where blocks end, so that each block is filled from one window.
         let step = max(
             layout.refcountsPerBlock,
-            ReferenceWindow.size(total: fileClusters).roundedDown(to: layout.refcountsPerBlock))
+            ReferenceWindow.size.roundedDown(to: layout.refcountsPerBlock))
         var start = 0
         repeat {
             let end = min(fileClusters, start + step)

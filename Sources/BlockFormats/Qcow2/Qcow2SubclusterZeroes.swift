@@ -13,7 +13,9 @@ extension Qcow2Driver {
         let discards = passesGuestDiscards && mayUnmap
         var unchanged: [Range<Int>] = []
         var given: [Range<Int>] = []
+        var kept: [Range<Int>] = []
         try metadata.withLock { tables throws(BlockError) in
+            let unmaps = mayUnmap && !tables.keepsDiscarded
             var guest = range.lowerBound
             while guest < range.upperBound {
                 let cluster = layout.roundedDown(guest)
@@ -27,16 +29,20 @@ extension Qcow2Driver {
                     unchanged.append(part)
                     continue
                 }
-                let new = old.zeroed(mask, mayUnmap: mayUnmap)
+                let new = old.zeroed(mask, mayUnmap: unmaps)
                 if new == old { continue }
                 try tables.beginLazyRefcounts()
                 try tables.setEntry(at: cluster, to: new)
                 if new.raw == 0 { tables.release(old, discards: discards) }
-                if data.isExternal && old.raw != 0 { given.add(part) }
+                if data.isExternal && old.raw != 0 && !tables.keepsDiscarded { given.add(part) }
+                if mayUnmap && !unmaps && mask == .max && new.raw != 0 { kept.add(new.hostRange(layout)) }
                 if tables.hasTooManyFrees { try tables.commit() }
             }
+            if !discards { kept = [] }
+            if !kept.isEmpty { tables.writesInFlight += 1 }
         }
         if discards { given.forEach(giveBack) }
+        try emptyKept(kept)
         return unchanged
     }
 }

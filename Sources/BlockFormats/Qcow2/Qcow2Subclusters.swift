@@ -88,7 +88,7 @@ extension Qcow2Metadata {
         let kind = entry.kind(ofSubcluster: start, layout)
         let keepsPlace = entry.kind(layout) == .data
         if keepsPlace { try checkDataOffset(entry, guest: offset - inside) }
-        let perSlice = layout.sliceSize / layout.l2EntryBytes
+        let perSlice = l2Cache.sliceSize / layout.l2EntryBytes
         let equal = run(of: kind, in: entry, from: start)
         var length = equal * layout.subclusterSize - inside % layout.subclusterSize
         var index = first + 1
@@ -145,7 +145,7 @@ extension Qcow2Metadata {
         let entry = cachedEntry(slot, first)
         let isOwn = entry.isCopied && entry.kind(layout) == .data
         if isOwn { try checkDataOffset(entry, guest: start - inside) }
-        let available = layout.sliceSize / layout.l2EntryBytes - first
+        let available = l2Cache.sliceSize / layout.l2EntryBytes - first
         let wanted = min(layout.clusters(inside + guest.count), available)
         var count = 1
         while count < wanted {

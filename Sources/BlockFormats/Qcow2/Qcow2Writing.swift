@@ -155,7 +155,7 @@ extension Qcow2Metadata {
         let entry = L2Entry(raw: slice.bigEndian(at: first &* 8) ?? 0)
         let kind = entry.kind(layout)
         let inside = start & (layout.clusterSize - 1)
-        let perSlice = layout.sliceSize / 8
+        let perSlice = l2Cache.sliceSize / 8
         let wanted = min(layout.clusters(inside + guest.count), perSlice - first)
         let isOwn = entry.isCopied && (kind == .data || kind == .zeroAllocated)
         if isOwn { try checkDataOffset(entry, guest: start - inside) }

@@ -20,7 +20,7 @@ extension Qcow2Driver: ZeroWriting, Discarding {
             }
             return true
         }
-        try eachCluster(range) { entry in Self.zeroed(entry, self.layout, mayUnmap: mayUnmap) }
+        try eachCluster(range, mayUnmap: mayUnmap)
         return true
     }
 
@@ -35,7 +35,7 @@ extension Qcow2Driver: ZeroWriting, Discarding {
             return
         }
         // What is below, now or later, must not show through where the guest has discarded.
-        try eachCluster(range) { entry in Self.zeroed(entry, self.layout, mayUnmap: true) }
+        try eachCluster(range, mayUnmap: true)
     }
 
     /// A raw data file is the disk without any entry's help.
@@ -59,15 +59,15 @@ extension Qcow2Driver: ZeroWriting, Discarding {
         }
     }
 
-    /// Replaces the entries of a range of clusters; what they no longer refer to is released.
+    /// Makes the entries of a range of clusters read as zeroes; what they no longer refer to is released.
     ///
     /// The space in a data file goes back at once: a hole reads as what the guest asked for.
-    private func eachCluster(
-        _ range: Range<Int>, _ change: (L2Entry) -> L2Entry?
-    ) throws(BlockError) {
+    private func eachCluster(_ range: Range<Int>, mayUnmap: Bool) throws(BlockError) {
         let discards = passesGuestDiscards
         var given: [Range<Int>] = []
+        var kept: [Range<Int>] = []
         try metadata.withLock { tables throws(BlockError) in
+            let unmaps = mayUnmap && !tables.keepsDiscarded
             var guest = range.lowerBound
             while guest < range.upperBound {
                 if layout.version < 3, try tables.l2TableOffset(guest) == nil {
@@ -76,17 +76,35 @@ extension Qcow2Driver: ZeroWriting, Discarding {
                     continue
                 }
                 let old = try tables.entry(at: guest)
-                if let new = change(old) {
+                if let new = Self.zeroed(old, layout, mayUnmap: unmaps) {
                     try tables.beginLazyRefcounts()
                     try tables.setEntry(at: guest, to: new)
                     if new.hostOffset == 0 { tables.release(old, discards: discards) }
                     if data.isExternal, !new.isCopied { given.add(guest..<guest + layout.clusterSize) }
+                    if mayUnmap, new.isCopied { kept.add(new.hostRange(layout)) }
                     if tables.hasTooManyFrees { try tables.commit() }
                 }
                 guest += layout.clusterSize
             }
+            if !discards { kept = [] }
+            if !kept.isEmpty { tables.writesInFlight += 1 }
         }
         if discards { given.forEach(giveBack) }
+        try emptyKept(kept)
+    }
+
+    /// Discards what lies in clusters that keep their place and read as zeroes, as a planned write, and ends
+    /// that.
+    ///
+    /// Where a hole is no zeroes to the reader, the entries that say so are durable before.
+    func emptyKept(_ ranges: [Range<Int>]) throws(BlockError) {
+        if ranges.isEmpty { return }
+        defer { finishWrite { _ in } }
+        if !data.isZeroInitialised { try metadata.flushTables() }
+        let end = data.isExternal ? virtualSize : Int.max
+        for range in ranges where range.lowerBound < end {
+            try? data.discard(at: range.lowerBound, count: min(range.upperBound, end) - range.lowerBound)
+        }
     }
 
     /// Gives back the space of a guest range in the data file.
@@ -96,6 +114,11 @@ extension Qcow2Driver: ZeroWriting, Discarding {
         guard data.encryption == nil, end > range.lowerBound else { return }
         try? data.discard(at: range.lowerBound, count: end - range.lowerBound)
     }
+}
+
+extension L2Entry {
+    /// The cluster of plain data that the entry refers to.
+    func hostRange(_ layout: Qcow2Layout) -> Range<Int> { hostOffset..<hostOffset + layout.clusterSize }
 }
 
 extension [Range<Int>] {

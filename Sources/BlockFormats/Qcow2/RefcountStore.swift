@@ -103,12 +103,19 @@ final class RefcountStore {
         return RefcountEntries.get(cache.bytes(of: slot).bytes, entry, order: layout.refcountOrder)
     }
 
+    /// The slot of the slice with `cluster`'s refcount, the entry's number there, and how many entries there
+    /// are.
+    func slot(of cluster: Int) throws(BlockError) -> (slot: Int, entry: Int, entries: Int)? {
+        guard let block = try blockOffset(cluster) else { return nil }
+        let (slot, entry) = try locate(cluster, block: block)
+        return (slot, entry, (layout.sliceSize * 8) >> layout.refcountOrder)
+    }
+
     /// The cached slice with `cluster`'s refcount: its bytes, the entry's number, and how many entries there
     /// are.
     func slice(of cluster: Int) throws(BlockError) -> (buffer: AlignedBuffer, first: Int, entries: Int)? {
-        guard let block = try blockOffset(cluster) else { return nil }
-        let (slot, entry) = try locate(cluster, block: block)
-        return (cache.bytes(of: slot), entry, (layout.sliceSize * 8) >> layout.refcountOrder)
+        guard let (slot, first, entries) = try slot(of: cluster) else { return nil }
+        return (cache.bytes(of: slot), first, entries)
     }
 
     /// Sets a refcount. The block exists or is made.
@@ -199,6 +206,18 @@ final class RefcountStore {
         virginCluster = max(virginCluster, candidate + count)
         return candidate
     }
+
+    /// Takes all clusters up to `end` out of the search for free ones; answers where it began.
+    func takeEnd(_ end: Int) -> Int {
+        defer {
+            firstMaybeFree = end
+            virginCluster = max(virginCluster, end)
+        }
+        return firstMaybeFree
+    }
+
+    /// Lets the search begin there again, unless it begins before.
+    func searchAgain(from cluster: Int) { firstMaybeFree = min(firstMaybeFree, cluster) }
 
     /// Makes the refcount block that counts `cluster`.
     private func makeBlock(for cluster: Int) throws(BlockError) -> Int {

@@ -3,9 +3,8 @@
 /// One byte a cluster, whatever the image's size: a file with more clusters is counted in several passes.
 /// Not thread-safe.
 struct ReferenceWindow {
-    /// Clusters counted in one pass over a file of `total` clusters: few megabytes for most files, few passes
-    /// for very large ones.
-    static func size(total: Int) -> Int { min(24 << 20, max(4 << 20, total / 8)) }
+    /// Clusters counted in one pass: 1.5 TiB of usual ones. Each pass reads all tables again.
+    static let size = 24 << 20
 
     /// The clusters that this window counts.
     let clusters: Range<Int>
@@ -85,17 +84,28 @@ struct ReferenceWindow {
         return cell & (refcount == 1 ? Self.sharedBit : Self.copiedBit) != 0
     }
 
-    /// Counts a data cluster of an active table: one reference and how its entry is flagged.
-    mutating func countActive(_ cluster: Int, isCopied: Bool) {
-        let index = cluster &- clusters.lowerBound
-        guard index >= 0, index < cells.count else { return }
-        let cell = cells[index]
+    /// Counts data clusters of an active table: one reference to each, and how their entries are flagged.
+    mutating func countActive(_ run: Range<Int>, isCopied: Bool) {
+        let inside = run.clamped(to: clusters)
+        if inside.isEmpty { return }
         let flag = isCopied ? Self.copiedBit : Self.sharedBit
-        if times > 1 || cell & Self.countMask == Self.countMask {
-            addLarge(index)
+        let start = inside.lowerBound - clusters.lowerBound
+        let range = start..<start + inside.count
+        if times == 1, countSmall(range, flag) { return }
+        for index in range {
+            add(index)
             cells[index] |= flag
-        } else {
-            cells[index] = (cell &+ 1) | flag
+        }
+    }
+
+    /// Counts one reference to each, unless one of the cells is full. Without a branch in its loops.
+    private mutating func countSmall(_ range: Range<Int>, _ flag: UInt8) -> Bool {
+        cells.withUnsafeMutableBufferPointer { cells in
+            var highest: UInt8 = 0
+            for index in range { highest = max(highest, cells[index] & Self.countMask) }
+            guard highest < Self.countMask else { return false }
+            for index in range { cells[index] = (cells[index] &+ 1) | flag }
+            return true
         }
     }
 
@@ -108,8 +118,15 @@ struct ReferenceWindow {
     func agreeing(from first: Int, with block: RawSpan, entry: Int, limit: Int, order: Int) -> Int {
         guard order == 4, block.byteCount >= (entry + limit) * 2 else { return 0 }
         let start = first - clusters.lowerBound
-        return cells.withUnsafeBufferPointer { cells in
-            for step in 0..<limit {
+        return cells.withUnsafeBytes { cells in
+            var step = 0
+            while step < limit {
+                if limit &- step >= Self.groupSize,
+                    Self.agreesInGroup(cells, start &+ step, block, (entry &+ step) &* 2)
+                {
+                    step &+= Self.groupSize
+                    continue
+                }
                 let stored = UInt16(
                     bigEndian: block.unsafeLoadUnaligned(
                         fromByteOffset: (entry &+ step) &* 2, as: UInt16.self))
@@ -117,10 +134,31 @@ struct ReferenceWindow {
                 let wrongFlag = stored == 1 ? Self.sharedBit : Self.copiedBit
                 let count = cell & Self.countMask
                 if UInt16(count) != stored || cell & wrongFlag != 0 || count == Self.countMask { return step }
+                step &+= 1
             }
             return limit
         }
     }
+
+    private static let groupSize = 8
+
+    /// Whether eight clusters are all used once, by a "copied" entry or by metadata, or all unused, and are
+    /// counted so: what nearly all of a sound file is.
+    private static func agreesInGroup(
+        _ cells: UnsafeRawBufferPointer, _ index: Int, _ block: RawSpan, _ offset: Int
+    ) -> Bool {
+        let low = block.unsafeLoadUnaligned(fromByteOffset: offset, as: UInt64.self)
+        let high = block.unsafeLoadUnaligned(fromByteOffset: offset &+ 8, as: UInt64.self)
+        guard low == high else { return false }
+        let group = cells.loadUnaligned(fromByteOffset: index, as: UInt64.self)
+        if UInt64(bigEndian: low) == 0x0001_0001_0001_0001 {
+            return group & ~(UInt64(copiedBit) &* ones) == ones
+        }
+        return low == 0 && group == 0
+    }
+
+    /// One in each of eight cells.
+    private static let ones: UInt64 = 0x0101_0101_0101_0101
 
     /// Whether nothing refers to any cluster of `range`, which lies in this window.
     func isFree(_ range: Range<Int>) -> Bool {

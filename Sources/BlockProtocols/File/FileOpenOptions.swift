@@ -57,6 +57,11 @@ struct FileOpenOptions: Sendable {
         if forceShare && !readOnly {
             throw BlockError(.invalidArgument, "force-share=on can only be used with read-only images")
         }
+        try Self.takeBatching(&options)
+        try Self.takeMigration(&options)
+        if let id = options.take("pr-manager") {
+            throw BlockError(.invalidArgument, "No persistent reservation manager with id '\(id)'")
+        }
         if let name = options.take("aio") {
             guard let named = RequestEngine(rawValue: name) else {
                 throw BlockError(.invalidArgument, "Parameter 'aio' does not accept value '\(name)'")
@@ -68,5 +73,17 @@ struct FileOpenOptions: Sendable {
                 .invalidArgument,
                 "aio=native was specified, but it requires cache.direct=on, which was not specified.")
         }
+    }
+
+    /// Takes the largest number of requests that are handed to the kernel at once. Each is handed over alone,
+    /// so every limit holds.
+    private static func takeBatching(_ options: inout OptionTree) throws(BlockError) {
+        _ = try options.takeNumber("aio-max-batch")
+    }
+
+    /// Takes what concerns only the moment when a live migration hands an image over, which never comes here.
+    private static func takeMigration(_ options: inout OptionTree) throws(BlockError) {
+        _ = try options.takeFlag("drop-cache")
+        _ = try options.takeFlag("x-check-cache-dropped")
     }
 }
