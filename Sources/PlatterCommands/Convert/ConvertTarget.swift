@@ -72,6 +72,12 @@ struct ConvertTarget {
         return driver is any BitmapCapable.Type
     }
 
+    /// Whether space for all data is asked for.
+    func reservesSpace() throws -> Bool {
+        let mode = try text.value(of: .preallocation)
+        return mode == Preallocation.falloc.rawValue || mode == Preallocation.full.rawValue
+    }
+
     private static let noCompression = CommandFailure("Compression not supported for this file format")
 
     /// How the target wants to be filled.
