@@ -169,6 +169,8 @@ struct ConvertTarget {
     }
 
     private func openExisting(_ sources: [BlockNode]) throws -> BlockNode {
+        var settings = settings
+        settings.keepsLength = true
         let node = try context.open(
             ImageName(name, format: isOptions ? nil : format, isOptions: isOptions), settings: settings)
         do {
