@@ -126,13 +126,16 @@ public struct CommitJob: BlockJob {
         control.setTotal(length)
         if try base.length() < length { try grow(base, to: length) }
         let unit = LayerCopy.unitBytes(base)
-        let cursor = RunCursor(end: length, unit: unit, look: classifier(base))
+        let sharer = control.hasSpeedLimit ? nil : SpaceSharer(try SourceDisk([top]), base)
+        let cursor = RunCursor(
+            end: length, unit: unit, look: RunCursor.sharing(sharer, classifier(base)))
+        let cutter = ChunkCutter(cursor, maximumCopyBytes: LayerCopy.chunkBytes)
         let work = CopyWork(
             read: LayerCopy.reader(top),
             scanner: ZeroScanner(
                 granularity: base.format?.writeGranularity ?? 1, sparseBytes: Self.sparseBytes),
-            writer: PieceWriter(node: base, zeroing: .marked))
-        let cutter = ChunkCutter(cursor, maximumCopyBytes: LayerCopy.chunkBytes)
+            writer: PieceWriter(node: base, zeroing: .marked), sharer: sharer,
+            bufferBytes: cutter.bufferBytes)
         try ChunkPipeline(cutter: cutter, work: work, workers: LayerCopy.workers).run(control)
         try base.flush()
     }

@@ -29,6 +29,9 @@ public struct ConvertJob: BlockJob {
         public var compress = false
         /// Let the system copy, where source and target both are plain bytes in files.
         public var offload = false
+        /// Let the target share the space of the source's files where the file systems can. Zeroes are then not
+        /// looked for inside data, and space that the target had reserved is given up for shared one.
+        public var sharesSpace = false
         /// The target takes bytes only one after the other, zeroes too.
         public var isStream = false
         /// The target takes writes only in the order of the disk, whatever ``outOfOrder`` says.
@@ -73,11 +76,16 @@ public struct ConvertJob: BlockJob {
             options.compress || (target.format as? any CompressedWriting)?.compressesAlways == true
         let compressor = try compresses ? makeCompressor() : nil
         let unit = max(unitBytes, compressor?.unitBytes ?? 1)
-        let cursor = RunCursor(end: length, unit: unit, look: try classifier(source))
+        let isShared =
+            options.sharesSpace && !compresses && !options.isStream && options.onUnreadable == nil
+            && options.sparseBytes > 0 && !control.hasSpeedLimit
+        let sharer = isShared ? SpaceSharer(source, target) : nil
+        let cursor = RunCursor(
+            end: length, unit: unit, look: RunCursor.sharing(sharer, try classifier(source)))
         let cutter = ChunkCutter(cursor, maximumCopyBytes: Self.chunkBytes)
         control.setTotal(options.measuresFirst ? try Self.measure(cursor) : length)
         let pipeline = ChunkPipeline(
-            cutter: cutter, work: work(source, compressor, bufferBytes: cutter.bufferBytes),
+            cutter: cutter, work: work(source, compressor, sharer, bufferBytes: cutter.bufferBytes),
             workers: min(options.workers, Self.maximumWorkers),
             isOrdered: !options.outOfOrder || options.isStream || options.isOrdered,
             measure: options.measuresFirst ? .copied : .covered)
@@ -97,7 +105,7 @@ public struct ConvertJob: BlockJob {
     }
 
     private func work(
-        _ source: SourceDisk, _ compressor: UnitCompressor?, bufferBytes: Int
+        _ source: SourceDisk, _ compressor: UnitCompressor?, _ sharer: SpaceSharer?, bufferBytes: Int
     ) -> any ChunkWork {
         let zeroing: PieceWriter.Zeroing =
             options.isStream
@@ -110,7 +118,7 @@ public struct ConvertJob: BlockJob {
             compressor: compressor,
             copier: options.offload ? OffloadCopier(source: source, target: target) : nil,
             writer: PieceWriter(node: target, zeroing: zeroing),
-            scratchBytes: compressor == nil ? 0 : bufferBytes)
+            scratchBytes: compressor == nil ? 0 : bufferBytes, sharer: sharer, bufferBytes: bufferBytes)
     }
 
     /// What is to be done with each run of the source.
@@ -138,7 +146,7 @@ public struct ConvertJob: BlockJob {
         var cursor = cursor
         var total = 0
         while let run = try cursor.next(limit: Int.max.roundedDown(to: cursor.unit)) {
-            if run.action == .copy { total += run.range.count }
+            if run.action == .copy || run.action == .share { total += run.range.count }
         }
         return total
     }

@@ -59,7 +59,10 @@ public struct RebaseJob: BlockJob {
         let work = DifferenceWork(
             node: node, other: backing, otherLength: try backing?.length() ?? 0, unit: unit,
             compressor: compressor,
-            writer: PieceWriter(node: node, zeroing: backing == nil ? .none : .inThisLayer),
+            writer: PieceWriter(
+                node: node, zeroing: backing == nil ? .none : .inThisLayer,
+                sharer: compressor == nil && !control.hasSpeedLimit
+                    ? SpaceSharer(try SourceDisk([node]), node) : nil),
             scratchBytes: cutter.bufferBytes)
         try ChunkPipeline(cutter: cutter, work: work, workers: LayerCopy.workers).run(control)
     }

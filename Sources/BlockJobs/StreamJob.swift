@@ -43,11 +43,14 @@ public struct StreamJob: BlockJob {
 
     private func pull(_ control: JobControl) throws(BlockError) {
         let unit = LayerCopy.unitBytes(node)
-        let cursor = RunCursor(end: try node.length(), unit: unit, look: classifier)
+        let sharer = control.hasSpeedLimit ? nil : SpaceSharer(try SourceDisk([node]), node)
+        let cursor = RunCursor(
+            end: try node.length(), unit: unit, look: RunCursor.sharing(sharer, classifier))
+        let cutter = ChunkCutter(cursor, maximumCopyBytes: LayerCopy.chunkBytes)
         let work = CopyWork(
             read: LayerCopy.reader(node), scanner: ZeroScanner(granularity: unit, sparseBytes: unit),
-            writer: PieceWriter(node: node, zeroing: base == nil ? .marked : .inThisLayer))
-        let cutter = ChunkCutter(cursor, maximumCopyBytes: LayerCopy.chunkBytes)
+            writer: PieceWriter(node: node, zeroing: base == nil ? .marked : .inThisLayer), sharer: sharer,
+            bufferBytes: cutter.bufferBytes)
         try ChunkPipeline(cutter: cutter, work: work, workers: LayerCopy.workers).run(control)
     }
 

@@ -161,6 +161,21 @@ int64_t platter_copy_range(
 #endif
 }
 
+int platter_share_range(
+    int source, int64_t source_offset, int target, int64_t target_offset, int64_t length) {
+#ifdef FICLONERANGE
+    struct file_clone_range range = {
+        .src_fd = source,
+        .src_offset = (uint64_t)source_offset,
+        .src_length = (uint64_t)length,
+        .dest_offset = (uint64_t)target_offset,
+    };
+    CHECKED(ioctl(target, FICLONERANGE, &range));
+#else
+    return ENOTSUP;
+#endif
+}
+
 int platter_flush(int fd) {
 #ifdef __APPLE__
     if (fcntl(fd, F_FULLFSYNC) == 0) return 0;

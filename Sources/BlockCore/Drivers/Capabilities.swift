@@ -155,6 +155,18 @@ extension ZeroWriting {
     public var marksZeroes: Bool { false }
 }
 
+/// Stores guest data by sharing the space of another file, as file systems with reflinks can.
+public protocol SpaceSharing: FormatDriver {
+    /// Which of the storage children holds plain guest data (``Extent/child``); `nil` where this image keeps
+    /// none, such as an encrypted one.
+    var sharingChild: Int? { get }
+    /// Makes `count` guest bytes at `offset` those of `source`, by sharing their space. All offsets and
+    /// `count` are multiples of ``FormatDriver/writeGranularity`` and ``BlockNode/sharingAlignment``.
+    /// - Returns: how many bytes were stored, whole units from the start; the rest is as it was.
+    /// - Throws: as writing does.
+    func share(_ source: PlainPlace, at offset: Int, count: Int) throws(BlockError) -> Int
+}
+
 /// Gives space back.
 public protocol Discarding: FormatDriver {
     /// Ranges are multiples of this size, but for the end of the disk.

@@ -63,6 +63,17 @@ public enum MetadataEvent: String, Sendable, CaseIterable {
     case flushToDisk = "flush_to_disk"
     /// An image is about to be emptied.
     case emptyPrepare = "empty_image_prepare"
+    /// A new cluster gets its space, of which not all is written.
+    case clusterAllocateSpace = "cluster_alloc_space"
+    /// The storage reads the block in which a write begins or ends in the middle, or has read it.
+    case storageMergeHead = "pwritev_rmw_head"
+    case storageMergedHead = "pwritev_rmw_after_head"
+    case storageMergeTail = "pwritev_rmw_tail"
+    case storageMergedTail = "pwritev_rmw_after_tail"
+    /// Nothing happens: met once, when the storage has been opened.
+    case none
+    /// No driver has this step, nor has QEMU's any more; rules name it.
+    case refcountBlockRewrite = "refblock_update"
     /// The storage itself writes, has written, or writes zeroes.
     case storageWrite = "pwritev"
     case storageWritten = "pwritev_done"

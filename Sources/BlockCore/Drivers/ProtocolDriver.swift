@@ -68,6 +68,17 @@ public protocol ProtocolDriver: AnyObject, Sendable {
         from source: any ProtocolDriver, at sourceOffset: Int, to offset: Int, count: Int
     ) throws(BlockError) -> Int
 
+    /// Whether ranges can share their space with ranges of `source` until one of them is written to.
+    /// Changes nothing.
+    func sharesSpace(with source: any ProtocolDriver) -> Bool
+    /// Makes `count` bytes at `offset` those of `source` at `sourceOffset` by sharing their space. All three
+    /// are multiples of ``BlockNode/sharingAlignment``.
+    /// - Returns: whether that was done; where not, the bytes at `offset` are the old ones or the new ones.
+    /// - Throws: only what every write would throw: `io` for a file that is read-only.
+    func shareRange(
+        from source: any ProtocolDriver, at sourceOffset: Int, to offset: Int, count: Int
+    ) throws(BlockError) -> Bool
+
     /// The driver itself, where it conforms to that protocol. Not to be implemented.
     var asUseDeclaring: (any UseDeclaring)? { get }
     var asEventListener: (any MetadataEventListener)? { get }
@@ -82,6 +93,10 @@ extension ProtocolDriver {
     public func copyRange(
         from source: any ProtocolDriver, at sourceOffset: Int, to offset: Int, count: Int
     ) throws(BlockError) -> Int { 0 }
+    public func sharesSpace(with source: any ProtocolDriver) -> Bool { false }
+    public func shareRange(
+        from source: any ProtocolDriver, at sourceOffset: Int, to offset: Int, count: Int
+    ) throws(BlockError) -> Bool { false }
 }
 
 /// Storage that tells other programs how it is used, by locks.

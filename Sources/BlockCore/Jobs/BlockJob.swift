@@ -54,6 +54,9 @@ public final class JobControl: Sendable {
         state.withLock { $0.throttle = Throttle(unitsPerSecond: bytesPerSecond) }
     }
 
+    /// Whether there is a speed limit now.
+    public var hasSpeedLimit: Bool { state.withLock { $0.throttle.unitsPerSecond > 0 } }
+
     /// Makes the job stop at its next step with kind `cancelled`.
     public func cancel() {
         state.withLock { $0.isCancelled = true }

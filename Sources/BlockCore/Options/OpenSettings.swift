@@ -59,6 +59,12 @@ public struct OpenSettings: Sendable {
     public var declaresUseLater = false
     /// Let nobody write meanwhile, even where the format would bear with it: a copy must be of one moment.
     public var excludesWriters = false
+    /// A file that is written keeps its length: where the format bears with others writing meanwhile, they
+    /// may, and may change the length.
+    public var keepsLength = false
+    /// What is claimed of this file besides what the mode of opening needs, and what others must not do.
+    public var claims: UsePermissions = []
+    public var forbids: UsePermissions = []
     /// How requests reach the files of the host.
     public var engine = RequestEngine.threads
     /// What is read from the backing file is stored in the image itself, which must be writable.

@@ -34,10 +34,13 @@ extension Qcow2Metadata {
         let store = try refcounts()
         let frees = pendingFrees
         pendingFrees = []
+        var given: [Range<Int>] = []
+        defer { punch(given) }
         for (index, free) in frees.enumerated() {
             for cluster in free.clusters {
                 do throws(BlockError) {
-                    try apply(free, to: cluster, store)
+                    let isGiven = try apply(free, to: cluster, store)
+                    if isGiven { given.add(cluster..<cluster + 1) }
                 } catch {
                     // The rest waits for the next commit; what is damaged is left alone.
                     let next = error.kind == .corrupt ? cluster + 1 : cluster
@@ -50,17 +53,17 @@ extension Qcow2Metadata {
         }
     }
 
+    /// - Returns: whether the cluster's space is to go back to the file system.
     private func apply(
         _ free: PendingFree, to cluster: Int, _ store: RefcountStore
-    ) throws(BlockError) {
+    ) throws(BlockError) -> Bool {
         try checkRelease(cluster, refcount: try store.refcount(of: cluster))
-        guard try store.decrement(cluster) == 0 else { return }
+        guard try store.decrement(cluster) == 0 else { return false }
         let offset = cluster << layout.clusterBits
         // What was cached of a table that lay there must not be written over its next contents.
         l2Cache.discard(offset..<offset + layout.clusterSize)
         if freeByteOffset >> layout.clusterBits == cluster { freeByteOffset = 0 }
-        let discards = free.discards || passesDiscards.ofOthers
-        if discards { try? file.discard(at: offset, count: layout.clusterSize) }
+        return !isBeingEmptied && (free.discards || passesDiscards.ofOthers)
     }
 
     // MARK: Committing

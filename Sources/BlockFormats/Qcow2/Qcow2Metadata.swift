@@ -59,6 +59,8 @@ final class Qcow2Metadata: FlushableTables, RefcountOwner {
     var bitmapClusters = Qcow2BitmapClusters()
     /// A check is mending this image, whose metadata may overlap and go uncounted.
     var isRepairing = false
+    /// All clusters are being freed: their space goes back when the file is cut, not one by one.
+    var isBeingEmptied = false
     /// The file is known to be at least this long, in bytes, with what was allocated behind its end.
     var knownEnd = 0
     /// An L2 table that is the file's last cluster, and not whole, was found to be legal.

@@ -220,17 +220,21 @@ extension Qcow2Metadata {
 
 extension Qcow2Driver: Emptying {
     /// Order of writes: an empty L1 table in a new place, a barrier, the header, a barrier; then what the old
-    /// table referred to is released.
+    /// table referred to is released, a barrier; then the file is cut behind the last cluster in use. Without
+    /// snapshots that is nearly all of it, so that only then the clusters left over become holes.
     public func makeEmpty() throws(BlockError) {
         try exclusively { tables throws(BlockError) in
             try tables.commit()
             let old = tables.l1
             let size = tables.header.virtualSize
             if tables.header.keepsDataFileRaw { try data.writeZeroes(at: 0, count: size, guest: 0) }
+            tables.isBeingEmptied = tables.header.snapshotCount == 0
+            defer { tables.isBeingEmptied = false }
             try tables.moveL1(to: [UInt64](repeating: 0, count: old.count))
             try tables.unshareClusters(of: old)
             try tables.commit()
             try tables.shortenEmptied()
+            if tables.isBeingEmptied, tables.passesDiscards.ofSnapshots { try tables.punchAllFree() }
             let discards = discardUnmaps && tables.passesDiscards.ofGuest != false
             if data.isExternal && discards { try? data.discard(at: 0, count: size) }
         }

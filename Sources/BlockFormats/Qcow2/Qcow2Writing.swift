@@ -85,6 +85,7 @@ extension Qcow2Driver {
         // A file that ends inside a sector could grow by a part of one when the power fails.
         let endsAtSector = plan.guest.upperBound % Qcow2.sectorBytes == 0
         if isComplete || (allocation.isVirgin && headIsZero && tailIsZero && endsAtSector) {
+            if !isComplete { file.emit(.clusterAllocateSpace) }
             return try data.write(bytes, at: plan.hostOffset, guest: plan.guest.lowerBound)
         }
         if allocation.guest.count <= Self.assembledBytes {

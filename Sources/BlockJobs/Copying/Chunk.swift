@@ -10,6 +10,8 @@ struct Chunk: Sendable {
     var coveredBytes = 0
     /// The bytes to read.
     var copyBytes = 0
+    /// The bytes whose space is shared.
+    var sharedBytes = 0
 }
 
 /// Cuts what a cursor finds into chunks. A value that one thread at a time uses.
@@ -18,6 +20,8 @@ struct ChunkCutter: Sendable {
     static let maximumRuns = 256
     /// The most bytes to zero in a chunk, so that a job can be stopped on the way.
     static let maximumZeroBytes = 1 << 30
+    /// The same for bytes whose space is shared.
+    static let maximumSharedBytes = 64 << 20
 
     private var cursor: RunCursor
     private let maximumCopyBytes: Int
@@ -37,7 +41,9 @@ struct ChunkCutter: Sendable {
     mutating func next() throws(BlockError) -> Chunk? {
         var chunk = Chunk()
         var steps = 0
-        while steps < Self.maximumRuns, chunk.copyBytes < maximumCopyBytes, let run = try nextRun() {
+        while steps < Self.maximumRuns, chunk.copyBytes < maximumCopyBytes,
+            chunk.sharedBytes < Self.maximumSharedBytes, let run = try nextRun()
+        {
             steps += 1
             take(run, into: &chunk)
             if run.action == .zero, run.range.count >= Self.maximumZeroBytes { break }
@@ -66,6 +72,7 @@ struct ChunkCutter: Sendable {
         }
         chunk.coveredBytes += range.count
         if run.action == .copy { chunk.copyBytes += range.count }
+        if run.action == .share { chunk.sharedBytes += range.count }
         guard run.action != .skip else { return }
         if let last = chunk.runs.last, last.action == run.action, last.range.upperBound == range.lowerBound {
             chunk.runs[chunk.runs.count - 1].range = last.range.lowerBound..<range.upperBound

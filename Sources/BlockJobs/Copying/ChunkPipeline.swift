@@ -28,7 +28,7 @@ struct ChunkPipeline: Sendable {
     enum Measure: Sendable {
         /// Every byte of the disk that was passed.
         case covered
-        /// Only bytes that were read.
+        /// Only bytes that were read or shared.
         case copied
     }
 
@@ -76,7 +76,8 @@ struct ChunkPipeline: Sendable {
         } else {
             try work.commit(chunk, space)
         }
-        control.advance(by: measure == .covered ? chunk.coveredBytes : chunk.copyBytes)
+        control.advance(
+            by: measure == .covered ? chunk.coveredBytes : chunk.copyBytes + chunk.sharedBytes)
         return true
     }
 }

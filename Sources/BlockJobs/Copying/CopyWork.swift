@@ -11,12 +11,20 @@ struct CopyWork: ChunkWork {
     var copier: OffloadCopier?
     let writer: PieceWriter
     var scratchBytes = 0
+    /// For runs that are to be shared.
+    var sharer: SpaceSharer?
+    /// How much is read at once where sharing fails, in bytes: a multiple of the target's units.
+    var bufferBytes = 1 << 20
 
     func prepare(_ chunk: Chunk, _ space: Workspace) throws(BlockError) {
         var position = 0
         for run in chunk.runs {
             if run.action == .zero {
                 space.pieces.append(Piece(range: run.range, content: .zero))
+                continue
+            }
+            if run.action == .share {
+                space.pieces.append(Piece(range: run.range, content: .shared))
                 continue
             }
             let done = try copier?.copy(run.range) ?? 0
@@ -35,5 +43,27 @@ struct CopyWork: ChunkWork {
         scanner.scan(data.bytes, range, at: position, into: &space.pieces)
     }
 
-    func commit(_ chunk: Chunk, _ space: Workspace) throws(BlockError) { try writer.write(space) }
+    func commit(_ chunk: Chunk, _ space: Workspace) throws(BlockError) {
+        for piece in space.pieces {
+            if piece.content == .shared { try share(piece.range) } else { try writer.store(piece, space) }
+        }
+    }
+
+    /// Shares a run, or copies what cannot be shared.
+    private func share(_ range: Range<Int>) throws(BlockError) {
+        let done: Int
+        do throws(BlockError) { done = try sharer?.share(range) ?? 0 } catch {
+            throw error.prefixed("error while writing at byte \(range.lowerBound)")
+        }
+        var rest = range.lowerBound + done..<range.upperBound
+        if rest.isEmpty { return }
+        let space = Workspace(dataBytes: min(bufferBytes, rest.count), scratchBytes: 0)
+        while !rest.isEmpty {
+            let part = rest.lowerBound..<min(rest.upperBound, rest.lowerBound + space.data.count)
+            space.pieces.removeAll(keepingCapacity: true)
+            try prepare(part, at: 0, space)
+            try writer.write(space)
+            rest = part.upperBound..<rest.upperBound
+        }
+    }
 }

@@ -30,8 +30,8 @@ final class OffloadCopier: Sendable {
         let (node, range) = source.part(at: offset)
         let local = offset - range.lowerBound
         let reach = min(limit, range.upperBound - offset)
-        guard Self.isRaw(target), let from = try Self.place(node, at: local, limit: reach),
-            let to = try Self.place(target, at: offset, limit: from.count)
+        guard Self.isRaw(target), let from = try node.plainPlace(at: local, limit: reach),
+            let to = try target.plainPlace(at: offset, limit: from.count)
         else { return 0 }
         let copied = try to.storage.copyRange(
             from: from.storage, at: from.offset, to: to.offset, count: to.count)
@@ -41,29 +41,4 @@ final class OffloadCopier: Sendable {
 
     /// Only where every byte has its fixed place may somebody else than the driver write it.
     private static func isRaw(_ node: BlockNode) -> Bool { node.format?.isTransparent == true }
-
-    /// Where the chain keeps the bytes at `offset`, when a file keeps them plainly.
-    private static func place(
-        _ node: BlockNode, at offset: Int, limit: Int
-    ) throws(BlockError) -> (storage: any ProtocolDriver, offset: Int, count: Int)? {
-        var layer = node
-        var limit = limit
-        while true {
-            let extent = try layer.layerExtent(at: offset, limit: limit)
-            limit = extent.length
-            switch extent.status {
-            case .data(let hostOffset):
-                let readable = try layer.readableCount(of: extent)
-                guard readable > 0, let storage = layer.children[extent.child].storage else { return nil }
-                return (storage, hostOffset, min(limit, readable))
-            case .unallocated:
-                guard let next = layer.backing else { return nil }
-                let length = try next.length()
-                guard offset < length else { return nil }
-                limit = min(limit, length - offset)
-                layer = next
-            case .zero, .encoded: return nil
-            }
-        }
-    }
 }

@@ -19,15 +19,20 @@ struct PieceWriter: Sendable {
 
     let node: BlockNode
     let zeroing: Zeroing
+    /// Shares the space of what was read and turns out to be needed, where that can be.
+    var sharer: SpaceSharer?
 
     /// - Throws: what the node throws, with the offset in the message.
     func write(_ space: Workspace) throws(BlockError) {
-        for piece in space.pieces {
-            do throws(BlockError) {
-                try write(piece, space)
-            } catch {
-                throw error.prefixed("error while writing at byte \(piece.range.lowerBound)")
-            }
+        for piece in space.pieces { try store(piece, space) }
+    }
+
+    /// - Throws: what the node throws, with the offset in the message.
+    func store(_ piece: Piece, _ space: Workspace) throws(BlockError) {
+        do throws(BlockError) {
+            try write(piece, space)
+        } catch {
+            throw error.prefixed("error while writing at byte \(piece.range.lowerBound)")
         }
     }
 
@@ -36,11 +41,15 @@ struct PieceWriter: Sendable {
         let (data, scratch) = (space.data, space.scratch)
         switch piece.content {
         case .data(let start):
-            try node.write(data.bytes(start..<start + range.count), at: range.lowerBound)
+            let done = try sharer?.share(range) ?? 0
+            guard done < range.count else { return }
+            try node.write(data.bytes(start + done..<start + range.count), at: range.lowerBound + done)
         case .compressed(let start, let count):
             try node.writeCompressed(scratch.bytes(start..<start + count), at: range.lowerBound)
         case .zero:
             try zero(range)
+        case .shared:
+            preconditionFailure("\(range) is for CopyWork")
         }
     }
 

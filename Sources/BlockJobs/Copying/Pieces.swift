@@ -8,6 +8,8 @@ struct Piece: Sendable, Equatable {
         /// This many compressed bytes, at this offset of the workspace's scratch buffer.
         case compressed(Int, count: Int)
         case zero
+        /// Not read: the target shares the source's space, or it is read after all.
+        case shared
     }
 
     /// Where on the disk, in bytes.

@@ -8,6 +8,8 @@ enum RunAction: Sendable {
     case zero
     /// Read it and write what is not zero.
     case copy
+    /// Make the target share the source's space. Only whole units; with another action, a unit is copied.
+    case share
 }
 
 /// A run of the disk and what is to be done with it. Offsets are in bytes.

@@ -17,6 +17,7 @@ public final class FileDriver: UseDeclaring {
         static let allocate = Missing(rawValue: 4)
         static let copyRange = Missing(rawValue: 8)
         static let seekData = Missing(rawValue: 16)
+        static let shareRange = Missing(rawValue: 32)
     }
 
     let file: HostFile

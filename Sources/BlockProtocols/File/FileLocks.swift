@@ -2,20 +2,6 @@ import BlockCore
 import CHost
 import SystemPackage
 
-/// What a user of an image does with it, or lets others do; the bit numbers are the lock bytes' offsets.
-struct LockPermissions: OptionSet, Sendable {
-    let rawValue: Int
-    static let consistentRead = LockPermissions(rawValue: 1)
-    static let write = LockPermissions(rawValue: 2)
-    static let writeUnchanged = LockPermissions(rawValue: 4)
-    static let resize = LockPermissions(rawValue: 8)
-
-    static let names = ["consistent read", "write", "write unchanged", "resize"]
-
-    /// The numbers of the bits that are set.
-    var bits: [Int] { Self.names.indices.filter { rawValue & 1 << $0 != 0 } }
-}
-
 /// The locks by which QEMU and Platter tell each other how they use an image file.
 ///
 /// For each permission there are two bytes of the file: at 100 + bit a shared lock says "I use this", at
@@ -25,23 +11,27 @@ struct FileLocks: Sendable, Equatable {
     static let unsharedBase: Int64 = 200
 
     /// What is done with the file.
-    var used: LockPermissions
+    var used: UsePermissions
     /// What others must not do meanwhile.
-    var unshared: LockPermissions
+    var unshared: UsePermissions
 
     static let none = FileLocks(used: [], unshared: [])
     /// For making an image: it is emptied, and nobody else may be writing it.
     static let creating = FileLocks(used: [.write, .resize], unshared: [.write, .resize])
 
-    init(used: LockPermissions, unshared: LockPermissions) {
+    init(used: UsePermissions, unshared: UsePermissions) {
         self.used = used
         self.unshared = unshared
     }
 
     /// What an open image wants.
-    init(readOnly: Bool, sharesWriting: Bool) {
-        used = readOnly ? .consistentRead : [.consistentRead, .write, .resize]
-        unshared = sharesWriting ? [] : [.write, .resize]
+    ///
+    /// - Parameter toleratesWriters: whether the format bears with others writing, or the caller does.
+    init(_ options: FileOpenOptions, readOnly: Bool, toleratesWriters: Bool) {
+        let isShared = toleratesWriters && (readOnly || options.keepsLength)
+        used = options.claims.union(.consistentRead)
+        if !readOnly { used.formUnion(isShared ? .write : [.write, .resize]) }
+        unshared = isShared ? options.forbids : options.forbids.union([.write, .resize])
     }
 
     /// Replaces the locks `old` of an open file by these.
@@ -103,7 +93,7 @@ struct FileLocks: Sendable, Equatable {
 
     private var bytes: [Int64] { locks.map(\.byte) }
 
-    private static func usedName(_ bit: Int) -> String { "\"\(LockPermissions.names[bit])\"" }
+    private static func usedName(_ bit: Int) -> String { "\"\(UsePermissions.names[bit])\"" }
 
     private static func unsharedName(_ bit: Int) -> String { "shared \(usedName(bit))" }
 

@@ -22,6 +22,10 @@ struct FileOpenOptions: Sendable {
     var forceShare: Bool
     /// The locks are taken when the format is known.
     var declaresUseLater: Bool
+    /// See ``OpenSettings/keepsLength``, ``OpenSettings/claims`` and ``OpenSettings/forbids``.
+    var keepsLength: Bool
+    var claims: UsePermissions
+    var forbids: UsePermissions
     /// `discard` gives space back.
     var discardUnmaps: Bool
     var engine: RequestEngine
@@ -36,6 +40,9 @@ struct FileOpenOptions: Sendable {
         locking = .auto
         forceShare = settings.forceShare
         declaresUseLater = settings.declaresUseLater
+        keepsLength = settings.keepsLength
+        claims = settings.claims
+        forbids = settings.forbids
         discardUnmaps = settings.discardUnmaps
         engine = settings.engine
         confinement = settings.confinement

@@ -102,6 +102,15 @@ final class HeldStartDriver: FilterDriver {
         return try file.copyRange(from: source, at: sourceOffset, to: offset, count: count)
     }
 
+    func sharesSpace(with source: any ProtocolDriver) -> Bool { file.sharesSpace(with: source) }
+
+    func shareRange(
+        from source: any ProtocolDriver, at sourceOffset: Int, to offset: Int, count: Int
+    ) throws(BlockError) -> Bool {
+        guard offset >= HeldStart.byteCount else { return false }
+        return try file.shareRange(from: source, at: sourceOffset, to: offset, count: count)
+    }
+
     /// The file is as long as it would be with what is held.
     private func reach(_ end: Int) throws(BlockError) {
         if try file.length() < end { try file.truncate(to: end, preallocation: .off) }

@@ -183,7 +183,7 @@ final class HostFile: Sendable {
                     .io, "Could not reopen '\(path)': the name is another file's now", path: path)
             }
             // The old file asks for the locks, where our own do not count; the new one then just takes them.
-            try changeLocks { FileLocks(readOnly: readOnly, sharesWriting: $0 && readOnly) }
+            try changeLocks { FileLocks(options, readOnly: readOnly, toleratesWriters: $0) }
             try copyLocks(to: opened.rawValue, else: before)
         } catch {
             try? opened.close()
@@ -247,8 +247,8 @@ final class HostFile: Sendable {
     /// Takes the locks of a reader or writer.
     func declareUse(toleratingWriters: Bool) throws(BlockError) {
         use.withLock { $0.toleratesWriters = toleratingWriters }
-        let readOnly = options.readOnly
-        try changeLocks { FileLocks(readOnly: readOnly, sharesWriting: $0 && readOnly) }
+        let (options, readOnly) = (options, options.readOnly)
+        try changeLocks { FileLocks(options, readOnly: readOnly, toleratesWriters: $0) }
     }
 
     /// Replaces the locks that are held. `wanted` gets to know whether other writers are tolerated.

@@ -28,21 +28,25 @@ public final class DebugDriver: FilterDriver, MetadataEventListener {
     }
 
     public let below: any ProtocolDriver
+    let limits: DebugLimits
     private let state: Monitor<State>
     private let notice = Mutex<@Sendable (String) -> Void>({ _ in })
 
     /// A driver with breakpoints only.
-    public convenience init(over below: any ProtocolDriver) { self.init(over: below, DebugRules()) }
+    public convenience init(over below: any ProtocolDriver) {
+        self.init(over: below, DebugRules(), DebugLimits())
+    }
 
-    init(over below: any ProtocolDriver, _ rules: DebugRules) {
+    init(over below: any ProtocolDriver, _ rules: DebugRules, _ limits: DebugLimits) {
         self.below = below
+        self.limits = limits
         var rules = rules
-        rules.begin()
+        rules.hear(.none)
         state = Monitor(State(rules: rules))
     }
 
-    /// `blkdebug:CONFIG:FILE`, or `driver=blkdebug,image.filename=…` with `config`, `inject-error.N.…` and
-    /// `set-state.N.…`.
+    /// `blkdebug:CONFIG:FILE`, or `driver=blkdebug,image.filename=…` with `config`, `inject-error.N.…`,
+    /// `set-state.N.…`, the limits (``DebugLimits``), and `take-child-perms.N` and `unshare-child-perms.N`.
     public static let entry = ProtocolEntry(
         name: name, schemes: [name], needsFilename: false,
         open: { (filename, options, settings) throws(BlockError) -> any ProtocolDriver in
@@ -66,18 +70,58 @@ public final class DebugDriver: FilterDriver, MetadataEventListener {
         } else if !filename.isEmpty {
             image = filename
         }
-        if let config = options.take("config") { try rules.parse(try text(of: config)) }
-        try rules.take(&options)
-        return DebugDriver(over: try FilterOpening.below("image", filename: image, &options, settings), rules)
+        let config = try options.take("config").map(text)
+        try rules.take(config: config, &options)
+        var settings = settings
+        settings.claims = try permissions("take-child-perms", &options)
+        settings.forbids = try permissions("unshare-child-perms", &options)
+        if settings.readOnly, !settings.claims.isDisjoint(with: [.write, .resize]) {
+            throw BlockError(.readOnly, "Block node is read-only")
+        }
+        let below = try FilterOpening.below("image", filename: image, &options, settings)
+        do throws(BlockError) {
+            return DebugDriver(over: below, rules, try DebugLimits(&options, over: below))
+        } catch {
+            below.close()
+            throw error
+        }
+    }
+
+    private static func permissions(
+        _ key: String, _ options: inout OptionTree
+    ) throws(BlockError) -> UsePermissions {
+        let list = options.takeSubtree(key)
+        var permissions: UsePermissions = []
+        for index in list.keys.indices {
+            guard let name = list[String(index)] else {
+                let largest = list.keys.compactMap { Int($0) }.max() ?? 0
+                throw BlockError(
+                    .invalidArgument,
+                    "List indices are not contiguous, saw \(list.keys.count) elements but \(largest) "
+                        + "largest index")
+            }
+            guard let permission = UsePermissions(name: name) else {
+                throw BlockError(.invalidArgument, "Parameter '\(key)' does not accept value '\(name)'")
+            }
+            permissions.formUnion(permission)
+        }
+        return permissions
     }
 
     /// How long a file of rules may be, in bytes.
     private static let maximumConfigBytes = 1 << 20
 
-    private static func text(of path: String) throws(BlockError) -> String {
-        let file = try FileDriver(opening: path)
+    @Sendable private static func text(of path: String) throws(BlockError) -> String {
+        let file: HostFile
+        do throws(BlockError) {
+            file = try HostFile.open(path, FileOpenOptions(OpenSettings(forceShare: true)))
+        } catch {
+            guard let code = error.errno else { throw error }
+            throw BlockError.system(Errno(rawValue: code), path: path)
+                .prefixed("Could not read blkdebug config file")
+        }
         defer { file.close() }
-        var bytes = [UInt8](repeating: 0, count: min(try file.length(), maximumConfigBytes))
+        var bytes = [UInt8](repeating: 0, count: min(file.knownLength.load(ordering: .relaxed), maximumConfigBytes))
         var elements = bytes.mutableSpan
         var span = elements.mutableBytes
         try file.read(into: &span, at: 0)
@@ -137,6 +181,11 @@ public final class DebugDriver: FilterDriver, MetadataEventListener {
     /// How many requests are held.
     public var suspendedRequests: Int { state.withLock { $0.held.count } }
 
+    /// The errno with which a request has to fail now.
+    func fault(of request: DebugRules.Request, _ range: Range<Int>?) -> Int32? {
+        state.withLock { $0.rules.fault(of: request, range) }
+    }
+
     private func tell(_ text: String) { notice.withLock { $0 }("blkdebug: " + text) }
 
     public func hear(_ event: MetadataEvent) {
@@ -153,48 +202,5 @@ public final class DebugDriver: FilterDriver, MetadataEventListener {
         state.withLock { $0.held.append(held) }
         state.notifyAll()
         state.wait(until: { state in !state.held.contains { $0.id == held.id } }, then: { _ in })
-    }
-
-    // MARK: Requests
-
-    private func check(_ request: DebugRules.Request, _ range: Range<Int>? = nil) throws(BlockError) {
-        if let code = state.withLock({ $0.rules.fault(of: request, range) }) {
-            throw .system(Errno(rawValue: code), path: Self.name, offset: range?.lowerBound)
-        }
-    }
-
-    private func range(_ offset: Int, _ count: Int) -> Range<Int> {
-        let (end, overflow) = offset.addingReportingOverflow(max(count, 0))
-        return offset..<(overflow ? .max : end)
-    }
-
-    public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
-        try check(.read, range(offset, buffer.byteCount))
-        try below.read(into: &buffer, at: offset)
-    }
-
-    public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
-        try check(.write, range(offset, bytes.byteCount))
-        try below.write(bytes, at: offset)
-    }
-
-    public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
-        try check(.writeZeroes, range(offset, count))
-        try below.writeZeroes(at: offset, count: count, flags: flags)
-    }
-
-    public func discard(at offset: Int, count: Int) throws(BlockError) {
-        try check(.discard, range(offset, count))
-        try below.discard(at: offset, count: count)
-    }
-
-    public func flush() throws(BlockError) {
-        try check(.flush)
-        try below.flush()
-    }
-
-    public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
-        try check(.status, range(offset, limit))
-        return try below.extent(at: offset, limit: limit)
     }
 }

@@ -34,6 +34,10 @@ int64_t platter_seek_hole(int fd, int64_t offset, int *error);
 int64_t platter_copy_range(
     int source, int64_t source_offset, int target, int64_t target_offset, int64_t length, int *error);
 
+/* Makes a range of `target` share the blocks of one of `source`, and both later writes copies. 0 or errno. */
+int platter_share_range(
+    int source, int64_t source_offset, int target, int64_t target_offset, int64_t length);
+
 /* Makes what was written durable. */
 int platter_flush(int fd);
 

@@ -121,6 +121,9 @@ struct ConvertCommand: ImageCommand {
             try target.filled(from: sources) { node, filling in
                 options.targetIsZero = filling.startsAsZero
                 options.targetIsNew = !target.exists
+                // What is there already may have space reserved that sharing would give up.
+                let reservesSpace = target.exists ? true : try target.reservesSpace()
+                options.sharesSpace = sparseSize == nil && (copyRangeOffloading || !reservesSpace)
                 options.skipsBacking = filling.isOverNamedBacking
                 options.isStream = filling.isPlainStream
                 options.isOrdered = filling.isOrdered

@@ -72,6 +72,12 @@ struct ConvertTarget {
         return driver is any BitmapCapable.Type
     }
 
+    /// Whether space for all data is asked for.
+    func reservesSpace() throws -> Bool {
+        let mode = try text.value(of: .preallocation)
+        return mode == Preallocation.falloc.rawValue || mode == Preallocation.full.rawValue
+    }
+
     private static let noCompression = CommandFailure("Compression not supported for this file format")
 
     /// How the target wants to be filled.
@@ -163,6 +169,8 @@ struct ConvertTarget {
     }
 
     private func openExisting(_ sources: [BlockNode]) throws -> BlockNode {
+        var settings = settings
+        settings.keepsLength = true
         let node = try context.open(
             ImageName(name, format: isOptions ? nil : format, isOptions: isOptions), settings: settings)
         do {

@@ -1,0 +1,44 @@
+import BlockCore
+
+/// The space of freed clusters goes back to the file system in as few holes as there are runs: a hole costs
+/// the file system about as much as writing a cluster does.
+extension Qcow2Metadata {
+    /// Gives back the space of clusters that no entry in the file refers to, in any order. What fails stays
+    /// with the file, unused.
+    ///
+    /// - Parameter freed: clusters that lost their last reference; who has got one again since is left alone.
+    func punch(_ freed: [Range<Int>]) {
+        guard !freed.isEmpty, let store = loadedRefcounts else { return }
+        var runs: [Range<Int>] = []
+        for range in freed.sorted(by: { $0.lowerBound < $1.lowerBound }) {
+            for cluster in range where (try? store.refcount(of: cluster)) == 0 {
+                runs.add(cluster..<cluster + 1)
+            }
+        }
+        for run in runs { discard(run) }
+    }
+
+    /// Gives back the space of every free cluster of the file.
+    ///
+    /// - Throws: `corrupt` where a free cluster holds metadata.
+    func punchAllFree() throws(BlockError) {
+        let store = try refcounts()
+        let end = layout.clusters(try file.length())
+        var start: Int?
+        for cluster in 0..<end {
+            let isFree = try store.refcount(of: cluster) == 0 ? try mayAllocate(cluster) : false
+            if isFree {
+                start = start ?? cluster
+            } else if let first = start {
+                discard(first..<cluster)
+                start = nil
+            }
+        }
+        if let first = start { discard(first..<end) }
+    }
+
+    private func discard(_ clusters: Range<Int>) {
+        try? file.discard(
+            at: clusters.lowerBound << layout.clusterBits, count: clusters.count << layout.clusterBits)
+    }
+}

@@ -1,0 +1,89 @@
+import BlockCore
+import Synchronization
+
+/// Has a target share the space of the files that a source is read from, instead of copying the bytes.
+/// Thread-safe.
+final class SpaceSharer: Sendable {
+    private struct State {
+        /// Whether the target's file can share with each file that was met.
+        var abilities: [ObjectIdentifier: Bool] = [:]
+        /// The file system refused: it is not asked again.
+        var gaveUp = false
+    }
+
+    private let source: SourceDisk
+    private let target: BlockNode
+    private let storage: any ProtocolDriver
+    /// Whole units of this many bytes are shared.
+    private let unit: Int
+    private let state = Mutex(State())
+
+    /// `nil` for a target that takes only bytes.
+    init?(_ source: SourceDisk, _ target: BlockNode) {
+        guard let storage = target.sharingStorage else { return nil }
+        self.source = source
+        self.target = target
+        self.storage = storage
+        unit = max(target.format?.writeGranularity ?? 1, BlockNode.sharingAlignment)
+    }
+
+    /// How many bytes from `offset` on can be shared, as far as that can be told without trying; 0 for none.
+    func reach(at offset: Int, limit: Int) -> Int {
+        guard offset % unit == 0, let place = place(at: offset, limit: limit) else { return 0 }
+        return place.count.roundedDown(to: unit)
+    }
+
+    /// Shares from the start of `range` what can be shared.
+    ///
+    /// - Returns: how many bytes that was; the rest is to be copied.
+    /// - Throws: what the target throws.
+    func share(_ range: Range<Int>) throws(BlockError) -> Int {
+        var offset = range.lowerBound
+        while offset < range.upperBound {
+            guard let place = place(at: offset, limit: range.upperBound - offset) else { break }
+            let count = place.count.roundedDown(to: unit)
+            guard count > 0, offset % unit == 0 else { break }
+            let shared = try target.share(place, at: offset, count: count)
+            offset += shared
+            if shared < count {
+                state.withLock { $0.gaveUp = true }
+                break
+            }
+        }
+        return offset - range.lowerBound
+    }
+
+    /// Where the source keeps the bytes at `offset`, in a file whose space the target can share.
+    private func place(at offset: Int, limit: Int) -> PlainPlace? {
+        if state.withLock({ $0.gaveUp }) { return nil }
+        let (node, range) = source.part(at: offset)
+        let reach = min(limit, range.upperBound - offset)
+        guard let place = try? node.plainPlace(at: offset - range.lowerBound, limit: reach),
+            place.offset % BlockNode.sharingAlignment == 0, canShare(with: place.storage)
+        else { return nil }
+        return place
+    }
+
+    private func canShare(with other: any ProtocolDriver) -> Bool {
+        let key = ObjectIdentifier(other)
+        return state.withLock { state in
+            if let known = state.abilities[key] { return known }
+            let answer = storage.sharesSpace(with: other)
+            state.abilities[key] = answer
+            return answer
+        }
+    }
+}
+
+extension RunCursor {
+    /// A look that has what `sharer` can share shared instead of copied.
+    static func sharing(_ sharer: SpaceSharer?, _ look: @escaping Look) -> Look {
+        guard let sharer else { return look }
+        return { (offset, limit) throws(BlockError) in
+            let (action, length) = try look(offset, limit)
+            guard action == .copy else { return (action, length) }
+            let reach = sharer.reach(at: offset, limit: length)
+            return reach > 0 ? (.share, reach) : (.copy, length)
+        }
+    }
+}

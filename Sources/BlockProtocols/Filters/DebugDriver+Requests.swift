@@ -1,0 +1,102 @@
+import BlockCore
+import SystemPackage
+
+/// Requests, cut and completed by the limits, that rules may make fail.
+extension DebugDriver {
+    public var requestAlignment: Int { max(below.requestAlignment, limits.alignment) }
+
+    private func check(_ request: DebugRules.Request, _ range: Range<Int>? = nil) throws(BlockError) {
+        if let code = fault(of: request, range) {
+            throw .system(Errno(rawValue: code), path: Self.name, offset: range?.lowerBound)
+        }
+    }
+
+    private func range(_ offset: Int, _ count: Int) -> Range<Int> {
+        let (end, overflow) = offset.addingReportingOverflow(max(count, 0))
+        return offset..<(overflow ? .max : end)
+    }
+
+    /// Asks the rules about `range` as the storage gets it: in whole blocks, no more at once than it takes.
+    private func checkTransfer(_ request: DebugRules.Request, _ range: Range<Int>) throws(BlockError) {
+        let whole = limits.whole(range)
+        if whole.isEmpty { return try check(request, whole) }
+        try DebugLimits.eachPart(of: whole, unit: 1, maximum: limits.maximumTransfer) {
+            part throws(BlockError) in try check(request, part)
+        }
+    }
+
+    public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        try checkTransfer(.read, range(offset, buffer.byteCount))
+        try below.read(into: &buffer, at: offset)
+    }
+
+    public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
+        let range = range(offset, bytes.byteCount)
+        try readEdges(of: range)
+        let whole = limits.whole(range)
+        try DebugLimits.eachPart(of: whole, unit: 1, maximum: limits.maximumTransfer) {
+            part throws(BlockError) in
+            try check(.write, part)
+            let inside = part.clamped(to: range)
+            let bytes = bytes.extracting(inside.lowerBound - offset..<inside.upperBound - offset)
+            if !bytes.isEmpty { try below.write(bytes, at: inside.lowerBound) }
+        }
+    }
+
+    /// Reads the blocks in which a write begins or ends in the middle, for the events and faults of that: the
+    /// storage below takes any write. Neighbouring edges are read at once.
+    private func readEdges(of range: Range<Int>) throws(BlockError) {
+        let whole = limits.whole(range)
+        let hasHead = whole.lowerBound < range.lowerBound
+        let hasTail = whole.upperBound > range.upperBound
+        guard hasHead || hasTail, whole.upperBound < .max else { return }
+        let isShort = whole.count == limits.alignment
+        let isOne = isShort || hasHead && hasTail && whole.count == 2 * limits.alignment
+        if hasHead || isOne {
+            if hasHead { hear(.storageMergeHead) }
+            if isOne, hasTail { hear(.storageMergeTail) }
+            try check(.read, isOne ? whole : whole.lowerBound..<whole.lowerBound + limits.alignment)
+            if hasHead { hear(.storageMergedHead) }
+            if isOne, hasTail { hear(.storageMergedTail) }
+        }
+        guard hasTail, !isOne else { return }
+        hear(.storageMergeTail)
+        try check(.read, whole.upperBound - limits.alignment..<whole.upperBound)
+        hear(.storageMergedTail)
+    }
+
+    public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
+        let unit = max(limits.alignment, limits.zeroAlignment)
+        try readEdges(of: range(offset, count))
+        try DebugLimits.eachPart(of: range(offset, count), unit: unit, maximum: limits.maximumZero) {
+            part throws(BlockError) in
+            let isShort = part.count < unit
+            if isShort, flags.contains(.noFallback) {
+                throw .system(.notSupported, path: Self.name, offset: offset)
+            }
+            try isShort ? checkTransfer(.write, part) : check(.writeZeroes, limits.whole(part))
+            try below.writeZeroes(at: part.lowerBound, count: part.count, flags: isShort ? [] : flags)
+        }
+    }
+
+    /// Parts of blocks are left alone.
+    public func discard(at offset: Int, count: Int) throws(BlockError) {
+        let unit = max(limits.alignment, limits.discardAlignment)
+        try DebugLimits.eachPart(of: range(offset, count), unit: unit, maximum: limits.maximumDiscard) {
+            part throws(BlockError) in
+            if part.count < limits.alignment { return }
+            try check(.discard, part)
+            try below.discard(at: part.lowerBound, count: part.count)
+        }
+    }
+
+    public func flush() throws(BlockError) {
+        try check(.flush)
+        try below.flush()
+    }
+
+    public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+        try check(.status, limits.whole(range(offset, limit)))
+        return try below.extent(at: offset, limit: limit)
+    }
+}

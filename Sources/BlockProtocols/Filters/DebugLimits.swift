@@ -1,0 +1,73 @@
+import BlockCore
+
+/// What a ``DebugDriver`` tells the driver above of its storage: how requests have to be aligned, and how long
+/// they may be. All in bytes; 0 where nothing is asked for.
+struct DebugLimits: Sendable {
+    /// Parts of blocks of this size are read and written as whole blocks.
+    var alignment = 0
+    var maximumTransfer = 0
+    /// Zeroing shorter than this is writing.
+    var zeroAlignment = 0
+    var maximumZero = 0
+    var discardAlignment = 0
+    var maximumDiscard = 0
+
+    init() {}
+
+    /// Takes the limits out of `options`.
+    ///
+    /// - Throws: `invalidArgument` for those that contradict each other.
+    init(_ options: inout OptionTree, over below: any ProtocolDriver) throws(BlockError) {
+        alignment = try options.takeSize("align") ?? 0
+        if alignment > 0, alignment >= Int32.max || !alignment.isPowerOfTwo {
+            throw Self.contradiction("align", alignment)
+        }
+        let unit = max(alignment, below.requestAlignment)
+        maximumTransfer = try Self.take("max-transfer", &options, unit)
+        zeroAlignment = try Self.take("opt-write-zero", &options, unit)
+        maximumZero = try Self.take("max-write-zero", &options, max(zeroAlignment, unit))
+        discardAlignment = try Self.take("opt-discard", &options, unit)
+        maximumDiscard = try Self.take("max-discard", &options, max(discardAlignment, unit))
+    }
+
+    private static func take(
+        _ key: String, _ options: inout OptionTree, _ unit: Int
+    ) throws(BlockError) -> Int {
+        let size = try options.takeSize(key) ?? 0
+        guard size < Int32.max, size % unit == 0 else { throw contradiction(key, size) }
+        return size
+    }
+
+    private static func contradiction(_ key: String, _ size: Int) -> BlockError {
+        BlockError(.invalidArgument, "Cannot meet constraints with \(key) \(size)")
+    }
+
+    /// `range` grown to whole blocks.
+    func whole(_ range: Range<Int>) -> Range<Int> {
+        guard alignment > 1 else { return range }
+        return range.lowerBound.roundedDown(to: alignment)..<(range.upperBound.roundedUp(to: alignment) ?? .max)
+    }
+
+    /// Calls `body` for one part of `range` after the other: cut at multiples of `unit`, so that only the first
+    /// and the last part may be smaller, and no longer than `maximum`.
+    static func eachPart(
+        of range: Range<Int>, unit: Int, maximum: Int, _ body: (Range<Int>) throws(BlockError) -> Void
+    ) throws(BlockError) {
+        var rest = range
+        while !rest.isEmpty {
+            var end = rest.upperBound
+            if unit > 1 {
+                let head = rest.lowerBound % unit
+                let inside = end.roundedDown(to: unit)
+                if head > 0 {
+                    end = min(end, rest.lowerBound - head + unit)
+                } else if inside > rest.lowerBound {
+                    end = inside
+                }
+            }
+            if maximum > 0 { end = min(end, rest.lowerBound + maximum) }
+            try body(rest.lowerBound..<end)
+            rest = end..<rest.upperBound
+        }
+    }
+}
