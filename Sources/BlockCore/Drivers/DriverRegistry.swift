@@ -118,8 +118,10 @@ public struct DriverRegistry: Sendable {
             guard let entry = protocols.first(where: { $0.schemes.contains(String(scheme)) }) else {
                 throw BlockError(.unsupported, "Unknown protocol '\(scheme)'", path: filename)
             }
-            let rest = filename.dropFirst(scheme.count + 1)
-            return (entry, entry.name == "file" ? String(rest) : filename)
+            guard entry.name == "file" else { return (entry, filename) }
+            let rest = String(filename.dropFirst(scheme.count + 1))
+            // Without the prefix the name must still be one of a file.
+            return (entry, Self.scheme(of: rest) == nil ? rest : "./" + rest)
         }
         guard let entry = protocolEntry(named: "file") else {
             throw BlockError(.unsupported, "Unknown protocol 'file'", path: filename)

@@ -4,11 +4,25 @@ public enum FileNames {
     /// or has a scheme.
     public static func resolve(_ name: String, relativeTo image: String) -> String {
         if name.hasPrefix("/") || DriverRegistry.scheme(of: name) != nil { return name }
-        var base = Substring(image)
         if image.hasPrefix("json:") { return name }
-        if DriverRegistry.scheme(of: image) == "file" { base = image.dropFirst(5) }
+        let base = path(of: image)
         guard let slash = base.lastIndex(of: "/") else { return name }
         return String(base[...slash]) + name
+    }
+
+    /// The path in an image's name: without `file:`, and without a filter in front as in `blkdebug:CONFIG:FILE`.
+    private static func path(of image: String) -> Substring {
+        var path = Substring(image)
+        while let scheme = DriverRegistry.scheme(of: String(path)) {
+            var rest = path.dropFirst(scheme.count + 1)
+            if rest.hasPrefix("//") { break }
+            if scheme != "file" && scheme != "host_device" {
+                guard let colon = rest.firstIndex(of: ":") else { break }
+                rest = rest[rest.index(after: colon)...]
+            }
+            path = rest
+        }
+        return path
     }
 
     /// The last component of a path.
@@ -20,7 +34,7 @@ public enum FileNames {
     ///
     /// Names that are absolute or have a scheme, and names of which folders are unknown, stay as they are.
     public static func relative(_ name: String, from image: String) -> String {
-        let path = DriverRegistry.scheme(of: image) == "file" ? String(image.dropFirst(5)) : image
+        let path = String(path(of: image))
         if name.hasPrefix("/") || path.hasPrefix("/") || image.hasPrefix("json:") { return name }
         if DriverRegistry.scheme(of: name) != nil || DriverRegistry.scheme(of: path) != nil { return name }
         var folders = components(path).dropLast()
