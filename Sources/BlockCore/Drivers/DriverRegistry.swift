@@ -118,7 +118,10 @@ public struct DriverRegistry: Sendable {
             guard let entry = protocols.first(where: { $0.schemes.contains(String(scheme)) }) else {
                 throw BlockError(.unsupported, "Unknown protocol '\(scheme)'", path: filename)
             }
-            return (entry, entry.name == "file" ? FileNames.withoutFileScheme(filename) : filename)
+            guard entry.name == "file" else { return (entry, filename) }
+            let rest = FileNames.withoutFileScheme(filename)
+            // Without the prefix the name must still be one of a file.
+            return (entry, Self.scheme(of: rest) == nil ? rest : "./" + rest)
         }
         guard let entry = protocolEntry(named: "file") else {
             throw BlockError(.unsupported, "Unknown protocol 'file'", path: filename)

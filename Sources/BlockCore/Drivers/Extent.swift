@@ -50,12 +50,12 @@ public struct ChainStatus: Sendable {
     public var hostOffset: Int?
     /// 0 for the node itself, 1 for its backing node, and so on.
     public var depth: Int
-    /// The name of the file that holds the bytes at ``hostOffset``.
-    public var file: String?
+    /// The file that holds the bytes at ``hostOffset``.
+    public var holder: BlockNode?
 
     public init(
         length: Int, isZero: Bool, isData: Bool, isPresent: Bool, isCompressed: Bool = false,
-        hostOffset: Int? = nil, depth: Int, file: String? = nil
+        hostOffset: Int? = nil, depth: Int
     ) {
         self.length = length
         self.isZero = isZero
@@ -64,15 +64,13 @@ public struct ChainStatus: Sendable {
         self.isCompressed = isCompressed
         self.hostOffset = hostOffset
         self.depth = depth
-        self.file = file
     }
 
     /// Whether both differ in nothing but where they start and how long they are, and follow each other.
     public func continues(into next: ChainStatus) -> Bool {
         guard isZero == next.isZero, isData == next.isData, isPresent == next.isPresent,
             isPastBacking == next.isPastBacking, isLost == next.isLost, isCompressed == next.isCompressed,
-            depth == next.depth,
-            file == next.file
+            depth == next.depth, holder === next.holder
         else { return false }
         switch (hostOffset, next.hostOffset) {
         case (nil, nil): return true

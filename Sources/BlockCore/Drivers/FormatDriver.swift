@@ -55,6 +55,8 @@ public protocol FormatDriver: AnyObject, Sendable {
     /// Opens an image; takes its own keys out of `options`. Further files (a data file, extents) are opened
     /// through ``OpenRequest/openChild(_:otherNames:role:purpose:options:)`` and nowhere else.
     static func open(_ request: OpenRequest, options: inout OptionTree) throws(BlockError) -> Self
+    /// The open options without which a file's name does not mean the same disk.
+    static var optionsInName: [String] { get }
     /// The options that an image, opened with `old`, is reopened with when `new` change.
     static func joined(_ new: OptionTree, over old: OptionTree) -> OptionTree
 
@@ -115,6 +117,7 @@ extension FormatDriver {
     public static func probe(tail: RawSpan, filename: String) -> Int { 0 }
     public static var suffixesKnownByEnd: [String] { [] }
     public static var toleratesOtherWriters: Bool { false }
+    public static var optionsInName: [String] { [] }
     public static func joined(_ new: OptionTree, over old: OptionTree) -> OptionTree { old.changed(by: new) }
     public var backing: BackingReference? { nil }
     public var dataMayBeHoles: Bool { false }

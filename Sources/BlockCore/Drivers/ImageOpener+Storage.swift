@@ -42,6 +42,7 @@ extension ImageOpener {
         }
         confined.confinement = confinement
         if !entry.confines { try confinement?.checkText() }
+        let naming = entry.naming(path, options)
         let storage = try entry.open(path, &options, confined)
         if let unknown = options.keys.first {
             storage.close()
@@ -49,7 +50,8 @@ extension ImageOpener {
                 .invalidArgument, "Block protocol '\(entry.name)' doesn't support the option '\(unknown)'",
                 path: path)
         }
-        return BlockNode(.storage(storage), filename: path, settings: settings)
+        return BlockNode(
+            .storage(storage), filename: naming.filename, settings: settings, naming: naming)
     }
 
     /// The protocol that serves `name`, which may be empty, and the name to hand to it.

@@ -196,11 +196,13 @@ public struct ImageOpener: Sendable {
         _ format: any FormatDriver.Type, _ request: OpenRequest, _ options: inout OptionTree
     ) throws(BlockError) -> BlockNode {
         do throws(BlockError) {
+            let naming = NodeNaming(format, options, over: request.file)
             let driver = try format.open(request, options: &options)
             let children = request.children
             return BlockNode(
                 .format(driver), filename: request.file.filename, children: children.map(\.node),
-                roles: children.map(\.role), references: request.references, settings: request.settings)
+                roles: children.map(\.role), references: request.references, settings: request.settings,
+                naming: naming)
         } catch {
             request.closeOpened()
             throw error

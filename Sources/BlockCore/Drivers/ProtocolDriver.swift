@@ -122,6 +122,9 @@ public struct ProtocolEntry: Sendable {
         @Sendable (_ filename: String, _ confinement: FileConfinement?) throws(BlockError)
         -> any ProtocolDriver
 
+    /// Tells what its nodes are called; `options` are those that ``open`` gets.
+    public typealias Naming = @Sendable (_ filename: String, _ options: OptionTree) -> NodeNaming
+
     /// The driver's name, such as `file`.
     public var name: String
     /// The prefixes of file names (`nbd`, `http`) that mean this protocol.
@@ -143,6 +146,8 @@ public struct ProtocolEntry: Sendable {
     public var look: Look?
     /// Makes a file that is not there yet, or takes an empty one, where an image may have one.
     public var make: Make?
+    /// What its nodes are called, where that is not just the file name.
+    private var ownNaming: Naming?
 
     public init(
         name: String, schemes: [String] = [], createOptions: [CreateOption] = [],
@@ -150,8 +155,10 @@ public struct ProtocolEntry: Sendable {
         open:
             @escaping @Sendable (String, inout OptionTree, OpenSettings) throws(BlockError)
             -> any ProtocolDriver,
-        create: Create? = nil, confines: Bool = false, look: Look? = nil, make: Make? = nil
+        create: Create? = nil, confines: Bool = false, look: Look? = nil, make: Make? = nil,
+        naming: Naming? = nil
     ) {
+        ownNaming = naming
         self.name = name
         self.schemes = schemes
         self.createOptions = createOptions
@@ -161,5 +168,10 @@ public struct ProtocolEntry: Sendable {
         self.confines = confines
         self.look = look
         self.make = make
+    }
+
+    /// What a node is called that ``open`` answers for this name and these options.
+    public func naming(_ filename: String, _ options: OptionTree) -> NodeNaming {
+        ownNaming?(filename, options) ?? NodeNaming(plain: filename, driver: name)
     }
 }

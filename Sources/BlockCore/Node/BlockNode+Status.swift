@@ -66,7 +66,7 @@ extension BlockNode {
         case .data(let hostOffset):
             let child = children.indices.contains(extent.child) ? children[extent.child] : nil
             answer.hostOffset = hostOffset
-            answer.file = (child ?? self).filename
+            answer.holder = child ?? self
             try clip(&answer, extent, hostOffset)
             if answer.isLost { return answer }
             if let child, format?.dataMayBeHoles == true {
@@ -93,7 +93,7 @@ extension BlockNode {
     private func place(_ hostOffset: Int?, _ extent: Extent, in answer: inout ChainStatus) {
         guard let hostOffset else { return }
         answer.hostOffset = hostOffset
-        answer.file = (children.indices.contains(extent.child) ? children[extent.child] : self).filename
+        answer.holder = children.indices.contains(extent.child) ? children[extent.child] : self
     }
 
     /// The file's length, or, without asking the system, one seen before that the range lies inside.

@@ -26,6 +26,8 @@ public final class BlockNode: GuestReader, Sendable {
     public let layer: Layer
     /// The name by which it was opened, as the user or the overlay gave it.
     public let filename: String
+    /// How it can be opened again as it is open now.
+    public let naming: NodeNaming
     /// The nodes that hold the format's bytes; ``Extent/child`` counts them. Empty for protocols.
     public let children: [BlockNode]
     /// What the format uses each child for: `file`, `data-file`, `extents.0`, ...
@@ -57,11 +59,13 @@ public final class BlockNode: GuestReader, Sendable {
     /// - Parameter roles: one for each child; those that are left out are `file`, `child.1`, `child.2`, ...
     public init(
         _ layer: Layer, filename: String, children: [BlockNode] = [], roles: [String] = [],
-        references: [FileReference] = [], backing: BlockNode? = nil, settings: OpenSettings = OpenSettings()
+        references: [FileReference] = [], backing: BlockNode? = nil,
+        settings: OpenSettings = OpenSettings(), naming: NodeNaming? = nil
     ) {
         self.layer = layer
         self.references = references
         self.filename = filename
+        self.naming = naming ?? NodeNaming(plain: filename, driver: "file")
         self.children = children
         childRoles = children.indices.map { index in
             index < roles.count ? roles[index] : index == 0 ? "file" : "child.\(index)"

@@ -54,7 +54,7 @@ public struct JSONReader {
         case UInt8(ascii: "{"): try object(prefix: prefix, into: &tree, depth: depth)
         case UInt8(ascii: "["): try array(prefix: prefix, into: &tree, depth: depth)
         case UInt8(ascii: "\""), UInt8(ascii: "'"): tree[prefix] = try string()
-        default: tree[prefix] = try literal()
+        default: tree.setLiteral(prefix, to: try literal())
         }
         guard tree.count <= Self.maximumOptions else { throw malformed("too many options") }
     }

@@ -5,7 +5,14 @@ public struct OptionTree: Sendable, Equatable {
     /// How many levels a key may have.
     static let maximumDepth = 256
 
-    private var entries: [(key: String, value: String)] = []
+    private struct Entry: Equatable {
+        var key: String
+        var value: String
+        /// Whether it was a number or a truth value in JSON.
+        var isLiteral = false
+    }
+
+    private var entries: [Entry] = []
 
     public init() {}
 
@@ -20,6 +27,20 @@ public struct OptionTree: Sendable, Equatable {
             && left.entries.map(\.value) == right.entries.map(\.value)
     }
 
+    /// Sets what is a number or a truth value in JSON: `value` is its text.
+    mutating func setLiteral(_ key: String, to value: String) {
+        entries.removeAll { $0.key == key }
+        entries.append(Entry(key: key, value: value, isLiteral: true))
+    }
+
+    /// The value of `key` as JSON has it.
+    public func jsonValue(_ key: String) -> InfoValue? {
+        guard let entry = entries.last(where: { $0.key == key }) else { return nil }
+        guard entry.isLiteral else { return .text(entry.value) }
+        if let number = Int(entry.value) { return .number(number) }
+        return ["on": .flag(true), "off": .flag(false)][entry.value] ?? .text(entry.value)
+    }
+
     public var isEmpty: Bool { entries.isEmpty }
     /// The keys that are left, in the order given.
     public var keys: [String] { entries.map(\.key) }
@@ -28,7 +49,7 @@ public struct OptionTree: Sendable, Equatable {
         get { entries.last { $0.key == key }?.value }
         set {
             entries.removeAll { $0.key == key }
-            if let newValue { entries.append((key, newValue)) }
+            if let newValue { entries.append(Entry(key: key, value: newValue)) }
         }
     }
 
@@ -60,8 +81,9 @@ public struct OptionTree: Sendable, Equatable {
     public mutating func takeSubtree(_ prefix: String) -> OptionTree {
         var subtree = OptionTree()
         let dotted = prefix + "."
-        for (key, value) in entries where key.hasPrefix(dotted) {
-            subtree.entries.append((String(key.dropFirst(dotted.count)), value))
+        for var entry in entries where entry.key.hasPrefix(dotted) {
+            entry.key = String(entry.key.dropFirst(dotted.count))
+            subtree.entries.append(entry)
         }
         entries.removeAll { $0.key.hasPrefix(dotted) }
         return subtree
@@ -69,7 +91,7 @@ public struct OptionTree: Sendable, Equatable {
 
     /// Adds all entries of `other` whose keys are not set here.
     public mutating func addDefaults(_ other: OptionTree) {
-        for (key, value) in other.entries where self[key] == nil { entries.append((key, value)) }
+        for entry in other.entries where self[entry.key] == nil { entries.append(entry) }
     }
 
     /// These options, but with all of `new` as they are there.

@@ -8,7 +8,7 @@ public enum FileNames {
     public static func resolve(_ name: String, relativeTo image: String) -> String {
         if isAbsolute(name) || DriverRegistry.scheme(of: name) != nil { return name }
         if image.hasPrefix("json:") { return name }
-        return folder(of: withoutFileScheme(image)) + name
+        return folder(of: path(of: image)) + name
     }
 
     /// Whether the path begins at the root.
@@ -17,6 +17,22 @@ public enum FileNames {
     /// The path in `file:PATH`; other names as they are.
     public static func withoutFileScheme(_ name: String) -> String {
         DriverRegistry.scheme(of: name) == "file" ? String(Substring(name.utf8.dropFirst(5))) : name
+    }
+
+    /// The path in an image's name: without `file:`, and without a filter in front as in `blkdebug:CONFIG:FILE`.
+    private static func path(of image: String) -> String {
+        let colon = UInt8(ascii: ":")
+        var path = image
+        while let scheme = DriverRegistry.scheme(of: path) {
+            var rest = path.utf8.dropFirst(scheme.utf8.count + 1)
+            if rest.starts(with: [slash, slash]) { break }
+            if scheme != "file" && scheme != "host_device" {
+                guard let end = rest.firstIndex(of: colon) else { break }
+                rest = rest[end...].dropFirst()
+            }
+            path = String(Substring(rest))
+        }
+        return path
     }
 
     /// The last component of a path.
@@ -46,7 +62,7 @@ public enum FileNames {
     ///
     /// Names that are absolute or have a scheme, and names of which folders are unknown, stay as they are.
     public static func relative(_ name: String, from image: String) -> String {
-        let path = withoutFileScheme(image)
+        let path = path(of: image)
         if isAbsolute(name) || isAbsolute(path) || image.hasPrefix("json:") { return name }
         if DriverRegistry.scheme(of: name) != nil || DriverRegistry.scheme(of: path) != nil { return name }
         var folders = plainComponents(path).dropLast()

@@ -7,6 +7,7 @@ import Synchronization
 /// held while data are read, written or encrypted: only the header changes, under a lock of its own.
 public final class LuksDriver: FormatDriver {
     public static let name = "luks"
+    public static let optionsInName = ["key-secret"]
 
     let file: BlockNode
     /// `nil` where only metadata is wanted.

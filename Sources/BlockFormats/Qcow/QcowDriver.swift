@@ -7,6 +7,7 @@ import Synchronization
 /// encrypted and compressed outside the lock.
 public final class QcowDriver: SessionFormat {
     public static let name = "qcow"
+    public static let optionsInName = ["encrypt.key-secret"]
 
     let data: GuestData
     let clusterBytes: Int

@@ -8,6 +8,7 @@ import Synchronization
 /// write holds clusters without an L2 entry, and keep the lock to the end.
 public final class Qcow2Driver: FormatDriver {
     public static let name = "qcow2"
+    public static let optionsInName = ["encrypt.key-secret"]
 
     let file: BlockNode
     /// Where the guest's plain data is.

@@ -7,6 +7,7 @@ import Synchronization
 /// shown rounded up; the rest reads as zeroes.
 public final class RawDriver: FormatDriver {
     public static let name = "raw"
+    public static let optionsInName = ["offset", "size"]
     public static let toleratesOtherWriters = true
 
     /// Sizes are shown in whole sectors of this many bytes.

@@ -8,6 +8,7 @@ import Synchronization
 /// goes, whatever program made it.
 public final class VhdDriver: FormatDriver, BackingChecking {
     public static let name = "vpc"
+    public static let optionsInName = ["force_size_calc"]
     public static let aliases = ["vhd"]
 
     /// What the driver keeps of an image.

@@ -51,7 +51,7 @@ public final class DebugDriver: FilterDriver, MetadataEventListener {
         name: name, schemes: [name], needsFilename: false,
         open: { (filename, options, settings) throws(BlockError) -> any ProtocolDriver in
             try open(filename, &options, settings)
-        }, confines: true)
+        }, confines: true, naming: { (filename, options) in naming(filename, options) })
 
     private static func open(
         _ filename: String, _ options: inout OptionTree, _ settings: OpenSettings

@@ -26,6 +26,19 @@ enum FilterOpening {
         return driver
     }
 
+    /// What the storage is called that ``below(_:filename:_:_:)`` opens.
+    static func naming(_ key: String, filename: String, _ options: OptionTree) -> NodeNaming {
+        var options = options
+        var own = options.takeSubtree(key)
+        if let name = options.take(key) { own["filename"] = name }
+        let name = filename.isEmpty ? own.take("filename") ?? "" : filename
+        let registry = DriverRegistry(formats: [], protocols: StandardProtocols.all)
+        guard let found = try? entry(own.take("driver"), name, registry) else {
+            return NodeNaming(plain: name, driver: "file")
+        }
+        return found.entry.naming(found.name, own)
+    }
+
     /// The file name that was given; the opener makes one up (`throttle://`) where options say everything.
     static func name(_ filename: String, for filter: String) -> String {
         filename == "\(filter)://" ? "" : filename
@@ -53,5 +66,11 @@ extension ThrottleDriver {
                 over: try FilterOpening.below(
                     "file", filename: FilterOpening.name(filename, for: name), &options, settings),
                 bytes: Throttle(unitsPerSecond: bytes), operations: Throttle(unitsPerSecond: operations))
-        }, confines: true)
+        }, confines: true,
+        naming: { (filename, options) in
+            let below = FilterOpening.naming(
+                "file", filename: FilterOpening.name(filename, for: name), options)
+            let own = options.keys.filter { $0 != "file" && !$0.hasPrefix("file.") }
+            return NodeNaming(filter: name, options, inName: own, over: below, as: "file")
+        })
 }

@@ -15,9 +15,13 @@ public final class NullDriver: ProtocolDriver {
         open: { (_, options, _) throws(BlockError) -> any ProtocolDriver in
             _ = try options.takeFlag("read-zeroes")
             return NullDriver(sizeBytes: try options.takeSize("size") ?? 1 << 30)
+        },
+        naming: { (filename, options) in
+            NodeNaming(filename, driver: name, options, inName: ["size", "read-zeroes"])
         })
 
     public func length() throws(BlockError) -> Int { sizeBytes }
+    public func allocatedSize() -> Int? { 0 }
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) { buffer.fill() }
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {}
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {}

@@ -131,7 +131,7 @@ private final class MapPrinter {
         appendColumn(start)
         appendColumn(run.length)
         appendColumn(hostOffset)
-        append(PrintableText.shown(run.file ?? ""))
+        append(PrintableText.shown(run.holder?.shownName ?? ""))
         append("\n")
     }
 

@@ -46,7 +46,7 @@ struct ImageInfo {
         _ node: BlockNode, withLimits: Bool, naming findings: [FileFinding] = []
     ) throws(BlockError) {
         references = findings
-        filename = node.filename
+        filename = node.shownName
         format = node.driverName
         let length = try node.length()
         virtualSize = length.roundedUp(to: Self.sectorBytes) ?? length

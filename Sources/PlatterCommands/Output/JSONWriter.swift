@@ -76,3 +76,22 @@ enum OutputFormat {
         }
     }
 }
+
+extension JSONWriter {
+    /// `value` on one line, as in a `json:` name.
+    static func line(_ value: InfoValue) -> String {
+        switch value {
+        case .text(let string): quoted(string)
+        case .number(let number): String(number)
+        case .flag(let flag): flag ? "true" : "false"
+        case .list(let elements): "[" + elements.map(line).joined(separator: ", ") + "]"
+        case .object(let fields):
+            "{" + fields.map { "\(quoted($0.key)): \(line($0.value))" }.joined(separator: ", ") + "}"
+        }
+    }
+}
+
+extension BlockNode {
+    /// The name by which it can be opened again: a file name where that says all, `json:{…}` otherwise.
+    var shownName: String { naming.plain ?? "json:" + JSONWriter.line(naming.options) }
+}
