@@ -66,7 +66,7 @@ import Testing
         }
         let wide = SparseBytes([0xFF, 0xFE, 0x23, 0])
         let error = #expect(throws: BlockError.self) { try Images.open(TestStore(["disk": wide])) }
-        #expect(error?.message.contains("UTF-16") == true)
+        #expect(error?.hint?.contains("UTF-16") == true)
     }
 
     @Test(arguments: [

@@ -63,9 +63,12 @@ import Testing
     }
 
     @Test func twoNamesNeverBecomeOne() throws {
-        let names = [#"a\xe9"#, #"a\xe8"#, #"a\xc3\xa9"#, #"ae\xcc\x81"#, #"a\xf4\x8f\xbf\xa9"#, #"a\xef\xbf\xbd"#]
+        let names = [
+            #"a\xe9"#, #"a\xe8"#, #"a\xc3\xa9"#, #"ae\xcc\x81"#, #"a\xf4\x8f\xbf\xa9"#, #"a\xef\xbf\xbd"#,
+        ]
         for name in names {
-            let outcome = try fixture.shell("platter create -q -f raw $'\(name)' 1M && ls $'\(name)'", linked: true)
+            let outcome = try fixture.shell(
+                "platter create -q -f raw $'\(name)' 1M && ls $'\(name)'", linked: true)
             #expect(outcome.status == 0, "\(name): \(outcome.text)")
         }
         #expect(try fixture.shell("ls -d a* | wc -l").output == "\(names.count)\n")

@@ -29,7 +29,7 @@ public final class VhdDriver: FormatDriver, BackingChecking {
         self.request = request
         file = request.file
         sizeRule = try Self.sizeRule(options.take("force_size_calc"))
-        let layout = try VhdLayout.read(file, leniently: settings.forCheck)
+        let layout = try VhdLayout.read(file, leniently: settings.forCheck, sizeBy: sizeRule)
         let virtualSize = try layout.footer.virtualSize(by: sizeRule)
         size = Atomic(virtualSize)
         parent = Mutex(try layout.parent(in: file))
@@ -39,10 +39,6 @@ public final class VhdDriver: FormatDriver, BackingChecking {
             if !settings.forCheck { try fixed.checkLength(virtualSize) }
             body = .fixed(Monitor(fixed))
             return
-        }
-        guard virtualSize <= header.blocks * header.blockBytes else {
-            throw BlockError(
-                .corrupt, "The VHD image's block table is too small for a disk of \(virtualSize) bytes")
         }
         blockBytes = header.blockBytes
         var state = try VhdState(
