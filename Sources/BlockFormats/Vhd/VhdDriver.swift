@@ -113,6 +113,10 @@ public final class VhdDriver: FormatDriver, BackingChecking {
     public var writeGranularity: Int { blockBytes }
     /// Zeroed blocks stay in the table, as holes of the file.
     public var dataMayBeHoles: Bool { true }
+    public var mapStyle: MapStyle {
+        guard case .dynamic(let state) = body else { return [] }
+        return state.withLock { $0.isDifferencing } ? .unitsAreWhole : [.unitsAreWhole, .allIsPresent]
+    }
     public var isTransparent: Bool { if case .fixed = body { true } else { false } }
     public var backing: BackingReference? { parent.withLock { $0 } }
 
