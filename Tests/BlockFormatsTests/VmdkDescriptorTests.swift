@@ -33,11 +33,40 @@ import Testing
         #expect(lines.contains(Array("RW 16 FLAT \"a\" 0".utf8)))
     }
 
-    @Test func aNameThatIsNoTextIsRefused() throws {
+    @Test func aNameThatIsNoTextIsTheBytesThatItIs() throws {
         var file = VmdkBytes.descriptor([])
         file.write(Array("RW 8 FLAT \"".utf8) + [0xFC] + Array("\" 0\n".utf8), at: file.count)
+        let data = SparseBytes([UInt8](repeating: 7, count: 4096))
+        let store = TestStore(["disk": file, String(raw: [0xFC]): data])
+        #expect(try Images.open(store).readBytes(at: 4095, count: 1) == [7])
         let error = #expect(throws: BlockError.self) { try Images.open(TestStore(["disk": file])) }
-        #expect(error?.kind == .unsupported && error?.message.contains("UTF-8") == true)
+        #expect(error?.kind == .notFound && error?.message.contains("'\(String(raw: [0xFC]))'") == true)
+    }
+
+    /// One file each: for Swift the two names are equal.
+    @Test func namesAreComparedByBytes() throws {
+        let file = VmdkBytes.descriptor(["RW 8 FLAT \"\u{E9}\" 0", "RW 8 FLAT \"e\u{301}\" 0"])
+        let store = TestStore(["disk": file, "\u{E9}": SparseBytes([UInt8](repeating: 7, count: 4096))])
+        #expect(try Images.open(store).children.count == 3)
+    }
+
+    @Test(arguments: ["\n", "\r\n"]) func aByteOrderMarkIsPassedOver(_ lineEnd: String) throws {
+        let lines = VmdkBytes.text(["RW 8 FLAT \"\u{301}a\" 0"]).split(separator: "\n")
+        let text = lines.joined(separator: lineEnd)
+        let data = SparseBytes([UInt8](repeating: 7, count: 4096))
+        // With the comment, and without.
+        for start in ["", "version=1" + lineEnd] {
+            let bytes = [0xEF, 0xBB, 0xBF] + Array((start + text).utf8)
+            let store = TestStore(["disk": SparseBytes(bytes), "\u{301}a": data])
+            #expect(VmdkDriver.probe(bytes.span.bytes, filename: "disk") == 100)
+            #expect(try Images.open(store).readBytes(at: 4095, count: 1) == [7])
+            try Self.resize(store, to: 8192)
+            #expect(try Images.open(store).length() == 8192)
+            #expect(try #require(store["disk"]).read(at: 0, count: 4) == Array(bytes[..<4]))
+        }
+        let wide = SparseBytes([0xFF, 0xFE, 0x23, 0])
+        let error = #expect(throws: BlockError.self) { try Images.open(TestStore(["disk": wide])) }
+        #expect(error?.hint?.contains("UTF-16") == true)
     }
 
     @Test(arguments: [

@@ -81,7 +81,7 @@ import Testing
         Reserving(options: "-f raw -o preallocation=full", mebibytes: 8),
         Reserving(options: "-f vpc -o subformat=fixed,force_size=on,preallocation=full", mebibytes: 8),
         Reserving(options: "-f vhdx -o subformat=fixed,preallocation=falloc", mebibytes: 8),
-        Reserving(options: "-f vmdk -o preallocation=full", isRefused: true),
+        Reserving(options: "-f vmdk -o preallocation=metadata", isRefused: true),
         Reserving(options: "-f vdi -o preallocation=metadata", isRefused: true),
         Reserving(options: "-f vpc -o preallocation=full", isRefused: true),
         Reserving(options: "-f qed -o preallocation=falloc", isRefused: true),

@@ -27,6 +27,16 @@ public struct BackingReference: Sendable, Equatable {
     }
 }
 
+/// How the map of a format for people differs from what its driver says, so that it is QEMU's.
+public struct MapStyle: OptionSet, Sendable {
+    public let rawValue: Int
+    public init(rawValue: Int) { self.rawValue = rawValue }
+    /// Units that are allocated are data, also where the file has holes for them.
+    public static let unitsAreWhole = MapStyle(rawValue: 1)
+    /// What is not allocated is present, where nothing lies below: QEMU's driver knows no backing files.
+    public static let allIsPresent = MapStyle(rawValue: 2)
+}
+
 /// An image format: a mapping from guest offsets to bytes in a file.
 ///
 /// The main answer is ``extent(at:limit:)``: ``BlockNode`` reads plain data, zeroes and the backing chain
@@ -68,6 +78,8 @@ public protocol FormatDriver: AnyObject, Sendable {
     var writeGranularity: Int { get }
     /// Whether `extent` says "data" of ranges that may be holes in the file, so that the file is asked too.
     var dataMayBeHoles: Bool { get }
+    /// What a map for people shows otherwise than ``extent(at:limit:)`` says.
+    var mapStyle: MapStyle { get }
 
     /// Whether the file's own holes and data are the disk's, so that a hole is not an entry of this format.
     var isTransparent: Bool { get }
@@ -121,6 +133,7 @@ extension FormatDriver {
     public static func joined(_ new: OptionTree, over old: OptionTree) -> OptionTree { old.changed(by: new) }
     public var backing: BackingReference? { nil }
     public var dataMayBeHoles: Bool { false }
+    public var mapStyle: MapStyle { [] }
     public var isTransparent: Bool { false }
     public func shortFileRule(ofChild child: Int) -> ShortFileRule { .lost }
     public func mayBeCut() throws(BlockError) -> Bool { true }

@@ -3,11 +3,13 @@ import Synchronization
 extension BlockNode {
     /// What the chain holds at `offset`: one run, at most `limit` bytes long.
     ///
-    /// - Parameter base: look only at the layers above this node of the chain; below them a run is
-    ///   reported as not present.
-    public func status(at offset: Int, limit: Int, above base: BlockNode? = nil) throws(BlockError)
-        -> ChainStatus
-    {
+    /// - Parameters:
+    ///   - base: look only at the layers above this node of the chain; below them a run is reported as not
+    ///     present.
+    ///   - isForMap: go by ``FormatDriver/mapStyle``.
+    public func status(
+        at offset: Int, limit: Int, above base: BlockNode? = nil, isForMap: Bool = false
+    ) throws(BlockError) -> ChainStatus {
         var remaining = limit
         var layer = self
         var depth = 0
@@ -18,12 +20,15 @@ extension BlockNode {
             let extent = try layer.layerExtent(at: offset, limit: remaining)
             remaining = min(remaining, extent.length)
             if extent.status != .unallocated {
-                return try layer.resolve(extent, at: offset, length: remaining, depth: depth)
+                return try layer.resolve(
+                    extent, length: remaining, depth: depth,
+                    showsHoles: !isForMap || layer.format?.mapStyle.contains(.unitsAreWhole) != true)
             }
             guard let next = layer.backing, next !== base else {
+                let isPresent = isForMap && layer.format?.mapStyle.contains(.allIsPresent) == true
                 var answer = ChainStatus(
-                    length: remaining, isZero: layer.backing == nil, isData: false, isPresent: false,
-                    depth: depth)
+                    length: remaining, isZero: layer.backing == nil, isData: false,
+                    isPresent: isPresent && layer.backing == nil, depth: depth)
                 layer.place(extent.reservedOffset, extent, in: &answer)
                 return answer
             }
@@ -58,9 +63,9 @@ extension BlockNode {
     }
 
     /// Turns an allocated extent of this layer into the chain's answer, asking the file about holes.
-    private func resolve(_ extent: Extent, at offset: Int, length: Int, depth: Int) throws(BlockError)
-        -> ChainStatus
-    {
+    private func resolve(
+        _ extent: Extent, length: Int, depth: Int, showsHoles: Bool
+    ) throws(BlockError) -> ChainStatus {
         var answer = ChainStatus(length: length, isZero: false, isData: true, isPresent: true, depth: depth)
         switch extent.status {
         case .data(let hostOffset):
@@ -69,7 +74,7 @@ extension BlockNode {
             answer.holder = child ?? self
             try clip(&answer, extent, hostOffset)
             if answer.isLost { return answer }
-            if let child, format?.dataMayBeHoles == true {
+            if let child, showsHoles, format?.dataMayBeHoles == true {
                 try refine(&answer, child, hostOffset)
             }
         case .zero(let hostOffset):

@@ -43,7 +43,7 @@ public enum FileNames {
 
     /// The path up to its last slash; empty without one.
     public static func folder(of path: String) -> String {
-        path.utf8.lastIndex(of: slash).map { String(path[...$0]) } ?? ""
+        path.utf8.lastIndex(of: slash).map { String(path[..<path.utf8.index(after: $0)]) } ?? ""
     }
 
     /// The file in the image's own folder that has the last component of `path`, which may be a path of Windows.

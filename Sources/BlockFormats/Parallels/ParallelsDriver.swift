@@ -49,6 +49,7 @@ public final class ParallelsDriver: SessionFormat {
     public var writeGranularity: Int { clusterBytes }
     /// Zeroed clusters may be holes of the file.
     public var dataMayBeHoles: Bool { true }
+    public var mapStyle: MapStyle { .unitsAreWhole }
 
     func setVirtualSize(_ bytes: Int) { size.store(bytes, ordering: .relaxed) }
 
@@ -59,17 +60,14 @@ public final class ParallelsDriver: SessionFormat {
             let first = offset / clusterBytes
             let inside = offset % clusterBytes
             let wanted = (inside + limit - 1) / clusterBytes + 1
-            guard first < state.table.count else { return Extent(missing, length: limit) }
+            guard first < state.table.count else { return Extent(.unallocated, length: limit) }
             let count = state.runLength(at: first, atMost: wanted)
             let length = min(limit, count * clusterBytes - inside)
             let entry = state.table[first]
-            if entry == Parallels.unallocated { return Extent(missing, length: length) }
+            if entry == Parallels.unallocated { return Extent(.unallocated, length: length) }
             return Extent(.data(hostOffset: state.layout.hostOffset(entry) + inside), length: length)
         }
     }
-
-    /// What is not allocated.
-    private var missing: Extent.Status { hasBacking ? .unallocated : .zero(hostOffset: nil) }
 
     // MARK: Life
 

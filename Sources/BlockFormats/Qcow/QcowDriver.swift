@@ -86,6 +86,7 @@ public final class QcowDriver: SessionFormat {
     public var writeGranularity: Int { clusterBytes }
     /// Zeroed clusters stay where they are, as holes of the file.
     public var dataMayBeHoles: Bool { !isEncrypted }
+    public var mapStyle: MapStyle { .unitsAreWhole }
 
     func setVirtualSize(_ bytes: Int) { size.store(bytes, ordering: .relaxed) }
     func setBacking(_ backing: BackingReference?) { reference.withLock { $0 = backing } }

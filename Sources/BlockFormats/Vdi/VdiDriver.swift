@@ -78,6 +78,7 @@ public final class VdiDriver: SessionFormat, BackingChecking {
     public var writeGranularity: Int { blockBytes }
     /// Zeroed blocks stay in the map, as holes of the file.
     public var dataMayBeHoles: Bool { true }
+    public var mapStyle: MapStyle { state.withLock { $0.header.type == .fixed } ? [] : .unitsAreWhole }
 
     func setVirtualSize(_ bytes: Int) { size.store(bytes, ordering: .relaxed) }
 

@@ -16,6 +16,8 @@ enum Vdi {
         static let blockExtraBytes = 1 << 20
         /// 16 TiB of the usual blocks of 1 MiB; the map then takes 64 MiB of memory.
         static let blocks = 16 << 20
+        /// The largest size that QEMU reads a header of: 0x1FFFFF80 blocks of 1 MiB.
+        static let statedBytes = 0x1FFF_FF80 << 20
     }
 
     enum ImageType: UInt32, Sendable {
@@ -70,53 +72,74 @@ struct VdiHeader: Sendable, Equatable {
     /// The ``uuid`` of the parent; all zeroes where there is none, or it is not known.
     var parentUUID: [UInt8] { Array(bytes[0x1A8..<0x1B8]) }
 
+    /// What is wrong is found in QEMU's order and, where it is the same, told in its words.
+    ///
     /// - Throws: `wrongFormat` for other files; `unsupported`; `corrupt` with the reason.
     static func parse(_ bytes: [UInt8]) throws(BlockError) -> VdiHeader {
         let span = bytes.span.bytes
-        guard bytes.count == Vdi.sectorBytes, span.number(Vdi.signatureOffset) == Int(Vdi.signature) else {
-            throw BlockError(.wrongFormat, "Image not in VDI format")
-        }
-        guard let version: UInt32 = span.littleEndian(at: 0x44), version == Vdi.version else {
-            throw BlockError(.unsupported, "unsupported VDI image (version is not 1.1)")
-        }
-        let stated = span.number(0x4C)
-        guard let type = Vdi.ImageType(rawValue: UInt32(stated)) else {
-            throw BlockError(.unsupported, "unsupported VDI image (image type \(stated))")
-        }
+        let signature = UInt32(span.number(Vdi.signatureOffset))
         let size: UInt64 = span.littleEndian(at: 0x170) ?? 0
-        guard size < 1 << 60 else {
-            throw BlockError(.limit, "unsupported VDI image (the disk is too large)")
+        guard size <= UInt64(Vdi.Limit.statedBytes) else {
+            throw BlockError(
+                signature == Vdi.signature ? .limit : .wrongFormat,
+                "Unsupported VDI image size (size is 0x\(String(size, radix: 16)), max supported is "
+                    + "0x\(String(Vdi.Limit.statedBytes, radix: 16)))")
         }
+        guard signature == Vdi.signature else {
+            let digits = String(signature, radix: 16)
+            let padded = String(repeating: "0", count: 8 - digits.count) + digits
+            throw BlockError(.wrongFormat, "Image not in VDI format (bad signature \(padded))")
+        }
+        guard bytes.count == Vdi.sectorBytes else {
+            throw BlockError(.wrongFormat, "Image not in VDI format (its header is cut short)")
+        }
+        let version = span.number(0x44)
+        guard version == Int(Vdi.version) else {
+            throw BlockError(
+                .unsupported, "unsupported VDI image (version \(version >> 16).\(version & 0xFFFF))")
+        }
+        // What type it is, QEMU does not ask: an unknown one is reported last.
+        let stated = UInt32(span.number(0x4C))
         let header = VdiHeader(
-            bytes: bytes, type: type, mapOffset: span.number(0x154), dataOffset: span.number(0x158),
+            bytes: bytes, type: Vdi.ImageType(rawValue: stated) ?? .dynamic, mapOffset: span.number(0x154), dataOffset: span.number(0x158),
             virtualSize: Int(size), blockBytes: span.number(0x178), blockExtraBytes: span.number(0x17C),
             blockCount: span.number(0x180), allocatedCount: span.number(0x184))
         try header.validate()
+        guard Vdi.ImageType(rawValue: stated) != nil else {
+            throw BlockError(.unsupported, "unsupported VDI image (image type \(stated))")
+        }
         return header
     }
 
     private func validate() throws(BlockError) {
+        for (what, offset) in [("block map", mapOffset), ("data", dataOffset)]
+        where offset % Vdi.sectorBytes != 0 {
+            let shown = "0x" + String(offset, radix: 16)
+            throw BlockError(.corrupt, "unsupported VDI image (unaligned \(what) offset \(shown))")
+        }
         guard blockBytes.isPowerOfTwo, Vdi.Limit.blockBytes.contains(blockBytes) else {
-            throw BlockError(.unsupported, "unsupported VDI image (block size \(blockBytes))")
+            throw BlockError(
+                .unsupported, "unsupported VDI image (block size \(blockBytes) is not \(1 << 20))",
+                hint: "Powers of two from 512 bytes to 256 MiB are supported.")
+        }
+        guard virtualSize <= blockCount * blockBytes else {
+            let size = virtualSize.roundedUp(to: Vdi.sectorBytes) ?? virtualSize
+            throw BlockError(
+                .corrupt,
+                "unsupported VDI image (disk size \(size), image bitmap has room for "
+                    + "\(blockCount * blockBytes))")
+        }
+        guard blockCount <= Vdi.Limit.blocks else {
+            throw BlockError(
+                .limit,
+                "unsupported VDI image (too many blocks \(blockCount), max is \(Vdi.Limit.blocks))")
         }
         guard blockExtraBytes <= Vdi.Limit.blockExtraBytes else {
             throw BlockError(.limit, "unsupported VDI image (\(blockExtraBytes) extra bytes a block)")
         }
-        guard blockCount <= Vdi.Limit.blocks else {
-            throw BlockError(.limit, "unsupported VDI image (\(blockCount) blocks)")
-        }
-        guard mapOffset % Vdi.sectorBytes == 0, dataOffset % Vdi.sectorBytes == 0 else {
-            throw BlockError(.corrupt, "unsupported VDI image (unaligned block map or data)")
-        }
         guard mapOffset >= Vdi.sectorBytes, mapOffset + blockCount * 4 <= dataOffset else {
             throw BlockError(
                 .corrupt, "unsupported VDI image (the block map overlaps the header or the data)")
-        }
-        guard virtualSize <= blockCount * blockBytes else {
-            throw BlockError(
-                .corrupt,
-                "unsupported VDI image (disk size is \(virtualSize), image only has \(blockCount)"
-                    + " blocks of \(blockBytes) bytes)")
         }
     }
 

@@ -30,7 +30,7 @@ public final class VhdDriver: FormatDriver, BackingChecking {
         self.request = request
         file = request.file
         sizeRule = try Self.sizeRule(options.take("force_size_calc"))
-        let layout = try VhdLayout.read(file, leniently: settings.forCheck)
+        let layout = try VhdLayout.read(file, leniently: settings.forCheck, sizeBy: sizeRule)
         let virtualSize = try layout.footer.virtualSize(by: sizeRule)
         size = Atomic(virtualSize)
         parent = Mutex(try layout.parent(in: file))
@@ -40,10 +40,6 @@ public final class VhdDriver: FormatDriver, BackingChecking {
             if !settings.forCheck { try fixed.checkLength(virtualSize) }
             body = .fixed(Monitor(fixed))
             return
-        }
-        guard virtualSize <= header.blocks * header.blockBytes else {
-            throw BlockError(
-                .corrupt, "The VHD image's block table is too small for a disk of \(virtualSize) bytes")
         }
         blockBytes = header.blockBytes
         var state = try VhdState(
@@ -118,6 +114,10 @@ public final class VhdDriver: FormatDriver, BackingChecking {
     public var writeGranularity: Int { blockBytes }
     /// Zeroed blocks stay in the table, as holes of the file.
     public var dataMayBeHoles: Bool { true }
+    public var mapStyle: MapStyle {
+        guard case .dynamic(let state) = body else { return [] }
+        return state.withLock { $0.isDifferencing } ? .unitsAreWhole : [.unitsAreWhole, .allIsPresent]
+    }
     public var isTransparent: Bool { if case .fixed = body { true } else { false } }
     public var backing: BackingReference? { parent.withLock { $0 } }
 

@@ -51,16 +51,17 @@ struct VhdHeader: Sendable, Equatable {
 
     /// The checksum is not looked at; see ``isIntact``.
     ///
+    /// ``checkPlaces()`` is left to do.
     /// - Throws: `corrupt`, `unsupported`, `limit`.
     static func parse(_ bytes: [UInt8], at offset: Int) throws(BlockError) -> VhdHeader {
         let header = VhdHeader(bytes: bytes, offset: offset)
         guard bytes.count == Vhd.headerBytes, bytes.starts(with: Vhd.headerCookie) else {
-            throw BlockError(.corrupt, "The VHD image has no header where its footer says")
+            throw BlockError(.corrupt, "Invalid header magic")
         }
+        try header.checkSizes()
         guard bytes.number32(Field.version) >> 16 == version >> 16 else {
             throw BlockError(.unsupported, "The VHD image's header has a version other than 1")
         }
-        try header.validate()
         return header
     }
 
@@ -69,13 +70,20 @@ struct VhdHeader: Sendable, Equatable {
         self.offset = offset
     }
 
-    private func validate() throws(BlockError) {
+    private func checkSizes() throws(BlockError) {
         guard blockBytes.isPowerOfTwo, Vhd.Limit.blockBytes.contains(blockBytes) else {
-            throw BlockError(.unsupported, "VHD blocks of \(blockBytes) bytes are not supported")
+            throw BlockError(.unsupported, "Invalid block size \(blockBytes)")
         }
         guard blocks <= Vhd.Limit.blocks else {
-            throw BlockError(.limit, "VHD images of \(blocks) blocks are not supported")
+            let shown = Int32(truncatingIfNeeded: blocks)
+            throw BlockError(
+                .limit, "Max Table Entries too large (\(shown))",
+                hint: "At most \(Vhd.Limit.blocks) blocks are supported.")
         }
+    }
+
+    /// - Throws: `corrupt` where footer, header and block table cannot lie as they are stated to.
+    func checkPlaces() throws(BlockError) {
         let place = bytes.number64(Field.tableOffset)
         guard place < 1 << 60, place % UInt64(Vhd.sectorBytes) == 0, offset % Vhd.sectorBytes == 0 else {
             throw BlockError(.corrupt, "The VHD image's block table or header is not at a whole sector")

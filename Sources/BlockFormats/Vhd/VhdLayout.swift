@@ -18,10 +18,16 @@ struct VhdLayout {
     /// begins with a footer of a guest's making is still fixed then.
     /// A header with a wrong checksum is taken, as other programs do that do not look at it: what it states
     /// has to make sense anyway.
-    /// - Parameter leniently: takes footers with wrong checksums, for a check.
+    /// What is wrong is found in QEMU's order and, where it is the same, told in its words.
+    /// - Parameters:
+    ///   - leniently: takes footers with wrong checksums, for a check.
+    ///   - rule: by which of its two sizes the disk goes; `nil` for the footer's own.
     /// - Throws: `wrongFormat`, `corrupt`, `unsupported`, `limit`.
-    static func read(_ file: BlockNode, leniently: Bool) throws(BlockError) -> VhdLayout {
+    static func read(
+        _ file: BlockNode, leniently: Bool, sizeBy rule: VhdFooter.SizeRule? = nil
+    ) throws(BlockError) -> VhdLayout {
         let length = try file.length()
+        if length == 0 { throw BlockError(.wrongFormat, "File too small for a VHD header") }
         let (last, place) = try footerAtEnd(file, length)
         let first = VhdFooter.find(
             try file.readBytes(at: 0, count: min(Vhd.footerBytes, max(0, length))))
@@ -29,7 +35,8 @@ struct VhdLayout {
         try layout.footer.validate()
         guard layout.footer.type != .fixed else { return layout }
         guard let offset = layout.footer.headerOffset, offset <= Int.max - Vhd.headerBytes else {
-            throw BlockError(.corrupt, "The VHD image's footer states no place for its header")
+            throw BlockError(
+                .corrupt, "Error reading dynamic VHD header", hint: "The footer states no place for it.")
         }
         guard offset <= length - Vhd.headerBytes else {
             throw try file.cutError("The VHD image's header", end: offset + Vhd.headerBytes, at: offset)
@@ -38,6 +45,10 @@ struct VhdLayout {
         let header = try VhdHeader.parse(bytes, at: offset)
         if !header.isIntact { layout.damages.append("the checksum of the header is wrong") }
         layout.header = header
+        guard try layout.footer.virtualSize(by: rule) <= header.blocks * header.blockBytes else {
+            throw BlockError(.corrupt, "Page table too small")
+        }
+        try header.checkPlaces()
         let table = header.tableRange.lowerBound
         guard table + header.blocks * 4 <= length else {
             throw try file.cutError("The VHD image's block table", end: table + header.blocks * 4, at: table)
@@ -69,11 +80,12 @@ struct VhdLayout {
         }
         guard let any = last ?? first else {
             throw BlockError(
-                .wrongFormat,
-                "Image not in VHD format: it has no footer (the end of the file may be missing)")
+                .wrongFormat, "invalid VPC image",
+                hint: "It has no footer: the end of the file may be missing.")
         }
         guard leniently, last != nil || any.type != .fixed else {
-            throw BlockError(.corrupt, "The checksum of the VHD image's footer is wrong")
+            throw BlockError(
+                .corrupt, "Incorrect header checksum", hint: "It is the footer whose checksum is wrong.")
         }
         return VhdLayout(
             footer: any, footerOffset: last == nil ? nil : place,

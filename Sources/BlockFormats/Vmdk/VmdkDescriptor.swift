@@ -249,25 +249,32 @@ struct VmdkDescriptor {
         let head = words(front)
         guard let access = head.first, ["RW", "RDONLY", "NOACCESS"].contains(access) else { return nil }
         guard head.count >= 3, let sectors = Int(head[1]), sectors >= 0, sectors <= Int.max >> 10 else {
-            throw BlockError(.corrupt, "The extent line '\(line)' makes no sense")
+            throw invalid(line)
         }
         guard access != "NOACCESS", let kind = VmdkExtentLine.Kind(rawValue: String(head[2])) else {
-            throw BlockError(.unsupported, "Extents of the kind '\(access) \(head[2])' are not supported")
+            var error = invalid(line, "Extents of the kind '\(access) \(head[2])' are not supported.")
+            error.kind = .unsupported
+            throw error
         }
         var extent = VmdkExtentLine(isReadOnly: access == "RDONLY", sectors: sectors, kind: kind)
         if kind == .zero { return extent }
         guard let name, !name.isEmpty else {
-            throw BlockError(.corrupt, "The extent line '\(line)' names no file")
+            throw invalid(line, "It names no file.")
         }
         extent.filename = String(name)
         // Behind the names of others stand words that mean something to VMware alone.
         if let word = words(behind).first, kind == .flat || Int(word) != nil {
             guard let offset = Int(word), offset >= 0, offset <= Int.max >> 10 else {
-                throw BlockError(.corrupt, "The extent line '\(line)' has a bad offset")
+                throw invalid(line, "Its offset is wrong.")
             }
             extent.offset = offset
         }
         return extent
+    }
+
+    /// In QEMU's words.
+    private static func invalid(_ line: String, _ hint: String? = nil) -> BlockError {
+        BlockError(.corrupt, "Invalid extent line: \(line)", hint: hint)
     }
 
     /// What stands before the name in quotes, the name, and what stands behind it. The name ends with a quote

@@ -56,6 +56,9 @@ public final class VmdkDriver: FormatDriver {
     public var writeGranularity: Int { grainBytes }
     /// Zeroed grains stay where they are, as holes of the file; so do those of flat files.
     public var dataMayBeHoles: Bool { true }
+    public var mapStyle: MapStyle {
+        state.withLock { state in state.extents.allSatisfy { $0.grainBytes != nil } } ? .unitsAreWhole : []
+    }
 
     func setVirtualSize(_ bytes: Int) { size.store(bytes, ordering: .relaxed) }
     func setBacking(_ backing: BackingReference?) { reference.withLock { $0 = backing } }

@@ -31,12 +31,14 @@ struct VmdkOpening {
         } else if [[0xFF, 0xFE], [0xFE, 0xFF]].contains(Array(first.prefix(2))) {
             throw BlockError(
                 .wrongFormat,
-                "'\(name)' is text in UTF-16; a VMDK descriptor is in UTF-8 or an 8-bit character set")
+                "invalid VMDK image descriptor",
+                hint: "'\(name)' is text in UTF-16; a descriptor is in UTF-8 or an 8-bit character set.")
         } else {
             throw BlockError(
                 .wrongFormat,
-                "'\(name)' is neither a descriptor nor a sparse extent of a VMDK image. Where it has the "
-                    + "bytes of a flat disk, open the descriptor that names it")
+                length == 0 ? "File is too small, not a valid image" : "invalid VMDK image descriptor",
+                hint: "'\(name)' is neither a descriptor nor a sparse extent of a VMDK image. Where it has "
+                    + "the bytes of a flat disk, open the descriptor that names it.")
         }
         if !request.settings.readOnly { try Self.checkWritable(state) }
         state.shareTableMemory()
@@ -114,7 +116,9 @@ struct VmdkOpening {
         let span = bytes.span.bytes
         let type: UInt32? = span.littleEndian(at: 12)
         guard bytes.count == 3 * Vmdk.sectorBytes, type == Vmdk.Marker.footer else {
-            throw BlockError(.corrupt, "The image has no footer: it was not written or copied to its end")
+            throw BlockError(
+                .corrupt, "Invalid footer",
+                hint: "The image has none: it was not written or copied to its end.")
         }
         var footer = try VmdkSparseHeader.parse(Array(bytes[Vmdk.sectorBytes..<2 * Vmdk.sectorBytes]))
         guard !footer.isAtEnd, footer.capacitySectors == header.capacitySectors,

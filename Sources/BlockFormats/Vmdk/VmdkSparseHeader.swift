@@ -127,6 +127,13 @@ struct VmdkSparseHeader: Equatable {
     }
 
     private func checkSizes() throws(BlockError) {
+        // In QEMU's order and words, as far as these are wrong for it too.
+        guard tableEntries <= Vmdk.Limit.tableEntries, tableEntries <= 512 || tableEntries.isPowerOfTwo else {
+            throw BlockError(.unsupported, "L2 table size too big")
+        }
+        guard tableEntries > 0, grainSectors > 0 else {
+            throw BlockError(.corrupt, "L1 entry size is invalid")
+        }
         guard grainSectors.isPowerOfTwo, grainSectors <= Vmdk.Limit.grainSectors else {
             throw BlockError(.unsupported, "Unsupported VMDK grain size of \(grainSectors) sectors")
         }

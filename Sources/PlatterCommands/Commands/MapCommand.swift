@@ -65,7 +65,7 @@ struct MapCommand: ImageCommand {
         var start = begin
         var offset = begin
         while offset < end {
-            var next = try node.status(at: offset, limit: end - offset)
+            var next = try node.status(at: offset, limit: end - offset, isForMap: true)
             if next.isPastBacking { next.isPresent = false }
             next.isPastBacking = false
             hasLoss = hasLoss || next.isLost
