@@ -313,7 +313,8 @@ import Testing
         (kind(4096), [("data_file_raw", "on")], "data-file-raw cannot be set"),
         (
             Qcow2ConformanceTests.configuration(cluster: 4096, more: [("compression_type", "zstd")]),
-            [("compat", "0.10")], "Cannot downgrade an image with incompatible features 0x8 set"
+            [("compat", "0.10")],
+            "Cannot downgrade an image with zstd compression type and existing compressed clusters"
         ),
     ]
 

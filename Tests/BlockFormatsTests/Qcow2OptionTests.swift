@@ -110,6 +110,8 @@ import Testing
         ["l2-cache-size": "1M"], ["refcount-cache-size": "64k", "cache-size": "1M"],
         ["cache-size": "0"], ["overlap-check": "constant"], ["overlap-check.template": "cached"],
         ["pass-discard-request": "on", "pass-discard-snapshot": "off", "pass-discard-other": "on"],
+        ["overlap-check": "all"], ["overlap-check": "none"], ["l2-cache-entry-size": "512"],
+        ["cache-clean-interval": "60"], ["discard-no-unref": "on"],
     ])
     func taken(_ options: [String: String]) throws {
         let store = TestStore()
@@ -144,9 +146,8 @@ import Testing
     @Test(arguments: [
         ["l2-cache-size": "2M", "cache-size": "1M"], ["refcount-cache-size": "2M", "cache-size": "1M"],
         ["l2-cache-size": "1M", "refcount-cache-size": "1M", "cache-size": "2M"], ["l2-cache-size": "x"],
-        ["overlap-check": "none"], ["overlap-check": "some"], ["pass-discard-other": "maybe"],
-        ["overlap-check": "constant", "overlap-check.template": "cached"], ["l2-cache-entry-size": "4096"],
-        ["cache-clean-interval": "60"], ["discard-no-unref": "on"],
+        ["overlap-check": "some"], ["pass-discard-other": "maybe"],
+        ["overlap-check": "constant", "overlap-check.template": "cached"],
     ])
     func refused(_ options: [String: String]) throws {
         let store = TestStore()

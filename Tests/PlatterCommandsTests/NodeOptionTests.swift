@@ -28,11 +28,41 @@ import Testing
         ("detect-zeroes=maybe", "Parameter 'detect-zeroes' does not accept value 'maybe'"),
         ("discard=ignore,detect-zeroes=unmap", "setting detect-zeroes to unmap is not allowed"),
         ("file.nosuch=1", "doesn't support the option 'nosuch'"),
+        ("node-name=n,file.node-name=n", "Duplicate nodes with node-name='n'"),
+        ("node-name=a1234567890123456789012345678901", "Node name too long"),
+        ("file=n", "Cannot find device='n' nor node-name='n'"),
+        ("file.aio-max-batch=x", "Parameter 'aio-max-batch' expects a number"),
+        ("file.drop-cache=2", "Parameter 'drop-cache' expects 'on' or 'off'"),
+        ("file.x-check-cache-dropped=2", "Parameter 'x-check-cache-dropped' expects 'on' or 'off'"),
+        ("file.pr-manager=p", "No persistent reservation manager with id 'p'"),
+        ("file.locking=maybe", "Parameter 'locking' does not accept value 'maybe'"),
     ])
     func refusesWhatMakesNoSense(_ options: String, _ message: String) throws {
         let outcome = try fixture.platter(
             "info", "--image-opts", "driver=qcow2,file.filename=d.qcow2,\(options)")
         #expect(outcome.status == 1 && outcome.error.contains(message), "\(outcome.text)")
+    }
+
+    /// A name is free again once its node is closed, and belongs to one node of all that are open.
+    @Test func namesBelongToOneNode() throws {
+        let options = "driver=qcow2,node-name=a,file.node-name=b,file.filename=d.qcow2"
+        let reopened = try fixture.platter(
+            "io", "--image-opts", "-c", "reopen -o lazy-refcounts=on", "-c", "close",
+            "-c", "open -o \(options.replacing("file.filename=d.qcow2", with: "file.aio-max-batch=4")) d.qcow2",
+            "-c", "read -P 7 0 64k", options)
+        #expect(reopened.status == 0, "\(reopened.text)")
+        try fixture.shell("cp d.qcow2 e.qcow2")
+        let both = try fixture.platter(
+            "compare", "--image-opts", options, "driver=qcow2,node-name=a,file.filename=e.qcow2")
+        #expect(both.status == 2 && both.error.contains("Duplicate nodes with node-name='a'"), "\(both.text)")
+    }
+
+    @Test func optionsOfTheFile() throws {
+        let options =
+            "driver=qcow2,file.driver=file,file.filename=d.qcow2,file.aio-max-batch=32,file.drop-cache=on,"
+            + "file.x-check-cache-dropped=off,file.locking=auto,file.aio=threads"
+        let outcome = try fixture.platter("io", "--image-opts", "-c", "read -P 7 0 64k", options)
+        #expect(outcome.status == 0, "\(outcome.text)")
     }
 
     /// Zeroes become zero clusters, which `on` keeps allocated and `unmap` gives back.

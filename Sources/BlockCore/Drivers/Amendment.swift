@@ -6,11 +6,17 @@ public struct Amendment: Sendable {
     public var force: Bool
     /// What options such as `new-secret` name.
     public var secrets: SecretSource
+    /// Gets what a person should know of a change that is made all the same.
+    public var warn: @Sendable (String) -> Void
 
-    public init(_ options: CreateOptions, force: Bool = false, secrets: SecretSource = .none) {
+    public init(
+        _ options: CreateOptions, force: Bool = false, secrets: SecretSource = .none,
+        warn: @escaping @Sendable (String) -> Void = { _ in }
+    ) {
         self.options = options
         self.force = force
         self.secrets = secrets
+        self.warn = warn
     }
 }
 

@@ -37,6 +37,21 @@ public struct DriverRegistry: Sendable {
             .unsupported, "\(what) '\(name)'", path: path, hint: NearestName.hint(name, among: known))
     }
 
+    /// Whether this is the name of a driver, of this program or of QEMU 10.2, which an image may state as the
+    /// format of its backing file though it cannot be opened here.
+    public func isDriverName(_ name: String) -> Bool {
+        format(named: name) != nil || protocolEntry(named: name) != nil || Self.otherDrivers.contains(name)
+    }
+
+    /// QEMU's names for drivers that are not here, or not under this name.
+    private static let otherDrivers: Set<String> = [
+        "blkdebug", "blklogwrites", "blkreplay", "blkverify", "compress", "copy-before-write", "copy-on-read",
+        "ftp", "ftps", "gluster", "host_cdrom", "host_device", "http", "https", "io_uring", "iscsi", "nbd",
+        "nfs", "null-aio", "null-co", "nvme", "nvme-io_uring", "preallocate", "quorum", "rbd", "replication",
+        "snapshot-access", "ssh", "throttle", "virtio-blk-vfio-pci", "virtio-blk-vhost-user",
+        "virtio-blk-vhost-vdpa", "vvfat",
+    ]
+
     /// The protocol with that name.
     public func protocolEntry(named name: String) -> ProtocolEntry? {
         protocols.first { $0.name == name }

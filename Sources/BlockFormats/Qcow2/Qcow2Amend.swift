@@ -32,6 +32,7 @@ extension Qcow2Driver: Amendable {
             return plan
         }
         if let slotChange { try apply(slotChange) }
+        if plan.version == 2 { try dropBitmaps(amendment.warn) }
         try change { tables throws(BlockError) in
             if plan.version == 3 { try tables.upgrade() }
             if let order = plan.refcountOrder {

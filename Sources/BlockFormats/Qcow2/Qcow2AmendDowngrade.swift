@@ -9,21 +9,44 @@ extension Qcow2Metadata {
         if header.incompatible.contains(.dataFile) {
             throw BlockError(.unsupported, "Cannot downgrade an image with a data file")
         }
-        let features = header.incompatible.subtracting(.dirty)
-        guard features.isEmpty else {
-            let bits = String(features.rawValue, radix: 16)
-            throw BlockError(
-                .unsupported, "Cannot downgrade an image with incompatible features 0x\(bits) set")
-        }
-        guard header.extensionData(Qcow2.ExtensionType.bitmaps) == nil, try bitmapSet().items.isEmpty else {
-            throw BlockError(.unsupported, "Cannot downgrade an image with bitmaps")
-        }
         for snapshot in try snapshotTable().snapshots {
             guard snapshot.info.virtualSize ?? size == size,
                 UInt32(exactly: snapshot.info.vmStateSizeBytes) != nil
             else { throw BlockError(.unsupported, "Internal snapshots prevent downgrade of image") }
         }
+        let features = header.incompatible.subtracting([.dirty, .compressionType])
+        guard features.isEmpty else {
+            let bits = String(features.rawValue, radix: 16)
+            throw BlockError(
+                .unsupported, "Cannot downgrade an image with incompatible features 0x\(bits) set")
+        }
+        if hasChanges { try commit() }
         try checkConsistency()
+        if header.compressionType != .zlib, try hasCompressedClusters() {
+            throw BlockError(
+                .unsupported,
+                "Cannot downgrade an image with \(header.compressionType.name) compression type and existing "
+                    + "compressed clusters")
+        }
+    }
+
+    /// Whether anything is compressed in the disk or a snapshot. Reads the file.
+    private func hasCompressedClusters() throws(BlockError) -> Bool {
+        let buffer = AlignedBuffer(count: layout.clusterSize)
+        var visited = VisitedTables()
+        var isFound = false
+        try eachL1 { entries, _ throws(BlockError) in
+            for index in entries.indices where !isFound {
+                guard let table = try checkedTable(entries[index], index), visited.isFirstVisit(of: table)
+                else { continue }
+                var bytes = buffer.mutableBytes
+                try file.read(into: &bytes, at: table)
+                isFound = (0..<layout.entriesPerL2Table).contains { number in
+                    layout.entry(number, of: buffer.bytes).isCompressed
+                }
+            }
+        }
+        return isFound
     }
 
     /// Zero clusters are expanded by what refcounts and tables say, so these must be right.
@@ -75,6 +98,7 @@ extension Qcow2Metadata {
         changed.version = 2
         changed.headerLength = Qcow2Header.version2Length
         changed.incompatible = []
+        changed.compressionType = .zlib
         changed.compatible = 0
         changed.autoclear = 0
         changed.wantsLazyRefcounts = nil
@@ -82,6 +106,34 @@ extension Qcow2Metadata {
         changed.extensions.removeAll { $0.type == Qcow2.ExtensionType.featureNames }
         try replaceHeader(with: changed)
     }
+}
+
+extension Qcow2Driver {
+    /// Removes all bitmaps, for which version 2 has no place. Durable on return: first the header without them,
+    /// then what they took is freed.
+    func dropBitmaps(_ warn: (String) -> Void) throws(BlockError) {
+        let names = try exclusively { tables throws(BlockError) -> [String] in
+            var set = try tables.bitmapSet()
+            guard tables.header.extensionData(Qcow2.ExtensionType.bitmaps) != nil || !set.items.isEmpty else {
+                return []
+            }
+            let names = set.items.map(\.name)
+            set.removed += set.items.filter { $0.stored != nil }
+            set.items = []
+            set.isChanged = true
+            tables.bitmaps = set
+            try tables.storeBitmaps()
+            changes.arm(false)
+            return names
+        }
+        if names.isEmpty { return }
+        let more = names.count > Self.namedBitmaps ? " and \(names.count - Self.namedBitmaps) more" : ""
+        let list = names.prefix(Self.namedBitmaps).map { "'\($0)'" }.joined(separator: ", ")
+        warn("compat=0.10 has no bitmaps; removed: \(list)\(more)")
+    }
+
+    /// How many bitmaps a warning names.
+    private static let namedBitmaps = 8
 }
 
 /// Says "zero" without the zero flag: not here where nothing is below, else a cluster of zeroes.

@@ -94,10 +94,10 @@ struct Qcow2AmendPlan {
 
     /// What differs is the affair of another command.
     private static func checkBacking(_ options: CreateOptions, _ header: Qcow2Header) throws(BlockError) {
-        let name = options[.backingFile] ?? header.backing?.filename ?? ""
-        let format = options[.backingFormat] ?? header.backing?.format ?? ""
-        guard name.isSameName(as: header.backing?.filename ?? ""), format == header.backing?.format ?? ""
-        else {
+        let (name, format) = (options[.backingFile], options[.backingFormat])
+        if name == nil && format == nil { return }
+        // One of them alone, or an empty name where there is none, is another backing file to QEMU, too.
+        guard name?.rawBytes == header.backing?.filename.rawBytes, format == header.backing?.format else {
             throw BlockError(
                 .invalidArgument, "Cannot amend the backing file", hint: "The command 'rebase' changes it.")
         }

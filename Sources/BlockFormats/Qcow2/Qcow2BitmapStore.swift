@@ -13,7 +13,8 @@ extension Qcow2Metadata {
         try protectMetadata()
         try commit()
         var placed: [Range<Int>] = []
-        var replaced = set.removed.compactMap(\.stored)
+        // What a damaged one refers to may be anything: it stays, leaked.
+        var replaced = set.removed.filter { $0.defect == nil }.compactMap(\.stored)
         let data: [UInt8]?
         do throws(BlockError) {
             for index in set.items.indices {
@@ -144,24 +145,27 @@ extension Qcow2Metadata {
         protection = nil
         guard wasTrusted, let old, let place = try? Qcow2BitmapExtension(old, layout) else { return }
         // No space is given back to the file system: the next session stores into these clusters.
-        release(place.directoryOffset >> layout.clusterBits, count: layout.clusters(place.directoryBytes))
+        release(
+            place.directoryOffset >> layout.clusterBits, count: layout.clusters(place.directoryBytes),
+            leavesDamage: true)
         for entry in replaced { try releaseBitmap(entry) }
         try commit()
     }
 
-    /// Releases a bitmap's table and data, as far as they are sound.
+    /// Releases a bitmap's table and data; all of it stays, leaked, where the table has an entry that is wrong.
     private func releaseBitmap(_ entry: Qcow2BitmapEntry) throws(BlockError) {
         let fileClusters = layout.clusters(try file.length())
         guard entry.tableDefect(layout, fileClusters: fileClusters) == nil else { return }
-        for raw in try BigEndianTable.read(file, at: entry.tableOffset, count: entry.tableEntries) {
-            let place = Qcow2BitmapTableEntry(raw: raw)
-            guard place.hostOffset != 0, place.defect(layout, fileClusters: fileClusters) == nil else {
-                continue
-            }
-            release(place.hostOffset >> layout.clusterBits, count: 1)
+        let table = try BigEndianTable.read(file, at: entry.tableOffset, count: entry.tableEntries)
+            .map(Qcow2BitmapTableEntry.init(raw:))
+        guard !table.contains(where: { $0.defect(layout, fileClusters: fileClusters) != nil }) else { return }
+        for place in table where place.hostOffset != 0 {
+            release(place.hostOffset >> layout.clusterBits, count: 1, leavesDamage: true)
             if hasTooManyFrees { try commit() }
         }
-        release(entry.tableOffset >> layout.clusterBits, count: layout.clusters(entry.tableEntries * 8))
+        release(
+            entry.tableOffset >> layout.clusterBits, count: layout.clusters(entry.tableEntries * 8),
+            leavesDamage: true)
     }
 
     /// Where bitmaps' directory and tables lie, in clusters; nothing where nobody vouches for them.

@@ -104,9 +104,8 @@ extension Qcow2Checker {
         var changed = false
         for index in 0..<layout.entriesPerL2Table {
             let entry = layout.entry(index, of: buffer.bytes)
-            guard let problem = entry.bitmapProblem(layout) else { continue }
-            note(
-                "ERROR \(problem), entry=0x\(hex(entry.raw)) bitmap=0x\(hex(entry.bitmap))", repair, report)
+            guard let finding = entry.bitmapFinding(index, layout) else { continue }
+            note(finding, repair, report)
             guard repair else { continue }
             var bytes = buffer.mutableBytes
             layout.store(entry.withSoundBitmap(layout), index, in: &bytes)

@@ -117,9 +117,7 @@ extension Qcow2Checker {
             let host = entry.hostOffset
             if host == 0 { continue }
             guard layout.isAligned(host) else {
-                corruption(
-                    "ERROR offset=\(hex(host)): Cluster is not properly aligned; L2 entry corrupted", report)
-                cannotFollow("an L2 entry points nowhere")
+                countUnaligned(entry, isActive, &expected, &window, report)
                 continue
             }
             let cluster = host >> layout.clusterBits
@@ -145,6 +143,27 @@ extension Qcow2Checker {
             if expected != 0 && host != expected { result.fragmentedClusters += 1 }
             expected = run.upperBound << layout.clusterBits
         }
+    }
+
+    /// An entry that points into a cluster seems to have that one and the next, which nobody frees meanwhile.
+    private mutating func countUnaligned(
+        _ entry: L2Entry, _ isActive: Bool, _ expected: inout Int, _ window: inout ReferenceWindow,
+        _ report: (String) -> Void
+    ) {
+        let host = entry.hostOffset
+        let hasData = layout.hasSubclusters ? entry.allocatedSubclusters != 0 : entry.kind(layout) == .data
+        corruption(
+            "ERROR offset=\(hex(host)): \(hasData ? "Data" : "Preallocated") cluster is not properly aligned; "
+                + "L2 entry corrupted.", report)
+        cannotFollow("an L2 entry points nowhere")
+        let first = host >> layout.clusterBits
+        let touched = (first..<first + 2).clamped(to: 0..<fileClusters)
+        window.count(touched)
+        if !touched.isEmpty { endOfReferences = max(endOfReferences, touched.upperBound) }
+        guard isActive else { return }
+        result.allocatedClusters += 1
+        if expected != 0 && host != expected { result.fragmentedClusters += 1 }
+        expected = host + layout.clusterSize
     }
 
     /// How many entries behind a sound one of plain data continue it inside the file.

@@ -5,11 +5,15 @@ extension Qcow2Metadata {
     // MARK: Freeing
 
     /// Takes a reference from clusters once nothing durable refers to them any more.
-    func release(_ cluster: Int, count: Int, discards: Bool = false) {
-        if let last = pendingFrees.last, last.clusters.upperBound == cluster, last.discards == discards {
+    func release(_ cluster: Int, count: Int, discards: Bool = false, leavesDamage: Bool = false) {
+        if let last = pendingFrees.last, last.clusters.upperBound == cluster, last.discards == discards,
+            last.leavesDamage == leavesDamage
+        {
             pendingFrees[pendingFrees.count - 1].clusters = last.clusters.lowerBound..<cluster + count
         } else {
-            pendingFrees.append(PendingFree(clusters: cluster..<cluster + count, discards: discards))
+            pendingFrees.append(
+                PendingFree(
+                    clusters: cluster..<cluster + count, discards: discards, leavesDamage: leavesDamage))
         }
     }
 
@@ -57,7 +61,9 @@ extension Qcow2Metadata {
     private func apply(
         _ free: PendingFree, to cluster: Int, _ store: RefcountStore
     ) throws(BlockError) -> Bool {
-        try checkRelease(cluster, refcount: try store.refcount(of: cluster))
+        let refcount = try store.refcount(of: cluster)
+        if free.leavesDamage, try refcount == 0 || (refcount == 1 && holdsMetadata(cluster)) { return false }
+        try checkRelease(cluster, refcount: refcount)
         guard try store.decrement(cluster) == 0 else { return false }
         let offset = cluster << layout.clusterBits
         // What was cached of a table that lay there must not be written over its next contents.

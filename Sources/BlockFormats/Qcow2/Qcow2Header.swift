@@ -131,9 +131,7 @@ struct Qcow2Header: Sendable {
         compatible = bytes.bigEndian(at: 80) ?? 0
         autoclear = bytes.bigEndian(at: 88) ?? 0
         let order: UInt32 = bytes.bigEndian(at: 96) ?? 0
-        guard order <= 6 else {
-            throw BlockError(.unsupported, "Reference count entry width too large; may not exceed 64 bits")
-        }
+        // Refused by ``validate(fileLength:)``, behind features that are not known.
         refcountOrder = Int(order)
         if headerLength > Self.version3MinimumLength {
             let type: UInt8 = bytes.bigEndian(at: Self.version3MinimumLength) ?? 0

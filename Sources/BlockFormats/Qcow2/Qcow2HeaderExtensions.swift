@@ -49,8 +49,11 @@ extension Qcow2Header {
     ///
     /// - Throws: `corrupt`, `limit` or `unsupported`, naming the field.
     func validate(fileLength: Int) throws(BlockError) {
-        let layout = self.layout
         try checkFeatures()
+        guard refcountOrder <= 6 else {
+            throw BlockError(.unsupported, "Reference count entry width too large; may not exceed 64 bits")
+        }
+        let layout = self.layout
         guard !layout.hasSubclusters || clusterBits >= Qcow2.clusterBitsWithSubclusters else {
             throw BlockError(.corrupt, "Extended L2 entries need clusters of at least 16384 bytes")
         }

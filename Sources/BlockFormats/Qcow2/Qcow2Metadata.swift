@@ -71,6 +71,8 @@ final class Qcow2Metadata: FlushableTables, RefcountOwner {
         var clusters: Range<Int>
         /// The guest gave the data up: the file's space goes back too.
         var discards: Bool
+        /// What is damaged stays leaked, and is no reason to stop.
+        var leavesDamage = false
     }
 
     /// - Parameter data: where the guest's data is; `nil` for the image's own file.

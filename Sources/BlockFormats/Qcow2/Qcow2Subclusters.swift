@@ -33,6 +33,22 @@ extension L2Entry {
         }
     }
 
+    /// The same as a line of a check, as QEMU's has it.
+    ///
+    /// - Parameter index: the entry's number in its table.
+    func bitmapFinding(_ index: Int, _ layout: Qcow2Layout) -> String? {
+        guard bitmapProblem(layout) != nil else { return nil }
+        switch kind(layout) {
+        case .compressed:
+            return "ERROR compressed cluster \(index) with non-zero subcluster allocation bitmap, "
+                + "entry=0x\(hex(raw))"
+        case .unallocated: return "ERROR: Unallocated cluster has non-zero subcluster allocation map"
+        default:
+            return "ERROR offset=\(hex(hostOffset)): Allocated cluster has corrupted subcluster allocation "
+                + "bitmap"
+        }
+    }
+
     /// The entry with a bitmap that says nothing impossible; what is allocated stays so where it has a place.
     func withSoundBitmap(_ layout: Qcow2Layout) -> L2Entry {
         switch kind(layout) {

@@ -41,7 +41,8 @@ struct AmendCommand: ImageCommand {
                 return 0
             }
             let changes = try context.amendments(text, of: node.driverName)
-            let amendment = Amendment(changes, force: force, secrets: context.opener.secrets)
+            let amendment = Amendment(
+                changes, force: force, secrets: context.opener.secrets, warn: { context.warn($0) })
             let job = AmendJob(node: node, amendment: amendment)
             let reporter = ProgressReporter(context, isShown: progress && !quiet)
             try reporter.reporting { control in try job.run(control) }

@@ -105,7 +105,8 @@ private struct Target {
         var options = CreateOptions(declared)
         do throws(BlockError) { try text.apply(to: &options) } catch {
             var failure = CommandFailure(error)
-            failure.messages.append("Invalid options for file format '\(name)'")
+            // Behind the hint of the first.
+            failure.details.append("\(context.programName): Invalid options for file format '\(name)'")
             throw failure
         }
         self.options = options

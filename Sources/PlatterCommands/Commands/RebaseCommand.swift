@@ -42,7 +42,7 @@ struct RebaseCommand: ImageCommand {
             readOnly: false, cache: try context.cacheMode(cache), withoutBacking: backingUnsafe)
         let below = OpenSettings(
             cache: try context.cacheMode(backingCache, what: "source "), forceShare: source.forceShare)
-        if let backingFormat, context.registry.format(named: backingFormat) == nil {
+        if let backingFormat, !context.registry.isDriverName(backingFormat) {
             throw CommandFailure("Invalid format name: '\(backingFormat)'")
         }
         context.allow(backing, of: image.text)

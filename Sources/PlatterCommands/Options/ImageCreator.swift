@@ -72,7 +72,10 @@ struct ImageCreator {
     }
 
     private mutating func checkBacking() throws(BlockError) {
-        guard let name = options[.backingFile], !name.isEmpty else { return }
+        guard let name = options[.backingFile] else { return }
+        guard !name.isEmpty else {
+            throw BlockError(.invalidArgument, "Expected backing file name, got empty string")
+        }
         guard !name.isSameName(as: filename) else { throw Self.isItsOwnBacking }
         var detected: String?
         if !trustsBacking { detected = try inspectBacking(name) }
@@ -116,6 +119,9 @@ struct ImageCreator {
         if !isQuiet {
             context.remark(CreateOptionReport.formattingLine(filename, format: format, options))
             context.terminal.flush()
+        }
+        if let name = options[.backingFormat], !context.registry.isDriverName(name) {
+            throw BlockError(.invalidArgument, "Parameter 'backing-fmt' does not accept value '\(name)'")
         }
         allowNamedFiles()
         do throws(BlockError) {
