@@ -135,8 +135,12 @@ public struct CommitJob: BlockJob {
             scanner: ZeroScanner(
                 granularity: base.format?.writeGranularity ?? 1, sparseBytes: Self.sparseBytes),
             writer: PieceWriter(node: base, zeroing: .marked), sharer: sharer,
-            bufferBytes: cutter.bufferBytes)
-        try ChunkPipeline(cutter: cutter, work: work, workers: LayerCopy.workers).run(control)
+            bufferBytes: cutter.bufferBytes, writeback: Writeback(of: base))
+        // In a raw base every byte has its place, whatever the order.
+        let isOrdered = base.format?.isTransparent != true
+        try ChunkPipeline(
+            cutter: cutter, work: work, workers: LayerCopy.workers, isOrdered: isOrdered
+        ).run(control)
         try base.flush()
     }
 

@@ -24,8 +24,16 @@ public final class CompareJob: BlockJob {
         /// What was being done.
         public enum Activity: Sendable { case reading, asking }
         public var activity: Activity
+        /// Whether it was the first of the two disks.
+        public var isOfFirst: Bool
+        /// Where the stretch of the disk begins that could not be compared: a run of the maps, or a part of
+        /// ``stretchBytes`` of a longer one.
+        public var offset: Int
         public var error: BlockError
     }
+
+    /// How much of a run of the maps a failure names at most, in bytes.
+    public static let stretchBytes = 2 << 20
 
     /// How much is read at once from each disk, in bytes.
     private static let pieceBytes = 1 << 18
@@ -58,8 +66,15 @@ public final class CompareJob: BlockJob {
         if isStrict && sizesDiffer { return result.withLock { $0 = .sizeDiffers } }
         let cursor = Cursor(
             first, second, (firstSize, secondSize), isStrict: isStrict, pieceBytes: Self.pieceBytes)
-        try WorkerThreads.run(Self.workers) { [self] _ throws(BlockError) in
-            try work(cursor, control)
+        do throws(BlockError) {
+            try WorkerThreads.run(Self.workers) { [self] _ throws(BlockError) in
+                try work(cursor, control)
+            }
+        } catch {
+            // A difference before what could not be read is the answer.
+            guard let place = failureDetails?.offset, error.kind != .cancelled,
+                let found = cursor.finding, found.offset < place
+            else { throw error }
         }
         let found = cursor.finding
         result.withLock { result in
@@ -88,9 +103,9 @@ public final class CompareJob: BlockJob {
 
     private func next(_ cursor: Cursor, _ control: JobControl) throws(BlockError) -> Cursor.Piece? {
         try control.checkpoint(moving: 0)
-        let (piece, skipped, error) = cursor.next()
+        let (piece, skipped, failure) = cursor.next()
         if skipped > 0 { control.advance(by: skipped) }
-        if let error { throw note(error, .asking) }
+        if let failure { throw note(failure) }
         if let piece { try control.checkpoint(moving: piece.range.count) }
         return piece
     }
@@ -99,8 +114,8 @@ public final class CompareJob: BlockJob {
     private func difference(
         in piece: Cursor.Piece, _ buffers: (AlignedBuffer, AlignedBuffer)
     ) throws(BlockError) -> Int? {
-        if piece.readsFirst { try read(first, piece.range, buffers.0) }
-        if piece.readsSecond { try read(second, piece.range, buffers.1) }
+        if piece.readsFirst { try read(first, piece, buffers.0) }
+        if piece.readsSecond { try read(second, piece, buffers.1) }
         let count = piece.range.count
         var offset = 0
         let (mine, theirs) = (buffers.0.bytes(0..<count), buffers.1.bytes(0..<count))
@@ -122,18 +137,25 @@ public final class CompareJob: BlockJob {
         return piece.readsFirst ? mine.isZero : theirs.isZero
     }
 
-    private func read(_ node: BlockNode, _ range: Range<Int>, _ buffer: AlignedBuffer) throws(BlockError) {
-        var span = buffer.mutableBytes(0..<range.count)
-        do throws(BlockError) { try node.read(into: &span, at: range.lowerBound) } catch {
+    private func read(
+        _ node: BlockNode, _ piece: Cursor.Piece, _ buffer: AlignedBuffer
+    ) throws(BlockError) {
+        var span = buffer.mutableBytes(0..<piece.range.count)
+        do throws(BlockError) { try node.read(into: &span, at: piece.range.lowerBound) } catch {
             var error = error.concerning(node.filename)
-            error.offset = error.offset ?? range.lowerBound
-            throw note(error, .reading)
+            error.offset = error.offset ?? piece.range.lowerBound
+            throw note(
+                Failure(
+                    activity: .reading, isOfFirst: node === first, offset: piece.stretchStart, error: error))
         }
     }
 
-    private func note(_ error: BlockError, _ activity: Failure.Activity) -> BlockError {
-        failure.withLock { $0 = $0 ?? Failure(activity: activity, error: error) }
-        return error
+    /// Keeps the failure at the lowest offset.
+    private func note(_ found: Failure) -> BlockError {
+        failure.withLock { failure in
+            if found.offset < failure?.offset ?? .max { failure = found }
+        }
+        return found.error
     }
 }
 
@@ -144,6 +166,8 @@ private final class Cursor: Sendable {
         var range: Range<Int>
         var readsFirst: Bool
         var readsSecond: Bool
+        /// Where the stretch begins that it is a part of.
+        var stretchStart: Int
     }
 
     enum Finding: Equatable {
@@ -161,6 +185,7 @@ private final class Cursor: Sendable {
         var offset = 0
         var finding: Finding?
         var isOver = false
+        var stretch = 0..<0
     }
 
     private let nodes: (first: BlockNode, second: BlockNode)
@@ -191,10 +216,10 @@ private final class Cursor: Sendable {
     func abandon() { state.withLock { $0.isOver = true } }
 
     /// The next piece, how many bytes were skipped before it, and why the maps could not be asked.
-    func next() -> (piece: Piece?, skipped: Int, error: BlockError?) {
+    func next() -> (piece: Piece?, skipped: Int, failure: CompareJob.Failure?) {
         state.withLock { state in
             let began = state.offset
-            do throws(BlockError) {
+            do throws(CompareJob.Failure) {
                 let piece = try advance(&state)
                 let skipped = state.offset - began - (piece?.range.count ?? 0)
                 return (piece, skipped, nil)
@@ -205,7 +230,7 @@ private final class Cursor: Sendable {
         }
     }
 
-    private func advance(_ state: inout State) throws(BlockError) -> Piece? {
+    private func advance(_ state: inout State) throws(CompareJob.Failure) -> Piece? {
         let end = max(sizes.first, sizes.second)
         while !state.isOver, state.offset < end {
             let offset = state.offset
@@ -214,6 +239,9 @@ private final class Cursor: Sendable {
             let one = try status(nodes.first, sizes.first, at: offset, end: end)
             let two = try status(nodes.second, sizes.second, at: offset, end: end)
             let run = min(one.length, two.length)
+            if !state.stretch.contains(offset) {
+                state.stretch = offset..<offset + min(run, CompareJob.stretchBytes)
+            }
             if isStrict && !Self.agree(one, two) {
                 if offset < state.finding?.offset ?? .max { state.finding = .status(offset) }
                 break
@@ -221,7 +249,9 @@ private final class Cursor: Sendable {
             guard one.isZero && two.isZero else {
                 let range = offset..<offset + pieceLength(offset, run)
                 state.offset = range.upperBound
-                return Piece(range: range, readsFirst: !one.isZero, readsSecond: !two.isZero)
+                return Piece(
+                    range: range, readsFirst: !one.isZero, readsSecond: !two.isZero,
+                    stretchStart: state.stretch.lowerBound)
             }
             state.offset += run
         }
@@ -232,13 +262,17 @@ private final class Cursor: Sendable {
     private func pieceLength(_ offset: Int, _ run: Int) -> Int { min(run, pieceBytes - offset % pieceBytes) }
 
     /// The map of one disk; past its end there are zeroes.
-    private func status(_ node: BlockNode, _ size: Int, at offset: Int, end: Int) throws(BlockError)
-        -> ChainStatus
-    {
+    private func status(
+        _ node: BlockNode, _ size: Int, at offset: Int, end: Int
+    ) throws(CompareJob.Failure) -> ChainStatus {
         guard offset < size else {
             return ChainStatus(length: end - offset, isZero: true, isData: false, isPresent: false, depth: 0)
         }
-        return try node.status(at: offset, limit: size - offset)
+        do throws(BlockError) { return try node.status(at: offset, limit: size - offset) } catch {
+            throw CompareJob.Failure(
+                activity: .asking, isOfFirst: node === nodes.first, offset: offset,
+                error: error.concerning(node.filename))
+        }
     }
 
     private static func agree(_ one: ChainStatus, _ two: ChainStatus) -> Bool {

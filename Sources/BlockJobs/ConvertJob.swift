@@ -10,8 +10,8 @@ public struct ConvertJob: BlockJob {
 
     /// How to copy.
     public struct Options: Sendable {
-        /// How many threads read and write.
-        public var workers = ConvertJob.defaultWorkers
+        /// How many threads read and write; `nil` for as many as suit the work.
+        public var workers: Int?
         /// Write in whatever order reading finishes; the layout of the target then varies.
         public var outOfOrder = false
         /// What is not written reads as zeroes.
@@ -40,18 +40,18 @@ public struct ConvertJob: BlockJob {
         public var measuresFirst = false
         /// Gets every range that could not be read and became zeroes. Without it a read error ends the job.
         public var onUnreadable: (@Sendable (Range<Int>, BlockError) -> Void)?
+        /// When salvaging, gets where each stretch begins whose map could not be read: its data is tried.
+        public var onUnmapped: (@Sendable (Int, BlockError) -> Void)?
 
         public init() {}
     }
 
     /// More threads than this were not faster on any machine that was tried.
-    public static let defaultWorkers = 4
+    static let defaultWorkers = 4
     /// The most threads; each has up to 4 MiB of buffers.
     public static let maximumWorkers = 16
     /// What a thread reads at once, in bytes, unless the target's clusters are larger.
     static let chunkBytes = 1 << 20
-    /// After a place whose map cannot be read, when salvaging, the map is asked again this far on.
-    static let unmappedBytes = 1 << 16
 
     private let sources: [BlockNode]
     private let target: BlockNode
@@ -86,11 +86,19 @@ public struct ConvertJob: BlockJob {
         control.setTotal(options.measuresFirst ? try Self.measure(cursor) : length)
         let pipeline = ChunkPipeline(
             cutter: cutter, work: work(source, compressor, sharer, bufferBytes: cutter.bufferBytes),
-            workers: min(options.workers, Self.maximumWorkers),
-            isOrdered: !options.outOfOrder || options.isStream || options.isOrdered,
+            workers: min(options.workers ?? Self.workers(compressing: compresses), Self.maximumWorkers),
+            isOrdered: options.isStream || options.isOrdered || !options.outOfOrder && !hasFixedPlaces,
             measure: options.measuresFirst ? .copied : .covered)
         try pipeline.run(control)
         try target.flush()
+    }
+
+    /// Whether every byte of the target has its place, whatever the order in which they are written.
+    private var hasFixedPlaces: Bool { target.format?.isTransparent == true }
+
+    /// Copying keeps as many threads busy as there are processors; compressed pieces wait for their turn.
+    private static func workers(compressing: Bool) -> Int {
+        compressing ? defaultWorkers : max(2, min(defaultWorkers, WorkerThreads.processorCount))
     }
 
     /// Runs are cut at multiples of this: the target's clusters, or a page.
@@ -126,16 +134,15 @@ public struct ConvertJob: BlockJob {
         let common = options.skipsBacking ? try CommonBacking(source, target) : nil
         let zeroAction: RunAction =
             options.sparseBytes == 0 ? .copy : options.targetIsZero ? .skip : .zero
-        let salvages = options.onUnreadable != nil
+        let salvage = options.onUnreadable == nil ? nil : SalvagingMap(options.onUnmapped)
         return { (offset, limit) throws(BlockError) in
             do throws(BlockError) {
                 let (isCommon, reach) = try common?.look(at: offset, limit: limit) ?? (false, limit)
                 if isCommon { return (.skip, reach) }
+                if let salvage { return try salvage.look(source, at: offset, limit: reach, zeroAction) }
                 let status = try source.status(at: offset, limit: reach)
                 return (status.isZero ? zeroAction : .copy, status.length)
             } catch {
-                // What cannot be looked up is tried to be read; that says which part is lost.
-                if salvages { return (.copy, min(limit, Self.unmappedBytes)) }
                 throw error.prefixed("error while reading block status at offset \(offset)")
             }
         }

@@ -50,7 +50,7 @@ public struct StreamJob: BlockJob {
         let work = CopyWork(
             read: LayerCopy.reader(node), scanner: ZeroScanner(granularity: unit, sparseBytes: unit),
             writer: PieceWriter(node: node, zeroing: base == nil ? .marked : .inThisLayer), sharer: sharer,
-            bufferBytes: cutter.bufferBytes)
+            bufferBytes: cutter.bufferBytes, writeback: Writeback(of: node))
         try ChunkPipeline(cutter: cutter, work: work, workers: LayerCopy.workers).run(control)
     }
 

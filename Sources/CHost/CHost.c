@@ -176,6 +176,14 @@ int platter_share_range(
 #endif
 }
 
+void platter_start_writeback(int fd) {
+#ifdef SYNC_FILE_RANGE_WRITE
+    sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+#else
+    (void)fd;
+#endif
+}
+
 int platter_flush(int fd) {
 #ifdef __APPLE__
     if (fcntl(fd, F_FULLFSYNC) == 0) return 0;

@@ -53,6 +53,7 @@ import Testing
         defer { try? node.close() }
         let writing = try events { try node.write([1].span.bytes, at: 700) }
         #expect(writing.isSuperset(of: [.writeData, .copyWrite, .clusterAllocate]))
+        #expect(!writing.contains(.clusterAllocateSpace))
         let reading = try events { _ = try node.readBytes(at: 700, count: 1) }
         #expect(reading == [.readData])
         let keeper = try #require(node.format as? any VMStateCapable)
@@ -65,6 +66,17 @@ import Testing
             try keeper.loadVMState(into: &span, at: 0)
         }
         #expect(loading.contains(.stateLoad))
+    }
+
+    /// A new cluster of which a part is written, over nothing.
+    @Test func spaceOfACluster() throws {
+        let node = try open(try image(["size": "1M"]))
+        defer { try? node.close() }
+        let part = [UInt8](repeating: 1, count: 512)
+        let first = try events { try node.write(part.span.bytes, at: 0) }
+        #expect(first.isSuperset(of: [.clusterAllocate, .clusterAllocateSpace]))
+        let again = try events { try node.write(part.span.bytes, at: 512) }
+        #expect(!again.contains(.clusterAllocateSpace))
     }
 
     @Test func smallerDisks() throws {

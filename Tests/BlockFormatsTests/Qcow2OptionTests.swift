@@ -102,6 +102,55 @@ import Testing
         }
     }
 
+    /// How many holes emptying punches, and how many blocks the file takes up before and after.
+    private func holes(
+        _ prepare: (BlockNode) throws -> Void
+    ) throws -> (count: Int, before: Int, after: Int) {
+        let configuration = Self.overlays[1]
+        let store = TestStore()
+        let model = try configuration.create(in: store)
+        let node = try Self.open(configuration, store)
+        // Backwards, so that neighbours on the disk are none in the file.
+        for offset in stride(from: 0, to: model.size, by: 4096).reversed() {
+            try node.write([UInt8](repeating: 9, count: 4096).span.bytes, at: offset)
+        }
+        try prepare(node)
+        try node.close()
+        let before = store.usedBlocks
+        store.clearLog()
+        let again = try Self.open(configuration, store)
+        try again.makeEmpty()
+        let count = store.log.count { if case .zero = $0 { true } else { false } }
+        #expect(try again.readBytes(at: 0, count: model.size) == model.read(0..<model.size))
+        try again.close()
+        try Self.expectSound(configuration, store)
+        return (count, before, store.usedBlocks)
+    }
+
+    @Test("an overlay of many clusters is emptied with few holes")
+    func emptiedAtOnce() throws {
+        let plain = try holes { _ in }
+        #expect(plain.count < 10)
+        #expect(plain.after < plain.before - 90)
+    }
+
+    @Test("what is left over before something that stays becomes holes, in runs")
+    func holesBeforeWhatStays() throws {
+        let bitmap = try holes { node in
+            try node.changeBitmaps { driver throws(BlockError) in
+                try driver.addBitmap("b", granularity: 4096, isEnabled: false)
+            }
+        }
+        #expect(bitmap.count < 20)
+        #expect(bitmap.after < bitmap.before - 90)
+        let snapshot = try holes { node in
+            try node.createSnapshot(SnapshotInfo(id: "", name: "one"))
+            try node.write([UInt8](repeating: 8, count: 40 * 4096).span.bytes, at: 0)
+        }
+        #expect(snapshot.count < 20)
+        #expect(snapshot.after < snapshot.before - 39)
+    }
+
     // MARK: Open options
 
     private static let plain = Qcow2ConformanceTests.configuration(cluster: 4096)

@@ -139,13 +139,39 @@ struct ChainScenario {
     static let cases = ChainScenario.Work.allCases.flatMap { work in (0..<4).map { (work, $0) } }
 
     @Test("killed or without power at any write, nothing is lost", arguments: cases)
-    func crash(work: ChainScenario.Work, seed: Int) throws {
+    func crash(work: ChainScenario.Work, seed: Int) throws { try crash(work, seed, shares: false) }
+
+    @Test("the same where files share their space", arguments: cases)
+    func crashWhileSharing(work: ChainScenario.Work, seed: Int) throws {
+        let shared = try crash(work, seed, shares: true)
+        if work == .rebaseCompressed { #expect(shared == 0) }
+    }
+
+    @Test("chains whose images have clusters of blocks share")
+    func chainsShare() throws {
+        for work in ChainScenario.Work.allCases where work != .rebaseCompressed {
+            let shared = try (0..<8).map { seed in
+                let scenario = try ChainScenario(work, seed: seed)
+                scenario.store.sharesSpace = true
+                try scenario.run(on: scenario.store)
+                try scenario.compare(scenario.store, "seed \(seed)")
+                return scenario.store.sharedBytes
+            }
+            #expect(shared.contains { $0 > 0 }, "\(work)")
+        }
+    }
+
+    @discardableResult
+    private func crash(_ work: ChainScenario.Work, _ seed: Int, shares: Bool) throws -> Int {
         let scenario = try ChainScenario(work, seed: seed)
         let files = scenario.store.files
+        scenario.store.sharesSpace = shares
+        defer { scenario.store.sharesSpace = false }
         try scenario.run(on: scenario.store)
         try CrashPoints.replay(scenario.store.log, over: files, seed: UInt64(seed)) { files, _, moment in
             try scenario.verify(files, "seed \(seed), \(moment)")
         }
+        return scenario.store.sharedBytes
     }
 
     @Test("whichever call fails, nothing is lost", arguments: cases)
@@ -156,6 +182,7 @@ struct ChainScenario {
             var number = 1
             while true {
                 let store = TestStore(files)
+                store.sharesSpace = seed % 2 == 1
                 store.faults.arm(number, mode)
                 let outcome = Result { try scenario.run(on: store) }
                 let failed = store.faults.failures > 0

@@ -159,6 +159,27 @@ import Testing
         #expect(try scratch.contents("a") == [9, 2, 3])
     }
 
+    /// A raw file whose length stays is locked as qemu-img locks the target of `convert -n`: others may write.
+    @Test(.enabled(if: ForeignLock.isThere)) func aWriterThatKeepsTheLengthLetsOthersWrite() throws {
+        let path = try scratch.file("a", [UInt8](repeating: 1, count: 512))
+        var settings = writing()
+        settings.keepsLength = true
+        let opener = ImageOpener(
+            registry: DriverRegistry(formats: [RawDriver.self], protocols: StandardProtocols.all))
+        let node = try opener.open(path, format: "raw", settings: settings)
+        let held = (100..<204).filter { !ForeignLock.isFree(path, $0) }
+        #expect(held == [100, 101])
+        let other = try opener.open(path, format: "raw", settings: settings)
+        try other.close()
+        #expect(failure { _ = try opener.open(path, format: "raw", settings: writing()) }?.kind == .busy)
+        try node.close()
+        // Where nobody may write beside it, all is locked.
+        settings.excludesWriters = true
+        let alone = try opener.open(path, format: "raw", settings: settings)
+        #expect((100..<204).filter { !ForeignLock.isFree(path, $0) } == [100, 101, 103, 201, 203])
+        try alone.close()
+    }
+
     @Test func reopeningNoticesThatTheNameIsAnotherFileNow() throws {
         let path = try scratch.file("a", [1])
         let driver = try FileDriver(opening: path)

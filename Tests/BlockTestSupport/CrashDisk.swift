@@ -77,6 +77,34 @@ public final class CrashDisk: ProtocolDriver {
             hole.isHole ? .zero(hostOffset: offset) : .data(hostOffset: offset), length: hole.length)
     }
 
+    public func sharesSpace(with source: any ProtocolDriver) -> Bool {
+        source is CrashDisk && store.sharesSpace && source.identity != file
+    }
+
+    /// Sharing is one change, as in a file system that keeps a journal.
+    public func shareRange(
+        from source: any ProtocolDriver, at sourceOffset: Int, to offset: Int, count: Int
+    ) throws(BlockError) -> Bool {
+        guard let other = source as? CrashDisk, sharesSpace(with: other),
+            (sourceOffset | offset | count) & (BlockNode.sharingAlignment - 1) == 0,
+            sourceOffset + count <= (try other.length()), takeShare(count)
+        else { return false }
+        let buffer = AlignedBuffer(count: count)
+        var bytes = buffer.mutableBytes
+        try other.read(into: &bytes, at: sourceOffset)
+        try change(.write(file: file, offset: offset, bytes: buffer.bytes.array), upTo: offset + count)
+        return true
+    }
+
+    private func takeShare(_ count: Int) -> Bool {
+        store.state.withLock { state in
+            guard state.sharesLeft > 0 else { return false }
+            state.sharesLeft -= 1
+            state.sharedBytes += count
+            return true
+        }
+    }
+
     public func reopen(readOnly: Bool) throws(BlockError) {}
     public func close() {}
 

@@ -117,6 +117,19 @@ public final class FaultDisk: ProtocolDriver {
         return try inner.extent(at: offset, limit: limit)
     }
 
+    public func sharesSpace(with source: any ProtocolDriver) -> Bool {
+        (source as? FaultDisk).map { inner.sharesSpace(with: $0.inner) } ?? false
+    }
+
+    public func shareRange(
+        from source: any ProtocolDriver, at sourceOffset: Int, to offset: Int, count: Int
+    ) throws(BlockError) -> Bool {
+        guard let other = source as? FaultDisk, plan.next(writes: true, path: inner.identity) == nil else {
+            return false
+        }
+        return try inner.shareRange(from: other.inner, at: sourceOffset, to: offset, count: count)
+    }
+
     public func reopen(readOnly: Bool) throws(BlockError) { try inner.reopen(readOnly: readOnly) }
     public func close() { inner.close() }
 }

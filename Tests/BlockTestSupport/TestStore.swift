@@ -25,6 +25,11 @@ public final class TestStore: Sendable {
         var log: [StorageEvent] = []
         /// How many parts of ``SparseBytes`` all files together may take; `nil` for any number.
         var capacity: Int?
+        /// Whether files share space with each other, as on file systems with reflinks.
+        var sharesSpace = false
+        /// How many ranges are still shared before sharing is refused.
+        var sharesLeft = Int.max
+        var sharedBytes = 0
         /// How many writes did not fit.
         var refusals = 0
 
@@ -51,6 +56,18 @@ public final class TestStore: Sendable {
     public var usedBlocks: Int { state.withLock { $0.storedChunks } }
     /// How many writes found no space.
     public var refusals: Int { state.withLock { $0.refusals } }
+    /// Whether files share space with each other, as on file systems with reflinks.
+    public var sharesSpace: Bool {
+        get { state.withLock { $0.sharesSpace } }
+        set { state.withLock { $0.sharesSpace = newValue } }
+    }
+    /// How many ranges are still shared before sharing is refused.
+    public var sharesLeft: Int {
+        get { state.withLock { $0.sharesLeft } }
+        set { state.withLock { $0.sharesLeft = newValue } }
+    }
+    /// How many bytes were shared instead of written.
+    public var sharedBytes: Int { state.withLock { $0.sharedBytes } }
     public func clearLog() { state.withLock { $0.log = [] } }
 
     public subscript(name: String) -> SparseBytes? {

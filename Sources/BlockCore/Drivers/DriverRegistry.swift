@@ -83,9 +83,14 @@ public struct DriverRegistry: Sendable {
     /// - Throws: `wrongFormat`; what reading throws.
     public func probe(_ file: BlockNode) throws(BlockError) -> any FormatDriver.Type {
         let length = max(0, try file.length())
-        let header = try file.readBytes(at: 0, count: min(Self.probeBytes, length))
-        let tail = try file.readBytes(
-            at: max(0, length - Self.probeTailBytes), count: min(Self.probeTailBytes, length))
+        let (header, tail): ([UInt8], [UInt8])
+        do throws(BlockError) {
+            header = try file.readBytes(at: 0, count: min(Self.probeBytes, length))
+            tail = try file.readBytes(
+                at: max(0, length - Self.probeTailBytes), count: min(Self.probeTailBytes, length))
+        } catch {
+            throw error.prefixed("Could not read image for determining its format")
+        }
         let byEnd = probe(tail: tail.span.bytes, filename: file.filename)
         guard let byStart = probe(header.span.bytes, filename: file.filename) else {
             throw BlockError(.wrongFormat, "Could not determine image format", path: file.filename)

@@ -10,6 +10,7 @@ extension ImageOpener {
         if let name = options["driver"], registry.format(named: name) != nil {
             var settings = settings
             settings.declaresUseLater = false
+            settings.holdsImage = true
             return try open(
                 filename, format: nil, settings: settings, options: options, path: path.nested(in: filename))
         }

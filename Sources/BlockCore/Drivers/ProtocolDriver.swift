@@ -54,6 +54,8 @@ public protocol ProtocolDriver: AnyObject, Sendable {
     func truncate(to length: Int, preallocation: Preallocation) throws(BlockError)
     /// On return, everything written before the call is durable.
     func flush() throws(BlockError)
+    /// Has the system begin to store what was written, where it has a way to: a later flush is faster then.
+    func startWriteback()
     /// The run at `offset`: ``Extent/Status/data(hostOffset:)`` with the same offset, or a hole as
     /// ``Extent/Status/zero(hostOffset:)``. `offset` is inside the file, `limit` > 0.
     func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent
@@ -93,6 +95,7 @@ extension ProtocolDriver {
     public func copyRange(
         from source: any ProtocolDriver, at sourceOffset: Int, to offset: Int, count: Int
     ) throws(BlockError) -> Int { 0 }
+    public func startWriteback() {}
     public func sharesSpace(with source: any ProtocolDriver) -> Bool { false }
     public func shareRange(
         from source: any ProtocolDriver, at sourceOffset: Int, to offset: Int, count: Int

@@ -8,6 +8,9 @@ extension BlockNode {
         case .storage(let driver):
             try driver.read(into: &buffer, at: offset)
         case .format(let driver):
+            if settings.holdsImage, offset > driver.virtualSize - buffer.byteCount {
+                return try readOld(into: &buffer, at: offset)
+            }
             let range = try checkedRange(offset, buffer.byteCount, of: driver)
             if settings.copyOnRead { try copyUp(range, driver) }
             let ticket = beginReading(range)

@@ -17,6 +17,7 @@ extension BlockNode {
             try driver.write(bytes, at: offset)
             emit(.storageWritten)
         case .format(let driver):
+            if settings.holdsImage { try makeRoom(offset, bytes.byteCount, driver) }
             let range = try checkedRange(offset, bytes.byteCount, of: driver)
             let ticket = requests.acquire(clusters(range, driver), exclusive: true)
             defer { requests.release(ticket) }
@@ -62,6 +63,7 @@ extension BlockNode {
             emit(.storageZero)
             try driver.writeZeroes(at: offset, count: count, flags: flags)
         case .format(let driver):
+            if settings.holdsImage { try makeRoom(offset, count, driver) }
             let range = try checkedRange(offset, count, of: driver)
             let ticket = requests.acquire(clusters(range, driver), exclusive: true)
             defer { requests.release(ticket) }
@@ -120,6 +122,26 @@ extension BlockNode {
                 try resizable.resize(to: size, preallocation: preallocation, old: self)
             } catch { throw error.concerning(filename) }
             try hideBacking(driver, from: before, to: size)
+        }
+    }
+
+    /// Makes a disk that holds another image reach to the end of a write.
+    ///
+    /// - Throws: `noSpace` where its size is fixed.
+    private func makeRoom(_ offset: Int, _ count: Int, _ driver: any FormatDriver) throws(BlockError) {
+        let (end, overflow) = offset.addingReportingOverflow(count)
+        guard !overflow, end > driver.virtualSize else { return }
+        let ticket = requests.acquireAll()
+        defer { requests.releaseAll(ticket) }
+        try checkChangeable()
+        guard end > driver.virtualSize else { return }
+        do throws(BlockError) {
+            guard let resizable = driver as? any Resizable else { throw BlockError(.unsupported, "") }
+            try resizable.resize(to: end, preallocation: .off, old: self)
+        } catch {
+            guard error.kind == .unsupported else { throw error }
+            // ENOSPC: what a disk says that has no room behind its end.
+            throw BlockError(.noSpace, "No space left on device", errno: 28, path: filename, offset: offset)
         }
     }
 

@@ -195,6 +195,13 @@ public final class BlockNode: GuestReader, Sendable {
         statistics.count(.flush, bytes: 0, since: began)
     }
 
+    /// Has the system begin to store what was written to the files of this node. A hint: nothing is durable.
+    public func startWriteback() {
+        if isReadOnly { return }
+        if let storage { storage.startWriteback() }
+        for child in children { child.startWriteback() }
+    }
+
     private func flushIfNeeded() throws(BlockError) {
         if needsFlush.load(ordering: .relaxed) { try flush() }
     }

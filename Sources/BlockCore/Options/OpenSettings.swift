@@ -59,6 +59,8 @@ public struct OpenSettings: Sendable {
     public var declaresUseLater = false
     /// Let nobody write meanwhile, even where the format would bear with it: a copy must be of one moment.
     public var excludesWriters = false
+    /// It holds the bytes of another image, as a file does: what is written past its end makes it longer.
+    public var holdsImage = false
     /// A file that is written keeps its length: where the format bears with others writing meanwhile, they
     /// may, and may change the length.
     public var keepsLength = false

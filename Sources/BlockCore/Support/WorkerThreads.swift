@@ -8,6 +8,9 @@
 
 /// Plain threads for work that blocks.
 public enum WorkerThreads {
+    /// How many processors the system has, at least 1.
+    public static let processorCount = max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))))
+
     /// Runs `body(0)` to `body(count - 1)` at once, one of them on the calling thread, and waits for all.
     ///
     /// - Throws: the first error that any of them threw. The others are not interrupted: let them look at a

@@ -116,7 +116,10 @@ public final class Qcow2Driver: FormatDriver {
     /// Reads and checks the header with its extensions.
     static func readHeader(_ file: BlockNode) throws(BlockError) -> Qcow2Header {
         let length = try file.length()
-        let start = try file.readBytes(at: 0, count: min(length, 4096))
+        let start: [UInt8]
+        do throws(BlockError) { start = try file.readBytes(at: 0, count: min(length, 4096)) } catch {
+            throw error.prefixed("Could not read qcow2 header")
+        }
         var header = try Qcow2Header.parse(start.span.bytes)
         let clusterSize = 1 << header.clusterBits
         let cluster =

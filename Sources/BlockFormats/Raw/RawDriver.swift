@@ -35,7 +35,8 @@ public final class RawDriver: FormatDriver {
     public static func open(
         _ request: OpenRequest, options: inout OptionTree
     ) throws(BlockError) -> RawDriver {
-        let length = try request.file.length()
+        let exact = try request.file.length()
+        let length = exact.roundedUp(to: sectorBytes) ?? exact
         let offset = try options.takeSize("offset") ?? 0
         let stated = try options.takeSize("size")
         guard offset <= length else {
@@ -48,9 +49,14 @@ public final class RawDriver: FormatDriver {
             throw BlockError(
                 .invalidArgument,
                 "The sum of offset (\(offset)) and size (\(stated)) has to be smaller or equal to the "
-                    + "actual size of the containing file (\(length))", path: request.file.filename)
+                    + " actual size of the containing file (\(length))", path: request.file.filename)
         }
-        let size = stated ?? (length - offset)
+        if let stated, stated % sectorBytes != 0 {
+            throw BlockError(
+                .invalidArgument, "Specified size is not multiple of \(sectorBytes)",
+                path: request.file.filename)
+        }
+        let size = stated ?? max(0, exact - offset)
         guard let rounded = size.roundedUp(to: sectorBytes) else {
             throw BlockError(.limit, "The file is too large", path: request.file.filename)
         }

@@ -15,6 +15,8 @@ struct CopyWork: ChunkWork {
     var sharer: SpaceSharer?
     /// How much is read at once where sharing fails, in bytes: a multiple of the target's units.
     var bufferBytes = 1 << 20
+    /// Where all is made durable in the end.
+    var writeback: Writeback?
 
     func prepare(_ chunk: Chunk, _ space: Workspace) throws(BlockError) {
         var position = 0
@@ -47,6 +49,7 @@ struct CopyWork: ChunkWork {
         for piece in space.pieces {
             if piece.content == .shared { try share(piece.range) } else { try writer.store(piece, space) }
         }
+        writeback?.note(chunk.copyBytes)
     }
 
     /// Shares a run, or copies what cannot be shared.

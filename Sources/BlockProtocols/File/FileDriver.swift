@@ -76,6 +76,10 @@ public final class FileDriver: UseDeclaring {
 
     public func flush() throws(BlockError) { try file.flush() }
 
+    public func startWriteback() {
+        if !file.options.ignoresFlush { platter_start_writeback(file.descriptor) }
+    }
+
     public func declareUse(toleratingWriters: Bool) throws(BlockError) {
         try file.declareUse(toleratingWriters: toleratingWriters)
     }

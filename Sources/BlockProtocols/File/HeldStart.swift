@@ -102,6 +102,8 @@ final class HeldStartDriver: FilterDriver {
         return try file.copyRange(from: source, at: sourceOffset, to: offset, count: count)
     }
 
+    func startWriteback() { file.startWriteback() }
+
     func sharesSpace(with source: any ProtocolDriver) -> Bool { file.sharesSpace(with: source) }
 
     func shareRange(

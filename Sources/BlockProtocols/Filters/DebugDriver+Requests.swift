@@ -91,6 +91,7 @@ extension DebugDriver {
     }
 
     public func flush() throws(BlockError) {
+        if ignoresFlush { return }
         try check(.flush)
         try below.flush()
     }

@@ -29,15 +29,20 @@ public final class DebugDriver: FilterDriver, MetadataEventListener {
 
     public let below: any ProtocolDriver
     let limits: DebugLimits
+    /// Whether flushes do nothing, and so cannot fail.
+    let ignoresFlush: Bool
     private let state: Monitor<State>
     private let notice = Mutex<@Sendable (String) -> Void>({ _ in })
 
     /// A driver with breakpoints only.
     public convenience init(over below: any ProtocolDriver) {
-        self.init(over: below, DebugRules(), DebugLimits())
+        self.init(over: below, DebugRules(), DebugLimits(), ignoresFlush: false)
     }
 
-    init(over below: any ProtocolDriver, _ rules: DebugRules, _ limits: DebugLimits) {
+    init(
+        over below: any ProtocolDriver, _ rules: DebugRules, _ limits: DebugLimits, ignoresFlush: Bool
+    ) {
+        self.ignoresFlush = ignoresFlush
         self.below = below
         self.limits = limits
         var rules = rules
@@ -80,7 +85,9 @@ public final class DebugDriver: FilterDriver, MetadataEventListener {
         }
         let below = try FilterOpening.below("image", filename: image, &options, settings)
         do throws(BlockError) {
-            return DebugDriver(over: below, rules, try DebugLimits(&options, over: below))
+            return DebugDriver(
+                over: below, rules, try DebugLimits(&options, over: below),
+                ignoresFlush: settings.cache == .unsafe)
         } catch {
             below.close()
             throw error

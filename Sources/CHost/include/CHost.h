@@ -38,6 +38,9 @@ int64_t platter_copy_range(
 int platter_share_range(
     int source, int64_t source_offset, int target, int64_t target_offset, int64_t length);
 
+/* Begins to write to the disk what is only in memory. */
+void platter_start_writeback(int fd);
+
 /* Makes what was written durable. */
 int platter_flush(int fd);
 

@@ -76,14 +76,17 @@ struct CompareCommand: ImageCommand {
 
     private func failure(_ error: BlockError, _ job: CompareJob) -> CommandFailure {
         guard let details = job.failureDetails, error.kind != .cancelled else { return CommandFailure(error) }
-        let image = details.error.path ?? "the image"
-        let place = "offset \(details.error.offset ?? 0) of \(image)"
+        let image = PrintableText.shown(operands[details.isOfFirst ? 0 : 1])
+        let reason = details.error.message
         switch details.activity {
         case .reading:
-            return CommandFailure("Error while reading \(place): \(details.error.message)", status: 4)
-        case .asking:
             return CommandFailure(
-                "Sector allocation test failed for \(image): \(details.error.message)", status: 3)
+                "Error while reading offset \(details.offset) of \(image): \(reason)", status: 4)
+        case .asking:
+            // What is damaged has more to say than the system's error numbers.
+            let isDamaged = details.error.errno == nil
+            return CommandFailure(
+                "Sector allocation test failed for \(image)" + (isDamaged ? ": \(reason)" : ""), status: 3)
         }
     }
 }

@@ -117,7 +117,10 @@ struct ConvertCommand: ImageCommand {
         try reporter.reporting { control in
             var options = options
             options.measuresFirst = isShown
-            if salvage { options.onUnreadable = unreadableReport(context) }
+            if salvage {
+                options.onUnreadable = unreadableReport(context)
+                options.onUnmapped = unmappedReport(context)
+            }
             try target.filled(from: sources) { node, filling in
                 options.targetIsZero = filling.startsAsZero
                 options.targetIsNew = !target.exists
@@ -227,9 +230,18 @@ struct ConvertCommand: ImageCommand {
         let quiet = quiet
         return { range, error in
             guard !quiet else { return }
+            let isSector = range.count == Self.sectorBytes
             context.warn(
-                "error while reading offset \(range.lowerBound): \(error.message); "
-                    + "\(range.count) bytes are taken as zeroes")
+                "error while reading offset \(range.lowerBound): \(error.message)"
+                    + (isSector ? "" : "; \(range.count) bytes are taken as zeroes"))
+        }
+    }
+
+    private func unmappedReport(_ context: CommandContext) -> @Sendable (Int, BlockError) -> Void {
+        let quiet = quiet
+        return { offset, error in
+            guard !quiet else { return }
+            context.warn("error while reading block status at offset \(offset): \(error.message)")
         }
     }
 }

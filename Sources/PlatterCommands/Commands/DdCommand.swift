@@ -117,7 +117,10 @@ struct DdCommand: ImageCommand {
             }
             let count = min(run.length, Self.pieceBytes)
             var span = buffer.mutableBytes(0..<count)
-            try node.read(into: &span, at: offset)
+            do throws(BlockError) { try node.read(into: &span, at: offset) } catch {
+                throw error.kind == .corrupt
+                    ? error : error.prefixed("error while reading from input image file")
+            }
             try target.write(buffer.bytes(0..<count), at: offset - range.lowerBound)
             offset += count
         }

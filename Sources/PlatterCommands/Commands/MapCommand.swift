@@ -65,7 +65,13 @@ struct MapCommand: ImageCommand {
         var start = begin
         var offset = begin
         while offset < end {
-            var next = try node.status(at: offset, limit: end - offset, isForMap: true)
+            var next: ChainStatus
+            do throws(BlockError) {
+                next = try node.status(at: offset, limit: end - offset, isForMap: true)
+            } catch {
+                try printer.stop(current, at: start)
+                throw error.kind == .corrupt ? error : error.prefixed("Could not read file metadata")
+            }
             if next.isPastBacking { next.isPresent = false }
             next.isPastBacking = false
             hasLoss = hasLoss || next.isLost
@@ -119,6 +125,12 @@ private final class MapPrinter {
             addJSON(ChainStatus(length: 0, isZero: false, isData: false, isPresent: false, depth: 0), start)
         }
         if case .json = output { append("]\n") }
+        drain()
+    }
+
+    /// Hands on what was found so far; the map goes no further.
+    func stop(_ run: ChainStatus?, at start: Int) throws(CommandFailure) {
+        if let run { try add(run, at: start) }
         drain()
     }
 
