@@ -62,7 +62,10 @@ extension Qcow2Metadata {
         _ free: PendingFree, to cluster: Int, _ store: RefcountStore
     ) throws(BlockError) -> Bool {
         let refcount = try store.refcount(of: cluster)
-        if free.leavesDamage, try refcount == 0 || (refcount == 1 && holdsMetadata(cluster)) { return false }
+        if free.leavesDamage {
+            if refcount == 0 { return false }
+            if refcount == 1, try holdsMetadata(cluster) { return false }
+        }
         try checkRelease(cluster, refcount: refcount)
         guard try store.decrement(cluster) == 0 else { return false }
         let offset = cluster << layout.clusterBits
