@@ -60,7 +60,12 @@ extension Qcow2Metadata {
             try data.writeZeroes(at: hostOffset, count: guest.count, guest: guest.lowerBound)
         }
         let end = hostOffset + guest.count
-        if try data.node.length() < end {
+        let length = try data.node.length()
+        if hostOffset < length, mode == .falloc || mode == .full {
+            // What counts the clusters may lie behind them, so that the file reaches further already.
+            try data.node.fillHoles(in: hostOffset..<min(end, length))
+        }
+        if length < end {
             try data.node.resize(to: end, preallocation: mode == .metadata ? .off : mode)
         }
     }
