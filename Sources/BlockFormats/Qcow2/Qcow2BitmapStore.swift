@@ -152,7 +152,7 @@ extension Qcow2Metadata {
         try commit()
     }
 
-    /// Releases a bitmap's table and data; all of it stays, leaked, where the table has an entry that is wrong.
+    /// Releases a bitmap's table and data; where the table has an entry that is wrong, all of it stays, leaked.
     private func releaseBitmap(_ entry: Qcow2BitmapEntry) throws(BlockError) {
         let fileClusters = layout.clusters(try file.length())
         guard entry.tableDefect(layout, fileClusters: fileClusters) == nil else { return }

@@ -58,7 +58,10 @@ extension Qcow2Metadata {
         _ free: PendingFree, to cluster: Int, _ store: RefcountStore
     ) throws(BlockError) {
         let refcount = try store.refcount(of: cluster)
-        if free.leavesDamage, try refcount == 0 || (refcount == 1 && holdsMetadata(cluster)) { return }
+        if free.leavesDamage {
+            if refcount == 0 { return }
+            if refcount == 1, try holdsMetadata(cluster) { return }
+        }
         try checkRelease(cluster, refcount: refcount)
         guard try store.decrement(cluster) == 0 else { return }
         let offset = cluster << layout.clusterBits
