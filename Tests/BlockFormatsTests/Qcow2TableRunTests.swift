@@ -40,6 +40,19 @@ import Testing
         #expect(result.fragmentedClusters == 0)
     }
 
+    /// Space that the file got at once is what the clusters go to.
+    @Test(arguments: ["falloc", "full", "metadata"]) func noSpaceIsTakenTwice(_ mode: String) throws {
+        let store = TestStore()
+        let configuration = FormatConfiguration(
+            Qcow2Driver.self, options: [("cluster_size", "4096"), ("preallocation", mode)],
+            virtualSize: 5 << 20)
+        try configuration.createImage(in: store)
+        var options = CreateOptions(Qcow2Driver.createOptions)
+        try options.set(name: "cluster_size", to: "4096")
+        let full = try Qcow2Driver.measure(options, virtualSize: 5 << 20, source: nil).fullyAllocated
+        #expect(try #require(store["disk"]).count <= full)
+    }
+
     /// A file system that is full in the middle of it leaves a sound image.
     @Test(arguments: [3, 20, 60, 200]) func runsThatDoNotFit(_ blocks: Int) throws {
         let store = TestStore()

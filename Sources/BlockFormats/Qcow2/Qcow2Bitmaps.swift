@@ -69,7 +69,7 @@ extension Qcow2Driver: BitmapCapable {
             var item = set.items.remove(at: index)
             if item.stored != nil {
                 // What else uses its clusters would be freed with it.
-                if item.defect == nil, try tables.hasCorruptions() { item.defect = "the image is damaged" }
+                if !item.isDamaged, try tables.hasCorruptions() { item.defect = "the image is damaged" }
                 set.removed.append(item)
             }
             set.isChanged = true
