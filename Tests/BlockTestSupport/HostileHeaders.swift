@@ -20,7 +20,7 @@ extension HostileCase {
         }
         + [1 << 63, .max, UInt64(Int64.max), 1 << 62].map { size in
             refused(
-                "virtual size \(size)", size >= 1 << 63 ? "image size is too large" : "Image size is too big"
+                "virtual size \(size)", size >= 1 << 63 ? "image size is too large" : "Image is too big"
             ) {
                 $0.put64(size, at: Field.size)
             }

@@ -46,10 +46,10 @@ import Testing
     /// A name is free again once its node is closed, and belongs to one node of all that are open.
     @Test func namesBelongToOneNode() throws {
         let options = "driver=qcow2,node-name=a,file.node-name=b,file.filename=d.qcow2"
+        let again = options.replacing("file.filename=d.qcow2", with: "file.aio-max-batch=4")
         let reopened = try fixture.platter(
             "io", "--image-opts", "-c", "reopen -o lazy-refcounts=on", "-c", "close",
-            "-c", "open -o \(options.replacing("file.filename=d.qcow2", with: "file.aio-max-batch=4")) d.qcow2",
-            "-c", "read -P 7 0 64k", options)
+            "-c", "open -o \(again) d.qcow2", "-c", "read -P 7 0 64k", options)
         #expect(reopened.status == 0, "\(reopened.text)")
         try fixture.shell("cp d.qcow2 e.qcow2")
         let both = try fixture.platter(

@@ -109,8 +109,8 @@ extension Qcow2Metadata {
 }
 
 extension Qcow2Driver {
-    /// Removes all bitmaps, for which version 2 has no place. Durable on return: first the header without them,
-    /// then what they took is freed.
+    /// Removes all bitmaps, for which version 2 has no place. Durable on return: first the header without
+    /// them, then what they took is freed.
     func dropBitmaps(_ warn: (String) -> Void) throws(BlockError) {
         let names = try exclusively { tables throws(BlockError) -> [String] in
             var set = try tables.bitmapSet()

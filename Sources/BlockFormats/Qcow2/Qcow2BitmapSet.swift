@@ -21,6 +21,8 @@ struct Qcow2BitmapSet {
         var name: String { entry.nameText }
         /// Whether the bits cannot be relied on.
         var isInconsistent: Bool { defect != nil || (entry.flags.contains(.inUse) && !isMarked) }
+        /// Whether what the stored entry refers to may be used otherwise. What is only not known here is not.
+        var isDamaged: Bool { defect != nil && defect != stored?.obstacle }
         var isEnabled: Bool { entry.flags.contains(.auto) }
         /// Whether writes are to be recorded in it.
         var records: Bool { isEnabled && !isInconsistent }

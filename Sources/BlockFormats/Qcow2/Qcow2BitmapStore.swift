@@ -14,7 +14,7 @@ extension Qcow2Metadata {
         try commit()
         var placed: [Range<Int>] = []
         // What a damaged one refers to may be anything: it stays, leaked.
-        var replaced = set.removed.filter { $0.defect == nil }.compactMap(\.stored)
+        var replaced = set.removed.filter { !$0.isDamaged }.compactMap(\.stored)
         let data: [UInt8]?
         do throws(BlockError) {
             for index in set.items.indices {
@@ -152,7 +152,7 @@ extension Qcow2Metadata {
         try commit()
     }
 
-    /// Releases a bitmap's table and data; all of it stays, leaked, where the table has an entry that is wrong.
+    /// Releases a bitmap's table and data; where the table has a wrong entry, all of it stays, leaked.
     private func releaseBitmap(_ entry: Qcow2BitmapEntry) throws(BlockError) {
         let fileClusters = layout.clusters(try file.length())
         guard entry.tableDefect(layout, fileClusters: fileClusters) == nil else { return }

@@ -66,8 +66,12 @@ extension Qcow2Driver: BitmapCapable {
         try change { tables throws(BlockError) in
             var set = try tables.bitmapSet()
             guard let index = set.index(of: name) else { throw Self.notFound(name) }
-            let item = set.items.remove(at: index)
-            if item.stored != nil { set.removed.append(item) }
+            var item = set.items.remove(at: index)
+            if item.stored != nil {
+                // What else uses its clusters would be freed with it.
+                if !item.isDamaged, try tables.hasCorruptions() { item.defect = "the image is damaged" }
+                set.removed.append(item)
+            }
             set.isChanged = true
             tables.bitmaps = set
         }
@@ -142,6 +146,14 @@ extension Qcow2Metadata {
         guard let index = set.index(of: name) else { throw Qcow2Driver.notFound(name) }
         guard !set.items[index].isInconsistent else { throw Self.inconsistent(name) }
         return index
+    }
+
+    /// Whether a check finds more than leaks. Looks through all tables of the file.
+    fileprivate func hasCorruptions() throws(BlockError) -> Bool {
+        if hasChanges { try commit() }
+        var checker = try Qcow2Checker(self)
+        let result = try checker.run(repair: .none) { _ in }
+        return result.corruptions > 0 || result.checkErrors > 0
     }
 
     fileprivate func addBitmap(

@@ -153,8 +153,8 @@ extension Qcow2Checker {
         let host = entry.hostOffset
         let hasData = layout.hasSubclusters ? entry.allocatedSubclusters != 0 : entry.kind(layout) == .data
         corruption(
-            "ERROR offset=\(hex(host)): \(hasData ? "Data" : "Preallocated") cluster is not properly aligned; "
-                + "L2 entry corrupted.", report)
+            "ERROR offset=\(hex(host)): \(hasData ? "Data" : "Preallocated") cluster is not properly "
+                + "aligned; L2 entry corrupted.", report)
         cannotFollow("an L2 entry points nowhere")
         let first = host >> layout.clusterBits
         let touched = (first..<first + 2).clamped(to: 0..<fileClusters)

@@ -55,10 +55,10 @@ extension Qcow2Header {
         }
         let layout = self.layout
         guard !layout.hasSubclusters || clusterBits >= Qcow2.clusterBitsWithSubclusters else {
-            throw BlockError(.corrupt, "Extended L2 entries need clusters of at least 16384 bytes")
+            throw BlockError(.corrupt, "Unsupported subcluster size: \(layout.subclusterSize)")
         }
         guard virtualSize <= Qcow2.Limit.virtualSize else {
-            throw BlockError(.limit, "Image size is too big")
+            throw BlockError(.limit, "Image is too big")
         }
         guard cryptMethod <= 2 else {
             throw BlockError(.unsupported, "Unsupported encryption method \(cryptMethod)")
@@ -129,6 +129,8 @@ extension Qcow2Header {
         while table.count - offset >= 48 {
             let entry = table[offset..<offset + 48]
             offset += 48
+            // The first without a name ends the table, as for QEMU.
+            guard entry.dropFirst(2).first != 0 else { break }
             guard let bit = entry.dropFirst().first, entry.first == 0, bit < 64,
                 unnamed & (1 << UInt64(bit)) != 0
             else { continue }

@@ -75,6 +75,13 @@ final class Qcow2Metadata: FlushableTables, RefcountOwner {
         var leavesDamage = false
     }
 
+    /// Where clusters are taken; behind everything else for very many.
+    enum NewClusters {
+        case firstFree
+        case behindCounted
+        case behindEnd
+    }
+
     /// - Parameter data: where the guest's data is; `nil` for the image's own file.
     init(
         file: BlockNode, data: GuestData? = nil, header: Qcow2Header, isReadOnly: Bool,
@@ -226,14 +233,19 @@ final class Qcow2Metadata: FlushableTables, RefcountOwner {
     /// Takes clusters, fills them, and gives them back when that fails.
     ///
     /// - Parameters:
-    ///   - atEnd: behind everything else, for very many.
+    ///   - place: where they are looked for.
     ///   - fill: is given the host offset.
     /// - Returns: the host offset.
     func fillingNewClusters(
-        _ count: Int, atEnd: Bool = false, _ fill: (_ offset: Int) throws(BlockError) -> Void
+        _ count: Int, _ place: NewClusters = .firstFree, _ fill: (_ offset: Int) throws(BlockError) -> Void
     ) throws(BlockError) -> Int {
         let store = try refcounts()
-        let first = try atEnd ? store.allocateAtEnd(count) : store.allocate(count)
+        let first =
+            switch place {
+            case .firstFree: try store.allocate(count)
+            case .behindCounted: try store.allocate(count, behindCountedFrom: 0)
+            case .behindEnd: try store.allocate(count, behindCountedFrom: store.virginCluster)
+            }
         do throws(BlockError) { try fill(first << layout.clusterBits) } catch {
             if !headerIsUncertain { store.giveBack(first..<first + count) }
             throw error

@@ -95,7 +95,9 @@ extension Qcow2Metadata {
         let isFresh = fileIsZero || (!data.isExternal && data.isZeroInitialised)
         let clears = header.isEncrypted ? !marksPreallocated : !isFresh
         let index = guest.lowerBound / layout.guestBytesPerL2Table
-        let start = try fillingNewClusters(count, atEnd: true) { start throws(BlockError) in
+        // A new file may have its space already.
+        let end: NewClusters = fileIsZero ? .behindCounted : .behindEnd
+        let start = try fillingNewClusters(count, end) { start throws(BlockError) in
             try reserveL1(index..<index + tables)
             let clusters = data.isExternal ? guest.lowerBound : start + tables << layout.clusterBits
             try prepare(guest, at: clusters, mode, clears: clears)
@@ -140,10 +142,12 @@ extension Qcow2Layout {
 }
 
 extension RefcountStore {
-    /// As ``allocate(_:)``, behind everything that is in the file or counted: for very many clusters.
-    func allocateAtEnd(_ count: Int) throws(BlockError) -> Int {
+    /// As ``allocate(_:)``, for very many clusters: behind everything that is counted.
+    ///
+    /// - Parameter start: where to look for what is counted.
+    func allocate(_ count: Int, behindCountedFrom start: Int) throws(BlockError) -> Int {
         file.emit(.clusterAllocate)
-        var first = virginCluster
+        var first = start
         try eachCounted(first..<max(first, endOfBlocks)) { cluster, _ in first = cluster + 1 }
         guard count <= clusterLimit - first else {
             throw BlockError(.noSpace, "The image file would become too large", path: file.filename)
