@@ -30,7 +30,7 @@ struct CommandContext: Sendable {
     }
 
     /// Whether the program was called as one of QEMU's.
-    var isCalledAsQemu: Bool { programName.hasPrefix("qemu-") }
+    var isCalledAsQemu: Bool { PolicyChoice.isQemu(programName) }
     var registry: DriverRegistry { opener.registry }
 
     /// The same with an opener that makes the files of an image through `files`.

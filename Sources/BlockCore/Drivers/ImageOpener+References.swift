@@ -81,13 +81,12 @@ extension ImageOpener {
         let verdict = policy.verdict(request)
         var confinement: FileConfinement?
         if verdict != .anywhere, !policy.names(request.resolvedName) {
-            let isOptions = request.role == .backing && request.statedName.hasPrefix("json:")
             let isPlain = DriverRegistry.scheme(of: request.statedName) == nil
-            guard isPlain || isOptions, verdict == .beneathImage || !named.isEmpty else {
+            guard isPlain, verdict == .beneathImage || !named.isEmpty else {
                 throw OpenPolicy.denial(request)
             }
             confinement = FileConfinement(
-                request: request, isOfOptions: isOptions, allowsFolder: verdict == .beneathImage,
+                request: request, allowsFolder: verdict == .beneathImage,
                 imageIdentity: identity, imagePlace: place, named: named)
         }
         return FileGrant(

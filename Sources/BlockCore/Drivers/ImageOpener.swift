@@ -182,8 +182,7 @@ public struct ImageOpener: Sendable {
             }
             if !settings.readOnly && !settings.forCheck && !settings.metadataOnly { try node.refuseIfCut() }
             let below = OpenedLayer.Below(
-                file: file, options: backingOptions, settings: settings, parentCheck: parentCheck,
-                confinement: path.confinement.flatMap { $0.isOfOptions ? $0 : nil })
+                file: file, options: backingOptions, settings: settings, parentCheck: parentCheck)
             return OpenedLayer(node: node, below: below)
         }
     }
@@ -241,7 +240,7 @@ public struct ImageOpener: Sendable {
                 stated.filename, orElse: stated.otherNames, of: node, for: .backing)
         }
         var path = path
-        path.confinement = grant?.confinement ?? (grant == nil ? below.confinement : nil)
+        path.confinement = grant?.confinement
         do throws(BlockError) {
             let layer = try openLayer(
                 grant?.name, format: stated?.format, settings: settings, options: options, path: path)
@@ -272,8 +271,6 @@ private struct OpenedLayer {
         var options: OptionTree
         var settings: OpenSettings
         var parentCheck: ParentCheck
-        /// What holds for the files in `options`, where an image names these.
-        var confinement: FileConfinement?
     }
 
     var node: BlockNode

@@ -23,7 +23,7 @@ extension BlockNode {
 
     /// Lets a reader in. While nobody can write, reads conflict only with reopening and closing, so that it
     /// is enough to count them: `nil` for one that is counted.
-    private func beginReading(_ range: Range<Int>) -> Int? {
+    func beginReading(_ range: Range<Int>) -> Int? {
         if isReadOnly, requests.enter() {
             // It may have become writable in between.
             if isReadOnly { return nil }
@@ -32,7 +32,7 @@ extension BlockNode {
         return requests.acquire(range, exclusive: false)
     }
 
-    private func endReading(_ ticket: Int?) {
+    func endReading(_ ticket: Int?) {
         if let ticket { requests.release(ticket) } else { requests.leave() }
     }
 

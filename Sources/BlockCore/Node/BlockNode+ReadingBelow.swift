@@ -65,7 +65,11 @@ extension BlockNode {
     ) throws(BlockError) -> LayerVisit {
         let began = statistics.now()
         if settings.copyOnRead { try copyUp(range, driver) }
-        let ticket = isReadOnly ? nil : requests.acquire(range, exclusive: false)
+        let ticket = beginReading(range)
+        do throws(BlockError) { try checkOpen() } catch {
+            endReading(ticket)
+            throw error
+        }
         return LayerVisit(
             node: self, driver: driver, ticket: ticket, began: began, byteCount: range.count, end: end)
     }
@@ -83,7 +87,7 @@ private struct LayerVisit {
 
     /// Lets others write again; with a number of bytes, the read is counted.
     func leave(reading bytes: Int? = nil) {
-        if let ticket { node.requests.release(ticket) }
+        node.endReading(ticket)
         if let bytes { node.statistics.count(.read, bytes: bytes, since: began) }
     }
 }

@@ -32,7 +32,7 @@ struct CommitCommand: ImageCommand {
         let rate = try rateLimit.map { try SizeArgument.parse($0, what: "rate limit") } ?? 0
         let image = try ImageName(try context.oneFile(operands), source)
         let settings = OpenSettings(readOnly: false, cache: try context.cacheMode(cache))
-        context.allow(base, of: image.text)
+        context.allow(base, of: image.text, orFromHere: true)
         return try context.closing(try context.open(image, settings: settings)) { node in
             let target = try base.map { try ChainLookup.node(named: $0, below: node) }
             let job = CommitJob(top: node, base: target, emptiesTop: !drop && target == nil)

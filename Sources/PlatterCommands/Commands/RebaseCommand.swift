@@ -102,13 +102,19 @@ struct RebaseCommand: ImageCommand {
         } catch {
             throw error.prefixed("Could not open new backing file '\(reference.filename)'")
         }
-        // Two images may lie in one file, each in a window of it; files that both write to are refused.
-        let own = Set(node.children.compactMap { $0.storage?.identity })
-        let read = new.chain.flatMap(\.children).compactMap { $0.storage?.identity }
-        if !own.isDisjoint(with: read) {
+        // Two images may lie in one file, each in a window of it.
+        let own = Set(node.children.compactMap(\.place))
+        if new.chain.contains(where: { Self.reads($0, own) }) {
             try? new.close()
             throw failure(reference.filename, "The image would be its own backing file")
         }
         return new
+    }
+
+    /// Whether what is under a node, however deep, is one of the places.
+    private static func reads(_ node: BlockNode, _ places: Set<String>) -> Bool {
+        node.children.contains { child in
+            child.place.map(places.contains) == true || child.chain.contains { reads($0, places) }
+        }
     }
 }

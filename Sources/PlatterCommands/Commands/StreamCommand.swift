@@ -37,7 +37,7 @@ struct StreamCommand: ImageCommand {
         if baseName != nil, base == nil {
             throw CommandFailure("--base-name requires --base")
         }
-        context.allow(base, of: image.text)
+        context.allow(base, of: image.text, orFromHere: true)
         return try context.closing(try open(image, context)) { node in
             let below = try base.map { try ChainLookup.node(named: $0, below: node) }
             let job = StreamJob(node: node, base: below, baseName: try name(of: below, for: node))

@@ -124,6 +124,7 @@ struct ImageCreator {
             throw BlockError(.invalidArgument, "Parameter 'backing-fmt' does not accept value '\(name)'")
         }
         allowNamedFiles()
+        UnfinishedFiles.add(files)
         do throws(BlockError) {
             try context.opener.create(filename, format: format, options: options, rules: rules)
         } catch {
@@ -135,6 +136,7 @@ struct ImageCreator {
     ///
     /// - Throws: `exists` when somebody else has made a file of that name meanwhile.
     func finish() throws(BlockError) {
+        defer { UnfinishedFiles.settle(files) }
         do throws(BlockError) { try files.commit() } catch {
             files.discard()
             throw error
@@ -142,7 +144,10 @@ struct ImageCreator {
     }
 
     /// Removes what was made.
-    func discard() { files.discard() }
+    func discard() {
+        files.discard()
+        UnfinishedFiles.settle(files)
+    }
 
     /// The new image is going to name the files that the user names now.
     private func allowNamedFiles() {
@@ -174,6 +179,7 @@ struct ImageCreator {
     ///
     /// - Parameter storage: where its bytes go instead of a new file.
     func createStream(to storage: BlockNode? = nil) throws(BlockError) -> BlockNode? {
+        UnfinishedFiles.add(files)
         do throws(BlockError) {
             return try context.opener.createStream(
                 filename, format: format, options: options, rules: rules, to: storage)

@@ -8,12 +8,14 @@ enum PolicyChoice {
         nil, "open-policy", "default|any|same-folder|none",
         "Which files an image may have opened: those in its own folder or below (the default), all anywhere "
             + "(the default under the names of QEMU's programs), all only in its own folder, or none")
-    private static let qemuPrograms = ["qemu-img", "qemu-io", "qemu-nbd"]
+
+    /// Whether the program is called by a name of QEMU's, and does as that program does.
+    static func isQemu(_ program: String) -> Bool { ["qemu-img", "qemu-io", "qemu-nbd"].contains(program) }
 
     /// The policy under that name of the program: the variable's, or the name's own.
     static func initial(program: String) throws(CommandFailure) -> OpenPolicy {
         if let value = HostEnvironment.value(variable) { return try policy(value, from: variable) }
-        return qemuPrograms.contains(program) ? .anyFile : .standard
+        return isQemu(program) ? .anyFile : .standard
     }
 
     /// The policy that an option in its normal form asks for; `nil` for another option.
@@ -52,10 +54,12 @@ enum PolicyChoice {
 extension CommandContext {
     /// Allows a file that the user names as one of `image`'s chain, which the image then names too.
     ///
-    /// - Parameter name: relative to the image's folder, or to the working folder.
-    func allow(_ name: String?, of image: String) {
+    /// - Parameters:
+    ///   - name: relative to the image's folder.
+    ///   - orFromHere: whether it may be meant from the working folder, too.
+    func allow(_ name: String?, of image: String, orFromHere: Bool = false) {
         guard let name, !name.isEmpty else { return }
         opener.policy.allow(FileNames.resolve(name, relativeTo: image))
-        opener.policy.allow(name)
+        if orFromHere { opener.policy.allow(name) }
     }
 }

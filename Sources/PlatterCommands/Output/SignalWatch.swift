@@ -19,7 +19,7 @@ final class SignalWatch: Sendable {
     private struct Handlers: Sendable {
         var onInterrupt: @Sendable () -> Void
         var onStatusRequest: @Sendable () -> Void
-        var wasInterrupted = false
+        var interruptedAt: ContinuousClock.Instant?
     }
 
     private struct Watches: Sendable {
@@ -48,6 +48,10 @@ final class SignalWatch: Sendable {
     /// Signals that were ignored when the program began stay so: nohup, and background jobs of scripts.
     private static let interrupts = [SIGINT, SIGTERM, SIGHUP].filter { platter_is_ignored($0) == 0 }
     private static let statusIsIgnored = platter_is_ignored(SIGUSR1) != 0
+
+    /// Interrupts that follow each other this fast are one: `timeout` sends its signal to the process and to
+    /// the process's group.
+    static let quietTime = Duration.milliseconds(200)
 
     /// Starts watching. The first interrupt calls `onInterrupt`, the second ends the process.
     init(onInterrupt: @escaping @Sendable () -> Void, onStatusRequest: @escaping @Sendable () -> Void) {
@@ -84,19 +88,26 @@ final class SignalWatch: Sendable {
 
     /// Does what the signal asks for, to every watch.
     static func deliver(_ signal: Int32) {
-        switch watches.withLock({ outcome(signal, &$0) }) {
+        switch watches.withLock({ outcome(signal, at: .now, &$0) }) {
         case .calls(let calls): calls.forEach { $0() }
-        case .exit: _exit(128 + signal)
+        case .exit:
+            UnfinishedFiles.removeAll()
+            _exit(128 + signal)
         case .systemDefault: leaveToSystem(signal)
         }
     }
 
-    private static func outcome(_ signal: Int32, _ watches: inout Watches) -> Outcome {
+    private static func outcome(
+        _ signal: Int32, at now: ContinuousClock.Instant, _ watches: inout Watches
+    ) -> Outcome {
         if signal == SIGUSR1 { return .calls(watches.all.values.map(\.onStatusRequest)) }
         guard !watches.all.isEmpty else { return .systemDefault }
-        let waiting = watches.all.filter { !$0.value.wasInterrupted }
-        if waiting.isEmpty { return .exit }
-        for number in waiting.keys { watches.all[number]?.wasInterrupted = true }
+        let waiting = watches.all.filter { $0.value.interruptedAt == nil }
+        if waiting.isEmpty {
+            let last = watches.all.values.compactMap(\.interruptedAt).max() ?? now
+            return now - last < quietTime ? .calls([]) : .exit
+        }
+        for number in waiting.keys { watches.all[number]?.interruptedAt = now }
         received.store(signal, ordering: .relaxed)
         return .calls(waiting.values.map(\.onInterrupt))
     }
