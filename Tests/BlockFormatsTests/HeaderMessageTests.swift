@@ -25,8 +25,8 @@ import Testing
     private func message(_ format: String, _ file: SparseBytes) throws -> (text: String, hint: String?) {
         let store = TestStore(["disk": file])
         let registry = store.registry([VhdDriver.self, VdiDriver.self, VmdkDriver.self, RawDriver.self])
-        let error = try #require(
-            throws: BlockError.self, performing: { try ImageOpener(registry: registry).open("disk", format: format) })
+        let opener = ImageOpener(registry: registry)
+        let error = try #require(throws: BlockError.self) { try opener.open("disk", format: format) }
         return (error.message, error.hint)
     }
 
@@ -46,7 +46,8 @@ import Testing
     static let vhd = [
         Damage("Invalid header magic", (0, [0])), Damage("Invalid block size 0", (32, big(UInt32(0)))),
         Damage("Invalid block size 3145728", (32, big(UInt32(3 << 20)))),
-        Damage("Page table too small", (28, big(UInt32(1)))), Damage("Page table too small", (28, big(UInt32(0)))),
+        Damage("Page table too small", (28, big(UInt32(1)))),
+        Damage("Page table too small", (28, big(UInt32(0)))),
         Damage("Max Table Entries too large (-1)", (28, big(UInt32.max))),
         // Of two, the one that QEMU looks at first.
         Damage("Invalid header magic", (32, big(UInt32(0))), (0, [0])),
@@ -93,7 +94,9 @@ import Testing
         Damage(
             "Unsupported VDI image size (size is 0x1000000000000000, max supported is 0x1fffff8000000)",
             (0x170, little(UInt64(1) << 60)), (0x40, little(UInt32(1)))),
-        Damage("unsupported VDI image (too many blocks 4294967295, max is 16777216)", (0x180, little(UInt32.max))),
+        Damage(
+            "unsupported VDI image (too many blocks 4294967295, max is 16777216)",
+            (0x180, little(UInt32.max))),
         Damage("unsupported VDI image (image type 9)", (0x4C, little(UInt32(9)))),
         Damage(
             "Image not in VDI format (bad signature 00000005)", (0x44, little(UInt32(5))),

@@ -45,7 +45,8 @@ import Testing
         #expect(try ours == map(fixture, "qemu-img", "disk", format))
         #expect(ours.contains("\"present\": false") == !["vpc", "vdi"].contains(format))
         let human = try fixture.shell(
-            "platter map -f \(format) disk > a; /usr/bin/qemu-img map -f \(format) disk | cmp - a", linked: true)
+            "platter map -f \(format) disk > a; /usr/bin/qemu-img map -f \(format) disk | cmp - a",
+            linked: true)
         #expect(human.status == 0, "\(human.text)")
     }
 
