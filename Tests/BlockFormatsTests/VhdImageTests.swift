@@ -392,7 +392,7 @@ import Testing
         #expect(try VhdBytes.check(image.store).corruptions == 1)
         #expect(try VhdBytes.check(image.store, .leaks).corruptions == 1)
         #expect(try VhdBytes.check(image.store, .all).corruptionsFixed == 1)
-        #expect(try VhdBytes.check(image.store) .corruptions == 0)
+        #expect(try VhdBytes.check(image.store).corruptions == 0)
         #expect(try VhdBytes.firstBytes(image.open(readOnly: false), unit: Self.block).first == 1)
     }
 

@@ -6,7 +6,8 @@ public protocol Creatable: FormatDriver {
     static var createOptions: [CreateOption] { get }
     /// Makes an empty image. `options` holds only declared keys, with defaults filled in.
     static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError)
-    /// Whether files that are made with these options take the protocol's ways of reserving space. Not asked of formats that declare an option `preallocation`.
+    /// Whether files that are made with these options take the protocol's ways of reserving space. Not asked
+    /// of formats that declare an option `preallocation`.
     static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool
 }
 
@@ -106,8 +107,8 @@ public protocol CompressedWriting: FormatDriver {
     /// Compressed writes are of exactly this many bytes, aligned to it, but for the end of the disk.
     var compressedUnitBytes: Int { get }
     /// Compresses one unit into `output` (as large as the unit). Thread-safe, touches no metadata.
-    /// - Returns: the compressed size in bytes, or `nil` when it would not become smaller, or is stored plainly
-    ///   in this image anyway.
+    /// - Returns: the compressed size in bytes, or `nil` when it would not become smaller, or is stored
+    ///   plainly in this image anyway.
     func compress(_ unit: RawSpan, into output: inout MutableRawSpan) throws(BlockError) -> Int?
     /// Stores what `compress` made as the unit at `offset`.
     func writeCompressed(_ payload: RawSpan, at offset: Int) throws(BlockError)

@@ -46,7 +46,7 @@ public enum FileNames {
         path.utf8.lastIndex(of: slash).map { String(path[..<path.utf8.index(after: $0)]) } ?? ""
     }
 
-    /// The file in the image's own folder that has the last component of `path`, which may be a path of Windows.
+    /// The file in the image's own folder that has the last component of `path`, which may be one of Windows.
     /// It is a file's name, whatever it looks like.
     public static func besideImage(_ path: String) -> String {
         let name = lastComponent(String(raw: path.rawBytes.map { $0 == UInt8(ascii: "\\") ? slash : $0 }))

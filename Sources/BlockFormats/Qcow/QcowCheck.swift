@@ -31,8 +31,8 @@ extension QcowTables {
         result.allocatedClusters = survey.allocated
         result.compressedClusters = survey.compressed
         result.fragmentedClusters = survey.fragmented
-        if hasLosses && survey.unusedCount > 0 { report(KeptLeaks.message) }
-        try checkLeaks(&result, survey.unusedCount, hasLosses ? .none : repair, report)
+        if hasLosses && survey.leakedCount > 0 { report(KeptLeaks.message) }
+        try checkLeaks(&result, survey.leakedCount, hasLosses ? .none : repair, report)
         result.imageEndOffset = result.corruptions > 0 ? nil : survey.usedEnd
         return result
     }
@@ -49,7 +49,7 @@ extension QcowTables {
         try closeGaps()
         guard var survey = QcowSurvey(self) else { return }
         try survey.run { _ in }
-        result.leaks = survey.unusedCount
+        result.leaks = survey.leakedCount
         result.leaksFixed = leaks - result.leaks
     }
 

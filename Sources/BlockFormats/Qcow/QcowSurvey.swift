@@ -119,6 +119,15 @@ struct QcowSurvey {
     }
     var usedCount: Int { clusterCount - unusedCount }
 
+    /// The same without the part of a cluster at the end of a file, which is padding of the program that
+    /// wrote it.
+    var leakedCount: Int {
+        let last = max(0, clusterCount - 1)
+        let isUsed = (whole[last / 64] | shared[last / 64]) & 1 << UInt64(last % 64) != 0
+        let isPart = clusterCount << tables.header.clusterBits > tables.end
+        return unusedCount - (isPart && !isUsed ? 1 : 0)
+    }
+
     /// The first place from `start` on where `count` clusters are unused.
     func unused(_ count: Int, from start: Int) -> Int? {
         var first = start

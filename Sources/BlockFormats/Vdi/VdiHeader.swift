@@ -101,7 +101,8 @@ struct VdiHeader: Sendable, Equatable {
         // What type it is, QEMU does not ask: an unknown one is reported last.
         let stated = UInt32(span.number(0x4C))
         let header = VdiHeader(
-            bytes: bytes, type: Vdi.ImageType(rawValue: stated) ?? .dynamic, mapOffset: span.number(0x154), dataOffset: span.number(0x158),
+            bytes: bytes, type: Vdi.ImageType(rawValue: stated) ?? .dynamic,
+            mapOffset: span.number(0x154), dataOffset: span.number(0x158),
             virtualSize: Int(size), blockBytes: span.number(0x178), blockExtraBytes: span.number(0x17C),
             blockCount: span.number(0x180), allocatedCount: span.number(0x184))
         try header.validate()
