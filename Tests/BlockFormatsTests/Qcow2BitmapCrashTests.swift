@@ -201,4 +201,27 @@ import Testing
                 }
             })
     }
+
+    @Test("going to version 2 without them, stopped anywhere", .timeLimit(.minutes(3)))
+    func downgradeStopped() throws {
+        let image = Self.image(4096)
+        let store = try Self.store(image, .own, bitmaps: [4096, 65536])
+        try checkInterruption(of: store.files) { store in
+            let node = try image.configuration.open(in: store, settings: OpenSettings(readOnly: false))
+            do {
+                var options = CreateOptions(Qcow2Driver.amendOptions)
+                try options.set(name: "compat", to: "0.10")
+                try node.amend(Amendment(options))
+                try node.close()
+            } catch {
+                try? node.close()
+                throw error
+            }
+        } verify: { store in
+            let node = try image.configuration.open(in: store, settings: OpenSettings(forCheck: true))
+            defer { try? node.close() }
+            let result = try #require(node.format as? any Checkable).check(repair: .none) { _ in }
+            guard result.corruptions == 0, result.checkErrors == 0 else { throw Mismatch("\(result)") }
+        }
+    }
 }

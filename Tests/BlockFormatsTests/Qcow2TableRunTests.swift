@@ -70,6 +70,36 @@ import Testing
         #expect(result.corruptions + result.checkErrors == 0, "\(result)")
     }
 
+    @Test("growing by whole tables, stopped anywhere", .timeLimit(.minutes(3)))
+    func growthStopped() throws {
+        let store = TestStore()
+        let configuration = FormatConfiguration(
+            Qcow2Driver.self, options: [("cluster_size", "512")], virtualSize: 64 << 10)
+        try configuration.createImage(in: store)
+        let data = Pattern.bytes(stamp: 3, at: 0, count: 64 << 10)
+        let node = try configuration.open(in: store, settings: OpenSettings(readOnly: false))
+        try node.write(data.span.bytes, at: 0)
+        try node.close()
+        try checkInterruption(of: store.files) { store in
+            let node = try configuration.open(in: store, settings: OpenSettings(readOnly: false))
+            do {
+                try node.resize(to: 600 << 10, preallocation: .metadata)
+                try node.close()
+            } catch {
+                try? node.close()
+                throw error
+            }
+        } verify: { store in
+            let node = try configuration.open(in: store, settings: OpenSettings(forCheck: true))
+            defer { try? node.close() }
+            let result = try #require(node.format as? any Checkable).check(repair: .none) { _ in }
+            guard result.corruptions == 0, result.checkErrors == 0 else { throw Mismatch("\(result)") }
+            let seen = try node.readBytes(at: 0, count: try node.length())
+            guard seen.prefix(data.count).elementsEqual(data), seen.dropFirst(data.count).allSatisfy({ $0 == 0 })
+            else { throw Mismatch("other bytes") }
+        }
+    }
+
     @Test func continuations() {
         let layout = Qcow2Layout(version: 3, clusterBits: 9, refcountOrder: 4)
         let table = AlignedBuffer(count: 512)

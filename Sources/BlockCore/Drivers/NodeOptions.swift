@@ -54,14 +54,14 @@ struct NodeOptions {
         switch text {
         case "unmap", "on": true
         case "ignore", "off": false
-        default: throw BlockError(.invalidArgument, "Invalid discard option: \(text)")
+        default: throw BlockError(.invalidArgument, "Invalid discard option")
         }
     }
 
     private func detection(_ text: String?) throws(BlockError) -> ZeroDetection {
         guard let text else { return .off }
         guard let detection = ZeroDetection(rawValue: text) else {
-            throw BlockError(.invalidArgument, "Parameter 'detect-zeroes' does not accept value '\(text)'")
+            throw BlockError(.invalidArgument, "invalid parameter value: \(text)")
         }
         guard detection != .unmap || discardUnmaps == true else {
             throw BlockError(

@@ -57,7 +57,7 @@ struct FileOpenOptions: Sendable {
         if let ignores = try options.takeFlag("cache.no-flush") { ignoresFlush = ignores }
         if let text = options.take("locking") {
             guard let value = Locking(rawValue: text) else {
-                throw BlockError(.invalidArgument, "Parameter 'locking' does not accept value '\(text)'")
+                throw BlockError(.invalidArgument, "invalid parameter value: \(text)")
             }
             locking = value
         }
@@ -71,7 +71,7 @@ struct FileOpenOptions: Sendable {
         }
         if let name = options.take("aio") {
             guard let named = RequestEngine(rawValue: name) else {
-                throw BlockError(.invalidArgument, "Parameter 'aio' does not accept value '\(name)'")
+                throw BlockError(.invalidArgument, "invalid parameter value: \(name)")
             }
             engine = named
         }
