@@ -57,14 +57,14 @@ struct ReflinkCommandTests {
             Int($0)
         }
         try #require(before.count == 2 && after.count == 2)
-        return (before[0] - after[0]) * before[1] >> 20
+        return ((before[0] - after[0]) * before[1]) >> 20
     }
 
     @Test func convertSharesSpaceBothWays() throws {
         #expect(try space("platter convert -f raw -O qcow2 m/a.raw m/a.qcow2") < 4)
         #expect(try space("platter convert -O raw m/a.qcow2 m/b.raw") < 4)
         #expect(try space("platter convert -f raw -O raw m/a.raw m/c.raw") < 4)
-        #expect(try space("platter convert -O qcow2 -o data_file=m/d.raw m/a.qcow2 m/d.qcow2") < 4)
+        #expect(try space("platter convert -O qcow2 -o data_file=d.raw m/a.qcow2 m/d.qcow2") < 4)
         #expect(try space("platter convert -n -C -f raw -O raw m/a.raw m/c.raw") < 4)
         try expect("cmp m/a.raw m/b.raw && cmp m/a.raw m/c.raw && cmp m/a.raw m/d.raw")
         try expect("platter check m/a.qcow2 && platter compare -f raw -F qcow2 m/a.raw m/d.qcow2")
