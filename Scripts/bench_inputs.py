@@ -94,6 +94,24 @@ class Inputs:
     def small_tables_qcow2(self, path):
         run("qemu-img", "create", "-f", "qcow2", "-o", "preallocation=metadata", path, "1G")
 
+    def full_raw(self, path):
+        """What an overlay is committed to: as large as a quarter of the disk, and all data."""
+        run("qemu-img", "create", "-f", "raw", path, str(self.disk_bytes // 4))
+        run("qemu-io", "-f", "raw", "-t", "unsafe", "-c", f"write -q -P 7 0 {self.disk_bytes // 4}", path)
+
+    def full_qcow2(self, path):
+        run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", self.get("full.raw"), path)
+
+    def overlay_qcow2(self, path):
+        """An image of the size of full.raw, whose clusters were all written, in random order."""
+        cluster = 64 << 10
+        size = self.disk_bytes // 4
+        run("qemu-img", "create", "-f", "qcow2", path, str(size))
+        places = random.Random(5).sample(range(size // cluster), size // cluster)
+        script = "".join(
+            f"write -q -P {place % 255 + 1} {place * cluster} {cluster}\n" for place in places)
+        run("qemu-io", "-f", "qcow2", "-t", "unsafe", path, input=script.encode())
+
     def fragmented_qcow2(self, path):
         self.fragmented(path, 64 << 30)
 

@@ -6,8 +6,8 @@ root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 build_packages=(pkg-config zlib1g-dev libzstd-dev libdeflate-dev libssl-dev libbz2-dev
     liblzma-dev liburing-dev)
 test_packages=(python3 qemu-utils cryptsetup-bin e2fsprogs p7zip-full libvmdk-utils groff-base libvhdi-utils
-    strace)
-bench_packages=(python3 qemu-utils e2fsprogs time)
+    xfsprogs strace)
+bench_packages=(python3 qemu-utils e2fsprogs xfsprogs time)
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() { say "$*"; exit 1; }

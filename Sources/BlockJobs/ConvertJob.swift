@@ -29,8 +29,8 @@ public struct ConvertJob: BlockJob {
         public var compress = false
         /// Let the system copy, where source and target both are plain bytes in files.
         public var offload = false
-        /// Let the target share the space of the source's files where the file systems can. Zeroes are then not
-        /// looked for inside data, and space that the target had reserved is given up for shared one.
+        /// Let the target share the space of the source's files where the file systems can. Zeroes are then
+        /// not looked for inside data, and space that the target had reserved is given up for shared one.
         public var sharesSpace = false
         /// The target takes bytes only one after the other, zeroes too.
         public var isStream = false

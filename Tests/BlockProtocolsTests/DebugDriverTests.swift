@@ -105,7 +105,8 @@ import Testing
     }
 
     @Test func rulesOfFileAndOptionsGoTogether() throws {
-        let config = try scratch.file("rules", Array("[inject-error]\nevent = \"none\"\niotype = \"flush\"\n".utf8))
+        let config = try scratch.file(
+            "rules", Array("[inject-error]\nevent = \"none\"\niotype = \"flush\"\n".utf8))
         let driver = try open("config=\(config),inject-error.event=none,inject-error.iotype=discard")
         #expect(failure { try driver.flush() } != nil)
         #expect(failure { try driver.discard(at: 0, count: 1) } != nil)
@@ -165,7 +166,8 @@ import Testing
         ("align=4096,max-transfer=512", "max-transfer 512"),
         ("align=512,opt-write-zero=100", "opt-write-zero 100"),
         ("opt-write-zero=4096,max-write-zero=512", "max-write-zero 512"),
-        ("align=512,opt-discard=100", "opt-discard 100"), ("opt-discard=4096,max-discard=512", "max-discard 512"),
+        ("align=512,opt-discard=100", "opt-discard 100"),
+        ("opt-discard=4096,max-discard=512", "max-discard 512"),
     ])
     func limitsThatContradictAreRefused(_ options: String, _ which: String) {
         #expect(refusal(options) == "Cannot meet constraints with \(which)")
@@ -181,9 +183,11 @@ import Testing
         // Completing a block reads it.
         #expect(failure { try reader.put([2], at: 0) }?.errno == 5)
         try reader.put([UInt8](repeating: 2, count: 2048), at: 0)
+        reader.close()
         let writer = try open(fault + "write,max-transfer=512")
         #expect(failure { try writer.put([UInt8](repeating: 9, count: 4096), at: 0) }?.offset == 1536)
         #expect(try writer.bytes(at: 1535, 2) == [9, 1])
+        writer.close()
         let status = try open(fault + "block-status,align=2048")
         #expect(failure { _ = try status.extent(at: 0, limit: 1) }?.errno == 5)
         #expect(try status.extent(at: 2048, limit: 1).length == 1)
@@ -193,13 +197,15 @@ import Testing
         let heads = [MetadataEvent.storageMergeHead, .storageMergedHead]
         let tails = [MetadataEvent.storageMergeTail, .storageMergedTail]
         for (offset, count, expected) in [
-            (512, 100, heads + tails), (0, 100, tails), (100, 412, heads), (0, 512, []),
+            (600, 100, heads + tails), (512, 100, tails), (0, 100, tails), (100, 412, heads), (0, 512, []),
             (100, 1024, heads + tails), (100, 2048, heads + tails),
         ] {
             for event in heads + tails {
                 let driver = try open(
                     "align=512,inject-error.0.event=\(event.rawValue),inject-error.0.iotype=write")
-                let isHeard = failure { try driver.put([UInt8](repeating: 2, count: count), at: offset) } != nil
+                defer { driver.close() }
+                let isHeard =
+                    failure { try driver.put([UInt8](repeating: 2, count: count), at: offset) } != nil
                 #expect(isHeard == expected.contains(event), "\(offset)+\(count): \(event)")
             }
         }
@@ -211,9 +217,11 @@ import Testing
         let driver = try open(zeroes + "opt-write-zero=1024,max-write-zero=1024")
         try driver.writeZeroes(at: 512, count: 512, flags: [])
         #expect(try driver.bytes(at: 511, 514) == [1] + [UInt8](repeating: 0, count: 512) + [1])
-        #expect(failure { try driver.writeZeroes(at: 0, count: 512, flags: .noFallback) }?.kind == .unsupported)
+        #expect(
+            failure { try driver.writeZeroes(at: 0, count: 512, flags: .noFallback) }?.kind == .unsupported)
         #expect(failure { try driver.writeZeroes(at: 512, count: 1536, flags: []) }?.offset == 1024)
         #expect(try driver.bytes(at: 1024, 1) == [1])
+        driver.close()
         let sector = "inject-error.0.event=none,inject-error.0.iotype=discard,inject-error.0.sector=4,"
         let discarding = try open(sector + "align=512,opt-discard=1024,max-discard=1024")
         try discarding.discard(at: 2048, count: 100)
@@ -224,7 +232,9 @@ import Testing
     @Test func permissionsBecomeLocks() throws {
         let driver = try open("take-child-perms.0=write-unchanged,unshare-child-perms.0=consistent-read")
         let path = scratch.path("image")
-        #expect(failure { _ = try FileDriver(opening: path) }?.message == "Failed to get \"consistent read\" lock")
+        #expect(
+            failure { _ = try FileDriver(opening: path) }?.message == "Failed to get \"consistent read\" lock"
+        )
         driver.close()
         try FileDriver(opening: path).close()
         #expect(refusal("take-child-perms.0=x") == "Parameter 'take-child-perms' does not accept value 'x'")

@@ -159,7 +159,7 @@ import Testing
         #expect(try scratch.contents("a") == [9, 2, 3])
     }
 
-    /// A raw file whose length stays is locked as qemu-img locks the target of `convert -n`: others may write.
+    /// A raw file whose length stays is locked as qemu-img locks convert -n's target: others may write.
     @Test(.enabled(if: ForeignLock.isThere)) func aWriterThatKeepsTheLengthLetsOthersWrite() throws {
         let path = try scratch.file("a", [UInt8](repeating: 1, count: 512))
         var settings = writing()

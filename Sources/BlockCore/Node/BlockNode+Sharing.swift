@@ -68,8 +68,8 @@ extension BlockNode {
         return stored
     }
 
-    /// Where the chain keeps the bytes at `offset`, when one file keeps them plainly: one run, at most `limit`
-    /// bytes long. `nil` where they are zeroes, encoded or lost.
+    /// Where the chain keeps the bytes at `offset`, when one file keeps them plainly: one run of at most
+    /// `limit` bytes. `nil` where they are zeroes, encoded or lost.
     ///
     /// - Throws: what asking for the map throws.
     public func plainPlace(at offset: Int, limit: Int) throws(BlockError) -> PlainPlace? {

@@ -141,7 +141,7 @@ extension BlockNode {
         } catch {
             guard error.kind == .unsupported else { throw error }
             // ENOSPC: what a disk says that has no room behind its end.
-            throw BlockError(.noSpace, "No space left on device", errno: 28, path: filename, offset: offset)
+            throw BlockError(.noSpace, "No space left on device", errno: 28, offset: offset)
         }
     }
 

@@ -8,9 +8,9 @@ extension FileDriver {
     private static let nowhere: Int64 = 1 << 62
 
     public func sharesSpace(with source: any ProtocolDriver) -> Bool {
-        guard let other = source as? FileDriver, !lacks(.shareRange), !file.options.readOnly,
-            other.identity != identity
-        else { return false }
+        guard let other = source as? FileDriver, !lacks(.shareRange), other.identity != identity else {
+            return false
+        }
         let code = platter_share_range(
             other.file.descriptor, Self.nowhere, file.descriptor, 0, Int64(BlockNode.sharingAlignment))
         // Who can share blocks finds that there are none; who cannot says that.

@@ -128,7 +128,8 @@ public final class DebugDriver: FilterDriver, MetadataEventListener {
                 .prefixed("Could not read blkdebug config file")
         }
         defer { file.close() }
-        var bytes = [UInt8](repeating: 0, count: min(file.knownLength.load(ordering: .relaxed), maximumConfigBytes))
+        var bytes = [UInt8](
+            repeating: 0, count: min(file.knownLength.load(ordering: .relaxed), maximumConfigBytes))
         var elements = bytes.mutableSpan
         var span = elements.mutableBytes
         try file.read(into: &span, at: 0)

@@ -1,7 +1,7 @@
 import BlockCore
 
-/// What a ``DebugDriver`` tells the driver above of its storage: how requests have to be aligned, and how long
-/// they may be. All in bytes; 0 where nothing is asked for.
+/// What a ``DebugDriver`` tells the driver above of its storage: how requests have to be aligned, and how
+/// long they may be. All in bytes; 0 where nothing is asked for.
 struct DebugLimits: Sendable {
     /// Parts of blocks of this size are read and written as whole blocks.
     var alignment = 0
@@ -45,11 +45,12 @@ struct DebugLimits: Sendable {
     /// `range` grown to whole blocks.
     func whole(_ range: Range<Int>) -> Range<Int> {
         guard alignment > 1 else { return range }
-        return range.lowerBound.roundedDown(to: alignment)..<(range.upperBound.roundedUp(to: alignment) ?? .max)
+        return range.lowerBound.roundedDown(
+            to: alignment)..<(range.upperBound.roundedUp(to: alignment) ?? .max)
     }
 
-    /// Calls `body` for one part of `range` after the other: cut at multiples of `unit`, so that only the first
-    /// and the last part may be smaller, and no longer than `maximum`.
+    /// Calls `body` for one part of `range` after the other: cut at multiples of `unit`, so that only the
+    /// first and the last part may be smaller, and no longer than `maximum`.
     static func eachPart(
         of range: Range<Int>, unit: Int, maximum: Int, _ body: (Range<Int>) throws(BlockError) -> Void
     ) throws(BlockError) {

@@ -69,8 +69,8 @@ extension DebugRules {
 
     // MARK: Files
 
-    /// Reads `[inject-error]` and `[set-state]` sections of lines `key = "value"`. A line that begins with `#`
-    /// is a comment.
+    /// Reads `[inject-error]` and `[set-state]` sections of lines `key = "value"`. A line that begins with
+    /// `#` is a comment.
     private static func parse(_ text: String) throws(BlockError) -> [Rule] {
         var rules: [Rule] = []
         for line in text.split(separator: "\n") where line.first != "#" {
