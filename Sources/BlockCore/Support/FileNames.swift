@@ -10,7 +10,8 @@ public enum FileNames {
         return String(base[...slash]) + name
     }
 
-    /// The path in an image's name: without `file:`, and without a filter in front as in `blkdebug:CONFIG:FILE`.
+    /// The path in an image's name: without `file:`, and without a filter in front as in
+    /// `blkdebug:CONFIG:FILE`.
     private static func path(of image: String) -> Substring {
         var path = Substring(image)
         while let scheme = DriverRegistry.scheme(of: String(path)) {
