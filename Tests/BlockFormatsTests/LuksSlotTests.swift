@@ -129,6 +129,7 @@ import Testing
         #expect(
             Self.refusal(store, ["state": "inactive", "keyslot": "5"])
                 == "Given keyslot 5 is already erased (inactive)")
+        #expect(Self.refusal(store, ["state": "inactive", "keyslot": "5"], force: true) == nil)
         #expect(
             Self.refusal(store, ["state": "inactive", "old-secret": "new"])
                 == "No keyslots match given (old) password for erase operation")

@@ -274,4 +274,13 @@ import Testing
                 guard grown == [4, 2, 0, 0] else { throw Mismatch("grown: \(grown)") }
             })
     }
+
+    /// The place of a block that is given up stays counted: what lies there may be looked for by hand.
+    @Test func givingABlockUpLowersNoCount() throws {
+        var file = Self.image(count: 3, [0, 9])
+        file.resize(to: Self.data + 3 * 4096)
+        let store = TestStore(["disk": file])
+        #expect(try Self.check(store, .all).corruptions == 0)
+        #expect(try #require(store["disk"]).read(at: 0x184, count: 4) == [3, 0, 0, 0])
+    }
 }

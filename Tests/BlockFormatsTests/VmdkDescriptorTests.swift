@@ -120,6 +120,33 @@ import Testing
         #expect(try Images.check(store) == CheckResult())
     }
 
+    /// A line that lies across two sectors is never old in one and new in the other.
+    @Test func aLineAcrossSectorsIsWrittenAtOnce() throws {
+        let plain = VmdkBytes.descriptor(["RW 8 FLAT \"a\" 0"])
+        let text = plain.read(at: 0, count: plain.count)
+        let line = try #require(text.firstRange(of: Array("RW 8 FLAT".utf8))).lowerBound
+        let pad = [0x23] + [UInt8](repeating: 0x78, count: 505 - line - 2) + [10]
+        let old = SparseBytes(text[..<line] + pad + text[line...])
+        let before = ["disk": old, "a": SparseBytes([UInt8](repeating: 7, count: 4096))]
+        let store = TestStore(before)
+        let node = try Images.open(store, readOnly: false)
+        try node.resize(to: 1_024_000)
+        try node.close()
+        // As a kill between any two calls leaves the files.
+        let killed = TestStore(before)
+        var lengths: Set<Int> = []
+        for event in store.log {
+            switch event {
+            case .write(let file, let offset, let bytes): killed[file]?.write(bytes, at: offset)
+            case .zero(let file, let range): killed[file]?.zero(range)
+            case .truncate(let file, let length): killed[file]?.resize(to: length)
+            case .flush: continue
+            }
+            lengths.insert(try Images.open(TestStore(killed.files)).length())
+        }
+        #expect(lengths == [4096, 1_024_000])
+    }
+
     // MARK: Two sizes
 
     /// No resizing leaves a header that says less than the descriptor: the tables tell which is right.

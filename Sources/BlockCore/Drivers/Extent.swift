@@ -52,6 +52,8 @@ public struct ChainStatus: Sendable {
     public var depth: Int
     /// The file that holds the bytes at ``hostOffset``.
     public var holder: BlockNode?
+    /// The name of ``holder``.
+    public var file: String? { holder?.filename }
 
     public init(
         length: Int, isZero: Bool, isData: Bool, isPresent: Bool, isCompressed: Bool = false,

@@ -91,6 +91,11 @@ public protocol FormatDriver: AnyObject, Sendable {
     ///
     /// - Throws: what reading throws.
     func mayBeCut() throws(BlockError) -> Bool
+    /// One past the last byte of a cut file that something else than the disk needs, such as a snapshot;
+    /// `nil` where nothing of that kind is known to be lost.
+    ///
+    /// - Throws: what reading throws.
+    func endOfHiddenData() throws(BlockError) -> Int?
     /// Where the unit at `offset`, of an ``Extent/Status/encoded(compressed:)`` extent, is kept; `nil` where
     /// that is not known.
     ///
@@ -137,6 +142,7 @@ extension FormatDriver {
     public var isTransparent: Bool { false }
     public func shortFileRule(ofChild child: Int) -> ShortFileRule { .lost }
     public func mayBeCut() throws(BlockError) -> Bool { true }
+    public func endOfHiddenData() throws(BlockError) -> Int? { nil }
     public func place(ofEncodedAt offset: Int) throws(BlockError) -> EncodedPlace? { nil }
     public var unwrittenReadsAsZero: Bool { true }
     public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {

@@ -1,7 +1,7 @@
 /// How a node can be opened again as it is open now: by a plain name, or else by options.
 ///
-/// An immutable value. Whoever prints a node's name prints ``plain``, and `json:` with ``options`` where there
-/// is none.
+/// An immutable value. Whoever prints a node's name prints ``plain``, and `json:` with ``options`` where
+/// there is none.
 public struct NodeNaming: Sendable {
     /// A file name that means the very same disk; `nil` where it takes options too.
     public let plain: String?

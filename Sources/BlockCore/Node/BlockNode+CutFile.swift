@@ -114,7 +114,12 @@ extension BlockNode {
     /// - Throws: `corrupt`.
     /// - Complexity: that of walking all runs of the disk, where ``FormatDriver/mayBeCut`` asks for it.
     public func refuseIfCut() throws(BlockError) {
-        guard var error = try findCut() else { return }
+        guard let driver = format, try driver.mayBeCut() else { return }
+        var found = try lookForCut()
+        if found == nil, let file, let end = try driver.endOfHiddenData() {
+            found = try file.cutError("Data of a snapshot", end: end, at: end)
+        }
+        guard var error = found else { return }
         error.message += "; it can be read, as far as it is there, but not written to"
         throw error
     }
@@ -126,6 +131,28 @@ extension BlockNode {
     public func findCut() throws(BlockError) -> BlockError? {
         guard let driver = format, try driver.mayBeCut() else { return nil }
         return try lookForCut()
+    }
+
+    /// Whether encoded data of this layer at `offset`, up to `count` bytes of the disk, is not whole in its
+    /// file.
+    ///
+    /// - Throws: what looking it up throws.
+    /// - Complexity: that of looking at every encoded unit, where ``FormatDriver/mayBeCut`` asks for it.
+    public func lacksEncoded(at offset: Int, count: Int) throws(BlockError) -> Bool {
+        guard let driver = format, try driver.mayBeCut() else { return false }
+        var position = offset
+        while position < offset + count {
+            let extent = try layerExtent(at: position, limit: offset + count - position)
+            guard case .encoded = extent.status, children.indices.contains(extent.child),
+                let place = try driver.place(ofEncodedAt: position)
+            else {
+                position += extent.length
+                continue
+            }
+            if try place.hostEnd > children[extent.child].length() { return true }
+            position += max(1, min(place.count, extent.length))
+        }
+        return false
     }
 
     /// The same, whatever the driver thinks of it.

@@ -19,7 +19,8 @@ public enum FileNames {
         DriverRegistry.scheme(of: name) == "file" ? String(Substring(name.utf8.dropFirst(5))) : name
     }
 
-    /// The path in an image's name: without `file:`, and without a filter in front as in `blkdebug:CONFIG:FILE`.
+    /// The path in an image's name: without `file:`, and without a filter in front as in
+    /// `blkdebug:CONFIG:FILE`.
     private static func path(of image: String) -> String {
         let colon = UInt8(ascii: ":")
         var path = image

@@ -118,6 +118,7 @@ struct LuksSlotChange: Sendable {
         let active = volume.header.activeSlots
         if let slot {
             guard active.contains(slot) else {
+                if force { return [] }
                 throw Self.refusal("Given keyslot \(slot) is already erased (inactive)")
             }
             if let oldSecret, try volume.unlock(slot: slot, oldSecret) == nil {

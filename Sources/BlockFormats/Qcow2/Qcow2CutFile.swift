@@ -18,7 +18,16 @@ extension Qcow2Driver {
     public func mayBeCut() throws(BlockError) -> Bool {
         guard !data.isExternal else { return try data.node.length() < virtualSize }
         // Refcounts that cannot be read are no reason to refuse an image; the tables tell.
-        return metadata.withLock { tables in (try? tables.countsClustersBehindEnd()) ?? true }
+        return metadata.withLock { tables in
+            (try? tables.countsClustersBehindEnd() || tables.mayEndInCompressedData()) ?? true
+        }
+    }
+
+    public func endOfHiddenData() throws(BlockError) -> Int? {
+        guard !data.isExternal else { return nil }
+        return try metadata.withLock { tables throws(BlockError) in
+            try tables.endOfSnapshotData(behind: try file.length())
+        }
     }
 
     public func place(ofEncodedAt offset: Int) throws(BlockError) -> EncodedPlace? {

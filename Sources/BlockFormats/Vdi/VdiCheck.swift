@@ -106,10 +106,11 @@ extension VdiState {
         try commit()
     }
 
-    /// Makes the header count all blocks that the map refers to and the file has, as far as it may.
+    /// Makes the header count all blocks that the map refers to and the file has, as far as it may. Space
+    /// that is counted stays so: it may be that of a block which is given up here.
     private mutating func raiseCount(within length: Int) throws(BlockError) {
-        var count = 0
         let most = VdiSurvey.mostBlocks(map)
+        var count = header.allocatedCount <= most ? header.allocatedCount : 0
         for block in 0..<map.count where map[block] < Vdi.discarded {
             let index = Int(map[block])
             if header.hostOffset(ofBlock: index) >= length {

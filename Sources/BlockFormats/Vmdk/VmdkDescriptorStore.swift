@@ -136,8 +136,12 @@ struct VmdkDescriptorStore {
         return nil
     }
 
-    /// Replaces the text. Durable on return. The first sector has what matters and is written last, so that
-    /// it is old or new; where the lines before the data base need more sectors, the power may fail between.
+    /// Replaces the text. Durable on return.
+    ///
+    /// The order of writes. Where only one sector changes, that one. Else the sectors behind the first; a
+    /// flush; the first one, which has what matters, so that it is old or new. Where lines before the data
+    /// base
+    /// need more than one sector, all of them by one write: a kill does not split it, a power failure may.
     mutating func replace(with changed: VmdkDescriptor) throws(BlockError) {
         let text = changed.text
         guard text.count <= min(room ?? .max, Vmdk.Limit.descriptorBytes) else {
@@ -149,19 +153,46 @@ struct VmdkDescriptorStore {
         if room != nil, let padded = whole.count.roundedUp(to: Vmdk.sectorBytes) {
             whole += [UInt8](repeating: 0, count: padded - whole.count)
         }
+        let old = bytes
         // After a failure, nobody knows how long the text in the file is.
         bytes += [UInt8](repeating: filler, count: max(0, whole.count - bytes.count))
-        let first = min(Vmdk.sectorBytes, whole.count)
-        if whole.count > first {
-            try file.write(whole.span.bytes.extracting(first..<whole.count), at: offset + first)
+        for part in Self.parts(from: old, to: whole, filler) {
+            try file.write(whole.span.bytes.extracting(part), at: offset + part.lowerBound)
             try file.flush()
         }
-        try file.write(whole.span.bytes.extracting(0..<first), at: offset)
-        try file.flush()
         if room == nil, try file.length() > offset + text.count {
             try file.resize(to: offset + text.count)
         }
         bytes = text
         descriptor = changed
+    }
+
+    /// The parts of a new text that are written one after the other.
+    private static func parts(from old: [UInt8], to new: [UInt8], _ filler: UInt8) -> [Range<Int>] {
+        let sectors = stride(from: 0, to: new.count, by: Vmdk.sectorBytes).map { start in
+            start..<min(start + Vmdk.sectorBytes, new.count)
+        }
+        // A file of its own that becomes longer grows with the write.
+        let changed = sectors.filter { sector in
+            sector.upperBound > old.count || old[sector] != new[sector]
+        }
+        if changed.count <= 1 { return changed }
+        guard headEnd(old) <= Vmdk.sectorBytes, headEnd(new) <= Vmdk.sectorBytes else {
+            return [changed[0].lowerBound..<changed[changed.count - 1].upperBound]
+        }
+        return [Vmdk.sectorBytes..<new.count, 0..<min(Vmdk.sectorBytes, new.count)]
+    }
+
+    /// Where the last line ends before the data base, which has nothing that a reader must find.
+    private static func headEnd(_ text: [UInt8]) -> Int {
+        var (start, end) = (0, 0)
+        while start < text.count {
+            let stop = text[start...].firstIndex(of: 10) ?? text.count
+            let line = text[start..<stop]
+            if line.starts(with: "# The Disk Data Base".utf8) || line.starts(with: "ddb.".utf8) { break }
+            if line.contains(where: { $0 != 0 && $0 != 0x20 && $0 != 0x0D }) { end = stop }
+            start = stop + 1
+        }
+        return end
     }
 }

@@ -19,24 +19,32 @@ struct SharedBase {
         !one.fileIdentities.isDisjoint(with: other.fileIdentities)
     }
 
-    /// Whether both nodes show the same disk of the same files.
+    /// Whether both nodes show the same disk of the same files. Goes down long chains without a deep stack.
     private static func isSame(_ one: BlockNode, _ other: BlockNode) throws(BlockError) -> Bool {
-        if one === other { return true }
-        if let mine = one.storage, let theirs = other.storage {
-            guard let identity = mine.identity else { return false }
-            return identity == theirs.identity
+        var (one, other) = (one, other)
+        while one !== other {
+            if let mine = one.storage, let theirs = other.storage {
+                guard let identity = mine.identity else { return false }
+                return identity == theirs.identity
+            }
+            guard try isSameImage(one, other) else { return false }
+            guard let below = one.backing, let otherBelow = other.backing else {
+                return one.backing == nil && other.backing == nil
+            }
+            (one, other) = (below, otherBelow)
         }
+        return true
+    }
+
+    /// The same of two images without their backing nodes.
+    private static func isSameImage(_ one: BlockNode, _ other: BlockNode) throws(BlockError) -> Bool {
         guard one.format != nil, other.format != nil, one.driverName == other.driverName,
             try haveSameFiles(one, other)
         else { return false }
         let length = try one.length()
         guard length > 0, try other.length() == length else { return false }
         // One file can be opened with different windows, and over different backing files.
-        guard try one.layerExtent(at: 0, limit: 1) == other.layerExtent(at: 0, limit: 1) else { return false }
-        guard let below = one.backing, let otherBelow = other.backing else {
-            return one.backing == nil && other.backing == nil
-        }
-        return try isSame(below, otherBelow)
+        return try one.layerExtent(at: 0, limit: 1) == other.layerExtent(at: 0, limit: 1)
     }
 
     /// Whether the bytes of both lie in the same files: the image's own, its data file, its extents.

@@ -54,6 +54,12 @@ struct MapCommand: ImageCommand {
         return BlockError(.corrupt, "A file of the image is cut short", path: node.filename)
     }
 
+    /// Whether a run is encoded data of which the file lacks a part.
+    private func isLost(_ run: ChainStatus, at offset: Int, _ chain: [BlockNode]) throws -> Bool {
+        guard run.isData, run.hostOffset == nil, chain.indices.contains(run.depth) else { return false }
+        return try chain[run.depth].lacksEncoded(at: offset, count: run.length)
+    }
+
     /// Hands runs to the printer, adjacent ones of one kind as one.
     ///
     /// - Returns: whether some of them are lost.
@@ -61,6 +67,7 @@ struct MapCommand: ImageCommand {
         _ node: BlockNode, from begin: Int, to end: Int, _ printer: MapPrinter
     ) throws -> Bool {
         var hasLoss = false
+        let chain = node.chain
         var current: ChainStatus?
         var start = begin
         var offset = begin
@@ -74,7 +81,7 @@ struct MapCommand: ImageCommand {
             }
             if next.isPastBacking { next.isPresent = false }
             next.isPastBacking = false
-            hasLoss = hasLoss || next.isLost
+            hasLoss = try hasLoss || next.isLost || isLost(next, at: offset, chain)
             if var run = current, run.continues(into: next) {
                 run.length += next.length
                 current = run

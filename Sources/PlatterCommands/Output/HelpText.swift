@@ -15,7 +15,23 @@ enum HelpText {
         for (name, command) in CommandList.all { text += row("  \(name)", command.spec.summary) }
         let formats = StandardFormats.all.map { $0.name }.sorted().joined(separator: " ")
         text += "\nSupported formats: \(formats)\n\n"
+        if name == "qemu-img" { text += "In short:\n" + synopses() + "\n" }
         return text + "'\(name) COMMAND --help' tells the options of one command.\n"
+    }
+
+    /// One line for each command as older releases of qemu-img have it: scripts look there for the options
+    /// that they want to use.
+    private static func synopses() -> String {
+        CommandList.all.map { name, command in
+            let options = command.spec.options.filter { $0.refusal == nil }.map { option in
+                let name = option.short.map { "-\($0)" } ?? option.long.map { "--\($0)" } ?? ""
+                return "[\(name)\(option.value.map { " \($0)" } ?? "")]"
+            }
+            let operands = command.spec.operands.split(separator: " ").map {
+                $0 == "FILE" ? "filename" : $0.lowercased()
+            }
+            return ("  " + ([name] + options + operands).joined(separator: " ")) + "\n"
+        }.joined()
     }
 
     /// What `program COMMAND --help` prints.
