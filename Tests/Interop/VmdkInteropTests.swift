@@ -75,7 +75,7 @@ import Testing
             /usr/bin/qemu-img create -q -f raw src.raw 70M
             qemu-io -f raw \(Self.fill) -c 'write -P 4 69M 1M' src.raw
             platter convert -O vmdk -o subformat=streamOptimized src.raw - | cat > a.vmdk
-            platter convert -c -O vmdk src.raw - | cat > b.vmdk
+            platter convert -c -O vmdk -o subformat=streamOptimized src.raw - | cat > b.vmdk
             for f in a.vmdk b.vmdk; do
               /usr/bin/qemu-img compare src.raw $f
               platter compare src.raw $f
