@@ -95,8 +95,10 @@ import Testing
             let result = try #require(node.format as? any Checkable).check(repair: .none) { _ in }
             guard result.corruptions == 0, result.checkErrors == 0 else { throw Mismatch("\(result)") }
             let seen = try node.readBytes(at: 0, count: try node.length())
-            guard seen.prefix(data.count).elementsEqual(data), seen.dropFirst(data.count).allSatisfy({ $0 == 0 })
-            else { throw Mismatch("other bytes") }
+            let added = seen.dropFirst(data.count)
+            guard seen.prefix(data.count).elementsEqual(data), added.allSatisfy({ $0 == 0 }) else {
+                throw Mismatch("other bytes")
+            }
         }
     }
 

@@ -18,7 +18,7 @@ extension HostileCase {
     }
 
     static let subclusters: [HostileCase] = [
-        refused("extended L2 in small clusters", "Unsupported subcluster size: 256", Qcow2Bytes(clusterBits: 13)) {
+        refused("extended L2 in small clusters", "subcluster size: 256", Qcow2Bytes(clusterBits: 13)) {
             $0.put64(16, at: Field.incompatible)
         },
         extended("nothing wrong", .nothing) { _ in },
