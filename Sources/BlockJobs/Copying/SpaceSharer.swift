@@ -30,7 +30,7 @@ final class SpaceSharer: Sendable {
         return place.count.roundedDown(to: unit)
     }
 
-    /// How far an answer about `offset` goes, where nothing can be shared there; without end once nothing can.
+    /// How far an answer about `offset` goes where nothing can be shared there; without end after giving up.
     func bytesLeftInUnit(at offset: Int) -> Int {
         gaveUp.load(ordering: .relaxed) || offset % unit == 0 ? .max : unit - offset % unit
     }
