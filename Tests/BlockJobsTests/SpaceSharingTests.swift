@@ -72,6 +72,24 @@ import Testing
         #expect(try convert(("b", "raw"), to: make("e", "raw")) == 2 << 20)
     }
 
+    /// A run of data that begins or ends inside a cluster is shared from the next cluster on.
+    @Test func dataThatBeginsInsideAClusterIsSharedBehindIt() throws {
+        store["source"]?.zero(0..<4096)
+        var random = SeededRandom(seed: 5)
+        let start = random.bytes(4096)
+        store["source"]?.write(start, at: 4096)
+        let node = try opener.open("source", format: "raw")
+        let target = try make("t", "qcow2")
+        var options = ConvertJob.Options()
+        options.sharesSpace = true
+        options.targetIsNew = true
+        try ConvertJob(sources: [node], target: target, options: options).run(JobControl())
+        #expect(store.sharedBytes == (2 << 20) - 65536)
+        #expect(
+            try target.readBytes(at: 0, count: Self.size)
+                == [UInt8](repeating: 0, count: 4096) + start + contents[8192...])
+    }
+
     /// Of a disk that ends inside a block the last block is written.
     @Test func theEndThatFillsNoBlockIsWritten() throws {
         store["short"] = store["source"]

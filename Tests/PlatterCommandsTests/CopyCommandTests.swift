@@ -141,6 +141,8 @@ import Testing
         #expect(try fixture.read("old") == Self.disk)
         try fixture.platter("convert", "-f", "file", "-O", "qcow2", "old", "again.qcow2")
         #expect(try raw(of: "again.qcow2") == Self.disk)
+        try fixture.platter("convert", "-C", "-f", "file", "-O", "raw", "old", "again.raw")
+        #expect(try fixture.read("again.raw") == Self.disk)
         let refused = try fixture.platter("convert", "-c", "-O", "file", "data.qcow2", "new")
         #expect(refused.error == "platter: Compression not supported for this file format\n")
         #expect(!fixture.exists("new"))

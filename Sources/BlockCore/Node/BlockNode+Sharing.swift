@@ -80,6 +80,9 @@ extension BlockNode {
             limit = extent.length
             switch extent.status {
             case .data(let hostOffset):
+                if let storage = layer.storage {
+                    return PlainPlace(storage: storage, offset: hostOffset, count: limit)
+                }
                 let readable = try layer.readableCount(of: extent)
                 guard readable > 0, let storage = layer.children[extent.child].storage else { return nil }
                 return PlainPlace(storage: storage, offset: hostOffset, count: min(limit, readable))

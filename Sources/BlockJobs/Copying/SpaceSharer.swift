@@ -4,26 +4,23 @@ import Synchronization
 /// Has a target share the space of the files that a source is read from, instead of copying the bytes.
 /// Thread-safe.
 final class SpaceSharer: Sendable {
-    private struct State {
-        /// Whether the target's file can share with each file that was met.
-        var abilities: [ObjectIdentifier: Bool] = [:]
-        /// The file system refused: it is not asked again.
-        var gaveUp = false
-    }
-
     private let source: SourceDisk
     private let target: BlockNode
-    private let storage: any ProtocolDriver
+    /// Those of the source's files with which the target's can share.
+    private let partners: Set<ObjectIdentifier>
     /// Whole units of this many bytes are shared.
     private let unit: Int
-    private let state = Mutex(State())
+    /// The file system refused: it is not asked again.
+    private let gaveUp = Atomic(false)
 
-    /// `nil` for a target that takes only bytes.
+    /// `nil` where the target takes only bytes, or lies on another file system than all of the source.
     init?(_ source: SourceDisk, _ target: BlockNode) {
         guard let storage = target.sharingStorage else { return nil }
+        let files = source.nodes.flatMap(\.chain).flatMap(\.children).compactMap(\.storage)
+        partners = Set(files.filter(storage.sharesSpace(with:)).map { ObjectIdentifier($0) })
+        if partners.isEmpty { return nil }
         self.source = source
         self.target = target
-        self.storage = storage
         unit = max(target.format?.writeGranularity ?? 1, BlockNode.sharingAlignment)
     }
 
@@ -31,6 +28,11 @@ final class SpaceSharer: Sendable {
     func reach(at offset: Int, limit: Int) -> Int {
         guard offset % unit == 0, let place = place(at: offset, limit: limit) else { return 0 }
         return place.count.roundedDown(to: unit)
+    }
+
+    /// How far an answer about `offset` goes where nothing can be shared there; without end after giving up.
+    func bytesLeftInUnit(at offset: Int) -> Int {
+        gaveUp.load(ordering: .relaxed) || offset % unit == 0 ? .max : unit - offset % unit
     }
 
     /// Shares from the start of `range` what can be shared.
@@ -46,7 +48,7 @@ final class SpaceSharer: Sendable {
             let shared = try target.share(place, at: offset, count: count)
             offset += shared
             if shared < count {
-                state.withLock { $0.gaveUp = true }
+                gaveUp.store(true, ordering: .relaxed)
                 break
             }
         }
@@ -55,23 +57,14 @@ final class SpaceSharer: Sendable {
 
     /// Where the source keeps the bytes at `offset`, in a file whose space the target can share.
     private func place(at offset: Int, limit: Int) -> PlainPlace? {
-        if state.withLock({ $0.gaveUp }) { return nil }
+        if gaveUp.load(ordering: .relaxed) { return nil }
         let (node, range) = source.part(at: offset)
         let reach = min(limit, range.upperBound - offset)
         guard let place = try? node.plainPlace(at: offset - range.lowerBound, limit: reach),
-            place.offset % BlockNode.sharingAlignment == 0, canShare(with: place.storage)
+            place.offset % BlockNode.sharingAlignment == 0,
+            partners.contains(ObjectIdentifier(place.storage))
         else { return nil }
         return place
-    }
-
-    private func canShare(with other: any ProtocolDriver) -> Bool {
-        let key = ObjectIdentifier(other)
-        return state.withLock { state in
-            if let known = state.abilities[key] { return known }
-            let answer = storage.sharesSpace(with: other)
-            state.abilities[key] = answer
-            return answer
-        }
     }
 }
 
@@ -83,7 +76,8 @@ extension RunCursor {
             let (action, length) = try look(offset, limit)
             guard action == .copy else { return (action, length) }
             let reach = sharer.reach(at: offset, limit: length)
-            return reach > 0 ? (.share, reach) : (.copy, length)
+            // Behind a part of a unit there may be whole ones again.
+            return reach > 0 ? (.share, reach) : (.copy, min(length, sharer.bytesLeftInUnit(at: offset)))
         }
     }
 }
