@@ -11,6 +11,8 @@ struct VmdkDescriptorStore {
     private static let headBytes = 1 << 16
     /// The text as the file has it.
     private var bytes: [UInt8]
+    /// A write failed: the file may have a part of another text.
+    private var isUncertain = false
 
     /// Reads the descriptor; `nil` where there is no such text.
     ///
@@ -153,7 +155,8 @@ struct VmdkDescriptorStore {
         if room != nil, let padded = whole.count.roundedUp(to: Vmdk.sectorBytes) {
             whole += [UInt8](repeating: 0, count: padded - whole.count)
         }
-        let old = bytes
+        let old = isUncertain ? [] : bytes
+        isUncertain = true
         // After a failure, nobody knows how long the text in the file is.
         bytes += [UInt8](repeating: filler, count: max(0, whole.count - bytes.count))
         for part in Self.parts(from: old, to: whole, filler) {
@@ -165,6 +168,7 @@ struct VmdkDescriptorStore {
         }
         bytes = text
         descriptor = changed
+        isUncertain = false
     }
 
     /// The parts of a new text that are written one after the other.
