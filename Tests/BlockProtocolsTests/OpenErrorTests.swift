@@ -56,9 +56,11 @@ import Testing
         #expect(openError(path, "aio=native")?.kind == .invalidArgument)
         #expect(openError(path, "aio=x")?.kind == .invalidArgument)
         #expect(openError(path, "locking=perhaps")?.kind == .invalidArgument)
-        var left = try OptionTree.parse("aio=threads,pr-manager=p")
+        #expect(
+            openError(path, "pr-manager=p")?.message == "No persistent reservation manager with id 'p'")
+        var left = try OptionTree.parse("aio=threads,nonsense=p")
         _ = try FileDriver.entry.open(path, &left, OpenSettings())
-        #expect(left.keys == ["pr-manager"])
+        #expect(left.keys == ["nonsense"])
     }
 
     @Test func writingToAReadOnlyDescriptorFailsWithPathAndOffset() throws {
