@@ -14,7 +14,7 @@ import Testing
             platter create -q -f qcow2 -b middle.qcow2 -B qcow2 top.qcow2
             platter rebase -B qcow2 -b 'json:{"driver":"qcow2","file.filename":"middle.qcow2",\
             "backing.driver":"raw","backing.file.filename":"b.raw"}' top.qcow2
-            qemu-img convert -O raw top.qcow2 top.raw
+            platter convert -O raw top.qcow2 top.raw
             """, linked: true)
         #expect(outcome.status == 0, "\(outcome.error)")
         #expect(try fixture.read("top.raw") == old)
@@ -39,7 +39,7 @@ import Testing
             platter create -q -f qcow2 -b base.qcow2 -B qcow2 over.qcow2
             platter create -q -f qcow2 -b \(isDeep ? "over" : "base").qcow2 -B qcow2 top.qcow2
             qemu-img rebase -F \(driver) -b 'json:\(name)' top.qcow2
-            qemu-img convert -O raw top.qcow2 top.raw
+            platter convert -O raw top.qcow2 top.raw
             """, linked: true)
         #expect(outcome.status == 0, "\(outcome.error)")
         #expect(try fixture.read("top.raw") == old)
@@ -64,7 +64,7 @@ import Testing
             qemu-io -c 'write -q -P 1 0 1M' base.qcow2
             platter create -q -f qcow2 -b base.qcow2 -B qcow2 top.qcow2
             qemu-img rebase -F qcow2 -b 'json:\(same)' top.qcow2
-            qemu-img map --output=json top.qcow2
+            platter map --output=json top.qcow2
             """, linked: true)
         #expect(outcome.status == 0, "\(outcome.error)")
         #expect(!outcome.output.contains(#""depth": 0"#), "\(outcome.output)")

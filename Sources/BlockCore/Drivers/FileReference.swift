@@ -50,6 +50,10 @@ public struct FileSize: Sendable {
 public struct FileConfinement: Sendable {
     /// What the image asked for.
     public var request: OpenPolicy.Request
+    /// Whether the image names options (`json:`): then this holds for every file that they name.
+    var isOfOptions = false
+    /// The name in such options that is being opened; a relative one is meant from the working folder.
+    var nameInOptions: String?
     /// Whether the folder of the image is allowed.
     public var allowsFolder: Bool
     /// What tells the image's file from all others (``BlockNode/identity``): a folder in which another file
@@ -61,7 +65,9 @@ public struct FileConfinement: Sendable {
     public var named: [String]
 
     /// The name to look up.
-    public var name: String { request.statedName }
+    public var name: String { nameInOptions ?? request.statedName }
+    /// Whether a relative ``name`` is meant from the working folder and not from that of the image.
+    public var isFromWorkingFolder: Bool { nameInOptions != nil }
 
     /// The path of the image: its folder, and that of the file behind a link, are its own.
     public var imagePath: String {
@@ -82,8 +88,9 @@ public struct FileConfinement: Sendable {
         let parts = FileNames.components(name)
         let folder = FileNames.folder(of: imagePath)
         let isBelow =
-            !FileNames.isAbsolute(name)
-            || (FileNames.isAbsolute(folder) && name.utf8.starts(with: folder.utf8))
+            FileNames.isAbsolute(name)
+            ? FileNames.isAbsolute(folder) && name.utf8.starts(with: folder.utf8)
+            : !isFromWorkingFolder || folder.isEmpty
         guard allowsFolder, isBelow, !parts.contains("..") else { throw denial(nil) }
     }
 }

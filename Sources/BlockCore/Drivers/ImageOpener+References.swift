@@ -81,12 +81,13 @@ extension ImageOpener {
         let verdict = policy.verdict(request)
         var confinement: FileConfinement?
         if verdict != .anywhere, !policy.names(request.resolvedName) {
+            let isOptions = request.role == .backing && request.statedName.hasPrefix("json:")
             let isPlain = DriverRegistry.scheme(of: request.statedName) == nil
-            guard isPlain, verdict == .beneathImage || !named.isEmpty else {
+            guard isPlain || isOptions, verdict == .beneathImage || !named.isEmpty else {
                 throw OpenPolicy.denial(request)
             }
             confinement = FileConfinement(
-                request: request, allowsFolder: verdict == .beneathImage,
+                request: request, isOfOptions: isOptions, allowsFolder: verdict == .beneathImage,
                 imageIdentity: identity, imagePlace: place, named: named)
         }
         return FileGrant(
@@ -130,10 +131,11 @@ extension ImageOpener {
                 reference.statedName, orElse: reference.otherNames, of: image, for: reference.purpose)
             let name = grant.name
             finding.resolvedName = name
+            try checkOptions(grant)
             finding.isAllowed = true
             finding.reason =
                 grant.confinement != nil
-                ? "it is in the image's folder"
+                ? (grant.name.hasPrefix("json:") ? "its files are" : "it is") + " in the image's folder"
                 : policy.names(name) ? "the user names it" : "the open policy allows any file"
             if let (entry, path) = try? registry.resolve(name), let look = entry.look {
                 finding.size = try look(path, grant.confinement)
@@ -144,6 +146,35 @@ extension ImageOpener {
             finding.reason = error.kind == .denied ? denialReason(error, reference) : error.message
         }
         return finding
+    }
+
+    /// What opening the files of a `json:` name would be told, without opening them.
+    ///
+    /// - Throws: `denied`; what parsing throws.
+    private func checkOptions(_ grant: FileGrant) throws(BlockError) {
+        guard var confinement = grant.confinement, confinement.isOfOptions else { return }
+        let options = try JSONReader.options(String(grant.name.dropFirst(5)))
+        var count = 0
+        for key in options.keys {
+            let last = key.split(separator: ".").last
+            guard let value = options[key], last == "driver" || last == "filename" else { continue }
+            let entry = last == "driver" ? protocolEntry(value) : try registry.resolve(value).entry
+            if let entry, entry.name != "file" {
+                throw confinement.denial("which names the protocol '\(entry.name)'")
+            }
+            guard last == "filename", let look = entry?.look else { continue }
+            count += 1
+            let path = FileNames.withoutFileScheme(value)
+            confinement.nameInOptions = path
+            do throws(BlockError) { _ = try look(path, confinement) } catch {
+                if error.kind == .denied { throw error }
+            }
+        }
+        if count == 0 { throw confinement.denial("which names no file") }
+    }
+
+    private func protocolEntry(_ driver: String) -> ProtocolEntry? {
+        registry.format(named: driver) == nil ? registry.protocolEntry(named: driver) : nil
     }
 
     private func denialReason(_ error: BlockError, _ reference: FileReference) -> String {

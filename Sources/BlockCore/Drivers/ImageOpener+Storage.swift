@@ -34,6 +34,13 @@ extension ImageOpener {
     ) throws(BlockError) -> BlockNode {
         var options = options
         var confined = settings
+        var confinement = confinement
+        if confinement?.isOfOptions == true {
+            guard entry.name == "file" else {
+                throw confinement?.denial("which names the protocol '\(entry.name)'") ?? Self.noName(path)
+            }
+            confinement?.nameInOptions = path
+        }
         confined.confinement = confinement
         if !entry.confines { try confinement?.checkText() }
         let naming = entry.naming(path, options)

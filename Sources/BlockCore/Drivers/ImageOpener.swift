@@ -182,7 +182,8 @@ public struct ImageOpener: Sendable {
             }
             if !settings.readOnly && !settings.forCheck && !settings.metadataOnly { try node.refuseIfCut() }
             let below = OpenedLayer.Below(
-                file: file, options: backingOptions, settings: settings, parentCheck: parentCheck)
+                file: file, options: backingOptions, settings: settings, parentCheck: parentCheck,
+                confinement: path.confinement.flatMap { $0.isOfOptions ? $0 : nil })
             return OpenedLayer(node: node, below: below)
         }
     }
@@ -240,7 +241,7 @@ public struct ImageOpener: Sendable {
                 stated.filename, orElse: stated.otherNames, of: node, for: .backing)
         }
         var path = path
-        path.confinement = grant?.confinement
+        path.confinement = grant?.confinement ?? (grant == nil ? below.confinement : nil)
         do throws(BlockError) {
             let layer = try openLayer(
                 grant?.name, format: stated?.format, settings: settings, options: options, path: path)
@@ -271,6 +272,8 @@ private struct OpenedLayer {
         var options: OptionTree
         var settings: OpenSettings
         var parentCheck: ParentCheck
+        /// What holds for the files in `options`, where an image names these.
+        var confinement: FileConfinement?
     }
 
     var node: BlockNode

@@ -18,7 +18,8 @@ public struct OpenRequest: Sendable {
         file: BlockNode, settings: OpenSettings, wasProbed: Bool, namesBacking: Bool = false,
         opener: ImageOpener, path: OpenPath = OpenPath()
     ) {
-        self.path = path.unconfined
+        // Options that an image names do not name more than the image may.
+        self.path = path.confinement?.isOfOptions == true ? path : path.unconfined
         self.namesBacking = namesBacking
         self.file = file
         self.settings = settings

@@ -89,6 +89,8 @@ struct ConfinedName {
         var rest = name
         if FileNames.isAbsolute(name) {
             (start, rest) = folders.split(name)
+        } else if confinement.isFromWorkingFolder {
+            return nil
         }
         guard let start, folders.owns(start), !rest.isEmpty else { return nil }
         var code: Int32 = 0
@@ -103,7 +105,8 @@ struct ConfinedName {
 
     /// Step by step, following links, and then up from the file to see whether the folder is above it.
     func walk(_ folders: ImageFolders) throws -> FoundFile {
-        let walk = FolderWalk(from: folders.start)
+        let start = confinement.isFromWorkingFolder ? try PathDescriptor(path: ".") : folders.start
+        let walk = FolderWalk(from: start)
         let found: FoundFile
         do throws(FolderWalk.Failure) { found = try walk.find(confinement.name) } catch {
             // What is missing elsewhere is not told apart from what is there.
