@@ -8,8 +8,10 @@
 
 /// A value guarded by a lock on which threads can also wait for a change.
 ///
-/// Thread-safe. Not recursive: `body` must not enter the same monitor again.
-public final class Monitor<State>: @unchecked Sendable {
+/// Thread-safe. Not recursive: `body` must not enter the same monitor again. The state is `Sendable`: a
+/// value, or an object that says itself why it may be handed from thread to thread; nothing of it may be used
+/// outside.
+public final class Monitor<State: Sendable>: @unchecked Sendable {
     private var state: State
     private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
     private let changed = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)

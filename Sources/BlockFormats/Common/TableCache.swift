@@ -3,7 +3,8 @@ import BlockCore
 /// A bounded cache of table parts ("slices"), written back in the order that its owner decides.
 ///
 /// Not thread-safe: used under the driver's lock. Offsets and sizes are in bytes.
-final class TableCache {
+/// Unchecked: only the driver's monitor hands it from thread to thread.
+final class TableCache: @unchecked Sendable {
     private struct Slot {
         var offset: Int
         let buffer: AlignedBuffer

@@ -89,7 +89,7 @@ final class TableWrites: Sendable {
 }
 
 /// Tables that can be flushed without their lock.
-protocol FlushableTables {
+protocol FlushableTables: Sendable {
     var isReadOnly: Bool { get }
     /// What was taken out and is not settled yet.
     var writes: TableWrites? { get set }

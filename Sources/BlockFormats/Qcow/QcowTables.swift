@@ -6,7 +6,8 @@ import BlockCore
 /// the L1 entries that refer to new tables; a flush. Nothing that an entry ever referred to is used for
 /// something else. Killed anywhere, the worst is space that nothing refers to: the format has neither counts
 /// nor a mark that would tell.
-final class QcowTables: SessionState {
+/// Unchecked: only the driver's monitor hands it from thread to thread.
+final class QcowTables: SessionState, @unchecked Sendable {
     let file: BlockNode
     /// Where the guest's bytes go, and what encrypts them.
     let data: GuestData

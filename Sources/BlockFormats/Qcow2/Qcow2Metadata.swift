@@ -7,7 +7,8 @@ import BlockCore
 /// Order of writes (``commit()``). Guest data and new refcounts are in the file first; then, after a barrier,
 /// the L2 entries that refer to them; after another, the L1 entries that refer to new L2 tables; after the
 /// last, refcounts of what is no longer referred to go down. A crash between any two leaves leaks at worst.
-final class Qcow2Metadata: FlushableTables, RefcountOwner {
+/// Unchecked: only the driver's monitor hands it from thread to thread.
+final class Qcow2Metadata: FlushableTables, RefcountOwner, @unchecked Sendable {
     let file: BlockNode
     /// Where the guest's plain data is.
     let data: GuestData

@@ -4,7 +4,8 @@ import BlockCore
 ///
 /// Changes stay in memory until ``writeBack(barrier:)``. Not thread-safe: used under the driver's lock.
 /// Clusters are counted from the start of the file.
-final class RefcountStore {
+/// Unchecked: only the driver's monitor hands it from thread to thread.
+final class RefcountStore: @unchecked Sendable {
     let file: BlockNode
     let layout: Qcow2Layout
     let cache: TableCache
@@ -409,7 +410,7 @@ final class RefcountStore {
 }
 
 /// Knows where metadata lies. Called under the driver's lock.
-protocol RefcountOwner: AnyObject {
+protocol RefcountOwner: AnyObject, Sendable {
     /// Whether a cluster with a refcount of zero may be given out; throws when it must be counted.
     func mayAllocate(_ cluster: Int) throws(BlockError) -> Bool
     /// Told of every cluster that becomes a refcount block.

@@ -5,7 +5,8 @@ import BlockCore
 /// The order of writes: the mark "needs a check"; a flush; data and new tables; a flush; the L2 entries that
 /// refer to data; a flush; the L1 entries that refer to new tables; a flush. Killed anywhere, the worst is a
 /// cluster that nothing refers to. The mark is taken away when the image is closed.
-final class QedTables: SessionState {
+/// Unchecked: only the driver's monitor hands it from thread to thread.
+final class QedTables: SessionState, @unchecked Sendable {
     let file: BlockNode
     var header: QedHeader
     var isReadOnly: Bool

@@ -1,7 +1,8 @@
 import BlockCore
 
 /// A grain table in memory: the sector of each grain, 0 where there is none.
-final class VmdkGrainTable {
+/// Unchecked: only the driver's monitor hands it from thread to thread.
+final class VmdkGrainTable: @unchecked Sendable {
     var entries: [UInt32]
     /// The sectors of the table that differ from the file.
     var dirty: Range<Int>?

@@ -7,7 +7,8 @@ import BlockCore
 /// The order of writes: grains, and new grain tables full of zeroes; a flush; entries of directories and
 /// tables, the redundant ones first; a flush. The primary table alone is believed, so that the redundant one
 /// may be behind or ahead after a crash. A grain that no entry refers to is the worst that is left.
-final class VmdkGrainTables {
+/// Unchecked: only the driver's monitor hands it from thread to thread.
+final class VmdkGrainTables: @unchecked Sendable {
     /// Tables kept in memory at most.
     private static let mostKeptTables = 4096
     private var keptTables = mostKeptTables

@@ -12,7 +12,8 @@ import BlockCore
 /// ones, and the high bits the rest.
 ///
 /// Not thread-safe: the driver's lock guards it.
-final class VmdkSESparse {
+/// Unchecked: only the driver's monitor hands it from thread to thread.
+final class VmdkSESparse: @unchecked Sendable {
     static let headerBytes = 512
     private static let version: UInt64 = 0x2_0000_0001
     private static let volatileMagic: UInt64 = 0xCAFE_CAFE

@@ -4,7 +4,8 @@ import BlockCore
 /// grains, the grain directory, the footer (a header that knows where the directory is), the end marker.
 ///
 /// Not thread-safe: used under the driver's lock.
-final class VmdkStream {
+/// Unchecked: only the driver's monitor hands it from thread to thread.
+final class VmdkStream: @unchecked Sendable {
     let file: BlockNode
     private let header: VmdkSparseHeader
     /// How long the file is, in bytes, the pending ones included.
