@@ -52,6 +52,14 @@ import Testing
         #expect(try fixture.platter("compare", "disk.vmdk", "src.raw").status == 0)
     }
 
+    /// As `timeout` does: to the process and to its group.
+    @Test func aSignalThatIsSentTwiceRemovesThePart() throws {
+        let convert = "platter convert -r 100k -m 1 -O qcow2 src.raw disk.img"
+        let outcome = try fixture.shell("timeout -s TERM 0.5 \(convert)", linked: true)
+        #expect(outcome.status == 124)
+        #expect(try names() == [])
+    }
+
     @Test("an interrupt removes what lies behind a link, and the link stays", arguments: ["INT", "TERM"])
     func link(signal: String) throws {
         try fixture.shell("mkdir sub; ln -s sub/real link; ln -s link again")

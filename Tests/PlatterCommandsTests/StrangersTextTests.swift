@@ -65,6 +65,8 @@ import Testing
             onInterrupt: { heard.add("second") }, onStatusRequest: { heard.add("second asked") })
         SignalWatch.deliver(10)
         SignalWatch.deliver(15)
+        // The same signal, sent twice: were it a second one, it would end this process.
+        SignalWatch.deliver(15)
         #expect(SignalWatch.interruptedStatus == 143)
         first.stop()
         SignalWatch.deliver(10)
