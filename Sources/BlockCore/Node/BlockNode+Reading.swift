@@ -76,8 +76,11 @@ extension BlockNode {
         return offset..<offset + count
     }
 
-    private func readMapped(
-        _ driver: any FormatDriver, into buffer: inout MutableRawSpan, at offset: Int
+    /// Reads what the map of this layer says.
+    ///
+    /// - Parameter ownOnly: whether what this layer lacks reads as zeroes, whatever lies below.
+    func readMapped(
+        _ driver: any FormatDriver, into buffer: inout MutableRawSpan, at offset: Int, ownOnly: Bool = false
     ) throws(BlockError) {
         let count = buffer.byteCount
         var done = 0
@@ -85,7 +88,11 @@ extension BlockNode {
             let extent = try driver.extent(at: offset + done, limit: count - done)
             let run = min(max(extent.length, 1), count - done)
             var part = buffer.slice(done..<done + run)
-            try read(extent, driver, into: &part, at: offset + done)
+            if ownOnly && extent.status == .unallocated {
+                part.fill()
+            } else {
+                try read(extent, driver, into: &part, at: offset + done)
+            }
             done += run
         }
     }

@@ -48,7 +48,8 @@ extension BlockNode {
         let ticket = requests.acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
-        try driver.saveVMState(bytes, at: offset)
+        try driver.saveVMState(
+            bytes, at: offset, guest: GuestAccess(self, driver, readsBehindEnd: true))
         needsFlush.store(true, ordering: .relaxed)
         if settings.cache.isWriteThrough { try driver.flush() }
     }

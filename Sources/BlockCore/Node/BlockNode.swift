@@ -48,6 +48,8 @@ public final class BlockNode: GuestReader, Sendable {
     let requests = RangeLock()
     /// Something was changed that no flush has made durable yet.
     let needsFlush = Atomic<Bool>(false)
+    let clearing: (any Clearing)?
+    let legacyWriting: (any LegacyWriting)?
     let zeroWriting: (any ZeroWriting)?
     let discarding: (any Discarding)?
     let recorder: (any BitmapCapable)?
@@ -75,10 +77,14 @@ public final class BlockNode: GuestReader, Sendable {
         readOnlyNow = Atomic(settings.readOnly)
         if case .format(let driver) = layer {
             assert(driver.knowsItsAbilities)
+            clearing = driver.asClearing
+            legacyWriting = driver as? any LegacyWriting
             zeroWriting = driver.asZeroWriting
             discarding = driver.asDiscarding
             recorder = driver.asBitmapCapable
         } else {
+            clearing = nil
+            legacyWriting = nil
             zeroWriting = nil
             discarding = nil
             recorder = nil
