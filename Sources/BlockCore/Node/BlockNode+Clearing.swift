@@ -4,6 +4,13 @@ extension BlockNode {
     /// How many zeroes are written at once where they have to be stored, in bytes.
     private static let zeroBytes = 1 << 20
 
+    /// See ``Clearing/marksZeroes``; `false` for what has no way to clear but zeroes.
+    public var marksZeroes: Bool { clearing?.marksZeroes ?? zeroWriting?.marksZeroes ?? false }
+    /// See ``Clearing/zeroGranularity``, in bytes; `nil` for what has no way to clear but zeroes.
+    public var zeroGranularity: Int? { clearing?.zeroGranularity ?? zeroWriting?.zeroGranularity }
+    /// See ``Clearing/discardGranularity``, in bytes; `nil` for what has no way to give space back.
+    public var discardGranularity: Int? { clearing?.discardGranularity ?? discarding?.discardGranularity }
+
     /// Clears whole units of the guest's disk, run by run.
     ///
     /// - Parameter noFallback: whether to fail where zeroes would have to be stored.
@@ -35,7 +42,7 @@ extension BlockNode {
     /// Makes any range read as zeroes.
     func zero(_ range: Range<Int>, _ flags: ZeroFlags, _ guest: GuestAccess) throws(BlockError) {
         let noFallback = flags.contains(.noFallback)
-        guard let unit = clearing?.zeroGranularity ?? zeroWriting?.zeroGranularity else {
+        guard let unit = zeroGranularity else {
             return try storeZeroes(in: range, noFallback: noFallback, guest)
         }
         let whole = wholeUnits(of: range, unit: unit, end: guest.driver.virtualSize)
@@ -51,7 +58,7 @@ extension BlockNode {
     private func zeroParts(
         of range: Range<Int>, _ unitBytes: Int, _ flags: ZeroFlags, _ guest: GuestAccess
     ) throws(BlockError) {
-        let marks = clearing?.marksZeroes ?? zeroWriting?.marksZeroes ?? false
+        let marks = marksZeroes
         var rest = range
         while !rest.isEmpty {
             let start = rest.lowerBound.roundedDown(to: unitBytes)

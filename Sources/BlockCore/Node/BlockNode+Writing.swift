@@ -87,7 +87,7 @@ extension BlockNode {
             try driver.discard(at: offset, count: count)
         case .format(let driver):
             let range = try checkedRange(offset, count, of: driver)
-            guard let unit = clearing?.discardGranularity ?? discarding?.discardGranularity else { return }
+            guard let unit = discardGranularity else { return }
             let whole = wholeUnits(of: range, unit: unit, end: driver.virtualSize)
             guard !whole.isEmpty else { return }
             let ticket = requests.acquire(clusters(whole, driver), exclusive: true)

@@ -80,13 +80,13 @@ struct ImageInfo {
     private static func limits(of node: BlockNode) -> [InfoField] {
         var fields: [InfoField] = []
         let alignment = max(1, (node.file ?? node).storage?.requestAlignment ?? 1)
-        if let zero = node.format?.asZeroWriting, zero.zeroGranularity > 1 {
-            fields.append(InfoField("write-zeroes-alignment", .number(zero.zeroGranularity)))
+        if let unit = node.zeroGranularity, unit > 1 {
+            fields.append(InfoField("write-zeroes-alignment", .number(unit)))
         }
         fields.append(InfoField("request-alignment", .number(alignment)))
         fields.append(InfoField("min-mem-alignment", .number(alignment)))
-        if let discarding = node.format?.asDiscarding, discarding.discardGranularity > 1 {
-            fields.append(InfoField("discard-alignment", .number(discarding.discardGranularity)))
+        if let unit = node.discardGranularity, unit > 1 {
+            fields.append(InfoField("discard-alignment", .number(unit)))
         }
         fields.append(InfoField("opt-mem-alignment", .number(AlignedBuffer.alignmentBytes)))
         fields.append(InfoField("max-iov", .number(1024)))
