@@ -189,16 +189,12 @@ extension ZeroWriting {
     public var marksZeroes: Bool { false }
 }
 
-/// Stores guest data by sharing the space of another file, as file systems with reflinks can.
+/// May store guest data by sharing the space of another file, as file systems with reflinks can: its plain
+/// grants of whole units need no bytes that are written.
 public protocol SpaceSharing: FormatDriver {
     /// Which of the storage children holds plain guest data (``Extent/child``); `nil` where this image keeps
     /// none, such as an encrypted one.
     var sharingChild: Int? { get }
-    /// Makes `count` guest bytes at `offset` those of `source`, by sharing their space. All offsets and
-    /// `count` are multiples of ``FormatDriver/writeGranularity`` and ``BlockNode/sharingAlignment``.
-    /// - Returns: how many bytes were stored, whole units from the start; the rest is as it was.
-    /// - Throws: as writing does.
-    func share(_ source: PlainPlace, at offset: Int, count: Int) throws(BlockError) -> Int
 }
 
 /// Gives space back.

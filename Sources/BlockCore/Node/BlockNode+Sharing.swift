@@ -59,13 +59,47 @@ extension BlockNode {
             defer { requests.release(ticket) }
             try checkChangeable()
             try noteChange(in: range)
-            stored = try sharing.share(source, at: offset, count: count)
+            stored =
+                sharing.sharingChild == nil
+                ? 0 : try share(source, at: offset, count: count, GuestAccess(self, driver))
             if settings.cache.isWriteThrough { try driver.flush() }
         }
         needsFlush.store(true, ordering: .relaxed)
         statistics.count(.write, bytes: stored, since: began)
         statistics.noteWritten(upTo: offset + stored)
         return stored
+    }
+
+    /// Shares what needs no completing, from the start.
+    ///
+    /// - Returns: how many bytes were stored; the rest is as it was.
+    private func share(
+        _ source: PlainPlace, at offset: Int, count: Int, _ guest: GuestAccess
+    ) throws(BlockError) -> Int {
+        let end = offset + count
+        var start = offset
+        while start < end {
+            let grant = try guest.driver.grant(start..<end, over: guest.backingEnd)
+            var isStored = false
+            do throws(BlockError) {
+                if grant.form == .plain, grant.units == grant.guest {
+                    file?.emit(.writeData)
+                    let part = source.advanced(by: start - offset)
+                    isStored =
+                        try grant.file.share(part, at: grant.hostOffset, count: grant.guest.count) > 0
+                }
+            } catch {
+                guest.driver.giveBack(grant)
+                throw error
+            }
+            guard isStored else {
+                guest.driver.giveBack(grant)
+                break
+            }
+            try guest.driver.link(grant)
+            start = grant.guest.upperBound
+        }
+        return start - offset
     }
 
     /// Where the chain keeps the bytes at `offset`, when one file keeps them plainly: one run of at most

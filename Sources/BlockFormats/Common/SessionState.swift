@@ -53,6 +53,12 @@ extension SessionState {
     var backing: BackingReference? { nil }
     static var unitsOverlap: Bool { false }
     func units(around guest: Range<Int>) -> Range<Int> { guest }
+    /// For formats whose driver clears by itself.
+    mutating func clear(
+        _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
+    ) throws(BlockError) -> ClearStep {
+        ClearStep(.store, length: range.count)
+    }
     func checkWritable() throws(BlockError) {}
     mutating func abandonChanges() {}
     mutating func closeFiles() throws(BlockError) {}

@@ -172,11 +172,6 @@ extension RawDriver: Clearing {
 extension RawDriver: SpaceSharing {
     /// What would have to be looked at is written.
     public var sharingChild: Int? { guardsEnds ? nil : 0 }
-
-    public func share(_ source: PlainPlace, at offset: Int, count: Int) throws(BlockError) -> Int {
-        guard !guardsEnds else { return 0 }
-        return try file.share(source, at: windowOffset + offset, count: count)
-    }
 }
 
 extension RawDriver: Measurable {

@@ -38,17 +38,21 @@ extension Qcow2Metadata {
     private func preallocateSome(
         _ guest: Range<Int>, _ mode: Preallocation, fileIsZero: Bool
     ) throws(BlockError) -> Int {
-        let plan = try plan(guest)
-        writesInFlight -= 1
-        guard let allocation = plan.allocation else { return plan.guest.upperBound }
-        let mustClear = header.isEncrypted ? !marksPreallocated : !fileIsZero && !allocation.isVirgin
-        try prepare(allocation.guest, at: allocation.hostOffset, mode, clears: mustClear)
-        if layout.hasSubclusters {
-            try linkPlaces(allocation)
-        } else {
-            try link(allocation, asZero: marksPreallocated)
+        var grant = try grant(guest, over: 0)
+        guard grant.isNew else { return grant.guest.upperBound }
+        let mustClear = header.isEncrypted ? !marksPreallocated : !fileIsZero && !grant.isVirgin
+        do throws(BlockError) {
+            try prepare(grant.units, at: grant.hostOffset, mode, clears: mustClear)
+            if layout.hasSubclusters {
+                try linkPlaces(&grant)
+            } else {
+                try link(&grant, asZero: marksPreallocated)
+            }
+        } catch {
+            giveBack(grant)
+            throw error
         }
-        return plan.guest.upperBound
+        return grant.guest.upperBound
     }
 
     /// Has the file reach to the clusters of a guest range, with zeroes in them where that is wanted.

@@ -72,7 +72,6 @@ extension Qcow2Driver: SnapshotCapable {
             }
             tables.discardUnused(replaced)
             tables.savedStateBytes = 0
-            setVirtualSize(size)
         }
     }
 
@@ -122,7 +121,7 @@ extension Qcow2Driver: SnapshotCapable {
             else { throw tables.corrupt("The snapshot's L1 table is too small for its disk size") }
             tables.l1 = try tables.snapshotL1(found)
             tables.l2Cache.discardAll()
-            setVirtualSize(size)
+            tables.selectedSize = size
         }
     }
 }

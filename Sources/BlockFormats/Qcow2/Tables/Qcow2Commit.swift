@@ -241,8 +241,9 @@ extension Qcow2Metadata {
         try file.write(zeroes.span.bytes, at: offset + bytes)
     }
 
-    /// Forgets every change that is not in the file, as far as it can still be read.
+    /// Forgets every change that is not in the file, as far as it can still be read, header and all.
     func abandonChanges() {
+        if let stored = try? Qcow2Driver.readHeader(file) { header = stored }
         hasUnflushedWrites = false
         loadedRefcounts = nil
         bitmaps = nil

@@ -8,7 +8,7 @@ import BlockCore
 /// the L2 entries that refer to them; after another, the L1 entries that refer to new L2 tables; after the
 /// last, refcounts of what is no longer referred to go down. A crash between any two leaves leaks at worst.
 /// Unchecked: only the driver's monitor hands it from thread to thread.
-final class Qcow2Metadata: FlushableTables, RefcountOwner, @unchecked Sendable {
+final class Qcow2Metadata: SessionState, RefcountOwner, @unchecked Sendable {
     let file: BlockNode
     /// Where the guest's plain data is.
     let data: GuestData
@@ -29,8 +29,6 @@ final class Qcow2Metadata: FlushableTables, RefcountOwner, @unchecked Sendable {
     var hasUnflushedWrites = false
     /// Where the next compressed cluster goes, if its host cluster has room; 0 for nowhere.
     var freeByteOffset = 0
-    /// Requests that write to clusters: new ones without an L2 entry yet, or the guest's own.
-    var writesInFlight = 0
     /// Refcounts need not be up to date in the file, because the dirty bit says so.
     var refcountsAreLazy = false
     /// A change of many entries failed half-way: the dirty bit stays for the next who opens the image.
@@ -38,6 +36,10 @@ final class Qcow2Metadata: FlushableTables, RefcountOwner, @unchecked Sendable {
     /// How much machine state was saved and is in no snapshot yet, in bytes.
     var savedStateBytes = 0
     var isReadOnly: Bool
+    /// The disk size of the snapshot that is read instead of the current state.
+    var selectedSize: Int?
+    var virtualSize: Int { selectedSize ?? header.virtualSize }
+    var backing: BackingReference? { header.backing }
     /// Which freed clusters' space goes back to the file system.
     var passesDiscards = Qcow2PassedDiscards()
     /// What writes are kept away from.

@@ -8,13 +8,7 @@ extension Qcow2Driver: Resizable {
         try checkSize(virtualSize)
         let before = self.virtualSize
         try exclusively { tables throws(BlockError) in try tables.beginBitmapResize(to: virtualSize) }
-        // After a failure the guest must see the size that the header in memory has.
-        defer {
-            metadata.withLock { tables in
-                setVirtualSize(tables.header.virtualSize)
-                tables.endBitmapResize()
-            }
-        }
+        defer { metadata.withLock { $0.endBitmapResize() } }
         guard virtualSize > before else {
             return try exclusively { tables throws(BlockError) in try tables.shrink(to: virtualSize) }
         }
