@@ -49,8 +49,8 @@ public enum PlatterProgram {
     private static func run(_ name: String, _ arguments: [String], _ terminal: Terminal) -> Int32 {
         do {
             var global = try GlobalOptions(program: name)
-            if let alias = CommandList.all.first(where: { $0.command.spec.alias == name }) {
-                return try run(alias.name, arguments, name, global, terminal)
+            if let named = CommandList.all.first(where: { $0.command.alias == name }) {
+                return try run(named.name, arguments, name, global, terminal)
             }
             switch try global.parse(arguments, program: name) {
             case .text(let text):
@@ -75,19 +75,20 @@ public enum PlatterProgram {
         }
         let spec = command.spec
         do {
-            switch try ArgumentNormalizer(spec: spec, program: program).normalise(arguments) {
-            case .help:
+            let parsed = try spec.parser.parse(arguments)
+            guard !parsed.asksForHelp else {
                 terminal.print(HelpText.command(spec, program: program))
                 return delivered(0, program, spec, terminal)
-            case .arguments(var normal):
-                let objects = try SecretObjects(takingFrom: &normal)
-                let policy = try PolicyChoice.take(from: &normal) ?? global.policy
-                let context = CommandContext(
-                    programName: program, spec: spec, terminal: terminal, policy: policy,
-                    secrets: objects.source)
-                let status = try command.bound(to: normal).run(context)
-                return delivered(status, program, spec, terminal)
             }
+            var options = OptionReader(parsed)
+            let work = command.init(&options)
+            let objects = try SecretObjects(UniversalOptions(&options).objects)
+            let context = CommandContext(
+                programName: program, spec: spec, terminal: terminal,
+                policy: try work.openPolicy.map { try PolicyChoice.policy(named: $0) } ?? global.policy,
+                secrets: objects.source)
+            let status = try work.run(context)
+            return delivered(status, program, spec, terminal)
         } catch {
             let status = terminal.report(CommandFailure(error), program: program, command: spec)
             terminal.flush()

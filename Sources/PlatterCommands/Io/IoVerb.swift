@@ -70,12 +70,13 @@ struct IoCall {
                 options.operands += rest
                 break
             }
-            guard argument.hasPrefix("-"), argument.count > 1 else {
+            var bundle = argument.unicodeScalars[...]
+            guard bundle.popFirst() == "-", !bundle.isEmpty else {
                 options.operands.append(argument)
                 continue
             }
-            var cluster = argument.dropFirst()
-            while let letter = cluster.popFirst() {
+            while let scalar = bundle.popFirst() {
+                let letter = Character(scalar)
                 guard letter != ":", let place = letters.firstIndex(of: letter) else {
                     complain("\(word): invalid option -- '\(letter)'")
                     throw .usage
@@ -83,12 +84,12 @@ struct IoCall {
                 options.flags.insert(letter)
                 let next = letters.index(after: place)
                 guard next < letters.endIndex, letters[next] == ":" else { continue }
-                guard let value = cluster.isEmpty ? rest.popFirst() : String(cluster) else {
+                guard let value = bundle.isEmpty ? rest.popFirst() : String(bundle) else {
                     complain("\(word): option requires an argument -- '\(letter)'")
                     throw .usage
                 }
                 options.values[letter] = value
-                cluster = ""
+                bundle.removeAll()
             }
         }
         return options
