@@ -1,4 +1,5 @@
 import BlockCore
+import BlockProtocols
 
 /// Reading and writing while the shell waits.
 enum IoTransfers {
@@ -136,7 +137,7 @@ enum IoTransfers {
     private static func fill(_ buffer: IoBuffer, from path: String, _ shell: IoShell) throws {
         let bytes: [UInt8]
         do throws(BlockError) {
-            bytes = try HostFile.prefix(of: path, count: buffer.count)
+            bytes = try HostPath.prefix(of: path, count: buffer.count)
         } catch {
             shell.complainPlainly(error.errno.map { "\(path): \(HostErrors.text($0))" } ?? error.message)
             throw IoFailure.silent
