@@ -66,7 +66,7 @@ struct BenchCommand: ImageCommand {
         let numbers = try BenchNumbers(self)
         return try context.closing(try context.open(image, settings: settings)) { node in
             let job = numbers.job(node)
-            if case .human = output, !quiet { context.terminal.print(announcement(job)) }
+            if output == .human, !quiet { context.terminal.print(announcement(job)) }
             context.terminal.flush()
             let elapsed: Int
             do throws(BlockError) { elapsed = try job.run() } catch {

@@ -49,7 +49,13 @@ struct CheckCommand: ImageCommand {
                 throw CommandFailure(
                     "This image format does not support checks", status: Self.unsupportedStatus)
             }
-            return try check(checkable, node, mode, output, context)
+            var result = try repaired(checkable, mode, output, context)
+            if let loss = try? node.lookForCut() {
+                context.terminal.error("ERROR: \(loss.message)")
+                result.corruptions = max(1, result.corruptions)
+            }
+            show(result, node, output, context)
+            return CheckReport.status(result)
         }
     }
 
@@ -63,30 +69,28 @@ struct CheckCommand: ImageCommand {
         }
     }
 
-    private func check(
-        _ checkable: any Checkable, _ node: BlockNode, _ mode: RepairMode, _ output: OutputFormat,
-        _ context: CommandContext
-    ) throws -> Int32 {
-        let isHuman = if case .human = output { true } else { false }
-        var result = try run(checkable, mode, context)
-        if result.leaksFixed > 0 || result.corruptionsFixed > 0 {
-            if isHuman && !quiet { context.terminal.print(CheckReport.repaired(result)) }
-            let first = result
-            result = try run(checkable, .none, context)
-            result.leaksFixed = first.leaksFixed
-            result.corruptionsFixed = first.corruptionsFixed
-        }
-        if let loss = try? node.lookForCut() {
-            context.terminal.error("ERROR: \(loss.message)")
-            result.corruptions = max(1, result.corruptions)
-        }
-        if !isHuman {
+    /// Checks the image, and a second time where that repaired something.
+    private func repaired(
+        _ checkable: any Checkable, _ mode: RepairMode, _ output: OutputFormat, _ context: CommandContext
+    ) throws -> CheckResult {
+        let first = try run(checkable, mode, context)
+        guard first.leaksFixed > 0 || first.corruptionsFixed > 0 else { return first }
+        if output == .human && !quiet { context.terminal.print(CheckReport.repaired(first)) }
+        var second = try run(checkable, .none, context)
+        second.leaksFixed = first.leaksFixed
+        second.corruptionsFixed = first.corruptionsFixed
+        return second
+    }
+
+    private func show(
+        _ result: CheckResult, _ node: BlockNode, _ output: OutputFormat, _ context: CommandContext
+    ) {
+        if output == .json {
             let json = CheckReport.json(result, filename: operands[0], format: node.driverName)
             context.terminal.print(JSONWriter.text(json))
         } else if !quiet {
             context.terminal.print(CheckReport.summary(result))
         }
-        return CheckReport.status(result)
     }
 
     private func run(

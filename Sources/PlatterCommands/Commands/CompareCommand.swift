@@ -66,7 +66,7 @@ struct CompareCommand: ImageCommand {
         _ first: BlockNode, _ second: BlockNode, _ output: OutputFormat, _ context: CommandContext
     ) throws -> Int32 {
         let job = CompareJob(first, second, isStrict: strict)
-        let isJSON = if case .json = output { true } else { false }
+        let isJSON = output == .json
         let reporter = ProgressReporter(context, isShown: progress && !quiet && !isJSON)
         do throws(BlockError) { try job.run(reporter.control) } catch {
             reporter.finish(succeeded: false)

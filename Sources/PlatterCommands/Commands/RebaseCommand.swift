@@ -33,8 +33,7 @@ struct RebaseCommand: ImageCommand {
         backingUnsafe = options.flag(
             "u", "backing-unsafe", "Change the reference only; open no backing file")
         compress = options.flag("c", "compress", "Compress what is copied into FILE")
-        forceShare = options.forceShare(
-            "Open the new backing file even while another program writes to it")
+        forceShare = options.forceShare(of: "the new backing file")
         progress = options.progress()
         quiet = options.quiet()
         operands = options.operands

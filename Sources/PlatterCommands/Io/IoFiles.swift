@@ -84,9 +84,9 @@ enum IoFiles {
 
     static func discard(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
         let options = try call.options("Cq", shell.complainPlainly)
-        let (offset, count) = try options.range()
-        let change = IoChange("discard", offset, count, options, failure: "discard failed") {
-            () throws(BlockError) in try node.discard(at: offset, count: count)
+        let span = try options.range()
+        let change = IoChange(IoRequest("discard", span, options, failure: "discard failed")) {
+            () throws(BlockError) in try node.discard(at: span.offset, count: span.count)
         }
         try shell.perform(node) { change.outcome() }
     }
@@ -106,8 +106,9 @@ enum IoFiles {
             return try node.resize(to: size, preallocation: preallocation)
         }
         let mode = preallocation
-        let change = IoChange("", 0, 0, IoOptions(flags: ["q"]), failure: "truncate failed") {
-            () throws(BlockError) in try node.resize(to: size, preallocation: mode)
+        let quiet = IoRequest("", IoSpan(), IoOptions(flags: ["q"]), failure: "truncate failed")
+        let change = IoChange(quiet) { () throws(BlockError) in
+            try node.resize(to: size, preallocation: mode)
         }
         try shell.perform(node) { change.outcome() }
     }

@@ -21,10 +21,8 @@ extension OptionReader {
                 + "io_uring")
     }
 
-    mutating func forceShare(_ help: String = "Open the image even while another program writes to it")
-        -> Bool
-    {
-        flag("U", "force-share", help)
+    mutating func forceShare(of what: String = "the image") -> Bool {
+        flag("U", "force-share", "Open \(what) even while another program writes to it")
     }
 
     mutating func rateLimit(_ verb: String = "Write") -> String? {
