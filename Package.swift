@@ -9,7 +9,6 @@ let settings: [SwiftSetting] = [
     .treatAllWarnings(as: .error),
 ]
 
-let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
 let systemPackage: Target.Dependency = .product(name: "SystemPackage", package: "swift-system")
 
 /// A library target of ours.
@@ -31,11 +30,11 @@ let package = Package(
     products: [
         .executable(name: "platter", targets: ["platter"]),
         .library(
-            name: "Platter", targets: ["BlockCore", "BlockProtocols", "BlockFilters", "BlockFormats", "BlockJobs"]),
+            name: "Platter",
+            targets: ["BlockCore", "BlockProtocols", "BlockFilters", "BlockFormats", "BlockJobs"]),
     ],
     dependencies: [
-        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
-        .package(url: "https://github.com/apple/swift-system", from: "1.6.0"),
+        .package(url: "https://github.com/apple/swift-system", from: "1.6.0")
     ],
     targets: [
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
@@ -57,10 +56,7 @@ let package = Package(
         library("BlockJobs", ["BlockCore"]),
         library(
             "PlatterCommands",
-            [
-                "BlockCore", "BlockProtocols", "BlockFilters", "BlockFormats", "BlockJobs", "CHost",
-                argumentParser,
-            ]),
+            ["BlockCore", "BlockProtocols", "BlockFilters", "BlockFormats", "BlockJobs", "CHost"]),
         .executableTarget(name: "platter", dependencies: ["PlatterCommands"], swiftSettings: settings),
         .target(
             name: "BlockTestSupport",
