@@ -27,7 +27,7 @@ struct Qcow2HoleEstimate {
     /// Looks at the next refcounts.
     ///
     /// - Returns: the answer, once it is known.
-    mutating func look(at store: RefcountStore) throws(BlockError) -> Bool? {
+    mutating func look(at store: Qcow2Allocator) throws(BlockError) -> Bool? {
         let perBlock = store.layout.refcountsPerBlock
         for _ in 0..<Self.looksAtOnce {
             if counted >= threshold || looks >= Self.maximumLooks { return true }
