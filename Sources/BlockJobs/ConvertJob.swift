@@ -94,7 +94,7 @@ public struct ConvertJob: BlockJob {
     }
 
     /// Whether every byte of the target has its place, whatever the order in which they are written.
-    private var hasFixedPlaces: Bool { target.format?.isTransparent == true }
+    private var hasFixedPlaces: Bool { target.unfiltered.format?.isTransparent == true }
 
     /// Copying keeps as many threads busy as there are processors; compressed pieces wait for their turn.
     private static func workers(compressing: Bool) -> Int {
@@ -102,7 +102,7 @@ public struct ConvertJob: BlockJob {
     }
 
     /// Runs are cut at multiples of this: the target's clusters, or a page.
-    private var unitBytes: Int { max(target.format?.writeGranularity ?? 1, AlignedBuffer.alignmentBytes) }
+    private var unitBytes: Int { max(target.unfiltered.format?.writeGranularity ?? 1, AlignedBuffer.alignmentBytes) }
 
     private func makeCompressor() throws(BlockError) -> UnitCompressor {
         guard let driver = target.format as? any CompressedWriting else {
@@ -118,7 +118,7 @@ public struct ConvertJob: BlockJob {
         let zeroing: PieceWriter.Zeroing =
             options.isStream
             ? .asData : options.targetIsZero ? .none : options.targetIsNew ? .whereNeeded : .marked
-        let granularity = target.format?.writeGranularity ?? 1
+        let granularity = target.unfiltered.format?.writeGranularity ?? 1
         let reader = SalvagingReader(source: source, onUnreadable: options.onUnreadable)
         return CopyWork(
             read: { (buffer, offset) throws(BlockError) in try reader.read(into: &buffer, at: offset) },

@@ -1,13 +1,19 @@
-import ArgumentParser
-
-/// One subcommand: its table of options, the properties that they are bound to, and its work.
+/// One subcommand: what it is called, its options, and its work.
 ///
-/// The table (``spec``) decides what the command line may say; swift-argument-parser binds the normalised
-/// arguments to the properties: an option with a value needs an `@Option`, one without a `@Flag`, both named
-/// as the table's ``OptionSpec/binding``; file names are the `@Argument var operands: [String]`.
+/// The initialiser declares the options, each once; ``OptionReader`` has an example.
 /// To add a command: one file in Commands/ and one line in ``CommandList``.
-protocol ImageCommand: ParsableCommand {
+protocol ImageCommand: Sendable {
+    /// What the help text says of the command; its options are ``table``.
     static var spec: CommandSpec { get }
+
+    /// The name of a program that is this command alone.
+    static var alias: String? { get }
+
+    /// The value of the command's own `--open-policy`, which goes before the program's.
+    var openPolicy: String? { get }
+
+    /// Declares the options, and takes their values and the operands.
+    init(_ options: inout OptionReader)
 
     /// Does the work and answers the exit status.
     ///
@@ -16,18 +22,15 @@ protocol ImageCommand: ParsableCommand {
 }
 
 extension ImageCommand {
-    /// Help is asked for before arguments are bound, so nobody has to look for it again.
-    static var configuration: CommandConfiguration { CommandConfiguration(helpNames: []) }
+    static var alias: String? { nil }
+    var openPolicy: String? { nil }
 
-    /// The command with its properties set from normalised arguments.
-    static func bound(to arguments: [String]) throws -> Self {
-        let operands = arguments.firstIndex(of: "--") ?? arguments.endIndex
-        // swift-argument-parser takes an empty value only as an argument of its own.
-        let options = arguments[..<operands].flatMap { argument in
-            argument.firstIndex(of: "=") == argument.indices.last
-                ? [String(argument.dropLast()), ""] : [argument]
-        }
-        return try parse(options + arguments[operands...])
+    /// The options that the initialiser declares, and those of every command.
+    static var table: [OptionSpec] {
+        var reader = OptionReader()
+        _ = Self(&reader)
+        _ = UniversalOptions(&reader)
+        return reader.table
     }
 }
 

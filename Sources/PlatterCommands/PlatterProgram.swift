@@ -33,65 +33,72 @@ public enum PlatterProgram {
         platter_raise_file_limit()
         let terminal = Terminal()
         let name = FileNames.lastComponent(arguments.first ?? "platter")
-        return run(name, Array(arguments.dropFirst()), terminal)
+        return ProgramRun(program: name, terminal: terminal).run(Array(arguments.dropFirst()))
     }
+}
 
-    /// The status of a command that ended with `status`: an answer that could not be written is an error.
-    private static func delivered(
-        _ status: Int32, _ program: String, _ spec: CommandSpec?, _ terminal: Terminal
-    ) -> Int32 {
-        guard let reason = terminal.lostAnswer() else { return status }
-        let failure = terminal.report(
-            CommandFailure("Could not write to standard output: \(reason)"), program: program, command: spec)
-        return status == 0 ? failure : status
-    }
+/// One run of the program under its name.
+private struct ProgramRun {
+    let program: String
+    let terminal: Terminal
 
-    private static func run(_ name: String, _ arguments: [String], _ terminal: Terminal) -> Int32 {
+    /// Runs the words behind the program's name and answers the exit status.
+    func run(_ arguments: [String]) -> Int32 {
         do {
-            var global = try GlobalOptions(program: name)
-            if let alias = CommandList.all.first(where: { $0.command.spec.alias == name }) {
-                return try run(alias.name, arguments, name, global, terminal)
+            var global = try GlobalOptions(program: program)
+            if let named = CommandList.all.first(where: { $0.command.alias == program }) {
+                return run(named.command, arguments, global)
             }
-            switch try global.parse(arguments, program: name) {
+            switch try global.parse(arguments, program: program) {
             case .text(let text):
                 terminal.print(text)
-                return delivered(0, name, nil, terminal)
-            case .command(let commandName, let rest):
-                return try run(commandName, rest, name, global, terminal)
+                return delivered(0)
+            case .command(let name, let rest):
+                guard let command = CommandList.command(named: name) else { throw Self.unknown(name) }
+                return run(command, rest, global)
             }
         } catch {
-            return terminal.report(CommandFailure(error), program: name)
+            return terminal.report(CommandFailure(error), program: program)
         }
     }
 
-    private static func run(
-        _ commandName: String, _ arguments: [String], _ program: String, _ global: GlobalOptions,
-        _ terminal: Terminal
-    ) throws -> Int32 {
-        guard let command = CommandList.command(named: commandName) else {
-            var failure = CommandFailure.usage("Command not found: \(commandName)")
-            failure.suggest(commandName, among: CommandList.all.map(\.name))
-            throw failure
-        }
+    private static func unknown(_ name: String) -> CommandFailure {
+        var failure = CommandFailure.usage("Command not found: \(name)")
+        failure.suggest(name, among: CommandList.all.map(\.name))
+        return failure
+    }
+
+    private func run(
+        _ command: any ImageCommand.Type, _ arguments: [String], _ global: GlobalOptions
+    ) -> Int32 {
         let spec = command.spec
         do {
-            switch try ArgumentNormalizer(spec: spec, program: program).normalise(arguments) {
-            case .help:
+            let parsed = try spec.parser.parse(arguments)
+            guard !parsed.asksForHelp else {
                 terminal.print(HelpText.command(spec, program: program))
-                return delivered(0, program, spec, terminal)
-            case .arguments(var normal):
-                let objects = try SecretObjects(takingFrom: &normal)
-                let policy = try PolicyChoice.take(from: &normal) ?? global.policy
-                let context = CommandContext(
-                    programName: program, spec: spec, terminal: terminal, policy: policy,
-                    secrets: objects.source)
-                let status = try command.bound(to: normal).run(context)
-                return delivered(status, program, spec, terminal)
+                return delivered(0, of: spec)
             }
+            var options = OptionReader(parsed)
+            let work = command.init(&options)
+            let objects = try SecretObjects(UniversalOptions(&options).objects)
+            let policy = try work.openPolicy.map { try PolicyChoice.policy(named: $0) } ?? global.policy
+            let context = CommandContext(
+                programName: program, spec: spec, terminal: terminal, policy: policy,
+                secrets: objects.source)
+            return delivered(try work.run(context), of: spec)
         } catch {
             let status = terminal.report(CommandFailure(error), program: program, command: spec)
             terminal.flush()
             return status
         }
+    }
+
+    /// The status of a command that ended with `status`: an answer that could not be written is an error.
+    private func delivered(_ status: Int32, of command: CommandSpec? = nil) -> Int32 {
+        guard let reason = terminal.lostAnswer() else { return status }
+        let failure = terminal.report(
+            CommandFailure("Could not write to standard output: \(reason)"), program: program,
+            command: command)
+        return status == 0 ? failure : status
     }
 }

@@ -132,7 +132,7 @@ private final class HeardEvents: Sendable {
 }
 
 /// A disk that remembers which steps it was told of.
-private final class ListeningDisk: MetadataEventListener {
+private final class ListeningDisk: ProtocolDriver, MetadataEventListener {
     static let name = "file"
     private let inner: any ProtocolDriver
     private let heard: HeardEvents

@@ -10,16 +10,12 @@ import Testing
     private static let vector = "MTIzNDU2Nzg5MDEyMzQ1Ng=="
 
     private func bytes(_ id: String, _ definitions: String...) throws -> [UInt8] {
-        var arguments = definitions.map { "--object=\($0)" } + ["--", "--object=operand"]
-        let objects = try SecretObjects(takingFrom: &arguments)
-        #expect(arguments == ["--", "--object=operand"])
-        let secret = try objects.source.secret(id)
+        let secret = try SecretObjects(definitions).source.secret(id)
         return secret.bytes.array
     }
 
     private func error(_ definitions: String...) -> BlockError? {
-        var arguments = definitions.map { "--object=\($0)" }
-        do throws(BlockError) { _ = try SecretObjects(takingFrom: &arguments) } catch { return error }
+        do throws(BlockError) { _ = try SecretObjects(definitions) } catch { return error }
         return nil
     }
 

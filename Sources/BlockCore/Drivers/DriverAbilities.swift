@@ -53,6 +53,6 @@ extension UseDeclaring {
     public var asUseDeclaring: (any UseDeclaring)? { self }
 }
 
-extension MetadataEventListener {
+extension ProtocolDriver where Self: MetadataEventListener {
     public var asEventListener: (any MetadataEventListener)? { self }
 }

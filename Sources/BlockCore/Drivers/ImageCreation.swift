@@ -69,6 +69,10 @@ public struct CreateContext: Sendable {
         named name: String? = nil, size: Int = 0, preallocation: Preallocation? = nil
     ) throws(BlockError) -> BlockNode {
         let name = name ?? filename
+        if let filter = registry.filter(named: nil, orBy: name) {
+            throw BlockError(
+                .unsupported, "Protocol driver '\(filter.name)' does not support image creation", path: name)
+        }
         let (entry, path) = try registry.resolve(name)
         guard let create = entry.create else {
             throw BlockError(
@@ -97,6 +101,8 @@ extension ImageOpener {
     public func createOptions(format: String, filename: String) throws(BlockError) -> CreateOptions {
         if let storage = protocolAsFormat(format) { return CreateOptions(storage.createOptions) }
         var declared = try creatableFormat(format).createOptions
+        // A filter makes no files, which comes out later.
+        if registry.filter(named: nil, orBy: filename) != nil { return CreateOptions(declared) }
         let (entry, _) = try registry.resolve(filename)
         for option in entry.createOptions where !declared.contains(where: { $0.key == option.key }) {
             declared.append(option)
@@ -188,37 +194,42 @@ extension ImageOpener {
     /// The format, if it can make images.
     public func creatableFormat(_ name: String) throws(BlockError) -> any Creatable.Type {
         guard let format = registry.format(named: name) else {
+            if registry.filter(named: name, orBy: nil) != nil { throw Self.cannotMake(name) }
             throw registry.unknown("Unknown file format", name)
         }
         guard let creatable = format as? any Creatable.Type else {
-            throw BlockError(.unsupported, "Format driver '\(name)' does not support image creation")
+            throw Self.cannotMake(name)
         }
         return creatable
     }
 
-    /// Opens `filename` through a throw-away overlay: writes go to a temporary file that is deleted at once.
+    private static func cannotMake(_ driver: String) -> BlockError {
+        BlockError(.unsupported, "Format driver '\(driver)' does not support image creation")
+    }
+
+    /// Puts a throw-away overlay over `base`: writes go to a temporary file whose name is removed at once.
     ///
     /// - Parameters:
-    ///   - temporaryPath: a file name that does not exist yet.
-    ///   - overlayFormat: the format of the overlay; one with backing files.
+    ///   - base: open read-only; closed with the overlay, or when this throws.
+    ///   - path: the name of the temporary file: of an empty file, or of none.
+    ///   - format: the format of the overlay; one with backing files.
+    ///   - settings: how the overlay is opened, but for writing, and without care for durability.
     ///   - unlink: removes the file of that name; called once, while the overlay is open or after a failure.
-    /// - Throws: what opening the image or making the overlay throws.
-    public func openTemporarySnapshot(
-        of filename: String, format: String? = nil, settings: OpenSettings = OpenSettings(),
-        temporaryPath: String, overlayFormat: String, unlink: (String) -> Void
+    /// - Throws: what making or opening the overlay throws.
+    public func openTemporaryOverlay(
+        over base: BlockNode, at path: String, format: String, settings: OpenSettings = OpenSettings(),
+        unlink: (String) -> Void
     ) throws(BlockError) -> BlockNode {
-        var below = settings
-        below.readOnly = true
-        let base = try open(filename, format: format, settings: below)
         do throws(BlockError) {
-            var options = try createOptions(format: overlayFormat, filename: temporaryPath)
+            defer { unlink(path) }
+            var options = try createOptions(format: format, filename: path)
             options.set(.size, to: String(try base.length()))
-            defer { unlink(temporaryPath) }
-            try create(temporaryPath, format: overlayFormat, options: options)
+            try create(path, format: format, options: options)
             var above = settings
             above.readOnly = false
             above.cache = .unsafe
-            let overlay = try open(temporaryPath, format: overlayFormat, settings: above)
+            above.engine = .threads
+            let overlay = try open(path, format: format, settings: above)
             overlay.backing = base
             return overlay
         } catch {

@@ -5,7 +5,7 @@ extension BlockNode {
     private static let zeroBytes = 1 << 20
 
     /// See ``Clearing/marksZeroes``; `false` for what has no way to clear but zeroes.
-    public var marksZeroes: Bool { clearing?.marksZeroes ?? zeroWriting?.marksZeroes ?? false }
+    public var marksZeroes: Bool { unfiltered.clearing?.marksZeroes ?? unfiltered.zeroWriting?.marksZeroes ?? false }
     /// See ``Clearing/zeroGranularity``, in bytes; `nil` for what has no way to clear but zeroes.
     public var zeroGranularity: Int? { clearing?.zeroGranularity ?? zeroWriting?.zeroGranularity }
     /// See ``Clearing/discardGranularity``, in bytes; `nil` for what has no way to give space back.

@@ -17,6 +17,7 @@ extension BlockNode {
             defer { endReading(ticket) }
             try checkOpen()
             try readMapped(driver, into: &buffer, at: offset)
+        case .filter(let driver): try read(through: driver, into: &buffer, at: offset)
         }
         statistics.count(.read, bytes: buffer.byteCount, since: began)
     }
@@ -48,6 +49,7 @@ extension BlockNode {
     public func readOld(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         switch layer {
         case .storage(let driver): try driver.read(into: &buffer, at: offset)
+        case .filter(let driver): try driver.read(into: &buffer, at: offset)
         case .format(let driver):
             let inside = max(0, min(buffer.byteCount, driver.virtualSize - offset))
             var tail = buffer.slice(inside..<buffer.byteCount)

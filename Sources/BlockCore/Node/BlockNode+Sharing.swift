@@ -63,6 +63,8 @@ extension BlockNode {
                 sharing.sharingChild == nil
                 ? 0 : try share(source, at: offset, count: count, GuestAccess(self, driver))
             if settings.cache.isWriteThrough { try driver.flush() }
+        // What passes a filter has to be written, so that the filter gets to see it.
+        case .filter: return 0
         }
         needsFlush.store(true, ordering: .relaxed)
         statistics.count(.write, bytes: stored, since: began)
@@ -103,13 +105,13 @@ extension BlockNode {
     }
 
     /// Where the chain keeps the bytes at `offset`, when one file keeps them plainly: one run of at most
-    /// `limit` bytes. `nil` where they are zeroes, encoded or lost.
+    /// `limit` bytes. `nil` where they are zeroes, encoded, lost, or behind a filter.
     ///
     /// - Throws: what asking for the map throws.
     public func plainPlace(at offset: Int, limit: Int) throws(BlockError) -> PlainPlace? {
         var layer = self
         var limit = limit
-        while true {
+        while layer.filter == nil {
             let extent = try layer.layerExtent(at: offset, limit: limit)
             limit = extent.length
             switch extent.status {
@@ -129,5 +131,6 @@ extension BlockNode {
             case .zero, .encoded: return nil
             }
         }
+        return nil
     }
 }

@@ -25,6 +25,12 @@ extension BlockNode {
             try noteChange(in: range)
             try store(bytes, at: offset, GuestAccess(self, driver))
             if settings.cache.isWriteThrough { try driver.flush() }
+        case .filter(let driver):
+            let ticket = try beginPassing(offset, bytes.byteCount)
+            defer { requests.release(ticket) }
+            ownListener?.hear(.storageWrite)
+            try driver.write(bytes, at: offset)
+            ownListener?.hear(.storageWritten)
         }
         needsFlush.store(true, ordering: .relaxed)
         statistics.count(.write, bytes: bytes.byteCount, since: began)
@@ -71,6 +77,11 @@ extension BlockNode {
             try noteChange(in: range)
             try zero(range, flags, GuestAccess(self, driver))
             if settings.cache.isWriteThrough { try driver.flush() }
+        case .filter(let driver):
+            let ticket = try beginPassing(offset, count)
+            defer { requests.release(ticket) }
+            ownListener?.hear(.storageZero)
+            try driver.writeZeroes(at: offset, count: count, flags: flags)
         }
         needsFlush.store(true, ordering: .relaxed)
         statistics.count(.write, bytes: count, since: began)
@@ -96,6 +107,10 @@ extension BlockNode {
             try noteChange(in: whole)
             try clear(whole, .discard, GuestAccess(self, driver))
             if settings.cache.isWriteThrough { try driver.flush() }
+        case .filter(let driver):
+            let ticket = try beginPassing(offset, count)
+            defer { requests.release(ticket) }
+            try driver.discard(at: offset, count: count)
         }
         needsFlush.store(true, ordering: .relaxed)
         statistics.count(.discard, bytes: count, since: began)
@@ -113,6 +128,9 @@ extension BlockNode {
         case .storage(let driver):
             seenLength.store(0, ordering: .relaxed)
             try driver.truncate(to: size, preallocation: preallocation)
+        case .filter(let driver):
+            seenLength.store(0, ordering: .relaxed)
+            try driver.resize(to: size, preallocation: preallocation)
         case .format(let driver):
             guard let resizable = driver as? any Resizable else {
                 throw BlockError(.unsupported, "Image format driver does not support resize", path: filename)
@@ -151,6 +169,7 @@ extension BlockNode {
     ///
     /// - Throws: `unsupported` when the format cannot; `readOnly`.
     public func makeEmpty() throws(BlockError) {
+        if let filter { return try filter.child.makeEmpty() }
         try checkWritable()
         guard let driver = format as? any Emptying else {
             throw BlockError(

@@ -53,7 +53,7 @@ public final class VdiDriver: SessionFormat, BackingChecking {
     /// The parent must be the image over which this one was made. An UUID of zeroes states nothing, and
     /// another format has none; whoever names such a file knows why.
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {
-        guard let other = backing.format as? VdiDriver else { return }
+        guard let other = backing.unfiltered.format as? VdiDriver else { return }
         let (isChild, expected) = session.withLock { ($0.header.type.hasParent, $0.header.parentUUID) }
         let found = other.session.withLock { $0.header.uuid }
         guard isChild, expected != found, expected.contains(where: { $0 != 0 }) else { return }

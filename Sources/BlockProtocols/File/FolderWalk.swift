@@ -137,9 +137,7 @@ struct ImageFolders {
         start = try PathDescriptor(path: Self.folder(of: image))
         var own: [PathDescriptor] = []
         if Self.isImage(image, identity) { own.append(start) }
-        if let resolved = realpath(image.hostPath, nil) {
-            let path = String(rawCString: resolved)
-            free(resolved)
+        if let path = HostPath.canonical(image) {
             if let behind = try? PathDescriptor(path: Self.folder(of: path)), Self.isImage(path, identity),
                 behind.identity != start.identity
             {

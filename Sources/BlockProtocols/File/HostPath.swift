@@ -9,14 +9,21 @@ import SystemPackage
     import Darwin
 #endif
 
-/// What making files does with names.
-enum HostPath {
+/// The host's files by their names; an open one is a ``HostFile``. Thread-safe: it keeps nothing.
+public enum HostPath {
     /// As many links in a row the kernel follows.
     private static let maximumLinks = 40
     /// File names have at most 255 bytes; of the image's own this many are in that of its temporary file.
     private static let ownNameBytes = 200
 
     static func exists(_ path: String) -> Bool { access(path.hostPath, F_OK) == 0 }
+
+    /// The absolute path without links and dots; `nil` where no such file exists.
+    public static func canonical(_ path: String) -> String? {
+        guard let resolved = realpath(path.hostPath, nil) else { return nil }
+        defer { free(resolved) }
+        return String(rawCString: resolved)
+    }
 
     /// The name behind symbolic links that lead nowhere; other names as they are.
     static func followingLinks(_ path: String) -> String {
@@ -31,6 +38,28 @@ enum HostPath {
         return path
     }
 
+    // MARK: Temporary files
+
+    /// The folder for files without a name of their own.
+    static var temporaryFolder: String { FileStatus.environment("TMPDIR") ?? "/var/tmp" }
+
+    /// Makes an empty file in `$TMPDIR` or `/var/tmp`, whose name begins with `prefix`, and answers its name.
+    ///
+    /// - Throws: `io` with the system's reason.
+    public static func makeTemporary(prefix: String) throws(BlockError) -> String {
+        let folder = temporaryFolder
+        var name = "\(folder)/\(prefix).XXXXXX".hostPath
+        let descriptor = mkstemp(&name)
+        guard descriptor >= 0 else {
+            let reason = String(cString: strerror(errno))
+            throw BlockError(
+                .io, "Could not make a temporary file in '\(folder)': \(reason)", errno: errno)
+        }
+        // Whoever asked for it opens it by its name.
+        try? FileDescriptor(rawValue: descriptor).close()
+        return String(raw: name.dropLast().map { UInt8(bitPattern: $0) })
+    }
+
     /// A name that nobody has, in the same folder, which tells whose it is and that it is not whole.
     static func temporaryName(beside path: String) -> String {
         let own = FileNames.lastComponent(path).rawBytes.prefix(ownNameBytes)
@@ -38,9 +67,46 @@ enum HostPath {
         return FileNames.folder(of: path) + String(raw: own) + ".\(mark).platter-partial"
     }
 
+    /// Removes the name of a regular file, and of nothing else.
+    public static func remove(_ path: String) {
+        if FileStatus.identity(ofName: path) != nil { unlink(path.hostPath) }
+    }
+
     /// Removes the name of a regular file, if it is still that of the file with this identity.
     static func remove(_ path: String, identity: String) {
         guard FileStatus.identity(ofName: path) == identity else { return }
         unlink(path.hostPath)
+    }
+
+    // MARK: Contents
+
+    /// The bytes of a file, which has at most `limit`.
+    ///
+    /// - Throws: `io` with the system's reason; `limit` for a longer file.
+    public static func contents(of path: String, limit: Int) throws(BlockError) -> [UInt8] {
+        let bytes = try prefix(of: path, count: limit + 1)
+        guard bytes.count <= limit else {
+            throw BlockError(.limit, "\(path) has more than \(limit) bytes")
+        }
+        return bytes
+    }
+
+    /// The first `count` bytes of a file, or all of a shorter one.
+    ///
+    /// - Throws: `io` with the system's reason.
+    public static func prefix(of path: String, count: Int) throws(BlockError) -> [UInt8] {
+        guard let file = fopen(path.hostPath, "rb") else { throw unreadable(path) }
+        defer { fclose(file) }
+        setvbuf(file, nil, _IONBF, 0)
+        var bytes = [UInt8](repeating: 0, count: count)
+        let found = fread(&bytes, 1, bytes.count, file)
+        guard ferror(file) == 0 else { throw unreadable(path) }
+        bytes.removeLast(bytes.count - found)
+        return bytes
+    }
+
+    private static func unreadable(_ path: String) -> BlockError {
+        let code = errno
+        return BlockError(.io, "Unable to read \(path): \(String(cString: strerror(code)))", errno: code)
     }
 }

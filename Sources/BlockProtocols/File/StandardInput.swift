@@ -29,7 +29,7 @@ public enum StandardInput {
     }
 
     private static func unnamedFile() throws(BlockError) -> FileDescriptor {
-        let folder = FileStatus.environment("TMPDIR") ?? "/var/tmp"
+        let folder = HostPath.temporaryFolder
         var code: Int32 = 0
         let descriptor = platter_open_unnamed(folder.hostPath, &code)
         guard descriptor >= 0 else {

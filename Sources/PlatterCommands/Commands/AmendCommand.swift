@@ -1,4 +1,3 @@
-import ArgumentParser
 import BlockCore
 import BlockJobs
 
@@ -6,25 +5,31 @@ import BlockJobs
 struct AmendCommand: ImageCommand {
     static let spec = CommandSpec(
         "amend", "Change options of an existing image", operands: "FILE",
-        options: [
-            OptionSpec("o", "options", "K=V,...", "What to change; '-o help' with -f lists what can be"),
-            .format(), .imageOpts, .cache("t", of: "FILE"),
-            OptionSpec(
-                nil, "force", nil, "Also change key slots so that the data may become unreadable for good"),
-            .progress, .quiet,
-        ],
+        options: table,
         notes: [
             "The disk keeps its bytes, and whatever interrupts the work, the image opens, as before or as "
                 + "asked for. What cannot be changed is refused before anything is done."
         ])
 
-    @OptionGroup var source: SourceOptions
-    @Option var options: [String] = []
-    @Option var cache: String?
-    @Flag var force = false
-    @Flag var progress = false
-    @Flag var quiet = false
-    @Argument var operands: [String] = []
+    private let options: [String]
+    private let source: SourceOptions
+    private let cache: String?
+    private let force: Bool
+    private let progress: Bool
+    private let quiet: Bool
+    private let operands: [String]
+
+    init(_ options: inout OptionReader) {
+        self.options = options.values(
+            "o", "options", "K=V,...", "What to change; '-o help' with -f lists what can be")
+        source = SourceOptions(&options)
+        cache = options.cache("t", of: "FILE")
+        force = options.flag(
+            nil, "force", "Also change key slots so that the data may become unreadable for good")
+        progress = options.progress()
+        quiet = options.quiet()
+        operands = options.operands
+    }
 
     func run(_ context: CommandContext) throws -> Int32 {
         guard !options.isEmpty else { throw CommandFailure.usage("Must specify options (-o)") }
@@ -76,7 +81,8 @@ extension CommandContext {
     }
 
     private func amendableFormat(_ name: String) throws(BlockError) -> any Amendable.Type {
-        guard let format = registry.format(named: name) else {
+        let format = registry.format(named: name)
+        guard format != nil || registry.filters.contains(where: { $0.name == name }) else {
             throw registry.unknown("Unknown file format", name)
         }
         guard let amendable = format as? any Amendable.Type else {

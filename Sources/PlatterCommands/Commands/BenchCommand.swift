@@ -1,4 +1,3 @@
-import ArgumentParser
 import BlockCore
 import BlockJobs
 
@@ -6,55 +5,68 @@ import BlockJobs
 struct BenchCommand: ImageCommand {
     static let spec = CommandSpec(
         "bench", "Time a row of equal requests to an image", operands: "FILE",
-        options: [
-            .format(), .imageOpts, .cache("t", of: "the image"),
-            OptionSpec("c", "count", "COUNT", "How many requests (default: 75000)"),
-            OptionSpec("d", "depth", "DEPTH", "How many requests are under way at once (default: 64)"),
-            OptionSpec("o", "offset", "OFFSET", "Where the first request starts (default: 0)"),
-            OptionSpec("s", "buffer-size", "SIZE", "The size of a request (default: 4k)"),
-            OptionSpec(
-                "S", "step-size", "SIZE",
-                "How far a request starts behind the one before it (default: the size of a request)"),
-            OptionSpec("w", "write", nil, "Write rather than read: the image's contents are lost"),
-            OptionSpec(nil, "pattern", "BYTE", "What is written (default: 0)"),
-            OptionSpec(nil, "flush-interval", "COUNT", "Flush after so many writes (default: never)"),
-            OptionSpec(nil, "no-drain", nil, "Go on with writing during a flush"),
-            .engine, OptionSpec("n", "native", nil, "The same as -i native"),
-            .forceShare, .output, OptionSpec("q", "quiet", nil, "Print the result only"),
-        ],
+        options: table,
         notes: [
             "Requests that would start behind the end of the disk start over at its beginning. Each of the "
                 + "requests under way has a thread of its own."
         ])
 
-    @OptionGroup var source: SourceOptions
-    @Option var cache: String?
-    @Option var count = "75000"
-    @Option var depth = "64"
-    @Option var offset = "0"
-    @Option var bufferSize = "4096"
-    @Option var stepSize: String?
-    @Flag var write = false
-    @Option var pattern: String?
-    @Option var flushInterval: String?
-    @Flag var noDrain = false
-    @Option var aio: String?
-    @Flag var native = false
-    @Option var output: String?
-    @Flag var quiet = false
-    @Argument var operands: [String] = []
+    private let source: SourceOptions
+    private let cache: String?
+    fileprivate let count: String
+    fileprivate let depth: String
+    fileprivate let offset: String
+    fileprivate let bufferSize: String
+    fileprivate let stepSize: String?
+    fileprivate let write: Bool
+    fileprivate let pattern: String?
+    fileprivate let flushInterval: String?
+    fileprivate let noDrain: Bool
+    private let aio: String?
+    private let native: Bool
+    private let forceShare: Bool
+    private let output: String?
+    private let quiet: Bool
+    private let operands: [String]
+
+    init(_ options: inout OptionReader) {
+        source = SourceOptions(&options)
+        cache = options.cache("t", of: "the image")
+        count = options.value("c", "count", "COUNT", "How many requests (default: 75000)") ?? "75000"
+        depth =
+            options.value("d", "depth", "DEPTH", "How many requests are under way at once (default: 64)")
+            ?? "64"
+        offset =
+            options.value("o", "offset", "OFFSET", "Where the first request starts (default: 0)") ?? "0"
+        bufferSize =
+            options.value("s", "buffer-size", "SIZE", "The size of a request (default: 4k)") ?? "4096"
+        stepSize = options.value(
+            "S", "step-size", "SIZE",
+            "How far a request starts behind the one before it (default: the size of a request)")
+        write = options.flag("w", "write", "Write rather than read: the image's contents are lost")
+        pattern = options.value(nil, "pattern", "BYTE", "What is written (default: 0)")
+        flushInterval = options.value(
+            nil, "flush-interval", "COUNT", "Flush after so many writes (default: never)")
+        noDrain = options.flag(nil, "no-drain", "Go on with writing during a flush")
+        aio = options.aio()
+        native = options.flag("n", "native", "The same as -i native")
+        forceShare = options.forceShare()
+        output = options.output()
+        quiet = options.quiet("Print the result only")
+        operands = options.operands
+    }
 
     func run(_ context: CommandContext) throws -> Int32 {
         let output = try OutputFormat(option: output)
         var settings = OpenSettings(
-            readOnly: !write, cache: try context.cacheMode(cache), forceShare: source.forceShare)
+            readOnly: !write, cache: try context.cacheMode(cache), forceShare: forceShare)
         settings.engine = try context.engine(aio, native: native)
         let image = try ImageName(try context.oneFile(operands), source)
         // Mistakes in numbers are told before the image is opened.
         let numbers = try BenchNumbers(self)
         return try context.closing(try context.open(image, settings: settings)) { node in
             let job = numbers.job(node)
-            if case .human = output, !quiet { context.terminal.print(announcement(job)) }
+            if output == .human, !quiet { context.terminal.print(announcement(job)) }
             context.terminal.flush()
             let elapsed: Int
             do throws(BlockError) { elapsed = try job.run() } catch {

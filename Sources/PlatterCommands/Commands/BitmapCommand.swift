@@ -1,4 +1,3 @@
-import ArgumentParser
 import BlockCore
 
 /// `bitmap`: changes a dirty bitmap inside an image.
@@ -6,21 +5,7 @@ struct BitmapCommand: ImageCommand {
     static let spec = CommandSpec(
         "bitmap", "Change a bitmap inside an image that records what is written",
         operands: "FILE BITMAP",
-        options: [
-            .format("FILE"), .imageOpts,
-            OptionSpec(nil, "add", nil, "Add BITMAP, clean and recording", isStep: true),
-            OptionSpec(
-                "g", "granularity", "SIZE",
-                "With --add: how many bytes one bit stands for, a power of two from 512 to 2G"),
-            OptionSpec(nil, "remove", nil, "Remove BITMAP", isStep: true),
-            OptionSpec(nil, "clear", nil, "Forget what BITMAP has recorded", isStep: true),
-            OptionSpec(nil, "enable", nil, "Let BITMAP record writes", isStep: true),
-            OptionSpec(nil, "disable", nil, "Stop BITMAP from recording", isStep: true),
-            OptionSpec(nil, "merge", "SOURCE", "Add what the bitmap SOURCE has to BITMAP", isStep: true),
-            OptionSpec(
-                "b", "source-file", "SRC_FILE", "With --merge: the image that has SOURCE (default: FILE)"),
-            OptionSpec("F", "source-format", "SRC_FMT", "Format of SRC_FILE"),
-        ],
+        options: table,
         notes: [
             "--add, --remove, --clear, --enable, --disable and --merge may be given together, and several "
                 + "times; they are done in the order given.",
@@ -28,12 +13,37 @@ struct BitmapCommand: ImageCommand {
                 + "last writes: it can only be removed.",
         ])
 
-    @OptionGroup var source: SourceOptions
-    @Option var step: [String] = []
-    @Option var granularity: String?
-    @Option var sourceFile: String?
-    @Option var sourceFormat: String?
-    @Argument var operands: [String] = []
+    private let source: SourceOptions
+    /// In the order given.
+    private let steps: [Step]
+    private let granularity: String?
+    private let sourceFile: String?
+    private let sourceFormat: String?
+    private let operands: [String]
+
+    init(_ options: inout OptionReader) {
+        source = SourceOptions(&options, of: "FILE")
+        var steps: [(place: Int, step: Step)] = []
+        func add(_ uses: [ParsedArguments.Use], _ step: (String) -> Step) {
+            steps += uses.map { (place: $0.place, step: step($0.value ?? "")) }
+        }
+        add(options.steps("add", "Add BITMAP, clean and recording")) { _ in .add }
+        granularity = options.value(
+            "g", "granularity", "SIZE",
+            "With --add: how many bytes one bit stands for, a power of two from 512 to 2G")
+        add(options.steps("remove", "Remove BITMAP")) { _ in .remove }
+        add(options.steps("clear", "Forget what BITMAP has recorded")) { _ in .clear }
+        add(options.steps("enable", "Let BITMAP record writes")) { _ in .enable }
+        add(options.steps("disable", "Stop BITMAP from recording")) { _ in .disable }
+        add(options.steps("merge", "Add what the bitmap SOURCE has to BITMAP", value: "SOURCE")) {
+            .merge($0)
+        }
+        self.steps = steps.sorted { $0.place < $1.place }.map(\.step)
+        sourceFile = options.value(
+            "b", "source-file", "SRC_FILE", "With --merge: the image that has SOURCE (default: FILE)")
+        sourceFormat = options.value("F", "source-format", "SRC_FMT", "Format of SRC_FILE")
+        operands = options.operands
+    }
 
     /// One thing to do with the bitmap.
     private enum Step {
@@ -43,21 +53,6 @@ struct BitmapCommand: ImageCommand {
         case enable
         case disable
         case merge(String)
-
-        /// From `NAME` or `NAME:VALUE`.
-        init?(_ text: String) {
-            switch text {
-            case "add": self = .add
-            case "remove": self = .remove
-            case "clear": self = .clear
-            case "enable": self = .enable
-            case "disable": self = .disable
-            default:
-                let merge = "merge:"
-                guard text.hasPrefix(merge) else { return nil }
-                self = .merge(String(text.dropFirst(merge.count)))
-            }
-        }
 
         var name: String {
             switch self {
@@ -74,14 +69,13 @@ struct BitmapCommand: ImageCommand {
     }
 
     func run(_ context: CommandContext) throws -> Int32 {
-        let steps = step.compactMap { Step($0) }
         let granularity = try granularity.map { text throws(CommandFailure) in
             try SizeArgument.parse(text, what: "granularity")
         }
         guard operands.count == 2 else {
             throw CommandFailure.usage("Expecting image file name and bitmap name")
         }
-        try checkCombinations(steps)
+        try checkCombinations()
         let image = try ImageName(operands[0], source)
         // Bitmaps are the image's own: a backing file that is in use or missing does not matter.
         let settings = OpenSettings(readOnly: false, withoutBacking: true)
@@ -93,7 +87,7 @@ struct BitmapCommand: ImageCommand {
         }
     }
 
-    private func checkCombinations(_ steps: [Step]) throws(CommandFailure) {
+    private func checkCombinations() throws(CommandFailure) {
         guard !steps.isEmpty else {
             throw CommandFailure(
                 "Need at least one of --add, --remove, --clear, --enable, --disable, or --merge")

@@ -1,4 +1,3 @@
-import ArgumentParser
 import BlockCore
 
 /// `check`: looks for damage in an image's structure, and repairs it.
@@ -6,13 +5,7 @@ struct CheckCommand: ImageCommand {
     static let spec: CommandSpec = {
         var spec = CommandSpec(
             "check", "Check an image's structure and repair it", operands: "FILE",
-            options: [
-                .format(), .imageOpts, .cache("T", of: "the image"),
-                OptionSpec(
-                    "r", "repair", "leaks|all",
-                    "Repair: leaked space only, or everything (which may lose data that is damaged already)"),
-                .forceShare, .output, .quiet,
-            ],
+            options: table,
             notes: ["Findings are told on standard error as they are made."])
         spec.statuses = [
             (0, "the image is good, now at least"), (1, "the check could not be done"),
@@ -24,12 +17,25 @@ struct CheckCommand: ImageCommand {
 
     private static let unsupportedStatus: Int32 = 63
 
-    @OptionGroup var source: SourceOptions
-    @Option var cache: String?
-    @Option var repair: String?
-    @Option var output: String?
-    @Flag var quiet = false
-    @Argument var operands: [String] = []
+    private let source: SourceOptions
+    private let cache: String?
+    private let repair: String?
+    private let forceShare: Bool
+    private let output: String?
+    private let quiet: Bool
+    private let operands: [String]
+
+    init(_ options: inout OptionReader) {
+        source = SourceOptions(&options)
+        cache = options.cache("T", of: "the image")
+        repair = options.value(
+            "r", "repair", "leaks|all",
+            "Repair: leaked space only, or everything (which may lose data that is damaged already)")
+        forceShare = options.forceShare()
+        output = options.output()
+        quiet = options.quiet()
+        operands = options.operands
+    }
 
     func run(_ context: CommandContext) throws -> Int32 {
         let output = try OutputFormat(option: output)
@@ -37,13 +43,19 @@ struct CheckCommand: ImageCommand {
         let cache = try context.cacheMode(cache, what: "source ")
         let image = try ImageName(try context.oneFile(operands), source)
         let settings = OpenSettings(
-            readOnly: mode == .none, cache: cache, forceShare: source.forceShare, forCheck: true)
+            readOnly: mode == .none, cache: cache, forceShare: forceShare, forCheck: true)
         return try context.closing(try context.open(image, settings: settings)) { node in
             guard let checkable = node.format as? any Checkable else {
                 throw CommandFailure(
                     "This image format does not support checks", status: Self.unsupportedStatus)
             }
-            return try check(checkable, node, mode, output, context)
+            var result = try repaired(checkable, mode, output, context)
+            if let loss = try? node.lookForCut() {
+                context.terminal.error("ERROR: \(loss.message)")
+                result.corruptions = max(1, result.corruptions)
+            }
+            show(result, node, output, context)
+            return CheckReport.status(result)
         }
     }
 
@@ -57,30 +69,28 @@ struct CheckCommand: ImageCommand {
         }
     }
 
-    private func check(
-        _ checkable: any Checkable, _ node: BlockNode, _ mode: RepairMode, _ output: OutputFormat,
-        _ context: CommandContext
-    ) throws -> Int32 {
-        let isHuman = if case .human = output { true } else { false }
-        var result = try run(checkable, mode, context)
-        if result.leaksFixed > 0 || result.corruptionsFixed > 0 {
-            if isHuman && !quiet { context.terminal.print(CheckReport.repaired(result)) }
-            let first = result
-            result = try run(checkable, .none, context)
-            result.leaksFixed = first.leaksFixed
-            result.corruptionsFixed = first.corruptionsFixed
-        }
-        if let loss = try? node.lookForCut() {
-            context.terminal.error("ERROR: \(loss.message)")
-            result.corruptions = max(1, result.corruptions)
-        }
-        if !isHuman {
+    /// Checks the image, and a second time where that repaired something.
+    private func repaired(
+        _ checkable: any Checkable, _ mode: RepairMode, _ output: OutputFormat, _ context: CommandContext
+    ) throws -> CheckResult {
+        let first = try run(checkable, mode, context)
+        guard first.leaksFixed > 0 || first.corruptionsFixed > 0 else { return first }
+        if output == .human && !quiet { context.terminal.print(CheckReport.repaired(first)) }
+        var second = try run(checkable, .none, context)
+        second.leaksFixed = first.leaksFixed
+        second.corruptionsFixed = first.corruptionsFixed
+        return second
+    }
+
+    private func show(
+        _ result: CheckResult, _ node: BlockNode, _ output: OutputFormat, _ context: CommandContext
+    ) {
+        if output == .json {
             let json = CheckReport.json(result, filename: operands[0], format: node.driverName)
             context.terminal.print(JSONWriter.text(json))
         } else if !quiet {
             context.terminal.print(CheckReport.summary(result))
         }
-        return CheckReport.status(result)
     }
 
     private func run(

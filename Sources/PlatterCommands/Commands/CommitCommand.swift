@@ -1,4 +1,3 @@
-import ArgumentParser
 import BlockCore
 import BlockJobs
 
@@ -6,27 +5,32 @@ import BlockJobs
 struct CommitCommand: ImageCommand {
     static let spec = CommandSpec(
         "commit", "Write what an overlay holds into its backing file", operands: "FILE",
-        options: [
-            .format(), .imageOpts, .cache("t", of: "the images"),
-            OptionSpec("d", "drop", nil, "Leave FILE as it is instead of emptying it"),
-            OptionSpec(
-                "b", "base", "BASE", "Write into this image of the backing chain; FILE is not emptied"),
-            OptionSpec("r", "rate-limit", "RATE", "Write at most so many bytes a second"),
-            .progress, .quiet,
-        ],
+        options: table,
         notes: [
             "A backing file that is smaller than FILE grows. With -b, the images between BASE and FILE take "
                 + "part; they and other overlays of BASE mean something else afterwards."
         ])
 
-    @OptionGroup var source: SourceOptions
-    @Option var cache: String?
-    @Flag var drop = false
-    @Option var base: String?
-    @Option var rateLimit: String?
-    @Flag var progress = false
-    @Flag var quiet = false
-    @Argument var operands: [String] = []
+    private let source: SourceOptions
+    private let cache: String?
+    private let drop: Bool
+    private let base: String?
+    private let rateLimit: String?
+    private let progress: Bool
+    private let quiet: Bool
+    private let operands: [String]
+
+    init(_ options: inout OptionReader) {
+        source = SourceOptions(&options)
+        cache = options.cache("t", of: "the images")
+        drop = options.flag("d", "drop", "Leave FILE as it is instead of emptying it")
+        base = options.value(
+            "b", "base", "BASE", "Write into this image of the backing chain; FILE is not emptied")
+        rateLimit = options.rateLimit()
+        progress = options.progress()
+        quiet = options.quiet()
+        operands = options.operands
+    }
 
     func run(_ context: CommandContext) throws -> Int32 {
         let rate = try rateLimit.map { try SizeArgument.parse($0, what: "rate limit") } ?? 0

@@ -1,4 +1,3 @@
-import ArgumentParser
 import BlockCore
 import BlockJobs
 
@@ -7,13 +6,7 @@ struct CompareCommand: ImageCommand {
     static let spec: CommandSpec = {
         var spec = CommandSpec(
             "compare", "Tell whether two images hold the same disk", operands: "FILE1 FILE2",
-            options: [
-                OptionSpec("f", "a-format", "FMT", "Format of the first image"),
-                OptionSpec("F", "b-format", "FMT", "Format of the second image"),
-                .imageOpts,
-                OptionSpec("s", "strict", nil, "Sizes and allocation must be the same too"),
-                .cache("T", of: "both images"), .forceShare, .progress, .quiet, .output,
-            ],
+            options: table,
             notes: [
                 "Where one disk is longer, the rest must read as zeroes. --output=json is Platter's own: an "
                     + "object with 'identical', and 'reason' and 'offset' of the first difference."
@@ -28,16 +21,29 @@ struct CompareCommand: ImageCommand {
         return spec
     }()
 
-    @Option var aFormat: String?
-    @Option var bFormat: String?
-    @Flag var imageOpts = false
-    @Flag var strict = false
-    @Option var cache: String?
-    @Flag var forceShare = false
-    @Flag var progress = false
-    @Flag var quiet = false
-    @Option var output: String?
-    @Argument var operands: [String] = []
+    private let aFormat: String?
+    private let bFormat: String?
+    private let imageOpts: Bool
+    private let strict: Bool
+    private let cache: String?
+    private let forceShare: Bool
+    private let progress: Bool
+    private let quiet: Bool
+    private let output: String?
+    private let operands: [String]
+
+    init(_ options: inout OptionReader) {
+        aFormat = options.value("f", "a-format", "FMT", "Format of the first image")
+        bFormat = options.value("F", "b-format", "FMT", "Format of the second image")
+        imageOpts = options.imageOpts()
+        strict = options.flag("s", "strict", "Sizes and allocation must be the same too")
+        cache = options.cache("T", of: "both images")
+        forceShare = options.forceShare()
+        progress = options.progress()
+        quiet = options.quiet()
+        output = options.output()
+        operands = options.operands
+    }
 
     func run(_ context: CommandContext) throws -> Int32 {
         let output = try OutputFormat(option: output)
@@ -60,7 +66,7 @@ struct CompareCommand: ImageCommand {
         _ first: BlockNode, _ second: BlockNode, _ output: OutputFormat, _ context: CommandContext
     ) throws -> Int32 {
         let job = CompareJob(first, second, isStrict: strict)
-        let isJSON = if case .json = output { true } else { false }
+        let isJSON = output == .json
         let reporter = ProgressReporter(context, isShown: progress && !quiet && !isJSON)
         do throws(BlockError) { try job.run(reporter.control) } catch {
             reporter.finish(succeeded: false)

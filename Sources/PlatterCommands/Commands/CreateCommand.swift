@@ -1,4 +1,3 @@
-import ArgumentParser
 import BlockCore
 import BlockFormats
 
@@ -6,27 +5,35 @@ import BlockFormats
 struct CreateCommand: ImageCommand {
     static let spec = CommandSpec(
         "create", "Make a new image", operands: "FILE [SIZE]",
-        options: [
-            OptionSpec("f", "format", "FMT", "Format of the new image (default: raw)"),
-            OptionSpec("o", "options", "K=V,...", "Options of the format; '-o help' lists them"),
-            OptionSpec("b", "backing", "FILE", "Make an overlay of this backing file"),
-            OptionSpec("B", "backing-format", "FMT", "Format of the backing file", olderShorts: ["F"]),
-            OptionSpec("u", "backing-unsafe", nil, "Store the backing file's name without opening it"),
-            .quiet,
-        ],
+        options: table,
         notes: [
             "SIZE is in bytes, or with a suffix k, M, G, T, P or E in powers of 1024. An overlay without "
                 + "SIZE is as large as its backing file. The backing file's name is stored as given; a "
                 + "relative name counts from the new image's folder."
         ])
 
-    @Option var format = StandardFormats.defaultName
-    @Option var options: [String] = []
-    @Option var backing: String?
-    @Option var backingFormat: String?
-    @Flag var backingUnsafe = false
-    @Flag var quiet = false
-    @Argument var operands: [String] = []
+    private let format: String
+    private let options: [String]
+    private let backing: String?
+    private let backingFormat: String?
+    private let backingUnsafe: Bool
+    private let quiet: Bool
+    private let operands: [String]
+
+    init(_ options: inout OptionReader) {
+        format =
+            options.value("f", "format", "FMT", "Format of the new image (default: raw)")
+            ?? StandardFormats.defaultName
+        self.options = options.values(
+            "o", "options", "K=V,...", "Options of the format; '-o help' lists them")
+        backing = options.value("b", "backing", "FILE", "Make an overlay of this backing file")
+        backingFormat = options.value(
+            "B", "backing-format", "FMT", "Format of the backing file", olderShorts: ["F"])
+        backingUnsafe = options.flag(
+            "u", "backing-unsafe", "Store the backing file's name without opening it")
+        quiet = options.quiet()
+        operands = options.operands
+    }
 
     func run(_ context: CommandContext) throws -> Int32 {
         let text = try CreateOptionText(options)

@@ -1,4 +1,3 @@
-import ArgumentParser
 import BlockCore
 import BlockFormats
 
@@ -7,18 +6,25 @@ struct DdCommand: ImageCommand {
     static let spec = CommandSpec(
         "dd", "Copy a disk, or part of it, into a new image",
         operands: "if=FILE of=FILE [bs=SIZE] [count=N] [skip=N]",
-        options: [
-            .format("the input"), .imageOpts,
-            OptionSpec("O", "output-format", "FMT", "Format of the output (default: raw)"), .forceShare,
-        ],
+        options: table,
         notes: [
             "bs is the size of a block (default: 512), count how many blocks to copy, skip how many to leave "
                 + "out first. The output file is made anew. What reads as zeroes is not written."
         ])
 
-    @OptionGroup var source: SourceOptions
-    @Option var outputFormat = StandardFormats.defaultName
-    @Argument var operands: [String] = []
+    private let source: SourceOptions
+    private let outputFormat: String
+    private let forceShare: Bool
+    private let operands: [String]
+
+    init(_ options: inout OptionReader) {
+        source = SourceOptions(&options, of: "the input")
+        outputFormat =
+            options.value("O", "output-format", "FMT", "Format of the output (default: raw)")
+            ?? StandardFormats.defaultName
+        forceShare = options.forceShare()
+        operands = options.operands
+    }
 
     /// How much is copied at once, in bytes.
     private static let pieceBytes = 1 << 21
@@ -30,7 +36,7 @@ struct DdCommand: ImageCommand {
             throw CommandFailure("Must specify both input and output files")
         }
         let image = try ImageName(input, source)
-        let settings = OpenSettings(forceShare: source.forceShare)
+        let settings = OpenSettings(forceShare: forceShare)
         return try context.closing(try context.open(image, settings: settings)) { node in
             if context.wouldEmpty(output, readBy: [node]) {
                 throw CommandFailure("\(output): the output is the input file, or a backing file of it")
@@ -137,13 +143,15 @@ private struct DdOperands {
 
     init(_ operands: [String]) throws(CommandFailure) {
         for operand in operands {
-            let name = operand.prefix { $0 != "=" }
-            guard name.count < operand.count else { throw Self.unknown(name) }
-            try take(name, String(operand.dropFirst(name.count + 1)))
+            let scalars = operand.unicodeScalars
+            let end = scalars.firstIndex(of: "=")
+            let name = String(scalars[..<(end ?? scalars.endIndex)])
+            guard let end else { throw Self.unknown(name) }
+            try take(name, String(scalars[scalars.index(after: end)...]))
         }
     }
 
-    private mutating func take(_ name: Substring, _ value: String) throws(CommandFailure) {
+    private mutating func take(_ name: String, _ value: String) throws(CommandFailure) {
         switch name {
         case "if": input = value
         case "of": output = value
@@ -154,7 +162,7 @@ private struct DdOperands {
         }
     }
 
-    private static func unknown(_ name: Substring) -> CommandFailure {
+    private static func unknown(_ name: String) -> CommandFailure {
         CommandFailure("unrecognized operand \(name)")
     }
 }

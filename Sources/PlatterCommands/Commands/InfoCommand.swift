@@ -1,35 +1,40 @@
-import ArgumentParser
 import BlockCore
 
 /// `info`: tells what an image is, without opening any other file.
 struct InfoCommand: ImageCommand {
     static let spec = CommandSpec(
         "info", "Tell format, sizes, snapshots and backing file of an image", operands: "FILE",
-        options: [
-            .format(), .imageOpts,
-            OptionSpec(nil, "backing-chain", nil, "Go on with the backing file, and so on to the base"),
-            .cache("t", of: "the image"), .forceShare,
-            OptionSpec(nil, "limits", nil, "Tell also how requests may be aligned"),
-            .output,
-        ],
+        options: table,
         notes: [
             "Files that an image names are listed without opening them, but for the backing files with "
                 + "--backing-chain, and those only as far as --open-policy allows."
         ])
 
-    @OptionGroup var source: SourceOptions
-    @Flag var backingChain = false
-    @Flag var limits = false
-    @Option var cache: String?
-    @Option var output: String?
-    @Argument var operands: [String] = []
+    private let source: SourceOptions
+    private let backingChain: Bool
+    private let cache: String?
+    private let forceShare: Bool
+    private let limits: Bool
+    private let output: String?
+    private let operands: [String]
+
+    init(_ options: inout OptionReader) {
+        source = SourceOptions(&options)
+        backingChain = options.flag(
+            nil, "backing-chain", "Go on with the backing file, and so on to the base")
+        cache = options.cache("t", of: "the image")
+        forceShare = options.forceShare()
+        limits = options.flag(nil, "limits", "Tell also how requests may be aligned")
+        output = options.output()
+        operands = options.operands
+    }
 
     func run(_ context: CommandContext) throws -> Int32 {
         let output = try OutputFormat(option: output)
         let cache = try context.cacheMode(cache)
         let image = try ImageName(try context.oneFile(operands), source)
         let settings = OpenSettings(
-            cache: cache, forceShare: source.forceShare, withoutBacking: true, metadataOnly: true)
+            cache: cache, forceShare: forceShare, withoutBacking: true, metadataOnly: true)
         let (infos, failure) = collect(image, settings, context)
         if let failure, infos.isEmpty { throw failure }
         switch output {

@@ -1,54 +1,59 @@
-import ArgumentParser
 import BlockCore
 
 /// `io`: reads, writes and examines an image by commands.
 struct IoCommand: ImageCommand {
+    static let alias: String? = "qemu-io"
     static let spec: CommandSpec = {
         var spec = CommandSpec(
             "io", "Read, write and examine an image by commands", operands: "[FILE]",
-            options: [
-                OptionSpec(
-                    "c", "cmd", "COMMAND",
-                    "Run this command; may be given several times (default: commands from standard input)"),
-                .format(), .imageOpts,
-                OptionSpec("r", "read-only", nil, "Open the image without writing"),
-                OptionSpec("s", "snapshot", nil, "Write to a temporary file that is thrown away"),
-                OptionSpec("n", "nocache", nil, "Go past the page cache; the same as -t none"),
-                OptionSpec(
-                    "C", "copy-on-read", nil, "Store what is read from the backing file in the image"),
-                OptionSpec("m", "misalign", nil, "Use memory that direct I/O does not like"),
-                OptionSpec("k", "native-aio", nil, "The same as -i native"), .engine,
-                .cache("t", of: "the image"),
-                OptionSpec("d", "discard", "MODE", "What discard does to the file: ignore (off), unmap (on)"),
-                .forceShare,
-                PolicyChoice.option,
-                OptionSpec(
-                    "T", "trace", "SPEC", "Trace events of QEMU (refused: there are none here)",
-                    refusal: "there are no trace events"),
-                OptionSpec("V", "version", nil, "Show the version"),
-            ],
+            options: table,
             notes: [
                 "A command is a name and arguments with spaces between them: read, write, aio_read, map; "
                     + "'help' lists them. A program of the name qemu-io is this command."
             ])
-        spec.alias = "qemu-io"
+        spec.alias = alias
         spec.statuses = [(0, "every command did its work"), (1, "a command failed")]
         return spec
     }()
 
-    @OptionGroup var source: SourceOptions
-    @Option var cmd: [String] = []
-    @Flag var readOnly = false
-    @Flag var snapshot = false
-    @Flag var nocache = false
-    @Flag var copyOnRead = false
-    @Flag var misalign = false
-    @Flag var nativeAio = false
-    @Option var aio: String?
-    @Option var cache: String?
-    @Option var discard: String?
-    @Flag var version = false
-    @Argument var operands: [String] = []
+    private let commands: [String]
+    private let source: SourceOptions
+    private let readOnly: Bool
+    private let snapshot: Bool
+    private let misalign: Bool
+    private let copyOnRead: Bool
+    private let forceShare: Bool
+    private let access: IoAccess
+    let openPolicy: String?
+    private let version: Bool
+    private let operands: [String]
+
+    init(_ options: inout OptionReader) {
+        commands = options.values(
+            "c", "cmd", "COMMAND",
+            "Run this command; may be given several times (default: commands from standard input)")
+        source = SourceOptions(&options)
+        readOnly = options.flag("r", "read-only", "Open the image without writing")
+        snapshot = options.flag("s", "snapshot", "Write to a temporary file that is thrown away")
+        var access = IoAccess()
+        access.passesCache = options.flag("n", "nocache", "Go past the page cache; the same as -t none")
+        copyOnRead = options.flag(
+            "C", "copy-on-read", "Store what is read from the backing file in the image")
+        misalign = options.flag("m", "misalign", "Use memory that direct I/O does not like")
+        access.isNative = options.flag("k", "native-aio", "The same as -i native")
+        access.engine = options.aio()
+        access.cache = options.cache("t", of: "the image")
+        access.discard = options.value(
+            "d", "discard", "MODE", "What discard does to the file: ignore (off), unmap (on)")
+        self.access = access
+        forceShare = options.forceShare()
+        openPolicy = options.openPolicy()
+        options.refuse(
+            "T", "trace", "SPEC", "Trace events of QEMU (refused: there are none here)",
+            because: "there are no trace events")
+        version = options.version()
+        operands = options.operands
+    }
 
     func run(_ context: CommandContext) throws -> Int32 {
         if version {
@@ -62,7 +67,11 @@ struct IoCommand: ImageCommand {
         if opening.name != nil {
             do throws(BlockError) { try shell.open(opening) } catch { throw CommandFailure(error) }
         }
-        if cmd.isEmpty { interact(shell) } else { cmd.forEach { if !shell.isDone { shell.run($0) } } }
+        if commands.isEmpty {
+            interact(shell)
+        } else {
+            commands.forEach { if !shell.isDone { shell.run($0) } }
+        }
         return shell.end()
     }
 
@@ -71,11 +80,9 @@ struct IoCommand: ImageCommand {
         opening.isTemporary = snapshot
         opening.settings.readOnly = readOnly
         opening.settings.copyOnRead = copyOnRead
-        opening.settings.forceShare = source.forceShare
+        opening.settings.forceShare = forceShare
         do throws(IoFailure) {
-            try IoFiles.apply(
-                cache: cache, noCache: nocache, discard: discard, engine: aio, native: nativeAio,
-                to: &opening.settings)
+            try access.apply(to: &opening.settings)
         } catch {
             guard case .complaint(let message, _) = error else { throw error }
             throw CommandFailure(message)

@@ -1,4 +1,3 @@
-import ArgumentParser
 import BlockCore
 
 /// `map`: tells where the bytes of a disk are.
@@ -6,23 +5,28 @@ struct MapCommand: ImageCommand {
     static let spec = CommandSpec(
         "map", "Tell which parts of a disk are data, zeroes or not there, and where they are stored",
         operands: "FILE",
-        options: [
-            .format(), .imageOpts,
-            OptionSpec("s", "start-offset", "OFFSET", "Begin here"),
-            OptionSpec("l", "max-length", "LENGTH", "Tell of at most so many bytes"),
-            .output, .forceShare,
-        ],
+        options: table,
         notes: [
             "The text for people lists stored data only, and fails where data is compressed or encrypted; "
                 + "JSON lists everything. 'depth' counts the layers of the backing chain from 0 for FILE "
                 + "itself."
         ])
 
-    @OptionGroup var source: SourceOptions
-    @Option var startOffset: String?
-    @Option var maxLength: String?
-    @Option var output: String?
-    @Argument var operands: [String] = []
+    private let source: SourceOptions
+    private let startOffset: String?
+    private let maxLength: String?
+    private let output: String?
+    private let forceShare: Bool
+    private let operands: [String]
+
+    init(_ options: inout OptionReader) {
+        source = SourceOptions(&options)
+        startOffset = options.value("s", "start-offset", "OFFSET", "Begin here")
+        maxLength = options.value("l", "max-length", "LENGTH", "Tell of at most so many bytes")
+        output = options.output()
+        forceShare = options.forceShare()
+        operands = options.operands
+    }
 
     func run(_ context: CommandContext) throws -> Int32 {
         let output = try OutputFormat(option: output)
@@ -33,7 +37,7 @@ struct MapCommand: ImageCommand {
             try SizeArgument.parse(text, what: "max length")
         }
         let image = try ImageName(try context.oneFile(operands), source)
-        let node = try context.open(image, settings: OpenSettings(forceShare: source.forceShare))
+        let node = try context.open(image, settings: OpenSettings(forceShare: forceShare))
         return try context.closing(node) { node in
             let printer = MapPrinter(output, context.terminal)
             let begin = start ?? 0

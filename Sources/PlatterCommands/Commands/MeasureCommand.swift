@@ -1,4 +1,3 @@
-import ArgumentParser
 import BlockCore
 import BlockFormats
 
@@ -7,26 +6,33 @@ struct MeasureCommand: ImageCommand {
     static let spec = CommandSpec(
         "measure", "Tell how large the file of a new or converted image would be",
         operands: "[FILE]",
-        options: [
-            .format("FILE"), .imageOpts,
-            OptionSpec("l", "snapshot", "SNAPSHOT", "Measure this snapshot of FILE"),
-            OptionSpec("O", "target-format", "FMT", "Format of the image to be made (default: raw)"),
-            OptionSpec("o", nil, "K=V,...", "Its create options"),
-            .output, .forceShare,
-            OptionSpec("s", "size", "SIZE", "Measure an empty disk of this size instead of FILE"),
-        ],
+        options: table,
         notes: [
             "'required size' is the file with the data that is there now, 'fully allocated size' the file "
                 + "once everything has been written."
         ])
 
-    @OptionGroup var source: SourceOptions
-    @Option var snapshot: String?
-    @Option var targetFormat = StandardFormats.defaultName
-    @Option(name: .customLong("o")) var targetFormatOptions: [String] = []
-    @Option var output: String?
-    @Option var size: String?
-    @Argument var operands: [String] = []
+    private let source: SourceOptions
+    private let snapshot: String?
+    private let targetFormat: String
+    private let targetFormatOptions: [String]
+    private let output: String?
+    private let forceShare: Bool
+    private let size: String?
+    private let operands: [String]
+
+    init(_ options: inout OptionReader) {
+        source = SourceOptions(&options, of: "FILE")
+        snapshot = options.value("l", "snapshot", "SNAPSHOT", "Measure this snapshot of FILE")
+        targetFormat =
+            options.value("O", "target-format", "FMT", "Format of the image to be made (default: raw)")
+            ?? StandardFormats.defaultName
+        targetFormatOptions = options.values("o", nil, "K=V,...", "Its create options")
+        output = options.output()
+        forceShare = options.forceShare()
+        size = options.value("s", "size", "SIZE", "Measure an empty disk of this size instead of FILE")
+        operands = options.operands
+    }
 
     func run(_ context: CommandContext) throws -> Int32 {
         let output = try OutputFormat(option: output)
@@ -61,7 +67,7 @@ struct MeasureCommand: ImageCommand {
     private func measure(
         _ image: ImageName, _ target: Target, _ context: CommandContext
     ) throws -> MeasuredSize {
-        let settings = OpenSettings(forceShare: source.forceShare)
+        let settings = OpenSettings(forceShare: forceShare)
         let snapshot = try snapshot.map { text throws(CommandFailure) in try SnapshotName(text) }
         return try context.closing(try context.open(image, settings: settings)) { node in
             try snapshot?.select(in: node)

@@ -1,4 +1,3 @@
-import ArgumentParser
 import BlockCore
 import BlockJobs
 
@@ -6,32 +5,39 @@ import BlockJobs
 struct RebaseCommand: ImageCommand {
     static let spec = CommandSpec(
         "rebase", "Give an image another backing file, or none", operands: "FILE",
-        options: [
-            .format(), .imageOpts, .cache("t", of: "FILE"),
-            OptionSpec("b", "backing", "BACKING", "The new backing file; an empty text for none"),
-            OptionSpec("B", "backing-format", "FMT", "Format of the new backing file", olderShorts: ["F"]),
-            .cache("T", "backing-cache", of: "the backing files"),
-            OptionSpec("u", "backing-unsafe", nil, "Change the reference only; open no backing file"),
-            OptionSpec("c", "compress", nil, "Compress what is copied into FILE"),
-            OptionSpec(
-                "U", "force-share", nil, "Open the new backing file even while another program writes to it"),
-            .progress, .quiet,
-        ],
+        options: table,
         notes: [
             "Where the old and the new backing file differ and FILE holds nothing of its own, it gets a copy "
                 + "of the old contents first. A relative name counts from FILE's folder."
         ])
 
-    @OptionGroup var source: SourceOptions
-    @Option var cache: String?
-    @Option var backing: String?
-    @Option var backingFormat: String?
-    @Option var backingCache: String?
-    @Flag var backingUnsafe = false
-    @Flag var compress = false
-    @Flag var progress = false
-    @Flag var quiet = false
-    @Argument var operands: [String] = []
+    private let source: SourceOptions
+    private let cache: String?
+    private let backing: String?
+    private let backingFormat: String?
+    private let backingCache: String?
+    private let backingUnsafe: Bool
+    private let compress: Bool
+    private let forceShare: Bool
+    private let progress: Bool
+    private let quiet: Bool
+    private let operands: [String]
+
+    init(_ options: inout OptionReader) {
+        source = SourceOptions(&options)
+        cache = options.cache("t", of: "FILE")
+        backing = options.value("b", "backing", "BACKING", "The new backing file; an empty text for none")
+        backingFormat = options.value(
+            "B", "backing-format", "FMT", "Format of the new backing file", olderShorts: ["F"])
+        backingCache = options.cache("T", "backing-cache", of: "the backing files")
+        backingUnsafe = options.flag(
+            "u", "backing-unsafe", "Change the reference only; open no backing file")
+        compress = options.flag("c", "compress", "Compress what is copied into FILE")
+        forceShare = options.forceShare(of: "the new backing file")
+        progress = options.progress()
+        quiet = options.quiet()
+        operands = options.operands
+    }
 
     func run(_ context: CommandContext) throws -> Int32 {
         let image = try ImageName(try context.oneFile(operands), source)
@@ -41,7 +47,7 @@ struct RebaseCommand: ImageCommand {
         let settings = OpenSettings(
             readOnly: false, cache: try context.cacheMode(cache), withoutBacking: backingUnsafe)
         let below = OpenSettings(
-            cache: try context.cacheMode(backingCache, what: "source "), forceShare: source.forceShare)
+            cache: try context.cacheMode(backingCache, what: "source "), forceShare: forceShare)
         if let backingFormat, !context.registry.isDriverName(backingFormat) {
             throw CommandFailure("Invalid format name: '\(backingFormat)'")
         }
@@ -60,7 +66,7 @@ struct RebaseCommand: ImageCommand {
     /// What the image will state; refused before any work where the format would refuse it in the end.
     private func reference(for node: BlockNode, _ registry: DriverRegistry) throws -> BackingReference? {
         let name = backing ?? ""
-        guard node.format is any Rebasable else { throw failure(name, "Operation not supported") }
+        guard node.unfiltered.format is any Rebasable else { throw failure(name, "Operation not supported") }
         if name.isEmpty { return nil }
         guard let backingFormat else { throw failure(name, "backing format must be specified") }
         return BackingReference(filename: name, format: registry.canonicalName(backingFormat))
@@ -71,7 +77,7 @@ struct RebaseCommand: ImageCommand {
     }
 
     private func change(_ node: BlockNode, to reference: BackingReference?) throws {
-        guard let driver = node.format as? any Rebasable else { return }
+        guard let driver = node.unfiltered.format as? any Rebasable else { return }
         do throws(BlockError) { try driver.changeBacking(to: reference) } catch {
             throw error.prefixed("Could not change the backing file to '\(reference?.filename ?? "")'")
         }
@@ -103,7 +109,7 @@ struct RebaseCommand: ImageCommand {
             throw error.prefixed("Could not open new backing file '\(reference.filename)'")
         }
         // Two images may lie in one file, each in a window of it.
-        let own = Set(node.children.compactMap(\.place))
+        let own = Set(node.unfiltered.children.compactMap(\.place))
         if new.chain.contains(where: { Self.reads($0, own) }) {
             try? new.close()
             throw failure(reference.filename, "The image would be its own backing file")

@@ -1,4 +1,3 @@
-import ArgumentParser
 import BlockCore
 
 /// `resize`: changes a disk's size.
@@ -6,14 +5,7 @@ struct ResizeCommand: ImageCommand {
     static let spec: CommandSpec = {
         var spec = CommandSpec(
             "resize", "Change the size of an image's disk", operands: "FILE [+|-]SIZE",
-            options: [
-                .format(), .imageOpts,
-                OptionSpec(nil, "shrink", nil, "Allow the disk to become smaller and lose its end"),
-                OptionSpec(
-                    nil, "preallocation", "PREALLOC",
-                    "How new space is taken up: off, metadata, falloc or full"),
-                .quiet,
-            ],
+            options: table,
             notes: [
                 "SIZE with a sign is added to or taken from the present size. Shrink the partitions and file "
                     + "systems inside first; after growing, grow them."
@@ -22,11 +14,20 @@ struct ResizeCommand: ImageCommand {
         return spec
     }()
 
-    @OptionGroup var source: SourceOptions
-    @Flag var shrink = false
-    @Option var preallocation: String?
-    @Flag var quiet = false
-    @Argument var operands: [String] = []
+    private let source: SourceOptions
+    private let shrink: Bool
+    private let preallocation: String?
+    private let quiet: Bool
+    private let operands: [String]
+
+    init(_ options: inout OptionReader) {
+        source = SourceOptions(&options)
+        shrink = options.flag(nil, "shrink", "Allow the disk to become smaller and lose its end")
+        preallocation = options.value(
+            nil, "preallocation", "PREALLOC", "How new space is taken up: off, metadata, falloc or full")
+        quiet = options.quiet()
+        operands = options.operands
+    }
 
     func run(_ context: CommandContext) throws -> Int32 {
         if operands.count < 2 { throw CommandFailure.usage("Not enough arguments") }

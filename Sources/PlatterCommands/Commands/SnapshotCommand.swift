@@ -1,4 +1,3 @@
-import ArgumentParser
 import BlockCore
 
 #if canImport(Glibc)
@@ -13,24 +12,30 @@ import BlockCore
 struct SnapshotCommand: ImageCommand {
     static let spec = CommandSpec(
         "snapshot", "List, take, apply or delete snapshots inside an image", operands: "FILE",
-        options: [
-            .format(), .imageOpts,
-            OptionSpec("l", "list", nil, "List the snapshots (the default)"),
-            OptionSpec("c", "create", "SNAPSHOT", "Take a snapshot of this name"),
-            OptionSpec("a", "apply", "SNAPSHOT", "Go back to this snapshot, given by ID or name"),
-            OptionSpec("d", "delete", "SNAPSHOT", "Delete this snapshot, given by ID or name"),
-            .forceShare, .quiet, .output,
-        ],
+        options: table,
         notes: ["--output=json is for the list, and Platter's own."])
 
-    @OptionGroup var source: SourceOptions
-    @Flag var list = false
-    @Option var create: String?
-    @Option var apply: String?
-    @Option var delete: String?
-    @Flag var quiet = false
-    @Option var output: String?
-    @Argument var operands: [String] = []
+    private let source: SourceOptions
+    private let list: Bool
+    private let create: String?
+    private let apply: String?
+    private let delete: String?
+    private let forceShare: Bool
+    private let quiet: Bool
+    private let output: String?
+    private let operands: [String]
+
+    init(_ options: inout OptionReader) {
+        source = SourceOptions(&options)
+        list = options.flag("l", "list", "List the snapshots (the default)")
+        create = options.value("c", "create", "SNAPSHOT", "Take a snapshot of this name")
+        apply = options.value("a", "apply", "SNAPSHOT", "Go back to this snapshot, given by ID or name")
+        delete = options.value("d", "delete", "SNAPSHOT", "Delete this snapshot, given by ID or name")
+        forceShare = options.forceShare()
+        quiet = options.quiet()
+        output = options.output()
+        operands = options.operands
+    }
 
     private enum Action {
         case list
@@ -46,7 +51,7 @@ struct SnapshotCommand: ImageCommand {
         let output = try OutputFormat(option: output)
         let action = try action()
         let image = try ImageName(try context.oneFile(operands), source)
-        var settings = OpenSettings(readOnly: false, forceShare: source.forceShare)
+        var settings = OpenSettings(readOnly: false, forceShare: forceShare)
         if case .list = action {
             settings.readOnly = true
             settings.withoutBacking = true
@@ -72,7 +77,7 @@ struct SnapshotCommand: ImageCommand {
     }
 
     private func list(_ node: BlockNode, _ output: OutputFormat, _ context: CommandContext) throws {
-        let snapshots = try (node.format as? any SnapshotCapable)?.snapshots() ?? []
+        let snapshots = try (node.unfiltered.format as? any SnapshotCapable)?.snapshots() ?? []
         switch output {
         case .human:
             if !snapshots.isEmpty { context.terminal.print(SnapshotTable.text(snapshots)) }
@@ -85,7 +90,7 @@ struct SnapshotCommand: ImageCommand {
         guard name.rawBytes.count <= Self.maximumNameBytes else {
             throw CommandFailure("\(failed): The name has more than \(Self.maximumNameBytes) bytes")
         }
-        guard node.format is any SnapshotCapable else {
+        guard node.unfiltered.format is any SnapshotCapable else {
             throw CommandFailure("\(failed): Operation not supported")
         }
         var time = timespec()
@@ -99,7 +104,7 @@ struct SnapshotCommand: ImageCommand {
 
     private func apply(_ name: String, _ node: BlockNode) throws {
         let failed = "Could not apply snapshot '\(name)'"
-        guard node.format is any SnapshotCapable else {
+        guard node.unfiltered.format is any SnapshotCapable else {
             throw CommandFailure("\(failed): Block driver does not support snapshots")
         }
         do throws(BlockError) { try node.applySnapshot(name) } catch {
@@ -112,7 +117,7 @@ struct SnapshotCommand: ImageCommand {
 
     private func delete(_ name: String, _ node: BlockNode) throws {
         let failed = "Could not delete snapshot '\(name)'"
-        guard node.format is any SnapshotCapable else {
+        guard node.unfiltered.format is any SnapshotCapable else {
             throw CommandFailure("\(failed): snapshot not found")
         }
         do throws(BlockError) { try node.deleteSnapshot(named: name) } catch {

@@ -1,35 +1,40 @@
-import ArgumentParser
 import BlockCore
 import BlockJobs
+import BlockProtocols
 
 /// `stream`: copies into an image what it lacks from its backing chain.
 struct StreamCommand: ImageCommand {
     static let spec = CommandSpec(
         "stream", "Copy into an image what it lacks from its backing chain", operands: "FILE",
-        options: [
-            OptionSpec(
-                "b", "base", "BASE", "Stop above this image of the chain, the new backing file"),
-            OptionSpec("B", "base-name", "STRING", "Store this as the backing file's name"),
-            OptionSpec("r", "rate-limit", "RATE", "Write at most so many bytes a second"),
-            .format(), .imageOpts,
-            OptionSpec("o", "options", "K=V,...", "Open options of FILE"),
-            .cache("t", of: "FILE"), .progress, .quiet,
-        ],
+        options: table,
         notes: [
             "Without BASE, FILE has no backing file afterwards. The reference changes last: stopped, FILE "
                 + "shows the same disk as before, and the command goes on where it was when it is run "
                 + "again."
         ])
 
-    @OptionGroup var source: SourceOptions
-    @Option var base: String?
-    @Option var baseName: String?
-    @Option var rateLimit: String?
-    @Option var options: [String] = []
-    @Option var cache: String?
-    @Flag var progress = false
-    @Flag var quiet = false
-    @Argument var operands: [String] = []
+    private let base: String?
+    private let baseName: String?
+    private let rateLimit: String?
+    private let source: SourceOptions
+    private let options: [String]
+    private let cache: String?
+    private let progress: Bool
+    private let quiet: Bool
+    private let operands: [String]
+
+    init(_ options: inout OptionReader) {
+        base = options.value(
+            "b", "base", "BASE", "Stop above this image of the chain, the new backing file")
+        baseName = options.value("B", "base-name", "STRING", "Store this as the backing file's name")
+        rateLimit = options.rateLimit()
+        source = SourceOptions(&options)
+        self.options = options.values("o", "options", "K=V,...", "Open options of FILE")
+        cache = options.cache("t", of: "FILE")
+        progress = options.progress()
+        quiet = options.quiet()
+        operands = options.operands
+    }
 
     func run(_ context: CommandContext) throws -> Int32 {
         let rate = try rateLimit.map { try SizeArgument.parse($0, what: "rate limit") } ?? 0
@@ -64,10 +69,10 @@ struct StreamCommand: ImageCommand {
         guard let base, baseName == nil else { return baseName }
         let chain = node.chain
         guard let index = chain.firstIndex(where: { $0 === base }), index > 0,
-            let stated = chain[index - 1].format?.backing?.filename,
-            let path = HostFile.canonicalPath(base.filename)
+            let stated = chain[index - 1].unfiltered.format?.backing?.filename,
+            let path = HostPath.canonical(base.filename)
         else { return nil }
-        let found = HostFile.canonicalPath(FileNames.resolve(stated, relativeTo: node.filename))
+        let found = HostPath.canonical(FileNames.resolve(stated, relativeTo: node.filename))
         return found == path ? stated : path
     }
 }

@@ -7,21 +7,29 @@ struct ConvertTarget {
     let context: CommandContext
     /// A file name, `-`, or a list of open options.
     let name: String
-    let format: String
+    /// The create options.
     let text: CreateOptionText
     /// The backing file that it gets.
     let backing: String?
-    let backingFormat: String?
-    let cache: CacheMode
-    /// Whether it is there already.
-    let exists: Bool
+    private let options: ConvertOptions
+    private let cache: CacheMode
+
+    /// - Throws: for create options that are no list, and a cache mode that there is not.
+    init(
+        _ name: String, _ options: ConvertOptions, _ text: CreateOptionText, _ context: CommandContext
+    ) throws {
+        self.context = context
+        self.name = name
+        self.text = text
+        self.options = options
+        backing = try options.backing ?? text.value(of: .backingFile)
+        cache = try context.cacheMode(options.targetCache ?? "unsafe")
+    }
+
+    var format: String { options.format }
+    private var exists: Bool { options.noCreate }
     /// Whether `name` is a list of open options.
-    let isOptions: Bool
-    /// Whether the caller says that it reads as zeroes.
-    let isKnownZero: Bool
-    let compresses: Bool
-    /// Whether to keep to oneself what a person should know of the new image.
-    let isQuiet: Bool
+    private var isOptions: Bool { options.targetImageOpts }
 
     var isStandardOutput: Bool { name == "-" && !isOptions }
 
@@ -30,11 +38,11 @@ struct ConvertTarget {
         if isStandardOutput { try checkStream() }
         guard !exists, !isPlainStream else { return }
         if context.opener.protocolAsFormat(format) != nil {
-            if compresses { throw Self.noCompression }
+            if options.compress { throw Self.noCompression }
             return
         }
         let creatable = try context.opener.creatableFormat(format)
-        guard compresses else { return }
+        guard options.compress else { return }
         guard creatable is any CompressedWriting.Type else { throw Self.noCompression }
         let encryption = try [text.value(of: .encryptFormat), text.value(of: .encryption)]
         if encryption.contains(where: { $0 != nil && $0 != "off" }) {
@@ -52,7 +60,7 @@ struct ConvertTarget {
             if let option = try text.pairs().first {
                 throw CommandFailure("Standard output does not take the option '\(option.key)'")
             }
-            if compresses { throw Self.noCompression }
+            if options.compress { throw Self.noCompression }
         } else if !(context.registry.format(named: format) is any StreamWriting.Type) {
             let streams = context.registry.formats.filter { $0 is any StreamWriting.Type }.map { $0.name }
             throw CommandFailure(
@@ -98,7 +106,8 @@ struct ConvertTarget {
         context.allow(backing, of: name)
         guard !exists else {
             let node = try openExisting(sources)
-            let filling = Filling(startsAsZero: isKnownZero, isOverNamedBacking: isOverNamedBacking(node))
+            let filling = Filling(
+                startsAsZero: options.targetIsZero, isOverNamedBacking: isOverNamedBacking(node))
             return try using(node, filling, body)
         }
         if !isStandardOutput, context.wouldEmpty(name, readBy: sources) { throw sharedFile() }
@@ -174,7 +183,7 @@ struct ConvertTarget {
         let node = try context.open(
             ImageName(name, format: isOptions ? nil : format, isOptions: isOptions), settings: settings)
         do {
-            if isKnownZero, node.backing != nil {
+            if options.targetIsZero, node.backing != nil {
                 throw CommandFailure(
                     "Cannot use --target-is-zero when the destination image has a backing file")
             }
@@ -191,7 +200,8 @@ struct ConvertTarget {
         guard let backing, !backing.isEmpty, let own = node.backing?.identity else { return false }
         let path = FileNames.resolve(backing, relativeTo: node.filename)
         let settings = OpenSettings(forceShare: true, withoutBacking: true, metadataOnly: true)
-        guard let named = try? context.opener.open(path, format: backingFormat, settings: settings) else {
+        guard let named = try? context.opener.open(path, format: options.backingFormat, settings: settings)
+        else {
             return false
         }
         defer { try? named.close() }
@@ -206,7 +216,7 @@ struct ConvertTarget {
         do throws(BlockError) {
             var settings = OpenSettings()
             settings.withoutKeys = true
-            node = try context.opener.open(path, format: backingFormat, settings: settings)
+            node = try context.opener.open(path, format: options.backingFormat, settings: settings)
         } catch {
             throw error.prefixed("Could not open backing file").prefixed("Could not open '\(name)'")
         }
@@ -217,15 +227,17 @@ struct ConvertTarget {
 
     private func creator(size: Int, readFiles: Set<String>) throws -> ImageCreator {
         var creator = try ImageCreator(context, filename: name, format: format, text: text)
-        try creator.setBacking(backing, format: backingFormat)
+        try creator.setBacking(backing, format: options.backingFormat)
         creator.isQuiet = true
-        creator.showsNotes = !isQuiet
+        creator.showsNotes = !options.quiet
         creator.readFiles = readFiles
         creator.options.set(.size, to: String(size))
         if creator.options[.backingFile] != nil, creator.options[.backingFormat] == nil {
             throw CommandFailure("Use of backing file requires explicit backing format")
         }
-        if compresses, let driver = context.registry.format(named: format) as? any CompressedWriting.Type {
+        if options.compress,
+            let driver = context.registry.format(named: format) as? any CompressedWriting.Type
+        {
             try driver.checkCompression(creator.options)
         }
         return creator
@@ -245,8 +257,9 @@ struct ConvertTarget {
 extension BlockNode {
     /// Whether this new image reads as zeroes where nothing is written.
     var startsAsZero: Bool {
+        if let filter { return filter.child.startsAsZero }
         if let storage { return storage.zeroInitialised }
         return backing == nil && format?.unwrittenReadsAsZero != false
-            && children.allSatisfy { $0.storage?.zeroInitialised == true }
+            && children.allSatisfy(\.isZeroInitialised)
     }
 }

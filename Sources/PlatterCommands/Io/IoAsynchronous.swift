@@ -6,11 +6,12 @@ enum IoAsynchronous {
         let options = try call.options("CiP:qrv", shell.complainPlainly)
         let pattern = try options.pattern()
         if options.has("i") { return shell.tell("injecting invalid read request") }
-        let (offset, count) = try options.vector()
+        let span = try options.vector()
         let reading = IoReading(
-            node: node, offset: offset, count: count, options: options, check: IoCheck(pattern, 0..<count),
-            buffer: IoBuffer(count: count, misaligned: shell.misaligns), failure: "readv failed")
-        shell.requests.start(span(offset, count), writes: false) { reading.outcome().onlyTold }
+            request: IoRequest("read", span, options, failure: "readv failed"), node: node,
+            check: IoCheck(pattern, 0..<span.count),
+            buffer: IoBuffer(count: span.count, misaligned: shell.misaligns))
+        shell.requests.start(span.range, writes: false) { reading.outcome().onlyTold }
     }
 
     static func write(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
@@ -23,29 +24,24 @@ enum IoAsynchronous {
         try options.require(
             !(isZeroing && pattern != nil), "-z and -P cannot be specified at the same time")
         if options.has("i") { return shell.tell("injecting invalid write request") }
-        let (offset, count) = isZeroing ? try options.range(limit: nil) : try options.vector()
-        let buffer = IoBuffer(count: isZeroing ? 0 : count, misaligned: shell.misaligns)
+        let span = isZeroing ? try options.range(limit: nil) : try options.vector()
+        let buffer = IoBuffer(count: isZeroing ? 0 : span.count, misaligned: shell.misaligns)
         let memory = buffer.storage
         buffer.fill(with: pattern ?? IoShell.usualPattern)
-        let change = IoChange("wrote", offset, count, options, failure: "aio_write failed") {
+        let change = IoChange(IoRequest("wrote", span, options, failure: "aio_write failed")) {
             () throws(BlockError) in
             if isZeroing {
-                try IoTransfers.zero(node, offset, count, options)
+                try IoTransfers.zero(node, span, options)
             } else {
-                try node.write(memory.bytes(buffer.range), at: offset)
+                try node.write(memory.bytes(buffer.range), at: span.offset)
                 if options.has("f") { try node.flush() }
             }
         }
-        shell.requests.start(span(offset, count), writes: true) { change.outcome().onlyTold }
+        shell.requests.start(span.range, writes: true) { change.outcome().onlyTold }
     }
 
     static func flush(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
         shell.requests.waitForAll()
         shell.tellEnded()
-    }
-
-    private static func span(_ offset: Int, _ count: Int) -> Range<Int> {
-        let (end, overflow) = offset.addingReportingOverflow(count)
-        return offset..<(overflow ? .max : end)
     }
 }

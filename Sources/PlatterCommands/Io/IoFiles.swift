@@ -9,9 +9,10 @@ enum IoFiles {
         opening.settings.readOnly = options.has("r")
         opening.settings.copyOnRead = options.has("C")
         opening.settings.forceShare = options.has("U")
-        try apply(
-            cache: options.values["t"], noCache: options.has("n"), discard: options.values["d"],
-            engine: options.values["i"], native: options.has("k"), to: &opening.settings)
+        let access = IoAccess(
+            cache: options.values["t"], passesCache: options.has("n"), discard: options.values["d"],
+            engine: options.values["i"], isNative: options.has("k"))
+        try access.apply(to: &opening.settings)
         guard options.operands.count <= 1 else { throw IoFailure.usage }
         let path = options.operands.first
         let list = try OptionTree.parse(options.values["o"] ?? "")
@@ -26,42 +27,13 @@ enum IoFiles {
         try shell.open(opening)
     }
 
-    /// Sets what `-t`, `-n`, `-d`, `-i` and `-k` say.
-    static func apply(
-        cache: String?, noCache: Bool, discard: String?, engine: String?, native: Bool,
-        to settings: inout OpenSettings
-    ) throws(IoFailure) {
-        if noCache { settings.cache = .none }
-        if let cache { settings.cache = try mode(cache) }
-        switch discard {
-        case nil: break
-        case "unmap", "on": settings.discardUnmaps = true
-        case "ignore", "off": settings.discardUnmaps = false
-        case let other?: throw .complaint("Invalid discard option: \(other)", hint: nil)
-        }
-        if native { settings.engine = .native }
-        if let engine {
-            guard let named = RequestEngine(rawValue: engine) else {
-                throw .complaint("Invalid aio option: \(engine)", hint: nil)
-            }
-            settings.engine = named
-        }
-    }
-
-    private static func mode(_ name: String) throws(IoFailure) -> CacheMode {
-        guard let mode = CacheMode(name: name) else {
-            throw .complaint("Invalid cache option: \(name)", hint: nil)
-        }
-        return mode
-    }
-
     static func reopen(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
         let options = try call.options("c:o:rw", shell.complainPlainly)
         guard options.operands.isEmpty else { throw IoFailure.usage }
         if options.has("r") && options.has("w") {
             throw IoFailure.complaint("Only one -r/-w option may be given", hint: nil)
         }
-        let cache = try options.values["c"].map { name throws(IoFailure) in try mode(name) }
+        let cache = try options.values["c"].map { name throws(IoFailure) in try IoAccess.cacheMode(name) }
         let list = try OptionTree.parse(options.values["o"] ?? "")
         let readOnly = options.has("r") ? true : options.has("w") ? false : node.isReadOnly
         try check(list, options, shell)
@@ -112,9 +84,9 @@ enum IoFiles {
 
     static func discard(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
         let options = try call.options("Cq", shell.complainPlainly)
-        let (offset, count) = try options.range()
-        let change = IoChange("discard", offset, count, options, failure: "discard failed") {
-            () throws(BlockError) in try node.discard(at: offset, count: count)
+        let span = try options.range()
+        let change = IoChange(IoRequest("discard", span, options, failure: "discard failed")) {
+            () throws(BlockError) in try node.discard(at: span.offset, count: span.count)
         }
         try shell.perform(node) { change.outcome() }
     }
@@ -134,8 +106,9 @@ enum IoFiles {
             return try node.resize(to: size, preallocation: preallocation)
         }
         let mode = preallocation
-        let change = IoChange("", 0, 0, IoOptions(flags: ["q"]), failure: "truncate failed") {
-            () throws(BlockError) in try node.resize(to: size, preallocation: mode)
+        let quiet = IoRequest("", IoSpan(), IoOptions(flags: ["q"]), failure: "truncate failed")
+        let change = IoChange(quiet) { () throws(BlockError) in
+            try node.resize(to: size, preallocation: mode)
         }
         try shell.perform(node) { change.outcome() }
     }
@@ -145,11 +118,11 @@ enum IoFiles {
     }
 
     static func info(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
-        let info = try node.format?.describe() ?? FormatInfo()
+        let info = try node.unfiltered.format?.describe() ?? FormatInfo()
         shell.tell("format name: \(node.driverName)")
         shell.tell("cluster size: \(IoReport.size(info.clusterSizeBytes ?? 0))")
         shell.tell("vm state offset: \(IoReport.size(info.vmStateOffset ?? 0))")
-        guard let specific = info.specific, !specific.isEmpty else { return }
+        guard node.filter == nil, let specific = info.specific, !specific.isEmpty else { return }
         shell.tell("Format specific information:")
         shell.terminal.print(InfoText.fields(specific, indent: 4))
     }

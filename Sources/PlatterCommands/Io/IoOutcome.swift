@@ -1,8 +1,8 @@
 import BlockCore
 
-/// What a request came to.
+/// The result of a request.
 struct IoOutcome: Sendable {
-    /// What is to be told of it.
+    /// The lines to print.
     var text: [UInt8] = []
     /// Whether that counts for the exit status.
     var hasFailed = false
@@ -11,81 +11,90 @@ struct IoOutcome: Sendable {
         IoOutcome(text: "\(line)\n".rawBytes, hasFailed: true)
     }
 
-    /// The same of a request whose failure is only told.
+    /// The same of a request whose failure is printed, but does not count.
     var onlyTold: IoOutcome { IoOutcome(text: text) }
+}
+
+/// The guest bytes of a request.
+struct IoSpan: Sendable {
+    var offset = 0
+    var count = 0
+
+    /// Where they are; up to the largest offset where they would end behind it.
+    var range: Range<Int> {
+        let (end, overflow) = offset.addingReportingOverflow(count)
+        return offset..<(overflow ? .max : end)
+    }
+}
+
+/// A request of the shell, and the words of its report. Its time starts when this is made.
+struct IoRequest: Sendable {
+    /// `read`, `wrote` or `discard`.
+    let action: String
+    let span: IoSpan
+    let options: IoOptions
+    /// What a failure's line begins with.
+    let failure: String
+    private let began = MonotonicClock.nanoseconds()
+
+    init(_ action: String, _ span: IoSpan, _ options: IoOptions, failure: String) {
+        self.action = action
+        self.span = span
+        self.options = options
+        self.failure = failure
+    }
+
+    /// Its result when it took until now; `shown` goes before the report. Nothing is printed with `-q`.
+    func success(showing shown: () -> [UInt8] = { [] }) -> [UInt8] {
+        let elapsed = MonotonicClock.nanoseconds() - began
+        if options.has("q") { return [] }
+        let report = IoReport(
+            action: action, offset: span.offset, count: span.count, nanoseconds: elapsed,
+            isForMachines: options.has("C"))
+        return shown() + report.text.rawBytes
+    }
+
+    func failed(_ error: BlockError) -> IoOutcome { .failure("\(failure): \(error.message)") }
 }
 
 /// A request that reads: made on the shell's thread or another.
 struct IoReading: Sendable {
+    let request: IoRequest
     let node: BlockNode
-    let offset: Int
-    let count: Int
-    let options: IoOptions
     let check: IoCheck
     let buffer: IoBuffer
-    /// What a failure is told as.
-    let failure: String
-    private let began = MonotonicClock.nanoseconds()
 
     func outcome() -> IoOutcome {
-        let memory = buffer.storage
+        let (memory, offset) = (buffer.storage, request.span.offset)
         do throws(BlockError) {
             var bytes = memory.mutableBytes(buffer.range)
-            if options.has("b") {
+            if request.options.has("b") {
                 try node.loadVMState(into: &bytes, at: offset)
             } else {
                 try node.read(into: &bytes, at: offset)
             }
-        } catch { return .failure("\(failure): \(error.message)") }
-        let elapsed = MonotonicClock.nanoseconds() - began
+        } catch { return request.failed(error) }
+        let report = request.success {
+            request.options.has("v") ? IoReport.dump(memory.bytes(buffer.range), at: offset) : []
+        }
         var outcome = check.passes(buffer) ? IoOutcome() : .failure(check.failure(at: offset))
-        if options.has("q") { return outcome }
-        if options.has("v") { outcome.text += IoReport.dump(memory.bytes(buffer.range), at: offset) }
-        outcome.text += IoReport.line("read", offset, count, elapsed, options)
+        outcome.text += report
         return outcome
     }
 }
 
 /// A request that changes the image: made on the shell's thread or another.
 struct IoChange: Sendable {
-    /// What was done, in the past tense.
-    let action: String
-    let offset: Int
-    let count: Int
-    let options: IoOptions
-    /// What a failure is told as.
-    let failure: String
+    let request: IoRequest
     let work: @Sendable () throws(BlockError) -> Void
-    private let began = MonotonicClock.nanoseconds()
 
-    init(
-        _ action: String, _ offset: Int, _ count: Int, _ options: IoOptions, failure: String,
-        _ work: @escaping @Sendable () throws(BlockError) -> Void
-    ) {
-        self.action = action
-        self.offset = offset
-        self.count = count
-        self.options = options
-        self.failure = failure
+    init(_ request: IoRequest, _ work: @escaping @Sendable () throws(BlockError) -> Void) {
+        self.request = request
         self.work = work
     }
 
     func outcome() -> IoOutcome {
-        do throws(BlockError) { try work() } catch { return .failure("\(failure): \(error.message)") }
-        let elapsed = MonotonicClock.nanoseconds() - began
-        if options.has("q") { return IoOutcome() }
-        return IoOutcome(text: IoReport.line(action, offset, count, elapsed, options))
-    }
-}
-
-extension IoReport {
-    /// The report of a request, as bytes.
-    static func line(
-        _ action: String, _ offset: Int, _ count: Int, _ elapsed: Int, _ options: IoOptions
-    ) -> [UInt8] {
-        let report = IoReport(
-            action: action, offset: offset, count: count, nanoseconds: elapsed,
-            isForMachines: options.has("C"))
-        return report.text.rawBytes
+        do throws(BlockError) { try work() } catch { return request.failed(error) }
+        return IoOutcome(text: request.success())
     }
 }

@@ -1,4 +1,6 @@
 import BlockCore
+import BlockFilters
+import BlockFormats
 import BlockProtocols
 
 /// A session: an open image or none, requests under way, and whether anything failed.
@@ -150,10 +152,24 @@ final class IoShell {
         let isTemporary = opening.isTemporary && !settings.readOnly
         if isTemporary { settings.readOnly = true }
         let node = try context.openUnnamed(name, settings)
-        if isTemporary { return try TemporaryOverlay.open(over: node, opening.settings, context) }
+        if isTemporary { return try openOverlay(over: node, opening.settings) }
         if !settings.readOnly && name.leavesFormatOpen { context.warnIfRaw(node, name.text) }
         debugger(of: node)?.onNotice { [terminal] line in terminal.print(line + "\n") }
         return node
+    }
+
+    /// A throw-away layer for writes over `base`, which is closed when this throws.
+    private func openOverlay(
+        over base: BlockNode, _ settings: OpenSettings
+    ) throws(BlockError) -> BlockNode {
+        let path: String
+        do throws(BlockError) { path = try HostPath.makeTemporary(prefix: "platter-io") } catch {
+            try? base.close()
+            throw error
+        }
+        return try context.opener.openTemporaryOverlay(
+            over: base, at: path, format: Qcow2Driver.name, settings: settings,
+            unlink: { HostPath.remove($0) })
     }
 
     /// Closes the image, after all requests; those that are held go on.
@@ -200,11 +216,7 @@ final class IoShell {
     func debugger(of node: BlockNode) -> DebugDriver? {
         var next: BlockNode? = node
         while let current = next {
-            var storage = current.storage
-            while let driver = storage {
-                if let found = driver as? DebugDriver { return found }
-                storage = (driver as? any FilterDriver)?.below
-            }
+            if let found = current.filter as? DebugDriver { return found }
             next = current.file
         }
         return nil

@@ -1,4 +1,5 @@
 import BlockCore
+import BlockProtocols
 
 /// Reading and writing while the shell waits.
 enum IoTransfers {
@@ -7,32 +8,30 @@ enum IoTransfers {
         let pattern = try options.pattern()
         let skip = try options.size(of: "s")
         let length = try options.size(of: "l")
-        let (offset, count) = try options.range()
+        let span = try options.range()
         if pattern == nil && (skip != nil || length != nil) { throw IoFailure.usage }
         let start = skip ?? 0
-        guard start <= count, length ?? 0 <= count - start else {
+        guard start <= span.count, length ?? 0 <= span.count - start else {
             throw IoFailure.told("pattern verification range exceeds end of read data")
         }
-        if options.has("b") { try IoOptions.checkSectors(offset, count) }
-        let check = IoCheck(pattern, start..<start + (length ?? count - start))
-        try transferIn(shell, node, options, offset, count, check, failure: "read failed")
+        if options.has("b") { try IoOptions.checkSectors(span) }
+        let check = IoCheck(pattern, start..<start + (length ?? span.count - start))
+        try perform(IoRequest("read", span, options, failure: "read failed"), check, shell, node)
     }
 
     static func readVector(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
         let options = try call.options("CP:qrv", shell.complainPlainly)
         let pattern = try options.pattern()
-        let (offset, count) = try options.vector()
-        try transferIn(
-            shell, node, options, offset, count, IoCheck(pattern, 0..<count), failure: "readv failed")
+        let span = try options.vector()
+        let request = IoRequest("read", span, options, failure: "readv failed")
+        try perform(request, IoCheck(pattern, 0..<span.count), shell, node)
     }
 
-    private static func transferIn(
-        _ shell: IoShell, _ node: BlockNode, _ options: IoOptions, _ offset: Int, _ count: Int,
-        _ check: IoCheck, failure: String
+    private static func perform(
+        _ request: IoRequest, _ check: IoCheck, _ shell: IoShell, _ node: BlockNode
     ) throws {
-        let reading = IoReading(
-            node: node, offset: offset, count: count, options: options, check: check,
-            buffer: IoBuffer(count: count, misaligned: shell.misaligns), failure: failure)
+        let buffer = IoBuffer(count: request.span.count, misaligned: shell.misaligns)
+        let reading = IoReading(request: request, node: node, check: check, buffer: buffer)
         try shell.perform(node) { reading.outcome() }
     }
 
@@ -41,26 +40,26 @@ enum IoTransfers {
         try checkFlags(options)
         let pattern = try options.pattern()
         let isUnlimited = options.has("n") && options.has("z")
-        let (offset, count) = try options.range(limit: isUnlimited ? nil : " without -n")
-        if options.has("b") || options.has("c") { try IoOptions.checkSectors(offset, count) }
+        let span = try options.range(limit: isUnlimited ? nil : " without -n")
+        if options.has("b") || options.has("c") { try IoOptions.checkSectors(span) }
         if options.has("z") {
-            let change = IoChange("wrote", offset, count, options, failure: "write failed") {
-                () throws(BlockError) in try zero(node, offset, count, options)
+            let change = IoChange(IoRequest("wrote", span, options, failure: "write failed")) {
+                () throws(BlockError) in try zero(node, span, options)
             }
             return try shell.perform(node) { change.outcome() }
         }
-        let buffer = IoBuffer(count: count, misaligned: shell.misaligns)
+        let buffer = IoBuffer(count: span.count, misaligned: shell.misaligns)
         let memory = buffer.storage
         buffer.fill(with: pattern ?? IoShell.usualPattern)
         if let source = options.values["s"] { try fill(buffer, from: source, shell) }
-        let change = IoChange("wrote", offset, count, options, failure: "write failed") {
+        let change = IoChange(IoRequest("wrote", span, options, failure: "write failed")) {
             () throws(BlockError) in
             if options.has("b") {
-                try node.saveVMState(memory.bytes(buffer.range), at: offset)
+                try node.saveVMState(memory.bytes(buffer.range), at: span.offset)
             } else if options.has("c") {
-                try compress(memory.bytes(buffer.range), at: offset, node)
+                try compress(memory.bytes(buffer.range), at: span.offset, node)
             } else {
-                try node.write(memory.bytes(buffer.range), at: offset)
+                try node.write(memory.bytes(buffer.range), at: span.offset)
             }
             if options.has("f") { try node.flush() }
         }
@@ -70,13 +69,13 @@ enum IoTransfers {
     static func writeVector(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
         let options = try call.options("CfP:qr", shell.complainPlainly)
         let pattern = try options.pattern()
-        let (offset, count) = try options.vector()
-        let buffer = IoBuffer(count: count, misaligned: shell.misaligns)
+        let span = try options.vector()
+        let buffer = IoBuffer(count: span.count, misaligned: shell.misaligns)
         let memory = buffer.storage
         buffer.fill(with: pattern ?? IoShell.usualPattern)
-        let change = IoChange("wrote", offset, count, options, failure: "writev failed") {
+        let change = IoChange(IoRequest("wrote", span, options, failure: "writev failed")) {
             () throws(BlockError) in
-            try node.write(memory.bytes(buffer.range), at: offset)
+            try node.write(memory.bytes(buffer.range), at: span.offset)
             if options.has("f") { try node.flush() }
         }
         try shell.perform(node) { change.outcome() }
@@ -98,12 +97,12 @@ enum IoTransfers {
 
     /// `-z` with its flags.
     static func zero(
-        _ node: BlockNode, _ offset: Int, _ count: Int, _ options: IoOptions
+        _ node: BlockNode, _ span: IoSpan, _ options: IoOptions
     ) throws(BlockError) {
         var flags: ZeroFlags = []
         if options.has("u") { flags.insert(.mayUnmap) }
         if options.has("n") { flags.insert(.noFallback) }
-        try node.writeZeroes(at: offset, count: count, flags: flags)
+        try node.writeZeroes(at: span.offset, count: span.count, flags: flags)
         if options.has("f") { try node.flush() }
     }
 
@@ -136,7 +135,7 @@ enum IoTransfers {
     private static func fill(_ buffer: IoBuffer, from path: String, _ shell: IoShell) throws {
         let bytes: [UInt8]
         do throws(BlockError) {
-            bytes = try HostFile.prefix(of: path, count: buffer.count)
+            bytes = try HostPath.prefix(of: path, count: buffer.count)
         } catch {
             shell.complainPlainly(error.errno.map { "\(path): \(HostErrors.text($0))" } ?? error.message)
             throw IoFailure.silent

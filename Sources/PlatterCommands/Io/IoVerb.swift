@@ -70,12 +70,13 @@ struct IoCall {
                 options.operands += rest
                 break
             }
-            guard argument.hasPrefix("-"), argument.count > 1 else {
+            var bundle = argument.unicodeScalars[...]
+            guard bundle.popFirst() == "-", !bundle.isEmpty else {
                 options.operands.append(argument)
                 continue
             }
-            var cluster = argument.dropFirst()
-            while let letter = cluster.popFirst() {
+            while let scalar = bundle.popFirst() {
+                let letter = Character(scalar)
                 guard letter != ":", let place = letters.firstIndex(of: letter) else {
                     complain("\(word): invalid option -- '\(letter)'")
                     throw .usage
@@ -83,12 +84,12 @@ struct IoCall {
                 options.flags.insert(letter)
                 let next = letters.index(after: place)
                 guard next < letters.endIndex, letters[next] == ":" else { continue }
-                guard let value = cluster.isEmpty ? rest.popFirst() : String(cluster) else {
+                guard let value = bundle.isEmpty ? rest.popFirst() : String(bundle) else {
                     complain("\(word): option requires an argument -- '\(letter)'")
                     throw .usage
                 }
                 options.values[letter] = value
-                cluster = ""
+                bundle.removeAll()
             }
         }
         return options
@@ -137,18 +138,18 @@ struct IoOptions {
     /// The operands OFFSET and LENGTH.
     ///
     /// - Parameter limit: what follows "cannot exceed" for lengths that are too large; `nil` allows them.
-    func range(limit: String? = "") throws(IoFailure) -> (offset: Int, count: Int) {
+    func range(limit: String? = "") throws(IoFailure) -> IoSpan {
         guard operands.count == 2 else { throw .usage }
         let offset = try Self.size(operands[0])
         let count = try Self.size(operands[1])
         if let limit, count > Self.maximumBytes {
             throw .told("length cannot exceed \(Self.maximumBytes)\(limit), given \(operands[1])")
         }
-        return (offset, count)
+        return IoSpan(offset: offset, count: count)
     }
 
     /// The operands OFFSET LENGTH...; the lengths added up.
-    func vector() throws(IoFailure) -> (offset: Int, count: Int) {
+    func vector() throws(IoFailure) -> IoSpan {
         guard operands.count >= 2 else { throw .usage }
         let offset = try Self.size(operands[0])
         var total = 0
@@ -162,11 +163,11 @@ struct IoOptions {
                 throw .told("The total number of bytes exceed the maximum size \(Self.maximumBytes)")
             }
         }
-        return (offset, total)
+        return IoSpan(offset: offset, count: total)
     }
 
-    static func checkSectors(_ offset: Int, _ count: Int) throws(IoFailure) {
-        for (value, name) in [(offset, "offset"), (count, "count")] where value % sectorBytes != 0 {
+    static func checkSectors(_ span: IoSpan) throws(IoFailure) {
+        for (value, name) in [(span.offset, "offset"), (span.count, "count")] where value % sectorBytes != 0 {
             throw .told("\(value) is not a sector-aligned value for '\(name)'")
         }
     }

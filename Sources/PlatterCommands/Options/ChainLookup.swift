@@ -1,4 +1,5 @@
 import BlockCore
+import BlockProtocols
 
 /// Finds images of a backing chain by the names that people give them.
 enum ChainLookup {
@@ -16,8 +17,8 @@ enum ChainLookup {
 
     private static func isSame(_ one: String, _ other: String) -> Bool {
         if one.isSameName(as: other) { return true }
-        guard let path = HostFile.canonicalPath(FileNames.withoutFileScheme(one)),
-            let other = HostFile.canonicalPath(FileNames.withoutFileScheme(other))
+        guard let path = HostPath.canonical(FileNames.withoutFileScheme(one)),
+            let other = HostPath.canonical(FileNames.withoutFileScheme(other))
         else { return false }
         return path.isSameName(as: other)
     }

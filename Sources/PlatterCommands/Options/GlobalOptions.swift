@@ -15,53 +15,61 @@ struct GlobalOptions {
     /// - Throws: for a policy in the environment that there is not.
     init(program: String) throws(CommandFailure) { policy = try PolicyChoice.initial(program: program) }
 
-    static let options = [
-        PolicyChoice.option,
-        OptionSpec(
-            "T", "trace", "SPEC", "Trace events of QEMU (refused: there are none here)",
-            refusal: "there are no trace events; use --open-policy, -p or the library's statistics"),
-        OptionSpec(nil, "completions", "bash|zsh|fish", "Print the completion script for that shell"),
-        OptionSpec("V", "version", nil, "Show the version"),
-        OptionSpec("h", "help", nil, "Show this text"),
-    ]
+    /// The values of the options that one word of the command line gave.
+    private struct Values {
+        let policy: String?
+        let completions: String?
+        let version: Bool
 
-    private static let spec: CommandSpec = {
-        var spec = CommandSpec("", "", operands: "", options: [])
-        spec.options = options
-        return spec
+        init(_ options: inout OptionReader) {
+            policy = options.openPolicy()
+            options.refuse(
+                "T", "trace", "SPEC", "Trace events of QEMU (refused: there are none here)",
+                because: "there are no trace events; use --open-policy, -p or the library's statistics")
+            completions = options.value(
+                nil, "completions", "bash|zsh|fish", "Print the completion script for that shell")
+            version = options.version()
+            options.help()
+        }
+    }
+
+    /// The options in the order of the help text.
+    static let options: [OptionSpec] = {
+        var reader = OptionReader()
+        _ = Values(&reader)
+        return reader.table
     }()
 
     /// Takes the options before the first word that is none.
     mutating func parse(_ arguments: [String], program: String) throws(CommandFailure) -> Outcome {
-        let normalizer = ArgumentNormalizer(spec: Self.spec, program: program)
         var rest = arguments[...]
-        while let argument = rest.first, argument.hasPrefix("-"), argument.count > 1 {
+        while let argument = rest.first, argument.utf8.first == UInt8(ascii: "-"), argument.utf8.count > 1 {
             rest.removeFirst()
             if argument == "--" { break }
             var own = [argument]
             if takesNext(argument), let value = rest.popFirst() { own.append(value) }
-            switch try normalise(own, normalizer) {
-            case .help: return .text(HelpText.program(program))
-            case .arguments(let normal):
-                if normal.contains("--version") {
-                    return .text(PlatterProgram.versionLine(program))
-                }
-                if let text = try completions(normal, program) { return .text(text) }
-                for option in normal { policy = try PolicyChoice.policy(of: option) ?? policy }
-            }
+            let parsed = try parse(own, program)
+            if parsed.asksForHelp { return .text(HelpText.program(program)) }
+            var reader = OptionReader(parsed)
+            let values = Values(&reader)
+            if values.version { return .text(PlatterProgram.versionLine(program)) }
+            if let shell = values.completions { return .text(try completions(for: shell, program)) }
+            if let name = values.policy { policy = try PolicyChoice.policy(named: name) }
         }
         guard let command = rest.popFirst() else { throw .usage("Not enough arguments") }
         return .command(command, arguments: Array(rest))
     }
 
     /// Without a subcommand, getopt's messages have the program's name alone.
-    private func normalise(
-        _ arguments: [String], _ normalizer: ArgumentNormalizer
-    ) throws(CommandFailure) -> ArgumentNormalizer.Normal {
-        do throws(CommandFailure) { return try normalizer.normalise(arguments) } catch {
+    private func parse(
+        _ arguments: [String], _ program: String
+    ) throws(CommandFailure) -> ParsedArguments {
+        do throws(CommandFailure) {
+            return try CommandLineParser(options: Self.options).parse(arguments)
+        } catch {
             var failure = error
             failure.namesCommand = false
-            failure.details += Self.aliasHint(arguments, normalizer.program).map { [$0] } ?? []
+            failure.details += Self.aliasHint(arguments, program).map { [$0] } ?? []
             throw failure
         }
     }
@@ -73,12 +81,12 @@ struct GlobalOptions {
         let name = argument.drop { $0 == "-" }.prefix { $0 != "=" }
         let isLong = argument.hasPrefix("--")
         let taker = CommandList.all.first { entry in
-            guard entry.command.spec.alias != nil else { return false }
+            guard entry.command.alias != nil else { return false }
             return entry.command.spec.options.contains { option in
                 isLong ? option.long == String(name) : name.first.map(option.hasShort) == true
             }
         }
-        guard let taker, let alias = taker.command.spec.alias else { return nil }
+        guard let taker, let alias = taker.command.alias else { return nil }
         let command = "\(program) \(taker.name)"
         return "'\(argument)' is an option of '\(command)', which a link named \(alias) stands for."
     }
@@ -91,10 +99,10 @@ struct GlobalOptions {
     }
 
     /// The script that `--completions` asks for.
-    private func completions(_ options: [String], _ program: String) throws(CommandFailure) -> String? {
-        guard let option = options.first(where: { $0.hasPrefix("--completions=") }) else { return nil }
-        guard let shell = CompletionScript.Shell(rawValue: String(option.dropFirst("--completions=".count)))
-        else { throw .usage("--completions expects 'bash', 'zsh' or 'fish'") }
+    private func completions(for name: String, _ program: String) throws(CommandFailure) -> String {
+        guard let shell = CompletionScript.Shell(rawValue: name) else {
+            throw .usage("--completions expects 'bash', 'zsh' or 'fish'")
+        }
         return CompletionScript.text(shell, program: program)
     }
 }

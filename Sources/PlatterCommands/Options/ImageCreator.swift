@@ -26,13 +26,19 @@ struct ImageCreator {
     init(
         _ context: CommandContext, filename: String, format: String, text: CreateOptionText
     ) throws(BlockError) {
-        files = NewFiles(for: HostFile.path(of: filename, context.registry) ?? filename)
+        files = NewFiles(for: Self.path(of: filename, context.registry) ?? filename)
         self.context = context.making(files)
         self.filename = filename
         self.format = format
         options = try context.opener.createOptions(format: format, filename: filename)
         try text.apply(to: &options)
         if let backingFormat = options[.backingFormat] { setBacking(format: backingFormat) }
+    }
+
+    /// The path behind an image's file name, where that is a plain file.
+    private static func path(of name: String, _ registry: DriverRegistry) -> String? {
+        guard let (entry, path) = try? registry.resolve(name), entry.name == "file" else { return nil }
+        return path
     }
 
     /// Images state the format by the name that other programs know, too.
@@ -160,7 +166,7 @@ struct ImageCreator {
     /// Removes what was made, while another thread makes it, and ends the process as after an interrupt.
     func abandon() -> Never {
         files.remove()
-        HostFile.endProcess()
+        SignalWatch.endProcess()
     }
 
     private var rules: CreationRules {

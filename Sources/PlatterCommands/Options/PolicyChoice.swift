@@ -4,41 +4,22 @@ import BlockProtocols
 /// Which open policy a run of the program has.
 enum PolicyChoice {
     static let variable = "PLATTER_OPEN_POLICY"
-    static let option = OptionSpec(
-        nil, "open-policy", "default|any|same-folder|none",
-        "Which files an image may have opened: those in its own folder or below (the default), all anywhere "
-            + "(the default under the names of QEMU's programs), all only in its own folder, or none")
 
     /// Whether the program is called by a name of QEMU's, and does as that program does.
     static func isQemu(_ program: String) -> Bool { ["qemu-img", "qemu-io", "qemu-nbd"].contains(program) }
 
     /// The policy under that name of the program: the variable's, or the name's own.
     static func initial(program: String) throws(CommandFailure) -> OpenPolicy {
-        if let value = HostEnvironment.value(variable) { return try policy(value, from: variable) }
+        if let value = HostEnvironment.value(variable) { return try policy(named: value, from: variable) }
         return isQemu(program) ? .anyFile : .standard
     }
 
-    /// The policy that an option in its normal form asks for; `nil` for another option.
-    static func policy(of argument: String) throws(CommandFailure) -> OpenPolicy? {
-        let prefix = "--open-policy="
-        guard argument.hasPrefix(prefix) else { return nil }
-        return try policy(String(argument.dropFirst(prefix.count)), from: "--open-policy")
-    }
-
-    /// Takes the option out of normalised arguments.
-    static func take(from arguments: inout [String]) throws(CommandFailure) -> OpenPolicy? {
-        let end = arguments.firstIndex(of: "--") ?? arguments.endIndex
-        var found: OpenPolicy?
-        var rest: [String] = []
-        for argument in arguments[..<end] {
-            if let policy = try policy(of: argument) { found = policy } else { rest.append(argument) }
-        }
-        arguments = rest + arguments[end...]
-        return found
-    }
-
-    private static func policy(
-        _ name: String, from source: String
+    /// The policy of that name.
+    ///
+    /// - Parameter source: where the name was given, for the message.
+    /// - Throws: for a name that is no policy's.
+    static func policy(
+        named name: String, from source: String = "--open-policy"
     ) throws(CommandFailure) -> OpenPolicy {
         switch name {
         case "default": return .standard
@@ -48,6 +29,16 @@ enum PolicyChoice {
         default:
             throw .usage("\(source) expects 'default', 'any', 'same-folder' or 'none', not '\(name)'")
         }
+    }
+}
+
+extension OptionReader {
+    mutating func openPolicy() -> String? {
+        value(
+            nil, "open-policy", "default|any|same-folder|none",
+            "Which files an image may have opened: those in its own folder or below (the default), all "
+                + "anywhere (the default under the names of QEMU's programs), all only in its own folder, or "
+                + "none")
     }
 }
 

@@ -1,5 +1,6 @@
 import BlockCore
 import BlockFormats
+import BlockProtocols
 
 /// The objects of `--object`: secrets, in the order given.
 struct SecretObjects {
@@ -8,15 +9,13 @@ struct SecretObjects {
     /// Where drivers look them up.
     var source: SecretSource { SecretSource(secrets) }
 
-    /// Takes the `--object` values out of normalised arguments and makes the objects.
+    /// Makes the objects of these definitions.
     ///
-    /// - Throws: for an object that is malformed, of another kind than `secret`, or there already.
-    init(takingFrom arguments: inout [String]) throws(BlockError) {
-        let option = "--object="
-        let end = arguments.firstIndex(of: "--") ?? arguments.endIndex
-        let definitions = arguments[..<end].filter { $0.hasPrefix(option) }
-        arguments = arguments[..<end].filter { !$0.hasPrefix(option) } + arguments[end...]
-        for definition in definitions { try add(String(definition.dropFirst(option.count))) }
+    /// - Throws: `invalidArgument`, `unsupported` or `exists` for an object that is malformed, of another
+    ///   kind
+    ///   than `secret`, or there already; what reading its file, or decrypting it, fails with.
+    init(_ definitions: [String]) throws(BlockError) {
+        for definition in definitions { try add(definition) }
     }
 
     /// Makes the object of one `--object`: `secret,id=ID,...` or JSON.
@@ -78,7 +77,7 @@ struct SecretObjects {
         }
         var bytes: [UInt8]
         if let file {
-            bytes = try HostFile.contents(of: file, limit: Self.maximumBytes)
+            bytes = try HostPath.contents(of: file, limit: Self.maximumBytes)
         } else if let data {
             bytes = data.rawBytes
         } else {

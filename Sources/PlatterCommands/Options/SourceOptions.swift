@@ -1,11 +1,15 @@
-import ArgumentParser
 import BlockCore
 
-/// The options by which most commands name their image. Which of them a command takes, its table says.
-struct SourceOptions: ParsableArguments {
-    @Option var format: String?
-    @Flag var imageOpts = false
-    @Flag var forceShare = false
+/// The options by which most commands tell what their operand FILE is.
+struct SourceOptions {
+    let format: String?
+    let imageOpts: Bool
+
+    /// - Parameter what: what the help text says the format is of.
+    init(_ options: inout OptionReader, of what: String = "the image") {
+        format = options.format(of: what)
+        imageOpts = options.imageOpts()
+    }
 }
 
 /// An image as the command line names it.

@@ -28,10 +28,6 @@ enum CompletionScript {
         return value == "MODE" ? CacheMode.allCases.map(\.rawValue) : []
     }
 
-    private static func names(_ option: OptionSpec) -> [String] {
-        [option.short.map { "-\($0)" }, option.long.map { "--\($0)" }].compactMap { $0 }
-    }
-
     /// Those that are of use: not the ones that are only there to be refused.
     private static func options(_ spec: CommandSpec) -> [OptionSpec] {
         spec.options.filter { $0.refusal == nil }
@@ -65,19 +61,19 @@ enum CompletionScript {
     }
 
     private static func topWords(_ specs: [CommandSpec]) -> String {
-        (specs.map(\.name) + GlobalOptions.options.flatMap(names)).joined(separator: " ")
+        (specs.map(\.name) + GlobalOptions.options.flatMap(\.spellings)).joined(separator: " ")
     }
 
     private static func bashValues(_ spec: CommandSpec) -> [String] {
         options(spec).filter { !values($0).isEmpty }.map { option in
-            let pattern = names(option).map { "\(spec.name):\($0)" }.joined(separator: "|")
+            let pattern = option.spellings.map { "\(spec.name):\($0)" }.joined(separator: "|")
             let words = values(option).joined(separator: " ")
             return "        \(pattern)) COMPREPLY=($(compgen -W \"\(words)\" -- \"$current\")); return ;;"
         }
     }
 
     private static func bashOptions(_ spec: CommandSpec) -> String {
-        let words = options(spec).flatMap(names).joined(separator: " ")
+        let words = options(spec).flatMap(\.spellings).joined(separator: " ")
         return "        \(spec.name):-*) COMPREPLY=($(compgen -W \"\(words)\" -- \"$current\")) ;;"
     }
 
@@ -105,7 +101,7 @@ enum CompletionScript {
 
     private static func zshCommand(_ spec: CommandSpec) -> String {
         let lines = options(spec).map { option in
-            let names = names(option)
+            let names = option.spellings
             let others = names.count > 1 ? quoted("(\(names.joined(separator: " ")))") : ""
             let list = names.count > 1 ? "{\(names.joined(separator: ","))}" : names.joined()
             return "                        \(others)\(list)\(quoted(zshMeaning(option))) \\"

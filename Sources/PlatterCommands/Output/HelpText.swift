@@ -24,8 +24,7 @@ enum HelpText {
     private static func synopses() -> String {
         CommandList.all.map { name, command in
             let options = command.spec.options.filter { $0.refusal == nil }.map { option in
-                let name = option.short.map { "-\($0)" } ?? option.long.map { "--\($0)" } ?? ""
-                return "[\(name)\(option.value.map { " \($0)" } ?? "")]"
+                "[\(option.spellings.first ?? "")\(option.value.map { " \($0)" } ?? "")]"
             }
             let operands = command.spec.operands.split(separator: " ").map {
                 $0 == "FILE" ? "filename" : $0.lowercased()
@@ -49,8 +48,7 @@ enum HelpText {
 
     /// An option as in the left column: `-f, --format FMT`.
     static func names(_ option: OptionSpec) -> String {
-        let names = [option.short.map { "-\($0)" }, option.long.map { "--\($0)" }].compactMap { $0 }
-        return names.joined(separator: ", ") + (option.value.map { " \($0)" } ?? "")
+        option.spellings.joined(separator: ", ") + (option.value.map { " \($0)" } ?? "")
     }
 
     private static func line(_ option: OptionSpec) -> String {

@@ -15,29 +15,34 @@ enum JSONWriter {
         case .number(let number): text += String(number)
         case .flag(let flag): text += flag ? "true" : "false"
         case .list(let elements):
-            appendLines("[", "]", elements.count, level, to: &text) { index, text in
-                append(elements[index], level: level + 1, to: &text)
+            text += "["
+            for (index, element) in elements.enumerated() {
+                beginLine(index, level + 1, in: &text)
+                append(element, level: level + 1, to: &text)
             }
+            endLines(level, in: &text)
+            text += "]"
         case .object(let fields):
-            appendLines("{", "}", fields.count, level, to: &text) { index, text in
-                text += quoted(fields[index].key) + ": "
-                append(fields[index].value, level: level + 1, to: &text)
+            text += "{"
+            for (index, field) in fields.enumerated() {
+                beginLine(index, level + 1, in: &text)
+                text += quoted(field.key) + ": "
+                append(field.value, level: level + 1, to: &text)
             }
+            endLines(level, in: &text)
+            text += "}"
         }
     }
 
-    private static func appendLines(
-        _ open: String, _ close: String, _ count: Int, _ level: Int, to text: inout String,
-        _ element: (Int, inout String) -> Void
-    ) {
-        text += open + "\n"
-        for index in 0..<count {
-            text += String(repeating: "    ", count: level + 1)
-            element(index, &text)
-            text += index < count - 1 ? ",\n" : "\n"
-        }
-        text += String(repeating: "    ", count: level) + close
+    /// Begins the line of an element, behind a comma unless it is the first one.
+    private static func beginLine(_ index: Int, _ level: Int, in text: inout String) {
+        text += (index > 0 ? ",\n" : "\n") + indent(level)
     }
+
+    /// Begins the line of the closing bracket.
+    private static func endLines(_ level: Int, in text: inout String) { text += "\n" + indent(level) }
+
+    private static func indent(_ level: Int) -> String { String(repeating: "    ", count: level) }
 
     /// A JSON string in ASCII; other characters as `\uXXXX`. JSON has no bytes that are not UTF-8: U+FFFD
     /// stands in their place, as in qemu-img's output.

@@ -45,6 +45,9 @@ final class SignalWatch: Sendable {
     /// The exit status after an interrupt, as a shell tells of the signal: 130 for Ctrl-C.
     static var interruptedStatus: Int32 { 128 + received.load(ordering: .relaxed) }
 
+    /// Ends the process at once, as after an interrupt.
+    static func endProcess() -> Never { _exit(interruptedStatus) }
+
     /// Signals that were ignored when the program began stay so: nohup, and background jobs of scripts.
     private static let interrupts = [SIGINT, SIGTERM, SIGHUP].filter { platter_is_ignored($0) == 0 }
     private static let statusIsIgnored = platter_is_ignored(SIGUSR1) != 0

@@ -12,25 +12,27 @@ import BlockCore
 enum SnapshotTable {
     /// A title, a row of headings, and a row for each snapshot.
     static func text(_ snapshots: [SnapshotInfo]) -> String {
-        let heading = row("ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT")
+        let heading = row(["ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"])
         return "Snapshot list:\n" + heading + snapshots.map(row).joined()
     }
 
     private static func row(_ snapshot: SnapshotInfo) -> String {
-        row(
+        row([
             PrintableText.shown(snapshot.id), PrintableText.shown(snapshot.name),
             HumanSize.text(snapshot.vmStateSizeBytes),
             localDate(snapshot.dateSeconds), clock(snapshot.vmClockNanoseconds),
-            snapshot.instructionCount.map { String($0) } ?? "")
+            snapshot.instructionCount.map { String($0) } ?? "",
+        ])
     }
 
-    private static func row(
-        _ id: String, _ tag: String, _ size: String, _ date: String, _ clock: String, _ count: String
-    ) -> String {
-        [
-            id.padded(right: 7), tag.padded(right: 16), size.padded(left: 8), date.padded(left: 19),
-            clock.padded(left: 15), count.padded(left: 10),
-        ].joined(separator: " ") + "\n"
+    /// The widths of the columns; the first two are aligned at their left.
+    private static let widths = [7, 16, 8, 19, 15, 10]
+
+    private static func row(_ cells: [String]) -> String {
+        let columns = zip(cells, widths).enumerated().map { index, column in
+            index < 2 ? column.0.padded(right: column.1) : column.0.padded(left: column.1)
+        }
+        return columns.joined(separator: " ") + "\n"
     }
 
     /// Hours, minutes, seconds and thousandths.

@@ -53,7 +53,7 @@ final class Terminal: Sendable {
         output.withLock { output in
             Self.drain(&output)
             guard output.lostAnswer, let failure = output.failure else { return nil }
-            return String(cString: strerror(failure))
+            return HostErrors.text(failure)
         }
     }
 

@@ -83,7 +83,7 @@ extension Qcow2Metadata {
     }
 
     /// Room in the cluster that is partly used, going on into a new one where that follows it directly.
-    private func roomBehindLast(_ size: Int, _ store: RefcountStore) throws(BlockError) -> CompressedPlace? {
+    private func roomBehindLast(_ size: Int, _ store: Qcow2Allocator) throws(BlockError) -> CompressedPlace? {
         guard freeByteOffset > 0 else { return nil }
         let current = freeByteOffset >> layout.clusterBits
         let count = try store.refcount(of: current)

@@ -326,7 +326,7 @@ extension Qcow2Metadata {
         try barrier()
     }
 
-    private func setCopiedFlags(table: Int, _ store: RefcountStore) throws(BlockError) {
+    private func setCopiedFlags(table: Int, _ store: Qcow2Allocator) throws(BlockError) {
         for index in 0..<layout.entriesPerL2Table {
             let (slot, entry) = try l2Slot(table: table, index: index)
             let old = cachedEntry(slot, entry)

@@ -198,7 +198,7 @@ extension Qcow2Metadata {
     /// Gives up refcount blocks that count nothing any more.
     private func dropEmptyRefcountBlocks() throws(BlockError) {
         try protectMetadata()
-        try refcounts().dropEmptyBlocks { () throws(BlockError) in try barrier() }
+        try refcounts().dropEmptyBlocks()
         protection = nil
         try commit()
     }

@@ -2,14 +2,14 @@ import BlockCore
 import BlockTestSupport
 import Testing
 
-@Suite struct TemporarySnapshotTests {
+@Suite struct TemporaryOverlayTests {
     private let images = TestImages()
 
     private func open(_ name: String, unlinked: inout [String]) throws(BlockError) -> BlockNode {
         var names: [String] = []
         defer { unlinked = names }
-        return try images.opener.openTemporarySnapshot(
-            of: name, temporaryPath: "scratch", overlayFormat: "fake", unlink: { names.append($0) })
+        return try images.opener.openTemporaryOverlay(
+            over: try images.opener.open(name), at: "scratch", format: "fake", unlink: { names.append($0) })
     }
 
     @Test func writesGoToTheOverlayOnly() throws {
