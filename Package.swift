@@ -31,7 +31,8 @@ let package = Package(
     products: [
         .executable(name: "platter", targets: ["platter"]),
         .library(
-            name: "Platter", targets: ["BlockCore", "BlockProtocols", "BlockFilters", "BlockFormats", "BlockJobs"]),
+            name: "Platter",
+            targets: ["BlockCore", "BlockProtocols", "BlockFilters", "BlockFormats", "BlockJobs"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),

@@ -95,7 +95,8 @@ public struct CommitJob: BlockJob {
         var isChanging = false
         for (above, below) in zip(layers, layers.dropFirst()).reversed() {
             guard let keeper = above.unfiltered.format as? any ContentIdentifying,
-                let changing = below.unfiltered.format as? any ContentIdentifying, type(of: keeper) == type(of: changing)
+                let changing = below.unfiltered.format as? any ContentIdentifying,
+                type(of: keeper) == type(of: changing)
             else { continue }
             if !isChanging { isChanging = try changesBase(base) }
             guard isChanging else { return }

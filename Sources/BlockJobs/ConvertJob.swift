@@ -102,7 +102,9 @@ public struct ConvertJob: BlockJob {
     }
 
     /// Runs are cut at multiples of this: the target's clusters, or a page.
-    private var unitBytes: Int { max(target.unfiltered.format?.writeGranularity ?? 1, AlignedBuffer.alignmentBytes) }
+    private var unitBytes: Int {
+        max(target.unfiltered.format?.writeGranularity ?? 1, AlignedBuffer.alignmentBytes)
+    }
 
     private func makeCompressor() throws(BlockError) -> UnitCompressor {
         guard let driver = target.format as? any CompressedWriting else {

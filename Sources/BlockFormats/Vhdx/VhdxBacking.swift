@@ -28,7 +28,9 @@ extension VhdxDriver: BackingChecking {
 
     /// The parent must be the image that this one was made over, with the data that it had then.
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {
-        guard let driver = backing.unfiltered.format as? VhdxDriver else { return try checkForeignParent(backing) }
+        guard let driver = backing.unfiltered.format as? VhdxDriver else {
+            return try checkForeignParent(backing)
+        }
         let identity = driver.dataWriteGUID
         let linkages = try state.withLock { (state) throws(BlockError) in
             state.geometry.hasParent ? try state.parentLocator().linkages : [identity]
