@@ -73,7 +73,7 @@ public struct ConvertJob: BlockJob {
                 .invalidArgument, "output file is smaller than input file", path: target.filename)
         }
         let compresses =
-            options.compress || (target.format as? any CompressedWriting)?.compressesAlways == true
+            options.compress || target.format?.asCompressedWriting?.compressesAlways == true
         let compressor = try compresses ? makeCompressor() : nil
         let unit = max(unitBytes, compressor?.unitBytes ?? 1)
         let isShared =
@@ -107,7 +107,7 @@ public struct ConvertJob: BlockJob {
     }
 
     private func makeCompressor() throws(BlockError) -> UnitCompressor {
-        guard let driver = target.format as? any CompressedWriting else {
+        guard let driver = target.format?.asCompressedWriting else {
             throw BlockError(
                 .unsupported, "Compression not supported for this file format", path: target.filename)
         }

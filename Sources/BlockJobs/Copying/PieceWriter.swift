@@ -75,7 +75,7 @@ struct PieceWriter: Sendable {
 
     /// Space that is kept for zeroes already, or is a hole of the file, stays as it is.
     private func mark(_ range: Range<Int>) throws(BlockError) {
-        guard (node.unfiltered.format as? any ZeroWriting)?.marksZeroes == true else {
+        guard node.unfiltered.format?.asZeroWriting?.marksZeroes == true else {
             return try zeroWhereNeeded(range)
         }
         var offset = range.lowerBound

@@ -20,7 +20,7 @@ enum TemporaryOverlay {
             let path = try emptyFile()
             defer { HostFile.remove(path) }
             var options = try context.opener.createOptions(format: format, filename: path)
-            options.set(.size, to: String(try base.length()))
+            try options.set(.size, to: String(try base.length()))
             try context.opener.create(path, format: format, options: options)
             var above = settings
             above.readOnly = false
