@@ -66,7 +66,7 @@ public struct CommitJob: BlockJob {
                     .invalidArgument, "The top image can be emptied only into its own backing file",
                     path: top.filename)
             }
-            guard top.unfiltered.format is any Emptying else {
+            guard top.unfiltered.format?.asEmptying != nil else {
                 throw BlockError(
                     .unsupported, "Format driver '\(top.driverName)' cannot empty an image",
                     path: top.filename)
@@ -94,8 +94,9 @@ public struct CommitJob: BlockJob {
         let layers = top.chain.prefix { $0 !== base } + [base]
         var isChanging = false
         for (above, below) in zip(layers, layers.dropFirst()).reversed() {
-            guard let keeper = above.unfiltered.format as? any ContentIdentifying,
-                let changing = below.unfiltered.format as? any ContentIdentifying, type(of: keeper) == type(of: changing)
+            guard let keeper = above.unfiltered.format?.asContentIdentifying,
+                let changing = below.unfiltered.format?.asContentIdentifying,
+                type(of: keeper) == type(of: changing)
             else { continue }
             if !isChanging { isChanging = try changesBase(base) }
             guard isChanging else { return }

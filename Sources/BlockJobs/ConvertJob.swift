@@ -73,7 +73,7 @@ public struct ConvertJob: BlockJob {
                 .invalidArgument, "output file is smaller than input file", path: target.filename)
         }
         let compresses =
-            options.compress || (target.format as? any CompressedWriting)?.compressesAlways == true
+            options.compress || target.format?.asCompressedWriting?.compressesAlways == true
         let compressor = try compresses ? makeCompressor() : nil
         let unit = max(unitBytes, compressor?.unitBytes ?? 1)
         let isShared =
@@ -102,10 +102,12 @@ public struct ConvertJob: BlockJob {
     }
 
     /// Runs are cut at multiples of this: the target's clusters, or a page.
-    private var unitBytes: Int { max(target.unfiltered.format?.writeGranularity ?? 1, AlignedBuffer.alignmentBytes) }
+    private var unitBytes: Int {
+        max(target.unfiltered.format?.writeGranularity ?? 1, AlignedBuffer.alignmentBytes)
+    }
 
     private func makeCompressor() throws(BlockError) -> UnitCompressor {
-        guard let driver = target.format as? any CompressedWriting else {
+        guard let driver = target.format?.asCompressedWriting else {
             throw BlockError(
                 .unsupported, "Compression not supported for this file format", path: target.filename)
         }

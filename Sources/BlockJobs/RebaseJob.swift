@@ -42,7 +42,7 @@ public struct RebaseJob: BlockJob {
     }
 
     private func makeCompressor() throws(BlockError) -> UnitCompressor {
-        guard let driver = node.format as? any CompressedWriting else {
+        guard let driver = node.format?.asCompressedWriting else {
             throw BlockError(
                 .unsupported, "Compression not supported for this file format", path: node.filename)
         }

@@ -120,7 +120,7 @@ import Testing
             options.shown.map { "\($0.key.rawValue)=\($0.value)" } == [
                 "size=1536", "compat=1.1", "lazy_refcounts=on", "refcount_bits=16", "preallocation=off",
             ])
-        options.set(.backingFile, to: "x")
+        try options.set(.backingFile, to: "x")
         #expect(options[.backingFile] == nil)
     }
 
@@ -138,10 +138,10 @@ import Testing
     @Test func preallocationIsOneOfThoseAllowed() throws {
         var options = declared
         #expect(try options.preallocation() == .off)
-        options.set(.preallocation, to: "falloc")
+        try options.set(.preallocation, to: "falloc")
         #expect(try options.preallocation() == .falloc)
         #expect(throws: BlockError.self) { try options.preallocation(allowed: [.off, .full]) }
-        options.set(.preallocation, to: "some")
+        try options.set(.preallocation, to: "some")
         #expect(throws: BlockError.self) { try options.preallocation() }
     }
 }

@@ -32,7 +32,7 @@ import Testing
         let store = TestStore()
         let opener = ImageOpener(registry: store.registry(StandardFormats.all))
         var options = try opener.createOptions(format: name, filename: "disk")
-        options.set(.size, to: String(diskBytes))
+        try options.set(.size, to: String(diskBytes))
         try opener.create("disk", format: name, options: options)
         let node = try opener.open("disk", format: name, settings: OpenSettings(readOnly: false))
         try node.write(Pattern.bytes(stamp: 1, at: 0, count: 5000).span.bytes, at: 1000)

@@ -38,8 +38,8 @@ import Testing
 
     private func make(_ kind: Kind) throws {
         var options = try opener.createOptions(format: kind.format, filename: "disk")
-        options.set(.size, to: String(Self.diskBytes))
-        for (key, value) in kind.options { options.set(key, to: value) }
+        try options.set(.size, to: String(Self.diskBytes))
+        for (key, value) in kind.options { try options.set(key, to: value) }
         try opener.create("disk", format: kind.format, options: options)
         let node = try open(kind, readOnly: false)
         try node.write(Self.contents.span.bytes, at: 0)

@@ -16,7 +16,7 @@ import Testing
         let opener = ImageOpener(
             registry: DriverRegistry(formats: StandardFormats.all, protocols: [pause.entry(store)]))
         var options = try opener.createOptions(format: name, filename: "disk")
-        options.set(.size, to: String(4 << 20))
+        try options.set(.size, to: String(4 << 20))
         try opener.create("disk", format: name, options: options)
         let node = try opener.open("disk", format: name, settings: OpenSettings(readOnly: false))
         try node.write([UInt8](repeating: 1, count: 1 << 20).span.bytes, at: 0)
@@ -55,7 +55,7 @@ import Testing
         let opener = ImageOpener(
             registry: DriverRegistry(formats: StandardFormats.all, protocols: [pause.entry(store)]))
         var options = try opener.createOptions(format: name, filename: "disk")
-        options.set(.size, to: String(8 << 20))
+        try options.set(.size, to: String(8 << 20))
         try opener.create("disk", format: name, options: options)
         let node = try opener.open("disk", format: name, settings: OpenSettings(readOnly: false))
         let megabyte = 1 << 20

@@ -26,8 +26,8 @@ import Testing
             store["base"] = noise(5 * 4096 + 1000)
             let opener = ImageOpener(registry: store.registry([ParallelsDriver.self, RawDriver.self]))
             var values = try opener.createOptions(format: "parallels", filename: "disk")
-            values.set(.clusterSize, to: "4096")
-            values.set(.size, to: String(before))
+            try values.set(.clusterSize, to: "4096")
+            try values.set(.size, to: String(before))
             try opener.create("disk", format: "parallels", options: values)
         }
         configuration.openOptions["backing.driver"] = "raw"

@@ -35,7 +35,7 @@ import Testing
         let registry = store.registry([VhdDriver.self, VdiDriver.self, VmdkDriver.self, RawDriver.self])
         let opener = ImageOpener(registry: registry)
         var options = try opener.createOptions(format: format, filename: "disk")
-        options.set(.size, to: String(8 << 20))
+        try options.set(.size, to: String(8 << 20))
         try opener.create("disk", format: format, options: options)
         return try #require(store["disk"])
     }

@@ -51,7 +51,7 @@ import Testing
     ) throws {
         var options = CreateOptions(LuksDriver.amendOptions)
         for (key, value) in values { try options.set(name: key, to: value) }
-        if values["state"] == "active" { options.set(.iterTime, to: "0") }
+        if values["state"] == "active" { try options.set(.iterTime, to: "0") }
         let node = try open(store, secret)
         defer { try? node.close() }
         try node.amend(Amendment(options, force: force, secrets: secrets))

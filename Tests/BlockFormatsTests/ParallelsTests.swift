@@ -346,7 +346,7 @@ enum ParallelsImage {
     @Test func theLargestDiskIsMade() throws {
         var options = try ParallelsImage.opener(TestStore()).createOptions(
             format: "parallels", filename: "disk")
-        options.set(.clusterSize, to: "1M")
+        try options.set(.clusterSize, to: "1M")
         let size = try ParallelsDriver.measure(options, virtualSize: 16 << 40, source: nil)
         #expect(size.fullyAllocated > 16 << 40)
         #expect(throws: BlockError.self) {

@@ -160,10 +160,10 @@ import Testing
                 let node = try configuration.open(in: store, settings: OpenSettings(readOnly: false))
                 defer { try? node.close() }
                 var options = CreateOptions(Qcow2Driver.amendOptions)
-                options.set(.encryptState, to: "active")
-                options.set(.encryptNewSecret, to: "bad")
-                options.set(.encryptIterTime, to: "0")
-                if force { options.set(.encryptKeyslot, to: "0") }
+                try options.set(.encryptState, to: "active")
+                try options.set(.encryptNewSecret, to: "bad")
+                try options.set(.encryptIterTime, to: "0")
+                if force { try options.set(.encryptKeyslot, to: "0") }
                 try node.amend(Amendment(options, force: force, secrets: LuksTests.secrets))
             },
             verify: { store in

@@ -143,8 +143,8 @@ import Testing
         let opener = ImageOpener(
             registry: DriverRegistry(formats: [Qcow2Driver.self, RawDriver.self], protocols: [entry]))
         var options = try opener.createOptions(format: "qcow2", filename: "disk")
-        options.set(.size, to: "8388608")
-        options.set(.clusterSize, to: "4096")
+        try options.set(.size, to: "8388608")
+        try options.set(.clusterSize, to: "4096")
         try opener.create("disk", format: "qcow2", options: options)
         let node = try opener.open("disk", format: "qcow2", settings: OpenSettings(readOnly: false))
         #expect(try node.readBytes(at: 0, count: 4096).allSatisfy { $0 == 0 })

@@ -14,7 +14,7 @@ import Testing
         let opener = ImageOpener(
             registry: DriverRegistry(formats: [Qcow2Driver.self, RawDriver.self], protocols: [entry]))
         var options = try opener.createOptions(format: "qcow2", filename: "disk")
-        options.set(.size, to: "1048576")
+        try options.set(.size, to: "1048576")
         try opener.create("disk", format: "qcow2", options: options)
         let node = try opener.open("disk", format: "qcow2", settings: OpenSettings(readOnly: false))
         let snapshots = try #require(node.format as? any SnapshotCapable)

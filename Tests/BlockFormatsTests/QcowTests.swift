@@ -64,7 +64,7 @@ enum QcowImage {
     static func make(size: Int = 4 * 512 * cluster, compressed: Bool = true) throws -> TestStore {
         let store = TestStore()
         var options = try opener(store).createOptions(format: "qcow", filename: "disk")
-        options.set(.size, to: String(size))
+        try options.set(.size, to: String(size))
         try opener(store).create("disk", format: "qcow", options: options)
         let node = try open(store, readOnly: false)
         for (number, index) in blocks.enumerated() where index * cluster < size {

@@ -30,7 +30,7 @@ import Testing
         var options = try opener.createOptions(format: "qed", filename: "disk")
         try options.set(name: "cluster_size", to: "4096")
         try options.set(name: "table_size", to: "1")
-        options.set(.size, to: String(4 * 512 * cluster))
+        try options.set(.size, to: String(4 * 512 * cluster))
         try opener.create("disk", format: "qed", options: options)
         let node = try open(store, readOnly: false)
         for (number, index) in [0, 1, 2, 512].enumerated() {
@@ -191,7 +191,7 @@ import Testing
         var options = try opener.createOptions(format: "qed", filename: "disk")
         try options.set(name: "cluster_size", to: cluster)
         try options.set(name: "table_size", to: table)
-        options.set(.size, to: String(1 << 30))
+        try options.set(.size, to: String(1 << 30))
         #expect(((try? opener.create("disk", format: "qed", options: options)) != nil) == works)
     }
 
@@ -203,7 +203,7 @@ import Testing
         var options = try opener.createOptions(format: "qed", filename: "disk")
         try options.set(name: "cluster_size", to: "1M")
         try options.set(name: "table_size", to: "1")
-        options.set(.size, to: String(1 << 30))
+        try options.set(.size, to: String(1 << 30))
         try opener.create("disk", format: "qed", options: options)
         let node = try Self.open(store, readOnly: false)
         try node.write([UInt8(1)].span.bytes, at: 5 << 20)

@@ -27,7 +27,7 @@ struct VhdBytes {
         let opener = Self.opener(store)
         var values = try opener.createOptions(format: "vpc", filename: name)
         for (key, value) in options { try values.set(name: key, to: value) }
-        values.set(.size, to: String(size))
+        try values.set(.size, to: String(size))
         try opener.create(name, format: "vpc", options: values)
     }
 

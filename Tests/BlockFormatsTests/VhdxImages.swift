@@ -33,10 +33,10 @@ enum VhdxImages {
     ) throws {
         let opener = opener(store)
         var options = try opener.createOptions(format: "vhdx", filename: name)
-        options.set(.size, to: String(size))
-        options.set(.blockSize, to: String(unit))
-        options.set(.backingFile, to: backing)
-        for (key, value) in more { options.set(key, to: value) }
+        try options.set(.size, to: String(size))
+        try options.set(.blockSize, to: String(unit))
+        try options.set(.backingFile, to: backing)
+        for (key, value) in more { try options.set(key, to: value) }
         try opener.create(name, format: "vhdx", options: options)
         guard filled > 0 else { return }
         let node = try open(store, name, readOnly: false)

@@ -58,9 +58,9 @@ struct IdentifiedChain: Sendable, CustomTestStringConvertible {
         for option in options where !(format == "vpc" && backing != nil && option.name == "force_size") {
             try values.set(name: option.name, to: option.value)
         }
-        values.set(.size, to: String(self.units * unit))
-        values.set(.backingFile, to: backing.map { $0 + suffix })
-        if backing != nil { values.set(.backingFormat, to: format) }
+        try values.set(.size, to: String(self.units * unit))
+        try values.set(.backingFile, to: backing.map { $0 + suffix })
+        if backing != nil { try values.set(.backingFormat, to: format) }
         try opener.create(name + suffix, format: format, options: values)
         let node = try open(name, store, readOnly: false)
         for (index, value) in units.sorted(by: { $0.key < $1.key }) {

@@ -40,11 +40,11 @@ struct ChainScenario {
         let size = random.number(in: 8..<40) * 4096
         let format = isRaw || backing == nil && random.number(in: 0..<2) == 0 ? "raw" : "qcow2"
         var options = try opener.createOptions(format: format, filename: name)
-        options.set(.size, to: String(size))
-        options.set(.clusterSize, to: ["512", "4096", "65536"][random.number(in: 0..<3)])
-        options.set(.compat, to: random.number(in: 0..<4) == 0 ? "0.10" : "1.1")
-        options.set(.backingFile, to: backing)
-        if let backing { options.set(.backingFormat, to: try Self.format(of: backing, in: store)) }
+        try options.set(.size, to: String(size))
+        try options.set(.clusterSize, to: ["512", "4096", "65536"][random.number(in: 0..<3)])
+        try options.set(.compat, to: random.number(in: 0..<4) == 0 ? "0.10" : "1.1")
+        try options.set(.backingFile, to: backing)
+        if let backing { try options.set(.backingFormat, to: try Self.format(of: backing, in: store)) }
         try opener.create(name, format: format, options: options)
         let node = try opener.open(name, format: format, settings: OpenSettings(readOnly: false))
         for _ in 0..<random.number(in: 3..<9) {

@@ -29,8 +29,8 @@ import Testing
 
     private func make(_ name: String, _ format: String, cluster: Int = 65536) throws -> BlockNode {
         var options = try opener.createOptions(format: format, filename: name)
-        options.set(.size, to: String(Self.size))
-        if format == "qcow2" { options.set(.clusterSize, to: String(cluster)) }
+        try options.set(.size, to: String(Self.size))
+        if format == "qcow2" { try options.set(.clusterSize, to: String(cluster)) }
         try opener.create(name, format: format, options: options)
         return try opener.open(name, format: format, settings: OpenSettings(readOnly: false))
     }
@@ -95,7 +95,7 @@ import Testing
         store["short"] = store["source"]
         store["short"]?.resize(to: (1 << 20) + 1024)
         var options = try opener.createOptions(format: "raw", filename: "t")
-        options.set(.size, to: String((1 << 20) + 1024))
+        try options.set(.size, to: String((1 << 20) + 1024))
         store["short"]?.write([7], at: (1 << 20) + 1023)
         try opener.create("t", format: "raw", options: options)
         let target = try opener.open("t", format: "raw", settings: OpenSettings(readOnly: false))

@@ -35,9 +35,9 @@ import Testing
         let image = "\(root)/in/image-\(UUID().uuidString)"
         let maker = ImageOpener(registry: opener.registry)
         var options = try maker.createOptions(format: "qcow2", filename: image)
-        options.set(.size, to: "1048576")
-        options.set(.backingFile, to: backing)
-        options.set(.backingFormat, to: "raw")
+        try options.set(.size, to: "1048576")
+        try options.set(.backingFile, to: backing)
+        try options.set(.backingFormat, to: "raw")
         try maker.create(image, format: "qcow2", options: options)
         return try opener.open(image, format: "qcow2")
     }

@@ -73,10 +73,10 @@ public struct FormatConfiguration: Sendable, CustomStringConvertible {
         let opener = opener(store)
         var values = try opener.createOptions(format: format.name, filename: "disk")
         for option in options { try values.set(name: option.name, to: option.value) }
-        values.set(.size, to: String(virtualSize))
+        try values.set(.size, to: String(virtualSize))
         if backingSize != nil {
-            values.set(.backingFile, to: "base")
-            values.set(.backingFormat, to: backingIsSameFormat ? format.name : "raw")
+            try values.set(.backingFile, to: "base")
+            try values.set(.backingFormat, to: backingIsSameFormat ? format.name : "raw")
         }
         try opener.create("disk", format: format.name, options: values)
         if bitmaps.isEmpty { return }
@@ -93,7 +93,7 @@ public struct FormatConfiguration: Sendable, CustomStringConvertible {
     private func createBacking(_ contents: SparseBytes, in store: TestStore) throws {
         let opener = opener(store)
         var values = try opener.createOptions(format: format.name, filename: "base")
-        values.set(.size, to: String(contents.count))
+        try values.set(.size, to: String(contents.count))
         try opener.create("base", format: format.name, options: values)
         let node = try opener.open("base", format: format.name, settings: OpenSettings(readOnly: false))
         try contents.eachStoredChunk { offset, chunk in

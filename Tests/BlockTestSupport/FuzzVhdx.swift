@@ -30,9 +30,9 @@ enum FuzzVhdx {
         do {
             for name in ["base", "disk"] {
                 var options = try opener(store).createOptions(format: "vhdx", filename: name)
-                options.set(.size, to: String(3 * unit))
-                options.set(.blockSize, to: String(unit))
-                if name == "disk" { options.set(.backingFile, to: "base") }
+                try options.set(.size, to: String(3 * unit))
+                try options.set(.blockSize, to: String(unit))
+                if name == "disk" { try options.set(.backingFile, to: "base") }
                 try opener(store).create(name, format: "vhdx", options: options)
             }
             let node = try opener(store).open("disk", settings: OpenSettings(readOnly: false))

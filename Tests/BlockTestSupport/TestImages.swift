@@ -15,8 +15,8 @@ public struct TestImages: Sendable {
     /// Makes an empty image with clusters of 4096 bytes.
     public func create(_ name: String, size: Int, backing: String? = nil) throws(BlockError) {
         var options = try opener.createOptions(format: "fake", filename: name)
-        options.set(.size, to: String(size))
-        options.set(.backingFile, to: backing)
+        try options.set(.size, to: String(size))
+        try options.set(.backingFile, to: backing)
         try opener.create(name, format: "fake", options: options)
     }
 

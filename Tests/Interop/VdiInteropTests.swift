@@ -78,7 +78,7 @@ import Testing
         let store = TestStore()
         let opener = ImageOpener(registry: store.registry([VdiDriver.self, RawDriver.self]))
         var values = try opener.createOptions(format: "vdi", filename: "disk")
-        values.set(.size, to: String(6 << 20))
+        try values.set(.size, to: String(6 << 20))
         try opener.create("disk", format: "vdi", options: values)
         let node = try open(store)
         try node.write([1, 2, 3].span.bytes, at: 4 << 20)

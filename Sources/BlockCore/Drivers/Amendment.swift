@@ -44,7 +44,7 @@ extension BlockNode {
     /// - Throws: also `unsupported` when the format cannot; `readOnly`.
     public func amend(_ amendment: Amendment, _ control: JobControl = JobControl()) throws(BlockError) {
         try checkWritable()
-        guard let driver = format as? any Amendable else {
+        guard let driver = format?.asAmendable else {
             throw BlockError(
                 .unsupported, "Format driver '\(driverName)' does not support option amendment",
                 path: filename)

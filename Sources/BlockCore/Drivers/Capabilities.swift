@@ -1,4 +1,4 @@
-/// What only some formats can do. The node asks with `as?`; nobody writes stubs.
+/// What only some formats can do. It is asked for by ``AbilityKnowing``; nobody writes stubs.
 
 /// Makes new images.
 public protocol Creatable: FormatDriver {
@@ -60,6 +60,32 @@ public protocol BackingChecking: FormatDriver {
     ///
     /// - Throws: `corrupt` when it is another one, or has changed since.
     func checkBacking(_ backing: BlockNode) throws(BlockError)
+}
+
+/// Is known to images over it, of the same format, by an identity.
+public protocol ParentIdentifying: FormatDriver {
+    /// The identity in the format's own encoding, by which images over this one know it now.
+    var parentIdentity: [UInt8] { get }
+    /// The one that the next change of the contents gives it; the same where changes give no other.
+    func nextParentIdentity() -> [UInt8]
+}
+
+extension ParentIdentifying {
+    public func nextParentIdentity() -> [UInt8] { parentIdentity }
+}
+
+extension BlockNode {
+    /// The identity by which an image of the format `name` knows this node as its backing file; `nil` where
+    /// this is an image of another format, or no image.
+    public func parentIdentity(of name: String) -> [UInt8]? { identifying(name)?.parentIdentity }
+
+    /// The one that the next change of the contents gives it.
+    public func nextParentIdentity(of name: String) -> [UInt8]? { identifying(name)?.nextParentIdentity() }
+
+    private func identifying(_ name: String) -> (any ParentIdentifying)? {
+        let driver = unfiltered.format?.asParentIdentifying
+        return driver.flatMap { type(of: $0).name == name ? $0 : nil }
+    }
 }
 
 /// Keeps in the image an identity of its contents, and of those of its backing file, which must agree.

@@ -1,9 +1,9 @@
 /// Stands over one node of any kind, changes some of the requests to it, and passes the others through.
 ///
-/// A filter over a file serves the format above it; a filter over a format shows that format's disk, with its
-/// backing chain, and can be an image, the middle of a chain, or the storage of another format. It is no layer
-/// of its own in a chain: maps count the format below it. Each requirement has a default that passes the call
-/// to ``child`` exactly once, so that a filter states what it changes and nothing else.
+/// A filter over a file serves the format above it; a filter over a format shows that format's disk, with
+/// its backing chain, and can be an image, the middle of a chain, or the storage of another format. It is no
+/// layer of its own in a chain: maps count the format below it. Each requirement has a default that passes
+/// the call to ``child`` exactly once, so that a filter states what it changes and nothing else.
 ///
 /// All offsets and lengths are in bytes. Every call blocks its thread and may come from any thread; the node
 /// over the filter has checked that the filter is open and, for changes, writable. Bounds are the child's:
@@ -110,7 +110,7 @@ public protocol OpenableFilter: FilterDriver {
     /// - Returns: the name of what lies below; empty where only options say that.
     /// - Throws: `invalidArgument` for a name that lacks a part.
     static func childName(in filename: String, _ options: inout OptionTree) throws(BlockError) -> String
-    /// What stands before a file's name to have it filtered with these options; `nil` where no name does that.
+    /// What stands before a file's name to have it filtered with these options; `nil` where no name does.
     static func namePrefix(_ options: OptionTree) -> String?
     /// Opens the filter over ``FilterRequest/openChild(_:)``, which it calls once; takes its own keys out of
     /// `options`. Where it throws, the child is closed.

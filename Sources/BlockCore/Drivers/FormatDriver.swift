@@ -37,6 +37,17 @@ public struct MapStyle: OptionSet, Sendable {
     public static let allIsPresent = MapStyle(rawValue: 2)
 }
 
+/// What few formats differ from all others in.
+public struct FormatTraits: OptionSet, Sendable {
+    public let rawValue: Int
+    public init(rawValue: Int) { self.rawValue = rawValue }
+    /// An image is its file's bytes as they are. Without metadata that could change under a reader, a read-only
+    /// open may share the file with writers; and such a format over a file is another word for the file.
+    public static let plainBytes = FormatTraits(rawValue: 1)
+    /// Space that was never written does not read as zeroes, in a new image and where it grew.
+    public static let unwrittenIsUndefined = FormatTraits(rawValue: 2)
+}
+
 /// An image format: a mapping from guest offsets to bytes in a file.
 ///
 /// The main answer is ``extent(at:limit:)``: ``BlockNode`` reads plain data, zeroes and the backing chain
@@ -45,7 +56,7 @@ public struct MapStyle: OptionSet, Sendable {
 /// other request runs in the ``writeGranularity``-rounded range of a write, discard or zeroing. A driver
 /// guards its metadata with a lock of its own, which it does not hold while it reads or writes guest data.
 /// What a driver can do beyond this, it says by conforming to the protocols in Capabilities.swift.
-public protocol FormatDriver: AnyObject, Sendable {
+public protocol FormatDriver: AbilityKnowing {
     /// The name in `-f` and `driver=`, such as `qcow2`.
     static var name: String { get }
     /// Other names for it, such as `vhd` for `vpc`.
@@ -59,9 +70,8 @@ public protocol FormatDriver: AnyObject, Sendable {
     /// Endings of the names of images that are known by their end alone, such as `.dmg`: a file so named
     /// without that end is not taken for a raw disk when no format is named.
     static var suffixesKnownByEnd: [String] { get }
-    /// Whether a read-only open may share the file with writers. Only raw may: it has no metadata that could
-    /// change under the reader.
-    static var toleratesOtherWriters: Bool { get }
+    /// What few formats differ from all others in.
+    static var traits: FormatTraits { get }
     /// Opens an image; takes its own keys out of `options`. Further files (a data file, extents) are opened
     /// through ``OpenRequest/openChild(_:otherNames:role:purpose:options:)`` and nowhere else.
     static func open(_ request: OpenRequest, options: inout OptionTree) throws(BlockError) -> Self
@@ -102,9 +112,6 @@ public protocol FormatDriver: AnyObject, Sendable {
     /// - Throws: `corrupt`, `io`.
     func place(ofEncodedAt offset: Int) throws(BlockError) -> EncodedPlace?
 
-    /// Whether space that was never written reads as zeroes, in a new image and where it grew.
-    var unwrittenReadsAsZero: Bool { get }
-
     /// Where the bytes at `offset` are: one run with one status. `0 < limit`; the range is inside the disk.
     func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent
     /// Reads bytes from ``Extent/Status/encoded(compressed:)`` extents; the range lies in one extent.
@@ -136,20 +143,13 @@ public protocol FormatDriver: AnyObject, Sendable {
 
     /// What `info` tells of this image.
     func describe() throws(BlockError) -> FormatInfo
-
-    /// The driver itself, where it conforms to that protocol. Not to be implemented.
-    var asClearing: (any Clearing)? { get }
-    var asZeroWriting: (any ZeroWriting)? { get }
-    var asDiscarding: (any Discarding)? { get }
-    var asBitmapCapable: (any BitmapCapable)? { get }
-    var asSnapshotCapable: (any SnapshotCapable)? { get }
 }
 
 extension FormatDriver {
     public static var aliases: [String] { [] }
     public static func probe(tail: RawSpan, filename: String) -> Int { 0 }
     public static var suffixesKnownByEnd: [String] { [] }
-    public static var toleratesOtherWriters: Bool { false }
+    public static var traits: FormatTraits { [] }
     public static var optionsInName: [String] { [] }
     public static func joined(_ new: OptionTree, over old: OptionTree) -> OptionTree { old.changed(by: new) }
     public var backing: BackingReference? { nil }
@@ -160,7 +160,8 @@ extension FormatDriver {
     public func mayBeCut() throws(BlockError) -> Bool { true }
     public func endOfHiddenData() throws(BlockError) -> Int? { nil }
     public func place(ofEncodedAt offset: Int) throws(BlockError) -> EncodedPlace? { nil }
-    public var unwrittenReadsAsZero: Bool { true }
+    /// Whether space that was never written reads as zeroes, in a new image and where it grew.
+    public var unwrittenReadsAsZero: Bool { !Self.traits.contains(.unwrittenIsUndefined) }
     public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         throw BlockError(.unsupported, "Format '\(Self.name)' has no encoded data")
     }

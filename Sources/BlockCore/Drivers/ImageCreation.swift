@@ -80,12 +80,12 @@ public struct CreateContext: Sendable {
         }
         var own = CreateOptions(entry.createOptions)
         for option in entry.createOptions where options[option.key] != nil {
-            own.set(option.key, to: options[option.key])
+            try own.set(option.key, to: options[option.key])
         }
-        own.set(.size, to: String(size))
+        try own.set(.size, to: String(size))
         var mode = preallocation ?? .off
         if preallocation == nil, leavesSpaceToFile { mode = try options.preallocation() }
-        own.set(.preallocation, to: mode.rawValue)
+        if mode != .off || own.declares(.preallocation) { try own.set(.preallocation, to: mode.rawValue) }
         try rules.willMake(name)
         try create(path, own)
         rules.didMake(name)
@@ -134,7 +134,7 @@ extension ImageOpener {
         _ filename: String, format: String, options: CreateOptions, rules: CreationRules,
         to storage: BlockNode? = nil
     ) throws(BlockError) -> BlockNode? {
-        guard let driver = registry.format(named: format) as? any StreamWriting.Type,
+        guard let driver = registry.format(named: format)?.asStreamWriting,
             driver.isStream(options)
         else { return nil }
         let context = try CreateContext(
@@ -197,7 +197,7 @@ extension ImageOpener {
             if registry.filter(named: name, orBy: nil) != nil { throw Self.cannotMake(name) }
             throw registry.unknown("Unknown file format", name)
         }
-        guard let creatable = format as? any Creatable.Type else {
+        guard let creatable = format.asCreatable else {
             throw Self.cannotMake(name)
         }
         return creatable
@@ -223,7 +223,7 @@ extension ImageOpener {
         do throws(BlockError) {
             defer { unlink(path) }
             var options = try createOptions(format: format, filename: path)
-            options.set(.size, to: String(try base.length()))
+            try options.set(.size, to: String(try base.length()))
             try create(path, format: format, options: options)
             var above = settings
             above.readOnly = false

@@ -153,7 +153,7 @@ public struct ImageOpener: Sendable {
         let format = try chooseFormat(driver, file)
         try path.check(file)
         try file.declareUse(
-            toleratingWriters: format.toleratesOtherWriters && !settings.excludesWriters)
+            toleratingWriters: format.traits.contains(.plainBytes) && !settings.excludesWriters)
         var options = options
         let backingOptions = options.takeSubtree("backing")
         var settings = settings

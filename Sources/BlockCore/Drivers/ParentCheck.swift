@@ -15,7 +15,7 @@ struct ParentCheck {
         taking options: inout OptionTree, _ format: any FormatDriver.Type, depth: Int
     ) throws(BlockError) {
         name = String(repeating: "backing.", count: min(depth, 20)) + Self.key
-        isEnforced = format is any BackingChecking.Type ? try options.takeFlag(Self.key) ?? true : true
+        isEnforced = format.asBackingChecking != nil ? try options.takeFlag(Self.key) ?? true : true
     }
 
     /// Whether the options of a backing file say nothing of the file, but only this.
@@ -28,7 +28,7 @@ struct ParentCheck {
     func run(
         on node: BlockNode, _ settings: OpenSettings, _ warn: (@Sendable (String) -> Void)?
     ) throws(BlockError) {
-        guard let backing = node.backing, let driver = node.format as? any BackingChecking else { return }
+        guard let backing = node.backing, let driver = node.format?.asBackingChecking else { return }
         do throws(BlockError) { try driver.checkBacking(backing) } catch {
             guard error.kind == .corrupt else { throw error }
             guard isEnforced || !settings.readOnly else {

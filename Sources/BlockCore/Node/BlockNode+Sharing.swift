@@ -31,7 +31,7 @@ extension BlockNode {
     public var sharingStorage: (any ProtocolDriver)? {
         if settings.detectZeroes != .off { return nil }
         guard let format else { return storage }
-        guard let child = (format as? any SpaceSharing)?.sharingChild, children.indices.contains(child) else {
+        guard let child = format.asSpaceSharing?.sharingChild, children.indices.contains(child) else {
             return nil
         }
         return children[child].sharingStorage
@@ -53,7 +53,7 @@ extension BlockNode {
                 from: source.storage, at: source.offset, to: offset, count: count)
             stored = isDone ? count : 0
         case .format(let driver):
-            guard let sharing = driver as? any SpaceSharing, settings.detectZeroes == .off else { return 0 }
+            guard let sharing = driver.asSpaceSharing, settings.detectZeroes == .off else { return 0 }
             let range = try checkedRange(offset, count, of: driver)
             let ticket = requests.acquire(clusters(range, driver), exclusive: true)
             defer { requests.release(ticket) }

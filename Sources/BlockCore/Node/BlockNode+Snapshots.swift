@@ -28,7 +28,7 @@ extension BlockNode {
     ) throws(BlockError) {
         if let filter { return try filter.child.changeSnapshots(body) }
         try checkWritable()
-        guard let driver = format as? any SnapshotCapable else {
+        guard let driver = format?.asSnapshotCapable else {
             throw BlockError(.unsupported, "Operation not supported", path: filename)
         }
         let ticket = requests.acquireAll()
@@ -69,7 +69,7 @@ extension BlockNode {
     }
 
     private func stateKeeper() throws(BlockError) -> any VMStateCapable {
-        guard let driver = format as? any VMStateCapable else {
+        guard let driver = format?.asVMStateCapable else {
             throw BlockError(.unsupported, "Operation not supported", path: filename)
         }
         return driver

@@ -1,58 +1,20 @@
-/// The names of create options, as on the command line (`-o key=value`).
-public enum CreateOptionKey: String, Sendable, CaseIterable {
-    case size
-    case encryption
-    case encryptFormat = "encrypt.format"
-    case encryptKeySecret = "encrypt.key-secret"
-    case encryptCipherAlg = "encrypt.cipher-alg"
-    case encryptCipherMode = "encrypt.cipher-mode"
-    case encryptHashAlg = "encrypt.hash-alg"
-    case encryptIterTime = "encrypt.iter-time"
-    case encryptIvgenAlg = "encrypt.ivgen-alg"
-    case encryptIvgenHashAlg = "encrypt.ivgen-hash-alg"
-    case encryptState = "encrypt.state"
-    case encryptKeyslot = "encrypt.keyslot"
-    case encryptNewSecret = "encrypt.new-secret"
-    case encryptOldSecret = "encrypt.old-secret"
-    case compat6
-    case backingFile = "backing_file"
-    case backingFormat = "backing_fmt"
-    case clusterSize = "cluster_size"
-    case tableSize = "table_size"
-    case preallocation
-    case subformat
-    case compat
-    case lazyRefcounts = "lazy_refcounts"
-    case refcountBits = "refcount_bits"
-    case dataFile = "data_file"
-    case dataFileRaw = "data_file_raw"
-    case extendedL2 = "extended_l2"
-    case compressionType = "compression_type"
-    case adapterType = "adapter_type"
-    case hwVersion = "hwversion"
-    case toolsVersion = "toolsversion"
-    case zeroedGrain = "zeroed_grain"
-    case staticImage = "static"
-    case forceSize = "force_size"
-    case azure
-    case uuid
-    case blockSize = "block_size"
-    case blockStateZero = "block_state_zero"
-    case logSize = "log_size"
-    case keySecret = "key-secret"
-    case state
-    case newSecret = "new-secret"
-    case oldSecret = "old-secret"
-    case keyslot
-    case cipherAlg = "cipher-alg"
-    case cipherMode = "cipher-mode"
-    case hashAlg = "hash-alg"
-    case iterTime = "iter-time"
-    case ivgenAlg = "ivgen-alg"
-    case ivgenHashAlg = "ivgen-hash-alg"
-    case detachedHeader = "detached-header"
-    case nocow
-    case extentSizeHint = "extent_size_hint"
+/// The name of a create option, as on the command line (`-o key=value`).
+///
+/// Here are those that the core itself reads. A format or protocol declares its own beside its driver, as
+/// `extension CreateOptionKey { static let … }`.
+public struct CreateOptionKey: RawRepresentable, Hashable, Sendable {
+    public let rawValue: String
+    public init(rawValue: String) { self.rawValue = rawValue }
+    public init(_ name: String) { rawValue = name }
+
+    /// The size of the disk, or the length of the file, in bytes.
+    public static let size = CreateOptionKey("size")
+    /// How space is reserved: a ``Preallocation``.
+    public static let preallocation = CreateOptionKey("preallocation")
+    public static let backingFile = CreateOptionKey("backing_file")
+    public static let backingFormat = CreateOptionKey("backing_fmt")
+    /// The identity of the image, where its format keeps one.
+    public static let uuid = CreateOptionKey("uuid")
 }
 
 /// What values an option takes.
@@ -102,17 +64,21 @@ public struct CreateOptions: Sendable {
     ///
     /// - Throws: `invalidArgument` for a name that is not declared and a value that its type does not take.
     public mutating func set(name: String, to value: String) throws(BlockError) {
-        guard let option = declared.first(where: { $0.key.rawValue == name }) else {
-            let hint = NearestName.hint(name, among: declared.map(\.key.rawValue))
-            throw BlockError(.invalidArgument, "Invalid parameter '\(name)'", hint: hint)
-        }
+        guard let option = declared.first(where: { $0.key.rawValue == name }) else { throw unknown(name) }
         values[option.key] = try OptionValue.normalise(value, as: option.type, name: name)
     }
 
-    /// Sets an option that the driver declares; does nothing when it does not.
-    public mutating func set(_ key: CreateOptionKey, to value: String?) {
-        guard declares(key) else { return }
+    /// Sets an option that the driver declares; `nil` unsets it.
+    ///
+    /// - Throws: `invalidArgument` for an option that is not declared: ask ``declares(_:)`` where one may be.
+    public mutating func set(_ key: CreateOptionKey, to value: String?) throws(BlockError) {
+        guard declares(key) else { throw unknown(key.rawValue) }
         values[key] = value
+    }
+
+    private func unknown(_ name: String) -> BlockError {
+        let hint = NearestName.hint(name, among: declared.map(\.key.rawValue))
+        return BlockError(.invalidArgument, "Invalid parameter '\(name)'", hint: hint)
     }
 
     /// Whether the driver takes this option.

@@ -15,7 +15,8 @@ extension DebugDriver {
         return offset..<(overflow ? .max : end)
     }
 
-    /// Asks the rules about `range` as the node below gets it: in whole blocks, no more at once than it takes.
+    /// Asks the rules about `range` as the node below gets it: in whole blocks, and no more at once than it
+    /// takes.
     private func checkTransfer(_ request: DebugRules.Request, _ range: Range<Int>) throws(BlockError) {
         let whole = limits.whole(range)
         if whole.isEmpty { return try check(request, whole) }
@@ -42,8 +43,8 @@ extension DebugDriver {
         }
     }
 
-    /// Reads the blocks in which a write begins or ends in the middle, for the events and faults of that: the
-    /// node below takes any write. Neighbouring edges are read at once.
+    /// Reads the blocks in which a write begins or ends in the middle, for the events and faults of that:
+    /// the node below takes any write. Neighbouring edges are read at once.
     private func readEdges(of range: Range<Int>) throws(BlockError) {
         let whole = limits.whole(range)
         let hasHead = whole.lowerBound < range.lowerBound

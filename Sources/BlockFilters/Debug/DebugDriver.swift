@@ -4,7 +4,8 @@ import Synchronization
 /// Stops requests at steps of the driver above, and makes requests fail by rules: QEMU's `blkdebug`.
 ///
 /// A breakpoint holds the first request that meets its event, on the request's own thread, with the locks
-/// that it has there, until it is resumed. Thread-safe. Copying between files goes through `read` and `write`.
+/// that it has there, until it is resumed. Thread-safe. Copying between files goes through `read` and
+/// `write`.
 public final class DebugDriver: OpenableFilter, MetadataEventListener {
     public static let name = "blkdebug"
     public static let childRole = "image"

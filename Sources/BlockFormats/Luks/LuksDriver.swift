@@ -81,7 +81,7 @@ public final class LuksDriver: FormatDriver {
     public var virtualSize: Int { size.load(ordering: .relaxed) }
     /// Sectors are encrypted as a whole.
     public var writeGranularity: Int { Luks.sectorBytes }
-    public var unwrittenReadsAsZero: Bool { false }
+    public static let traits: FormatTraits = .unwrittenIsUndefined
     /// The file's length is the disk's.
     public func mayBeCut() throws(BlockError) -> Bool { false }
 

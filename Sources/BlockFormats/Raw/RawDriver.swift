@@ -8,7 +8,7 @@ import Synchronization
 public final class RawDriver: FormatDriver {
     public static let name = "raw"
     public static let optionsInName = ["offset", "size"]
-    public static let toleratesOtherWriters = true
+    public static let traits: FormatTraits = .plainBytes
 
     /// Sizes are shown in whole sectors of this many bytes.
     static let sectorBytes = 512

@@ -5,7 +5,7 @@ import BlockCore
 /// Lock order: the node's range, then this driver's lock, then the file's own. Data is read and written
 /// outside the lock. A differencing image names its parent by UUID only, so the caller names the file, as
 /// `backing.file.filename`.
-public final class VdiDriver: SessionFormat, BackingChecking {
+public final class VdiDriver: SessionFormat, BackingChecking, ParentIdentifying {
     public static let name = "vdi"
 
     let file: BlockNode
@@ -50,12 +50,13 @@ public final class VdiDriver: SessionFormat, BackingChecking {
                 + "\(ImageUUID(mixedEndian: header.parentUUID).text); name it as 'backing.file.filename'")
     }
 
+    public var parentIdentity: [UInt8] { state.withLock { $0.header.uuid } }
+
     /// The parent must be the image over which this one was made. An UUID of zeroes states nothing, and
     /// another format has none; whoever names such a file knows why.
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {
-        guard let other = backing.unfiltered.format as? VdiDriver else { return }
+        guard let found = backing.parentIdentity(of: Self.name) else { return }
         let (isChild, expected) = session.withLock { ($0.header.type.hasParent, $0.header.parentUUID) }
-        let found = other.session.withLock { $0.header.uuid }
         guard isChild, expected != found, expected.contains(where: { $0 != 0 }) else { return }
         throw BlockError(
             .corrupt,

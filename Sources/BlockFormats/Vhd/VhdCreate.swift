@@ -148,8 +148,7 @@ extension VhdDriver: Measurable {
             let node = try context.openBacking(
                 BackingReference(filename: parent.path, format: VhdDriver.name))
         else { return parent }
-        if let driver = node.unfiltered.format as? VhdDriver {
-            let footer = driver.footer
+        if let footer = VhdFooter(parentIdentity: node) {
             parent.uuid = footer.uuid
             parent.time = footer.time
             if try footer.virtualSize() == plan.size { plan.footer.takeSizes(of: footer) }
@@ -188,7 +187,7 @@ extension VhdDriver: Measurable {
         _ options: CreateOptions, virtualSize: Int, source: BlockNode?
     ) throws(BlockError) -> MeasuredSize {
         var options = options
-        options.set(.size, to: String(virtualSize))
+        try options.set(.size, to: String(virtualSize))
         let plan = try plan(options, uuid: VhdParent.unknown, time: 0)
         guard plan.type != .fixed else {
             let size = plan.size + Vhd.footerBytes

@@ -6,7 +6,7 @@ import Synchronization
 /// Lock order: the node's range, then this driver's lock, then the file's own. Data is read and written
 /// outside the lock. Options: `force_size_calc` (`chs` or `current_size`), by which of its two sizes the disk
 /// goes, whatever program made it.
-public final class VhdDriver: FormatDriver, BackingChecking {
+public final class VhdDriver: FormatDriver, BackingChecking, ParentIdentifying {
     public static let name = "vpc"
     public static let optionsInName = ["force_size_calc"]
     public static let aliases = ["vhd"]
@@ -140,13 +140,13 @@ public final class VhdDriver: FormatDriver, BackingChecking {
         guard case .dynamic(let state) = body else { return }
         let (isChild, expected) = state.withLock { ($0.isDifferencing, $0.header.parentUUID) }
         guard isChild, expected != VhdParent.unknown else { return }
-        guard let other = backing.unfiltered.format as? VhdDriver else {
+        guard let parent = VhdFooter(parentIdentity: backing) else {
             // Somebody who names another format knows why.
             if request.namesBacking { return }
             throw BlockError(
                 .corrupt, "The parent '\(backing.filename)' is not a VHD image", path: file.filename)
         }
-        let found = other.footer.uuid
+        let found = parent.uuid
         guard found == expected else {
             throw BlockError(
                 .corrupt,
@@ -154,6 +154,9 @@ public final class VhdDriver: FormatDriver, BackingChecking {
                     + "this image was made over it", path: file.filename)
         }
     }
+
+    /// The footer: its UUID is what tells images apart, and a new child takes over more of it.
+    public var parentIdentity: [UInt8] { footer.bytes }
 
     var footer: VhdFooter {
         switch body {

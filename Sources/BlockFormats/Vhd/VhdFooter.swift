@@ -54,6 +54,12 @@ struct VhdFooter: Sendable, Equatable {
 
     private init(bytes: [UInt8]) { self.bytes = bytes }
 
+    /// That of an open image; `nil` for an image of another format.
+    init?(parentIdentity node: BlockNode) {
+        guard let bytes = node.parentIdentity(of: VhdDriver.name) else { return nil }
+        self.init(bytes: bytes)
+    }
+
     /// The footer in `bytes`, of which the last may be missing; `nil` where there is none.
     static func find(_ bytes: [UInt8]) -> VhdFooter? {
         guard bytes.count >= Vhd.oldFooterBytes, bytes.starts(with: Vhd.cookie) else { return nil }

@@ -36,9 +36,9 @@ extension VhdDriver: Rebasable {
             if request.settings.withoutBacking, error.kind == .notFound { return parent }
             throw error
         }
-        if let driver = node.unfiltered.format as? VhdDriver {
-            parent.uuid = driver.footer.uuid
-            parent.time = driver.footer.time
+        if let footer = VhdFooter(parentIdentity: node) {
+            parent.uuid = footer.uuid
+            parent.time = footer.time
         }
         try node.close()
         guard parent.uuid != footer.uuid else {

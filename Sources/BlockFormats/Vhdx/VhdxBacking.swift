@@ -2,7 +2,7 @@ import BlockCore
 import Synchronization
 
 /// Differencing images and their parents.
-extension VhdxDriver: BackingChecking {
+extension VhdxDriver: BackingChecking, ParentIdentifying {
     /// The parent that the image names.
     ///
     /// - Throws: `corrupt`, `unsupported` for a locator that cannot be used, where the parent is needed.
@@ -28,8 +28,10 @@ extension VhdxDriver: BackingChecking {
 
     /// The parent must be the image that this one was made over, with the data that it had then.
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {
-        guard let driver = backing.unfiltered.format as? VhdxDriver else { return try checkForeignParent(backing) }
-        let identity = driver.dataWriteGUID
+        guard let bytes = backing.parentIdentity(of: Self.name) else {
+            return try checkForeignParent(backing)
+        }
+        let identity = ImageUUID(bytes: bytes)
         let linkages = try state.withLock { (state) throws(BlockError) in
             state.geometry.hasParent ? try state.parentLocator().linkages : [identity]
         }
@@ -51,16 +53,23 @@ extension VhdxDriver: BackingChecking {
             .corrupt, "The parent '\(backing.filename)' is no VHDX image", path: file.filename)
     }
 
-    static func driver(of parent: BlockNode) throws(BlockError) -> VhdxDriver {
-        guard let driver = parent.unfiltered.format as? VhdxDriver else {
-            throw BlockError(
-                .unsupported, "The parent '\(parent.filename)' is no VHDX image", path: parent.filename)
+    /// What children know the data of `parent` by, now and after its next change.
+    ///
+    /// - Throws: `unsupported` when it is no VHDX image.
+    static func identities(of parent: BlockNode) throws(BlockError) -> (now: ImageUUID, next: ImageUUID) {
+        guard let now = parent.parentIdentity(of: name), let next = parent.nextParentIdentity(of: name) else {
+            throw isNoParent(parent)
         }
-        return driver
+        return (ImageUUID(bytes: now), ImageUUID(bytes: next))
     }
 
-    /// What children know this image's data by.
-    var dataWriteGUID: ImageUUID { state.withLock { $0.headers.current.dataWriteGUID } }
+    static func isNoParent(_ node: BlockNode) -> BlockError {
+        BlockError(.unsupported, "The parent '\(node.filename)' is no VHDX image", path: node.filename)
+    }
+
+    /// What children know this image's data by: its data write GUID.
+    public var parentIdentity: [UInt8] { state.withLock { $0.headers.current.dataWriteGUID.bytes } }
+    public func nextParentIdentity() -> [UInt8] { state.withLock { $0.nextDataGUID().bytes } }
 }
 
 extension VhdxState {

@@ -69,11 +69,11 @@ extension VhdxDriver: Measurable {
     ///
     /// - Throws: `unsupported` when it is no VHDX image.
     static func linkage(to parent: BlockNode) throws(BlockError) -> ImageUUID {
-        guard let driver = parent.unfiltered.format as? VhdxDriver else {
+        guard let bytes = parent.parentIdentity(of: VhdxDriver.name) else {
             throw BlockError(
                 .unsupported, "The backing file of a VHDX image is a VHDX image, not '\(parent.driverName)'")
         }
-        return driver.dataWriteGUID
+        return ImageUUID(bytes: bytes)
     }
 
     private static func write(
@@ -129,7 +129,7 @@ extension VhdxDriver: Measurable {
         _ options: CreateOptions, virtualSize: Int, source: BlockNode?
     ) throws(BlockError) -> MeasuredSize {
         var options = options
-        options.set(.size, to: String(virtualSize))
+        try options.set(.size, to: String(virtualSize))
         let plan = try VhdxPlan(options)
         let full = plan.fileBytes(blocks: plan.geometry.blockCount)
         if plan.isFixed { return MeasuredSize(required: full, fullyAllocated: full) }

@@ -50,8 +50,7 @@ extension VhdxDriver: Rebasable, Emptying {
 
 extension VhdxDriver: ContentIdentifying {
     public func announceIdentity(of backing: BlockNode) throws(BlockError) {
-        let parent = try Self.driver(of: backing)
-        let (now, next) = parent.state.withLock { ($0.headers.current.dataWriteGUID, $0.nextDataGUID()) }
+        let (now, next) = try Self.identities(of: backing)
         try link(to: now == next ? [now] : [now, next])
     }
 
@@ -60,7 +59,8 @@ extension VhdxDriver: ContentIdentifying {
     }
 
     public func adoptIdentity(of backing: BlockNode) throws(BlockError) {
-        try link(to: [try Self.driver(of: backing).dataWriteGUID])
+        guard let now = backing.parentIdentity(of: Self.name) else { throw Self.isNoParent(backing) }
+        try link(to: [ImageUUID(bytes: now)])
     }
 
     public func keepIdentity(_ isKept: Bool) { state.withLock { $0.keepsIdentity = isKept } }

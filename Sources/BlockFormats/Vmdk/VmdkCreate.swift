@@ -57,17 +57,22 @@ extension VmdkDriver: Measurable {
 
     /// The content ID of an open VMDK image.
     static func contentID(of node: BlockNode) throws(BlockError) -> UInt32 {
-        try driver(of: node).state.withLock { $0.descriptor?.descriptor.cid ?? 0 }
+        try contentID(node.parentIdentity(of: name), of: node)
+    }
+
+    /// The one that its next change gives it.
+    static func nextContentID(of node: BlockNode) throws(BlockError) -> UInt32 {
+        try contentID(node.nextParentIdentity(of: name), of: node)
     }
 
     /// - Throws: `unsupported` for an image of another format.
-    static func driver(of node: BlockNode) throws(BlockError) -> VmdkDriver {
-        guard let driver = node.unfiltered.format as? VmdkDriver else {
+    private static func contentID(_ identity: [UInt8]?, of node: BlockNode) throws(BlockError) -> UInt32 {
+        guard let identity else {
             throw BlockError(
                 .unsupported, "Invalid backing file format: \(node.driverName). Must be \(name)",
                 path: node.filename)
         }
-        return driver
+        return identity.reduce(0) { $0 << 8 | UInt32($1) }
     }
 
     /// Files of plain bytes have all of their space from the start, those with grains what they begin with.
@@ -117,8 +122,8 @@ extension VmdkDriver: Measurable {
         _ options: CreateOptions, virtualSize: Int, source: BlockNode?
     ) throws(BlockError) -> MeasuredSize {
         var options = options
-        options.set(.size, to: String(virtualSize))
-        options.set(.backingFile, to: nil)
+        try options.set(.size, to: String(virtualSize))
+        try options.set(.backingFile, to: nil)
         let plan = try VmdkPlan(options, filename: "disk.vmdk", uuid: ImageUUID(bytes: []))
         let text = plan.subformat.isEmbedded ? 0 : plan.descriptor.text.count
         let full = plan.sectors * Vmdk.sectorBytes

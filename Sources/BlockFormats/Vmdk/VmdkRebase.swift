@@ -55,7 +55,7 @@ extension VmdkDriver: Rebasable {
 
     /// A parent that was written to since the image was made over it no longer has what the image lacks.
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {
-        guard let driver = backing.unfiltered.format as? VmdkDriver, driver !== self else { return }
+        guard backing.parentIdentity(of: Self.name) != nil else { return }
         let (stated, announced) = state.withLock {
             ($0.descriptor?.descriptor.parentCID, $0.descriptor?.descriptor.announcedParentCID)
         }
@@ -95,14 +95,21 @@ extension VmdkDriver: Emptying {
     }
 }
 
+extension VmdkDriver: ParentIdentifying {
+    /// The content ID, big-endian.
+    public var parentIdentity: [UInt8] { Self.bytes(state.withLock { $0.descriptor?.descriptor.cid ?? 0 }) }
+    public func nextParentIdentity() -> [UInt8] { Self.bytes(state.withLock { $0.nextIdentity(nextCID) }) }
+
+    private static func bytes(_ cid: UInt32) -> [UInt8] {
+        [24, 16, 8, 0].map { UInt8(truncatingIfNeeded: cid >> $0) }
+    }
+}
+
 extension VmdkDriver: ContentIdentifying {
     /// The order of writes. Of two IDs the parent has one already. That goes in the place of the stated one,
     /// whose digits are in one sector; then the other one is written behind the text.
     public func announceIdentity(of backing: BlockNode) throws(BlockError) {
-        let parent = try Self.driver(of: backing)
-        let (now, next) = parent.state.withLock {
-            ($0.descriptor?.descriptor.cid ?? 0, $0.nextIdentity(parent.nextCID))
-        }
+        let (now, next) = (try Self.contentID(of: backing), try Self.nextContentID(of: backing))
         try exclusively { (state) throws(BlockError) in
             try Self.accept(now, &state)
             if now != next { try state.descriptor?.announceParent(next) }

@@ -39,7 +39,7 @@ enum LayerCopy {
     /// Runs `body`, whose writes to `node` leave what it reads as: overlays know it by its old identity.
     static func keepingIdentity(of node: BlockNode, _ body: () throws(BlockError) -> Void) throws(BlockError)
     {
-        let identified = node.unfiltered.format as? any ContentIdentifying
+        let identified = node.unfiltered.format?.asContentIdentifying
         identified?.keepIdentity(true)
         defer { identified?.keepIdentity(false) }
         try body()
@@ -47,7 +47,7 @@ enum LayerCopy {
 
     /// The driver of `node` if it can change its backing reference.
     static func rebasable(_ node: BlockNode) throws(BlockError) -> any Rebasable {
-        guard let driver = node.unfiltered.format as? any Rebasable else {
+        guard let driver = node.unfiltered.format?.asRebasable else {
             throw BlockError(
                 .unsupported, "Format driver '\(node.driverName)' does not support changing the backing file",
                 path: node.filename)

@@ -68,8 +68,8 @@ extension CommandContext {
         var options = CreateOptions(try amendableFormat(format).amendOptions)
         for (key, value) in try text.pairs() {
             do throws(BlockError) { try options.set(name: key, to: value) } catch {
-                let creatable = registry.format(named: format) as? any Creatable.Type
-                guard CreateOptionKey(rawValue: key).map({ options.declares($0) }) != true,
+                let creatable = registry.format(named: format)?.asCreatable
+                guard !options.declares(CreateOptionKey(key)),
                     creatable?.createOptions.contains(where: { $0.key.rawValue == key }) == true
                 else { throw error }
                 throw BlockError(
@@ -85,7 +85,7 @@ extension CommandContext {
         guard format != nil || registry.filters.contains(where: { $0.name == name }) else {
             throw registry.unknown("Unknown file format", name)
         }
-        guard let amendable = format as? any Amendable.Type else {
+        guard let amendable = format?.asAmendable else {
             throw BlockError(
                 .unsupported, "Format driver '\(name)' does not support option amendment")
         }

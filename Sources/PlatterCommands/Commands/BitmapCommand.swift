@@ -144,12 +144,12 @@ struct BitmapCommand: ImageCommand {
     private static func change(
         _ node: BlockNode, _ name: String, _ body: (any BitmapCapable) throws(BlockError) -> Void
     ) throws(BlockError) {
-        guard node.format is any BitmapCapable else { throw notFound(name) }
+        guard node.format?.asBitmapCapable != nil else { throw notFound(name) }
         try node.changeBitmaps(body)
     }
 
     private static func bits(of name: String, in node: BlockNode) throws(BlockError) -> DirtyBitmap {
-        guard let driver = node.format as? any BitmapCapable else { throw notFound(name) }
+        guard let driver = node.format?.asBitmapCapable else { throw notFound(name) }
         return try driver.bitmap(named: name)
     }
 

@@ -45,7 +45,7 @@ struct CheckCommand: ImageCommand {
         let settings = OpenSettings(
             readOnly: mode == .none, cache: cache, forceShare: forceShare, forCheck: true)
         return try context.closing(try context.open(image, settings: settings)) { node in
-            guard let checkable = node.format as? any Checkable else {
+            guard let checkable = node.format?.asCheckable else {
                 throw CommandFailure(
                     "This image format does not support checks", status: Self.unsupportedStatus)
             }

@@ -87,7 +87,7 @@ struct ConvertCommand: ImageCommand {
         guard sources.count == 1 else {
             throw CommandFailure("Copying bitmaps only possible with single source")
         }
-        guard let source = sources[0].format as? any BitmapCapable, source.bitmapObstacle == nil else {
+        guard let source = sources[0].format?.asBitmapCapable, source.bitmapObstacle == nil else {
             throw CommandFailure("Source lacks bitmap support")
         }
         guard target.mayKeepBitmaps else {

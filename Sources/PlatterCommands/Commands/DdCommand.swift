@@ -74,7 +74,7 @@ struct DdCommand: ImageCommand {
                 context, filename: output, format: outputFormat, text: CreateOptionText())
             creator.isQuiet = true
             creator.readFiles = [node].fileIdentities
-            creator.options.set(.size, to: String(range.count))
+            try creator.options.set(.size, to: String(range.count))
             return creator
         }
         do {

@@ -99,7 +99,7 @@ private struct Target {
 
     init(_ name: String, _ text: CreateOptionText, _ context: CommandContext) throws {
         let creatable = try context.opener.creatableFormat(name)
-        guard let measurable = creatable as? any Measurable.Type else {
+        guard let measurable = creatable.asMeasurable else {
             throw CommandFailure("Block driver '\(name)' does not support size measurement")
         }
         format = measurable
@@ -120,7 +120,7 @@ private struct Target {
 
     func measure(size: Int, source: BlockNode?) throws(BlockError) -> MeasuredSize {
         var options = options
-        options.set(.size, to: String(size))
+        try options.set(.size, to: String(size))
         return try format.measure(options, virtualSize: size, source: source)
     }
 }

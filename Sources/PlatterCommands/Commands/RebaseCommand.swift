@@ -66,7 +66,7 @@ struct RebaseCommand: ImageCommand {
     /// What the image will state; refused before any work where the format would refuse it in the end.
     private func reference(for node: BlockNode, _ registry: DriverRegistry) throws -> BackingReference? {
         let name = backing ?? ""
-        guard node.unfiltered.format is any Rebasable else { throw failure(name, "Operation not supported") }
+        guard node.unfiltered.format?.asRebasable != nil else { throw failure(name, "Operation not supported") }
         if name.isEmpty { return nil }
         guard let backingFormat else { throw failure(name, "backing format must be specified") }
         return BackingReference(filename: name, format: registry.canonicalName(backingFormat))
@@ -77,7 +77,7 @@ struct RebaseCommand: ImageCommand {
     }
 
     private func change(_ node: BlockNode, to reference: BackingReference?) throws {
-        guard let driver = node.unfiltered.format as? any Rebasable else { return }
+        guard let driver = node.unfiltered.format?.asRebasable else { return }
         do throws(BlockError) { try driver.changeBacking(to: reference) } catch {
             throw error.prefixed("Could not change the backing file to '\(reference?.filename ?? "")'")
         }

@@ -13,10 +13,10 @@ struct BitmapCopier {
     init(
         from source: BlockNode, to target: BlockNode, skipsBroken: Bool, warn: (String) -> Void
     ) throws {
-        guard let source = source.format as? any BitmapCapable else {
+        guard let source = source.format?.asBitmapCapable else {
             throw CommandFailure("Source lacks bitmap support")
         }
-        guard let keeper = target.format as? any BitmapCapable, keeper.bitmapObstacle == nil else {
+        guard let keeper = target.format?.asBitmapCapable, keeper.bitmapObstacle == nil else {
             throw CommandFailure("Format driver '\(target.driverName)' does not support bitmaps")
         }
         var infos: [BitmapInfo] = []

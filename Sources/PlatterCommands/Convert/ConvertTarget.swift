@@ -43,7 +43,7 @@ struct ConvertTarget {
         }
         let creatable = try context.opener.creatableFormat(format)
         guard options.compress else { return }
-        guard creatable is any CompressedWriting.Type else { throw Self.noCompression }
+        guard creatable.asCompressedWriting != nil else { throw Self.noCompression }
         let encryption = try [text.value(of: .encryptFormat), text.value(of: .encryption)]
         if encryption.contains(where: { $0 != nil && $0 != "off" }) {
             throw CommandFailure("Compression and encryption not supported at the same time")
@@ -61,8 +61,8 @@ struct ConvertTarget {
                 throw CommandFailure("Standard output does not take the option '\(option.key)'")
             }
             if options.compress { throw Self.noCompression }
-        } else if !(context.registry.format(named: format) is any StreamWriting.Type) {
-            let streams = context.registry.formats.filter { $0 is any StreamWriting.Type }.map { $0.name }
+        } else if context.registry.format(named: format)?.asStreamWriting == nil {
+            let streams = context.registry.formats.filter { $0.asStreamWriting != nil }.map { $0.name }
             throw CommandFailure(
                 "Standard output can be written as '\(plain)', or as a stream of the format "
                     + streams.joined(separator: ", "))
@@ -77,7 +77,7 @@ struct ConvertTarget {
     var mayKeepBitmaps: Bool {
         if isStandardOutput { return false }
         guard !isOptions, let driver = context.registry.format(named: format) else { return true }
-        return driver is any BitmapCapable.Type
+        return driver.asBitmapCapable != nil
     }
 
     /// Whether space for all data is asked for.
@@ -150,7 +150,7 @@ struct ConvertTarget {
         }
         try using(node, Filling(startsAsZero: true, isOrdered: true)) { node, filling in
             try body(node, filling)
-            try (node.format as? any StreamWriting)?.finishStream()
+            try node.format?.asStreamWriting?.finishStream()
             try node.flush()
         }
         return true
@@ -231,13 +231,11 @@ struct ConvertTarget {
         creator.isQuiet = true
         creator.showsNotes = !options.quiet
         creator.readFiles = readFiles
-        creator.options.set(.size, to: String(size))
+        try creator.options.set(.size, to: String(size))
         if creator.options[.backingFile] != nil, creator.options[.backingFormat] == nil {
             throw CommandFailure("Use of backing file requires explicit backing format")
         }
-        if options.compress,
-            let driver = context.registry.format(named: format) as? any CompressedWriting.Type
-        {
+        if options.compress, let driver = context.registry.format(named: format)?.asCompressedWriting {
             try driver.checkCompression(creator.options)
         }
         return creator

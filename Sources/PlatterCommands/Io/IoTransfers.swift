@@ -108,7 +108,7 @@ enum IoTransfers {
 
     /// Writes whole units compressed; a unit that would not become smaller is stored plainly.
     private static func compress(_ bytes: RawSpan, at offset: Int, _ node: BlockNode) throws(BlockError) {
-        guard let driver = node.format as? any CompressedWriting else {
+        guard let driver = node.format?.asCompressedWriting else {
             throw BlockError(.unsupported, "Operation not supported")
         }
         let unit = driver.compressedUnitBytes

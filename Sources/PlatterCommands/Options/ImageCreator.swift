@@ -1,4 +1,5 @@
 import BlockCore
+import BlockFormats
 import BlockProtocols
 
 /// Makes an image as `create`, `convert` and `dd` do: options, backing file, the announcing line.
@@ -32,7 +33,7 @@ struct ImageCreator {
         self.format = format
         options = try context.opener.createOptions(format: format, filename: filename)
         try text.apply(to: &options)
-        if let backingFormat = options[.backingFormat] { setBacking(format: backingFormat) }
+        if let backingFormat = options[.backingFormat] { try setBacking(format: backingFormat) }
     }
 
     /// The path behind an image's file name, where that is a plain file.
@@ -42,8 +43,8 @@ struct ImageCreator {
     }
 
     /// Images state the format by the name that other programs know, too.
-    private mutating func setBacking(format: String) {
-        options.set(.backingFormat, to: context.registry.canonicalName(format))
+    private mutating func setBacking(format: String) throws(BlockError) {
+        try options.set(.backingFormat, to: context.registry.canonicalName(format))
     }
 
     /// Takes the backing file of `-b` and its format.
@@ -52,13 +53,13 @@ struct ImageCreator {
             guard options.declares(.backingFile) else {
                 throw BlockError(.unsupported, "Backing file not supported for file format '\(format)'")
             }
-            options.set(.backingFile, to: name)
+            try options.set(.backingFile, to: name)
         }
         if let backingFormat {
             guard options.declares(.backingFormat) else {
                 throw BlockError(.unsupported, "Backing format not supported for file format '\(format)'")
             }
-            setBacking(format: backingFormat)
+            try setBacking(format: backingFormat)
         }
     }
 
@@ -68,7 +69,7 @@ struct ImageCreator {
             guard options[.size] == nil else {
                 throw BlockError(.invalidArgument, "The image size must be specified only once")
             }
-            options.set(.size, to: String(size))
+            try options.set(.size, to: String(size))
         }
         try checkBacking()
         // A header for a disk in another file has no size.
@@ -114,7 +115,7 @@ struct ImageCreator {
             throw Self.isItsOwnBacking
         }
         readFiles.formUnion([node].fileIdentities)
-        if options[.size] == nil { options.set(.size, to: String(try node.length())) }
+        if options[.size] == nil { try options.set(.size, to: String(try node.length())) }
         let detected = node.driverName
         try node.close()
         return detected

@@ -216,7 +216,7 @@ extension Qcow2Driver: Creatable, Measurable {
         _ options: CreateOptions, virtualSize: Int, source: BlockNode?
     ) throws(BlockError) -> MeasuredSize {
         var options = options
-        options.set(.size, to: String(virtualSize))
+        try options.set(.size, to: String(virtualSize))
         let plan = try Plan(options)
         guard plan.layout.l1Entries(forVirtualSize: virtualSize) <= Qcow2.Limit.l1TableBytes / 8 else {
             throw BlockError(.limit, "The image size is too large (try using a larger cluster size)")
@@ -228,7 +228,7 @@ extension Qcow2Driver: Creatable, Measurable {
         var data = hasAll ? aligned : 0
         if let source, !hasAll { data = try source.allocatedBytes(unit: plan.layout.clusterSize) }
         var size = MeasuredSize(required: full - aligned + min(data, aligned), fullyAllocated: full)
-        if let keeper = source?.format as? any BitmapCapable, keeper.bitmapObstacle == nil,
+        if let keeper = source?.format?.asBitmapCapable, keeper.bitmapObstacle == nil,
             plan.layout.version >= 3
         {
             size.bitmaps = bitmapBytes(try keeper.bitmaps(), virtualSize: virtualSize, plan.layout)

@@ -1,0 +1,6 @@
+import BlockCore
+
+/// Create options of QED.
+extension CreateOptionKey {
+    public static let tableSize = CreateOptionKey("table_size")
+}
