@@ -50,7 +50,7 @@ public final class VdiDriver: SessionFormat, BackingChecking, ParentIdentifying 
                 + "\(ImageUUID(mixedEndian: header.parentUUID).text); name it as 'backing.file.filename'")
     }
 
-    public var parentIdentity: [UInt8] { state.withLock { $0.header.uuid } }
+    public var parentIdentity: [UInt8] { session.withLock { $0.header.uuid } }
 
     /// The parent must be the image over which this one was made. An UUID of zeroes states nothing, and
     /// another format has none; whoever names such a file knows why.
