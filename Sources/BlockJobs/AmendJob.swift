@@ -2,19 +2,25 @@ import BlockCore
 
 /// Changes options of an image in place.
 ///
-/// Killed at any moment the image opens with the same guest bytes, and with each option old or new.
+/// When the process is killed at any moment, the image opens with the same guest bytes, and each option has
+/// its old or its new value.
 public struct AmendJob: BlockJob {
+    /// The name by which a node that is in use tells of the job.
     public static let name = "amend"
 
     private let node: BlockNode
     private let amendment: Amendment
 
+    /// - Parameters:
+    ///   - node: the image; writable.
+    ///   - amendment: the options to change, and their new values.
     public init(node: BlockNode, amendment: Amendment) {
         self.node = node
         self.amendment = amendment
     }
 
-    /// - Throws: `busy`; whatever ``BlockNode/amend(_:_:)`` throws.
+    /// - Throws: `busy` when another job uses the node; `cancelled`; whatever ``BlockNode/amend(_:_:)``
+    ///   throws.
     public func run(_ control: JobControl) throws(BlockError) {
         try LayerCopy.using([node], by: Self.name) { () throws(BlockError) in
             try node.amend(amendment, control)

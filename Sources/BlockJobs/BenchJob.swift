@@ -1,41 +1,43 @@
 import BlockCore
 import Synchronization
 
-/// Equal requests to a node, a number of them at a time, with the time that they took.
+/// Times equal requests to a node, several of which run at once.
 ///
-/// Request `i` starts at `offset + i * step`, wrapped at the end of the disk from the second one on. Each of
-/// the requests under way has a thread of its own, which takes the next number when it is done.
+/// Request `i` starts at `offset + i * stepBytes`; from the second one on, modulo the size of the disk. Each
+/// thread makes one request at a time and takes the next number when it is done.
 public struct BenchJob: Sendable {
-    /// How many requests.
+    /// The number of requests.
     public var count = 75000
-    /// How many are under way at once.
+    /// The number of requests under way at once; each has a thread of its own.
     public var depth = 64
-    /// Where the first one starts, in bytes.
+    /// The guest offset of the first request, in bytes.
     public var offset = 0
-    /// The size of one, in bytes.
+    /// The size of a request, in bytes.
     public var requestBytes = 4096
-    /// The distance between starts, in bytes.
+    /// The distance between the starts of two requests, in bytes.
     public var stepBytes = 4096
-    /// Write, with ``pattern``, rather than read.
+    /// Whether the requests write ``pattern`` instead of reading.
     public var writes = false
+    /// The byte that is written.
     public var pattern: UInt8 = 0
-    /// Flush after so many writes; `nil` for never.
+    /// The number of writes between two flushes; `nil` for no flush.
     public var flushInterval: Int?
-    /// A flush waits for all writes before it, and those after it wait for the flush.
+    /// Whether a flush waits for all writes before it, and all writes after it wait for the flush.
     public var drains = true
 
     private let node: BlockNode
 
-    /// The memory that all requests together may take, in bytes.
-    public static let maximumBufferBytes = 16 << 30
+    /// The limit on the buffers of all requests under way together, in bytes.
+    public static let maximumBufferBytes = Int.gib(16)
 
+    /// - Parameter node: the image; writable for a job that ``writes``.
     public init(_ node: BlockNode) { self.node = node }
 
-    /// Makes all requests.
+    /// Makes all requests and returns when they have ended.
     ///
-    /// - Returns: the time that passed, in nanoseconds.
+    /// - Returns: the time that the requests took, in nanoseconds.
     /// - Throws: the first error of a request, after those under way have ended; `limit` when the buffers
-    ///   would take too much memory.
+    ///   would need more than ``maximumBufferBytes``.
     public func run() throws(BlockError) -> Int {
         let workers = max(1, min(depth, count))
         guard requestBytes <= Self.maximumBufferBytes / workers else {
@@ -61,7 +63,7 @@ public struct BenchJob: Sendable {
         bytes.fill(byte)
     }
 
-    /// Makes the requests with these numbers.
+    /// Makes the requests of these numbers, the buffers deciding how many at once.
     private func run(_ numbers: Range<Int>, _ buffers: [AlignedBuffer], _ size: Int) throws(BlockError) {
         let cursor = BenchCursor(numbers)
         try WorkerThreads.run(min(buffers.count, numbers.count)) { worker throws(BlockError) in
@@ -85,7 +87,7 @@ public struct BenchJob: Sendable {
         if !drains, let flushInterval, (number + 1) % flushInterval == 0 { try node.flush() }
     }
 
-    /// Where a request starts.
+    /// The guest offset of a request, in bytes.
     private func start(_ number: Int, _ size: Int) -> Int {
         if number == 0 { return offset }
         if size <= 0 { return 0 }
@@ -98,7 +100,7 @@ public struct BenchJob: Sendable {
     }
 }
 
-/// Hands out numbers, each once. Thread-safe.
+/// Hands out the numbers of requests, each once. Thread-safe.
 private final class BenchCursor: Sendable {
     private let position: Atomic<Int>
     private let end: Int

@@ -1,15 +1,16 @@
 import BlockCore
 
-/// Writes what the layers above a base hold down into it, then empties the top layer.
+/// Copies the data of the layers above a base into the base, then empties the top layer.
 ///
-/// Killed at any moment the top image reads as before: a cluster leaves it only once the base has it durably.
-/// Images between top and base keep their files, but mean something else afterwards. Nobody else may write to
-/// the nodes meanwhile.
+/// When the process is killed at any moment, the top image reads as before: it gives up a cluster only once
+/// the base has the data durably. Images between top and base keep their files, but no longer read as before,
+/// since their base has changed. While the job runs, nobody else may write to the nodes.
 public struct CommitJob: BlockJob {
+    /// The name by which a node that is in use tells of the job.
     public static let name = "commit"
 
-    /// Shorter runs of zeroes inside data are written to the base as they are.
-    static let sparseBytes = 65536
+    /// Runs of zeroes inside data that are shorter, in bytes, are written to the base as data.
+    static let sparseBytes = Int.kib(64)
 
     private let top: BlockNode
     private let base: BlockNode?
@@ -20,7 +21,7 @@ public struct CommitJob: BlockJob {
     ///   - top: the image to commit; writable when it is to be emptied.
     ///   - base: a node below it; `nil` for the next one.
     ///   - emptiesTop: whether the top layer gives up its clusters; only when `base` is the next node.
-    ///   - speed: bytes a second; 0 leaves the control's limit alone.
+    ///     - speed: the limit in bytes a second; 0 keeps the limit of the job's control.
     public init(top: BlockNode, base: BlockNode? = nil, emptiesTop: Bool = true, speed: Int = 0) {
         self.top = top
         self.base = base
@@ -28,8 +29,9 @@ public struct CommitJob: BlockJob {
         self.speed = speed
     }
 
-    /// - Throws: `notFound` without a backing file; `invalidArgument` when `base` is not below the top or too
-    ///   far below to empty the top; `unsupported`; `busy`; `cancelled`.
+    /// - Throws: `notFound` without a backing file; `invalidArgument` when `base` is not below the top, or is
+    ///   not the next node although the top is to be emptied; `unsupported` when the format cannot empty an
+    ///   image; `busy` when another job uses a node; `cancelled`; what reading and writing fail with.
     public func run(_ control: JobControl) throws(BlockError) {
         let base = try checkedBase()
         if speed > 0 { control.setSpeed(speed) }
@@ -75,7 +77,7 @@ public struct CommitJob: BlockJob {
         return base
     }
 
-    /// Whether there is anything to commit.
+    /// Whether the job is going to write to the base or resize it.
     private func changesBase(_ base: BlockNode) throws(BlockError) -> Bool {
         let length = try top.length()
         var offset = 0
@@ -87,9 +89,9 @@ public struct CommitJob: BlockJob {
         return try base.length() < length
     }
 
-    /// The base, and every image between it and the top, is about to show something else, and must not pass
-    /// for what an overlay of its own was made over. The layer above each is told before, so that the top
-    /// opens again whenever the job is stopped.
+    /// Gives the base and every image between it and the top a new content identity, since all of them are
+    /// about to read differently and overlays of theirs elsewhere must notice. The layer above each records
+    /// the new identity first, so that the top opens again whenever the job is stopped.
     private func keepIdentities(_ base: BlockNode) throws(BlockError) {
         let layers = top.chain.prefix { $0 !== base } + [base]
         var isChanging = false
@@ -108,7 +110,7 @@ public struct CommitJob: BlockJob {
         }
     }
 
-    /// Runs `body` with all of `nodes` open for writing.
+    /// Runs `body` while all of `nodes` are open for writing.
     private static func writing(
         _ nodes: [BlockNode], _ body: () throws(BlockError) -> Void
     ) throws(BlockError) {
@@ -121,7 +123,7 @@ public struct CommitJob: BlockJob {
         try body()
     }
 
-    /// On return the base has everything, durably.
+    /// Copies the data. On return it is durable in the base.
     private func copy(to base: BlockNode, _ control: JobControl) throws(BlockError) {
         let length = try top.length()
         control.setTotal(length)
@@ -137,7 +139,7 @@ public struct CommitJob: BlockJob {
                 granularity: base.unfiltered.format?.writeGranularity ?? 1, sparseBytes: Self.sparseBytes),
             writer: PieceWriter(node: base, zeroing: .marked), sharer: sharer,
             bufferBytes: cutter.bufferBytes, writeback: Writeback(of: base))
-        // In a raw base every byte has its place, whatever the order.
+        // In a raw base the order of writes does not decide where bytes lie.
         let isOrdered = base.unfiltered.format?.isTransparent != true
         try ChunkPipeline(
             cutter: cutter, work: work, workers: LayerCopy.workers, isOrdered: isOrdered
@@ -147,8 +149,9 @@ public struct CommitJob: BlockJob {
 
     /// Makes the base as large as the top.
     ///
-    /// A base shorter than its own backing file hides the rest of that; while it grows it might not, so where
-    /// nothing above holds anything, the top gets zeroes of its own first.
+    /// A base that is shorter than its own backing file hides the end of that file, and growing the base may
+    /// uncover it. So the top first stores zeroes of its own wherever neither it nor a layer above the base
+    /// has data there.
     private func grow(_ base: BlockNode, to length: Int) throws(BlockError) {
         var offset = try base.length()
         let exposed = min(length, try base.backing?.length() ?? 0)

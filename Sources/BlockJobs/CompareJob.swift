@@ -13,30 +13,33 @@ public enum ComparisonOutcome: Sendable, Equatable {
     case statusDiffers(at: Int)
 }
 
-/// Compares what two disks read as.
+/// Compares the contents of two disks.
 ///
-/// Two threads read in big pieces; what both maps call zero is not read. Thread-safe.
+/// Two threads read large pieces; runs that are zero in both maps are not read. Thread-safe.
 public final class CompareJob: BlockJob {
+    /// The name by which a node that is in use tells of the job.
     public static let name = "compare"
 
-    /// A disk could not be read, or not be asked for its map.
+    /// Why the comparison failed: a disk, or its map, could not be read.
     public struct Failure: Error, Sendable {
-        /// What was being done.
+        /// The operation that failed: reading data, or reading the map.
         public enum Activity: Sendable { case reading, asking }
+        /// The operation that failed.
         public var activity: Activity
-        /// Whether it was the first of the two disks.
+        /// Whether the first of the two disks failed.
         public var isOfFirst: Bool
-        /// Where the stretch of the disk begins that could not be compared: a run of the maps, or a part of
-        /// ``stretchBytes`` of a longer one.
+        /// The guest offset in bytes of the stretch that could not be compared: a run of the maps, or a part
+        /// of ``stretchBytes`` of a longer run.
         public var offset: Int
+        /// The reason.
         public var error: BlockError
     }
 
-    /// How much of a run of the maps a failure names at most, in bytes.
-    public static let stretchBytes = 2 << 20
+    /// The longest stretch that a failure names, in bytes.
+    public static let stretchBytes = Int.mib(2)
 
-    /// How much is read at once from each disk, in bytes.
-    private static let pieceBytes = 1 << 18
+    /// The size of the reads from each disk, in bytes.
+    fileprivate static let pieceBytes = Int.kib(256)
     private static let sectorBytes = 512
     private static let workers = 2
 
@@ -46,32 +49,35 @@ public final class CompareJob: BlockJob {
     private let result = Mutex<ComparisonOutcome?>(nil)
     private let failure = Mutex<Failure?>(nil)
 
-    /// - Parameter isStrict: sizes and allocation must agree too.
+    /// Prepares a comparison of two open disks.
+    ///
+    /// - Parameter isStrict: whether sizes and allocation must agree too.
     public init(_ first: BlockNode, _ second: BlockNode, isStrict: Bool = false) {
         self.first = first
         self.second = second
         self.isStrict = isStrict
     }
 
-    /// What the last run found; `nil` before, and when it failed.
+    /// The result of the last run; `nil` before the first run and after one that failed.
     public var outcome: ComparisonOutcome? { result.withLock { $0 } }
 
-    /// What the last run failed of, where it was reading or asking for the map.
+    /// The failure of the last run when it was one of reading data or the map.
     public var failureDetails: Failure? { failure.withLock { $0 } }
 
+    /// - Throws: `cancelled`; the error of the read that failed, with ``failureDetails`` set, unless a
+    ///   difference was found before it.
     public func run(_ control: JobControl) throws(BlockError) {
         let (firstSize, secondSize) = (try first.length(), try second.length())
         let sizesDiffer = firstSize != secondSize
         control.setTotal(max(firstSize, secondSize))
         if isStrict && sizesDiffer { return result.withLock { $0 = .sizeDiffers } }
-        let cursor = Cursor(
-            first, second, (firstSize, secondSize), isStrict: isStrict, pieceBytes: Self.pieceBytes)
+        let cursor = Cursor(first, second, (firstSize, secondSize), isStrict: isStrict)
         do throws(BlockError) {
             try WorkerThreads.run(Self.workers) { [self] _ throws(BlockError) in
                 try work(cursor, control)
             }
         } catch {
-            // A difference before what could not be read is the answer.
+            // A difference found before the unreadable stretch is the result.
             guard let place = failureDetails?.offset, error.kind != .cancelled,
                 let found = cursor.finding, found.offset < place
             else { throw error }
@@ -87,7 +93,7 @@ public final class CompareJob: BlockJob {
         }
     }
 
-    /// One thread: takes pieces until there are none, or a difference was found before them.
+    /// The work of one thread: takes pieces until none is left, or a difference was found before them.
     private func work(_ cursor: Cursor, _ control: JobControl) throws(BlockError) {
         let buffers = (AlignedBuffer(count: Self.pieceBytes), AlignedBuffer(count: Self.pieceBytes))
         do throws(BlockError) {
@@ -110,7 +116,7 @@ public final class CompareJob: BlockJob {
         return piece
     }
 
-    /// The sector where the piece first differs.
+    /// The guest offset of the first sector in which the pieces differ.
     private func difference(
         in piece: Cursor.Piece, _ buffers: (AlignedBuffer, AlignedBuffer)
     ) throws(BlockError) -> Int? {
@@ -159,14 +165,14 @@ public final class CompareJob: BlockJob {
     }
 }
 
-/// Hands out what has to be read, from the start to the end. Thread-safe.
+/// Hands out the pieces that have to be read, from the start of the disks to their end. Thread-safe.
 private final class Cursor: Sendable {
-    /// A range that both threads need not read when the map says zero.
+    /// A range of both disks. A disk is read there unless its map has the range as zero.
     struct Piece {
         var range: Range<Int>
         var readsFirst: Bool
         var readsSecond: Bool
-        /// Where the stretch begins that it is a part of.
+        /// The guest offset of the stretch that the piece is a part of.
         var stretchStart: Int
     }
 
@@ -191,19 +197,15 @@ private final class Cursor: Sendable {
     private let nodes: (first: BlockNode, second: BlockNode)
     private let sizes: (first: Int, second: Int)
     private let isStrict: Bool
-    private let pieceBytes: Int
     private let state = Mutex(State())
 
-    init(
-        _ first: BlockNode, _ second: BlockNode, _ sizes: (Int, Int), isStrict: Bool, pieceBytes: Int
-    ) {
+    init(_ first: BlockNode, _ second: BlockNode, _ sizes: (Int, Int), isStrict: Bool) {
         nodes = (first, second)
         self.sizes = (sizes.0, sizes.1)
         self.isStrict = isStrict
-        self.pieceBytes = pieceBytes
     }
 
-    /// The difference at the lowest offset.
+    /// The difference at the lowest guest offset so far.
     var finding: Finding? { state.withLock { $0.finding } }
 
     func report(_ finding: Finding) {
@@ -212,10 +214,10 @@ private final class Cursor: Sendable {
         }
     }
 
-    /// Hands out nothing more.
+    /// Ends handing out pieces.
     func abandon() { state.withLock { $0.isOver = true } }
 
-    /// The next piece, how many bytes were skipped before it, and why the maps could not be asked.
+    /// The next piece, the number of bytes skipped before it, and why the maps could not be read.
     func next() -> (piece: Piece?, skipped: Int, failure: CompareJob.Failure?) {
         state.withLock { state in
             let began = state.offset
@@ -234,7 +236,7 @@ private final class Cursor: Sendable {
         let end = max(sizes.first, sizes.second)
         while !state.isOver, state.offset < end {
             let offset = state.offset
-            // Pieces go out in order: what is left is behind the difference.
+            // Pieces are handed out in order, so all that are left lie behind the difference.
             if let finding = state.finding, finding.offset <= offset { break }
             let one = try status(nodes.first, sizes.first, at: offset, end: end)
             let two = try status(nodes.second, sizes.second, at: offset, end: end)
@@ -258,10 +260,12 @@ private final class Cursor: Sendable {
         return nil
     }
 
-    /// Pieces end on multiples of their size, so that reads are aligned.
-    private func pieceLength(_ offset: Int, _ run: Int) -> Int { min(run, pieceBytes - offset % pieceBytes) }
+    /// Pieces end at multiples of their size, so that reads are aligned.
+    private func pieceLength(_ offset: Int, _ run: Int) -> Int {
+        min(run, CompareJob.pieceBytes - offset % CompareJob.pieceBytes)
+    }
 
-    /// The map of one disk; past its end there are zeroes.
+    /// The run of one disk's map at an offset; past the end of the disk it is zero.
     private func status(
         _ node: BlockNode, _ size: Int, at offset: Int, end: Int
     ) throws(CompareJob.Failure) -> ChainStatus {

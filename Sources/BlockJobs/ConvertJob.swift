@@ -1,69 +1,79 @@
 import BlockCore
 
-/// Copies one or several disks, one after the other, into a target that is there already.
+/// Copies one or several disks, one behind the other, into an existing target.
 ///
-/// What the sources know to be zero is never read, and zeroes become holes wherever the target can have them.
-/// With ordered writes the layout of the target depends on the contents and the options alone, not on timing.
-/// Nobody else may write to the nodes meanwhile.
+/// Runs that are zero in the sources' maps are never read, and zeroes become holes where the target can have
+/// holes. With ordered writes the layout of the target depends on the contents and the options alone, not on
+/// timing. While the job runs, nobody else may write to the nodes.
 public struct ConvertJob: BlockJob {
+    /// The name by which a node that is in use tells of the job.
     public static let name = "convert"
 
-    /// How to copy.
+    /// How the disks are copied.
     public struct Options: Sendable {
-        /// How many threads read and write; `nil` for as many as suit the work.
+        /// The number of threads, up to ``maximumWorkers``; `nil` lets the job decide.
         public var workers: Int?
-        /// Write in whatever order reading finishes; the layout of the target then varies.
+        /// Whether pieces are written in the order in which they are ready; the layout of the target then
+        /// varies.
         public var outOfOrder = false
-        /// What is not written reads as zeroes.
+        /// Whether the target reads as zeroes where nothing is written.
         public var targetIsZero = false
-        /// The target was made for this: nobody has put it over another backing file, and what reads as
-        /// zeroes need not be marked as such.
+        /// Whether the target was made for this job: nobody has put it over another backing file, and runs
+        /// that read as zeroes need no zero mark.
         public var targetIsNew = false
-        /// Leave out what the source has from its backing chain, as far as the target's backing chain gives
-        /// it too. Where the chains have no file in common, the caller states that the target's backing node
-        /// has the contents of the source's.
+        /// Whether to leave out data that the source has from its backing chain and the target's backing
+        /// chain has too. Where the chains have no file in common, the caller guarantees that the target's
+        /// backing node has the contents of the source's.
         public var skipsBacking = false
-        /// Runs of zeroes inside data become holes from this many bytes on; 0 fully allocates the target.
+        /// The shortest run of zeroes inside data that becomes a hole, in bytes; 0 allocates all of the
+        /// target.
         public var sparseBytes = 4096
-        /// Store compressed.
+        /// Whether data is stored compressed.
         public var compress = false
-        /// Let the system copy, where source and target both are plain bytes in files.
+        /// Whether the system copies from file to file where source and target both keep plain bytes.
         public var offload = false
-        /// Let the target share the space of the source's files where the file systems can. Zeroes are then
-        /// not looked for inside data, and space that the target had reserved is given up for shared one.
+        /// Whether the target shares the space of the source's files where the file systems can. Shared data
+        /// is not searched for zeroes, and space that the target had reserved for it is given up.
         public var sharesSpace = false
-        /// The target takes bytes only one after the other, zeroes too.
+        /// Whether the target is a stream: all bytes are written one after the other, zeroes too.
         public var isStream = false
-        /// The target takes writes only in the order of the disk, whatever ``outOfOrder`` says.
+        /// Whether the target takes writes in the order of the disk only; overrides ``outOfOrder``.
         public var isOrdered = false
-        /// Look at the whole map first, so that progress counts only data.
+        /// Whether to walk the whole map first, so that progress counts data only.
         public var measuresFirst = false
-        /// Gets every range that could not be read and became zeroes. Without it a read error ends the job.
+        /// Called with each range of guest bytes that could not be read and became zeroes. `nil` makes a read
+        /// error end the job.
         public var onUnreadable: (@Sendable (Range<Int>, BlockError) -> Void)?
-        /// When salvaging, gets where each stretch begins whose map could not be read: its data is tried.
+        /// Called, when ``onUnreadable`` is set, with the guest offset of each stretch whose map could not be
+        /// read; the job then tries to read its data.
         public var onUnmapped: (@Sendable (Int, BlockError) -> Void)?
 
+        /// The options of a plain copy into a target with contents of its own.
         public init() {}
     }
 
-    /// More threads than this were not faster on any machine that was tried.
+    /// More threads than this were not faster on any machine measured.
     static let defaultWorkers = 4
-    /// The most threads; each has up to 4 MiB of buffers.
+    /// The largest number of threads; each has up to 4 MiB of buffers.
     public static let maximumWorkers = 16
-    /// What a thread reads at once, in bytes, unless the target's clusters are larger.
-    static let chunkBytes = 1 << 20
+    /// The size of a thread's reads, in bytes, unless the target's clusters are larger.
+    static let chunkBytes = Int.mib(1)
 
     private let sources: [BlockNode]
     private let target: BlockNode
     private let options: Options
 
+    /// - Parameters:
+    ///   - sources: the disks, in the order in which they follow each other.
+    ///   - target: a writable node that is at least as large as all of them together.
     public init(sources: [BlockNode], target: BlockNode, options: Options = Options()) {
         self.sources = sources
         self.target = target
         self.options = options
     }
 
-    /// - Throws: `invalidArgument` when the target is too small, `unsupported` when it cannot compress.
+    /// - Throws: `invalidArgument` when the target is too small; `unsupported` when it cannot compress;
+    ///   `limit` when the sources together are too large; `cancelled`; what reading and writing fail with.
     public func run(_ control: JobControl) throws(BlockError) {
         let source = try SourceDisk(sources)
         let length = source.length
@@ -93,7 +103,7 @@ public struct ConvertJob: BlockJob {
         try target.flush()
     }
 
-    /// Whether every byte of the target has its place, whatever the order in which they are written.
+    /// Whether the layout of the target does not depend on the order of writes.
     private var hasFixedPlaces: Bool { target.unfiltered.format?.isTransparent == true }
 
     /// Copying keeps as many threads busy as there are processors; compressed pieces wait for their turn.
@@ -101,7 +111,7 @@ public struct ConvertJob: BlockJob {
         compressing ? defaultWorkers : max(2, min(defaultWorkers, WorkerThreads.processorCount))
     }
 
-    /// Runs are cut at multiples of this: the target's clusters, or a page.
+    /// The unit in bytes at whose multiples runs are cut: the target's cluster, at least a page.
     private var unitBytes: Int {
         max(target.unfiltered.format?.writeGranularity ?? 1, AlignedBuffer.alignmentBytes)
     }
@@ -131,7 +141,7 @@ public struct ConvertJob: BlockJob {
             scratchBytes: compressor == nil ? 0 : bufferBytes, sharer: sharer, bufferBytes: bufferBytes)
     }
 
-    /// What is to be done with each run of the source.
+    /// Decides the action for each run of the source.
     private func classifier(_ source: SourceDisk) throws(BlockError) -> RunCursor.Look {
         let common = options.skipsBacking ? try CommonBacking(source, target) : nil
         let zeroAction: RunAction =
@@ -150,7 +160,7 @@ public struct ConvertJob: BlockJob {
         }
     }
 
-    /// How many bytes there are to copy.
+    /// The number of bytes to copy or share.
     private static func measure(_ cursor: RunCursor) throws(BlockError) -> Int {
         var cursor = cursor
         var total = 0

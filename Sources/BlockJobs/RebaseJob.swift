@@ -2,9 +2,11 @@ import BlockCore
 
 /// Gives an image another backing file without changing what it reads as.
 ///
-/// Where the new chain differs from the old one, the image first gets the old contents. Killed at any
-/// moment the image reads as before. Nobody else may write to the nodes meanwhile.
+/// Where the new chain differs from the old one, the image first gets a copy of the old contents. When the
+/// process is killed at any moment, the image reads as before. While the job runs, nobody else may write to
+/// the nodes.
 public struct RebaseJob: BlockJob {
+    /// The name by which a node that is in use tells of the job.
     public static let name = "rebase"
 
     private let node: BlockNode
@@ -15,8 +17,8 @@ public struct RebaseJob: BlockJob {
     /// - Parameters:
     ///   - node: the image, writable, open with its old chain.
     ///   - backing: the new backing node; `nil` for none. On success the node owns it.
-    ///   - reference: how the image names it.
-    ///   - compress: store what has to be written compressed.
+    ///     - reference: the file name and format of the new backing file that the image states.
+    ///     - compress: whether the copied contents are stored compressed.
     public init(
         node: BlockNode, backing: BlockNode?, reference: BackingReference?, compress: Bool = false
     ) {
@@ -26,14 +28,15 @@ public struct RebaseJob: BlockJob {
         self.compress = compress
     }
 
-    /// - Throws: `unsupported` when the format has no backing files or no compression; `busy`; `cancelled`.
+    /// - Throws: `unsupported` when the format has no backing files or no compression; `busy` when another
+    ///   job uses the node; `cancelled`; what reading and writing fail with.
     public func run(_ control: JobControl) throws(BlockError) {
         let driver = try LayerCopy.rebasable(node)
         let compressor = try compress ? makeCompressor() : nil
         try LayerCopy.using([node], by: Self.name) { () throws(BlockError) in
             try LayerCopy.keepingIdentity(of: node) { () throws(BlockError) in
                 try copy(compressor, control)
-                // The image has to hold its own before it stops asking the old chain.
+                // The copies have to be durable before the image drops its reference to the old chain.
                 try node.flush()
                 try driver.changeBacking(to: reference)
             }
@@ -67,7 +70,7 @@ public struct RebaseJob: BlockJob {
         try ChunkPipeline(cutter: cutter, work: work, workers: LayerCopy.workers).run(control)
     }
 
-    /// Copying is for runs that the image does not have and whose old and new contents may differ.
+    /// Copies runs that the image itself does not store and whose old and new contents may differ.
     private func classifier() throws(BlockError) -> RunCursor.Look {
         let (node, backing) = (node, backing)
         let newLength = try backing?.length() ?? 0
@@ -88,13 +91,14 @@ public struct RebaseJob: BlockJob {
     }
 }
 
-/// Reads runs from a node and from another, and writes back to the node what differs. Thread-safe.
+/// Reads runs from a node and from its new backing node, and writes the units that differ to the node.
+/// Thread-safe.
 struct DifferenceWork: ChunkWork {
     let node: BlockNode
     let other: BlockNode?
-    /// Past this many bytes the other reads as zeroes.
+    /// The length of `other` in bytes; behind it, zeroes are read.
     let otherLength: Int
-    /// What differs is written in whole units of this many bytes.
+    /// Differences are written in whole units of this many bytes.
     let unit: Int
     let compressor: UnitCompressor?
     let writer: PieceWriter
@@ -116,7 +120,7 @@ struct DifferenceWork: ChunkWork {
 
     func commit(_ chunk: Chunk, _ space: Workspace) throws(BlockError) { try writer.write(space) }
 
-    /// The units of `range` in which the two differ; neighbours are joined.
+    /// The units of `range` in which the two nodes differ; adjacent ones are joined.
     private func differing(
         _ range: Range<Int>, at position: Int, _ space: Workspace
     ) throws(BlockError) -> [Range<Int>] {

@@ -1,10 +1,13 @@
 import BlockCore
 
-/// Pulls into a node what it lacks from its backing chain, then drops or moves its backing reference.
+/// Copies data from a node's backing chain into the node, then drops its backing reference or moves it to a
+/// base further down.
 ///
-/// Killed at any moment the image reads as before, and running the job again goes on where it stopped: what
-/// was pulled is allocated. Zeroes stay holes or zero clusters. Nobody else may write to the node meanwhile.
+/// When the process is killed at any moment, the image reads as before, and a second run skips the clusters
+/// that the first one has copied. Zeroes stay holes or zero clusters. While the job runs, nobody else may
+/// write to the node.
 public struct StreamJob: BlockJob {
+    /// The name by which a node that is in use tells of the job.
     public static let name = "stream"
 
     private let node: BlockNode
@@ -13,10 +16,11 @@ public struct StreamJob: BlockJob {
     private let speed: Int
 
     /// - Parameters:
-    ///   - node: the image that is filled; writable.
-    ///   - base: the node of its chain that stays below it; `nil` makes the image stand alone.
-    ///   - baseName: how the image names its backing file then; else the name by which the chain knows it.
-    ///   - speed: bytes a second; 0 leaves the control's limit alone.
+    ///     - node: the image that gets the data; writable.
+    ///     - base: the node of its chain that becomes its backing node; `nil` leaves the image without one.
+    ///     - baseName: the file name that the image states for the base; `nil` for the name that the chain
+    ///     uses.
+    ///     - speed: the limit in bytes a second; 0 keeps the limit of the job's control.
     public init(node: BlockNode, base: BlockNode? = nil, baseName: String? = nil, speed: Int = 0) {
         self.node = node
         self.base = base
@@ -24,7 +28,9 @@ public struct StreamJob: BlockJob {
         self.speed = speed
     }
 
-    /// - Throws: `invalidArgument` when `base` is not below the node; `unsupported`; `busy`; `cancelled`.
+    /// - Throws: `invalidArgument` when `base` is not below the node; `unsupported` when the format has no
+    ///   backing files; `busy` when another job uses the node; `cancelled`; what reading and writing fail
+    ///   with.
     public func run(_ control: JobControl) throws(BlockError) {
         let driver = try LayerCopy.rebasable(node)
         let reference = try newReference()
@@ -33,7 +39,7 @@ public struct StreamJob: BlockJob {
             control.setTotal(try node.length())
             try LayerCopy.keepingIdentity(of: node) { () throws(BlockError) in
                 if node.backing !== base { try pull(control) }
-                // What was pulled has to be durable before the image stops asking the layers below.
+                // The copied data has to be durable before the image drops its reference to the layers below.
                 try node.flush()
                 if driver.backing != reference { try driver.changeBacking(to: reference) }
             }
@@ -54,7 +60,8 @@ public struct StreamJob: BlockJob {
         try ChunkPipeline(cutter: cutter, work: work, workers: LayerCopy.workers).run(control)
     }
 
-    /// Copies what layers between the node and the base have. Without a base what is left reads as zeroes.
+    /// Copies the data of the layers between the node and the base. Without a base all other runs read as
+    /// zeroes in the end.
     private var classifier: RunCursor.Look {
         let (node, base) = (node, base)
         return { (offset, limit) throws(BlockError) in
@@ -62,13 +69,14 @@ public struct StreamJob: BlockJob {
             guard own.status == .unallocated else { return (.skip, own.length) }
             let status = try node.status(at: offset, limit: own.length, above: base)
             if !status.isPresent { return (.skip, status.length) }
-            // Zeroes of a layer that goes stay zeroes; those behind a short one were never written.
+            // Zeroes of a layer have to be stored; zeroes behind the end of a short layer only where a base
+            // stays below.
             if status.isZero { return (base == nil && status.isPastBacking ? .skip : .zero, status.length) }
             return (.copy, status.length)
         }
     }
 
-    /// What the image will state as its backing file.
+    /// The backing file that the image is going to state.
     private func newReference() throws(BlockError) -> BackingReference? {
         guard let base else { return nil }
         let chain = node.chain
@@ -81,7 +89,7 @@ public struct StreamJob: BlockJob {
         return BackingReference(filename: name, format: base.unfiltered.driverName)
     }
 
-    /// The name that the layer above `base` uses, if it means the same from where `node` is.
+    /// The name that the layer above `base` states, if that names the same file from the folder of `node`.
     private static func name(of base: BlockNode, from above: BlockNode, for node: BlockNode) -> String {
         guard let stated = above.unfiltered.format?.backing?.filename else { return base.filename }
         let here = FileNames.resolve(stated, relativeTo: node.filename)

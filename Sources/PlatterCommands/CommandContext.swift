@@ -3,7 +3,8 @@ import BlockFilters
 import BlockFormats
 import BlockProtocols
 
-/// What a running command works with. Thread-safe: an immutable value.
+/// The environment of a running command: names, terminal, and the opener of images. Thread-safe: an immutable
+/// value.
 struct CommandContext: Sendable {
     /// The name by which the program was called; messages begin with it.
     let programName: String
@@ -35,17 +36,17 @@ struct CommandContext: Sendable {
     var isCalledAsQemu: Bool { PolicyChoice.isQemu(programName) }
     var registry: DriverRegistry { opener.registry }
 
-    /// The same with an opener that makes the files of an image through `files`.
+    /// The same context with an opener that makes the files of a new image through `files`.
     func making(_ files: NewFiles) -> CommandContext {
         var context = self
         context.opener = opener.using(registry.replacing(files.entry))
         return context
     }
 
-    /// Prints a line of what was asked for on standard output.
+    /// Prints a line of the command's answer on standard output; see ``Terminal``.
     func print(_ line: String) { terminal.print(line + "\n") }
 
-    /// Prints a line on standard output that nobody has to read.
+    /// Prints a remark on standard output; see ``Terminal``.
     func remark(_ line: String) { terminal.remark(line + "\n") }
 
     /// Prints `program: message` on standard error, and then the hint lines as they are.

@@ -2,21 +2,23 @@ import BlockCore
 
 /// Why a command ends with an error.
 struct CommandFailure: Error {
-    /// Which "Try … --help" line follows the message.
+    /// The "Try … --help" line that follows the message.
     enum Hint {
         case none
         /// The subcommand's help, or the program's when no subcommand was recognised.
         case help
     }
 
-    /// What is printed after the program's name, one element per line that gets the prefix. Empty: nothing.
+    /// The messages, each printed on a line of its own after the program's name. None for a failure that has
+    /// already been reported.
     var messages: [String]
     /// Lines printed as they are, after the messages.
     var details: [String] = []
-    /// Put between the program's name and the colon, as getopt does: `platter info: …`.
+    /// Whether the command's name stands between the program's name and the colon, as in getopt's messages:
+    /// `platter info: …`.
     var namesCommand = false
     var hint = Hint.none
-    /// `nil` stands for what the command uses for errors, 1 for most.
+    /// The exit status; `nil` for the command's own status of errors, which is mostly 1.
     var status: Int32?
 
     init(_ message: String, details: [String] = [], status: Int32? = nil) {
@@ -35,7 +37,7 @@ struct CommandFailure: Error {
         }
     }
 
-    /// The message; of damage it has to say where.
+    /// The message, with the file's name where the error concerns one file of several and does not name it.
     private static func naming(_ error: BlockError) -> String {
         guard error.kind == .corrupt || error.kind == .limit || error.kind == .noSpace, let path = error.path,
             !error.message.contains(PrintableText.shown(path))
@@ -45,7 +47,7 @@ struct CommandFailure: Error {
         return "\(PrintableText.shown(path)): \(error.message)"
     }
 
-    /// Adds the name of `known` that may have been meant.
+    /// Adds a hint that names the most similar one of `known`, if there is one.
     mutating func suggest(_ name: String, among known: [String]) {
         if let hint = NearestName.hint(name, among: known) { details.append(hint) }
     }

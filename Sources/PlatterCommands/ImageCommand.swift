@@ -1,15 +1,15 @@
-/// One subcommand: what it is called, its options, and its work.
+/// One subcommand: its name, its options, and its work.
 ///
 /// The initialiser declares the options, each once; ``OptionReader`` has an example.
 /// To add a command: one file in Commands/ and one line in ``CommandList``.
 protocol ImageCommand: Sendable {
-    /// What the help text says of the command; its options are ``table``.
+    /// The command for the parser and the help text; its options are ``table``.
     static var spec: CommandSpec { get }
 
     /// The name of a program that is this command alone.
     static var alias: String? { get }
 
-    /// The value of the command's own `--open-policy`, which goes before the program's.
+    /// The value of the command's own `--open-policy`, which takes precedence over the program's.
     var openPolicy: String? { get }
 
     /// Declares the options, and takes their values and the operands.

@@ -3,9 +3,10 @@ import CHost
 
 /// The program.
 public enum PlatterProgram {
-    /// The version that `--version` tells.
+    /// The version that `--version` prints.
     public static let version = "0.1.0"
-    /// The release of QEMU whose options and output these are; scripts compare it with the one they need.
+    /// The release of QEMU whose options and output the program has; scripts compare it with the one they
+    /// need.
     static let qemuVersion = "10.2.0"
 
     /// The line that `--version` prints under the name `program`.
@@ -27,7 +28,7 @@ public enum PlatterProgram {
 
     /// Runs a command line and answers the exit status.
     ///
-    /// - Parameter arguments: as from the system: the name by which the program was called comes first.
+    /// - Parameter arguments: the command line as the system hands it over, the program's name first.
     public static func run(_ arguments: [String]) -> Int32 {
         platter_return_large_blocks()
         platter_raise_file_limit()
@@ -37,7 +38,7 @@ public enum PlatterProgram {
     }
 }
 
-/// One run of the program under its name.
+/// One run of the program, under the name by which it was called.
 private struct ProgramRun {
     let program: String
     let terminal: Terminal

@@ -1,43 +1,44 @@
 import BlockCore
 
-/// A portion of a copying job's work: some neighbouring runs, small enough for one thread's buffers.
+/// A part of a copying job's work: adjacent runs that together fit into one thread's buffers.
 struct Chunk: Sendable {
-    /// Its place in the order of all chunks.
+    /// The chunk's index among all chunks of the job.
     var number = 0
-    /// What is to be zeroed or copied, in ascending order; runs with nothing to do are left out.
+    /// The runs to zero, copy or share, in ascending order; runs to skip are left out.
     var runs: [Run] = []
-    /// How far the chunk advances along the disk, in bytes, with all that it leaves out.
+    /// The length of the chunk along the disk in bytes, skipped runs included.
     var coveredBytes = 0
-    /// The bytes to read.
+    /// The number of bytes to read.
     var copyBytes = 0
-    /// The bytes whose space is shared.
+    /// The number of bytes whose space is shared.
     var sharedBytes = 0
 }
 
-/// Cuts what a cursor finds into chunks. A value that one thread at a time uses.
+/// Groups the runs of a cursor into chunks. Used by one thread at a time.
 struct ChunkCutter: Sendable {
-    /// The most runs in a chunk, so that one thread does not hold up the others for long.
+    /// The largest number of runs in a chunk, so that one thread does not delay the others for long.
     static let maximumRuns = 256
-    /// The most bytes to zero in a chunk, so that a job can be stopped on the way.
-    static let maximumZeroBytes = 1 << 30
-    /// The same for bytes whose space is shared.
-    static let maximumSharedBytes = 64 << 20
+    /// The limit on bytes to zero in a chunk, so that the job can be cancelled in between.
+    static let maximumZeroBytes = Int.gib(1)
+    /// The limit on bytes to share in a chunk, for the same reason.
+    static let maximumSharedBytes = Int.mib(64)
 
     private var cursor: RunCursor
     private let maximumCopyBytes: Int
     private var pending: Run?
     private var nextNumber = 0
 
-    /// - Parameter maximumCopyBytes: how much a chunk may read; rounded to whole units, at least one.
+    /// - Parameter maximumCopyBytes: the limit on bytes to read in a chunk; rounded down to whole units, at
+    ///   least one.
     init(_ cursor: RunCursor, maximumCopyBytes: Int) {
         self.cursor = cursor
         self.maximumCopyBytes = max(cursor.unit, maximumCopyBytes.roundedDown(to: cursor.unit))
     }
 
-    /// The bytes of buffer that the largest chunk needs.
+    /// The size of the buffer that the largest chunk needs, in bytes.
     var bufferBytes: Int { maximumCopyBytes }
 
-    /// The next chunk, `nil` at the end. A chunk without runs says only how far it got.
+    /// The next chunk; `nil` at the end of the disk. A chunk of skipped runs only has no runs, but a length.
     mutating func next() throws(BlockError) -> Chunk? {
         var chunk = Chunk()
         var steps = 0
@@ -62,7 +63,7 @@ struct ChunkCutter: Sendable {
         return try cursor.next(limit: Self.maximumZeroBytes.roundedDown(to: cursor.unit))
     }
 
-    /// Adds as much of `run` as fits and keeps the rest for the next chunk.
+    /// Adds the part of `run` that fits and keeps the rest for the next chunk.
     private mutating func take(_ run: Run, into chunk: inout Chunk) {
         var range = run.range
         if run.action == .copy, range.count > maximumCopyBytes - chunk.copyBytes {

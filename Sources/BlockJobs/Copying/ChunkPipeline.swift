@@ -1,16 +1,16 @@
 import BlockCore
 
-/// What is done with each chunk, in two steps. Called by several threads, each with its own workspace.
+/// The work on each chunk, in two steps. Called by several threads, each with a workspace of its own.
 protocol ChunkWork: Sendable {
-    /// The size of the second buffer that the work wants, in bytes.
+    /// The size of the second buffer of a workspace, in bytes.
     var scratchBytes: Int { get }
-    /// Reads, looks for zeroes, compresses: what may happen in any order.
+    /// Reads the chunk, finds zeroes, compresses: the step that may run in any order of chunks.
     func prepare(_ chunk: Chunk, _ space: Workspace) throws(BlockError)
-    /// Writes: what happens in the order of the chunks when that is asked for.
+    /// Writes the chunk: the step that runs in the order of the chunks when the pipeline is ordered.
     func commit(_ chunk: Chunk, _ space: Workspace) throws(BlockError)
 }
 
-/// The buffers of one thread, used again for every chunk. Not thread-safe.
+/// The buffers of one thread, reused for every chunk. Not thread-safe.
 final class Workspace {
     let data: AlignedBuffer
     let scratch: AlignedBuffer
@@ -22,27 +22,27 @@ final class Workspace {
     }
 }
 
-/// Takes a disk's chunks through a job's work on several threads.
+/// Runs a job's work on all chunks of a disk, on several threads.
 struct ChunkPipeline: Sendable {
-    /// What counts as progress.
+    /// The bytes that count as progress.
     enum Measure: Sendable {
-        /// Every byte of the disk that was passed.
+        /// All bytes of the disk, skipped ones included.
         case covered
-        /// Only bytes that were read or shared.
+        /// Bytes that were read or shared.
         case copied
     }
 
     let cutter: ChunkCutter
     let work: any ChunkWork
-    /// How many threads, at least 1.
+    /// The number of threads, at least 1.
     var workers: Int
-    /// Whether chunks are committed one after the other, in their order.
+    /// Whether chunks are committed one at a time, in the order of the disk.
     var isOrdered = true
     var measure = Measure.covered
 
-    /// Returns when all chunks are committed.
+    /// Runs the work and returns when all chunks are committed.
     ///
-    /// - Throws: `cancelled`, or the first error of the work; chunks after it may be left undone.
+    /// - Throws: `cancelled`, or the first error of the work; later chunks may be left undone.
     func run(_ control: JobControl) throws(BlockError) {
         let chunks = Monitor(cutter)
         let turnstile = Turnstile()
@@ -62,7 +62,9 @@ struct ChunkPipeline: Sendable {
 
     private static func next(_ cutter: inout ChunkCutter) throws(BlockError) -> Chunk? { try cutter.next() }
 
-    /// Does all of one chunk. `false`: another thread failed, stop.
+    /// Prepares and commits one chunk.
+    ///
+    /// - Returns: `false` when another thread has failed and this one has to stop.
     private func pass(
         _ chunk: Chunk, _ space: Workspace, _ turnstile: Turnstile, _ control: JobControl
     ) throws(BlockError) -> Bool {

@@ -1,27 +1,28 @@
 import BlockCore
 
-/// What a source and a target over a backing file read alike without copying: what both have from below.
+/// Finds the runs that a source and a target both read from their backing chains, so that they need not be
+/// copied.
 ///
-/// Only a source with a backing node has anything in common with the target; without one, what its tables do
-/// not hold is zero. Thread-safe.
+/// A source without a backing node has no such runs: what its tables do not map reads as zeroes. Thread-safe.
 struct CommonBacking: Sendable {
     private let source: BlockNode
     private let sourceBackingLength: Int
     private let target: BlockNode
     private let targetBacking: BlockNode
     private let targetBackingLength: Int
-    /// The image in both backing chains; `nil` where the backing nodes are stated to be alike as a whole.
+    /// The image that both backing chains contain; `nil` where the caller guarantees that the backing nodes
+    /// have the same contents.
     private let shared: SharedBase?
 
-    /// `nil` where nothing can be left out.
+    /// Answers `nil` where all runs have to be copied.
     ///
-    /// - Throws: what the nodes throw when asked for their lengths and maps.
+    /// - Throws: what reading the lengths and maps of the nodes fails with.
     init?(_ sources: SourceDisk, _ target: BlockNode) throws(BlockError) {
         guard sources.nodes.count == 1, let below = sources.nodes[0].backing,
             let targetBacking = target.backing
         else { return nil }
         shared = try SharedBase.find(below, targetBacking)
-        // One file, read in two ways, is not what was stated.
+        // Chains that read one file in two ways contradict the caller's guarantee.
         if shared == nil, SharedBase.haveFilesInCommon(below, targetBacking) { return nil }
         source = sources.nodes[0]
         sourceBackingLength = try below.length()
@@ -30,8 +31,8 @@ struct CommonBacking: Sendable {
         targetBackingLength = try targetBacking.length()
     }
 
-    /// Whether the bytes at `offset` are in both chains already, and for how many bytes (at least 1, at most
-    /// `limit`) that answer holds.
+    /// Whether both chains already have the bytes at `offset`, and the number of bytes (at least 1, at most
+    /// `limit`) for which that holds.
     func look(at offset: Int, limit: Int) throws(BlockError) -> (isCommon: Bool, length: Int) {
         guard offset < targetBackingLength else { return (false, limit) }
         let own = try target.layerExtent(at: offset, limit: min(limit, targetBackingLength - offset))
@@ -43,7 +44,7 @@ struct CommonBacking: Sendable {
         return (!new.isPresent, new.length)
     }
 
-    /// The same where all of the source's backing chain stands for the target's.
+    /// The same where the caller guarantees that the backing nodes have the same contents.
     private func lookAtTop(_ offset: Int, _ limit: Int) throws(BlockError) -> (isCommon: Bool, length: Int) {
         guard offset < sourceBackingLength else { return (false, limit) }
         let top = try source.layerExtent(at: offset, limit: min(limit, sourceBackingLength - offset))

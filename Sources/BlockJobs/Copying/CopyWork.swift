@@ -1,8 +1,8 @@
 import BlockCore
 
-/// Reads the runs to copy, finds the zeroes in them or compresses them, and writes. Thread-safe.
+/// Reads the runs to copy, compresses them or finds the zeroes in them, and writes the pieces. Thread-safe.
 struct CopyWork: ChunkWork {
-    /// Fills the buffer from an offset.
+    /// Reads guest bytes at an offset, as many as the buffer has.
     typealias Read = @Sendable (_ buffer: inout MutableRawSpan, _ offset: Int) throws(BlockError) -> Void
 
     let read: Read
@@ -11,11 +11,11 @@ struct CopyWork: ChunkWork {
     var copier: OffloadCopier?
     let writer: PieceWriter
     var scratchBytes = 0
-    /// For runs that are to be shared.
+    /// Shares the runs to share; `nil` when there are none.
     var sharer: SpaceSharer?
-    /// How much is read at once where sharing fails, in bytes: a multiple of the target's units.
-    var bufferBytes = 1 << 20
-    /// Where all is made durable in the end.
+    /// The size of the reads where sharing fails, in bytes: a multiple of the target's unit.
+    var bufferBytes = Int.mib(1)
+    /// Starts writeback as data is written; `nil` where the target is not flushed in the end.
     var writeback: Writeback?
 
     func prepare(_ chunk: Chunk, _ space: Workspace) throws(BlockError) {
@@ -52,7 +52,7 @@ struct CopyWork: ChunkWork {
         writeback?.note(chunk.copyBytes)
     }
 
-    /// Shares a run, or copies what cannot be shared.
+    /// Shares a run, and copies the rest of it where sharing ends.
     private func share(_ range: Range<Int>) throws(BlockError) {
         let done: Int
         do throws(BlockError) { done = try sharer?.share(range) ?? 0 } catch {

@@ -1,18 +1,18 @@
 import BlockCore
 
-/// What the jobs within one backing chain share.
+/// Helpers of the jobs that copy within one backing chain.
 enum LayerCopy {
-    /// What a thread reads at once, in bytes, unless clusters are larger.
-    static let chunkBytes = 1 << 20
-    /// Reading ahead of the writer is all there is to win.
+    /// The size of a thread's reads, in bytes, unless clusters are larger.
+    static let chunkBytes = Int.mib(1)
+    /// The number of threads: one reads ahead while the other writes, and there is no more to gain.
     static let workers = 2
 
-    /// Runs are cut at multiples of this: the node's clusters, or a page.
+    /// The unit in bytes at whose multiples runs are cut: the node's cluster, at least a page.
     static func unitBytes(_ node: BlockNode) -> Int {
         max(node.unfiltered.format?.writeGranularity ?? 1, AlignedBuffer.alignmentBytes)
     }
 
-    /// A reader of the whole chain of `node`.
+    /// Reads `node` through its whole chain.
     static func reader(_ node: BlockNode) -> CopyWork.Read {
         { (buffer, offset) throws(BlockError) in
             do throws(BlockError) {
@@ -36,7 +36,8 @@ enum LayerCopy {
         try body()
     }
 
-    /// Runs `body`, whose writes to `node` leave what it reads as: overlays know it by its old identity.
+    /// Runs `body`, whose writes do not change the contents of `node`, so that it keeps the content identity
+    /// by which overlays know it.
     static func keepingIdentity(of node: BlockNode, _ body: () throws(BlockError) -> Void) throws(BlockError)
     {
         let identified = node.unfiltered.format?.asContentIdentifying
@@ -45,7 +46,9 @@ enum LayerCopy {
         try body()
     }
 
-    /// The driver of `node` if it can change its backing reference.
+    /// The driver of `node`, which can change its backing reference.
+    ///
+    /// - Throws: `unsupported` when it cannot.
     static func rebasable(_ node: BlockNode) throws(BlockError) -> any Rebasable {
         guard let driver = node.unfiltered.format?.asRebasable else {
             throw BlockError(
@@ -55,7 +58,8 @@ enum LayerCopy {
         return driver
     }
 
-    /// Puts `backing` below `node` and closes what was there, but for what `backing`'s own chain needs.
+    /// Makes `backing` the backing node of `node` and closes the old chain, except nodes that the chain of
+    /// `backing` contains.
     static func replaceBacking(of node: BlockNode, with backing: BlockNode?) throws(BlockError) {
         let dropped = Array(node.chain.dropFirst())
         let kept = backing?.chain ?? []

@@ -1,11 +1,11 @@
 import BlockCore
 import Synchronization
 
-/// Has the system copy from file to file, where both sides keep the bytes plainly. Thread-safe.
+/// Lets the system copy from file to file where source and target keep plain bytes. Thread-safe.
 final class OffloadCopier: Sendable {
     private let source: SourceDisk
     private let target: BlockNode
-    /// Set once the system could not do it: not to be asked again.
+    /// Set once the system has refused; it is not asked again.
     private let gaveUp = Atomic(false)
 
     init(source: SourceDisk, target: BlockNode) {
@@ -13,9 +13,10 @@ final class OffloadCopier: Sendable {
         self.target = target
     }
 
-    /// Copies from the start of `range` what can be copied.
+    /// Copies the part of `range`, from its start, that the system can copy.
     ///
-    /// - Returns: how many bytes that was; whole pages unless it is all.
+    /// - Returns: the number of bytes copied: whole pages unless it is all of `range`.
+    /// - Throws: what reading the maps, or copying, fails with.
     func copy(_ range: Range<Int>) throws(BlockError) -> Int {
         var done = 0
         while done < range.count, !gaveUp.load(ordering: .relaxed) {
@@ -39,6 +40,7 @@ final class OffloadCopier: Sendable {
         return max(0, min(copied, to.count))
     }
 
-    /// Only where every byte has its fixed place may somebody else than the driver write it.
+    /// Whether the node's driver allows writes to its file past it: only where every guest byte has a fixed
+    /// place there.
     private static func isRaw(_ node: BlockNode) -> Bool { node.format?.isTransparent == true }
 }

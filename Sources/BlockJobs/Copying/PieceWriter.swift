@@ -1,25 +1,25 @@
 import BlockCore
 
-/// Writes pieces to a node, and zeroes in the way that the job needs. Thread-safe.
+/// Writes pieces to a node; zeroes in the way that the job needs. Thread-safe.
 struct PieceWriter: Sendable {
-    /// What a piece of zeroes needs.
+    /// How a piece of zeroes is written.
     enum Zeroing: Sendable {
-        /// Nothing: what was not written reads as zeroes already.
+        /// Not at all: the node reads as zeroes where nothing is written.
         case none
-        /// Zeroing, where the node does not read as zeroes already.
+        /// As zeroes where the node does not read as zeroes already.
         case whereNeeded
-        /// The same, and where the node's format has a mark for zeroes the node gets it, so that they are
-        /// zeroes over any backing file that it gets later.
+        /// The same, and with a zero mark where the node's format has one, so that the range reads as zeroes
+        /// over any backing file that the node gets later.
         case marked
-        /// The node's own layer has to hold the zeroes, since what lies below is going to change.
+        /// In the node's own layer, since the contents of the layers below are going to change.
         case inThisLayer
-        /// Zeroes as plain data: the target takes nothing else.
+        /// As data, since the target takes nothing else.
         case asData
     }
 
     let node: BlockNode
     let zeroing: Zeroing
-    /// Shares the space of what was read and turns out to be needed, where that can be.
+    /// Shares the source's space instead of writing pieces of data, where the file systems can.
     var sharer: SpaceSharer?
 
     /// - Throws: what the node throws, with the offset in the message.
@@ -73,7 +73,8 @@ struct PieceWriter: Sendable {
         }
     }
 
-    /// Space that is kept for zeroes already, or is a hole of the file, stays as it is.
+    /// Adds zero marks. Zero clusters that have space of their own, and data clusters that are holes of the
+    /// file, stay as they are.
     private func mark(_ range: Range<Int>) throws(BlockError) {
         guard node.marksZeroes else {
             return try zeroWhereNeeded(range)
@@ -90,7 +91,8 @@ struct PieceWriter: Sendable {
         }
     }
 
-    /// A driver may leave out zeroes that the chain of now gives anyway, so look again and store those.
+    /// Writes zeroes, and stores them as data where the driver has left them out because the present chain
+    /// reads as zeroes there anyway.
     private func zeroInThisLayer(_ range: Range<Int>) throws(BlockError) {
         try node.writeZeroes(at: range.lowerBound, count: range.count)
         var offset = range.lowerBound
@@ -101,8 +103,10 @@ struct PieceWriter: Sendable {
         }
     }
 
+    private static let zeroBufferBytes = Int.mib(1)
+
     private func writeZeroBytes(_ range: Range<Int>) throws(BlockError) {
-        let zeroes = AlignedBuffer(count: min(range.count, 1 << 20), zeroed: true)
+        let zeroes = AlignedBuffer(count: min(range.count, Self.zeroBufferBytes), zeroed: true)
         var offset = range.lowerBound
         while offset < range.upperBound {
             let count = min(zeroes.count, range.upperBound - offset)

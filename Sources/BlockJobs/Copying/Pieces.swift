@@ -1,27 +1,27 @@
 import BlockCore
 
-/// One thing to write: what a chunk becomes once it was read and looked at.
+/// A part of a chunk with one kind of content, ready to be written.
 struct Piece: Sendable, Equatable {
     enum Content: Sendable, Equatable {
-        /// Plain bytes, at this offset of the workspace's data.
+        /// Data, at this offset of the workspace's data buffer.
         case data(Int)
         /// This many compressed bytes, at this offset of the workspace's scratch buffer.
         case compressed(Int, count: Int)
         case zero
-        /// Not read: the target shares the source's space, or it is read after all.
+        /// Data that was not read: the target shares the source's space, or the data is read when that fails.
         case shared
     }
 
-    /// Where on the disk, in bytes.
+    /// The guest bytes of the piece.
     var range: Range<Int>
     var content: Content
 }
 
-/// Finds the zeroes in data that was read. An immutable value.
+/// Finds the zeroes in data. An immutable value.
 struct ZeroScanner: Sendable {
-    /// Data is looked at in blocks of this size, aligned on the disk.
+    /// The size in bytes of the blocks that are checked for zeroes, aligned on the disk.
     let blockBytes: Int
-    /// Shorter runs of zeroes inside data are written with it; 0 keeps all zeroes as data.
+    /// The shortest run of zeroes that becomes a piece of its own, in bytes; 0 keeps all zeroes as data.
     let minimumBytes: Int
 
     /// - Parameters:
@@ -69,7 +69,7 @@ struct ZeroScanner: Sendable {
         min(offset.roundedDown(to: blockBytes) + blockBytes, range.upperBound)
     }
 
-    /// Zeroes are left out when there are enough of them, or nothing else.
+    /// Whether a run of zeroes becomes a piece of its own: when it is long enough, or all there is.
     private func isWorthwhile(_ zeroes: Range<Int>, in range: Range<Int>) -> Bool {
         !zeroes.isEmpty && (zeroes.count >= minimumBytes || zeroes == range)
     }
@@ -79,7 +79,7 @@ struct ZeroScanner: Sendable {
     }
 }
 
-/// Compresses whole units of data that was read. Thread-safe.
+/// Compresses data in whole units. Thread-safe.
 struct UnitCompressor: Sendable {
     let driver: any CompressedWriting
     /// Whether units of zeroes are stored too.

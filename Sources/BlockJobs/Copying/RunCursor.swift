@@ -1,37 +1,40 @@
 import BlockCore
 
-/// What a job does with a run of the disk.
+/// What a job does with a run of guest bytes.
 enum RunAction: Sendable {
-    /// Nothing: the target has it, or never needs it.
+    /// Leave it: the target already has the contents, or does not need them.
     case skip
     /// Make the target read as zeroes.
     case zero
-    /// Read it and write what is not zero.
+    /// Read it and write its data.
     case copy
-    /// Make the target share the source's space. Only whole units; with another action, a unit is copied.
+    /// Make the target share the source's space; in whole units only. A unit that has another action in it is
+    /// copied.
     case share
 }
 
-/// A run of the disk and what is to be done with it. Offsets are in bytes.
+/// A run of guest bytes with one action.
 struct Run: Sendable, Equatable {
     var range: Range<Int>
     var action: RunAction
 }
 
-/// Walks a disk from front to back in runs of whole units, asking as seldom as it can what they hold.
+/// Walks a disk from start to end in runs of whole units. Each answer of the map is used up before the next
+/// look-up.
 ///
-/// A value that one thread at a time uses.
+/// Used by one thread at a time.
 struct RunCursor: Sendable {
-    /// What is at an offset: what to do and for how many bytes (at least 1, at most the limit).
+    /// The action at a guest offset, and the number of bytes (at least 1, at most the limit) for which it
+    /// holds.
     typealias Look = @Sendable (_ offset: Int, _ limit: Int) throws(BlockError) -> (RunAction, Int)
 
     /// The disk's size in bytes.
     let end: Int
-    /// Runs start at multiples of this many bytes, and end there or at the end of the disk.
+    /// The unit in bytes: runs start at its multiples, and end there or at the end of the disk.
     let unit: Int
     private let look: Look
     private var offset = 0
-    /// The answer looked up last; what remains of it is used before asking again.
+    /// The run of the last look-up; the part behind ``offset`` is still to be used.
     private var known = Run(range: 0..<0, action: .skip)
 
     init(end: Int, unit: Int, look: @escaping Look) {
@@ -54,7 +57,8 @@ struct RunCursor: Sendable {
         return try mixedUnit(at: start, beginning: here)
     }
 
-    /// A unit of several runs: one action when all agree, else it is copied as a whole.
+    /// A unit that several runs share: it gets their action if that is the same, or else is copied as a
+    /// whole.
     private mutating func mixedUnit(at start: Int, beginning first: Run) throws(BlockError) -> Run {
         let stop = start + min(unit, end - start)
         var action = first.action
@@ -68,7 +72,7 @@ struct RunCursor: Sendable {
         return Run(range: start..<stop, action: action)
     }
 
-    /// What is at `position`, to the end of its run.
+    /// The run at `position`, from there to its end.
     private mutating func answer(at position: Int) throws(BlockError) -> Run {
         if !known.range.contains(position) {
             let (action, length) = try look(position, end - position)

@@ -1,14 +1,14 @@
 import BlockCore
 import Synchronization
 
-/// Asks for a source's map and goes on past what cannot be looked up: that is tried to be read, which says
-/// what is lost. Thread-safe.
+/// Reads a source's map past errors: runs that cannot be looked up are to be copied, so that reading them
+/// finds out which sectors are lost. Thread-safe.
 final class SalvagingMap: Sendable {
     private struct State {
-        /// How much is asked for at once, in bytes: little after a failure, then more and more.
+        /// The limit of the next look-up, in bytes: a sector after a failure, doubled by each success.
         var reach = Int.max
-        /// Where the stretch ends that was told last.
-        var toldEnd = -1
+        /// The guest offset where the last reported stretch ends.
+        var reportedEnd = -1
     }
 
     private let onUnmapped: (@Sendable (Int, BlockError) -> Void)?
@@ -16,7 +16,7 @@ final class SalvagingMap: Sendable {
 
     init(_ onUnmapped: (@Sendable (Int, BlockError) -> Void)?) { self.onUnmapped = onUnmapped }
 
-    /// What is to be done at `offset`, and for how many bytes.
+    /// The action at `offset`, and the number of bytes for which it holds.
     func look(
         _ source: SourceDisk, at offset: Int, limit: Int, _ zeroAction: RunAction
     ) throws(BlockError) -> (RunAction, Int) {
@@ -31,8 +31,8 @@ final class SalvagingMap: Sendable {
             }
             let count = min(limit, SalvagingReader.sectorBytes)
             state.reach = SalvagingReader.sectorBytes
-            if let failure, state.toldEnd != offset { onUnmapped?(offset, failure) }
-            state.toldEnd = offset + count
+            if let failure, state.reportedEnd != offset { onUnmapped?(offset, failure) }
+            state.reportedEnd = offset + count
             return (.copy, count)
         }
     }

@@ -1,14 +1,16 @@
 import BlockCore
 
-/// Reads a source; on request goes on past what cannot be read. Thread-safe.
+/// Reads a source, and past read errors where that is asked for. Thread-safe.
 struct SalvagingReader: Sendable {
-    /// The smallest part that is given up, in bytes.
+    /// The smallest range that is given up as lost, in bytes.
     static let sectorBytes = 512
 
     let source: SourceDisk
     let onUnreadable: (@Sendable (Range<Int>, BlockError) -> Void)?
 
-    /// Fills `buffer` from `offset`, with zeroes for what is lost.
+    /// Fills `buffer` from `offset`, with zeroes for ranges that are lost.
+    ///
+    /// - Throws: the read error, unless ``onUnreadable`` is set.
     func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         do throws(BlockError) {
             try source.read(into: &buffer, at: offset)
@@ -27,8 +29,8 @@ struct SalvagingReader: Sendable {
         }
     }
 
-    /// Goes through the runs of what could not be read as a whole. Runs that the map calls lost, or that it
-    /// cannot look up, are not tried sector by sector.
+    /// Reads run by run a range that could not be read as a whole. Runs that are lost according to the map,
+    /// or that cannot be looked up, are not tried sector by sector.
     private func salvageRuns(
         into buffer: inout MutableRawSpan, at offset: Int, _ error: BlockError,
         lost: (Range<Int>, BlockError) -> Void
@@ -52,7 +54,8 @@ struct SalvagingReader: Sendable {
         }
     }
 
-    /// Halves what cannot be read until single sectors are lost; ranges are reported in ascending order.
+    /// Reads a range, and its halves where that fails, down to single sectors, which are lost. Ranges are
+    /// reported in ascending order.
     private func salvage(
         into buffer: inout MutableRawSpan, at offset: Int, lost: (Range<Int>, BlockError) -> Void
     ) {

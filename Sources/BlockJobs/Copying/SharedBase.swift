@@ -1,11 +1,11 @@
 import BlockCore
 
-/// The image that two chains have in common, below which they cannot differ.
+/// The uppermost image that two chains have in common. Below it they cannot differ.
 struct SharedBase {
     let old: BlockNode
     let new: BlockNode
 
-    /// The uppermost image of the old chain that is in the new one too.
+    /// Finds the uppermost image of the old chain that the new chain contains too.
     static func find(_ old: BlockNode?, _ new: BlockNode?) throws(BlockError) -> SharedBase? {
         guard let old, let new else { return nil }
         for mine in old.chain {
@@ -14,12 +14,12 @@ struct SharedBase {
         return nil
     }
 
-    /// Whether both chains read a file that the other reads too, be it in another way.
+    /// Whether the chains have a file in common, even if they read it in different ways.
     static func haveFilesInCommon(_ one: BlockNode, _ other: BlockNode) -> Bool {
         !one.fileIdentities.isDisjoint(with: other.fileIdentities)
     }
 
-    /// Whether both nodes show the same disk of the same files. Goes down long chains without a deep stack.
+    /// Whether both nodes read the same files in the same way. Walks down long chains without a deep stack.
     private static func isSame(_ one: BlockNode, _ other: BlockNode) throws(BlockError) -> Bool {
         var (one, other) = (one, other)
         while one.unfiltered !== other.unfiltered {
@@ -37,7 +37,7 @@ struct SharedBase {
         return true
     }
 
-    /// The same of two images without their backing nodes.
+    /// Whether both images are the same, apart from their backing nodes.
     private static func isSameImage(_ one: BlockNode, _ other: BlockNode) throws(BlockError) -> Bool {
         guard one.format != nil, other.format != nil, one.driverName == other.driverName,
             try haveSameFiles(one, other)

@@ -1,12 +1,12 @@
 import BlockCore
 
-/// Several nodes read as one disk, one after the other. Thread-safe.
+/// Several nodes that are read as one disk, one behind the other. Thread-safe.
 struct SourceDisk: Sendable {
     let nodes: [BlockNode]
-    /// Where each node starts; one more for the end.
+    /// The offset at which each node starts, and the end of the disk last.
     private let starts: [Int]
 
-    /// - Throws: `limit` when the sum of the sizes is too large to be a size.
+    /// - Throws: `limit` when the sum of the sizes overflows; what reading the sizes fails with.
     init(_ nodes: [BlockNode]) throws(BlockError) {
         var starts = [0]
         for node in nodes {
@@ -18,18 +18,18 @@ struct SourceDisk: Sendable {
         self.starts = starts
     }
 
-    /// The size of all together in bytes.
+    /// The size of the disk, in bytes.
     var length: Int { starts[starts.count - 1] }
 
-    /// The node that has `offset` (inside the disk), and where that node's disk starts and ends.
+    /// The node that contains `offset` (inside the disk), and the range of the node.
     func part(at offset: Int) -> (node: BlockNode, range: Range<Int>) {
         var index = 0
         while index < nodes.count - 1, offset >= starts[index + 1] { index += 1 }
         return (nodes[index], starts[index]..<starts[index + 1])
     }
 
-    /// How many bytes are left at `offset` of the smallest unit that the chain of its node allocates, at
-    /// least those of a sector.
+    /// The number of bytes from `offset` to the end of its unit: the smallest unit that the chain of its node
+    /// allocates, at least a sector.
     func bytesLeftInUnit(at offset: Int) -> Int {
         let (node, range) = part(at: offset)
         let units = node.chain.map { $0.unfiltered.format?.writeGranularity ?? 1 }
@@ -37,7 +37,7 @@ struct SourceDisk: Sendable {
         return unit - (offset - range.lowerBound) % unit
     }
 
-    /// Fills `buffer` from `offset`; the range is inside the disk.
+    /// Fills `buffer` from `offset`. The range has to be inside the disk.
     func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         let count = buffer.byteCount
         var done = 0
@@ -50,7 +50,7 @@ struct SourceDisk: Sendable {
         }
     }
 
-    /// What the chain of the node at `offset` holds there.
+    /// The run of the chain's map at `offset`.
     func status(at offset: Int, limit: Int) throws(BlockError) -> ChainStatus {
         let (node, range) = part(at: offset)
         return try node.status(at: offset - range.lowerBound, limit: min(limit, range.upperBound - offset))

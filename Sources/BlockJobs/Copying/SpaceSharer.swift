@@ -1,19 +1,19 @@
 import BlockCore
 import Synchronization
 
-/// Has a target share the space of the files that a source is read from, instead of copying the bytes.
-/// Thread-safe.
+/// Makes a target share the space of a source's files instead of copying the bytes. Thread-safe.
 final class SpaceSharer: Sendable {
     private let source: SourceDisk
     private let target: BlockNode
-    /// Those of the source's files with which the target's can share.
+    /// The source's files with which the target's file can share space.
     private let partners: Set<ObjectIdentifier>
-    /// Whole units of this many bytes are shared.
+    /// The unit of sharing, in bytes.
     private let unit: Int
-    /// The file system refused: it is not asked again.
+    /// Set once the file system has refused; it is not asked again.
     private let gaveUp = Atomic(false)
 
-    /// `nil` where the target takes only bytes, or lies on another file system than all of the source.
+    /// Answers `nil` where the target cannot share space, or lies on another file system than all files of
+    /// the source.
     init?(_ source: SourceDisk, _ target: BlockNode) {
         guard let storage = target.sharingStorage else { return nil }
         let files = source.nodes.flatMap(\.chain).flatMap(\.children).compactMap(\.storage)
@@ -24,20 +24,21 @@ final class SpaceSharer: Sendable {
         unit = max(target.format?.writeGranularity ?? 1, BlockNode.sharingAlignment)
     }
 
-    /// How many bytes from `offset` on can be shared, as far as that can be told without trying; 0 for none.
+    /// The number of bytes from `offset` on that can be shared, as far as the maps tell; 0 for none.
     func reach(at offset: Int, limit: Int) -> Int {
         guard offset % unit == 0, let place = place(at: offset, limit: limit) else { return 0 }
         return place.count.roundedDown(to: unit)
     }
 
-    /// How far an answer about `offset` goes where nothing can be shared there; without end after giving up.
+    /// The number of bytes from `offset` on for which the answer that nothing can be shared holds: to the end
+    /// of a partial unit, or without limit.
     func bytesLeftInUnit(at offset: Int) -> Int {
         gaveUp.load(ordering: .relaxed) || offset % unit == 0 ? .max : unit - offset % unit
     }
 
-    /// Shares from the start of `range` what can be shared.
+    /// Shares the part of `range`, from its start, that can be shared.
     ///
-    /// - Returns: how many bytes that was; the rest is to be copied.
+    /// - Returns: the number of bytes shared; the rest has to be copied.
     /// - Throws: what the target throws.
     func share(_ range: Range<Int>) throws(BlockError) -> Int {
         var offset = range.lowerBound
@@ -55,7 +56,7 @@ final class SpaceSharer: Sendable {
         return offset - range.lowerBound
     }
 
-    /// Where the source keeps the bytes at `offset`, in a file whose space the target can share.
+    /// The place of the bytes at `offset` in a file whose space the target can share.
     private func place(at offset: Int, limit: Int) -> PlainPlace? {
         if gaveUp.load(ordering: .relaxed) { return nil }
         let (node, range) = source.part(at: offset)
@@ -69,14 +70,14 @@ final class SpaceSharer: Sendable {
 }
 
 extension RunCursor {
-    /// A look that has what `sharer` can share shared instead of copied.
+    /// The same look-up, but for runs to copy that `sharer` can share.
     static func sharing(_ sharer: SpaceSharer?, _ look: @escaping Look) -> Look {
         guard let sharer else { return look }
         return { (offset, limit) throws(BlockError) in
             let (action, length) = try look(offset, limit)
             guard action == .copy else { return (action, length) }
             let reach = sharer.reach(at: offset, limit: length)
-            // Behind a part of a unit there may be whole ones again.
+            // Behind a partial unit there may be whole ones again.
             return reach > 0 ? (.share, reach) : (.copy, min(length, sharer.bytesLeftInUnit(at: offset)))
         }
     }

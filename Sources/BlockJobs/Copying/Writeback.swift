@@ -1,18 +1,18 @@
 import BlockCore
 import Synchronization
 
-/// Has a disk's files begin to write while a job goes on, so that its flush in the end finds little to do.
-/// Thread-safe.
+/// Starts writeback of a node's files while a job runs, so that the flush at its end has little left to
+/// write. Thread-safe.
 final class Writeback: Sendable {
-    /// How much is written between two beginnings, in bytes.
-    private static let stepBytes = 8 << 20
+    /// The number of bytes written between two starts of writeback.
+    private static let stepBytes = Int.mib(8)
 
     private let node: BlockNode
     private let written = Atomic(0)
 
     init(of node: BlockNode) { self.node = node }
 
-    /// `bytes` more were written.
+    /// Counts `bytes` more as written.
     func note(_ bytes: Int) {
         let (before, after) = written.add(bytes, ordering: .relaxed)
         if before / Self.stepBytes != after / Self.stepBytes { node.startWriteback() }

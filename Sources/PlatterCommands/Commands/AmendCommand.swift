@@ -57,13 +57,13 @@ struct AmendCommand: ImageCommand {
 }
 
 extension CommandContext {
-    /// What `amend -o help` prints.
+    /// The text of `amend -o help`.
     func amendOptionHelp(format: String) throws(BlockError) -> String {
         CreateOptionReport.list(
             title: "Amend options for '\(format)':", declared: try amendableFormat(format).amendOptions)
     }
 
-    /// The options that are to be changed, checked by name and type.
+    /// The options to change, with their names and types checked.
     func amendments(_ text: CreateOptionText, of format: String) throws(BlockError) -> CreateOptions {
         var options = CreateOptions(try amendableFormat(format).amendOptions)
         for (key, value) in try text.pairs() {

@@ -62,7 +62,7 @@ struct BenchCommand: ImageCommand {
             readOnly: !write, cache: try context.cacheMode(cache), forceShare: forceShare)
         settings.engine = try context.engine(aio, native: native)
         let image = try ImageName(try context.oneFile(operands), source)
-        // Mistakes in numbers are told before the image is opened.
+        // Wrong numbers are refused before the image is opened.
         let numbers = try BenchNumbers(self)
         return try context.closing(try context.open(image, settings: settings)) { node in
             let job = numbers.job(node)
@@ -117,7 +117,7 @@ struct BenchCommand: ImageCommand {
     }
 }
 
-/// The numbers of the command line, checked.
+/// The checked numbers of the command line.
 private struct BenchNumbers {
     private var prototype: (BlockNode) -> BenchJob
 
@@ -161,7 +161,7 @@ private struct BenchNumbers {
         }
     }
 
-    /// Each request under way takes a thread.
+    /// The limit on requests under way, each of which has a thread.
     private static let maximumDepth = 1024
 
     func job(_ node: BlockNode) -> BenchJob { prototype(node) }

@@ -14,7 +14,7 @@ struct BitmapCommand: ImageCommand {
         ])
 
     private let source: SourceOptions
-    /// In the order given.
+    /// The steps in the order given.
     private let steps: [Step]
     private let granularity: String?
     private let sourceFile: String?
@@ -45,7 +45,7 @@ struct BitmapCommand: ImageCommand {
         operands = options.operands
     }
 
-    /// One thing to do with the bitmap.
+    /// One change of the bitmap.
     private enum Step {
         case add
         case remove
@@ -77,7 +77,7 @@ struct BitmapCommand: ImageCommand {
         }
         try checkCombinations()
         let image = try ImageName(operands[0], source)
-        // Bitmaps are the image's own: a backing file that is in use or missing does not matter.
+        // Bitmaps belong to the image alone, so a backing file may be in use or missing.
         let settings = OpenSettings(readOnly: false, withoutBacking: true)
         return try context.closing(try context.open(image, settings: settings)) { node in
             try withSource(node, context) { source in
@@ -117,7 +117,7 @@ struct BitmapCommand: ImageCommand {
         let name = operands[1]
         do throws(BlockError) {
             if case .merge(let sourceName) = step {
-                // Read first: the source may be in the image that is about to be changed.
+                // The source is read first, since it may be in the image that is about to change.
                 let bits = try Self.bits(of: sourceName, in: source)
                 return try Self.change(node, name) { driver throws(BlockError) in
                     try driver.mergeBitmap(bits, into: name)
@@ -127,7 +127,7 @@ struct BitmapCommand: ImageCommand {
             try Self.change(node, name) { driver throws(BlockError) in
                 switch step {
                 case .add:
-                    // 0 stands for the default, as it does for qemu-img.
+                    // As in qemu-img, 0 stands for the default.
                     let bytes = granularity == 0 ? nil : granularity
                     try driver.addBitmap(name, granularity: bytes, isEnabled: true)
                 case .remove: try driver.removeBitmap(name)
@@ -140,7 +140,7 @@ struct BitmapCommand: ImageCommand {
         } catch { throw error.prefixed("Operation \(step.name) on bitmap \(name) failed") }
     }
 
-    /// Changes the bitmaps of an image; one that keeps none has none of that name.
+    /// Changes the bitmaps of an image. Where the format has no bitmaps, none of that name exists.
     private static func change(
         _ node: BlockNode, _ name: String, _ body: (any BitmapCapable) throws(BlockError) -> Void
     ) throws(BlockError) {

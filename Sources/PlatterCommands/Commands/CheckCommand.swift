@@ -69,7 +69,7 @@ struct CheckCommand: ImageCommand {
         }
     }
 
-    /// Checks the image, and a second time where that repaired something.
+    /// Checks the image, and once more where the first check has repaired something.
     private func repaired(
         _ checkable: any Checkable, _ mode: RepairMode, _ output: OutputFormat, _ context: CommandContext
     ) throws -> CheckResult {
@@ -104,7 +104,7 @@ struct CheckCommand: ImageCommand {
     }
 }
 
-/// The words in which a check's result is told.
+/// The texts and the exit status of a check's result.
 enum CheckReport {
     static func repaired(_ result: CheckResult) -> String {
         "The following inconsistencies were found and repaired:\n\n"
@@ -146,7 +146,7 @@ enum CheckReport {
             + "\(percent(result.compressedClusters, of: allocated)) compressed clusters\n"
     }
 
-    /// The fields in qemu-img's order; those that are zero are left out.
+    /// The fields in qemu-img's order, without those that are zero.
     static func json(_ result: CheckResult, filename: String, format: String) -> InfoValue {
         let numbers: [(String, Int)] = [
             ("image-end-offset", result.imageEndOffset ?? 0),

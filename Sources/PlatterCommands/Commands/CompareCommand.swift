@@ -75,7 +75,7 @@ struct CompareCommand: ImageCommand {
         guard let outcome = job.outcome else { return 2 }
         let common = min(try first.length(), try second.length())
         let text = isJSON ? JSONWriter.text(outcome.json) : quiet ? "" : outcome.text(commonBytes: common)
-        // People read the text, scripts the status; JSON is asked for.
+        // The text is a remark, since scripts read the status; JSON is an answer.
         reporter.finish(succeeded: outcome.areIdentical, result: text, isAnswer: isJSON)
         return outcome.areIdentical ? 0 : 1
     }
@@ -89,7 +89,7 @@ struct CompareCommand: ImageCommand {
             return CommandFailure(
                 "Error while reading offset \(details.offset) of \(image): \(reason)", status: 4)
         case .asking:
-            // What is damaged has more to say than the system's error numbers.
+            // An error without a number of the system tells of damage, which qemu-img's words leave out.
             let isDamaged = details.error.errno == nil
             return CommandFailure(
                 "Sector allocation test failed for \(image)" + (isDamaged ? ": \(reason)" : ""), status: 3)
@@ -103,7 +103,7 @@ extension ComparisonOutcome {
         return false
     }
 
-    /// The lines for people. Different sizes matter from where the shorter disk ends.
+    /// The lines for people. Different sizes are mentioned where the difference lies behind the shorter disk.
     fileprivate func text(commonBytes: Int) -> String {
         switch self {
         case .identical(let sizesDiffer): Self.warning(sizesDiffer) + "Images are identical.\n"

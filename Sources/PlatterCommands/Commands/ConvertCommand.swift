@@ -53,7 +53,7 @@ struct ConvertCommand: ImageCommand {
         return 0
     }
 
-    /// Where the disk itself goes to standard output, progress may not.
+    /// Whether progress is shown. It is not printed between the bytes of a disk on standard output.
     private func showsProgress(_ target: ConvertTarget, _ context: CommandContext) -> Bool {
         let isLine = context.terminal.errorIsTerminal && !context.isCalledAsQemu
         return options.progress && !options.quiet && (!target.isStandardOutput || isLine)
@@ -82,7 +82,7 @@ struct ConvertCommand: ImageCommand {
         }
     }
 
-    /// What can be said against copying bitmaps before the target is made.
+    /// Refuses to copy bitmaps, before the target is made, where source or target cannot have them.
     private func checkBitmaps(_ sources: [BlockNode], _ target: ConvertTarget) throws(CommandFailure) {
         guard sources.count == 1 else {
             throw CommandFailure("Copying bitmaps only possible with single source")
@@ -103,7 +103,7 @@ struct ConvertCommand: ImageCommand {
             warn: { if !options.quiet { context.warn($0) } })
     }
 
-    /// Makes the job go on past what cannot be read, and warn of it.
+    /// Makes the job go on past read errors, and warn about them.
     private func report(to context: CommandContext, _ jobOptions: inout ConvertJob.Options) {
         let quiet = options.quiet
         jobOptions.onUnreadable = { range, error in

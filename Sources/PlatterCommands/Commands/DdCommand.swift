@@ -26,8 +26,8 @@ struct DdCommand: ImageCommand {
         operands = options.operands
     }
 
-    /// How much is copied at once, in bytes.
-    private static let pieceBytes = 1 << 21
+    /// The size of reads and writes, in bytes.
+    private static let pieceBytes = Int.mib(2)
     private static let sectorBytes = 512
 
     func run(_ context: CommandContext) throws -> Int32 {
@@ -47,7 +47,7 @@ struct DdCommand: ImageCommand {
         }
     }
 
-    /// What is to be copied.
+    /// The guest bytes of the input that are copied.
     private func range(
         of operands: DdOperands, in node: BlockNode, _ context: CommandContext
     ) throws(BlockError) -> Range<Int> {

@@ -47,7 +47,7 @@ struct InfoCommand: ImageCommand {
         return 0
     }
 
-    /// The image, and with `--backing-chain` those below it; the error that ended the list early.
+    /// The image, and with `--backing-chain` the images below it; and the error that ended the list early.
     private func collect(
         _ image: ImageName, _ settings: OpenSettings, _ context: CommandContext
     ) -> (infos: [ImageInfo], failure: (any Error)?) {

@@ -96,7 +96,7 @@ struct IoCommand: ImageCommand {
             shell.terminal, prompt: "\(shell.context.programName)> ", words: IoCatalog.all.map(\.name))
         while !shell.isDone, let line = editor.next() {
             shell.run(line)
-            shell.tellEnded()
+            shell.printEndedReports()
         }
     }
 }

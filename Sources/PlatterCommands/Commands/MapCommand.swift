@@ -50,7 +50,7 @@ struct MapCommand: ImageCommand {
         }
     }
 
-    /// Whoever copies by the map must learn that not all of it is there.
+    /// The error for an image that lacks data: a program that copies by the map has to learn of it.
     private static func loss(in node: BlockNode) -> BlockError {
         for layer in node.chain {
             if let error = try? layer.findCut() { return error.concerning(layer.filename) }
@@ -58,15 +58,15 @@ struct MapCommand: ImageCommand {
         return BlockError(.corrupt, "A file of the image is cut short", path: node.filename)
     }
 
-    /// Whether a run is encoded data of which the file lacks a part.
+    /// Whether a run is encoded data of which a part is missing in the file.
     private func isLost(_ run: ChainStatus, at offset: Int, _ chain: [BlockNode]) throws -> Bool {
         guard run.isData, run.hostOffset == nil, chain.indices.contains(run.depth) else { return false }
         return try chain[run.depth].lacksEncoded(at: offset, count: run.length)
     }
 
-    /// Hands runs to the printer, adjacent ones of one kind as one.
+    /// Prints the runs of a range, adjacent ones of one kind as one.
     ///
-    /// - Returns: whether some of them are lost.
+    /// - Returns: whether data of some runs is missing.
     private func walk(
         _ node: BlockNode, from begin: Int, to end: Int, _ printer: MapPrinter
     ) throws -> Bool {
@@ -101,14 +101,14 @@ struct MapCommand: ImageCommand {
     }
 }
 
-/// Prints runs in one buffer, handed on in big pieces.
+/// Prints runs through a buffer, which is written in large pieces.
 private final class MapPrinter {
     private let output: OutputFormat
     private let terminal: Terminal
     private var buffer: [UInt8] = []
     private var count = 0
 
-    private static let pieceBytes = 1 << 18
+    private static let pieceBytes = Int.kib(256)
     private static let columnBytes = 16
 
     init(_ output: OutputFormat, _ terminal: Terminal) {
@@ -128,7 +128,8 @@ private final class MapPrinter {
         if buffer.count >= Self.pieceBytes { drain() }
     }
 
-    /// The last run; `nil` for an empty range, of which JSON has one entry all the same.
+    /// Prints the last run, and the end. For an empty range `run` is `nil`, and JSON has one entry of length
+    /// 0.
     func finish(_ run: ChainStatus?, at start: Int) throws(CommandFailure) {
         if let run {
             try add(run, at: start)
@@ -139,7 +140,7 @@ private final class MapPrinter {
         drain()
     }
 
-    /// Hands on what was found so far; the map goes no further.
+    /// Prints the runs found before an error.
     func stop(_ run: ChainStatus?, at start: Int) throws(CommandFailure) {
         if let run { try add(run, at: start) }
         drain()
@@ -184,7 +185,7 @@ private final class MapPrinter {
 
     private func append(_ text: String) { buffer.append(contentsOf: text.rawBytes) }
 
-    /// Digits are made here: a string for every number would take most of the time on a fragmented image.
+    /// Appends digits without a string for every number, which took most of the time on a fragmented image.
     private func append(_ number: Int, radix: Int = 10) {
         if radix == 10 { appendDigits(number.magnitude) { $0.quotientAndRemainder(dividingBy: 10) } }
         if radix == 16 { appendDigits(number.magnitude) { ($0 >> 4, $0 & 15) } }

@@ -92,7 +92,7 @@ struct MeasureCommand: ImageCommand {
     }
 }
 
-/// The format that is measured, with its options.
+/// The format of the image that is measured, with its create options.
 private struct Target {
     private let format: any Measurable.Type
     private let options: CreateOptions
@@ -111,7 +111,7 @@ private struct Target {
         var options = CreateOptions(declared)
         do throws(BlockError) { try text.apply(to: &options) } catch {
             var failure = CommandFailure(error)
-            // Behind the hint of the first.
+            // The line is printed after the hint of the error.
             failure.details.append("\(context.programName): Invalid options for file format '\(name)'")
             throw failure
         }

@@ -63,7 +63,9 @@ struct RebaseCommand: ImageCommand {
         }
     }
 
-    /// What the image will state; refused before any work where the format would refuse it in the end.
+    /// The reference that the image is going to state.
+    ///
+    /// - Throws: before any work, where the format would refuse the reference in the end.
     private func reference(for node: BlockNode, _ registry: DriverRegistry) throws -> BackingReference? {
         let name = backing ?? ""
         guard node.unfiltered.format?.asRebasable != nil else { throw failure(name, "Operation not supported") }
@@ -117,7 +119,7 @@ struct RebaseCommand: ImageCommand {
         return new
     }
 
-    /// Whether what is under a node, however deep, is one of the places.
+    /// Whether one of `places` is a child of the node, at any depth.
     private static func reads(_ node: BlockNode, _ places: Set<String>) -> Bool {
         node.children.contains { child in
             child.place.map(places.contains) == true || child.chain.contains { reads($0, places) }

@@ -69,7 +69,7 @@ struct ResizeCommand: ImageCommand {
     }
 }
 
-/// A new size, or how much to add or to take away; in bytes.
+/// A new size, or the number of bytes to add or to remove.
 private struct SizeChange {
     private enum Direction { case absolute, grow, shrink }
     private var direction: Direction

@@ -44,7 +44,7 @@ struct SnapshotCommand: ImageCommand {
         case delete(String)
     }
 
-    /// Longer names, in bytes of UTF-8, are cut by other programs.
+    /// The limit on names in bytes of UTF-8: other programs cut longer ones.
     private static let maximumNameBytes = 255
 
     func run(_ context: CommandContext) throws -> Int32 {
@@ -95,7 +95,7 @@ struct SnapshotCommand: ImageCommand {
         }
         var time = timespec()
         clock_gettime(CLOCK_REALTIME, &time)
-        // Microseconds are what other programs store; the machine has run no instructions.
+        // Other programs store microseconds. The count of instructions is 0, since no machine has run.
         let info = SnapshotInfo(
             id: "", name: name, dateSeconds: Int(time.tv_sec),
             dateNanoseconds: Int(time.tv_nsec) / 1000 * 1000, instructionCount: 0)

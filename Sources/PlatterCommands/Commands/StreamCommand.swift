@@ -2,7 +2,7 @@ import BlockCore
 import BlockJobs
 import BlockProtocols
 
-/// `stream`: copies into an image what it lacks from its backing chain.
+/// `stream`: copies data from the backing chain of an image into it.
 struct StreamCommand: ImageCommand {
     static let spec = CommandSpec(
         "stream", "Copy into an image what it lacks from its backing chain", operands: "FILE",
@@ -64,7 +64,8 @@ struct StreamCommand: ImageCommand {
         return try context.open(image, settings: settings)
     }
 
-    /// The name to store when the chain's own does not mean the same file from where the image is.
+    /// The name of the base to store, where the job would not find one that names the same file from the
+    /// folder of the image.
     private func name(of base: BlockNode?, for node: BlockNode) throws -> String? {
         guard let base, baseName == nil else { return baseName }
         let chain = node.chain

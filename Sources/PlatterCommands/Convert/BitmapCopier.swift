@@ -1,6 +1,6 @@
 import BlockCore
 
-/// Copies the bitmaps of an image to another one that has the same disk.
+/// Copies the bitmaps of an image to another image with the same contents.
 struct BitmapCopier {
     private let source: any BitmapCapable
     private let target: BlockNode
@@ -8,7 +8,7 @@ struct BitmapCopier {
 
     /// Checks what can be checked before the disk is copied.
     ///
-    /// - Parameter warn: gets a line for each inconsistent bitmap that is left out.
+    /// - Parameter warn: prints a line for each inconsistent bitmap that is left out.
     /// - Throws: for an inconsistent bitmap unless `skipsBroken`; for a target that cannot keep bitmaps.
     init(
         from source: BlockNode, to target: BlockNode, skipsBroken: Bool, warn: (String) -> Void
@@ -36,7 +36,8 @@ struct BitmapCopier {
         self.infos = infos
     }
 
-    /// Copies them, enabled or not as they are. The disk has been written: nothing is recorded of that.
+    /// Copies the bitmaps, each enabled or disabled as in the source. Call it once the disk is written, so
+    /// that they do not record the copy.
     func copy() throws(BlockError) {
         for info in infos {
             let bits = try source.bitmap(named: info.name)

@@ -2,7 +2,7 @@ import BlockCore
 import BlockFormats
 import BlockJobs
 
-/// The command line of `convert`, as one value on its way to the sources, the target and the job.
+/// The command line of `convert`, as one value that sources, target and job share.
 struct ConvertOptions {
     // MARK: The sources
 
@@ -26,9 +26,9 @@ struct ConvertOptions {
     let targetCache: String?
     let backing: String?
     let backingFormat: String?
-    /// Whether the target is there already.
+    /// Whether the target already exists.
     let noCreate: Bool
-    /// Whether the target reads as zeroes, as the caller says.
+    /// Whether the user guarantees that the target reads as zeroes.
     let targetIsZero: Bool
 
     // MARK: The job
@@ -46,8 +46,8 @@ struct ConvertOptions {
     let operands: [String]
 
     static let sectorBytes = 512
-    private static let maximumSparseBytes = 16 << 20
-    private static let defaultSparseBytes = 4096
+    private static let maximumSparseBytes = Int.mib(16)
+    private static let defaultSparseBytes = Int.kib(4)
 
     init(_ options: inout OptionReader) {
         sourceFormat = options.value(
@@ -88,10 +88,10 @@ struct ConvertOptions {
 // MARK: Checked values
 
 extension ConvertOptions {
-    /// The target's format, also where it is the default.
+    /// The target's format, which may be the default.
     var format: String { targetFormat ?? StandardFormats.defaultName }
 
-    /// The options of the job, as far as the command line alone decides them.
+    /// The options of the job that the command line alone decides.
     ///
     /// - Throws: for numbers that are out of range.
     func jobOptions() throws(CommandFailure) -> ConvertJob.Options {

@@ -4,7 +4,7 @@ import BlockProtocols
 
 /// The disks that `convert` reads.
 enum ConvertSources {
-    /// Opens all of them, or none.
+    /// Opens all sources, or none when one fails.
     static func open(_ options: ConvertOptions, _ context: CommandContext) throws -> [BlockNode] {
         var settings = OpenSettings(
             cache: try context.cacheMode(options.sourceCache, what: "source "),
@@ -39,7 +39,8 @@ enum ConvertSources {
         return try context.open(image, settings: settings)
     }
 
-    /// Standard input, which cannot be probed safely: whoever sends the bytes would choose the format.
+    /// Opens standard input as the default format only: probing would let the sender of the bytes choose the
+    /// format.
     private static func standardInput(
         _ named: String?, _ settings: OpenSettings, _ context: CommandContext
     ) throws -> BlockNode {

@@ -2,19 +2,19 @@ import BlockCore
 import BlockFormats
 import BlockProtocols
 
-/// The image that `convert` fills: made or opened, and removed again when that fails.
+/// The image that `convert` fills: made, and removed when the command fails, or opened.
 struct ConvertTarget {
     let context: CommandContext
     /// A file name, `-`, or a list of open options.
     let name: String
     /// The create options.
     let text: CreateOptionText
-    /// The backing file that it gets.
+    /// The name of the backing file that the target gets.
     let backing: String?
     private let options: ConvertOptions
     private let cache: CacheMode
 
-    /// - Throws: for create options that are no list, and a cache mode that there is not.
+    /// - Throws: for create options that are no list, and an unknown cache mode.
     init(
         _ name: String, _ options: ConvertOptions, _ text: CreateOptionText, _ context: CommandContext
     ) throws {
@@ -33,7 +33,7 @@ struct ConvertTarget {
 
     var isStandardOutput: Bool { name == "-" && !isOptions }
 
-    /// What can be said against the format before anything is opened.
+    /// Refuses formats and options, before anything is opened, that the target cannot have.
     func checkFormat() throws {
         if isStandardOutput { try checkStream() }
         guard !exists, !isPlainStream else { return }
@@ -53,7 +53,8 @@ struct ConvertTarget {
         }
     }
 
-    /// What standard output can take: plain bytes, or a format that can be written from front to back.
+    /// Refuses what standard output cannot take: it takes plain bytes, or a format that is written from start
+    /// to end.
     private func checkStream() throws {
         let plain = StandardFormats.defaultName
         if format == plain {
@@ -70,17 +71,17 @@ struct ConvertTarget {
         if exists { throw CommandFailure("Standard output cannot be an image that is there already") }
     }
 
-    /// Whether the disk's bytes themselves go to standard output.
+    /// Whether the bytes of the disk go to standard output without a format.
     private var isPlainStream: Bool { isStandardOutput && format == StandardFormats.defaultName }
 
-    /// Whether the format, where it is known before the target is opened, can keep bitmaps.
+    /// Whether the target can keep bitmaps, as far as that is known before it is opened.
     var mayKeepBitmaps: Bool {
         if isStandardOutput { return false }
         guard !isOptions, let driver = context.registry.format(named: format) else { return true }
         return driver.asBitmapCapable != nil
     }
 
-    /// Whether space for all data is asked for.
+    /// Whether the create options reserve space for all data.
     func reservesSpace() throws -> Bool {
         let mode = try text.value(of: .preallocation)
         return mode == Preallocation.falloc.rawValue || mode == Preallocation.full.rawValue
@@ -88,19 +89,21 @@ struct ConvertTarget {
 
     private static let noCompression = CommandFailure("Compression not supported for this file format")
 
-    /// How the target wants to be filled.
+    /// How the target has to be filled.
     struct Filling {
-        /// It reads as zeroes where nothing is written.
+        /// Whether it reads as zeroes where nothing is written.
         var startsAsZero = false
-        /// It takes the disk's bytes one after the other, zeroes too.
+        /// Whether all bytes of the disk are written one after the other, zeroes too.
         var isPlainStream = false
-        /// It takes writes only in the order of the disk.
+        /// Whether it takes writes in the order of the disk only.
         var isOrdered = false
-        /// It lies over the backing file that the user named: what that has need not be copied.
+        /// Whether its backing file is the one that the user named, so that data in that file need not be
+        /// copied.
         var isOverNamedBacking = false
     }
 
-    /// Makes and opens the image, runs `body` on it and closes it; what was made for nothing is removed.
+    /// Makes or opens the image, runs `body` on it and closes it. An image that was made is removed when that
+    /// fails.
     func filled(from sources: [BlockNode], _ body: (BlockNode, Filling) throws -> Void) throws {
         if isPlainStream { return try body(standardOutput(), Filling(isPlainStream: true)) }
         context.allow(backing, of: name)
@@ -132,7 +135,7 @@ struct ConvertTarget {
         try creator.finish()
     }
 
-    /// Makes an image that is written from front to back. `false` where this is not one.
+    /// Makes an image that is written from start to end. Answers `false` where the format cannot make one.
     private func fillStream(
         _ creator: ImageCreator, _ body: (BlockNode, Filling) throws -> Void
     ) throws -> Bool {
@@ -156,7 +159,7 @@ struct ConvertTarget {
         return true
     }
 
-    /// The image that was just made, with the secret that it was made with.
+    /// The name of the image just made, with the secret that it was made with.
     private func made() throws(BlockError) -> ImageName {
         var image = ImageName(name, format: format)
         for key in [CreateOptionKey.keySecret, .encryptKeySecret] {
@@ -195,7 +198,7 @@ struct ConvertTarget {
         return node
     }
 
-    /// Whether the backing file of a target that is there already is the one that the user named.
+    /// Whether the backing file of an existing target is the one that the user named.
     private func isOverNamedBacking(_ node: BlockNode) -> Bool {
         guard let backing, !backing.isEmpty, let own = node.backing?.identity else { return false }
         let path = FileNames.resolve(backing, relativeTo: node.filename)
@@ -208,7 +211,8 @@ struct ConvertTarget {
         return named.identity == own
     }
 
-    /// A backing chain that the target itself is part of would be emptied before the loop is noticed.
+    /// Refuses a target that is part of its own backing chain: making it would empty the chain before the
+    /// loop is noticed.
     private func refuseOwnBacking() throws {
         guard let backing else { return }
         let path = FileNames.resolve(backing, relativeTo: name)

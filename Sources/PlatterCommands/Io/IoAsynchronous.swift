@@ -1,17 +1,17 @@
 import BlockCore
 
-/// Reading and writing while the shell goes on.
+/// The commands that read and write while the shell takes further commands.
 enum IoAsynchronous {
     static func read(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
         let options = try call.options("CiP:qrv", shell.complainPlainly)
         let pattern = try options.pattern()
-        if options.has("i") { return shell.tell("injecting invalid read request") }
+        if options.has("i") { return shell.print("injecting invalid read request") }
         let span = try options.vector()
         let reading = IoReading(
             request: IoRequest("read", span, options, failure: "readv failed"), node: node,
             check: IoCheck(pattern, 0..<span.count),
             buffer: IoBuffer(count: span.count, misaligned: shell.misaligns))
-        shell.requests.start(span.range, writes: false) { reading.outcome().onlyTold }
+        shell.requests.start(span.range, writes: false) { reading.outcome().uncounted }
     }
 
     static func write(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
@@ -23,7 +23,7 @@ enum IoAsynchronous {
             !isZeroing || options.operands.count == 2, "-z supports only a single length parameter")
         try options.require(
             !(isZeroing && pattern != nil), "-z and -P cannot be specified at the same time")
-        if options.has("i") { return shell.tell("injecting invalid write request") }
+        if options.has("i") { return shell.print("injecting invalid write request") }
         let span = isZeroing ? try options.range(limit: nil) : try options.vector()
         let buffer = IoBuffer(count: isZeroing ? 0 : span.count, misaligned: shell.misaligns)
         let memory = buffer.storage
@@ -37,11 +37,11 @@ enum IoAsynchronous {
                 if options.has("f") { try node.flush() }
             }
         }
-        shell.requests.start(span.range, writes: true) { change.outcome().onlyTold }
+        shell.requests.start(span.range, writes: true) { change.outcome().uncounted }
     }
 
     static func flush(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
         shell.requests.waitForAll()
-        shell.tellEnded()
+        shell.printEndedReports()
     }
 }

@@ -1,6 +1,6 @@
 import BlockCore
 
-/// Opening, closing, and what is about the image as a whole.
+/// The commands that open and close an image, or concern all of it.
 enum IoFiles {
     static func open(_ shell: IoShell, _ call: IoCall) throws {
         let options = try call.options("Cd:i:kno:rst:U", shell.complainPlainly)
@@ -38,7 +38,7 @@ enum IoFiles {
         let readOnly = options.has("r") ? true : options.has("w") ? false : node.isReadOnly
         try check(list, options, shell)
         shell.requests.waitForAll()
-        shell.tellEnded()
+        shell.printEndedReports()
         guard cache != nil || !list.isEmpty else {
             try node.reopen(readOnly: readOnly)
             return shell.noteMode(readOnly: readOnly)
@@ -52,7 +52,7 @@ enum IoFiles {
         }
     }
 
-    /// What `reopen` cannot change, or what is said twice.
+    /// Refuses options that `reopen` cannot change, and those that set one thing twice.
     private static func check(_ list: OptionTree, _ options: IoOptions, _ shell: IoShell) throws(IoFailure) {
         let setsMode = options.has("r") || options.has("w")
         for key in list.keys {
@@ -67,7 +67,7 @@ enum IoFiles {
                 throw .complaint("Cannot set both -c and the cache options", hint: nil)
             }
         }
-        // Without writing, there is no temporary file that could take what is written.
+        // A read-only image was opened without a temporary file that could take writes.
         let opening = shell.opening
         guard opening.isTemporary, opening.settings.readOnly else { return }
         if options.has("w") || list["read-only"] != nil {
@@ -79,7 +79,7 @@ enum IoFiles {
 
     static func flush(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
         try node.flush()
-        shell.tellEnded()
+        shell.printEndedReports()
     }
 
     static func discard(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
@@ -114,16 +114,16 @@ enum IoFiles {
     }
 
     static func length(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
-        shell.tell(IoReport.size(try node.length()))
+        shell.print(IoReport.size(try node.length()))
     }
 
     static func info(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
         let info = try node.unfiltered.format?.describe() ?? FormatInfo()
-        shell.tell("format name: \(node.driverName)")
-        shell.tell("cluster size: \(IoReport.size(info.clusterSizeBytes ?? 0))")
-        shell.tell("vm state offset: \(IoReport.size(info.vmStateOffset ?? 0))")
+        shell.print("format name: \(node.driverName)")
+        shell.print("cluster size: \(IoReport.size(info.clusterSizeBytes ?? 0))")
+        shell.print("vm state offset: \(IoReport.size(info.vmStateOffset ?? 0))")
         guard node.filter == nil, let specific = info.specific, !specific.isEmpty else { return }
-        shell.tell("Format specific information:")
+        shell.print("Format specific information:")
         shell.terminal.print(InfoText.fields(specific, indent: 4))
     }
 
@@ -136,7 +136,7 @@ enum IoFiles {
             let run = try allocatedRun(node, offset, end)
             let state = run.isAllocated ? "    allocated" : "not allocated"
             let place = "\(IoReport.size(offset)) (0x\(String(offset, radix: 16)))"
-            shell.tell(
+            shell.print(
                 "\(IoReport.size(run.length)) (0x\(String(run.length, radix: 16))) bytes \(state) "
                     + "at offset \(place)")
             offset += run.length
@@ -154,10 +154,10 @@ enum IoFiles {
             if run.isAllocated { sum += run.length }
             offset += run.length
         }
-        shell.tell("\(sum)/\(end - start) bytes allocated at offset \(IoReport.size(start))")
+        shell.print("\(sum)/\(end - start) bytes allocated at offset \(IoReport.size(start))")
     }
 
-    /// The run of one state at `offset` in this layer.
+    /// The run at `start` that is allocated in this layer as a whole, or not at all.
     private static func allocatedRun(
         _ node: BlockNode, _ start: Int, _ end: Int
     ) throws(BlockError) -> (isAllocated: Bool, length: Int) {

@@ -12,7 +12,7 @@ struct IoOutcome: Sendable {
     }
 
     /// The same of a request whose failure is printed, but does not count.
-    var onlyTold: IoOutcome { IoOutcome(text: text) }
+    var uncounted: IoOutcome { IoOutcome(text: text) }
 }
 
 /// The guest bytes of a request.
@@ -20,20 +20,20 @@ struct IoSpan: Sendable {
     var offset = 0
     var count = 0
 
-    /// Where they are; up to the largest offset where they would end behind it.
+    /// The bytes as a range, which ends at the largest offset where the sum would overflow.
     var range: Range<Int> {
         let (end, overflow) = offset.addingReportingOverflow(count)
         return offset..<(overflow ? .max : end)
     }
 }
 
-/// A request of the shell, and the words of its report. Its time starts when this is made.
+/// A request of the shell, and how it is reported. Its time starts when this value is made.
 struct IoRequest: Sendable {
     /// `read`, `wrote` or `discard`.
     let action: String
     let span: IoSpan
     let options: IoOptions
-    /// What a failure's line begins with.
+    /// The beginning of the line that reports a failure.
     let failure: String
     private let began = MonotonicClock.nanoseconds()
 
@@ -44,7 +44,7 @@ struct IoRequest: Sendable {
         self.failure = failure
     }
 
-    /// Its result when it took until now; `shown` goes before the report. Nothing is printed with `-q`.
+    /// The report of a request that has just succeeded, behind the bytes of `shown`; empty with `-q`.
     func success(showing shown: () -> [UInt8] = { [] }) -> [UInt8] {
         let elapsed = MonotonicClock.nanoseconds() - began
         if options.has("q") { return [] }

@@ -1,20 +1,20 @@
 import BlockCore
 
-/// How the shell tells of requests.
+/// The report of a request.
 struct IoReport: Sendable {
     /// `read`, `wrote`, `discard`.
     var action: String
     var offset: Int
     var count: Int
-    /// How long it took, in nanoseconds.
+    /// The time that the request took, in nanoseconds.
     var nanoseconds: Int
-    /// One line of numbers for programs.
+    /// Whether the report is one line of numbers, for programs.
     var isForMachines = false
 
     private var seconds: Double { max(Double(nanoseconds) / 1e9, 1e-9) }
     private var bytesPerSecond: Double { Double(count) / seconds }
 
-    /// The lines, each with its line feed.
+    /// The lines of the report, each with its line feed.
     var text: String {
         if isForMachines {
             let rates = [bytesPerSecond, 1 / seconds].map { HumanSize.formatted("%.3f", $0) }
@@ -25,7 +25,7 @@ struct IoReport: Sendable {
             + "(\(Self.size(bytesPerSecond))/sec and \(HumanSize.formatted("%.4f", 1 / seconds)) ops/sec)\n"
     }
 
-    /// Seconds with hundredths; with hours and minutes where there are any, or always.
+    /// Seconds with hundredths; behind hours and minutes where the time has them, or always when `isFixed`.
     private func time(isFixed: Bool) -> String {
         let hundredths = nanoseconds / 10_000_000
         let (hours, minutes) = (hundredths / 360_000, hundredths / 6000 % 60)
@@ -38,7 +38,7 @@ struct IoReport: Sendable {
 
     private static let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
 
-    /// A size in the largest unit that leaves at least one; three digits after the point, or none.
+    /// A size in the largest unit of which there is at least one, with three digits after the point, or none.
     static func size(_ bytes: Double) -> String {
         var unit = -1
         var scaled = bytes
@@ -57,7 +57,7 @@ struct IoReport: Sendable {
     private static let digits = Array("0123456789abcdef".utf8)
     private static let rowBytes = 16
 
-    /// Rows of sixteen bytes: place, hexadecimal, and letters and digits as they are.
+    /// Rows of sixteen bytes: the offset, the bytes in hexadecimal, and those that are letters or digits.
     static func dump(_ bytes: RawSpan, at offset: Int) -> [UInt8] {
         var text: [UInt8] = []
         text.reserveCapacity((bytes.byteCount / rowBytes + 1) * 80)
@@ -90,9 +90,9 @@ struct IoReport: Sendable {
     }
 }
 
-/// Memory for one request, aligned as well as can be, or on purpose not.
+/// Memory for one request: aligned for direct I/O, or misaligned on purpose.
 final class IoBuffer: Sendable {
-    /// The bytes of the request are those of ``range``.
+    /// The memory; the bytes of the request are those of ``range``.
     let storage: AlignedBuffer
     let range: Range<Int>
 

@@ -1,16 +1,16 @@
 import BlockCore
 
-/// Requests that are under way while the shell takes further commands. Thread-safe.
+/// The requests that are under way while the shell takes further commands. Thread-safe.
 ///
-/// Each that runs has a thread of its own. Of two that overlap, one of them a write, the one that was given
-/// later waits, without a thread, for the earlier; all others run at the same time, and are told of in the
-/// order of their ends.
+/// A running request has a thread of its own. Of two requests that overlap, at least one of them a write, the
+/// later one waits, without a thread, for the earlier one; all others run at the same time. They are reported
+/// in the order in which they end.
 final class IoRequests: Sendable {
     private struct Request: Sendable {
         var id: Int
         var range: Range<Int>
         var writes: Bool
-        /// How many earlier ones it waits for.
+        /// The number of earlier requests that it waits for.
         var blockers = 0
         var work: @Sendable () -> IoOutcome
 
@@ -20,7 +20,7 @@ final class IoRequests: Sendable {
     }
 
     private struct State {
-        /// By number, in ascending order.
+        /// In ascending order of their numbers.
         var underWay: [Request] = []
         var ended: [[UInt8]] = []
         var hasFailed = false
@@ -29,7 +29,7 @@ final class IoRequests: Sendable {
 
     private let state = Monitor(State())
 
-    /// Starts a request, whose number is the answer. `work` makes it on another thread.
+    /// Starts a request, which `work` makes on another thread, and answers its number.
     @discardableResult
     func start(_ range: Range<Int>, writes: Bool, _ work: @escaping @Sendable () -> IoOutcome) -> Int {
         let request = state.withLock { state in
@@ -48,7 +48,7 @@ final class IoRequests: Sendable {
         if !WorkerThreads.detach(body) { body() }
     }
 
-    /// Takes a request off the list, and starts those that waited for it alone.
+    /// Removes a request that has ended, and starts the requests that waited for no other.
     private func end(_ request: Request, _ outcome: IoOutcome) {
         let free = state.withLock { state in
             state.ended.append(outcome.text)
@@ -66,7 +66,7 @@ final class IoRequests: Sendable {
         free.forEach(run)
     }
 
-    /// What ended requests have to tell, once.
+    /// The reports of requests that have ended since the last call.
     func takeReports() -> [UInt8] {
         state.withLock { state in
             defer { state.ended = [] }

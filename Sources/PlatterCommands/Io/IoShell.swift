@@ -3,15 +3,15 @@ import BlockFilters
 import BlockFormats
 import BlockProtocols
 
-/// A session: an open image or none, requests under way, and whether anything failed.
+/// A session of `io`: the open image, if any, the requests under way, and whether anything failed.
 ///
-/// Used on one thread; what ``requests`` run, they hand over.
+/// Used on one thread; requests that run on others hand their results over through ``requests``.
 final class IoShell {
     /// How an image is opened.
     struct Opening {
         var name: ImageName?
         var settings = OpenSettings(readOnly: false)
-        /// Writes go to a temporary file.
+        /// Whether writes go to a temporary file.
         var isTemporary = false
     }
 
@@ -20,14 +20,14 @@ final class IoShell {
     private(set) var node: BlockNode?
     /// How ``node`` was opened.
     private(set) var opening = Opening()
-    /// Buffers start at odd places.
+    /// Whether buffers are misaligned on purpose.
     var misaligns = false
-    /// A command failed.
+    /// Whether a command has failed.
     private(set) var hasFailed = false
-    /// No more commands are wanted.
+    /// Whether the session takes no further commands.
     var isDone = false
 
-    /// What is written where nothing else is said.
+    /// The byte that is written without `-P`.
     static let usualPattern: UInt8 = 0xCD
 
     init(_ context: CommandContext) { self.context = context }
@@ -36,26 +36,27 @@ final class IoShell {
 
     // MARK: Saying things
 
-    func tell(_ line: String) { terminal.print(line + "\n") }
+    func print(_ line: String) { terminal.print(line + "\n") }
 
     /// A line on standard error without the program's name.
     func complainPlainly(_ line: String) { terminal.error(line) }
 
-    /// Prints what requests have to tell that ended meanwhile.
-    func tellEnded() { terminal.print(requests.takeReports()) }
+    /// Prints the reports of requests that have ended meanwhile.
+    func printEndedReports() { terminal.print(requests.takeReports()) }
 
-    /// How long a command may take while a request is held before further commands are taken.
+    /// The time for which the shell waits for a command while a request is held at a breakpoint.
     private static let patienceNanoseconds = 250_000_000
     private static let pauseNanoseconds = 500_000
 
     func requestsAreHeld(in node: BlockNode) -> Bool { debugger(of: node)?.suspendedRequests ?? 0 > 0 }
 
-    /// Makes a request and tells of it. One that has to wait for a request that is held goes on beside the
-    /// commands that follow, so that one of them can let that go on.
+    /// Makes a request and prints its report. While requests are held at breakpoints, one that has not ended
+    /// in time goes on beside the commands that follow, since one of them may have to resume the request that
+    /// it waits for.
     func perform(_ node: BlockNode, _ work: @escaping @Sendable () -> IoOutcome) throws(IoFailure) {
         guard requestsAreHeld(in: node) else {
             let outcome = work()
-            tellEnded()
+            printEndedReports()
             terminal.print(outcome.text)
             if outcome.hasFailed { throw .silent }
             return
@@ -67,12 +68,12 @@ final class IoShell {
             guard isPatient || !requestsAreHeld(in: node) else { break }
             WorkerThreads.sleep(nanoseconds: Self.pauseNanoseconds)
         }
-        tellEnded()
+        printEndedReports()
     }
 
     // MARK: Commands
 
-    /// Runs a line. What goes wrong is told, and remembered for the exit status.
+    /// Runs a line. A failure is printed, and counts for the exit status.
     func run(_ line: String) {
         let words = line.split(whereSeparator: { $0 == " " || $0 == "\t" }).map(String.init)
         guard let word = words.first else { return }
@@ -87,7 +88,7 @@ final class IoShell {
         let call = IoCall(verb: verb, word: word, arguments: Array(words.dropFirst()))
         do { try run(call) } catch {
             hasFailed = true
-            tell(of: error, verb)
+            report(error, verb)
         }
     }
 
@@ -112,10 +113,10 @@ final class IoShell {
         }
     }
 
-    private func tell(of error: any Error, _ verb: IoVerb) {
+    private func report(_ error: any Error, _ verb: IoVerb) {
         switch error {
-        case IoFailure.usage: tell(verb.usage)
-        case IoFailure.told(let line): tell(line)
+        case IoFailure.usage: print(verb.usage)
+        case IoFailure.output(let line): print(line)
         case IoFailure.complaint(let message, let hint): context.complain(message, hint: hint)
         case IoFailure.silent: break
         case let error as BlockError: context.complain(error)
@@ -158,7 +159,7 @@ final class IoShell {
         return node
     }
 
-    /// A throw-away layer for writes over `base`, which is closed when this throws.
+    /// Puts a throw-away layer for writes over `base`, which is closed when this throws.
     private func openOverlay(
         over base: BlockNode, _ settings: OpenSettings
     ) throws(BlockError) -> BlockNode {
@@ -172,12 +173,12 @@ final class IoShell {
             unlink: { HostPath.remove($0) })
     }
 
-    /// Closes the image, after all requests; those that are held go on.
+    /// Closes the image when all requests have ended; requests that are held are resumed first.
     func close() throws(BlockError) {
         guard let node else { return }
         debugger(of: node)?.resumeAll()
         requests.waitForAll()
-        tellEnded()
+        printEndedReports()
         self.node = nil
         try node.close()
     }
@@ -191,7 +192,7 @@ final class IoShell {
         return hasFailed || requests.hasFailed ? 1 : 0
     }
 
-    /// Closes the image and opens it in another way; in the old one where that fails.
+    /// Closes the image and opens it with other options, or with the old ones again where that fails.
     func reopen(_ change: (inout Opening) -> Void) throws(BlockError) {
         let before = opening
         guard !before.isTemporary else {
@@ -209,10 +210,10 @@ final class IoShell {
         }
     }
 
-    /// The image is in another mode now.
+    /// Records that the image is open in this mode now.
     func noteMode(readOnly: Bool) { opening.settings.readOnly = readOnly }
 
-    /// The filter with breakpoints under a node.
+    /// The filter with breakpoints below a node, if there is one.
     func debugger(of node: BlockNode) -> DebugDriver? {
         var next: BlockNode? = node
         while let current = next {

@@ -1,7 +1,7 @@
 import BlockCore
 import BlockProtocols
 
-/// Reading and writing while the shell waits.
+/// The commands that read and write while the shell waits.
 enum IoTransfers {
     static func read(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
         let options = try call.options("abCl:pP:qrs:v", shell.complainPlainly)
@@ -12,7 +12,7 @@ enum IoTransfers {
         if pattern == nil && (skip != nil || length != nil) { throw IoFailure.usage }
         let start = skip ?? 0
         guard start <= span.count, length ?? 0 <= span.count - start else {
-            throw IoFailure.told("pattern verification range exceeds end of read data")
+            throw IoFailure.output("pattern verification range exceeds end of read data")
         }
         if options.has("b") { try IoOptions.checkSectors(span) }
         let check = IoCheck(pattern, start..<start + (length ?? span.count - start))
@@ -95,7 +95,7 @@ enum IoTransfers {
             sources.count <= 1, "Only one of -z, -P, and -s can be specified at the same time")
     }
 
-    /// `-z` with its flags.
+    /// Writes zeroes: `-z` with its flags.
     static func zero(
         _ node: BlockNode, _ span: IoSpan, _ options: IoOptions
     ) throws(BlockError) {
@@ -106,7 +106,7 @@ enum IoTransfers {
         if options.has("f") { try node.flush() }
     }
 
-    /// Writes whole units compressed; a unit that would not become smaller is stored plainly.
+    /// Writes whole units compressed; a unit that does not become smaller is stored as data.
     private static func compress(_ bytes: RawSpan, at offset: Int, _ node: BlockNode) throws(BlockError) {
         guard let driver = node.format?.asCompressedWriting else {
             throw BlockError(.unsupported, "Operation not supported")
@@ -131,7 +131,7 @@ enum IoTransfers {
         }
     }
 
-    /// Fills a buffer with the bytes of a file, over and over.
+    /// Fills a buffer with the bytes of a file, repeated as often as they fit.
     private static func fill(_ buffer: IoBuffer, from path: String, _ shell: IoShell) throws {
         let bytes: [UInt8]
         do throws(BlockError) {
@@ -155,7 +155,7 @@ enum IoTransfers {
     }
 }
 
-/// What bytes that were read have to be.
+/// The check of `-P`: every byte read has to be the pattern.
 struct IoCheck: Sendable {
     let pattern: UInt8?
     let range: Range<Int>

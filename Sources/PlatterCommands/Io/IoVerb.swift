@@ -1,14 +1,14 @@
 import BlockCore
 
-/// Why a command of the shell did not do what it should.
+/// Why a command of the shell failed.
 enum IoFailure: Error {
-    /// It was called wrongly: its usage line is the answer.
+    /// It was called wrongly: its usage line is printed.
     case usage
     /// A line on standard output.
-    case told(String)
+    case output(String)
     /// A line on standard error, after the program's name.
     case complaint(String, hint: String?)
-    /// Everything has been said.
+    /// The reason has already been printed.
     case silent
 
     static func complaint(_ error: BlockError) -> IoFailure { .complaint(error.message, hint: error.hint) }
@@ -17,20 +17,20 @@ enum IoFailure: Error {
 /// A command of the shell.
 struct IoVerb: Sendable {
     enum Work: Sendable {
-        /// Can do without an open image.
+        /// Runs with or without an open image.
         case shell(@Sendable (IoShell, IoCall) throws -> Void)
         case image(@Sendable (IoShell, BlockNode, IoCall) throws -> Void)
     }
 
     var name: String
     var alias: String?
-    /// What may follow the name; `nil` when nothing ever does.
+    /// The arguments in the usage line; `nil` for a command without any.
     var arguments: String?
     /// What it does, in a few words.
     var summary: String
     /// More lines for `help NAME`.
     var help: [String] = []
-    /// How many words may follow; no upper bound when `maximum` is `nil`.
+    /// The number of arguments; without an upper bound when `maximum` is `nil`.
     var minimum = 0
     var maximum: Int?
     /// Whether the image has to be writable.
@@ -39,7 +39,7 @@ struct IoVerb: Sendable {
 
     var usage: String { name + (arguments.map { " \($0)" } ?? "") + " -- \(summary)" }
 
-    /// What is wrong with that number of words; `nil` when nothing is.
+    /// The complaint about that number of arguments; `nil` for one that is allowed.
     func complaint(aboutCount count: Int, calledAs word: String) -> String? {
         guard count < minimum || maximum.map({ count > $0 }) == true else { return nil }
         let expected =
@@ -55,13 +55,13 @@ struct IoVerb: Sendable {
 /// A command as it was typed.
 struct IoCall {
     var verb: IoVerb
-    /// The name or alias that was used.
+    /// The name or alias by which the command was called.
     var word: String
     var arguments: [String]
 
-    /// Sorts the words as getopt does: a letter with `:` behind it in `letters` takes a value.
+    /// Takes the arguments apart as getopt does: a letter with `:` behind it in `letters` has a value.
     ///
-    /// - Parameter complain: gets a line for standard error.
+    /// - Parameter complain: prints a line on standard error.
     func options(_ letters: String, _ complain: (String) -> Void) throws(IoFailure) -> IoOptions {
         var options = IoOptions()
         var rest = arguments[...]
@@ -102,7 +102,7 @@ struct IoOptions {
     var values: [Character: String] = [:]
     var operands: [String] = []
 
-    /// What one request may transfer at most, in bytes.
+    /// The limit on the bytes of one request.
     static let maximumBytes = 2_147_483_136
     private static let sectorBytes = 512
 
@@ -114,13 +114,13 @@ struct IoOptions {
         switch SizeParser.parse(text) {
         case .success(let bytes) where bytes <= UInt64(Int.max) && !isNegative: return Int(bytes)
         case .success, .failure(.outOfRange):
-            if !isNegative { throw .told("Parsing error: argument too large -- \(text)") }
+            if !isNegative { throw .output("Parsing error: argument too large -- \(text)") }
         case .failure(.malformed): break
         }
-        throw .told("Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- \(text)")
+        throw .output("Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- \(text)")
     }
 
-    /// The value of a letter as a size.
+    /// The value of an option as a size in bytes.
     func size(of letter: Character) throws(IoFailure) -> Int? {
         guard let text = values[letter] else { return nil }
         return try Self.size(text)
@@ -130,25 +130,26 @@ struct IoOptions {
     func pattern() throws(IoFailure) -> UInt8? {
         guard let text = values["P"] else { return nil }
         guard let number = CLikeNumber.unsigned(text), number <= 255 else {
-            throw .told("\(text) is not a valid pattern byte")
+            throw .output("\(text) is not a valid pattern byte")
         }
         return UInt8(number)
     }
 
     /// The operands OFFSET and LENGTH.
     ///
-    /// - Parameter limit: what follows "cannot exceed" for lengths that are too large; `nil` allows them.
+    /// - Parameter limit: the end of the message about a length over ``maximumBytes``; `nil` allows any
+    ///   length.
     func range(limit: String? = "") throws(IoFailure) -> IoSpan {
         guard operands.count == 2 else { throw .usage }
         let offset = try Self.size(operands[0])
         let count = try Self.size(operands[1])
         if let limit, count > Self.maximumBytes {
-            throw .told("length cannot exceed \(Self.maximumBytes)\(limit), given \(operands[1])")
+            throw .output("length cannot exceed \(Self.maximumBytes)\(limit), given \(operands[1])")
         }
         return IoSpan(offset: offset, count: count)
     }
 
-    /// The operands OFFSET LENGTH...; the lengths added up.
+    /// The operands OFFSET LENGTH..., the lengths added up.
     func vector() throws(IoFailure) -> IoSpan {
         guard operands.count >= 2 else { throw .usage }
         let offset = try Self.size(operands[0])
@@ -156,11 +157,11 @@ struct IoOptions {
         for text in operands.dropFirst() {
             let length = try Self.size(text)
             guard length <= Self.maximumBytes else {
-                throw .told("Argument '\(text)' exceeds maximum size \(Self.maximumBytes)")
+                throw .output("Argument '\(text)' exceeds maximum size \(Self.maximumBytes)")
             }
             total += length
             guard total <= Self.maximumBytes else {
-                throw .told("The total number of bytes exceed the maximum size \(Self.maximumBytes)")
+                throw .output("The total number of bytes exceed the maximum size \(Self.maximumBytes)")
             }
         }
         return IoSpan(offset: offset, count: total)
@@ -168,11 +169,11 @@ struct IoOptions {
 
     static func checkSectors(_ span: IoSpan) throws(IoFailure) {
         for (value, name) in [(span.offset, "offset"), (span.count, "count")] where value % sectorBytes != 0 {
-            throw .told("\(value) is not a sector-aligned value for '\(name)'")
+            throw .output("\(value) is not a sector-aligned value for '\(name)'")
         }
     }
 
     func require(_ condition: Bool, _ message: String) throws(IoFailure) {
-        if !condition { throw .told(message) }
+        if !condition { throw .output(message) }
     }
 }

@@ -1,6 +1,6 @@
 import BlockCore
 
-/// A line of text that is being edited, and where its cursor is: the bytes of UTF-8 as they come.
+/// A line that is being edited, as the bytes of its UTF-8, and the position of the cursor in it.
 struct LineBuffer {
     private var bytes: [UInt8] = []
     private var cursor = 0
@@ -39,7 +39,7 @@ struct LineBuffer {
         while cursor < bytes.count && bytes[cursor] != 0x20 { cursor += 1 }
     }
 
-    /// At one of the following bytes of a character.
+    /// Whether the byte continues a character of UTF-8.
     private var isInsideCharacter: Bool { cursor < bytes.count && bytes[cursor] & 0xC0 == 0x80 }
 
     // MARK: Deleting
@@ -50,7 +50,7 @@ struct LineBuffer {
     mutating func deleteToStart() { delete { $0.moveToStart() } }
     mutating func deleteToEnd() { delete { $0.moveToEnd() } }
 
-    /// Deletes what a movement of the cursor goes over.
+    /// Deletes the bytes that a movement of the cursor passes.
     private mutating func delete(_ move: (inout LineBuffer) -> Void) {
         let start = cursor
         move(&self)
@@ -61,15 +61,15 @@ struct LineBuffer {
 
     // MARK: Showing
 
-    /// What a terminal shows of the line in so many columns, and the cursor's column in it. The cursor is
-    /// always shown; a long line moves on by half of the columns.
+    /// The part of the line that fits into so many columns of a terminal, and the cursor's column in it. The
+    /// part always contains the cursor; it starts at multiples of half the columns.
     func window(columns: Int) -> (text: String, cursor: Int) {
         let before = textBeforeCursor.unicodeScalars.map(Self.shown)
         let after = String(raw: bytes[cursor...]).unicodeScalars.map(Self.shown)
         let column = Self.width(before)
         let last = max(0, columns - 1)
         let step = max(1, last / 2)
-        let hidden = column <= last ? 0 : (column - last + step - 1) / step * step
+        let hidden = column <= last ? 0 : (column - last).roundedUp(to: step) ?? 0
         var text = String.UnicodeScalarView()
         var place = 0
         for scalar in before + after {
@@ -77,7 +77,7 @@ struct LineBuffer {
             if place >= hidden && place + width <= hidden + columns {
                 text.append(scalar)
             } else if place < hidden && place + width > hidden {
-                // Half of a wide character.
+                // The left half of a wide character is hidden.
                 text.append(" ")
             }
             place += width
@@ -85,14 +85,16 @@ struct LineBuffer {
         return (String(text), column - hidden)
     }
 
-    /// No character of a line moves the terminal's cursor elsewhere.
+    /// Shows control characters as one column each, so that no character moves the terminal's cursor
+    /// elsewhere.
     private static func shown(_ scalar: Unicode.Scalar) -> Unicode.Scalar {
         scalar.properties.generalCategory == .control || RawText.byte(of: scalar) != nil ? "\u{FFFD}" : scalar
     }
 
     private static func width(_ scalars: [Unicode.Scalar]) -> Int { scalars.reduce(0) { $0 + width($1) } }
 
-    /// How many columns a character takes: East Asian ones and pictures take two, marks on others none.
+    /// The number of columns of a character: two for East Asian characters and pictures, none for combining
+    /// marks.
     private static func width(_ scalar: Unicode.Scalar) -> Int {
         if scalar.isASCII { return 1 }
         switch scalar.properties.generalCategory {

@@ -1,4 +1,5 @@
 import BlockCore
+import BlockProtocols
 
 #if canImport(Glibc)
     import Glibc
@@ -16,20 +17,20 @@ import BlockCore
 final class LineEditor {
     private let terminal: Terminal
     private let prompt: String
-    /// What Tab completes the first word to.
+    /// The words to which Tab completes the first word.
     private let words: [String]
     private let isInteractive: Bool
     private var history: [LineBuffer] = []
     private var line = LineBuffer()
     /// The new line, while one of the history is shown.
     private var draft = LineBuffer()
-    /// Which line of the history is shown; its count for the new one.
+    /// The index of the line of the history that is shown; the number of lines for the new one.
     private var shown = 0
     private var pending: [UInt8] = []
     private var hasEnded = false
 
     private static let maximumHistory = 1000
-    /// With less room beside it, the prompt is left out.
+    /// The prompt is left out where fewer columns than this would be left beside it.
     private static let leastColumns = 10
     private static let usualColumns = 80
 
@@ -42,8 +43,8 @@ final class LineEditor {
     }
 
     private static var terminalMovesItsCursor: Bool {
-        guard let name = getenv("TERM").map({ String(cString: $0) }) else { return false }
-        return !name.isEmpty && name != "dumb"
+        guard let name = HostEnvironment.value("TERM") else { return false }
+        return name != "dumb"
     }
 
     /// The next line without its end; `nil` at the end of the input.
@@ -109,7 +110,7 @@ final class LineEditor {
                 terminal.print("\n")
                 return nil
             }
-            // Of what is pasted, the end is shown.
+            // Of pasted text only the end is shown.
             if pending.isEmpty { redraw() }
         }
         return nil
@@ -148,11 +149,11 @@ final class LineEditor {
         return .goesOn
     }
 
-    /// Takes a whole control sequence, `ESC [ PARAMETERS LETTER` or `ESC O LETTER`, known or not.
+    /// Reads a whole control sequence, `ESC [ PARAMETERS LETTER` or `ESC O LETTER`, known or not.
     private func takeEscape() {
         guard let second = nextByte() else { return }
         guard second == UInt8(ascii: "[") || second == UInt8(ascii: "O") else {
-            // A key of its own behind a lone Escape.
+            // The byte is a key of its own, typed after Escape.
             pending.insert(second, at: 0)
             return
         }
@@ -207,7 +208,8 @@ final class LineEditor {
 
     // MARK: Showing
 
-    /// Shows the line on one row of the terminal. The last column stays free: what goes there may wrap.
+    /// Shows the line on one row of the terminal. The last column stays free, since a character there may
+    /// wrap.
     private func redraw() {
         let columns = max(1, Self.columns - 1)
         let hasRoom = columns >= prompt.count + Self.leastColumns

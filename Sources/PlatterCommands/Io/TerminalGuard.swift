@@ -8,12 +8,12 @@ import CHost
     import Darwin
 #endif
 
-/// Gives the terminal back its settings when a signal ends the program while a line is edited.
+/// Restores the terminal's settings when a signal ends the program while a line is edited.
 ///
 /// Signals that were ignored when the program began stay ignored.
-/// There is one at a time, made and ended on one thread.
+/// At most one exists at a time, made and ended on one thread.
 struct TerminalGuard {
-    /// What the handler restores: set before it is installed, and not changed while it is.
+    /// The settings that the handler restores; written only while no handler is installed.
     nonisolated(unsafe) private static var settings = termios()
     private let signals = [SIGINT, SIGTERM, SIGHUP, SIGQUIT].filter { platter_is_ignored($0) == 0 }
 
@@ -21,7 +21,7 @@ struct TerminalGuard {
         Self.settings = settings
         for number in signals {
             signal(number) { number in
-                // Only calls that are safe in a handler; then the signal does what it would have done.
+                // Makes only calls that are safe in a handler. The signal then has its default effect.
                 tcsetattr(STDIN_FILENO, TCSANOW, &TerminalGuard.settings)
                 signal(number, SIG_DFL)
                 raise(number)

@@ -1,12 +1,12 @@
 import BlockCore
 import BlockProtocols
 
-/// Finds images of a backing chain by the names that people give them.
+/// Finds images of a backing chain by the names that users give.
 enum ChainLookup {
-    /// The node below `top` that `name` means: a file relative to the image's folder or to the working
-    /// folder, or the name by which the chain knows it.
+    /// The node below `top` that `name` names: by a file name relative to the image's folder or to the
+    /// working folder, or by the name that the chain uses.
     ///
-    /// - Throws: `Did not find …`.
+    /// - Throws: `Did not find …` where the chain has no such node.
     static func node(named name: String, below top: BlockNode) throws(CommandFailure) -> BlockNode {
         let layers = top.chain.dropFirst()
         for candidate in [FileNames.resolve(name, relativeTo: top.filename), name] where !name.isEmpty {

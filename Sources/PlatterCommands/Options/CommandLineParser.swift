@@ -1,23 +1,23 @@
-/// A command line taken apart.
+/// A command line, taken apart into options and operands.
 struct ParsedArguments: Equatable {
-    /// One option as it was given.
+    /// One use of an option.
     struct Use: Equatable {
         /// The option's index in the table.
         let option: Int
-        /// How many options were given before this one.
+        /// The number of uses before this one.
         let place: Int
-        /// `nil` for an option without a value.
+        /// The value; `nil` for an option without one.
         let value: String?
     }
 
-    /// The options in the order given.
+    /// The uses of options, in the order given.
     fileprivate(set) var uses: [Use] = []
     fileprivate(set) var operands: [String] = []
-    /// Whether the help text is wanted; what follows that option was not parsed.
+    /// Whether the help text is asked for; the rest of the command line was not parsed then.
     fileprivate(set) var asksForHelp = false
 }
 
-/// Takes a command line apart in the habits of getopt_long.
+/// Takes a command line apart as getopt_long does.
 ///
 /// Options may follow operands and be bundled (`-pqfraw`), long names may be shortened as long as they are
 /// unique, `--` ends the options. A value that is attached to its option begins behind the letter or the

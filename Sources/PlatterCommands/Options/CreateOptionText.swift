@@ -25,7 +25,7 @@ struct CreateOptionText {
         return pairs
     }
 
-    /// Sets everything in `options`.
+    /// Sets all pairs in `options`.
     func apply(to options: inout CreateOptions) throws(BlockError) {
         for (key, value) in try pairs() { try options.set(name: key, to: value) }
     }
@@ -42,7 +42,7 @@ struct CreateOptionText {
     }
 }
 
-/// How create options are told to people.
+/// The texts about create options.
 enum CreateOptionReport {
     private static let column = 24
 
@@ -63,7 +63,7 @@ enum CreateOptionReport {
         return text
     }
 
-    /// A title, and one line for each option in the order of their names.
+    /// A title, and one line for each option, sorted by name.
     static func list(title: String, declared: [CreateOption]) -> String {
         var text = title + "\n"
         for option in declared.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {

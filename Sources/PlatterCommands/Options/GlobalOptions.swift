@@ -1,18 +1,18 @@
 import BlockCore
 
-/// What stands before the subcommand.
+/// The options before the subcommand.
 struct GlobalOptions {
     enum Outcome {
-        /// Print this and end.
+        /// The text to print, after which the program ends.
         case text(String)
         case command(String, arguments: [String])
     }
 
-    /// Which files the images may have opened.
+    /// The policy that decides which files images may have opened.
     private(set) var policy: OpenPolicy
 
     /// - Parameter program: the name by which the program was called.
-    /// - Throws: for a policy in the environment that there is not.
+    /// - Throws: for an unknown policy in the environment.
     init(program: String) throws(CommandFailure) { policy = try PolicyChoice.initial(program: program) }
 
     /// The values of the options that one word of the command line gave.
@@ -40,7 +40,7 @@ struct GlobalOptions {
         return reader.table
     }()
 
-    /// Takes the options before the first word that is none.
+    /// Parses the options before the first word that is none, which is the subcommand.
     mutating func parse(_ arguments: [String], program: String) throws(CommandFailure) -> Outcome {
         var rest = arguments[...]
         while let argument = rest.first, argument.utf8.first == UInt8(ascii: "-"), argument.utf8.count > 1 {
@@ -74,8 +74,8 @@ struct GlobalOptions {
         }
     }
 
-    /// Where a command with a program name of its own takes the option: a caller that resolves the link
-    /// `qemu-io` before it runs the program loses that name.
+    /// A hint at the command with a program name of its own that has this option: a caller that resolves the
+    /// link `qemu-io` before it runs the program loses that name.
     private static func aliasHint(_ arguments: [String], _ program: String) -> String? {
         guard let argument = arguments.first, argument.hasPrefix("-") else { return nil }
         let name = argument.drop { $0 == "-" }.prefix { $0 != "=" }

@@ -2,28 +2,29 @@ import BlockCore
 import BlockFormats
 import BlockProtocols
 
-/// Makes an image as `create`, `convert` and `dd` do: options, backing file, the announcing line.
+/// Makes an image for `create`, `convert` and `dd`: checks options and backing file, and announces it.
 ///
-/// Opened through ``context``, the image is there; its name it gets by ``finish()``. Call that once the image
-/// is whole and closed, or else ``discard()``.
+/// Until ``finish()`` the image has a temporary name, and only ``context`` opens it by its own. Call
+/// ``finish()`` once the image is whole and closed, or else ``discard()``.
 struct ImageCreator {
-    /// Opens the new image, too, before it has its name.
+    /// Opens other images, and the new one before it has its name.
     let context: CommandContext
     let filename: String
     let format: String
     /// Already checked options; ``size`` and the backing file are filled in by ``resolve(size:)``.
     var options: CreateOptions
-    /// Do not open the backing file.
+    /// Whether the backing file is not opened.
     var trustsBacking = false
     var isQuiet = false
-    /// Whether to say what a person should know of the new image.
+    /// Whether to print the format's notes on the new image.
     var showsNotes = true
-    /// Files that are read from, so that making the image must not empty them.
+    /// The identities of files that are read from: making the image must not empty them.
     var readFiles: Set<String> = []
-    /// What is made.
+    /// The files of the new image.
     private let files: NewFiles
 
-    /// - Throws: for an unknown format or protocol, and options that they do not take.
+    /// - Throws: `invalidArgument` or `unsupported` for an unknown format or protocol, and for options that
+    ///   they do not take.
     init(
         _ context: CommandContext, filename: String, format: String, text: CreateOptionText
     ) throws(BlockError) {
@@ -36,18 +37,20 @@ struct ImageCreator {
         if let backingFormat = options[.backingFormat] { try setBacking(format: backingFormat) }
     }
 
-    /// The path behind an image's file name, where that is a plain file.
+    /// The path of an image's file name; `nil` where that names no plain file.
     private static func path(of name: String, _ registry: DriverRegistry) -> String? {
         guard let (entry, path) = try? registry.resolve(name), entry.name == "file" else { return nil }
         return path
     }
 
-    /// Images state the format by the name that other programs know, too.
+    /// Sets the backing format under the name that other programs know.
     private mutating func setBacking(format: String) throws(BlockError) {
         try options.set(.backingFormat, to: context.registry.canonicalName(format))
     }
 
-    /// Takes the backing file of `-b` and its format.
+    /// Sets the backing file of `-b` and its format.
+    ///
+    /// - Throws: `unsupported` where the format has no backing file.
     mutating func setBacking(_ name: String?, format backingFormat: String?) throws(BlockError) {
         if let name {
             guard options.declares(.backingFile) else {
@@ -63,7 +66,11 @@ struct ImageCreator {
         }
     }
 
-    /// Checks the backing file and finds the size: `size`, or `-o size=`, or the backing file's.
+    /// Checks the backing file and decides the size in bytes: `size`, or `-o size=`, or that of the backing
+    /// file.
+    ///
+    /// - Throws: `invalidArgument` for contradictions and without a size; what opening the backing file fails
+    ///   with.
     mutating func resolve(size: Int?) throws(BlockError) {
         if let size {
             guard options[.size] == nil else {
@@ -72,7 +79,7 @@ struct ImageCreator {
             try options.set(.size, to: String(size))
         }
         try checkBacking()
-        // A header for a disk in another file has no size.
+        // The header of a disk in another file has no size.
         guard options[.size] != nil || options.flag(.detachedHeader) else {
             throw BlockError(.invalidArgument, "Image creation needs a size parameter")
         }
@@ -96,8 +103,8 @@ struct ImageCreator {
     private static let isItsOwnBacking = BlockError(
         .invalidArgument, "Error: Trying to create an image with the same filename as the backing file")
 
-    /// Opens the backing file, also while a machine writes to it, takes its size where none was given, and
-    /// answers its format.
+    /// Opens the backing file, also while another program writes to it, takes over its size where none was
+    /// given, and answers its format.
     private mutating func inspectBacking(_ name: String) throws(BlockError) -> String {
         let path = FileNames.resolve(name, relativeTo: filename)
         let node: BlockNode
@@ -139,9 +146,9 @@ struct ImageCreator {
         }
     }
 
-    /// Gives the image its name.
+    /// Gives the whole image its name.
     ///
-    /// - Throws: `exists` when somebody else has made a file of that name meanwhile.
+    /// - Throws: `exists` when another program has made a file of that name meanwhile.
     func finish() throws(BlockError) {
         defer { UnfinishedFiles.settle(files) }
         do throws(BlockError) { try files.commit() } catch {
@@ -150,13 +157,13 @@ struct ImageCreator {
         }
     }
 
-    /// Removes what was made.
+    /// Removes the files of the image.
     func discard() {
         files.discard()
         UnfinishedFiles.settle(files)
     }
 
-    /// The new image is going to name the files that the user names now.
+    /// Allows the files that the user names, since the new image is going to name them.
     private func allowNamedFiles() {
         for key in [CreateOptionKey.backingFile, .dataFile] where options.declares(key) {
             guard let name = options[key], !name.isEmpty else { continue }
@@ -164,7 +171,8 @@ struct ImageCreator {
         }
     }
 
-    /// Removes what was made, while another thread makes it, and ends the process as after an interrupt.
+    /// Removes the files of the image while another thread makes it, and ends the process as after an
+    /// interrupt.
     func abandon() -> Never {
         files.remove()
         SignalWatch.endProcess()
@@ -182,9 +190,10 @@ struct ImageCreator {
         return rules
     }
 
-    /// Begins an image that is written from front to back; `nil` where the format does not make this one so.
+    /// Begins an image that is written from start to end; `nil` where the format cannot make one with these
+    /// options.
     ///
-    /// - Parameter storage: where its bytes go instead of a new file.
+    /// - Parameter storage: the node that gets the bytes instead of a new file.
     func createStream(to storage: BlockNode? = nil) throws(BlockError) -> BlockNode? {
         UnfinishedFiles.add(files)
         do throws(BlockError) {

@@ -1,14 +1,16 @@
 import BlockCore
 import BlockProtocols
 
-/// Which open policy a run of the program has.
+/// The open policy of a run of the program.
 enum PolicyChoice {
     static let variable = "PLATTER_OPEN_POLICY"
 
-    /// Whether the program is called by a name of QEMU's, and does as that program does.
+    /// Whether `program` is the name of one of QEMU's programs, whose habits the run then has.
     static func isQemu(_ program: String) -> Bool { ["qemu-img", "qemu-io", "qemu-nbd"].contains(program) }
 
-    /// The policy under that name of the program: the variable's, or the name's own.
+    /// The policy without an option: that of the environment variable, or else that of the program's name.
+    ///
+    /// - Throws: for a variable that names no policy.
     static func initial(program: String) throws(CommandFailure) -> OpenPolicy {
         if let value = HostEnvironment.value(variable) { return try policy(named: value, from: variable) }
         return isQemu(program) ? .anyFile : .standard
@@ -16,8 +18,8 @@ enum PolicyChoice {
 
     /// The policy of that name.
     ///
-    /// - Parameter source: where the name was given, for the message.
-    /// - Throws: for a name that is no policy's.
+    /// - Parameter source: the option or variable that has the name, for the message.
+    /// - Throws: for an unknown name.
     static func policy(
         named name: String, from source: String = "--open-policy"
     ) throws(CommandFailure) -> OpenPolicy {
@@ -43,11 +45,12 @@ extension OptionReader {
 }
 
 extension CommandContext {
-    /// Allows a file that the user names as one of `image`'s chain, which the image then names too.
+    /// Allows a file that the user names as part of `image`'s chain, since the image names it too, or is
+    /// going to.
     ///
     /// - Parameters:
     ///   - name: relative to the image's folder.
-    ///   - orFromHere: whether it may be meant from the working folder, too.
+    ///     - orFromHere: whether `name` may also be relative to the working folder.
     func allow(_ name: String?, of image: String, orFromHere: Bool = false) {
         guard let name, !name.isEmpty else { return }
         opener.policy.allow(FileNames.resolve(name, relativeTo: image))

@@ -6,19 +6,19 @@ import BlockProtocols
 struct SecretObjects {
     private var secrets: [String: KeyMaterial] = [:]
 
-    /// Where drivers look them up.
+    /// The secrets, for drivers to look up by name.
     var source: SecretSource { SecretSource(secrets) }
 
     /// Makes the objects of these definitions.
     ///
-    /// - Throws: `invalidArgument`, `unsupported` or `exists` for an object that is malformed, of another
-    ///   kind
-    ///   than `secret`, or there already; what reading its file, or decrypting it, fails with.
+    /// - Throws: `invalidArgument`, `unsupported` or `exists` for an object that is malformed, is no secret,
+    ///   or
+    ///   exists already; what reading its file, or decrypting it, fails with.
     init(_ definitions: [String]) throws(BlockError) {
         for definition in definitions { try add(definition) }
     }
 
-    /// Makes the object of one `--object`: `secret,id=ID,...` or JSON.
+    /// Makes the object of one definition: `secret,id=ID,...` or JSON.
     private mutating func add(_ text: String) throws(BlockError) {
         var options = try Self.parse(text)
         guard let kind = options.take("qom-type") else { throw Self.missing("qom-type") }
@@ -45,7 +45,7 @@ struct SecretObjects {
         if text.hasPrefix("{") { return try JSONReader.options(text) }
         var options = OptionTree()
         for (index, pair) in try OptionList.parse(text).enumerated() {
-            // The first word may be the type alone; its value is "on" then, as of any key without one.
+            // The first word may be the type alone; like any key without a value, its value is "on" then.
             if index == 0, text.prefix(while: { $0 != "," }) == pair.key {
                 options["qom-type"] = pair.key
             } else {
@@ -92,7 +92,7 @@ struct SecretObjects {
         return KeyMaterial(plain.span.bytes)
     }
 
-    private static let maximumBytes = 1 << 20
+    private static let maximumBytes = Int.mib(1)
 
     private static func isBase64(_ format: String?) throws(BlockError) -> Bool {
         switch format {

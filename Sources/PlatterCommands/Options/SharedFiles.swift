@@ -2,7 +2,7 @@ import BlockCore
 import BlockFormats
 
 extension BlockNode {
-    /// Whether a file of this node itself is one from which `nodes` or their backing files are read.
+    /// Whether one of this node's own files belongs to `nodes` or their backing chains.
     func sharesFile(with nodes: [BlockNode]) -> Bool { sharesFile(with: nodes.fileIdentities) }
 
     fileprivate func sharesFile(with identities: Set<String>) -> Bool {
@@ -11,14 +11,14 @@ extension BlockNode {
 }
 
 extension [BlockNode] {
-    /// The files from which these nodes and their backing files are read.
+    /// The identities of all files of these nodes and their backing chains.
     var fileIdentities: Set<String> {
         reduce(into: []) { all, node in all.formUnion(node.fileIdentities) }
     }
 }
 
 extension CommandContext {
-    /// Whether making the file `name` would empty one from which `nodes` or their backing files are read.
+    /// Whether making the file `name` would empty a file of `nodes` or their backing chains.
     func wouldEmpty(_ name: String, readBy nodes: [BlockNode]) -> Bool {
         wouldEmpty(name, among: nodes.fileIdentities)
     }

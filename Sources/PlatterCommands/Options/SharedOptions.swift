@@ -17,8 +17,8 @@ extension OptionReader {
     mutating func aio() -> String? {
         value(
             "i", "aio", "threads|native|io_uring",
-            "How requests reach the file: system calls (the default), Linux AIO (past the page cache only) or "
-                + "io_uring")
+            "How requests reach the file: system calls (the default), Linux AIO (past the page cache only) "
+                + "or io_uring")
     }
 
     mutating func forceShare(of what: String = "the image") -> Bool {

@@ -2,9 +2,12 @@ import BlockCore
 
 /// Sizes as operands and option values.
 enum SizeArgument {
-    /// A size in bytes from 0 to `Int.max`.
+    /// Parses a size in bytes from `minimum` to `maximum`.
     ///
-    /// - Parameter what: as in "Invalid image size specified".
+    /// - Parameters:
+    ///     - what: the name of the size in messages, such as `image size` in "Invalid image size specified".
+    ///     - defaultSuffix: the unit of a number without one.
+    /// - Throws: for text that is no size, and a size out of range.
     static func parse(
         _ text: String, what: String, defaultSuffix: Character = "B", minimum: Int = 0, maximum: Int = .max
     ) throws(CommandFailure) -> Int {

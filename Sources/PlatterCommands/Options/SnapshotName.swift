@@ -4,10 +4,10 @@ import BlockCore
 struct SnapshotName {
     var id: String?
     var name: String?
-    /// A bare word may be an ID or a name.
+    /// A word without a key, which may be an ID or a name.
     private var word: String?
 
-    /// - Throws: for options that are none of a snapshot's.
+    /// - Throws: for unknown options.
     init(_ text: String) throws(CommandFailure) {
         guard text.hasPrefix("snapshot.") else {
             word = text
@@ -27,7 +27,7 @@ struct SnapshotName {
         }
     }
 
-    /// Makes `node`, which is open read-only, read from the snapshot.
+    /// Selects the snapshot in `node`, which is open read-only, so that it reads as the snapshot.
     ///
     /// - Throws: `Failed to load snapshot: reason`.
     func select(in node: BlockNode) throws(BlockError) {

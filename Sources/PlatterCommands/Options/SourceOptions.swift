@@ -1,11 +1,11 @@
 import BlockCore
 
-/// The options by which most commands tell what their operand FILE is.
+/// The options by which most commands say how their operand FILE is opened.
 struct SourceOptions {
     let format: String?
     let imageOpts: Bool
 
-    /// - Parameter what: what the help text says the format is of.
+    /// - Parameter what: the name of the image in the help text.
     init(_ options: inout OptionReader, of what: String = "the image") {
         format = options.format(of: what)
         imageOpts = options.imageOpts()
@@ -19,7 +19,7 @@ struct ImageName {
     var format: String?
     /// Whether `text` is a list of open options.
     var isOptions: Bool
-    /// More open options, from an option of their own.
+    /// Further open options, which go before those of `text`.
     var openOptions = OptionTree()
 
     init(_ text: String, format: String? = nil, isOptions: Bool = false) {
@@ -36,7 +36,7 @@ struct ImageName {
         self.init(text, format: source.format, isOptions: source.imageOpts)
     }
 
-    /// Whether the driver is to be guessed from the file's contents.
+    /// Whether the driver is guessed from the file's contents.
     var leavesFormatOpen: Bool {
         if format != nil || openOptions["driver"] != nil { return false }
         if isOptions { return (try? OptionTree.parse(text))?["driver"] == nil }
@@ -65,7 +65,7 @@ extension CommandContext {
         }
     }
 
-    /// The same without words in front of the error, and without the warning about raw images.
+    /// Opens an image without a prefix before the error's message, and without the warning about raw images.
     func openUnnamed(_ image: ImageName, _ settings: OpenSettings) throws(BlockError) -> BlockNode {
         guard image.isOptions else {
             return try opener.open(
@@ -80,7 +80,8 @@ extension CommandContext {
         return try opener.open(options: options, settings: settings)
     }
 
-    /// The format that takes anything is a guess that a guest can overturn.
+    /// Warns where the format was guessed to be the one that takes any contents: a guest could write another
+    /// format's header.
     func warnIfRaw(_ node: BlockNode, _ name: String) {
         guard let format = node.format, type(of: format).name == registry.fallback?.name else { return }
         let guess = node.driverName
@@ -111,13 +112,13 @@ extension CommandContext {
         return engine
     }
 
-    /// The only operand.
+    /// The operand of a command that has exactly one.
     func oneFile(_ operands: [String]) throws(CommandFailure) -> String {
         guard operands.count == 1 else { throw .usage("Expecting one image file name") }
         return operands[0]
     }
 
-    /// Closes `node` after `body`, and reports what either failed with; `body`'s error goes first.
+    /// Runs `body` and closes `node`. Throws the error of `body`, or else that of closing.
     func closing<Result>(_ node: BlockNode, _ body: (BlockNode) throws -> Result) throws -> Result {
         let result: Result
         do { result = try body(node) } catch {

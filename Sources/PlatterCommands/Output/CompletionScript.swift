@@ -3,7 +3,7 @@ import BlockFormats
 
 /// The completion scripts for shells, made from the tables of options.
 enum CompletionScript {
-    /// The shells that have one.
+    /// The shells that have a completion script.
     enum Shell: String, CaseIterable {
         case bash
         case zsh
@@ -20,7 +20,7 @@ enum CompletionScript {
         }
     }
 
-    /// The words that an option's value can be; empty where it is a file or free text.
+    /// The words that an option's value can be; empty for a file or free text.
     private static func values(_ option: OptionSpec) -> [String] {
         guard let value = option.value else { return [] }
         if value.contains("|") { return value.split(separator: "|").map { String($0) } }
@@ -28,7 +28,7 @@ enum CompletionScript {
         return value == "MODE" ? CacheMode.allCases.map(\.rawValue) : []
     }
 
-    /// Those that are of use: not the ones that are only there to be refused.
+    /// The options of a command, without those that are refused.
     private static func options(_ spec: CommandSpec) -> [OptionSpec] {
         spec.options.filter { $0.refusal == nil }
     }
@@ -148,7 +148,7 @@ enum CompletionScript {
         return line + " -d \(quoted(option.help))"
     }
 
-    /// In single quotes, as bash and zsh read it; help texts have no backslashes, so fish agrees.
+    /// The text in single quotes for bash and zsh; help texts have no backslashes, so fish reads it alike.
     private static func quoted(_ text: String) -> String {
         "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''") + "'"
     }

@@ -46,7 +46,7 @@ enum HelpText {
         return text
     }
 
-    /// An option as in the left column: `-f, --format FMT`.
+    /// The left column of an option: `-f, --format FMT`.
     static func names(_ option: OptionSpec) -> String {
         option.spellings.joined(separator: ", ") + (option.value.map { " \($0)" } ?? "")
     }
@@ -66,7 +66,7 @@ enum HelpText {
         return ([head] + lines.dropFirst()).joined(separator: "\n") + "\n"
     }
 
-    /// Breaks at spaces; every line begins with `indent` spaces.
+    /// Breaks text at spaces into lines that begin with `indent` spaces.
     private static func wrap(_ text: String, indent: Int) -> [String] {
         let margin = String(repeating: " ", count: indent)
         var lines: [String] = []

@@ -6,11 +6,12 @@
     import Darwin
 #endif
 
-/// Numbers as people read them.
+/// Numbers in the form for people.
 enum HumanSize {
     private static let units = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"]
 
-    /// Three significant digits and a binary unit: `64 MiB`, `3.27 MiB`, `0 B`. 1000 goes to the next unit.
+    /// Three significant digits and a binary unit: `64 MiB`, `3.27 MiB`, `0 B`. From 1000 on the next unit is
+    /// used.
     static func text(_ bytes: Int) -> String {
         var unit = 0
         var limit = 1000.0
@@ -22,12 +23,12 @@ enum HumanSize {
         return threeDigits(scaled) + " \(units[unit])B"
     }
 
-    /// As `%.3g` has it, without the cost of C's variable arguments where the number is a plain one.
+    /// The same text as `%.3g`, without the cost of C's variable arguments for most numbers.
     static func threeDigits(_ value: Double) -> String {
         guard value >= 1, value < 999 else { return formatted("%.3g", value) }
         let perUnit = value < 10 ? 100 : value < 100 ? 10 : 1
         let product = value * Double(perUnit)
-        // Only what is exact is rounded as C does it.
+        // A product that is not exact might be rounded otherwise than in C.
         guard (-product).addingProduct(value, Double(perUnit)) == 0 else { return formatted("%.3g", value) }
         let hundredths = Int(product.rounded(.toNearestOrEven)) * (100 / perUnit)
         var digits = String(hundredths % 100 + 100).dropFirst()
@@ -35,10 +36,10 @@ enum HumanSize {
         return String(hundredths / 100) + (digits.isEmpty ? "" : "." + digits)
     }
 
-    /// `0.00` with two digits after the point.
+    /// A percentage with two digits after the point.
     static func percent(_ value: Double) -> String { formatted("%.2f", value) }
 
-    /// What C's `printf` makes of one number.
+    /// The text that C's `printf` makes of one number.
     static func formatted(_ format: String, _ value: Double) -> String {
         let buffer = UnsafeMutableBufferPointer<CChar>.allocate(capacity: 64)
         defer { buffer.deallocate() }

@@ -1,37 +1,37 @@
 import BlockCore
 
-/// What `info` tells of one image.
+/// The information that `info` prints about one image.
 struct ImageInfo {
     var filename: String
     var format: String
     var virtualSize: Int
-    /// Bytes taken up on the disk; `nil` where that is not known.
+    /// The bytes that the files take up on the disk; `nil` where that is unknown.
     var actualSize: Int?
     var details: FormatInfo
     var snapshots: [SnapshotInfo] = []
     var backing: BackingReference?
     /// The backing file's name from the current folder.
     var fullBackingName: String?
-    /// The nodes below, with what the format uses them for.
+    /// The child nodes, with the names of their roles.
     var children: [(role: String, info: ImageInfo)] = []
-    /// `nil` when they are not wanted.
+    /// The limits of requests; `nil` unless they are asked for.
     var limits: [InfoField]?
-    /// Whether this is a protocol's node.
+    /// Whether the node has a protocol driver only.
     var isStorage = false
-    /// Why nothing is known of a file that the image names; `nil` where something is.
+    /// Why nothing is known about a file that the image names; `nil` for a file that was examined.
     var isUnknownBecause: String?
     /// The files that the image names.
     var references: [FileFinding] = []
 
-    /// Lengths are told in whole sectors of this many bytes.
+    /// Lengths are printed as whole sectors of this many bytes.
     private static let sectorBytes = 512
 
-    /// Asks an open image, and looks at the files that it names.
+    /// Collects the information of an open image, and examines the files that it names without opening them.
     init(_ node: BlockNode, _ opener: ImageOpener, withLimits: Bool = false) throws(BlockError) {
         try self.init(node, withLimits: withLimits, naming: opener.findings(of: node))
     }
 
-    /// A file that an image names and that is not open.
+    /// Describes a file that an image names and that is not open.
     private init(_ finding: FileFinding) {
         filename = finding.resolvedName
         format = "file"
@@ -64,12 +64,12 @@ struct ImageInfo {
         for finding in findings where finding.reference.purpose != .backing {
             children.append((finding.reference.role, ImageInfo(finding)))
         }
-        // The latest first, as QEMU lists them.
+        // The latest snapshot first, as QEMU lists them.
         children.reverse()
         if isStorage {
             actualSize = node.allocatedSize()
         } else {
-            // A file that is not to be looked at adds nothing; one that cannot tell makes all unknown.
+            // A file that may not be examined adds nothing; one whose size is unknown makes the sum unknown.
             let known = children.filter { $0.info.isUnknownBecause == nil }
             let sizes = known.compactMap(\.info.actualSize)
             actualSize = sizes.count == known.count ? sizes.reduce(0, +) : nil
@@ -82,7 +82,7 @@ struct ImageInfo {
         if withLimits { limits = Self.limits(of: node) }
     }
 
-    /// How requests to the node may be aligned, in bytes.
+    /// The alignment of requests to the node, in bytes.
     private static func limits(of node: BlockNode) -> [InfoField] {
         var fields: [InfoField] = []
         let alignment = max(1, (node.format == nil ? node : node.file ?? node).requestAlignment)

@@ -1,6 +1,7 @@
 import BlockCore
 
-/// Prints values as JSON with four spaces for each level, one element a line, also for what is empty.
+/// Writes values as JSON as qemu-img does: four spaces for each level, one element a line, and brackets on
+/// two lines also when empty.
 enum JSONWriter {
     /// The text of `value`, with a line feed at its end.
     static func text(_ value: InfoValue) -> String {
@@ -67,7 +68,7 @@ enum JSONWriter {
     }
 }
 
-/// How a command's result is printed.
+/// The form in which a command prints its result.
 enum OutputFormat {
     case human
     case json
@@ -97,6 +98,6 @@ extension JSONWriter {
 }
 
 extension BlockNode {
-    /// The name by which it can be opened again: a file name where that says all, `json:{…}` otherwise.
+    /// The name by which the node can be opened again: a file name where that is enough, else `json:{…}`.
     var shownName: String { naming.plain ?? "json:" + JSONWriter.line(naming.options) }
 }

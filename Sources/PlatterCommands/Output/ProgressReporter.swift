@@ -1,7 +1,7 @@
 import BlockCore
 import Synchronization
 
-/// Shows how far a job is, and hands it the user's interrupt.
+/// Shows a job's progress, and cancels the job when the user interrupts it.
 ///
 /// On a terminal, `-p` is one line on standard error that is rewritten: percentage, rate, time left.
 /// Elsewhere, and under the names of QEMU's programs, it is qemu-img's `    (12.34/100%)` and a carriage
@@ -9,13 +9,13 @@ import Synchronization
 /// SIGUSR1 prints one line on standard error, which begins as qemu-img's. SIGINT, SIGTERM and SIGHUP cancel
 /// the job at its next step; the second one ends the program at once. Thread-safe.
 final class ProgressReporter: Sendable {
-    /// Hand this to the job.
+    /// The control to run the job with.
     let control: JobControl
     private let display: ProgressDisplay
     private let signals: SignalWatch
 
     /// - Parameters:
-    ///   - isShown: `-p`, and not `-q`.
+    ///     - isShown: whether progress is shown: `-p` without `-q`.
     ///   - bytesPerSecond: the job's speed limit; 0 for none.
     init(_ context: CommandContext, isShown: Bool, bytesPerSecond: Int = 0) {
         let display = ProgressDisplay(context, isShown: isShown)
@@ -27,18 +27,19 @@ final class ProgressReporter: Sendable {
         display.begin()
     }
 
-    /// Shows the end and gives the signals back. Call it on success and on failure; twice does nothing.
+    /// Shows the end and stops watching signals. Call it after success and after failure; a second call does
+    /// nothing.
     ///
     /// - Parameters:
-    ///   - succeeded: whether all was done, so that 100% is shown.
-    ///   - result: text for standard output, put where qemu-img has it.
+    ///     - succeeded: whether the job has succeeded, so that 100% is shown.
+    ///     - result: text for standard output, printed where qemu-img prints it.
     ///   - isAnswer: whether the command fails when `result` cannot be written.
     func finish(succeeded: Bool, result: String = "", isAnswer: Bool = false) {
         signals.stop()
         display.end(succeeded: succeeded, result: result, isAnswer: isAnswer)
     }
 
-    /// Runs `body` and calls ``finish(succeeded:)`` in either case.
+    /// Runs `body`, and calls ``finish(succeeded:result:isAnswer:)`` whether it succeeds or fails.
     func reporting<Result>(_ body: (JobControl) throws -> Result) throws -> Result {
         do {
             let result = try body(control)
@@ -51,7 +52,7 @@ final class ProgressReporter: Sendable {
     }
 }
 
-/// The text of the progress, and when it is printed.
+/// Prints the progress, and decides when.
 private final class ProgressDisplay: Sendable {
     private struct State {
         var shownPercent = 0.0
@@ -61,13 +62,13 @@ private final class ProgressDisplay: Sendable {
 
     private let terminal: Terminal
     private let isShown: Bool
-    /// Whether progress is our own line on standard error, not qemu-img's on standard output.
+    /// Whether progress is Platter's line on standard error instead of qemu-img's on standard output.
     private let isLine: Bool
     private let isQemu: Bool
     private let began = MonotonicClock.nanoseconds()
     private let state = Mutex(State())
 
-    /// The line on a terminal changes at most every so many nanoseconds.
+    /// The shortest time between two changes of the line on a terminal.
     private static let intervalNanoseconds = 100_000_000
     private static let lineWidth = 60
 
@@ -98,7 +99,7 @@ private final class ProgressDisplay: Sendable {
         if due { show(progress, percent) }
     }
 
-    /// The answer to SIGUSR1.
+    /// Prints the progress once, for SIGUSR1.
     func printOnce(_ progress: JobControl.Progress) {
         let start = isShown && isLine ? "\r" : ""
         let more = isQemu ? "" : "  " + pace(progress)
@@ -140,7 +141,7 @@ private final class ProgressDisplay: Sendable {
         return "\(percent)%  \(pace(progress))".padded(right: Self.lineWidth)
     }
 
-    /// Rate so far, and the time left at that rate.
+    /// The rate so far, and the time left at that rate.
     private func pace(_ progress: JobControl.Progress) -> String {
         let seconds = max(1e-3, Double(MonotonicClock.nanoseconds() - began) / 1e9)
         let rate = Double(progress.done) / seconds

@@ -10,11 +10,10 @@ import Synchronization
     import Darwin
 #endif
 
-/// Takes the signals that concern running jobs on a thread of its own, so that no code runs in a handler.
+/// Receives the signals that concern running jobs, on a thread of its own, so that no code runs in a handler.
 ///
-/// While it watches, the signals are blocked in the thread that made it and in those started from there. All
-/// watches of the process share one thread, so none can take a signal that is meant for another: each of them
-/// gets to know. Thread-safe.
+/// While it watches, the signals are blocked in the thread that made it and in threads started from there.
+/// All watches of the process share the receiving thread, and each of them gets every signal. Thread-safe.
 final class SignalWatch: Sendable {
     private struct Handlers: Sendable {
         var onInterrupt: @Sendable () -> Void
@@ -25,15 +24,15 @@ final class SignalWatch: Sendable {
     private struct Watches: Sendable {
         var all: [Int: Handlers] = [:]
         var lastNumber = 0
-        /// Whether the thread was started; it never ends.
+        /// Whether the receiving thread was started; it never ends.
         var hasThread = false
     }
 
-    /// What a signal comes to.
+    /// The effect of a signal.
     private enum Outcome {
         case calls([@Sendable () -> Void])
         case exit
-        /// Nobody watches: what the system does with the signal.
+        /// The signal's default effect, since nothing watches.
         case systemDefault
     }
 
@@ -42,7 +41,7 @@ final class SignalWatch: Sendable {
     private static let received = Atomic<Int32>(SIGINT)
     private let number: Int
 
-    /// The exit status after an interrupt, as a shell tells of the signal: 130 for Ctrl-C.
+    /// The exit status after an interrupt, as shells report the signal: 130 for Ctrl-C.
     static var interruptedStatus: Int32 { 128 + received.load(ordering: .relaxed) }
 
     /// Ends the process at once, as after an interrupt.
@@ -52,8 +51,8 @@ final class SignalWatch: Sendable {
     private static let interrupts = [SIGINT, SIGTERM, SIGHUP].filter { platter_is_ignored($0) == 0 }
     private static let statusIsIgnored = platter_is_ignored(SIGUSR1) != 0
 
-    /// Interrupts that follow each other this fast are one: `timeout` sends its signal to the process and to
-    /// the process's group.
+    /// Interrupts within this time count as one: `timeout` sends its signal to the process and to the
+    /// process's group.
     static let quietTime = Duration.milliseconds(200)
 
     /// Starts watching. The first interrupt calls `onInterrupt`, the second ends the process.
@@ -71,7 +70,7 @@ final class SignalWatch: Sendable {
         if isFirst { WorkerThreads.detach { Self.watch() } }
     }
 
-    /// Ends watching: when nobody else watches, an interrupt ends the program again.
+    /// Ends watching. When nothing else watches, an interrupt ends the program again.
     func stop() {
         let isLast = Self.watches.withLock { watches in
             watches.all.removeValue(forKey: number) != nil && watches.all.isEmpty
@@ -89,7 +88,7 @@ final class SignalWatch: Sendable {
         }
     }
 
-    /// Does what the signal asks for, to every watch.
+    /// Delivers a signal to every watch.
     static func deliver(_ signal: Int32) {
         switch watches.withLock({ outcome(signal, at: .now, &$0) }) {
         case .calls(let calls): calls.forEach { $0() }
@@ -115,7 +114,7 @@ final class SignalWatch: Sendable {
         return .calls(waiting.values.map(\.onInterrupt))
     }
 
-    /// Lets a signal that came between two watches do to the process what it does without any.
+    /// Gives a signal that came between two watches its default effect.
     private static func leaveToSystem(_ signal: Int32) {
         var set = interruptSet
         pthread_sigmask(SIG_UNBLOCK, &set, nil)

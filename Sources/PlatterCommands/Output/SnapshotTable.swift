@@ -10,7 +10,7 @@ import BlockCore
 
 /// The list of an image's snapshots, for people.
 enum SnapshotTable {
-    /// A title, a row of headings, and a row for each snapshot.
+    /// A title, a row of headings, and one row for each snapshot.
     static func text(_ snapshots: [SnapshotInfo]) -> String {
         let heading = row(["ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"])
         return "Snapshot list:\n" + heading + snapshots.map(row).joined()

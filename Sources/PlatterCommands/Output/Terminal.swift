@@ -11,9 +11,9 @@ import Synchronization
 
 /// Standard output, buffered, and standard error, not buffered. Thread-safe.
 ///
-/// An *answer* is what the command was asked for (`info`, `map`); a *remark* is all else (`Image resized.`,
-/// progress). An answer that could not be written is a failure, a remark is not. After the first failure
-/// nothing more is written to standard output.
+/// An *answer* is the output that the command is run for (`info`, `map`); a *remark* is any other (`Image
+/// resized.`, progress). The command fails when an answer cannot be written, but not for a remark. After the
+/// first failed write, nothing more is written to standard output.
 final class Terminal: Sendable {
     private struct Output {
         var buffer: [UInt8] = []
@@ -24,16 +24,16 @@ final class Terminal: Sendable {
         var lostAnswer = false
     }
 
-    /// Standard output is written in pieces of at least this many bytes.
-    private static let chunkBytes = 1 << 16
+    /// The number of buffered bytes from which on standard output is written.
+    private static let chunkBytes = Int.kib(64)
 
     private let output = Mutex(Output())
-    /// Whether somebody watches standard output, so that lines must appear at once.
+    /// Whether standard output is a terminal, so that lines have to appear at once.
     let outputIsTerminal = isatty(STDOUT_FILENO) == 1
     let errorIsTerminal = isatty(STDERR_FILENO) == 1
 
-    /// Appends an answer to standard output. Control characters but line feeds and tabs are shown as escapes,
-    /// as in every text that goes through here: names may be strangers'.
+    /// Appends an answer to standard output. Control characters other than line feeds and tabs are escaped,
+    /// as in all text printed here, since names may come from strangers.
     func print(_ text: String) { write(PrintableText.shown(text, keepsLines: true), isAnswer: true) }
 
     /// Appends bytes of an answer to standard output.
@@ -42,13 +42,13 @@ final class Terminal: Sendable {
     /// Appends a remark to standard output.
     func remark(_ text: String) { write(PrintableText.shown(text, keepsLines: true), isAnswer: false) }
 
-    /// Appends text of our own to standard output as it is: it moves the cursor.
+    /// Appends text of our own to standard output without escaping: it moves the cursor.
     func steer(_ text: String, isAnswer: Bool = false) { write(text, isAnswer: isAnswer) }
 
-    /// Writes what is buffered for standard output.
+    /// Writes the buffered bytes to standard output.
     func flush() { output.withLock { Self.drain(&$0) } }
 
-    /// Writes what is buffered; why an answer could not be written to standard output, if one could not.
+    /// Writes the buffered bytes, and answers why an answer could not be written; `nil` when all were.
     func lostAnswer() -> String? {
         output.withLock { output in
             Self.drain(&output)
@@ -60,7 +60,7 @@ final class Terminal: Sendable {
     /// Prints a line on standard error.
     func error(_ line: String) { writeError(PrintableText.shown(line, keepsLines: true) + "\n") }
 
-    /// Writes text on standard error as it is.
+    /// Writes text on standard error without escaping.
     func writeError(_ text: String) {
         if outputIsTerminal { flush() }
         Self.withBytes(of: text) { _ = Self.writeAll($0, to: STDERR_FILENO) }
@@ -70,7 +70,7 @@ final class Terminal: Sendable {
         Self.withBytes(of: text) { write($0, isAnswer: isAnswer) }
     }
 
-    /// Names that are not UTF-8 come out as the bytes that they are.
+    /// Runs `body` on the text's bytes; names that are not UTF-8 are the bytes that they stand for.
     private static func withBytes(of text: String, _ body: (UnsafeRawBufferPointer) -> Void) {
         guard text.isPlain else { return text.rawBytes.withUnsafeBytes(body) }
         var text = text
@@ -95,7 +95,7 @@ final class Terminal: Sendable {
         output.buffer.removeAll(keepingCapacity: true)
     }
 
-    /// The errno of the write that failed, `nil` when all was written.
+    /// Writes all bytes. Answers the errno of the write that failed; `nil` when none did.
     private static func writeAll(_ bytes: UnsafeRawBufferPointer, to descriptor: Int32) -> Int32? {
         var rest = bytes
         while rest.count > 0 {

@@ -1,14 +1,14 @@
 import BlockProtocols
 import Synchronization
 
-/// The files of images that are being made, which a second interrupt removes before it ends the process: the
-/// thread that makes them has no time left to do so. Thread-safe.
+/// The files of images that are being made. A second interrupt removes them before it ends the process, since
+/// the thread that makes them has no time left to do so. Thread-safe.
 enum UnfinishedFiles {
     private static let all = Mutex<[ObjectIdentifier: NewFiles]>([:])
 
     static func add(_ files: NewFiles) { all.withLock { $0[ObjectIdentifier(files)] = files } }
 
-    /// Whoever made them has given them their names, or has removed them.
+    /// Forgets files that have got their names or were removed.
     static func settle(_ files: NewFiles) {
         _ = all.withLock { $0.removeValue(forKey: ObjectIdentifier(files)) }
     }
