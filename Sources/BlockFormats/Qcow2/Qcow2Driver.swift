@@ -171,8 +171,7 @@ public final class Qcow2Driver: SessionFormat {
     static func repairDirty(_ tables: Qcow2Metadata) throws(BlockError) {
         var lines: [String] = []
         try tables.reachL1()
-        var checker = try Qcow2Checker(tables, isAutomatic: true)
-        let result = try checker.run(repair: .all) { lines.append($0) }
+        let result = try tables.check(.all, isAutomatic: true) { lines.append($0) }
         guard result.corruptions == 0, result.checkErrors == 0 else {
             throw BlockError(
                 .corrupt, "qcow2: The image was not closed properly and could not be repaired",

@@ -51,8 +51,7 @@ extension Qcow2Metadata {
 
     /// Zero clusters are expanded by what refcounts and tables say, so these must be right.
     private func checkConsistency() throws(BlockError) {
-        var checker = try Qcow2Checker(self)
-        let result = try checker.run(repair: .none) { _ in }
+        let result = try check(.none) { _ in }
         guard result.corruptions == 0, result.checkErrors == 0 else {
             throw BlockError(
                 .corrupt, "Cannot downgrade an image with \(result.corruptions) errors",

@@ -151,8 +151,7 @@ extension Qcow2Metadata {
     /// Whether a check finds more than leaks. Looks through all tables of the file.
     fileprivate func hasCorruptions() throws(BlockError) -> Bool {
         if hasChanges { try commit() }
-        var checker = try Qcow2Checker(self)
-        let result = try checker.run(repair: .none) { _ in }
+        let result = try check(.none) { _ in }
         return result.corruptions > 0 || result.checkErrors > 0
     }
 

@@ -1,151 +1,190 @@
 import BlockCore
 
-extension Qcow2Checker {
-    /// Builds a new refcount structure behind everything that is in the file.
-    ///
-    /// Order of writes: new blocks and a new table where nothing lies, a barrier, then the header's sector.
-    /// The old structure is unused from then on.
-    ///
-    /// - Parameter keepingUnused: count what nothing refers to as used once, so that it stays for now.
-    mutating func rebuild(keepingUnused: Bool) throws(BlockError) {
-        let used = try usedBlocks(keepingUnused)
-        let perTableCluster = layout.clusterSize / 8
-        var blocks = used
-        var tableClusters = 0
-        var blockClusters = 0
-        // The structure counts its own clusters too, which may take more blocks.
-        while true {
-            let end = fileClusters + blockClusters + tableClusters
-            let own =
-                end > fileClusters
-                ? fileClusters / layout.refcountsPerBlock...(end - 1) / layout.refcountsPerBlock : nil
-            let all = own.map { used.union($0) } ?? used
-            let highest = (all.max() ?? 0) + 1
-            let newTable = (highest + perTableCluster - 1) / perTableCluster
-            if all.count == blockClusters && newTable == tableClusters { break }
-            blocks = all
-            blockClusters = all.count
-            tableClusters = newTable
-        }
-        guard tableClusters << layout.clusterBits <= Qcow2.Limit.refcountTableBytes else {
-            throw BlockError(.limit, "The refcount table would become too large", path: tables.file.filename)
-        }
-        try write(blocks.sorted(), tableClusters: tableClusters, keepingUnused)
-    }
-
-    /// The numbers of the blocks that count at least one cluster in use.
-    private mutating func usedBlocks(_ keepingUnused: Bool) throws(BlockError) -> Set<Int> {
-        var used: Set<Int> = []
-        let layout = layout
-        try eachRebuildWindow(keepingUnused) { window, _ in
-            var block = window.clusters.lowerBound / layout.refcountsPerBlock
-            while block * layout.refcountsPerBlock < window.clusters.upperBound {
-                let range = block * layout.refcountsPerBlock..<(block + 1) * layout.refcountsPerBlock
-                if !window.isFree(range.clamped(to: window.clusters)) { used.insert(block) }
-                block += 1
+extension Qcow2Driver: Checkable {
+    public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
+        try exclusively { tables throws(BlockError) -> CheckResult in
+            if tables.damage != nil { try tables.reload() } else if !tables.isReadOnly { try tables.commit() }
+            // A repair may free the cluster that the next compressed one was to go into.
+            tables.freeByteOffset = 0
+            if repair != .none {
+                try tables.clearUnknownAutoclear()
+                try tables.reachL1()
             }
+            return try tables.check(repair, report)
         }
-        return used
+    }
+}
+
+extension Qcow2Metadata {
+    /// Checks that refcounts and references agree, and repairs what does not. What was cached is written.
+    ///
+    /// - Parameter isAutomatic: set when opening a dirty image repairs it: such a repair drops nothing that a
+    ///   user could still recover.
+    /// - Throws: `io`, `noSpace`, `limit`; `corrupt` where the check cannot run at all.
+    func check(
+        _ mode: RepairMode, isAutomatic: Bool = false, _ report: (String) -> Void
+    ) throws(BlockError) -> CheckResult {
+        protection = nil
+        isRepairing = true
+        defer {
+            protection = nil
+            isRepairing = false
+        }
+        var repair = try Qcow2Repair(self, isAutomatic: isAutomatic)
+        return try repair.check(mode, report)
+    }
+}
+
+/// The check of an image, and its repair. Used under the driver's lock.
+///
+/// Order of writes in a repair:
+/// 1. The dirty bit (version 3).
+/// 2. Entries that point nowhere.
+/// 3. The refcounts, a barrier.
+/// 4. The snapshot table.
+/// 5. The flags, a barrier.
+/// 6. The dirty and corrupt bits off.
+///
+/// A crash in between leaves an image that is repaired again.
+struct Qcow2Repair: Surveying {
+    let tables: Qcow2Metadata
+    let isAutomatic: Bool
+    /// Made anew for a file that has grown.
+    var scope: Qcow2CheckScope
+    /// Clusters with tables that seem to be used otherwise too; known once that may matter.
+    var suspects: ClusterFilter?
+    var lines = BoundedReport()
+    /// Entries that pointed nowhere were given up.
+    var hasLosses = false
+    /// Flags and bitmaps of subclusters that were found wrong, and that were set right.
+    var wrongFlags = 0
+    var repairedFlags = 0
+
+    var layout: Qcow2Layout { tables.layout }
+
+    init(_ tables: Qcow2Metadata, isAutomatic: Bool) throws(BlockError) {
+        self.tables = tables
+        self.isAutomatic = isAutomatic
+        scope = try Qcow2CheckScope(tables)
     }
 
-    /// Counts all references, window by window. The old refcount structure is still among them: what it takes
-    /// is found to be leaked once nothing refers to it.
-    private mutating func eachRebuildWindow(
-        _ keepingUnused: Bool,
-        _ body: (ReferenceWindow, Int) throws(BlockError) -> Void
-    ) throws(BlockError) {
-        let before = result
-        let wasQuiet = isQuiet
-        isQuiet = true
-        // Windows end where blocks end, so that each block is filled from one window.
-        let step = max(
-            layout.refcountsPerBlock,
-            ReferenceWindow.size.roundedDown(to: layout.refcountsPerBlock))
-        var start = 0
-        repeat {
-            let end = min(fileClusters, start + step)
-            var window = ReferenceWindow(start..<end)
-            try countReferences(into: &window, { _ in })
-            if keepingUnused { window.countUnused() }
-            try body(window, start)
-            start = end
-        } while start < fileClusters
-        result = before
-        isQuiet = wasQuiet
+    mutating func survey(_ report: (String) -> Void) throws(BlockError) -> Qcow2Survey {
+        var surveyor = Qcow2Surveyor(scope)
+        do throws(BlockError) { try surveyor.run() } catch {
+            lines.tell(surveyor.survey.findings, report)
+            throw error
+        }
+        var survey = surveyor.survey
+        if let line = try doubleMetadata(survey) {
+            survey.hasDoubleMetadata = true
+            survey.findings.note(line)
+        }
+        return survey
     }
 
-    /// Writes table and blocks and switches the header to them.
-    private mutating func write(
-        _ blocks: [Int], tableClusters: Int, _ keepingUnused: Bool
+    /// Counted twice, a cluster agrees with its two uses; where more is wrong, that has been reported.
+    private func doubleMetadata(_ survey: Qcow2Survey) throws(BlockError) -> String? {
+        guard !survey.needsRebuild, survey.irreparable == 0, let cluster = try tables.overlappingMetadata()
+        else { return nil }
+        return "ERROR cluster \(cluster) holds two pieces of metadata"
+    }
+
+    func plan(for survey: Qcow2Survey, _ mode: RepairMode) -> Qcow2RepairPlan {
+        Qcow2RepairPlan(
+            survey, mode, tables.header, vouches: tables.vouchesForBitmaps, isAutomatic: isAutomatic)
+    }
+
+    mutating func tell(_ survey: Qcow2Survey, _ plan: Qcow2RepairPlan, _ report: (String) -> Void) {
+        lines.tell(survey.findings, report)
+    }
+
+    mutating func apply(
+        _ step: Qcow2RepairPlan.Step, of plan: Qcow2RepairPlan, to survey: inout Qcow2Survey,
+        _ report: (String) -> Void
     ) throws(BlockError) {
-        let file = tables.file
-        let tableStart = fileClusters
-        let firstBlock = tableStart + tableClusters
-        let own = tableStart..<firstBlock + blocks.count
-        var table = [UInt64](repeating: 0, count: (tableClusters << layout.clusterBits) >> 3)
-        let place = Dictionary(uniqueKeysWithValues: blocks.enumerated().map { ($1, firstBlock + $0) })
-        for (block, cluster) in place { table[block] = UInt64(cluster << layout.clusterBits) }
-        var written: Set<Int> = []
-        let layout = layout
-        try eachRebuildWindow(keepingUnused) { window, _ throws(BlockError) in
-            let first = window.clusters.lowerBound / layout.refcountsPerBlock
-            let last =
-                max(window.clusters.lowerBound, window.clusters.upperBound - 1) / layout.refcountsPerBlock
-            for block in first...last {
-                guard let cluster = place[block] else { continue }
-                let bytes = Self.block(block, window, own, layout)
-                try file.write(bytes.bytes, at: cluster << layout.clusterBits)
-                written.insert(block)
-            }
+        switch step {
+        case .bitmaps: try removeBitmaps(plan, &survey, report)
+        case .mark: try tables.setDirty(true)
+        case .tables: try repairTables(&survey, report)
+        case .rebuild:
+            report("Rebuilding refcount structure")
+            try rebuild(keepingUnused: plan.whyLeaksStay(survey) != nil)
+            survey.usedClusters = 0
+        case .refcounts: try repairRefcounts(plan, &survey, report)
+        case .snapshots: try repairSnapshotTable(&survey, report)
+        case .countsBehindEnd: try clearCountsBehindEnd(&survey, report)
+        case .flags: try checkFlags(repair: plan.repairsFlags(survey), &survey, report)
+        case .doubleMetadata: try askAgain(plan, &survey, report)
+        case .unmark: try clearBits(plan, survey)
+        case .notice: tellWhyLeaksStay(plan, survey, report)
         }
-        for block in blocks where !written.contains(block) {
-            let bytes = Self.block(block, ReferenceWindow(0..<0), own, layout)
-            try file.write(bytes.bytes, at: (place[block] ?? 0) << layout.clusterBits)
+    }
+
+    func result(of survey: Qcow2Survey, _ plan: Qcow2RepairPlan) -> CheckResult {
+        var result = CheckResult()
+        result.corruptions = survey.findings.corruptions + (survey.hasDoubleMetadata ? 1 : 0)
+        result.leaks = survey.findings.leaks
+        result.checkErrors = survey.findings.checkErrors
+        result.corruptionsFixed = survey.corruptionsFixed
+        result.leaksFixed = survey.leaksFixed
+        result.totalClusters = layout.clusters(tables.header.virtualSize)
+        result.allocatedClusters = survey.allocatedClusters
+        result.fragmentedClusters = survey.fragmentedClusters
+        result.compressedClusters = survey.compressedClusters
+        if !plan.isRefused { result.imageEndOffset = survey.usedClusters << layout.clusterBits }
+        return result
+    }
+
+    // MARK: Surveying again
+
+    /// Finds out anew, without a word, what is still wrong. What is not any more was repaired.
+    mutating func surveyAgain(_ survey: inout Qcow2Survey) throws(BlockError) {
+        var surveyor = Qcow2Surveyor(scope)
+        try surveyor.run()
+        let found = survey.findings.corruptions
+        surveyor.survey.follow(survey)
+        survey = surveyor.survey
+        survey.corruptionsFixed += max(0, found - survey.findings.corruptions)
+    }
+
+    private mutating func askAgain(
+        _ plan: Qcow2RepairPlan, _ survey: inout Qcow2Survey, _ report: (String) -> Void
+    ) throws(BlockError) {
+        survey.hasDoubleMetadata = false
+        if let line = try doubleMetadata(survey) {
+            survey.corruption(line)
+            lines.tell(line, report)
+        } else if plan.hadDoubleMetadata {
+            survey.corruptionsFixed += 1
         }
-        try BigEndianTable.write(table, to: file, at: tableStart << layout.clusterBits)
+    }
+
+    /// Where all is well, the bits that say otherwise go; where the refcounts are, the dirty bit: it means
+    /// nothing else, and who writes to the image would have to do all this again.
+    private func clearBits(_ plan: Qcow2RepairPlan, _ survey: Qcow2Survey) throws(BlockError) {
+        guard survey.findings.checkErrors == 0, survey.haveRefcountsAgreed else {
+            // What stays wrong was wrong before.
+            return plan.wasDirty ? () : try tables.setDirty(false)
+        }
+        guard survey.findings.corruptions == 0 else { return try tables.setDirty(false) }
+        tables.damage = nil
+        // QEMU does not open an image that calls a data file raw which it does not have.
+        let raw = tables.header.autoclear & Qcow2.Autoclear.dataFileRaw
+        let strayRaw = tables.header.incompatible.contains(.dataFile) ? 0 : raw
+        let isSound = tables.header.incompatible.isDisjoint(with: [.dirty, .corrupt])
+        guard layout.version >= 3, !isSound || strayRaw != 0 else { return }
         try tables.barrier()
-        tables.header.refcountTableOffset = tableStart << layout.clusterBits
-        tables.header.refcountTableClusters = tableClusters
+        tables.header.autoclear &= ~strayRaw
+        tables.header.incompatible.subtract([.dirty, .corrupt])
         try tables.writeHeaderFields()
         try tables.barrier()
-        try tables.reload()
-        self = try reopened()
     }
 
-    /// A checker for the same image with what is known so far, for a file that has grown.
-    func reopened() throws(BlockError) -> Qcow2Checker {
-        var next = try Qcow2Checker(tables, isAutomatic: isAutomatic)
-        next.result = result
-        next.needsRebuild = needsRebuild
-        next.hasWrongFlags = hasWrongFlags
-        next.unmendable = unmendable
-        next.hasBadSnapshots = hasBadSnapshots
-        next.incompleteSnapshots = incompleteSnapshots
-        next.unknownReferences = unknownReferences
-        next.doubt = doubt
-        next.hasLosses = hasLosses
-        next.hasOverlaps = hasOverlaps
-        next.hasOtherDamage = hasOtherDamage
-        next.mismatches = mismatches
-        next.doubtful = doubtful
-        next.isQuiet = isQuiet
-        return next
-    }
-
-    /// A refcount block with the counts of a window and of the new structure itself.
-    private static func block(
-        _ index: Int, _ window: ReferenceWindow, _ own: Range<Int>, _ layout: Qcow2Layout
-    ) -> AlignedBuffer {
-        let buffer = AlignedBuffer(count: layout.clusterSize, zeroed: true)
-        var bytes = buffer.mutableBytes
-        let range = index * layout.refcountsPerBlock..<(index + 1) * layout.refcountsPerBlock
-        for cluster in range.clamped(to: window.clusters) {
-            let count = min(window.count(of: cluster), layout.maximumRefcount)
-            RefcountEntries.set(&bytes, cluster - range.lowerBound, to: count, order: layout.refcountOrder)
-        }
-        for cluster in range.clamped(to: own) {
-            RefcountEntries.set(&bytes, cluster - range.lowerBound, to: 1, order: layout.refcountOrder)
-        }
-        return buffer
+    private func tellWhyLeaksStay(
+        _ plan: Qcow2RepairPlan, _ survey: Qcow2Survey, _ report: (String) -> Void
+    ) {
+        guard let reason = plan.whyLeaksStay(survey) else { return }
+        report("Leaked clusters stay, for they may hold what is missing: \(reason)")
+        if plan.mayFreeNext(survey) { report("Check again with -r leaks to free them") }
     }
 }

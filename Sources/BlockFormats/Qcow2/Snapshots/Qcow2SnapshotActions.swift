@@ -280,8 +280,7 @@ extension Qcow2Metadata {
     /// may decide on its own leaves it all leaked.
     fileprivate func releaseUnused() throws(BlockError) {
         try commit()
-        var checker = try Qcow2Checker(self, isAutomatic: true)
-        _ = try checker.run(repair: .all) { _ in }
+        _ = try check(.all, isAutomatic: true) { _ in }
     }
 
     /// Calls `body` for every reference below an L1 table: clusters of L2 entries, then the L2 table's own.

@@ -37,26 +37,3 @@ struct ClusterRanges {
         return low < merged.count && merged[low].contains(cluster)
     }
 }
-
-/// An exact set of the clusters of one range, one bit each.
-struct ClusterSet {
-    /// How many clusters one set holds at most: 2 MiB of bits.
-    static let maximumCount = 1 << 24
-
-    private let range: Range<Int>
-    private var words: [UInt64]
-
-    init(_ range: Range<Int>) {
-        self.range = range
-        words = [UInt64](repeating: 0, count: (range.count + 63) / 64)
-    }
-
-    /// Adds a cluster, and answers whether it was there already. One outside the range never is.
-    mutating func insert(_ cluster: Int) -> Bool {
-        guard range.contains(cluster) else { return false }
-        let index = cluster - range.lowerBound
-        let bit = UInt64(1) << UInt64(index & 63)
-        defer { words[index >> 6] |= bit }
-        return words[index >> 6] & bit != 0
-    }
-}

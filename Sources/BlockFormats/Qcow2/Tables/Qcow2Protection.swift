@@ -99,6 +99,8 @@ extension Qcow2Metadata {
         firstOverlap(ClusterRanges(try allAreas()), try refcounts())
     }
 
+    /// How many clusters are compared at once: 2 MiB of bits.
+    private static let clustersAtOnce = 1 << 24
     /// How many tables behind the end of the file are remembered.
     private static let mostBehindEnd = 1 << 16
 
@@ -108,10 +110,10 @@ extension Qcow2Metadata {
         if let overlap = areas.overlaps.first { return overlap.lowerBound }
         var start = 0
         while start < store.virginCluster {
-            let part = start..<min(store.virginCluster, start + ClusterSet.maximumCount)
-            var seen = ClusterSet(part)
+            let part = start..<min(store.virginCluster, start + Self.clustersAtOnce)
+            var seen = UnitBitmap(part)
             let found = firstOwnCluster(store) { cluster in
-                part.contains(cluster) && (areas.contains(cluster) || seen.insert(cluster))
+                part.contains(cluster) && (areas.contains(cluster) || !seen.insert(cluster))
             }
             if let found { return found }
             start = part.upperBound

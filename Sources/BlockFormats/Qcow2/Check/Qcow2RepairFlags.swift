@@ -1,23 +1,29 @@
 import BlockCore
 
 /// What is wrong inside tables that lie where they should: flags and subcluster bitmaps.
-extension Qcow2Checker {
+extension Qcow2Repair {
     /// Tells of every active entry whose "copied" flag contradicts the refcount, and of impossible subcluster
     /// bitmaps also in snapshots, and sets them right in their places.
     ///
-    /// An entry lies in one sector: after a crash each is old or new, and the next repair goes on.
-    mutating func checkFlags(repair: Bool, _ report: (String) -> Void) throws(BlockError) {
-        let store = try tables.refcounts()
-        for index in tables.l1.indices { try checkTableFlag(index, store, repair, report) }
+    /// An entry lies in one sector: after a crash each is old or new, and the next repair continues.
+    mutating func checkFlags(
+        repair: Bool, _ survey: inout Qcow2Survey, _ report: (String) -> Void
+    ) throws(BlockError) {
+        let allocator = try tables.refcounts()
+        for index in tables.l1.indices { try checkTableFlag(index, allocator, repair, report) }
         var visited = VisitedTables()
         let known = ClusterRanges(tables.knownAreas())
         try eachTable(of: tables.l1, outside: known, visited: &visited) {
-            checker, buffer, _ throws(BlockError) in
-            let areBitmapsMended = checker.checkBitmaps(in: buffer, repair, report)
-            let areFlagsMended = try checker.checkFlags(in: buffer, store, repair, report)
-            return areBitmapsMended || areFlagsMended
+            check, buffer, _ throws(BlockError) in
+            let areBitmapsRepaired = check.checkBitmaps(in: buffer, repair, report)
+            let areFlagsRepaired = try check.checkFlags(in: buffer, allocator, repair, report)
+            return areBitmapsRepaired || areFlagsRepaired
         }
-        if layout.hasSubclusters { try checkSnapshotBitmaps(repair, report) }
+        // While something lies where it should not, what looks like a table may be anything.
+        let isSound = survey.irreparable == 0
+        if layout.hasSubclusters { try checkSnapshotBitmaps(repair && isSound, report) }
+        survey.findings.corruptions += wrongFlags
+        survey.corruptionsFixed += repairedFlags
         if repair {
             try tables.commit()
             try tables.barrier()
@@ -32,10 +38,8 @@ extension Qcow2Checker {
         guard let snapshots = try? tables.snapshotTable().snapshots,
             let areas = try? ClusterRanges(tables.allAreas())
         else { return }
-        // While something lies where it should not, what looks like a table may be anything.
-        let repair = repair && unmendable == 0
-        try eachSnapshotTable(snapshots, outside: areas) { checker, buffer, _ in
-            checker.checkBitmaps(in: buffer, repair, report)
+        try eachSnapshotTable(snapshots, outside: areas) { check, buffer, _ in
+            check.checkBitmaps(in: buffer, repair, report)
         }
     }
 
@@ -47,11 +51,11 @@ extension Qcow2Checker {
     ///   - visited: tables that were shown already, and are not again.
     mutating func eachTable(
         of l1: [UInt64], outside areas: ClusterRanges, visited: inout VisitedTables,
-        _ body: (inout Qcow2Checker, AlignedBuffer, _ guest: Int) throws(BlockError) -> Bool
+        _ body: (inout Qcow2Repair, AlignedBuffer, _ guest: Int) throws(BlockError) -> Bool
     ) throws(BlockError) {
         let buffer = AlignedBuffer(count: layout.clusterSize)
         for (index, entry) in l1.enumerated() {
-            guard let table = placedTable(entry), !areas.contains(table >> layout.clusterBits),
+            guard let table = scope.placedTable(entry), !areas.contains(table >> layout.clusterBits),
                 visited.isFirstVisit(of: table)
             else { continue }
             var bytes = buffer.mutableBytes
@@ -64,19 +68,23 @@ extension Qcow2Checker {
         }
     }
 
-    /// The offset of the table that an L1 entry refers to, where it lies in the file.
-    func placedTable(_ entry: UInt64) -> Int? {
-        let table = Int(entry & L2Entry.offsetMask)
-        guard table != 0, layout.isAligned(table), layout.clusters(table) < fileClusters else { return nil }
-        return table
+    /// Shows each L2 table of snapshots to `body`, as ``eachTable(of:outside:visited:_:)`` does, once.
+    mutating func eachSnapshotTable(
+        _ snapshots: [Qcow2Snapshot], outside areas: ClusterRanges,
+        _ body: (inout Qcow2Repair, AlignedBuffer, _ guest: Int) throws(BlockError) -> Bool
+    ) throws(BlockError) {
+        var visited = VisitedTables()
+        for snapshot in scope.distinctTables(snapshots).kept {
+            try eachTable(of: try tables.readL1(of: snapshot), outside: areas, visited: &visited, body)
+        }
     }
 
     private mutating func checkTableFlag(
-        _ index: Int, _ store: Qcow2Allocator, _ repair: Bool, _ report: (String) -> Void
+        _ index: Int, _ allocator: Qcow2Allocator, _ repair: Bool, _ report: (String) -> Void
     ) throws(BlockError) {
         let entry = tables.l1[index]
-        guard let table = placedTable(entry) else { return }
-        let refcount = try store.refcount(of: table >> layout.clusterBits)
+        guard let table = scope.placedTable(entry) else { return }
+        let refcount = try allocator.refcount(of: table >> layout.clusterBits)
         guard (refcount == 1) != (entry & L2Entry.copiedFlag != 0) else { return }
         note(
             "ERROR OFLAG_COPIED L2 cluster: l1_index=\(index) l1_entry=\(hex(entry)) refcount=\(refcount)",
@@ -88,11 +96,11 @@ extension Qcow2Checker {
         _ line: @autoclosure () -> String, _ repair: Bool, _ report: (String) -> Void
     ) {
         if repair {
-            result.corruptionsFixed += 1
-            tell(line().replacingPrefix("ERROR", with: "Repairing"), report)
+            repairedFlags += 1
+            lines.tell(line().replacingPrefix("ERROR", with: "Repairing"), report)
         } else {
-            result.corruptions += 1
-            tell(line(), report)
+            wrongFlags += 1
+            lines.tell(line(), report)
         }
     }
 
@@ -116,16 +124,16 @@ extension Qcow2Checker {
 
     /// - Returns: whether entries in `buffer` were changed.
     private mutating func checkFlags(
-        in buffer: AlignedBuffer, _ store: Qcow2Allocator, _ repair: Bool, _ report: (String) -> Void
+        in buffer: AlignedBuffer, _ allocator: Qcow2Allocator, _ repair: Bool, _ report: (String) -> Void
     ) throws(BlockError) -> Bool {
         var changed = false
         for index in 0..<layout.entriesPerL2Table {
             let entry = layout.entry(index, of: buffer.bytes)
             let host = entry.hostOffset
             guard entry.raw != 0, !entry.isCompressed, host != 0, layout.isAligned(host),
-                tables.data.isExternal || layout.clusters(host) < fileClusters
+                tables.data.isExternal || layout.clusters(host) < scope.fileClusters
             else { continue }
-            let refcount = tables.data.isExternal ? 1 : try store.refcount(of: host >> layout.clusterBits)
+            let refcount = tables.data.isExternal ? 1 : try allocator.refcount(of: host >> layout.clusterBits)
             guard (refcount == 1) != entry.isCopied else { continue }
             note(
                 "ERROR OFLAG_COPIED data cluster: l2_entry=\(hex(entry.raw)) refcount=\(refcount)", repair,
