@@ -19,6 +19,37 @@ import Testing
         timer.stop()
     }
 
+    @Test(.timeLimit(.minutes(1)))
+    func aCallThatCannotWaitIsMadeByTheTimersThread() {
+        let calls = Monitor(0)
+        let timer = RepeatingTimer(everyNanoseconds: .max) {
+            calls.withLock { count in
+                count += 1
+                return count < 3
+            }
+        }
+        #expect(calls.withLock { $0 } == 0)
+        for count in 1...3 {
+            timer.callNow()
+            #expect(calls.withLock { $0 } == count)
+        }
+        // The body has had enough.
+        timer.callNow()
+        #expect(calls.withLock { $0 } == 3)
+    }
+
+    @Test(.timeLimit(.minutes(1)))
+    func aStoppedTimerMakesNoCall() {
+        let calls = Monitor(0)
+        let timer = RepeatingTimer(everyNanoseconds: .max) {
+            calls.withLock { $0 += 1 }
+            return true
+        }
+        timer.stop()
+        timer.callNow()
+        #expect(calls.withLock { $0 } == 0)
+    }
+
     @Test func aLongPauseKeepsNobody() {
         let wasCalled = Monitor(false)
         var timer: RepeatingTimer? = RepeatingTimer(everyNanoseconds: .max) {

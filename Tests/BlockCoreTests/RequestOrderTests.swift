@@ -17,8 +17,13 @@ import Testing
         var now: [String] { names.withLock { $0 } }
     }
 
-    /// Long enough for a thread to come to a lock and wait there.
-    private static func pause() { WorkerThreads.sleep(nanoseconds: 50_000_000) }
+    /// Waits until that many requests wait at the lock.
+    private static func wait(for count: Int, at lock: RangeLock) {
+        while lock.waitingCount < count { WorkerThreads.sleep(nanoseconds: 100_000) }
+    }
+
+    /// Waits until somebody wants all of the lock, which counted readers hold.
+    private static func waitUntilAllIsWanted(_ lock: RangeLock) { while lock.enter() { lock.leave() } }
 
     @Test(.timeLimit(.minutes(1))) func readersDoNotPassAWaitingWriter() throws {
         let lock = RangeLock()
@@ -31,18 +36,17 @@ import Testing
                 log.note("writer")
                 lock.release(ticket)
             case 1:
-                Self.pause()
+                Self.wait(for: 1, at: lock)
                 let ticket = lock.acquire(55..<70, exclusive: false)
                 log.note("reader")
                 lock.release(ticket)
             default:
-                Self.pause()
+                Self.wait(for: 1, at: lock)
                 // Nothing in common with the writer: it shares with the first reader.
                 let ticket = lock.acquire(0..<10, exclusive: false)
                 log.note("elsewhere")
                 lock.release(ticket)
-                _ = log.wait(for: 1)
-                Self.pause()
+                Self.wait(for: 2, at: lock)
                 #expect(log.now == ["elsewhere"])
                 lock.release(first)
             }
@@ -53,10 +57,10 @@ import Testing
     @Test(.timeLimit(.minutes(1))) func aStreamOfReadersDoesNotStarveAWriter() throws {
         let lock = RangeLock()
         let isDone = Atomic<Bool>(false)
-        let reads = Atomic<Int>(0)
+        let reads = Monitor(0)
         try WorkerThreads.run(5) { thread throws(BlockError) in
             guard thread > 0 else {
-                while reads.load(ordering: .relaxed) < 4 { Self.pause() }
+                reads.wait(until: { $0 >= 4 }) { _ in }
                 let ticket = lock.acquire(0..<Int.max, exclusive: true)
                 isDone.store(true, ordering: .relaxed)
                 lock.release(ticket)
@@ -66,7 +70,8 @@ import Testing
             WorkerThreads.sleep(nanoseconds: thread * 5_000_000)
             while !isDone.load(ordering: .relaxed) {
                 let ticket = lock.acquire(0..<4096, exclusive: false)
-                reads.add(1, ordering: .relaxed)
+                reads.withLock { $0 += 1 }
+                reads.notifyAll()
                 WorkerThreads.sleep(nanoseconds: 20_000_000)
                 lock.release(ticket)
             }
@@ -81,7 +86,7 @@ import Testing
             if thread == 0 {
                 let first = lock.acquire(0..<100, exclusive: false)
                 log.note("first")
-                Self.pause()
+                Self.wait(for: 1, at: lock)
                 let second = lock.acquire(50..<200, exclusive: false)
                 log.note("second")
                 lock.release(second)
@@ -106,7 +111,7 @@ import Testing
                 log.note("all")
                 lock.releaseAll(ticket)
             } else {
-                Self.pause()
+                Self.waitUntilAllIsWanted(lock)
                 #expect(!lock.enter())
                 #expect(log.now.isEmpty)
                 log.note("reader")
@@ -135,7 +140,7 @@ import Testing
                         if closes { try node.close() } else { try node.reopen(readOnly: false) }
                         log.note("changed")
                     } else {
-                        Self.pause()
+                        Self.waitUntilAllIsWanted(node.requests)
                         driver.mayGo.withLock { $0 = true }
                         driver.mayGo.notifyAll()
                     }

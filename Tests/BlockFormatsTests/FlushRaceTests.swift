@@ -1,7 +1,6 @@
 import BlockCore
 import BlockFormats
 import BlockTestSupport
-import Foundation
 import Testing
 
 /// A flush that ends before a write does says nothing of it: the next one has to.
@@ -24,22 +23,20 @@ import Testing
 
         let count = zeroing ? 1 << 20 : 1536
         pause.arm(count: count)
-        let writer = Thread {
+        // Some formats zero without touching the data.
+        let writer = pause.hold {
             if zeroing {
-                try? node.writeZeroes(at: 0, count: count, flags: [])
+                try node.writeZeroes(at: 0, count: count, flags: [])
             } else {
-                try? node.write([UInt8](repeating: 2, count: count).span.bytes, at: 0)
+                try node.write([UInt8](repeating: 2, count: count).span.bytes, at: 0)
             }
         }
-        writer.start()
-        // Some formats zero without touching the data.
-        while !pause.isReached && !writer.isFinished { Thread.sleep(forTimeInterval: 0.001) }
-        let flusher = Thread { try? node.flush() }
-        flusher.start()
+        let flusher = TestThread { try node.flush() }
         // Long enough for the flush to end, if that does not wait for the write.
-        for _ in 0..<50 where !flusher.isFinished { Thread.sleep(forTimeInterval: 0.01) }
+        flusher.wait(milliseconds: 500)
         pause.resume()
-        while !writer.isFinished || !flusher.isFinished { Thread.sleep(forTimeInterval: 0.001) }
+        writer.wait()
+        flusher.wait()
         try node.flush()
         let unflushed = store.log.reversed().prefix { if case .flush = $0 { false } else { true } }
         #expect(unflushed.isEmpty, "\(unflushed.count) changes are not durable")
@@ -67,23 +64,17 @@ import Testing
         try node.flush()
         try fill(1)
         pause.armFlush(after: earlierFlushes)
-        let flusher = Thread { try? node.flush() }
-        flusher.start()
-        while !pause.isReached && !flusher.isFinished { Thread.sleep(forTimeInterval: 0.001) }
-        let user = Thread {
-            _ = try? node.readBytes(at: megabyte, count: 4096)
-            try? node.write([UInt8](repeating: 99, count: 512).span.bytes, at: 1024)
+        let flusher = pause.hold { try node.flush() }
+        let user = TestThread {
+            _ = try node.readBytes(at: megabyte, count: 4096)
+            try node.write([UInt8](repeating: 99, count: 512).span.bytes, at: 1024)
         }
-        user.start()
-        for _ in 0..<1000 where !user.isFinished { Thread.sleep(forTimeInterval: 0.01) }
-        #expect(user.isFinished, "the flush kept the tables' lock")
-        let other = Thread { try? fill(2) }
-        other.start()
-        Thread.sleep(forTimeInterval: 0.02)
+        #expect(user.wait(milliseconds: 10_000), "the flush kept the tables' lock")
+        let other = TestThread { try fill(2) }
+        // Formats whose allocation waits for the flush do not come to an end yet.
+        other.wait(milliseconds: 20)
         pause.resume()
-        while !flusher.isFinished || !user.isFinished || !other.isFinished {
-            Thread.sleep(forTimeInterval: 0.001)
-        }
+        for thread in [flusher, user, other] { thread.wait() }
         try node.flush()
         try node.close()
         let again = try opener.open("disk", format: name, settings: OpenSettings())

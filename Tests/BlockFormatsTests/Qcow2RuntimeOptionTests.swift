@@ -1,5 +1,6 @@
 import BlockCore
 import BlockTestSupport
+import Synchronization
 import Testing
 
 @testable import BlockFormats
@@ -192,12 +193,17 @@ import Testing
 
     @Test("the interval's thread cleans", .timeLimit(.minutes(1)))
     func cleaningInterval() throws {
-        let (_, node) = try Self.open(Qcow2Bytes(clusterBits: 12).bytes, ["cache-clean-interval": "1"])
+        let (_, node) = try Self.open(Qcow2Bytes(clusterBits: 12).bytes, ["cache-clean-interval": "3600"])
         defer { try? node.close() }
         let driver = try Self.driver(node)
         _ = try node.readBytes(at: 0, count: 512)
         #expect(driver.cachedBytes > 0)
-        while driver.cachedBytes > 0 { WorkerThreads.sleep(nanoseconds: 20_000_000) }
+        let timer = try #require(driver.cleaner.withLock { $0 })
+        #expect(timer.pauseNanoseconds == 3600 * 1_000_000_000)
+        timer.callNow()
+        #expect(driver.cachedBytes > 0, "it was used since the last time")
+        timer.callNow()
+        #expect(driver.cachedBytes == 0)
     }
 
     @Test(arguments: [("512", 512), ("4k", 4096), ("64k", 65536)])

@@ -1,8 +1,6 @@
 import BlockCore
 import BlockFormats
 import BlockTestSupport
-import Foundation
-import Synchronization
 import Testing
 
 /// A write that is under way when the image goes back to a snapshot must not land in somebody else's cluster.
@@ -25,24 +23,21 @@ import Testing
         try node.flush()
 
         pause.arm(count: 1536)
-        let writer = Thread { try? node.write([UInt8](repeating: 3, count: 1536).span.bytes, at: 0) }
-        let done = Atomic(false)
+        let writer = pause.hold { try node.write([UInt8](repeating: 3, count: 1536).span.bytes, at: 0) }
+        #expect(pause.isReached)
         // Enough to take every cluster that becomes free.
         let other = [UInt8](repeating: 9, count: 8 * 65536)
-        let applier = Thread {
-            try? snapshots.applySnapshot("one")
+        let applier = TestThread {
+            try snapshots.applySnapshot("one")
             for cluster in 5..<13 {
-                try? node.write(other.span.bytes.extracting(0..<65536), at: cluster * 65536)
+                try node.write(other.span.bytes.extracting(0..<65536), at: cluster * 65536)
             }
-            done.store(true, ordering: .releasing)
         }
-        writer.start()
-        pause.waitUntilReached()
-        applier.start()
         // Long enough for the snapshot to be applied, if that does not wait for the write.
-        for _ in 0..<50 where !done.load(ordering: .acquiring) { Thread.sleep(forTimeInterval: 0.01) }
+        applier.wait(milliseconds: 500)
         pause.resume()
-        while !done.load(ordering: .acquiring) || !writer.isFinished { Thread.sleep(forTimeInterval: 0.01) }
+        applier.wait()
+        writer.wait()
         #expect(try node.readBytes(at: 5 * 65536, count: other.count) == other)
         #expect(try node.readBytes(at: 0, count: 65536) == [UInt8](repeating: 1, count: 65536))
         try node.close()

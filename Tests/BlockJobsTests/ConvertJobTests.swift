@@ -294,7 +294,12 @@ import Testing
 
     @Test("a paused job does nothing until it is resumed")
     func pause() throws {
-        let control = JobControl()
+        let progress = Monitor(JobControl().progress)
+        let control = JobControl(
+            onProgress: { now in
+                progress.withLock { $0 = now }
+                progress.notifyAll()
+            })
         control.pause()
         let target = Layers.empty(size: 4 << 20, clusterBytes: 65536, name: "t")
         let source = try Layers.raw([UInt8](repeating: 1, count: 4 << 20))
@@ -303,7 +308,8 @@ import Testing
             if index == 0 {
                 try ConvertJob(sources: [source], target: target.node).run(control)
             } else {
-                WorkerThreads.sleep(nanoseconds: 50_000_000)
+                progress.wait(until: { $0.total > 0 }) { _ in }
+                _ = progress.wait(forNanoseconds: 50_000_000, until: { $0.done > 0 })
                 before.withLock { $0 = target.driver.events.count }
                 control.resume()
             }

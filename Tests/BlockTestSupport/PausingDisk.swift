@@ -2,7 +2,7 @@ import BlockCore
 
 /// Holds up one write, or one zeroing, of a certain size; or one flush. Thread-safe.
 public final class PausePoint: Sendable {
-    private let state = Monitor((count: 0, isReached: false, mayGo: false))
+    private let state = Monitor((count: 0, isReached: false, mayGo: false, isMissed: false))
     /// Stands for a flush where requests are told by their size.
     private static let flush = -1
     private let flushesToPass = Monitor(0)
@@ -10,7 +10,7 @@ public final class PausePoint: Sendable {
     public init() {}
 
     /// The next request of `count` bytes is held up.
-    public func arm(count: Int) { state.withLock { $0 = (count, false, false) } }
+    public func arm(count: Int) { state.withLock { $0 = (count, false, false, false) } }
 
     /// A flush is held up, after that many others.
     public func armFlush(after others: Int) {
@@ -36,6 +36,17 @@ public final class PausePoint: Sendable {
 
     public var isReached: Bool { state.withLock { $0.isReached } }
     public func waitUntilReached() { state.wait(until: { $0.isReached }) { _ in } }
+
+    /// Runs `body` on a thread, and waits until it is held up here or has ended without coming here.
+    public func hold(_ body: @escaping @Sendable () throws -> Void) -> TestThread {
+        let thread = TestThread(
+            atEnd: { [self] in
+                state.withLock { $0.isMissed = true }
+                state.notifyAll()
+            }, body)
+        state.wait(until: { $0.isReached || $0.isMissed }) { _ in }
+        return thread
+    }
 
     public func resume() {
         state.withLock { $0.mayGo = true }

@@ -2,10 +2,10 @@ import BlockTestSupport
 import Foundation
 import Testing
 
-/// Apple's disk images that Scripts/dmg_writer.py makes, read by us and by others.
+/// Apple's disk images that Tests/Scripts/dmg_writer.py makes, read by us and by others.
 @Suite(.enabled(if: Peer.isExpected)) struct DmgInteropTests {
     static let writer = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-        .deletingLastPathComponent().appending(path: "Scripts/dmg_writer.py").path
+        .appending(path: "Scripts/dmg_writer.py").path
 
     let fixture: CommandFixture
     init() throws { fixture = try CommandFixture() }

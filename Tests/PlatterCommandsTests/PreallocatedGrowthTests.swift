@@ -30,8 +30,8 @@ import Testing
         }
     }
 
-    /// Growing adds refcount blocks between the new clusters: one for each 128 KiB with 512-byte clusters, one
-    /// for each 2 MiB with clusters of 4 KiB and 64-bit refcounts. What lies around them is allocated too.
+    /// Growing adds refcount blocks between the new clusters: one for each 128 KiB with 512-byte clusters,
+    /// one for each 2 MiB with 4 KiB clusters and 64-bit refcounts. Space around them is allocated too.
     @Test(
         arguments: [
             "cluster_size=512", "cluster_size=4k", "cluster_size=4k,refcount_bits=64",

@@ -6,7 +6,7 @@ import unittest
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 sys.path.insert(0, os.path.join(TOP, "Scripts"))
-import run_tests  # noqa: E402
+from platter_tools import run_tests  # noqa: E402
 
 OUTPUT = """\
 ◇ Test run started.

@@ -8,9 +8,9 @@ import unittest
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 sys.path.insert(0, os.path.join(TOP, "Scripts"))
-from tidy_checks import documented, mend, safety, shape  # noqa: E402
-from tidy_checks.swift_source import code_of, functions  # noqa: E402
-from tidy_checks.tree import Tree  # noqa: E402
+from platter_tools.tidy_checks import documented, mend, roles, safety, seams, shape  # noqa: E402
+from platter_tools.tidy_checks.swift_source import code_of, functions  # noqa: E402
+from platter_tools.tidy_checks.tree import Tree  # noqa: E402
 
 PARSER = "Sources/BlockFormats/Vdi/VdiHeader.swift"
 LOOSE = "TO" + "DO"
@@ -162,6 +162,55 @@ class Documented(TidyCase):
         self.assert_found("command convert", documented.commands, path, text)
         self.write("docs/commands/convert.md", "# convert\n")
         self.assert_clean(documented.commands, path, text)
+
+
+class Roles(TidyCase):
+    def setUp(self):
+        super().setUp()
+        for name in roles.FORMATS:
+            self.write(f"Sources/BlockFormats/{name}/Tables/{name}Header.swift", "")
+        self.page = "\n".join(["# Page", "", *roles.report(Tree(self.root)), "", "Text | with | bars", ""])
+
+    def test_printed_table(self):
+        self.assertIn("| Vhd | - | VhdHeader | - |", self.page)
+        self.assert_clean(roles.table, roles.PAGE, self.page)
+
+    def test_no_table(self):
+        self.assert_found("--roles prints it", roles.table, roles.PAGE, "# Page\n")
+        self.assert_found("--roles prints it", roles.table, roles.PAGE, self.page.replace("Survey", "Check"))
+
+    def test_file_that_is_not_there(self):
+        page = self.page.replace("| Qed | - |", "| Qed | Qed |")
+        self.assert_found("Qed has no file Qed.swift (Name)", roles.table, roles.PAGE, page)
+        other = self.page.replace("QedHeader", "QcowHeader")
+        self.assert_found("Qed has no file QcowHeader.swift", roles.table, roles.PAGE, other)
+
+    def test_file_that_is_left_out(self):
+        self.write("Sources/BlockFormats/Vdi/VdiState.swift", "")
+        self.assert_found("State of Vdi does not name VdiState", roles.table, roles.PAGE, self.page)
+
+    def test_rows(self):
+        rows = self.page.split("\n")
+        short = self.page.replace("| Vdi | - |", "| Vdi |")
+        self.assert_found("the row of Vdi has 10 cells", roles.table, roles.PAGE, short)
+        without = "\n".join(row for row in rows if not row.startswith("| Vmdk"))
+        self.assert_found("no row for Vmdk", roles.table, roles.PAGE, without)
+        self.assert_found("Raw is none of", roles.table, roles.PAGE, self.page.replace("| Vmdk |", "| Raw |"))
+
+    def test_files_of_other_names_stay(self):
+        self.write("Sources/BlockFormats/Vmdk/VmdkSparseHeader.swift", "")
+        cell = "VmdkHeader, VmdkSparseHeader"
+        self.write(roles.PAGE, self.page.replace("| VmdkHeader |", f"| {cell} |"))
+        self.assertIn(cell, "\n".join(roles.report(Tree(self.root))))
+        self.assertEqual(list(roles.table(Tree(self.root))), [])
+
+
+class Seams(TidyCase):
+    def test_longest_first(self):
+        for name, lines in (("A", 400), ("B", 401), ("C", 500)):
+            self.write(f"Sources/{name}.swift", "let a = 1\n" * lines)
+        self.assertEqual(seams.report(Tree(self.root)), [
+            "  500 Sources/C.swift", "  401 Sources/B.swift", "seams: 2 files have more than 400 lines"])
 
 
 class Lexer(unittest.TestCase):

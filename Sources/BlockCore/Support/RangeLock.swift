@@ -65,6 +65,9 @@ final class RangeLock: Sendable {
         }
     }
 
+    /// How many requests wait for their turn. For tests of the order.
+    var waitingCount: Int { state.withLock { $0.waiting.count } }
+
     /// Ends the request with that ticket.
     func release(_ ticket: Int) {
         let someWait = state.withLock { state in

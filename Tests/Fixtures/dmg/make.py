@@ -12,7 +12,7 @@ import sys
 import liblzfse
 
 FOLDER = os.path.dirname(os.path.realpath(__file__))
-sys.path.insert(0, os.path.join(FOLDER, "..", "..", "..", "Scripts"))
+sys.path.insert(0, os.path.join(FOLDER, "..", "..", "Scripts"))
 import dmg_writer  # noqa: E402
 
 SECTOR = 512

@@ -12,7 +12,7 @@ import time
 import unittest
 import xml.etree.ElementTree
 
-TOP = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 # The lines of Swift Testing; NOISE is what says nothing when all goes well.
 ENDED = re.compile(r"^\S+ Test (?!run )(?P<name>.*?)(?: with \d+ test cases?)? (?P<how>passed|failed) after ")
 STARTED = re.compile(r"^\S+ Test (?!run |case )(?P<name>.*) started\.$")

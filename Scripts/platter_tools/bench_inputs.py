@@ -7,8 +7,11 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 
-import dmg_writer
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+sys.path.append(os.path.join(TOP, "Tests", "Scripts"))
+import dmg_writer  # noqa: E402
 
 MIB = 1 << 20
 SECRET = ["--object", "secret,id=s0,data=bench"]
