@@ -1,6 +1,5 @@
 import BlockCore
 
-extension ParallelsDriver: LegacyWriting {}
 extension QedDriver: LegacyWriting {}
 extension QcowDriver: LegacyWriting {}
 extension VhdxDriver: LegacyWriting {}

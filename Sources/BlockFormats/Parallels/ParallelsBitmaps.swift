@@ -1,5 +1,4 @@
 import BlockCore
-import Synchronization
 
 /// Dirty bitmaps in the format extension. Their names are UUIDs, and all of them record.
 ///
@@ -12,7 +11,7 @@ extension ParallelsDriver: BitmapCapable {
     }
 
     public func bitmaps() throws(BlockError) -> [BitmapInfo] {
-        state.withLock { state in
+        session.withLock { state in
             state.features.bitmaps.map { bitmap in
                 BitmapInfo(
                     name: bitmap.id.text, granularity: bitmap.granularity, isEnabled: bitmap.obstacle == nil,
@@ -22,7 +21,7 @@ extension ParallelsDriver: BitmapCapable {
     }
 
     public func bitmap(named name: String) throws(BlockError) -> DirtyBitmap {
-        try exclusively { (state) throws(BlockError) -> DirtyBitmap in
+        try session.exclusively { (state) throws(BlockError) -> DirtyBitmap in
             let bitmap = state.features.bitmaps[try state.usableBitmap(name)]
             if let bits = bitmap.bits { return bits.copy() }
             return try state.readBits(bitmap)
@@ -66,7 +65,7 @@ extension ParallelsDriver: BitmapCapable {
         guard isEnabled else {
             throw BlockError(.unsupported, "Bitmaps in a Parallels image cannot be disabled")
         }
-        _ = try state.withLock { (state) throws(BlockError) in try state.usableBitmap(name) }
+        _ = try session.withLock { (state) throws(BlockError) in try state.usableBitmap(name) }
     }
 
     public func mergeBitmap(_ source: DirtyBitmap, into name: String) throws(BlockError) {
@@ -79,22 +78,21 @@ extension ParallelsDriver: BitmapCapable {
     private func change(
         _ body: (inout ParallelsState) throws(BlockError) -> Void
     ) throws(BlockError) {
-        try exclusively { (state) throws(BlockError) in
+        try session.exclusively { (state) throws(BlockError) in
             if state.isReadOnly {
-                throw BlockError(.readOnly, "Block node is read-only", path: file.filename)
+                throw BlockError(.readOnly, "Block node is read-only", path: state.file.filename)
             }
             try state.beginGuestChange()
             try body(&state)
-            isRecording.store(state.features.hasUsableBitmaps, ordering: .releasing)
         }
     }
 
     // MARK: Recording
 
-    public var recordsChanges: Bool { isRecording.load(ordering: .acquiring) }
+    public var recordsChanges: Bool { session.withLock { !$0.isReadOnly && $0.features.hasUsableBitmaps } }
 
     public func recordChange(in range: Range<Int>) throws(BlockError) {
-        try state.withLock { (state) throws(BlockError) in
+        try session.withLock { (state) throws(BlockError) in
             try state.beginGuestChange()
             for bitmap in state.features.bitmaps { bitmap.bits?.set(range) }
         }
@@ -140,7 +138,7 @@ extension ParallelsState {
         var room = ParallelsExtension.bytesNeeded(features.kept)
         for bitmap in usable {
             let stored = ParallelsBitmap.storedBytes(diskBytes: diskBytes, granularity: bitmap.granularity)
-            let entries = stored / header.clusterBytes + (stored % header.clusterBytes == 0 ? 0 : 1)
+            let entries = stored.dividedRoundingUp(by: header.clusterBytes)
             total += stored
             room += ParallelsExtension.sectionHeaderBytes + ParallelsBitmap.headerBytes + entries * 8
         }

@@ -2,7 +2,7 @@ import BlockCore
 
 extension ParallelsDriver: Checkable {
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
-        try exclusively { (state) throws(BlockError) in try state.check(repair: repair, report) }
+        try session.exclusively { (state) throws(BlockError) in try state.check(repair: repair, report) }
     }
 }
 

@@ -78,7 +78,7 @@ struct ParallelsHeader: Sendable, Equatable {
     var entryUnit: Int { kind == .clusters ? clusterBytes : Parallels.sectorBytes }
     var wasClosed: Bool { inUse == Parallels.Use.closed || inUse == Parallels.Use.closedByOld }
     /// How many entries a disk of that size needs.
-    func entries(forSize size: Int) -> Int { size / clusterBytes + (size % clusterBytes == 0 ? 0 : 1) }
+    func entries(forSize size: Int) -> Int { size.dividedRoundingUp(by: clusterBytes) }
 
     static func kind(_ bytes: RawSpan) -> Parallels.Kind? {
         let version: UInt32? = bytes.littleEndian(at: 16)
@@ -130,7 +130,7 @@ struct ParallelsHeader: Sendable, Equatable {
             bytes: bytes, kind: .clusters, clusterBytes: clusterBytes, entryCount: 0, virtualSize: size,
             inUse: Parallels.Use.closed, dataSector: 0, extensionSector: 0)
         entryCount = entries(forSize: size)
-        let clusters = (tableEnd + clusterBytes - 1) / clusterBytes
+        let clusters = tableEnd.dividedRoundingUp(by: clusterBytes)
         dataSector = clusters * clusterBytes / Parallels.sectorBytes
         setCylinders()
     }

@@ -17,7 +17,7 @@ extension ParallelsDriver: Resizable {
         }
         let before = self.virtualSize
         if virtualSize == before { return }
-        try exclusively { (state) throws(BlockError) in
+        try session.exclusively { (state) throws(BlockError) in
             guard state.isSound else { throw BlockError(.corrupt, "The image was opened to be checked") }
             try state.checkLimits(virtualSize)
             try state.beginChanges()
@@ -27,18 +27,17 @@ extension ParallelsDriver: Resizable {
             try state.grow(to: hides ? before : virtualSize, entriesFor: virtualSize)
         }
         if virtualSize > before { try finishGrowth(before..<virtualSize, guest) }
-        try state.withLock { (state) throws(BlockError) in try state.resizeBitmaps() }
-        setVirtualSize(virtualSize)
+        try session.exclusively { (state) throws(BlockError) in try state.resizeBitmaps() }
     }
 
     /// Stores zeroes in front of a longer backing file, if that was not stated to be hidden already, and then
     /// states the new size.
     private func finishGrowth(_ added: Range<Int>, _ guest: GuestAccess) throws(BlockError) {
-        guard state.withLock({ $0.header.virtualSize }) < added.upperBound else { return }
+        guard virtualSize < added.upperBound else { return }
         let end = added.lowerBound.roundedUp(to: clusterBytes) ?? added.upperBound
         try guest.clearTail(added.lowerBound..<min(end, added.upperBound))
         try guest.hideBacking(added)
-        try exclusively { (state) throws(BlockError) in
+        try session.exclusively { (state) throws(BlockError) in
             try state.commit()
             try state.setSize(added.upperBound)
         }
@@ -110,7 +109,7 @@ extension ParallelsState {
         }
         for block in count..<table.count where table[block] != Parallels.unallocated { unlink(block) }
         table.resize(to: count, filler: Parallels.unallocated)
-        giveBack()
+        releaseFreed()
     }
 
     private mutating func writeHeader(
@@ -153,7 +152,7 @@ extension ParallelsState {
     private func clustersInTheWay(ofTableWith entries: Int) -> Int {
         let end = Parallels.headerBytes + entries * Parallels.entryBytes
         guard end > layout.dataStart else { return 0 }
-        return (end - layout.dataStart + layout.clusterBytes - 1) / layout.clusterBytes
+        return (end - layout.dataStart).dividedRoundingUp(by: layout.clusterBytes)
     }
 
     /// Moves the guest's data out of the first clusters of the data area, which nobody gets meanwhile.

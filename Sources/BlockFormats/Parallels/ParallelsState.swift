@@ -7,7 +7,7 @@ import BlockCore
 /// to them; a flush; only now may clusters that lost their entries be taken again. At the end the bitmaps, in
 /// clusters of their own; a flush; the header, closed, that refers to them. Killed anywhere, the worst is a
 /// cluster that nothing refers to, which is free.
-struct ParallelsState: LegacySessionState {
+struct ParallelsState: SessionState {
     let file: BlockNode
     var header: ParallelsHeader
     var table: BlockTable
@@ -16,9 +16,6 @@ struct ParallelsState: LegacySessionState {
     var space = ParallelsSpace()
     /// Clusters without an entry, while the file may still have one for them.
     var freed: [Range<Int>] = []
-    /// Clusters that are being filled; whoever changes the whole table waits until there are none.
-    var fillsInFlight = 0
-    var isAtRest: Bool { fillsInFlight == 0 }
     var writes: TableWrites?
     /// Clusters that will be free once what is being written is durable.
     private var freeing: [Range<Int>] = []
@@ -50,6 +47,8 @@ struct ParallelsState: LegacySessionState {
         features = try ParallelsFeatures(reading: file, header, fileBytes: length)
     }
 
+    var virtualSize: Int { header.virtualSize }
+
     /// Looks through the table; what is found is not mended here.
     mutating func survey() throws(BlockError) -> ParallelsSurvey {
         var survey = try ParallelsSurvey(table, layout, fileBytes: try file.length())
@@ -64,7 +63,7 @@ struct ParallelsState: LegacySessionState {
 
     // MARK: Space
 
-    /// Takes 1 to `most` clusters that follow each other. They have no entries until ``link(_:to:)``.
+    /// Takes 1 to `most` clusters that follow each other. They have no entries until they are linked.
     mutating func takeClusters(atMost most: Int) throws(BlockError) -> Range<Int> {
         let clusters = features.keepsUnknown ? space.append(most) : space.allocate(atMost: most)
         do throws(BlockError) {
@@ -77,11 +76,12 @@ struct ParallelsState: LegacySessionState {
         return clusters
     }
 
-    /// Points entries from `block` on to clusters whose data is in the file.
+    /// Points entries from `block` on to clusters whose data is in the file: all of them, or none.
     mutating func link(_ block: Int, to clusters: Range<Int>) throws(BlockError) {
-        for (index, cluster) in clusters.enumerated() {
-            table[block + index] = try layout.entry(forCluster: cluster)
+        let entries = try clusters.map { (cluster) throws(BlockError) in
+            try layout.entry(forCluster: cluster)
         }
+        for (index, entry) in entries.enumerated() { table[block + index] = entry }
     }
 
     /// Makes a block unallocated; its cluster is free once that is durable.
@@ -97,7 +97,8 @@ struct ParallelsState: LegacySessionState {
 
     // MARK: Order
 
-    /// Marks the image as in use, before anything in it changes.
+    /// Marks the image as in use, before anything in it changes. Flushes with the lock held, once a session:
+    /// no other request may change anything before the mark is durable.
     mutating func beginChanges() throws(BlockError) {
         if isInUse && !headerIsUncertain { return }
         if let obstacle = features.obstacle { throw BlockError(.unsupported, obstacle, path: file.filename) }
@@ -124,7 +125,7 @@ struct ParallelsState: LegacySessionState {
         guard table.isDirty else { return }
         try table.write(to: file)
         try file.flush()
-        giveBack()
+        releaseFreed()
     }
 
     /// In the same order as ``commit()``.
@@ -139,12 +140,12 @@ struct ParallelsState: LegacySessionState {
         let waiting = freed
         freed = freeing
         freeing = []
-        if !failed { giveBack() }
+        if !failed { releaseFreed() }
         freed += waiting
     }
 
     /// What lost its entries for good is free, and the host may have it.
-    mutating func giveBack() {
+    mutating func releaseFreed() {
         for clusters in freed {
             space.release(clusters)
             // Only a wish: where it fails, the space stays the file's.
