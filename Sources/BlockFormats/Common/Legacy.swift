@@ -5,7 +5,6 @@ extension QedDriver: LegacyWriting {}
 extension QcowDriver: LegacyWriting {}
 extension VhdxDriver: LegacyWriting {}
 extension VmdkDriver: LegacyWriting {}
-extension VhdDriver: LegacyWriting {}
 extension Qcow2Driver: LegacyWriting {}
 
 /// The metadata of an image between opening and closing: what of it is in memory, and when the file gets it.
