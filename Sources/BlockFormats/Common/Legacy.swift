@@ -4,7 +4,6 @@ extension QedDriver: LegacyWriting {}
 extension QcowDriver: LegacyWriting {}
 extension VhdxDriver: LegacyWriting {}
 extension VmdkDriver: LegacyWriting {}
-extension VhdDriver: LegacyWriting {}
 
 /// The metadata of an image between opening and closing: what of it is in memory, and when the file gets it.
 ///

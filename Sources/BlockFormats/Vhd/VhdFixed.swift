@@ -1,7 +1,13 @@
 import BlockCore
 
 /// A fixed disk: the guest's bytes, and a footer behind them.
-struct VhdFixed {
+///
+/// Not thread-safe: the session's lock guards it, as a part of ``VhdImage``.
+struct VhdFixed: Sendable {
+    let file: BlockNode
+    let sizeRule: VhdFooter.SizeRule?
+    var isReadOnly: Bool
+    var writes: TableWrites?
     var footer: VhdFooter
     /// Where the footer is in the file, in bytes.
     var footerOffset: Int
@@ -9,11 +15,17 @@ struct VhdFixed {
     /// What the file has of the footer is not known, after a failure.
     var footerIsDirty = false
 
-    init(_ layout: VhdLayout) {
+    init(file: BlockNode, layout: VhdLayout, sizeBy sizeRule: VhdFooter.SizeRule?, isReadOnly: Bool) {
+        self.file = file
+        self.sizeRule = sizeRule
+        self.isReadOnly = isReadOnly
         footer = layout.footer
         footerOffset = layout.footerOffset ?? 0
         damages = layout.damages
     }
+
+    /// Opening the image has found that the footer's size is good.
+    var virtualSize: Int { (try? footer.virtualSize(by: sizeRule)) ?? 0 }
 
     /// How much room the disk wants before the footer: by either of its sizes.
     func neededBytes() throws(BlockError) -> Int {
@@ -21,7 +33,7 @@ struct VhdFixed {
     }
 
     /// The guest must neither see nor write the footer.
-    func checkLength(_ virtualSize: Int) throws(BlockError) {
+    func checkLength() throws(BlockError) {
         guard virtualSize <= footerOffset else {
             throw BlockError(
                 .corrupt,
@@ -81,5 +93,30 @@ struct VhdFixed {
         guard footerIsDirty else { return }
         try write(footer, at: footerOffset, file)
         footerIsDirty = false
+    }
+}
+
+/// The disk's bytes lie in the file as they are.
+extension VhdFixed {
+    func run(at offset: Int, limit: Int) -> Extent { Extent(.data(hostOffset: offset), length: limit) }
+
+    func grant(_ guest: Range<Int>, over backingEnd: Int) -> WriteGrant {
+        WriteGrant(inPlace: guest, at: guest.lowerBound, in: file)
+    }
+
+    func clear(_ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int) -> ClearStep {
+        ClearStep(.zero(grant(range, over: backingEnd)), length: range.count)
+    }
+
+    mutating func finish() throws(BlockError) { try settle(file) }
+
+    mutating func commit() throws(BlockError) {
+        try settle(file)
+        try file.flush()
+    }
+
+    mutating func takeChanges() throws(BlockError) -> TableWrites {
+        try settle(file)
+        return TableWrites([], to: file)
     }
 }

@@ -2,20 +2,17 @@ import BlockCore
 
 extension VhdDriver {
     public func describe() throws(BlockError) -> FormatInfo {
-        guard case .dynamic(let state) = body else {
+        guard isDynamic else {
             var fields = Self.fields(.fixed, footer)
             if virtualSize % Vhd.azureUnit != 0 {
                 fields.append(InfoField("note", .text("not a multiple of 1 MiB, which Azure refuses")))
             }
             return FormatInfo(specific: fields)
         }
-        return state.withLock { state in
-            var fields = Self.fields(state.isDifferencing ? .differencing : .dynamic, state.footer)
-            if state.isDifferencing {
-                fields.append(InfoField("parent-uuid", .text(state.header.parentUUID.text)))
-            }
-            return FormatInfo(clusterSizeBytes: blockBytes, specific: fields)
-        }
+        let child = self.child
+        var fields = Self.fields(child == nil ? .dynamic : .differencing, footer)
+        if let child { fields.append(InfoField("parent-uuid", .text(child.parentUUID.text))) }
+        return FormatInfo(clusterSizeBytes: blockBytes, specific: fields)
     }
 
     private static func fields(_ type: Vhd.DiskType, _ footer: VhdFooter) -> [InfoField] {

@@ -100,3 +100,21 @@ struct VhdLayout {
         isCopyStale = copy != footer
     }
 }
+
+extension VhdLayout {
+    /// The parent that a differencing image names.
+    func parent(in file: BlockNode) throws(BlockError) -> BackingReference? {
+        guard footer.type == .differencing, let header else { return nil }
+        let length = try file.length()
+        var spellings: [String: [UInt8]] = [:]
+        for locator in header.locators where locator.offset <= length - locator.length {
+            let bytes = try file.readBytes(at: locator.offset, count: locator.length)
+            spellings[locator.platform] = spellings[locator.platform] ?? bytes
+        }
+        let paths = VhdParent.paths(of: spellings, name: header.parentName)
+        guard let stated = paths.first else { return nil }
+        // Without a UUID nothing tells that another file is the parent.
+        let others = header.parentUUID == VhdParent.unknown ? [] : Array(paths.dropFirst())
+        return BackingReference(filename: stated, format: VhdDriver.name, otherNames: others)
+    }
+}

@@ -9,20 +9,14 @@ extension VhdDriver: Rebasable {
     /// place, and the footers with it. Stopped anywhere, the disk shows all of its parent, or nothing of
     /// it.
     public func changeBacking(to backing: BackingReference?) throws(BlockError) {
-        guard case .dynamic(let state) = body else {
+        guard isDynamic else {
             throw BlockError(.unsupported, "A fixed VHD image has no backing file", path: file.filename)
         }
         let parent = try backing.map { (reference) throws(BlockError) in try identify(reference) }
-        try exclusively(state) { (state) throws(BlockError) in
-            try state.commit()
-            let wasDifferencing = state.isDifferencing
-            if parent == nil { try state.zeroAbsentSectors() }
-            if parent != nil && !wasDifferencing { try state.fillBitmaps() }
-            try state.setParent(parent, of: file.filename)
-            // Without a parent, what this leaves undone is done with the next write to the block.
-            if parent == nil && wasDifferencing { try? state.fillBitmaps() }
+        try session.exclusively { (image) throws(BlockError) in
+            try image.dynamic?.changeParent(to: parent)
+            image.backing = parent.map { BackingReference(filename: $0.path, format: Self.name) }
         }
-        setBacking(parent.map { BackingReference(filename: $0.path, format: Self.name) })
     }
 
     private func identify(_ reference: BackingReference) throws(BlockError) -> VhdParent {
@@ -50,15 +44,25 @@ extension VhdDriver: Rebasable {
 }
 
 extension VhdState {
+    fileprivate mutating func changeParent(to parent: VhdParent?) throws(BlockError) {
+        try commit()
+        let wasDifferencing = isDifferencing
+        if parent == nil { try zeroAbsentSectors() }
+        if parent != nil && !wasDifferencing { try fillBitmaps() }
+        try setParent(parent, of: file.filename)
+        // Without a parent, what this leaves undone is done with the next write to the block.
+        if parent == nil && wasDifferencing { try? fillBitmaps() }
+    }
+
     /// Zeroes what lies where the parent shows in stored blocks. Durable on return.
-    fileprivate mutating func zeroAbsentSectors() throws(BlockError) {
+    private mutating func zeroAbsentSectors() throws(BlockError) {
         guard isDifferencing else { return }
         let sectors = header.blockBytes / Vhd.sectorBytes
         for block in 0..<table.count {
             guard let place = place(of: block) else { continue }
             var first = 0
             while first < sectors {
-                let run = try run(at: place, first, sectors)
+                let run = try sectorRun(at: place, first..<sectors)
                 if !run.isSet {
                     try file.writeZeroes(
                         at: place + header.bitmapBytes + first * Vhd.sectorBytes,
@@ -71,7 +75,7 @@ extension VhdState {
     }
 
     /// Makes the bitmaps of stored blocks say that all sectors are there.
-    fileprivate mutating func fillBitmaps() throws(BlockError) {
+    private mutating func fillBitmaps() throws(BlockError) {
         for block in 0..<table.count {
             guard let place = place(of: block) else { continue }
             try mark(place, 0..<header.blockBytes / Vhd.sectorBytes)
@@ -79,7 +83,7 @@ extension VhdState {
         try commit()
     }
 
-    fileprivate mutating func setParent(_ parent: VhdParent?, of filename: String) throws(BlockError) {
+    private mutating func setParent(_ parent: VhdParent?, of filename: String) throws(BlockError) {
         var new = header
         let survey = try survey()
         let spellings = parent?.spellings(from: filename) ?? []

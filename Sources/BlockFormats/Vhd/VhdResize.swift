@@ -20,34 +20,31 @@ extension VhdDriver: Resizable {
             throw BlockError(
                 .unsupported, "An image that is opened with 'force_size_calc' cannot be resized")
         }
-        switch body {
-        case .fixed(let fixed):
-            try fixed.withLock { (fixed) throws(BlockError) in
-                try fixed.settle(file)
-                if virtualSize == before { return }
-                if virtualSize > before {
-                    try fixed.grow(from: before, to: virtualSize, file)
-                } else {
-                    try fixed.shrink(to: virtualSize, file)
-                }
-            }
-        case .dynamic(let state):
-            try exclusively(state) { (state) throws(BlockError) in
-                try state.commit()
-                if virtualSize == before { return }
-                if virtualSize > before {
-                    try state.grow(from: before, to: virtualSize, guest)
-                } else {
-                    try state.shrink(to: virtualSize)
-                }
-            }
+        try session.exclusively { (image) throws(BlockError) in
+            if image.dynamic == nil { return try image.fixed.resize(from: before, to: virtualSize) }
+            try image.dynamic?.resize(from: before, to: virtualSize, guest)
         }
-        setVirtualSize(virtualSize)
+    }
+}
+
+extension VhdFixed {
+    fileprivate mutating func resize(from old: Int, to size: Int) throws(BlockError) {
+        try settle(file)
+        if size > old { return try grow(from: old, to: size, file) }
+        if size < old { try shrink(to: size, file) }
     }
 }
 
 extension VhdState {
-    fileprivate mutating func shrink(to size: Int) throws(BlockError) {
+    fileprivate mutating func resize(
+        from old: Int, to size: Int, _ guest: GuestAccess
+    ) throws(BlockError) {
+        try commit()
+        if size > old { return try grow(from: old, to: size, guest) }
+        if size < old { try shrink(to: size) }
+    }
+
+    private mutating func shrink(to size: Int) throws(BlockError) {
         try setSize(size)
         // The disk is as asked for; what is left to do makes the file smaller.
         for block in blocks(of: size)..<table.count { unlink(block) }
@@ -60,7 +57,8 @@ extension VhdState {
         } catch {}
     }
 
-    /// In one sector each, first the copy: the table can bear either size.
+    /// Each footer is one sector, so it changes atomically; the copy first. The block table is valid for both
+    /// sizes.
     private mutating func setSize(_ size: Int) throws(BlockError) {
         let before = footer
         footer.setSize(size)
@@ -78,7 +76,7 @@ extension VhdState {
         allocatedCount -= 1
     }
 
-    fileprivate mutating func grow(
+    private mutating func grow(
         from old: Int, to size: Int, _ guest: GuestAccess
     ) throws(BlockError) {
         for block in min(blocks(of: old), table.count)..<table.count { unlink(block) }
@@ -218,15 +216,19 @@ extension VhdState {
 extension VhdDriver: Emptying {
     /// Only the table refers to anything: when it is empty, the rest of the file can go.
     public func makeEmpty() throws(BlockError) {
-        guard case .dynamic(let state) = body else {
+        guard isDynamic else {
             throw BlockError(.unsupported, "A fixed VHD image cannot be emptied", path: file.filename)
         }
-        try exclusively(state) { (state) throws(BlockError) in
-            try state.commit()
-            for block in 0..<state.table.count { state.unlink(block) }
-            try state.commit()
-            state.adopt(try state.survey())
-            state.trim()
-        }
+        try session.exclusively { (image) throws(BlockError) in try image.dynamic?.makeEmpty() }
+    }
+}
+
+extension VhdState {
+    fileprivate mutating func makeEmpty() throws(BlockError) {
+        try commit()
+        for block in 0..<table.count { unlink(block) }
+        try commit()
+        adopt(try survey())
+        trim()
     }
 }

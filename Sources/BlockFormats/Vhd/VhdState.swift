@@ -1,13 +1,17 @@
 import BlockCore
 
-/// Descriptions, block table and bitmaps of an open dynamic or differencing image. Used under the driver's
-/// lock.
+/// Descriptions, block table and bitmaps of an open dynamic or differencing image.
 ///
-/// The order of writes. The footer comes first when the file grows: it goes to the new end, which takes a
-/// flush, before blocks are put over the old one; so the file ends with a footer at any time. Then data; a
-/// flush; bitmaps, which say of a differencing disk's sectors that they are here; a flush; the table; a
-/// flush. Killed anywhere, the worst is space that nothing refers to, which the next writer takes.
-struct VhdState: FlushableTables {
+/// Not thread-safe: the session's lock guards it, as a part of ``VhdImage``. The order of writes:
+///
+/// 1. The footer, when the file grows: it goes to the new end, before blocks are put over the old one, so that
+///    the file ends with a footer at any time. A flush, under the lock: the file grows by many blocks at once.
+/// 2. Data; a flush.
+/// 3. Bitmaps, which say of a differencing disk's sectors that they are here; a flush.
+/// 4. The table; a flush.
+///
+/// Killed anywhere, the worst is space that nothing refers to, which the next writer takes.
+struct VhdState: SessionState {
     let file: BlockNode
     var footer: VhdFooter
     var header: VhdHeader
@@ -28,19 +32,21 @@ struct VhdState: FlushableTables {
     var footersAreDirty = false
     /// Whether the file was made longer than its blocks need.
     var hasReserve = false
-    /// Blocks that are being filled; whoever changes the whole table waits until there are none.
-    var fillsInFlight = 0
     var allocatedCount = 0
     var writes: TableWrites?
+    /// By which of its two sizes the disk goes; `nil` for the footer's own rule.
+    let sizeRule: VhdFooter.SizeRule?
 
     private static let cacheBytes = 2 << 20
     /// How many blocks the file grows by at most.
     private static let reservedBlocks = 32
 
     init(
-        file: BlockNode, layout: VhdLayout, header: VhdHeader, isReadOnly: Bool
+        file: BlockNode, layout: VhdLayout, header: VhdHeader, sizeBy sizeRule: VhdFooter.SizeRule?,
+        isReadOnly: Bool
     ) throws(BlockError) {
         self.file = file
+        self.sizeRule = sizeRule
         self.header = header
         self.isReadOnly = isReadOnly
         footer = layout.footer
@@ -54,6 +60,8 @@ struct VhdState: FlushableTables {
     }
 
     var isDifferencing: Bool { footer.type == .differencing }
+    /// Opening the image has found that the footer's size is good.
+    var virtualSize: Int { (try? footer.virtualSize(by: sizeRule)) ?? 0 }
 
     /// How many blocks a disk of `size` bytes has.
     func blocks(of size: Int) -> Int { size / header.blockBytes + (size % header.blockBytes == 0 ? 0 : 1) }
@@ -106,12 +114,6 @@ struct VhdState: FlushableTables {
 
     // MARK: Blocks
 
-    /// Where the bitmap and then the data of a block is, in bytes; `nil` where it is not stored.
-    func place(of block: Int) -> Int? {
-        let entry = table[block]
-        return entry == Vhd.unallocated ? nil : Int(entry) * Vhd.sectorBytes
-    }
-
     /// Takes space for a block. It is in the table only once it is linked.
     mutating func takePlace() throws(BlockError) -> Int {
         if let place = spare.take(header) { return place }
@@ -126,6 +128,19 @@ struct VhdState: FlushableTables {
             hasReserve = hasReserve || reserve > 0
         }
         nextFree = end
+        return place
+    }
+
+    /// Takes space for a block, and gives its bitmap and its entry theirs.
+    ///
+    /// - Returns: where its bitmap goes.
+    /// - Throws: `noSpace`, `io`; nothing is taken then.
+    mutating func take(_ block: Int) throws(BlockError) -> Int {
+        let place = try takePlace()
+        do throws(BlockError) { try reserve(block, at: place) } catch {
+            giveBack(place, for: block)
+            throw error
+        }
         return place
     }
 
@@ -185,10 +200,10 @@ struct VhdState: FlushableTables {
 
     // MARK: Bitmaps
 
-    /// The first sectors from `first` on, up to `end`, whose bits are alike.
-    func run(at place: Int, _ first: Int, _ end: Int) throws(BlockError) -> (isSet: Bool, end: Int) {
+    /// The first sectors of `sectors` whose bits are alike.
+    func sectorRun(at place: Int, _ sectors: Range<Int>) throws(BlockError) -> (isSet: Bool, end: Int) {
         let bits = bitmaps.bytes(of: try bitmaps.slot(at: place))
-        return Self.run(bits.bytes, first, end)
+        return Self.run(bits.bytes, sectors.lowerBound, sectors.upperBound)
     }
 
     private static func run(_ bits: RawSpan, _ first: Int, _ end: Int) -> (isSet: Bool, end: Int) {
@@ -203,13 +218,21 @@ struct VhdState: FlushableTables {
         return (isSet, end)
     }
 
+    /// Gives the bitmap of a stored block its space, where ``mark(_:_:)`` will change it.
+    ///
+    /// - Returns: whether all of the sectors are here already.
+    mutating func reserveMark(_ place: Int, _ sectors: Range<Int>) throws(BlockError) -> Bool {
+        try makeRoom()
+        let run = try sectorRun(at: place, sectors)
+        if run.isSet && run.end == sectors.upperBound { return true }
+        try bitmaps.reserve(try bitmaps.slot(at: place))
+        return false
+    }
+
     /// Notes that sectors of a stored block are here. All of them are, in a disk without parent.
     mutating func mark(_ place: Int, _ sectors: Range<Int>) throws(BlockError) {
-        try makeRoom()
+        if try reserveMark(place, sectors) { return }
         let slot = try bitmaps.slot(at: place)
-        let (isSet, end) = Self.run(bitmaps.bytes(of: slot).bytes, sectors.lowerBound, sectors.upperBound)
-        if isSet && end == sectors.upperBound { return }
-        try bitmaps.reserve(slot)
         set(isDifferencing ? sectors : 0..<header.blockBytes / Vhd.sectorBytes, in: slot)
     }
 
@@ -280,6 +303,14 @@ struct VhdState: FlushableTables {
         table.settle(failed: failed)
     }
 
+    /// Writes back all that is left to write, and gives back what the file has too much.
+    mutating func finish() throws(BlockError) {
+        if isReadOnly { return }
+        try? fillGaps()
+        if hasChanges { try commit() }
+        if hasReserve { trim() }
+    }
+
     /// Writes the header's first sector, in which all of it is that changes in place. Durable on return.
     mutating func writeHeader() throws(BlockError) {
         headerIsDirty = true
@@ -310,42 +341,5 @@ struct VhdState: FlushableTables {
         try writeFooters()
         damages = []
         isCopyStale = false
-    }
-}
-
-/// Places for blocks that nothing refers to: left over by a crash, or given back. Filled again first.
-struct VhdSpareBlocks {
-    private var gaps: [Range<Int>] = []
-    private var returned: [(place: Int, block: Int)] = []
-
-    init(gaps: [Range<Int>] = []) { self.gaps = gaps.reversed() }
-
-    mutating func take(_ header: VhdHeader) -> Int? {
-        if let last = returned.popLast() { return last.place }
-        while let gap = gaps.popLast() {
-            let place = header.blockPlace(from: gap.lowerBound)
-            let end = place + header.strideBytes
-            if end > gap.upperBound { continue }
-            if end < gap.upperBound { gaps.append(end..<gap.upperBound) }
-            return place
-        }
-        return nil
-    }
-
-    mutating func giveBack(_ place: Int, for block: Int) { returned.append((place, block)) }
-
-    /// Forgets a place that was given back and ends at `end`. `false` where there is none.
-    mutating func takeLast(endingAt end: Int, _ header: VhdHeader) -> Bool {
-        guard let index = returned.firstIndex(where: { $0.place + header.strideBytes == end }) else {
-            return false
-        }
-        returned.remove(at: index)
-        return true
-    }
-
-    /// Hands over what was given back, with the blocks for which it was taken.
-    mutating func takeReturned() -> [(place: Int, block: Int)] {
-        defer { returned = [] }
-        return returned
     }
 }

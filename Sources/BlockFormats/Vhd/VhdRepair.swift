@@ -2,19 +2,9 @@ import BlockCore
 
 extension VhdDriver: Checkable {
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
-        switch body {
-        case .fixed(let fixed):
-            try fixed.withLock { (fixed) throws(BlockError) in
-                try fixed.check(file, repair: repair, report)
-            }
-        case .dynamic(let state):
-            try exclusively(state) { (state) throws(BlockError) in
-                var result = CheckResult()
-                let hasLosses = try state.checkCorruptions(repair: repair == .all, &result, report)
-                try state.checkLeaks(repair: repair != .none && !hasLosses, &result, report)
-                if hasLosses && result.leaks > 0 { report(KeptLeaks.message) }
-                return result
-            }
+        try session.exclusively { (image) throws(BlockError) in
+            if let result = try image.dynamic?.check(repair: repair, report) { return result }
+            return try image.fixed.check(file, repair: repair, report)
         }
     }
 }
@@ -54,8 +44,18 @@ extension VhdFixed {
 }
 
 extension VhdState {
+    fileprivate mutating func check(
+        repair: RepairMode, _ report: (String) -> Void
+    ) throws(BlockError) -> CheckResult {
+        var result = CheckResult()
+        let hasLosses = try checkCorruptions(repair: repair == .all, &result, report)
+        try checkLeaks(repair: repair != .none && !hasLosses, &result, report)
+        if hasLosses && result.leaks > 0 { report(KeptLeaks.message) }
+        return result
+    }
+
     /// - Returns: whether entries that pointed nowhere were given up.
-    fileprivate mutating func checkCorruptions(
+    private mutating func checkCorruptions(
         repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) -> Bool {
         let what = repair ? "Repairing" : "ERROR"
@@ -121,7 +121,7 @@ extension VhdState {
         relink(block, from: source, to: target)
     }
 
-    fileprivate mutating func checkLeaks(
+    private mutating func checkLeaks(
         repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) {
         let what = repair ? "Repairing" : "Leaked"
