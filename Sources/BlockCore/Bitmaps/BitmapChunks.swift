@@ -24,7 +24,7 @@ struct BitmapChunks: Sendable {
         chunks = [Chunk](repeating: Chunk(), count: Self.chunkCount(count))
     }
 
-    private static func chunkCount(_ bits: Int) -> Int { (bits + bitsPerChunk - 1) / bitsPerChunk }
+    private static func chunkCount(_ bits: Int) -> Int { bits.dividedRoundingUp(by: bitsPerChunk) }
 
     /// How many bits of a chunk there are: all but in the last one.
     private func size(of chunk: Int) -> Int {

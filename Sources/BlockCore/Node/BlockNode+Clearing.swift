@@ -2,7 +2,7 @@
 /// for parts of units of which nothing is stored, plain zeroes for the rest.
 extension BlockNode {
     /// How many zeroes are written at once where they have to be stored, in bytes.
-    private static let zeroBytes = 1 << 20
+    private static let zeroBytes = Int.mib(1)
 
     /// See ``Clearing/marksZeroes``; `false` for what has no way to clear but zeroes.
     public var marksZeroes: Bool { unfiltered.clearing?.marksZeroes ?? unfiltered.zeroWriting?.marksZeroes ?? false }

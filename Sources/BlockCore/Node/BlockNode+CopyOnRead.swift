@@ -2,7 +2,7 @@ import Synchronization
 
 extension BlockNode {
     /// How much is copied at once, in bytes.
-    private static let copyUpBytes = 1 << 20
+    private static let copyUpBytes = Int.mib(1)
 
     /// Stores what a range shows of the backing node in this layer, in whole clusters.
     func copyUp(_ range: Range<Int>, _ driver: any FormatDriver) throws(BlockError) {

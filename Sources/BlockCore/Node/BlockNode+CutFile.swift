@@ -26,7 +26,7 @@ extension BlockNode {
     /// The most runs that are looked at to find out how many bytes are missing.
     private static let runsAtMost = 1 << 20
     /// How far a place of the disk whose run cannot be looked up is passed over, in bytes.
-    private static let unmappedBytes = 1 << 20
+    private static let unmappedBytes = Int.mib(1)
 
     /// How many of the bytes of `extent` its file has, or a short file may leave out. Only data can be cut.
     ///

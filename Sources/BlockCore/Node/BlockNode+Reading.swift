@@ -39,11 +39,7 @@ extension BlockNode {
 
     /// The bytes at `offset` as an array; for small metadata.
     public func readBytes(at offset: Int, count: Int) throws(BlockError) -> [UInt8] {
-        var bytes = [UInt8](repeating: 0, count: count)
-        var elements = bytes.mutableSpan
-        var span = elements.mutableBytes
-        try read(into: &span, at: offset)
-        return bytes
+        try [UInt8](zeroed: count) { (bytes) throws(BlockError) in try read(into: &bytes, at: offset) }
     }
 
     public func readOld(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {

@@ -7,7 +7,7 @@ extension BlockNode {
     /// Up to this many bytes, a write and what completes its units are put together and written at once.
     private static let assembledBytes = 256 << 10
     /// How much of what completes a unit is copied at once, in bytes.
-    private static let copyBytes = 1 << 20
+    private static let copyBytes = Int.mib(1)
     /// A file that ends inside a sector could grow by a part of one when the power fails.
     private static let sectorBytes = 512
 

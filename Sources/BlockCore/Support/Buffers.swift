@@ -133,3 +133,26 @@ extension RawSpan {
     /// The bytes as an array.
     public var array: [UInt8] { withUnsafeBytes { Array($0) } }
 }
+
+extension [UInt8] {
+    /// `count` bytes: zeroes, and what `body` stores in them.
+    ///
+    /// - Throws: what `body` throws.
+    public init<Failure: Error>(
+        zeroed count: Int, _ body: (inout MutableRawSpan) throws(Failure) -> Void
+    ) throws(Failure) {
+        self.init(repeating: 0, count: count)
+        try edit(body)
+    }
+
+    /// Runs `body` on the bytes, which it may change in place.
+    ///
+    /// - Throws: what `body` throws.
+    public mutating func edit<Result, Failure: Error>(
+        _ body: (inout MutableRawSpan) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
+        var elements = mutableSpan
+        var bytes = elements.mutableBytes
+        return try body(&bytes)
+    }
+}

@@ -83,5 +83,5 @@ public struct GuestAccess: Sendable {
     }
 
     /// How much is hidden at a time, in bytes.
-    private static let hiddenBytes = 1 << 20
+    private static let hiddenBytes = Int.mib(1)
 }

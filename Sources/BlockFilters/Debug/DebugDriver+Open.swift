@@ -4,7 +4,7 @@ import BlockCore
 /// `set-state.N.…`, the limits (``DebugLimits``), and `take-child-perms.N` and `unshare-child-perms.N`.
 extension DebugDriver {
     /// How long a file of rules may be, in bytes.
-    private static let maximumConfigBytes = 1 << 20
+    private static let maximumConfigBytes = Int.mib(1)
 
     public static func childName(
         in filename: String, _ options: inout OptionTree

@@ -62,7 +62,7 @@ extension AsifDriver: Checkable {
             survey.takeMetadata(start / header.chunkBytes...end / header.chunkBytes)
         }
         for number in 0..<header.tableCount { try check(table: number, &survey, report) }
-        survey.result.totalClusters = (virtualSize + header.chunkBytes - 1) / header.chunkBytes
+        survey.result.totalClusters = virtualSize.dividedRoundingUp(by: header.chunkBytes)
         survey.result.imageEndOffset = min((survey.last + 1) * header.chunkBytes, fileLength)
         return survey.result
     }

@@ -10,7 +10,7 @@ enum Bochs {
     static let unused: UInt32 = 0xFFFF_FFFF
 
     enum Limit {
-        static let headerBytes = 1 << 20
+        static let headerBytes = Int.mib(1)
         static let extentBytes = 512...(8 << 20)
         static let catalogEntries = 1 << 20
     }
@@ -64,7 +64,7 @@ private struct BochsHeader {
         guard catalogEntries <= Bochs.Limit.catalogEntries else {
             throw BlockError(.limit, "The Bochs catalog is too large (\(catalogEntries) entries)")
         }
-        guard bitmapBytes >= (extentBytes / Bochs.sectorBytes + 7) / 8, bitmapBytes <= 1 << 20 else {
+        guard bitmapBytes >= (extentBytes / Bochs.sectorBytes + 7) / 8, bitmapBytes <= .mib(1) else {
             throw BlockError(.corrupt, "Bochs bitmap size \(bitmapBytes) is not allowed")
         }
         let needed = virtualSize / extentBytes + (virtualSize % extentBytes == 0 ? 0 : 1)
@@ -91,7 +91,7 @@ public final class BochsDriver: ReadOnlyFormat {
         self.header = header
         self.catalog = catalog
         dataOffset = header.headerBytes + header.catalogEntries * 4
-        bitmapSectors = (header.bitmapBytes + Bochs.sectorBytes - 1) / Bochs.sectorBytes
+        bitmapSectors = header.bitmapBytes.dividedRoundingUp(by: Bochs.sectorBytes)
     }
 
     public static func probe(_ header: RawSpan, filename: String) -> Int {
@@ -161,7 +161,7 @@ extension BochsDriver: Checkable {
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try refuseRepair(repair)
         var result = CheckResult()
-        result.totalClusters = (virtualSize + header.extentBytes - 1) / header.extentBytes
+        result.totalClusters = virtualSize.dividedRoundingUp(by: header.extentBytes)
         let blocks = max(0, try file.length() - dataOffset) / blockBytes
         var users: Set<Int> = []
         for number in 0..<catalog.count where catalog[number] != Bochs.unused {

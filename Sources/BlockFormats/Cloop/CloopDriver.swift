@@ -118,12 +118,10 @@ public final class CloopDriver: ReadOnlyFormat {
     private func whole(_ block: Int) throws(BlockError) -> [UInt8] {
         let known = recent.withLock { $0.block == block ? $0.bytes : nil }
         if let known { return known }
-        var bytes = [UInt8](repeating: 0, count: blockBytes)
-        var elements = bytes.mutableSpan
-        var span = elements.mutableBytes
-        try decompress(block, into: &span)
-        let kept = bytes
-        recent.withLock { $0 = (block, kept) }
+        let bytes = try [UInt8](zeroed: blockBytes) { (bytes) throws(BlockError) in
+            try decompress(block, into: &bytes)
+        }
+        recent.withLock { $0 = (block, bytes) }
         return bytes
     }
 

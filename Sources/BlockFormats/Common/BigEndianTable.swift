@@ -2,7 +2,7 @@ import BlockCore
 
 /// Tables of big-endian 64-bit entries in a file.
 enum BigEndianTable {
-    private static let chunkBytes = 1 << 20
+    private static let chunkBytes = Int.mib(1)
 
     /// Reads `count` entries; past the end of the file they are zero.
     static func read(_ file: BlockNode, at offset: Int, count: Int) throws(BlockError) -> [UInt64] {
@@ -23,10 +23,9 @@ enum BigEndianTable {
 
     /// The entries of `range` as the file has them.
     static func part(_ table: [UInt64], _ range: Range<Int>, at offset: Int) -> TableWrites.Part {
-        var bytes = [UInt8](repeating: 0, count: range.count * 8)
-        var elements = bytes.mutableSpan
-        var span = elements.mutableBytes
-        for (index, entry) in table[range].enumerated() { span.storeBigEndian(entry, at: index * 8) }
+        let bytes = [UInt8](zeroed: range.count * 8) { bytes in
+            for (index, entry) in table[range].enumerated() { bytes.storeBigEndian(entry, at: index * 8) }
+        }
         return TableWrites.Part(offset: offset + range.lowerBound * 8, bytes: bytes)
     }
 
@@ -38,10 +37,9 @@ enum BigEndianTable {
         var next = range.lowerBound
         while next < range.upperBound {
             let entries = min(range.upperBound - next, chunkBytes / 8)
-            var bytes = [UInt8](repeating: 0, count: entries * 8)
-            var elements = bytes.mutableSpan
-            var span = elements.mutableBytes
-            for entry in 0..<entries { span.storeBigEndian(table[next + entry], at: entry * 8) }
+            let bytes = [UInt8](zeroed: entries * 8) { bytes in
+                for entry in 0..<entries { bytes.storeBigEndian(table[next + entry], at: entry * 8) }
+            }
             try file.write(bytes.span.bytes, at: offset + next * 8)
             next += entries
         }

@@ -2,7 +2,7 @@ import BlockCore
 
 extension BlockNode {
     /// How much is copied at once, in bytes.
-    private static let fillBytes = 1 << 20
+    private static let fillBytes = Int.mib(1)
 
     /// Writes into this file, from `hostOffset` on, what the guest saw in `guest` before a write that
     /// allocates the block around it.

@@ -8,7 +8,7 @@ struct BlockTable {
     private static let sectorBytes = 512
     private static let entriesPerSector = 128
     /// How much is read at a time, in bytes.
-    private static let readBytes = 1 << 20
+    private static let readBytes = Int.mib(1)
     /// How many sectors are written at a time.
     private static let sectorsAtOnce = 2048
 
@@ -28,7 +28,7 @@ struct BlockTable {
         self.entries = entries
         self.offset = offset
         self.isBigEndian = isBigEndian
-        dirty = Set(0..<(entries.count + Self.entriesPerSector - 1) / Self.entriesPerSector)
+        dirty = Set(0..<entries.count.dividedRoundingUp(by: Self.entriesPerSector))
     }
 
     /// Reads a table. The caller has checked that it lies inside the file and is not too large.
@@ -53,7 +53,7 @@ struct BlockTable {
     var isDirty: Bool { !dirty.isEmpty }
     /// What the table takes in the file, in bytes: whole sectors.
     static func fileBytes(entries count: Int) -> Int {
-        (count + entriesPerSector - 1) / entriesPerSector * sectorBytes
+        count.dividedRoundingUp(by: entriesPerSector) * sectorBytes
     }
 
     /// The entry of a block; the caller has checked the index against ``count``.
@@ -132,16 +132,15 @@ struct BlockTable {
 
     /// Sectors as the file is to have them.
     private func bytes(of sectors: Range<Int>) -> [UInt8] {
-        var result = [UInt8](repeating: 0, count: sectors.count * Self.sectorBytes)
-        var elements = result.mutableSpan
-        var bytes = elements.mutableBytes
-        let start = sectors.lowerBound * Self.entriesPerSector
-        for index in start..<min(sectors.upperBound * Self.entriesPerSector, entries.count) {
-            let place = (index - start) * 4
-            if isBigEndian {
-                bytes.storeBigEndian(entries[index], at: place)
-            } else {
-                bytes.storeLittleEndian(entries[index], at: place)
+        let result = [UInt8](zeroed: sectors.count * Self.sectorBytes) { bytes in
+            let start = sectors.lowerBound * Self.entriesPerSector
+            for index in start..<min(sectors.upperBound * Self.entriesPerSector, entries.count) {
+                let place = (index - start) * 4
+                if isBigEndian {
+                    bytes.storeBigEndian(entries[index], at: place)
+                } else {
+                    bytes.storeLittleEndian(entries[index], at: place)
+                }
             }
         }
         // A table that begins inside a sector does not own what follows its last entry.

@@ -42,7 +42,7 @@ struct GuestData: Sendable {
         guard encryption != nil else {
             return try node.writeZeroes(at: hostOffset, count: count, flags: flags)
         }
-        let zeroes = AlignedBuffer(count: min(count, 1 << 20), zeroed: true)
+        let zeroes = AlignedBuffer(count: min(count, .mib(1)), zeroed: true)
         var done = 0
         while done < count {
             let part = min(zeroes.count, count - done)

@@ -3,7 +3,7 @@ import BlockCore
 /// Copying inside a file, for repairs and for moving what an image holds.
 extension BlockNode {
     /// What is read at once, in bytes.
-    private static let innerCopyBytes = 1 << 20
+    private static let innerCopyBytes = Int.mib(1)
 
     /// Copies bytes to another place of this file. Holes and zeroes become holes, also behind the file's end.
     ///
@@ -55,7 +55,7 @@ extension BlockNode {
 /// How much a repair may copy: a small file can say of one cluster that a million others are there too.
 struct CopyBudget {
     /// What a file of any size may copy: more than damage by accident comes to.
-    private static let extraBytes = 1 << 30
+    private static let extraBytes = Int.gib(1)
     /// What a copy costs that reads nothing.
     private static let leastBytes = 4096
 

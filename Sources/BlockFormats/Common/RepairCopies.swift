@@ -8,7 +8,7 @@ struct RepairCopies {
     /// What may be copied in bytes, also where the file has less.
     static let leastBytes = 4 << 30
     /// What a copy counts for at least, in bytes.
-    private static let leastPerCopy = 1 << 20
+    private static let leastPerCopy = Int.mib(1)
 
     private let file: BlockNode
     private var bytesLeft: Int
@@ -51,7 +51,7 @@ struct RepairCopies {
 
 extension BlockNode {
     /// How much is read at once to learn whether it is zero, in bytes.
-    private static let zeroCheckBytes = 1 << 20
+    private static let zeroCheckBytes = Int.mib(1)
 
     /// Whether the start of a range is zero, how far that is known, and how many bytes were read to know it.
     fileprivate func zeroRun(

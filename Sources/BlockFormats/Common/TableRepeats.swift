@@ -58,7 +58,7 @@ struct TableRepeats {
         var position = offset
         let end = min(offset + count * 8, try file.length())
         while position < end {
-            let run = try file.status(at: position, limit: min(end - position, 1 << 20))
+            let run = try file.status(at: position, limit: min(end - position, .mib(1)))
             // A run may end inside an entry.
             let length = min(end - position, max(8, run.length.roundedDown(to: 8)))
             if !run.isZero {

@@ -94,7 +94,7 @@ struct EncryptedStore: Sendable {
 
 /// Buffers for encrypted bytes on their way to a file. Thread-safe.
 final class BufferPool: Sendable {
-    static let bufferBytes = 1 << 20
+    static let bufferBytes = Int.mib(1)
     private static let maximumIdle = 16
 
     private let idle = Mutex<[AlignedBuffer]>([])

@@ -25,11 +25,7 @@ enum LibCrypto {
 
     /// `count` random bytes.
     static func randomBytes(_ count: Int) throws(BlockError) -> [UInt8] {
-        var bytes = [UInt8](repeating: 0, count: count)
-        var elements = bytes.mutableSpan
-        var span = elements.mutableBytes
-        try randomise(&span)
-        return bytes
+        try [UInt8](zeroed: count) { (bytes) throws(BlockError) in try randomise(&bytes) }
     }
 
     /// The digest of `parts`, one after the other, into `digest`, which is as long as the hash's digests.

@@ -6,7 +6,7 @@ extension DmgDriver: Checkable {
     /// Findings that are told one by one; more are only counted.
     private static let maximumReports = 100
     private static let workers = 4
-    private static let pieceBytes = 1 << 20
+    private static let pieceBytes = Int.mib(1)
 
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         var findings: [String] = []

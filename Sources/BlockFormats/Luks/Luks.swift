@@ -28,12 +28,12 @@ enum Luks {
 
     /// The bytes that split key material takes, rounded up to sectors.
     static func materialBytes(keyBytes: Int) -> Int {
-        (keyBytes * stripes + sectorBytes - 1) / sectorBytes * sectorBytes
+        (keyBytes * stripes).dividedRoundingUp(by: sectorBytes) * sectorBytes
     }
 
     /// The distance from one slot's key material to the next, in bytes.
     static func slotBytes(keyBytes: Int) -> Int {
-        (keyBytes * stripes + alignmentBytes - 1) / alignmentBytes * alignmentBytes
+        (keyBytes * stripes).dividedRoundingUp(by: alignmentBytes) * alignmentBytes
     }
 
     /// How many bytes header and key material take in volumes made here.

@@ -166,7 +166,7 @@ struct LuksHeader: Sendable, Equatable {
     /// The digests that checking one key takes.
     private var checkWork: Int { digestIterations * digests(in: Luks.digestBytes) }
 
-    private func digests(in bytes: Int) -> Int { (bytes + hash.digestBytes - 1) / hash.digestBytes }
+    private func digests(in bytes: Int) -> Int { bytes.dividedRoundingUp(by: hash.digestBytes) }
 
     /// How many iterations one more slot may ask for, so that the volume is still opened.
     ///
@@ -186,30 +186,28 @@ struct LuksHeader: Sendable, Equatable {
 
     /// The header as it stands at the start of its place.
     func bytes() -> [UInt8] {
-        var bytes = [UInt8](repeating: 0, count: Luks.headerBytes)
-        var elements = bytes.mutableSpan
-        var span = elements.mutableBytes
-        let magic = Luks.magic
-        span.copy(from: magic.span.bytes)
-        span.storeBigEndian(Luks.version, at: 6)
-        span.copy(from: Array("aes".utf8).span.bytes, at: 8)
-        span.copy(from: Array(modeText.utf8.prefix(31)).span.bytes, at: 40)
-        span.copy(from: Array(hash.rawValue.utf8).span.bytes, at: 72)
-        span.storeBigEndian(UInt32(truncatingIfNeeded: payloadOffset / Luks.sectorBytes), at: 104)
-        span.storeBigEndian(UInt32(truncatingIfNeeded: keyBytes), at: 108)
-        span.copy(from: digest.span.bytes, at: 112)
-        span.copy(from: digestSalt.span.bytes, at: 132)
-        span.storeBigEndian(UInt32(truncatingIfNeeded: digestIterations), at: 164)
-        span.copy(from: Array(uuid.utf8.prefix(39)).span.bytes, at: 168)
-        for (index, slot) in slots.enumerated() {
-            let start = Self.slotsOffset + index * Self.slotSize
-            span.storeBigEndian(slot.isActive ? Luks.activeFlag : Luks.inactiveFlag, at: start)
-            span.storeBigEndian(UInt32(truncatingIfNeeded: slot.iterations), at: start + 4)
-            span.copy(from: slot.salt.span.bytes, at: start + 8)
-            span.storeBigEndian(
-                UInt32(truncatingIfNeeded: slot.materialOffset / Luks.sectorBytes), at: start + 40)
-            span.storeBigEndian(UInt32(Luks.stripes), at: start + 44)
+        [UInt8](zeroed: Luks.headerBytes) { span in
+            let magic = Luks.magic
+            span.copy(from: magic.span.bytes)
+            span.storeBigEndian(Luks.version, at: 6)
+            span.copy(from: Array("aes".utf8).span.bytes, at: 8)
+            span.copy(from: Array(modeText.utf8.prefix(31)).span.bytes, at: 40)
+            span.copy(from: Array(hash.rawValue.utf8).span.bytes, at: 72)
+            span.storeBigEndian(UInt32(truncatingIfNeeded: payloadOffset / Luks.sectorBytes), at: 104)
+            span.storeBigEndian(UInt32(truncatingIfNeeded: keyBytes), at: 108)
+            span.copy(from: digest.span.bytes, at: 112)
+            span.copy(from: digestSalt.span.bytes, at: 132)
+            span.storeBigEndian(UInt32(truncatingIfNeeded: digestIterations), at: 164)
+            span.copy(from: Array(uuid.utf8.prefix(39)).span.bytes, at: 168)
+            for (index, slot) in slots.enumerated() {
+                let start = Self.slotsOffset + index * Self.slotSize
+                span.storeBigEndian(slot.isActive ? Luks.activeFlag : Luks.inactiveFlag, at: start)
+                span.storeBigEndian(UInt32(truncatingIfNeeded: slot.iterations), at: start + 4)
+                span.copy(from: slot.salt.span.bytes, at: start + 8)
+                span.storeBigEndian(
+                    UInt32(truncatingIfNeeded: slot.materialOffset / Luks.sectorBytes), at: start + 40)
+                span.storeBigEndian(UInt32(Luks.stripes), at: start + 44)
+            }
         }
-        return bytes
     }
 }

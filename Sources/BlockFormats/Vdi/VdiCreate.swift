@@ -1,7 +1,7 @@
 import BlockCore
 
 extension VdiDriver: Measurable {
-    private static let defaultBlockBytes = 1 << 20
+    private static let defaultBlockBytes = Int.mib(1)
 
     public static var createOptions: [CreateOption] {
         [

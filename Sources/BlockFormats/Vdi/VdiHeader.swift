@@ -13,7 +13,7 @@ enum Vdi {
 
     enum Limit {
         static let blockBytes = 512...(256 << 20)
-        static let blockExtraBytes = 1 << 20
+        static let blockExtraBytes = Int.mib(1)
         /// 16 TiB of the usual blocks of 1 MiB; the map then takes 64 MiB of memory.
         static let blocks = 16 << 20
         /// The largest size that QEMU reads a header of: 0x1FFFFF80 blocks of 1 MiB.

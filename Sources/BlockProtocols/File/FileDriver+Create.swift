@@ -38,7 +38,7 @@ extension FileDriver {
     ]
 
     /// How much file systems that take a hint are told to allocate at once, in bytes.
-    private static let defaultExtentSize = 1 << 20
+    private static let defaultExtentSize = Int.mib(1)
 
     private static func open(
         _ path: String, _ options: inout OptionTree, _ settings: OpenSettings

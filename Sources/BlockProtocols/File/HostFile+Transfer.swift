@@ -5,7 +5,7 @@ import SystemPackage
 /// Reading and writing. Past the page cache, what is not aligned goes through a buffer that is.
 extension HostFile {
     /// How much a bounce buffer holds, in bytes; a multiple of every alignment.
-    private static let bounceBytes = 1 << 20
+    private static let bounceBytes = Int.mib(1)
 
     /// Fills all of `buffer`; past the end there are zeroes.
     func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {

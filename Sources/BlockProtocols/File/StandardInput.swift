@@ -6,7 +6,7 @@ import SystemPackage
 public enum StandardInput {
     /// The unit in which zeroes are left out of the temporary file, in bytes.
     private static let blockBytes = 64 << 10
-    private static let bufferBytes = 1 << 20
+    private static let bufferBytes = Int.mib(1)
 
     /// Opens what `descriptor` reads: a regular file at its start directly, anything else through a temporary
     /// file without a name in `$TMPDIR` or `/var/tmp`, which is gone when the driver is closed.

@@ -14,7 +14,7 @@ public final class NullDriver: ProtocolDriver {
         name: name, schemes: ["null-co"], needsFilename: false,
         open: { (_, options, _) throws(BlockError) -> any ProtocolDriver in
             _ = try options.takeFlag("read-zeroes")
-            return NullDriver(sizeBytes: try options.takeSize("size") ?? 1 << 30)
+            return NullDriver(sizeBytes: try options.takeSize("size") ?? .gib(1))
         },
         naming: { (filename, options) in
             NodeNaming(filename, driver: name, options, inName: ["size", "read-zeroes"])

@@ -41,13 +41,11 @@ struct Qcow2BitmapExtension: Equatable, Sendable {
     }
 
     func serialised() -> [UInt8] {
-        var bytes = [UInt8](repeating: 0, count: Self.size)
-        var elements = bytes.mutableSpan
-        var span = elements.mutableBytes
-        span.storeBigEndian(UInt32(count), at: 0)
-        span.storeBigEndian(UInt64(directoryBytes), at: 8)
-        span.storeBigEndian(UInt64(directoryOffset), at: 16)
-        return bytes
+        [UInt8](zeroed: Self.size) { span in
+            span.storeBigEndian(UInt32(count), at: 0)
+            span.storeBigEndian(UInt64(directoryBytes), at: 8)
+            span.storeBigEndian(UInt64(directoryOffset), at: 16)
+        }
     }
 }
 
@@ -133,16 +131,15 @@ struct Qcow2BitmapEntry: Equatable, Sendable {
 
     /// The entry as it stands in the directory, padded to 8 bytes.
     func serialised() -> [UInt8] {
-        var bytes = [UInt8](repeating: 0, count: Self.fixedSize)
-        var elements = bytes.mutableSpan
-        var span = elements.mutableBytes
-        span.storeBigEndian(UInt64(tableOffset), at: 0)
-        span.storeBigEndian(UInt32(tableEntries), at: 8)
-        span.storeBigEndian(flags.rawValue, at: Self.flagsOffset)
-        span.storeBigEndian(type, at: 16)
-        span.storeBigEndian(granularityBits, at: 17)
-        span.storeBigEndian(UInt16(name.count), at: 18)
-        span.storeBigEndian(UInt32(extra.count), at: 20)
+        var bytes = [UInt8](zeroed: Self.fixedSize) { span in
+            span.storeBigEndian(UInt64(tableOffset), at: 0)
+            span.storeBigEndian(UInt32(tableEntries), at: 8)
+            span.storeBigEndian(flags.rawValue, at: Self.flagsOffset)
+            span.storeBigEndian(type, at: 16)
+            span.storeBigEndian(granularityBits, at: 17)
+            span.storeBigEndian(UInt16(name.count), at: 18)
+            span.storeBigEndian(UInt32(extra.count), at: 20)
+        }
         bytes += extra + name
         bytes += repeatElement(0, count: (8 - bytes.count % 8) % 8)
         return bytes

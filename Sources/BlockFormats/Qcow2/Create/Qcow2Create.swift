@@ -201,12 +201,11 @@ extension Qcow2Driver: Creatable, Measurable {
     private static func refcountClusters(
         counting clusters: Int, _ layout: Qcow2Layout
     ) -> (blocks: Int, table: Int) {
-        func ceiling(_ value: Int, _ unit: Int) -> Int { (value + unit - 1) / unit }
         var blocks = 0
         var table = 0
         while true {
-            let newBlocks = ceiling(clusters + blocks + table, layout.refcountsPerBlock)
-            let newTable = ceiling(newBlocks, layout.clusterSize / 8)
+            let newBlocks = (clusters + blocks + table).dividedRoundingUp(by: layout.refcountsPerBlock)
+            let newTable = newBlocks.dividedRoundingUp(by: layout.clusterSize / 8)
             if newBlocks == blocks && newTable == table { return (blocks, table) }
             (blocks, table) = (newBlocks, newTable)
         }

@@ -68,11 +68,10 @@ extension Qcow2Header {
 
     /// Adds the extension that says where the LUKS header is.
     mutating func addLuksExtension(_ range: Range<Int>) {
-        var data = [UInt8](repeating: 0, count: 16)
-        var elements = data.mutableSpan
-        var bytes = elements.mutableBytes
-        bytes.storeBigEndian(UInt64(range.lowerBound), at: 0)
-        bytes.storeBigEndian(UInt64(range.count), at: 8)
+        let data = [UInt8](zeroed: 16) { bytes in
+            bytes.storeBigEndian(UInt64(range.lowerBound), at: 0)
+            bytes.storeBigEndian(UInt64(range.count), at: 8)
+        }
         extensions.insert(Extension(type: Qcow2.ExtensionType.encryption, data: data), at: 0)
     }
 }

@@ -82,22 +82,21 @@ struct Qcow2Snapshot: Sendable, Equatable {
     func serialised() -> [UInt8] {
         let id = info.id.rawBytes
         let name = info.name.rawBytes
-        var bytes = [UInt8](repeating: 0, count: Self.fixedSize + Self.knownExtraSize)
-        var elements = bytes.mutableSpan
-        var span = elements.mutableBytes
-        span.storeBigEndian(UInt64(l1Offset), at: 0)
-        span.storeBigEndian(UInt32(l1Entries), at: 8)
-        span.storeBigEndian(UInt16(id.count), at: 12)
-        span.storeBigEndian(UInt16(name.count), at: 14)
-        span.storeBigEndian(UInt32(truncatingIfNeeded: info.dateSeconds), at: 16)
-        span.storeBigEndian(UInt32(truncatingIfNeeded: info.dateNanoseconds), at: 20)
-        span.storeBigEndian(UInt64(info.vmClockNanoseconds), at: 24)
-        let stateSize = UInt32(exactly: info.vmStateSizeBytes) ?? 0
-        span.storeBigEndian(stateSize, at: 32)
-        span.storeBigEndian(UInt32(Self.knownExtraSize + unknownExtra.count), at: 36)
-        span.storeBigEndian(UInt64(info.vmStateSizeBytes), at: 40)
-        span.storeBigEndian(UInt64(info.virtualSize ?? 0), at: 48)
-        span.storeBigEndian(info.instructionCount.map { UInt64($0) } ?? Self.noInstructionCount, at: 56)
+        var bytes = [UInt8](zeroed: Self.fixedSize + Self.knownExtraSize) { span in
+            span.storeBigEndian(UInt64(l1Offset), at: 0)
+            span.storeBigEndian(UInt32(l1Entries), at: 8)
+            span.storeBigEndian(UInt16(id.count), at: 12)
+            span.storeBigEndian(UInt16(name.count), at: 14)
+            span.storeBigEndian(UInt32(truncatingIfNeeded: info.dateSeconds), at: 16)
+            span.storeBigEndian(UInt32(truncatingIfNeeded: info.dateNanoseconds), at: 20)
+            span.storeBigEndian(UInt64(info.vmClockNanoseconds), at: 24)
+            let stateSize = UInt32(exactly: info.vmStateSizeBytes) ?? 0
+            span.storeBigEndian(stateSize, at: 32)
+            span.storeBigEndian(UInt32(Self.knownExtraSize + unknownExtra.count), at: 36)
+            span.storeBigEndian(UInt64(info.vmStateSizeBytes), at: 40)
+            span.storeBigEndian(UInt64(info.virtualSize ?? 0), at: 48)
+            span.storeBigEndian(info.instructionCount.map { UInt64($0) } ?? Self.noInstructionCount, at: 56)
+        }
         bytes += unknownExtra + id + name
         bytes += repeatElement(0, count: (8 - bytes.count % 8) % 8)
         return bytes
