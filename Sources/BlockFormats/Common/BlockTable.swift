@@ -132,8 +132,8 @@ struct BlockTable {
 
     /// Sectors as the file is to have them.
     private func bytes(of sectors: Range<Int>) -> [UInt8] {
+        let start = sectors.lowerBound * Self.entriesPerSector
         let result = [UInt8](zeroed: sectors.count * Self.sectorBytes) { bytes in
-            let start = sectors.lowerBound * Self.entriesPerSector
             for index in start..<min(sectors.upperBound * Self.entriesPerSector, entries.count) {
                 let place = (index - start) * 4
                 if isBigEndian {

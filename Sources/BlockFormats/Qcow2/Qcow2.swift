@@ -15,7 +15,7 @@ enum Qcow2 {
     enum Limit {
         static let l1TableBytes = 32 << 20
         /// How far behind the end of the file an active L1 table that was never written may start, in bytes.
-        static let l1BehindEndBytes = .gib(1)
+        static let l1BehindEndBytes = Int.gib(1)
         static let refcountTableBytes = 8 << 20
         static let snapshots = 65536
         static let snapshotTableBytes = 16 << 20
