@@ -120,8 +120,9 @@ import Testing
             options.shown.map { "\($0.key.rawValue)=\($0.value)" } == [
                 "size=1536", "compat=1.1", "lazy_refcounts=on", "refcount_bits=16", "preallocation=off",
             ])
-        try options.set(.backingFile, to: "x")
-        #expect(options[.backingFile] == nil)
+        let error = blockError { () throws(BlockError) in try options.set(.backingFile, to: "x") }
+        #expect(error?.kind == .invalidArgument && error?.message == "Invalid parameter 'backing_file'")
+        #expect(options[.backingFile] == nil && !options.declares(.backingFile))
     }
 
     @Test(arguments: [
@@ -144,4 +145,11 @@ import Testing
         try options.set(.preallocation, to: "some")
         #expect(throws: BlockError.self) { try options.preallocation() }
     }
+}
+
+/// Options that the driver of these tests declares.
+extension CreateOptionKey {
+    fileprivate static let compat = CreateOptionKey("compat")
+    fileprivate static let lazyRefcounts = CreateOptionKey("lazy_refcounts")
+    fileprivate static let refcountBits = CreateOptionKey("refcount_bits")
 }

@@ -1,4 +1,5 @@
 import BlockCore
+import BlockFormats
 import Synchronization
 
 /// What is wrong with a ``FakeFormat`` image: the canaries of the conformance suite.
