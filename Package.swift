@@ -30,7 +30,8 @@ let package = Package(
     products: [
         .executable(name: "platter", targets: ["platter"]),
         .library(
-            name: "Platter", targets: ["BlockCore", "BlockProtocols", "BlockFormats", "BlockJobs"]),
+            name: "Platter",
+            targets: ["BlockCore", "BlockProtocols", "BlockFilters", "BlockFormats", "BlockJobs"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-system", from: "1.6.0")
@@ -46,26 +47,27 @@ let package = Package(
         .target(
             name: "CRing", cSettings: [.define("_GNU_SOURCE")],
             linkerSettings: [.linkedLibrary("uring", .when(platforms: [.linux]))]),
-        library("BlockCore", ["CHost"]),
+        library("BlockCore", ["CHost", systemPackage]),
         library("BlockProtocols", ["BlockCore", "CHost", "CRing", systemPackage]),
+        library("BlockFilters", ["BlockCore"]),
         library(
             "BlockFormats",
             ["BlockCore", "CHost", "CZlib", "CZstd", "CDeflate", "CCrypto", "CBzip2", "CLzma"]),
         library("BlockJobs", ["BlockCore"]),
         library(
             "PlatterCommands",
-            ["BlockCore", "BlockProtocols", "BlockFormats", "BlockJobs", "CHost"]),
+            ["BlockCore", "BlockProtocols", "BlockFilters", "BlockFormats", "BlockJobs", "CHost"]),
         .executableTarget(name: "platter", dependencies: ["PlatterCommands"], swiftSettings: settings),
         .target(
             name: "BlockTestSupport",
-            dependencies: ["BlockCore", "BlockProtocols", "BlockFormats", "BlockJobs"],
+            dependencies: ["BlockCore", "BlockProtocols", "BlockFilters", "BlockFormats", "BlockJobs"],
             path: "Tests/BlockTestSupport", swiftSettings: settings),
         // The README's example, which a test compares with the README and runs. In no product.
         .executableTarget(
             name: "ReadmeExample", dependencies: ["BlockCore", "BlockProtocols", "BlockFormats"],
             path: "Tests/ReadmeExample", swiftSettings: settings),
         tests("BlockCoreTests", ["BlockCore", "CHost"]),
-        tests("BlockProtocolsTests", ["BlockProtocols", "BlockFormats"]),
+        tests("BlockProtocolsTests", ["BlockProtocols", "BlockFilters", "BlockFormats"]),
         tests("BlockFormatsTests", ["BlockFormats"]),
         tests("BlockJobsTests", ["BlockJobs", "BlockFormats"]),
         tests("PlatterCommandsTests", ["PlatterCommands"]),

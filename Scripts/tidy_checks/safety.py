@@ -20,8 +20,8 @@ TRAPS = {
 }
 # A target may import those of ours that have a lower number.
 LAYERS = {
-    "BlockCore": 0, "BlockProtocols": 1, "BlockFormats": 1, "BlockJobs": 2, "PlatterCommands": 3,
-    "platter": 4,
+    "BlockCore": 0, "BlockProtocols": 1, "BlockFilters": 1, "BlockFormats": 1, "BlockJobs": 2,
+    "PlatterCommands": 3, "platter": 4,
 }
 # Each is called from one Swift file.
 C_LIBRARIES = {"CZlib", "CZstd", "CDeflate", "CCrypto", "CBzip2", "CLzma"}

@@ -68,7 +68,7 @@ public struct CommitJob: BlockJob {
                     .invalidArgument, "The top image can be emptied only into its own backing file",
                     path: top.filename)
             }
-            guard top.format is any Emptying else {
+            guard top.unfiltered.format is any Emptying else {
                 throw BlockError(
                     .unsupported, "Format driver '\(top.driverName)' cannot empty an image",
                     path: top.filename)
@@ -96,8 +96,9 @@ public struct CommitJob: BlockJob {
         let layers = top.chain.prefix { $0 !== base } + [base]
         var isChanging = false
         for (above, below) in zip(layers, layers.dropFirst()).reversed() {
-            guard let keeper = above.format as? any ContentIdentifying,
-                let changing = below.format as? any ContentIdentifying, type(of: keeper) == type(of: changing)
+            guard let keeper = above.unfiltered.format as? any ContentIdentifying,
+                let changing = below.unfiltered.format as? any ContentIdentifying,
+                type(of: keeper) == type(of: changing)
             else { continue }
             if !isChanging { isChanging = try changesBase(base) }
             guard isChanging else { return }
@@ -135,11 +136,11 @@ public struct CommitJob: BlockJob {
         let work = CopyWork(
             read: LayerCopy.reader(top),
             scanner: ZeroScanner(
-                granularity: base.format?.writeGranularity ?? 1, sparseBytes: Self.sparseBytes),
+                granularity: base.unfiltered.format?.writeGranularity ?? 1, sparseBytes: Self.sparseBytes),
             writer: PieceWriter(node: base, zeroing: .marked), sharer: sharer,
             bufferBytes: cutter.bufferBytes, writeback: Writeback(of: base))
         // In a raw base the order of writes does not decide where bytes lie.
-        let isOrdered = base.format?.isTransparent != true
+        let isOrdered = base.unfiltered.format?.isTransparent != true
         try ChunkPipeline(
             cutter: cutter, work: work, workers: LayerCopy.workers, isOrdered: isOrdered
         ).run(control)

@@ -104,7 +104,7 @@ public struct ConvertJob: BlockJob {
     }
 
     /// Whether the layout of the target does not depend on the order of writes.
-    private var hasFixedPlaces: Bool { target.format?.isTransparent == true }
+    private var hasFixedPlaces: Bool { target.unfiltered.format?.isTransparent == true }
 
     /// Copying keeps as many threads busy as there are processors; compressed pieces wait for their turn.
     private static func workers(compressing: Bool) -> Int {
@@ -112,7 +112,9 @@ public struct ConvertJob: BlockJob {
     }
 
     /// The unit in bytes at whose multiples runs are cut: the target's cluster, at least a page.
-    private var unitBytes: Int { max(target.format?.writeGranularity ?? 1, AlignedBuffer.alignmentBytes) }
+    private var unitBytes: Int {
+        max(target.unfiltered.format?.writeGranularity ?? 1, AlignedBuffer.alignmentBytes)
+    }
 
     private func makeCompressor() throws(BlockError) -> UnitCompressor {
         guard let driver = target.format as? any CompressedWriting else {
@@ -128,7 +130,7 @@ public struct ConvertJob: BlockJob {
         let zeroing: PieceWriter.Zeroing =
             options.isStream
             ? .asData : options.targetIsZero ? .none : options.targetIsNew ? .whereNeeded : .marked
-        let granularity = target.format?.writeGranularity ?? 1
+        let granularity = target.unfiltered.format?.writeGranularity ?? 1
         let reader = SalvagingReader(source: source, onUnreadable: options.onUnreadable)
         return CopyWork(
             read: { (buffer, offset) throws(BlockError) in try reader.read(into: &buffer, at: offset) },

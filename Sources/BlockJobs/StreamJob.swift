@@ -86,12 +86,12 @@ public struct StreamJob: BlockJob {
                 path: node.filename)
         }
         let name = baseName ?? Self.name(of: base, from: chain[index - 1], for: node)
-        return BackingReference(filename: name, format: base.driverName)
+        return BackingReference(filename: name, format: base.unfiltered.driverName)
     }
 
     /// The name that the layer above `base` states, if that names the same file from the folder of `node`.
     private static func name(of base: BlockNode, from above: BlockNode, for node: BlockNode) -> String {
-        guard let stated = above.format?.backing?.filename else { return base.filename }
+        guard let stated = above.unfiltered.format?.backing?.filename else { return base.filename }
         let here = FileNames.resolve(stated, relativeTo: node.filename)
         let there = FileNames.resolve(stated, relativeTo: above.filename)
         return here == there ? stated : FileNames.relative(there, from: node.filename)

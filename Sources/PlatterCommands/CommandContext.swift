@@ -1,4 +1,5 @@
 import BlockCore
+import BlockFilters
 import BlockFormats
 import BlockProtocols
 
@@ -18,7 +19,8 @@ struct CommandContext: Sendable {
         self.programName = programName
         self.spec = spec
         self.terminal = terminal
-        let registry = DriverRegistry(formats: StandardFormats.all, protocols: StandardProtocols.all)
+        let registry = DriverRegistry(
+            formats: StandardFormats.all, filters: StandardFilters.all, protocols: StandardProtocols.all)
         let epoch = HostEnvironment.value("SOURCE_DATE_EPOCH").flatMap { $0.isEmpty ? nil : $0 }
         let sourceDate = epoch.flatMap { Int($0) }
         var opener = ImageOpener(

@@ -87,7 +87,9 @@ private final class EmptyExtents: FormatDriver {
     var virtualSize: Int { 4096 }
     var writeGranularity: Int { 1 }
     func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent { Extent(.unallocated, length: 0) }
-    func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError) {}
+    func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
+        throw BlockError(.readOnly, "read-only")
+    }
     func flush() throws(BlockError) {}
     func close() throws(BlockError) {}
     func describe() throws(BlockError) -> FormatInfo { FormatInfo() }

@@ -135,7 +135,7 @@ private final class TailFormat: Creatable, BackingChecking {
     func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         Extent(.data(hostOffset: offset), length: limit)
     }
-    func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError) {
+    func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
         throw BlockError(.readOnly, "read-only")
     }
     func flush() throws(BlockError) {}

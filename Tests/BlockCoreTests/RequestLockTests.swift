@@ -37,7 +37,7 @@ import Testing
     }
 }
 
-/// A format that stores nothing and watches who is inside `write`.
+/// A format that stores nothing and watches who is inside a write.
 private final class ProbeDriver: FormatDriver {
     static let name = "probe"
     let overlaps = Atomic<Int>(0)
@@ -45,6 +45,7 @@ private final class ProbeDriver: FormatDriver {
     let writeGranularity: Int
     private let meetingOf: Int
     private let inside = Monitor<[Range<Int>]>([])
+    private let nowhere = nullNode()
 
     init(granularity: Int, meetingOf: Int = 0) {
         writeGranularity = granularity
@@ -64,7 +65,13 @@ private final class ProbeDriver: FormatDriver {
     func close() throws(BlockError) {}
     func describe() throws(BlockError) -> FormatInfo { FormatInfo() }
 
-    func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError) {
+    func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
+        var grant = WriteGrant(inPlace: guest, at: 0, in: nowhere)
+        grant.form = .encrypted
+        return grant
+    }
+
+    func storeEncoded(_ bytes: RawSpan, for grant: WriteGrant, at offset: Int) throws(BlockError) {
         let end = (offset + bytes.byteCount).roundedUp(to: writeGranularity) ?? .max
         let range = offset.roundedDown(to: writeGranularity)..<end
         inside.withLock { active in

@@ -173,7 +173,9 @@ private final class SlowDriver: FormatDriver {
         isInside.withLock { $0 = false }
         return Extent(.zero(hostOffset: nil), length: limit)
     }
-    func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError) {}
+    func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
+        throw BlockError(.readOnly, "read-only")
+    }
     func flush() throws(BlockError) {}
     func close() throws(BlockError) {
         noteReaders()

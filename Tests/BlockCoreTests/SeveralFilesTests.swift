@@ -111,7 +111,9 @@ private final class TwoPartFormat: FormatDriver {
     func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         Extent(.data(hostOffset: offset), length: limit, child: 1)
     }
-    func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError) {}
+    func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
+        throw BlockError(.readOnly, "read-only")
+    }
     func flush() throws(BlockError) {}
     func close() throws(BlockError) {}
     func describe() throws(BlockError) -> FormatInfo { FormatInfo() }

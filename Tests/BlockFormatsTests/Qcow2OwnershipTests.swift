@@ -13,7 +13,7 @@ import Testing
         let node = try opener.open("disk", settings: OpenSettings(readOnly: false))
         let driver = try #require(node.format as? Qcow2Driver)
         let header = driver.metadata.withLock { $0.header }
-        func load() throws -> RefcountStore {
+        func load() throws -> Qcow2Allocator {
             let tables = try Qcow2Metadata(file: driver.file, header: header, isReadOnly: false)
             return try tables.refcounts()
         }

@@ -123,6 +123,21 @@ import Testing
         }
     }
 
+    /// Entries that count on where the offset ends have reserved bits set: no part of the run before.
+    @Test(arguments: [9, 16, 21]) func continuationsEndWithTheOffset(_ clusterBits: Int) {
+        let layout = Qcow2Layout(version: 3, clusterBits: clusterBits, refcountOrder: 4)
+        let step = UInt64(layout.clusterSize)
+        let table = AlignedBuffer(count: 512)
+        for followers in [0, 1, 7, 8, 9, 30, 62] {
+            let last = L2Entry.offsetMask & ~(step - 1)
+            let first = L2Entry(raw: last - UInt64(followers) * step | L2Entry.copiedFlag)
+            var bytes = table.mutableBytes
+            for index in 0..<64 { bytes.storeBigEndian(first.raw + UInt64(index) * step, at: index * 8) }
+            #expect(layout.continuation(of: first, 0, in: table.bytes, limit: 100) == followers)
+            #expect(layout.continuation(of: first, 0, in: table.bytes, limit: 5) == min(followers, 5))
+        }
+    }
+
     /// Groups of clusters are compared as one by one.
     @Test func agreement() {
         var random = SeededRandom(seed: 7)

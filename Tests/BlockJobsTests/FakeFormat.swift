@@ -33,6 +33,8 @@ final class FakeDriver: FormatDriver {
         var backing: BackingReference?
         var events: [Event] = []
         var failWritesAfter: Int?
+        /// What is left of the request whose first part was granted last.
+        var rest: Range<Int>?
         /// When the last write, flush and emptying were, counted over all drivers.
         var wroteAt = 0
         var flushedAt = 0
@@ -96,38 +98,31 @@ final class FakeDriver: FormatDriver {
         buffer.copy(from: whole.span.bytes.extracting(start..<start + buffer.byteCount))
     }
 
-    func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError) {
-        try countWrite()
-        state.withLock { $0.events.append(.write(offset, bytes.byteCount)) }
-        var done = 0
-        while done < bytes.byteCount {
-            let index = (offset + done) / clusterBytes
-            let within = (offset + done) % clusterBytes
-            let count = min(clusterBytes - within, bytes.byteCount - done)
-            try writeCluster(bytes.extracting(done..<done + count), index, within, old)
-            done += count
+    func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
+        // The parts of a request after its first are no requests of their own.
+        if state.withLock({ $0.rest != guest }) {
+            try countWrite()
+            state.withLock { $0.events.append(.write(guest.lowerBound, guest.count)) }
+        }
+        let index = guest.lowerBound / clusterBytes
+        let unit = index * clusterBytes..<(index + 1) * clusterBytes
+        let part = guest.clamped(to: unit)
+        return state.withLock { state in
+            state.rest = part.upperBound..<guest.upperBound
+            if case .data(let host) = state.clusters[index] {
+                let place = host + part.lowerBound - unit.lowerBound
+                return WriteGrant(inPlace: part, at: place, in: file)
+            }
+            state.hostEnd += clusterBytes
+            return WriteGrant(
+                new: part, units: unit, at: state.hostEnd - clusterBytes, in: file, rest: .old)
         }
     }
 
-    private func writeCluster(
-        _ bytes: RawSpan, _ index: Int, _ within: Int, _ old: any GuestReader
-    ) throws(BlockError) {
-        if case .data(let host) = state.withLock({ $0.clusters[index] }) {
-            return try file.write(bytes, at: host + within)
-        }
-        var whole = [UInt8](repeating: 0, count: clusterBytes)
-        if within > 0 || bytes.byteCount < clusterBytes {
-            var elements = whole.mutableSpan
-            var span = elements.mutableBytes
-            try old.readOld(into: &span, at: index * clusterBytes)
-        }
-        whole.replaceSubrange(within..<within + bytes.byteCount, with: bytes.array)
-        let host = state.withLock { state in
-            state.hostEnd += clusterBytes
-            return state.hostEnd - clusterBytes
-        }
-        try file.write(whole.span.bytes, at: host)
-        state.withLock { $0.clusters[index] = .data(host: host) }
+    func link(_ grant: WriteGrant) throws(BlockError) {
+        guard grant.isNew else { return }
+        let index = grant.units.lowerBound / clusterBytes
+        state.withLock { $0.clusters[index] = .data(host: grant.hostOffset) }
     }
 
     private func countWrite() throws(BlockError) {
@@ -150,23 +145,24 @@ final class FakeDriver: FormatDriver {
     func describe() throws(BlockError) -> FormatInfo { FormatInfo(clusterSizeBytes: clusterBytes) }
 }
 
-extension FakeDriver: ZeroWriting {
+extension FakeDriver: Clearing {
     var zeroGranularity: Int { clusterBytes }
-    func writeZeroes(
-        at offset: Int, count: Int, mayUnmap: Bool, old: any GuestReader
-    ) throws(BlockError) -> Bool {
-        guard hasZeroClusters else { return false }
+    var discardGranularity: Int { clusterBytes }
+    func clear(
+        _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
+    ) throws(BlockError) -> ClearStep {
+        if mode == .discard { return ClearStep(.done, length: range.count) }
+        guard hasZeroClusters else { return ClearStep(.store, length: range.count) }
         try countWrite()
-        state.withLock { $0.events.append(.zero(offset, count)) }
-        let first = offset / clusterBytes
-        for index in first..<(offset + count + clusterBytes - 1) / clusterBytes {
-            let range = index * clusterBytes..<(index + 1) * clusterBytes
-            let needed = old.hasBacking(in: range)
+        state.withLock { $0.events.append(.zero(range.lowerBound, range.count)) }
+        let first = range.lowerBound / clusterBytes
+        for index in first..<(range.upperBound + clusterBytes - 1) / clusterBytes {
+            let needed = index * clusterBytes < backingEnd
             state.withLock { state in
                 if state.clusters[index] != .unallocated || needed { state.clusters[index] = .zero }
             }
         }
-        return true
+        return ClearStep(.done, length: range.count)
     }
 }
 
@@ -211,7 +207,7 @@ extension FakeDriver: Emptying {
 
 extension FakeDriver: Resizable {
     func resize(
-        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+        to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
         state.withLock { state in
             state.events.append(.resize(virtualSize))

@@ -1,4 +1,5 @@
 import BlockCore
+import BlockFilters
 import BlockProtocols
 import Synchronization
 import Testing
@@ -8,19 +9,29 @@ import Testing
     let scratch: Scratch
     init() throws { scratch = try Scratch() }
 
+    private let opener = ImageOpener(
+        registry: DriverRegistry(
+            formats: [], filters: StandardFilters.all, protocols: StandardProtocols.all))
+
+    private func open(_ name: String?, _ tree: OptionTree, _ settings: OpenSettings) throws -> DebugDriver {
+        var tree = tree
+        tree["driver"] = "blkdebug"
+        if let name { tree["filename"] = name }
+        let node = try opener.open(options: tree, settings: settings)
+        return try #require(node.filter as? DebugDriver)
+    }
+
     /// Opens a file of eight sectors below rules, which are options or a file's text.
     private func open(
         _ options: String = "", config: String? = nil, path: String? = nil
     ) throws -> DebugDriver {
         let image = try scratch.file("image", [UInt8](repeating: 1, count: 4096))
-        var tree = try OptionTree.parse(options)
+        let tree = try OptionTree.parse(options)
         var name = image
         if let config {
             name = "blkdebug:\(try scratch.file("config", Array(config.utf8))):\(image)"
         }
-        let driver = try DebugDriver.entry.open(path ?? name, &tree, writing())
-        #expect(tree.isEmpty)
-        return try #require(driver as? DebugDriver)
+        return try open(path ?? name, tree, writing())
     }
 
     private func refusal(_ options: String = "", config: String? = nil, path: String? = nil) -> String? {
@@ -183,11 +194,11 @@ import Testing
         // Completing a block reads it.
         #expect(failure { try reader.put([2], at: 0) }?.errno == 5)
         try reader.put([UInt8](repeating: 2, count: 2048), at: 0)
-        reader.close()
+        try reader.child.close()
         let writer = try open(fault + "write,max-transfer=512")
         #expect(failure { try writer.put([UInt8](repeating: 9, count: 4096), at: 0) }?.offset == 1536)
         #expect(try writer.bytes(at: 1535, 2) == [9, 1])
-        writer.close()
+        try writer.child.close()
         let status = try open(fault + "block-status,align=2048")
         #expect(failure { _ = try status.extent(at: 0, limit: 1) }?.errno == 5)
         #expect(try status.extent(at: 2048, limit: 1).length == 1)
@@ -203,7 +214,7 @@ import Testing
             for event in heads + tails {
                 let driver = try open(
                     "align=512,inject-error.0.event=\(event.rawValue),inject-error.0.iotype=write")
-                defer { driver.close() }
+                defer { try? driver.child.close() }
                 let isHeard =
                     failure { try driver.put([UInt8](repeating: 2, count: count), at: offset) } != nil
                 #expect(isHeard == expected.contains(event), "\(offset)+\(count): \(event)")
@@ -221,7 +232,7 @@ import Testing
             failure { try driver.writeZeroes(at: 0, count: 512, flags: .noFallback) }?.kind == .unsupported)
         #expect(failure { try driver.writeZeroes(at: 512, count: 1536, flags: []) }?.offset == 1024)
         #expect(try driver.bytes(at: 1024, 1) == [1])
-        driver.close()
+        try driver.child.close()
         let sector = "inject-error.0.event=none,inject-error.0.iotype=discard,inject-error.0.sector=4,"
         let discarding = try open(sector + "align=512,opt-discard=1024,max-discard=1024")
         try discarding.discard(at: 2048, count: 100)
@@ -235,22 +246,22 @@ import Testing
         #expect(
             failure { _ = try FileDriver(opening: path) }?.message == "Failed to get \"consistent read\" lock"
         )
-        driver.close()
+        try driver.child.close()
         try FileDriver(opening: path).close()
         #expect(refusal("take-child-perms.0=x") == "Parameter 'take-child-perms' does not accept value 'x'")
         #expect(
             refusal("unshare-child-perms.1=write")
                 == "List indices are not contiguous, saw 1 elements but 1 largest index")
-        var options = try OptionTree.parse("image.filename=\(path),take-child-perms.0=resize")
-        let error = failure { _ = try DebugDriver.entry.open("", &options, OpenSettings()) }
+        let options = try OptionTree.parse("image.filename=\(path),take-child-perms.0=resize")
+        let error = failure { _ = try open(nil, options, OpenSettings()) }
         #expect(error?.message == "Block node is read-only")
     }
 
     @Test func flushesThatDoNothingDoNotFail() throws {
-        var options = try OptionTree.parse(
+        let options = try OptionTree.parse(
             "inject-error.0.event=none,inject-error.0.iotype=flush,"
                 + "image.filename=\(try scratch.file("image", [1]))")
-        try DebugDriver.entry.open("", &options, writing(.unsafe)).flush()
+        try open(nil, options, writing(.unsafe)).flush()
     }
 
     // MARK: Breakpoints

@@ -1,4 +1,5 @@
 import BlockCore
+import BlockFilters
 import BlockProtocols
 import Foundation
 import Synchronization
@@ -6,7 +7,7 @@ import Testing
 
 @Suite struct FilterTests {
     @Test func theChosenCallFailsOnce() throws {
-        let driver = FaultDriver(over: MemoryDriver([0, 0, 0, 0]))
+        let driver = FaultDriver(over: memory([0, 0, 0, 0]))
         driver.fail(2, of: [.write], with: 5)
         try driver.put([1], at: 0)
         let error = failure { try driver.put([2], at: 1) }
@@ -21,11 +22,11 @@ import Testing
     }
 
     @Test func aFaultCanStayAndCountsAllItsKinds() throws {
-        let driver = FaultDriver(over: MemoryDriver([0, 0]))
+        let driver = FaultDriver(over: memory([0, 0]))
         driver.fail(3, with: 28, persists: true)
         try driver.put([1], at: 0)
         try driver.flush()
-        #expect(failure { try driver.truncate(to: 9, preallocation: .off) }?.kind == .noSpace)
+        #expect(failure { try driver.resize(to: 9, preallocation: .off) }?.kind == .noSpace)
         #expect(failure { try driver.flush() }?.errno == 28)
         #expect(try driver.bytes(at: 0, 2) == [1, 0])
         driver.heal()
@@ -35,7 +36,7 @@ import Testing
     }
 
     @Test(arguments: FaultDriver.Call.allCases) func everyCallCanFail(call: FaultDriver.Call) throws {
-        let driver = FaultDriver(over: MemoryDriver([1, 2]))
+        let driver = FaultDriver(over: memory([1, 2]))
         driver.fail(1, of: [call], with: 5)
         let error = failure {
             switch call {
@@ -44,7 +45,7 @@ import Testing
             case .write: try driver.put([1], at: 0)
             case .writeZeroes: try driver.writeZeroes(at: 0, count: 1, flags: [])
             case .discard: try driver.discard(at: 0, count: 1)
-            case .truncate: try driver.truncate(to: 1, preallocation: .off)
+            case .truncate: try driver.resize(to: 1, preallocation: .off)
             case .flush: try driver.flush()
             case .extent: _ = try driver.extent(at: 0, limit: 1)
             }
@@ -58,7 +59,7 @@ import Testing
         let clock = Mutex(0)
         let slept = Mutex<[Int]>([])
         let driver = ThrottleDriver(
-            over: MemoryDriver(), bytes: Throttle(unitsPerSecond: 1000, burstUnits: 100),
+            over: memory(), bytes: Throttle(unitsPerSecond: 1000, burstUnits: 100),
             operations: Throttle(unitsPerSecond: 2, burstUnits: 2), now: { clock.withLock { $0 } },
             sleep: { pause in slept.withLock { $0.append(pause) } })
         try driver.put([UInt8](repeating: 1, count: 100), at: 0)
@@ -74,7 +75,7 @@ import Testing
 
     @Test func theThrottleReallyWaits() throws {
         let driver = ThrottleDriver(
-            over: MemoryDriver(), bytes: Throttle(unitsPerSecond: 100_000, burstUnits: 1))
+            over: memory(), bytes: Throttle(unitsPerSecond: 100_000, burstUnits: 1))
         let began = ContinuousClock.now
         try driver.put([UInt8](repeating: 1, count: 5000), at: 0)
         #expect(ContinuousClock.now - began >= .milliseconds(49))

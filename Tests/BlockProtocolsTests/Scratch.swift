@@ -39,6 +39,23 @@ extension ProtocolDriver {
     func put(_ bytes: [UInt8], at offset: Int) throws { try write(bytes.span.bytes, at: offset) }
 }
 
+extension FilterDriver {
+    func bytes(at offset: Int, _ count: Int) throws -> [UInt8] {
+        var bytes = [UInt8](repeating: 0xEE, count: count)
+        var elements = bytes.mutableSpan
+        var span = elements.mutableBytes
+        try read(into: &span, at: offset)
+        return bytes
+    }
+
+    func put(_ bytes: [UInt8], at offset: Int) throws { try write(bytes.span.bytes, at: offset) }
+}
+
+/// A writable node over bytes in memory.
+func memory(_ bytes: [UInt8] = []) -> BlockNode {
+    BlockNode(.storage(MemoryDriver(bytes)), filename: "memory", settings: writing())
+}
+
 /// What `body` fails with; `nil` when it does not fail.
 func failure(_ body: () throws -> Void) -> BlockError? {
     do { try body() } catch {

@@ -1,4 +1,5 @@
 import BlockCore
+import BlockFilters
 import Foundation
 import Testing
 
@@ -38,9 +39,14 @@ import Testing
         #expect(!target.sharesSpace(with: MemoryDriver(block)))
         #expect(!target.sharesSpace(with: target))
         #expect(!source.sharesSpace(with: target))
-        let filter = ThrottleDriver(over: target, bytes: Throttle(unitsPerSecond: 1 << 30))
-        #expect(!filter.sharesSpace(with: source))
-        #expect(try !filter.shareRange(from: source, at: 0, to: 0, count: 4096))
+        let below = BlockNode(.storage(target), filename: "t", settings: writing())
+        let filter = BlockNode(
+            .filter(ThrottleDriver(over: below, bytes: Throttle(unitsPerSecond: 1 << 30))), filename: "t",
+            settings: writing())
+        #expect(filter.sharingStorage == nil)
+        let place = PlainPlace(storage: source, offset: 0, count: 4096)
+        #expect(try filter.share(place, at: 0, count: 4096) == 0)
+        #expect(try filter.plainPlace(at: 0, limit: 1) == nil)
         #expect(try target.bytes(at: 0, 3) == [1, 2, 3])
     }
 

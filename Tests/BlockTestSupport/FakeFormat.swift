@@ -93,50 +93,54 @@ public final class FakeFormat: FormatDriver {
         }
     }
 
-    public func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError) {
-        var done = 0
-        while done < bytes.byteCount {
-            let inside = (offset + done) % clusterBytes
-            let count = min(clusterBytes - inside, bytes.byteCount - done)
-            try writePart(bytes.extracting(done..<done + count), at: offset + done, old: old)
-            done += count
-        }
-    }
-
-    private func writePart(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError) {
-        let cluster = offset / clusterBytes
-        let inside = offset % clusterBytes
+    /// Every write is stored by ``storeEncoded(_:for:at:)``, so that it can be stored wrongly.
+    public func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
+        let cluster = guest.lowerBound / clusterBytes
+        let unit = cluster * clusterBytes..<(cluster + 1) * clusterBytes
+        let part = guest.clamped(to: unit)
         let (entry, number) = state.withLock { state in
             state.writes += 1
             return (state.table[cluster], state.writes)
         }
-        if bug == .losesWrite && number % 13 == 0 { return }
-        let kept =
-            bug == .offByOne && inside + bytes.byteCount == clusterBytes
-            ? bytes.byteCount - 1 : bytes.byteCount
-        if entry > 1 {
-            return try store(bytes.extracting(0..<kept), at: Int(entry) + inside)
+        var grant = WriteGrant(
+            inPlace: part, at: Int(entry) + part.lowerBound - unit.lowerBound, in: file)
+        if bug == .losesWrite && number % 13 == 0 {
+            grant.tag = Self.lost
+        } else if entry <= 1 {
+            let host = takeCluster(for: cluster)
+            if bug == .mappingBeforeData {
+                set(cluster, UInt64(host))
+                try writeTable()
+            }
+            grant = WriteGrant(new: part, units: unit, at: host, in: file, rest: .old)
         }
-        let whole = AlignedBuffer(count: clusterBytes)
-        var target = whole.mutableBytes
-        try old.readOld(into: &target, at: offset - inside)
-        target.copy(from: bytes.extracting(0..<kept), at: inside)
-        if bug == .racesOnAllocation { WorkerThreads.sleep(nanoseconds: 2_000_000) }
-        try allocate(cluster, whole)
+        grant.form = .encrypted
+        return grant
     }
 
-    private func allocate(_ cluster: Int, _ contents: AlignedBuffer) throws(BlockError) {
-        let host = state.withLock { state in
+    /// The tag of a write that is not stored.
+    private static let lost = 1
+
+    private func takeCluster(for cluster: Int) -> Int {
+        state.withLock { state in
             let host = bug == .sharesClusters && cluster % 7 == 3 ? state.end - clusterBytes : state.end
             state.end = max(state.end, host + clusterBytes)
             return host
         }
-        if bug == .mappingBeforeData {
-            set(cluster, UInt64(host))
-            try writeTable()
-        }
-        try store(contents.bytes, at: host)
-        set(cluster, UInt64(host))
+    }
+
+    public func storeEncoded(
+        _ bytes: RawSpan, for grant: WriteGrant, at guest: Int
+    ) throws(BlockError) {
+        if grant.tag == Self.lost { return }
+        if bug == .racesOnAllocation && grant.isNew { WorkerThreads.sleep(nanoseconds: 2_000_000) }
+        let isCut = bug == .offByOne && (guest + bytes.byteCount) % clusterBytes == 0
+        let kept = bytes.extracting(0..<bytes.byteCount - (isCut ? 1 : 0))
+        try store(kept, at: grant.hostOffset(of: guest))
+    }
+
+    public func link(_ grant: WriteGrant) throws(BlockError) {
+        if grant.isNew { set(grant.units.lowerBound / clusterBytes, UInt64(grant.hostOffset)) }
     }
 
     private func store(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
@@ -186,21 +190,17 @@ public final class FakeFormat: FormatDriver {
     }
 }
 
-extension FakeFormat: ZeroWriting, Discarding {
+extension FakeFormat: Clearing {
     public var zeroGranularity: Int { clusterBytes }
     public var discardGranularity: Int { clusterBytes }
 
-    public func writeZeroes(
-        at offset: Int, count: Int, mayUnmap: Bool, old: any GuestReader
-    ) throws(BlockError) -> Bool {
-        for cluster in offset / clusterBytes..<(offset + count + clusterBytes - 1) / clusterBytes {
+    public func clear(
+        _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
+    ) throws(BlockError) -> ClearStep {
+        for cluster in range.lowerBound / clusterBytes..<(range.upperBound + clusterBytes - 1) / clusterBytes {
             set(cluster, 1)
         }
-        return true
-    }
-
-    public func discard(at offset: Int, count: Int, old: any GuestReader) throws(BlockError) {
-        _ = try writeZeroes(at: offset, count: count, mayUnmap: true, old: old)
+        return ClearStep(.done, length: range.count)
     }
 }
 

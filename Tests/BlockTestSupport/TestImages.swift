@@ -1,5 +1,6 @@
 import BlockCore
 import BlockFormats
+import BlockProtocols
 
 /// Small chains of ``FakeFormat`` images in a ``TestStore``, for tests of what is above the formats.
 public struct TestImages: Sendable {
@@ -37,4 +38,10 @@ public func blockError<Result>(_ body: () throws(BlockError) -> Result) -> Block
         _ = try body()
         return nil
     } catch { return error }
+}
+
+/// A node that forgets what is written and reads as zeroes: for formats that keep their bytes elsewhere.
+public func nullNode() -> BlockNode {
+    BlockNode(
+        .storage(NullDriver(sizeBytes: 1 << 30)), filename: "null", settings: OpenSettings(readOnly: false))
 }

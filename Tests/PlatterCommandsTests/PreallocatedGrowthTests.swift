@@ -30,6 +30,31 @@ import Testing
         }
     }
 
+    /// Growing adds refcount blocks between the new clusters: one for each 128 KiB with 512-byte clusters, one
+    /// for each 2 MiB with clusters of 4 KiB and 64-bit refcounts. What lies around them is allocated too.
+    @Test(
+        arguments: [
+            "cluster_size=512", "cluster_size=4k", "cluster_size=4k,refcount_bits=64",
+            "cluster_size=512,compat=0.10",
+        ], ["falloc", "full"])
+    func spaceAcrossRefcountBlocksIsAllocated(_ options: String, _ mode: String) throws {
+        let line = """
+            set -e; qemu-img create -q -f qcow2 -o \(options) x 1M
+            qemu-img resize -q --preallocation=\(mode) x 24M
+            echo $(( $(stat -c %b x) * 512 ))
+            qemu-img check -q x
+            qemu-io -c 'write -q 1M 23M' x
+            echo $(( $(stat -c %b x) * 512 ))
+            """
+        let outcome = try fixture.shell(line, linked: true)
+        let bytes = outcome.output.split(separator: "\n").compactMap { Int($0) }
+        let grown = 23 << 20
+        #expect(outcome.status == 0 && bytes.count == 2, "\(outcome.text)")
+        #expect(bytes.allSatisfy { $0 >= grown }, "\(bytes) bytes are allocated, not \(grown)")
+        // The file system may add a block of its own extent tree.
+        #expect((bytes.last ?? 0) - (bytes.first ?? 0) <= 64 << 10, "writing took more space: \(bytes)")
+    }
+
     /// What the last cluster showed of its backing file stays.
     @Test func theBackingFileStillShowsInTheLastCluster() throws {
         let line = """

@@ -54,6 +54,23 @@ import Testing
         #expect(outcome.error.contains("its own backing file"), "\(outcome.error)")
     }
 
+    private static func rawOver(_ inner: String) -> String { #"{"driver":"raw","file":\#(inner)}"# }
+    private static let ownFile = #"{"driver":"file","filename":"top.qcow2"}"#
+
+    @Test(
+        "an image cannot lie over its own file, however many raw nodes are between",
+        arguments: [rawOver(ownFile), rawOver(rawOver(ownFile)), rawOver(rawOver(rawOver(ownFile)))])
+    func ownFileInsideRawNodes(name: String) throws {
+        let fixture = try CommandFixture()
+        try fixture.platter("create", "-q", "-f", "qcow2", "top.qcow2", "1M")
+        try fixture.shell("qemu-io -c 'write -q -P 1 0 64k' top.qcow2", linked: true)
+        let before = try fixture.read("top.qcow2")
+        let outcome = try fixture.platter("rebase", "-B", "raw", "-b", "json:\(name)", "top.qcow2")
+        #expect(outcome.status == 1, "\(outcome.text)")
+        #expect(outcome.error.contains("its own backing file"), "\(outcome.error)")
+        #expect(try fixture.read("top.qcow2") == before)
+    }
+
     @Test("the same files under another name are the same layer: nothing is copied")
     func sameDataFile() throws {
         let fixture = try CommandFixture()

@@ -29,12 +29,12 @@ public protocol Amendable: FormatDriver {
     ///
     /// What is asked for is checked first, so that a refusal changes nothing.
     /// - Parameters:
-    ///   - old: reads the disk through its backing chain.
+    ///   - guest: reads and writes the disk through its backing chain.
     ///   - control: is told how far the work is, and may cancel it.
     /// - Throws: `invalidArgument` or `unsupported` for what cannot be, naming the option; `limit`,
     ///   `cancelled`, `noSpace`, `io`, `corrupt`.
     func amend(
-        _ amendment: Amendment, old: any GuestReader, _ control: JobControl
+        _ amendment: Amendment, guest: GuestAccess, _ control: JobControl
     ) throws(BlockError)
 }
 
@@ -51,6 +51,6 @@ extension BlockNode {
         }
         let ticket = requests.acquire(0..<Int.max, exclusive: true)
         defer { requests.release(ticket) }
-        try driver.amend(amendment, old: self, control)
+        try driver.amend(amendment, guest: GuestAccess(self, driver), control)
     }
 }

@@ -96,9 +96,9 @@ public protocol ContentIdentifying: BackingChecking {
 public protocol Resizable: FormatDriver {
     /// Durable on return. Space that is added reads as zeroes (unless ``FormatDriver/unwrittenReadsAsZero``
     /// says that new space never does), also after a crash in between: what lay there
-    /// of a larger disk is gone, and where `old` has a backing file, that is hidden before the size changes.
+    /// of a larger disk is gone, and where `guest` has a backing file, that is hidden before the size changes.
     func resize(
-        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+        to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError)
 }
 
@@ -140,6 +140,39 @@ public protocol StreamWriting: CompressedWriting, Creatable {
     func finishStream() throws(BlockError)
 }
 
+/// Makes ranges read as zeroes, or gives their space back, without storing zeroes.
+public protocol Clearing: FormatDriver {
+    /// Ranges to be zeroed are multiples of this size, but for the end of the disk.
+    var zeroGranularity: Int { get }
+    /// Ranges to be discarded are multiples of this size, but for the end of the disk.
+    var discardGranularity: Int { get }
+    /// Whether every zeroed range gets an entry of this layer that says zero, also where nothing lies below:
+    /// it then stays zero over whatever backing file the image gets later.
+    var marksZeroes: Bool { get }
+    /// Clears the first run of `range`, or says what it takes.
+    ///
+    /// - Parameter backingEnd: up to where something lies below this layer.
+    /// - Throws: `readOnly`, `noSpace`, `io`, `corrupt`.
+    func clear(
+        _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
+    ) throws(BlockError) -> ClearStep
+}
+
+extension Clearing {
+    public var marksZeroes: Bool { false }
+}
+
+/// A format that is not on the write engine yet.
+public protocol LegacyWriting: FormatDriver {
+    func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError)
+}
+
+extension LegacyWriting {
+    public func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
+        throw BlockError(.unsupported, "Format '\(Self.name)' writes by itself")
+    }
+}
+
 /// Makes ranges read as zeroes without storing them.
 public protocol ZeroWriting: FormatDriver {
     /// Ranges are multiples of this size, but for the end of the disk.
@@ -156,16 +189,12 @@ extension ZeroWriting {
     public var marksZeroes: Bool { false }
 }
 
-/// Stores guest data by sharing the space of another file, as file systems with reflinks can.
+/// May store guest data by sharing the space of another file, as file systems with reflinks can: its plain
+/// grants of whole units need no bytes that are written.
 public protocol SpaceSharing: FormatDriver {
     /// Which of the storage children holds plain guest data (``Extent/child``); `nil` where this image keeps
     /// none, such as an encrypted one.
     var sharingChild: Int? { get }
-    /// Makes `count` guest bytes at `offset` those of `source`, by sharing their space. All offsets and
-    /// `count` are multiples of ``FormatDriver/writeGranularity`` and ``BlockNode/sharingAlignment``.
-    /// - Returns: how many bytes were stored, whole units from the start; the rest is as it was.
-    /// - Throws: as writing does.
-    func share(_ source: PlainPlace, at offset: Int, count: Int) throws(BlockError) -> Int
 }
 
 /// Gives space back.
@@ -238,7 +267,7 @@ public protocol VMStateCapable: SnapshotCapable {
     /// ``FormatDriver/flush()``.
     ///
     /// - Throws: `readOnly`; `limit` when the format cannot address that much; `io`, `noSpace`.
-    func saveVMState(_ bytes: RawSpan, at offset: Int) throws(BlockError)
+    func saveVMState(_ bytes: RawSpan, at offset: Int, guest: GuestAccess) throws(BlockError)
     /// Fills `buffer` from `offset` of the state; zeroes where nothing was saved.
     func loadVMState(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError)
 }

@@ -3,6 +3,7 @@
 /// A cast (`driver as? any ZeroWriting`) gives the same, but the first one of each kind looks through all
 /// conformances of the program, which is what start-up would mostly be spent on.
 extension FormatDriver {
+    public var asClearing: (any Clearing)? { nil }
     public var asZeroWriting: (any ZeroWriting)? { nil }
     public var asDiscarding: (any Discarding)? { nil }
     public var asBitmapCapable: (any BitmapCapable)? { nil }
@@ -10,10 +11,15 @@ extension FormatDriver {
 
     /// Whether each answer is that of a cast: it is not where a subclass adds a conformance.
     var knowsItsAbilities: Bool {
-        asZeroWriting === (self as? any ZeroWriting) && asDiscarding === (self as? any Discarding)
+        asClearing === (self as? any Clearing)
+            && asZeroWriting === (self as? any ZeroWriting) && asDiscarding === (self as? any Discarding)
             && asBitmapCapable === (self as? any BitmapCapable)
             && asSnapshotCapable === (self as? any SnapshotCapable)
     }
+}
+
+extension Clearing {
+    public var asClearing: (any Clearing)? { self }
 }
 
 extension ZeroWriting {
@@ -47,6 +53,6 @@ extension UseDeclaring {
     public var asUseDeclaring: (any UseDeclaring)? { self }
 }
 
-extension MetadataEventListener {
+extension ProtocolDriver where Self: MetadataEventListener {
     public var asEventListener: (any MetadataEventListener)? { self }
 }

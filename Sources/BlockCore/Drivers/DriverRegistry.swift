@@ -1,7 +1,9 @@
-/// All formats and protocols that a program knows.
+/// All formats, filters and protocols that a program knows.
 public struct DriverRegistry: Sendable {
     /// The formats, in the order in which they are listed. `raw` is last: it takes anything.
     public let formats: [any FormatDriver.Type]
+    /// The filters that options can ask for.
+    public let filters: [any OpenableFilter.Type]
     public let protocols: [ProtocolEntry]
 
     /// How many bytes of a file's start the formats get to see when probing.
@@ -9,15 +11,19 @@ public struct DriverRegistry: Sendable {
     /// How many bytes of its end they get to see.
     public static let probeTailBytes = 1024
 
-    public init(formats: [any FormatDriver.Type], protocols: [ProtocolEntry]) {
+    public init(
+        formats: [any FormatDriver.Type], filters: [any OpenableFilter.Type] = [],
+        protocols: [ProtocolEntry]
+    ) {
         self.formats = formats
+        self.filters = filters
         self.protocols = protocols
     }
 
     /// The same with another entry in the place of the protocol of its name.
     public func replacing(_ entry: ProtocolEntry) -> DriverRegistry {
         let protocols = protocols.map { $0.name == entry.name ? entry : $0 }
-        return DriverRegistry(formats: formats, protocols: protocols)
+        return DriverRegistry(formats: formats, filters: filters, protocols: protocols)
     }
 
     /// The format with that name or alias.
@@ -32,7 +38,8 @@ public struct DriverRegistry: Sendable {
     ///
     /// - Parameter what: `Unknown driver` or the like.
     public func unknown(_ what: String, _ name: String, path: String? = nil) -> BlockError {
-        let known = formats.flatMap { [$0.name] + $0.aliases } + protocols.map(\.name)
+        let known =
+            formats.flatMap { [$0.name] + $0.aliases } + protocols.map(\.name) + filters.map { $0.name }
         return BlockError(
             .unsupported, "\(what) '\(name)'", path: path, hint: NearestName.hint(name, among: known))
     }
@@ -40,7 +47,19 @@ public struct DriverRegistry: Sendable {
     /// Whether this is the name of a driver, of this program or of QEMU 10.2, which an image may state as the
     /// format of its backing file though it cannot be opened here.
     public func isDriverName(_ name: String) -> Bool {
-        format(named: name) != nil || protocolEntry(named: name) != nil || Self.otherDrivers.contains(name)
+        format(named: name) != nil || isBelowFormats(name) || Self.otherDrivers.contains(name)
+    }
+
+    /// Whether this is the name of a protocol or a filter.
+    func isBelowFormats(_ name: String) -> Bool {
+        protocolEntry(named: name) != nil || filters.contains { $0.name == name }
+    }
+
+    /// The filter of that name; where no driver is named, the one that the scheme of a file name asks for.
+    func filter(named name: String?, orBy filename: String?) -> (any OpenableFilter.Type)? {
+        if let name { return filters.first { $0.name == name } }
+        guard let scheme = filename.flatMap(Self.scheme(of:)) else { return nil }
+        return filters.first { $0.schemes.contains { $0.utf8.elementsEqual(scheme.utf8) } }
     }
 
     /// QEMU's names for drivers that are not here, or not under this name.

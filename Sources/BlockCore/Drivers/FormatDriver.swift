@@ -109,8 +109,23 @@ public protocol FormatDriver: AnyObject, Sendable {
     func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent
     /// Reads bytes from ``Extent/Status/encoded(compressed:)`` extents; the range lies in one extent.
     func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError)
-    /// Stores `bytes`, allocating as needed and completing clusters with what `old` reads.
-    func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError)
+    /// Says where the first part of a write to `guest` goes, and takes space for it where it has none. Nothing
+    /// refers to that space yet; its entries have their own space in the file, so that a full disk refuses
+    /// this and not ``link(_:)``.
+    ///
+    /// - Parameter backingEnd: up to where something lies below this layer.
+    /// - Throws: `readOnly`, `noSpace`, `io`, `corrupt`; nothing is taken then.
+    func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant
+    /// Ends a grant whose bytes are in the file: the tables refer to them. What cannot be linked is given back.
+    ///
+    /// - Throws: `noSpace`, `io`, `corrupt`.
+    func link(_ grant: WriteGrant) throws(BlockError)
+    /// Ends a grant whose bytes could not be written.
+    func giveBack(_ grant: WriteGrant)
+    /// Encodes guest bytes from `guest` on and writes them to their place in `grant`, whose form is not plain.
+    ///
+    /// - Throws: `noSpace`, `io`.
+    func storeEncoded(_ bytes: RawSpan, for grant: WriteGrant, at guest: Int) throws(BlockError)
     /// On return, everything written before the call is durable, and reachable after a crash.
     func flush() throws(BlockError)
     /// Writes back what is cached. No call follows. Not called after a failed `open`.
@@ -123,6 +138,7 @@ public protocol FormatDriver: AnyObject, Sendable {
     func describe() throws(BlockError) -> FormatInfo
 
     /// The driver itself, where it conforms to that protocol. Not to be implemented.
+    var asClearing: (any Clearing)? { get }
     var asZeroWriting: (any ZeroWriting)? { get }
     var asDiscarding: (any Discarding)? { get }
     var asBitmapCapable: (any BitmapCapable)? { get }
@@ -147,6 +163,13 @@ extension FormatDriver {
     public var unwrittenReadsAsZero: Bool { true }
     public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         throw BlockError(.unsupported, "Format '\(Self.name)' has no encoded data")
+    }
+    public func link(_ grant: WriteGrant) throws(BlockError) {}
+    public func giveBack(_ grant: WriteGrant) {}
+    public func storeEncoded(
+        _ bytes: RawSpan, for grant: WriteGrant, at guest: Int
+    ) throws(BlockError) {
+        throw BlockError(.unsupported, "Format '\(Self.name)' encodes nothing")
     }
     public func willReopen(readOnly: Bool) throws(BlockError) {}
     public func didReopen(readOnly: Bool) throws(BlockError) {}

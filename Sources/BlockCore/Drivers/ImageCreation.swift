@@ -69,6 +69,10 @@ public struct CreateContext: Sendable {
         named name: String? = nil, size: Int = 0, preallocation: Preallocation? = nil
     ) throws(BlockError) -> BlockNode {
         let name = name ?? filename
+        if let filter = registry.filter(named: nil, orBy: name) {
+            throw BlockError(
+                .unsupported, "Protocol driver '\(filter.name)' does not support image creation", path: name)
+        }
         let (entry, path) = try registry.resolve(name)
         guard let create = entry.create else {
             throw BlockError(
@@ -97,6 +101,8 @@ extension ImageOpener {
     public func createOptions(format: String, filename: String) throws(BlockError) -> CreateOptions {
         if let storage = protocolAsFormat(format) { return CreateOptions(storage.createOptions) }
         var declared = try creatableFormat(format).createOptions
+        // A filter makes no files, which comes out later.
+        if registry.filter(named: nil, orBy: filename) != nil { return CreateOptions(declared) }
         let (entry, _) = try registry.resolve(filename)
         for option in entry.createOptions where !declared.contains(where: { $0.key == option.key }) {
             declared.append(option)
@@ -188,12 +194,17 @@ extension ImageOpener {
     /// The format, if it can make images.
     public func creatableFormat(_ name: String) throws(BlockError) -> any Creatable.Type {
         guard let format = registry.format(named: name) else {
+            if registry.filter(named: name, orBy: nil) != nil { throw Self.cannotMake(name) }
             throw registry.unknown("Unknown file format", name)
         }
         guard let creatable = format as? any Creatable.Type else {
-            throw BlockError(.unsupported, "Format driver '\(name)' does not support image creation")
+            throw Self.cannotMake(name)
         }
         return creatable
+    }
+
+    private static func cannotMake(_ driver: String) -> BlockError {
+        BlockError(.unsupported, "Format driver '\(driver)' does not support image creation")
     }
 
     /// Puts a throw-away overlay over `base`: writes go to a temporary file whose name is removed at once.

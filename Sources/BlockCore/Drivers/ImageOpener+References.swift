@@ -61,6 +61,7 @@ extension ImageOpener {
 
     /// Whether there is something at that name, as far as that can be told without opening it.
     private func leadsToFile(_ grant: FileGrant) -> Bool {
+        if registry.filter(named: nil, orBy: grant.name) != nil { return true }
         guard let (entry, path) = try? registry.resolve(grant.name) else { return false }
         guard let look = entry.look else { return true }
         do throws(BlockError) {
@@ -158,6 +159,10 @@ extension ImageOpener {
         for key in options.keys {
             let last = key.split(separator: ".").last
             guard let value = options[key], last == "driver" || last == "filename" else { continue }
+            let filter =
+                last == "driver"
+                ? registry.filter(named: value, orBy: nil) : registry.filter(named: nil, orBy: value)
+            if let filter { throw confinement.denial("which names the protocol '\(filter.name)'") }
             let entry = last == "driver" ? protocolEntry(value) : try registry.resolve(value).entry
             if let entry, entry.name != "file" {
                 throw confinement.denial("which names the protocol '\(entry.name)'")

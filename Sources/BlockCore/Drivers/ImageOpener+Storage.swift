@@ -1,19 +1,24 @@
 /// Opening what images lie in.
 extension ImageOpener {
-    /// Opens what an image's bytes are in: a protocol, or another format, such as a window of a raw file.
+    /// Opens what an image's bytes are in: a protocol, a filter, or another format, such as a window of a raw
+    /// file.
     ///
     /// - Parameter options: those below `file.`.
     /// - Throws: `denied` for a file elsewhere than `path` wants it; what opening throws.
     func openStorage(
         _ filename: String?, options: OptionTree, settings: OpenSettings, path: OpenPath = OpenPath()
     ) throws(BlockError) -> BlockNode {
-        if let name = options["driver"], registry.format(named: name) != nil {
-            var settings = settings
-            settings.declaresUseLater = false
-            settings.holdsImage = true
-            return try open(
-                filename, format: nil, settings: settings, options: options, path: path.nested(in: filename))
-        }
+        var settings = settings
+        settings.holdsImage = true
+        return try openBelow(filename, options: options, settings: settings, path: path)
+    }
+
+    /// Opens the file, device or other storage that a protocol keeps.
+    ///
+    /// - Throws: as ``openBelow(_:options:settings:path:)``.
+    func openProtocol(
+        _ filename: String?, options: OptionTree, settings: OpenSettings, path: OpenPath
+    ) throws(BlockError) -> BlockNode {
         var options = options
         let driver = options.take("driver")
         let (entry, name) = try chooseProtocol(driver, filename ?? options.take("filename") ?? "")

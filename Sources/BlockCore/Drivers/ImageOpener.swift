@@ -104,9 +104,9 @@ public struct ImageOpener: Sendable {
             filename = nil
         }
         let driver = options.take("driver") ?? format
-        if let driver, registry.format(named: driver) == nil, registry.protocolEntry(named: driver) != nil {
+        if let driver, registry.format(named: driver) == nil, registry.isBelowFormats(driver) {
             options["driver"] = driver
-            let node = try openStorage(filename, options: options, settings: settings, path: path)
+            let node = try openBelow(filename, options: options, settings: settings, path: path)
             return try closingOnFailure(node) { () throws(BlockError) -> OpenedLayer in
                 try path.check(node)
                 return OpenedLayer(node: node)
@@ -152,10 +152,8 @@ public struct ImageOpener: Sendable {
     ) throws(BlockError) -> OpenedLayer {
         let format = try chooseFormat(driver, file)
         try path.check(file)
-        if let storage = file.storage?.asUseDeclaring {
-            let tolerates = format.toleratesOtherWriters && !settings.excludesWriters
-            try storage.declareUse(toleratingWriters: tolerates)
-        }
+        try file.declareUse(
+            toleratingWriters: format.toleratesOtherWriters && !settings.excludesWriters)
         var options = options
         let backingOptions = options.takeSubtree("backing")
         var settings = settings
@@ -277,6 +275,6 @@ private struct OpenedLayer {
     }
 
     var node: BlockNode
-    /// `nil` for a protocol.
+    /// `nil` for a protocol, and for a filter, which is opened with all that lies below it.
     var below: Below?
 }

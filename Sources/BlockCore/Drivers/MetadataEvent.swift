@@ -1,7 +1,7 @@
 /// A step of a driver's work at which a test may stop a request or make it fail.
 ///
 /// Drivers emit events through the node of their file, just before the step; who listens is the storage below
-/// (``MetadataEventListener``). The raw values are QEMU's tags of the same steps.
+/// or a filter over it (``MetadataEventListener``). The raw values are QEMU's tags of the same steps.
 public enum MetadataEvent: String, Sendable, CaseIterable {
     /// An entry of the active L1 table is written.
     case l1Update = "l1_update"
@@ -80,14 +80,15 @@ public enum MetadataEvent: String, Sendable, CaseIterable {
     case storageZero = "pwritev_zero"
 }
 
-/// Storage that hears of the steps of the driver above it. It may block the caller, or make later calls fail.
-public protocol MetadataEventListener: ProtocolDriver {
+/// Storage or a filter that hears of the steps of the driver above it. It may block the caller, or make later
+/// calls fail.
+public protocol MetadataEventListener: AnyObject, Sendable {
     /// Called on the thread of the request, sometimes with the driver's lock held: must call no node.
     func hear(_ event: MetadataEvent)
 }
 
 extension BlockNode {
-    /// Tells the storage of this node about a step. Costs next to nothing where nobody listens.
+    /// Tells the storage or the filter of this node about a step. Costs next to nothing where nobody listens.
     @inline(__always)
     public func emit(_ event: MetadataEvent) {
         if let eventListener { eventListener.hear(event) }

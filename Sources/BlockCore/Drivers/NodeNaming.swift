@@ -74,7 +74,7 @@ public struct NodeNaming: Sendable {
     init(_ format: any FormatDriver.Type, _ options: OptionTree, over file: BlockNode) {
         let own = Self.fields(options, format.optionsInName)
         // A name alone opens no format inside another one.
-        let isExact = own.isEmpty && file.storage != nil
+        let isExact = own.isEmpty && file.unfiltered.storage != nil
         self.init(
             plain: isExact ? file.naming.plain : nil,
             fields: own + [InfoField("driver", .text(format.name)), InfoField("file", file.naming.options)],

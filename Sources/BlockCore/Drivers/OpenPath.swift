@@ -80,7 +80,11 @@ extension BlockNode {
         var node = self
         var suffix = ""
         var start = 0
-        while case .format(let driver) = node.layer, let below = node.file {
+        while let below = node.file {
+            guard let driver = node.format else {
+                node = below
+                continue
+            }
             if driver.isTransparent {
                 start = start.addingReportingOverflow(driver.windowStart).partialValue
             } else {

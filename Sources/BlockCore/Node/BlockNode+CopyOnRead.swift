@@ -20,7 +20,7 @@ extension BlockNode {
                 var bytes = buffer.mutableBytes
                 try readOld(into: &bytes, at: offset)
                 file?.emit(.copyOnReadWrite)
-                try driver.write(buffer.bytes, at: offset, old: self)
+                try store(buffer.bytes, at: offset, GuestAccess(self, driver))
                 needsFlush.store(true, ordering: .relaxed)
             }
             offset += count

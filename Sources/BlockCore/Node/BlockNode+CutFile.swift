@@ -32,6 +32,7 @@ extension BlockNode {
     ///
     /// - Throws: `corrupt` for a child that the image does not have; what asking for the length throws.
     public func readableCount(of extent: Extent) throws(BlockError) -> Int {
+        if let filter { return try filter.child.readableCount(of: extent) }
         guard case .data(let hostOffset) = extent.status, let driver = format else { return extent.length }
         return try readableCount(hostOffset, extent.length, extent.child, driver)
     }
@@ -129,6 +130,7 @@ extension BlockNode {
     /// - Throws: what reading throws.
     /// - Complexity: as ``refuseIfCut()``.
     public func findCut() throws(BlockError) -> BlockError? {
+        if let filter { return try filter.child.findCut() }
         guard let driver = format, try driver.mayBeCut() else { return nil }
         return try lookForCut()
     }
@@ -139,6 +141,7 @@ extension BlockNode {
     /// - Throws: what looking it up throws.
     /// - Complexity: that of looking at every encoded unit, where ``FormatDriver/mayBeCut`` asks for it.
     public func lacksEncoded(at offset: Int, count: Int) throws(BlockError) -> Bool {
+        if let filter { return try filter.child.lacksEncoded(at: offset, count: count) }
         guard let driver = format, try driver.mayBeCut() else { return false }
         var position = offset
         while position < offset + count {
@@ -160,6 +163,7 @@ extension BlockNode {
     /// - Throws: what reading throws.
     /// - Complexity: that of walking all runs of the disk.
     public func lookForCut() throws(BlockError) -> BlockError? {
+        if let filter { return try filter.child.lookForCut() }
         guard let driver = format else { return nil }
         for (index, child) in children.enumerated() {
             let rule = driver.shortFileRule(ofChild: index)

@@ -17,6 +17,7 @@ extension BlockNode {
             defer { endReading(ticket) }
             try checkOpen()
             try readMapped(driver, into: &buffer, at: offset)
+        case .filter(let driver): try read(through: driver, into: &buffer, at: offset)
         }
         statistics.count(.read, bytes: buffer.byteCount, since: began)
     }
@@ -48,6 +49,7 @@ extension BlockNode {
     public func readOld(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         switch layer {
         case .storage(let driver): try driver.read(into: &buffer, at: offset)
+        case .filter(let driver): try driver.read(into: &buffer, at: offset)
         case .format(let driver):
             let inside = max(0, min(buffer.byteCount, driver.virtualSize - offset))
             var tail = buffer.slice(inside..<buffer.byteCount)
@@ -76,8 +78,11 @@ extension BlockNode {
         return offset..<offset + count
     }
 
-    private func readMapped(
-        _ driver: any FormatDriver, into buffer: inout MutableRawSpan, at offset: Int
+    /// Reads what the map of this layer says.
+    ///
+    /// - Parameter ownOnly: whether what this layer lacks reads as zeroes, whatever lies below.
+    func readMapped(
+        _ driver: any FormatDriver, into buffer: inout MutableRawSpan, at offset: Int, ownOnly: Bool = false
     ) throws(BlockError) {
         let count = buffer.byteCount
         var done = 0
@@ -85,7 +90,11 @@ extension BlockNode {
             let extent = try driver.extent(at: offset + done, limit: count - done)
             let run = min(max(extent.length, 1), count - done)
             var part = buffer.slice(done..<done + run)
-            try read(extent, driver, into: &part, at: offset + done)
+            if ownOnly && extent.status == .unallocated {
+                part.fill()
+            } else {
+                try read(extent, driver, into: &part, at: offset + done)
+            }
             done += run
         }
     }

@@ -59,8 +59,12 @@ extension BlockNode {
             defer { requests.release(ticket) }
             try checkChangeable()
             try noteChange(in: range)
-            stored = try sharing.share(source, at: offset, count: count)
+            stored =
+                sharing.sharingChild == nil
+                ? 0 : try share(source, at: offset, count: count, GuestAccess(self, driver))
             if settings.cache.isWriteThrough { try driver.flush() }
+        // What passes a filter has to be written, so that the filter gets to see it.
+        case .filter: return 0
         }
         needsFlush.store(true, ordering: .relaxed)
         statistics.count(.write, bytes: stored, since: began)
@@ -68,14 +72,46 @@ extension BlockNode {
         return stored
     }
 
+    /// Shares what needs no completing, from the start.
+    ///
+    /// - Returns: how many bytes were stored; the rest is as it was.
+    private func share(
+        _ source: PlainPlace, at offset: Int, count: Int, _ guest: GuestAccess
+    ) throws(BlockError) -> Int {
+        let end = offset + count
+        var start = offset
+        while start < end {
+            let grant = try guest.driver.grant(start..<end, over: guest.backingEnd)
+            var isStored = false
+            do throws(BlockError) {
+                if grant.form == .plain, grant.units == grant.guest {
+                    file?.emit(.writeData)
+                    let part = source.advanced(by: start - offset)
+                    isStored =
+                        try grant.file.share(part, at: grant.hostOffset, count: grant.guest.count) > 0
+                }
+            } catch {
+                guest.driver.giveBack(grant)
+                throw error
+            }
+            guard isStored else {
+                guest.driver.giveBack(grant)
+                break
+            }
+            try guest.driver.link(grant)
+            start = grant.guest.upperBound
+        }
+        return start - offset
+    }
+
     /// Where the chain keeps the bytes at `offset`, when one file keeps them plainly: one run of at most
-    /// `limit` bytes. `nil` where they are zeroes, encoded or lost.
+    /// `limit` bytes. `nil` where they are zeroes, encoded, lost, or behind a filter.
     ///
     /// - Throws: what asking for the map throws.
     public func plainPlace(at offset: Int, limit: Int) throws(BlockError) -> PlainPlace? {
         var layer = self
         var limit = limit
-        while true {
+        while layer.filter == nil {
             let extent = try layer.layerExtent(at: offset, limit: limit)
             limit = extent.length
             switch extent.status {
@@ -95,5 +131,6 @@ extension BlockNode {
             case .zero, .encoded: return nil
             }
         }
+        return nil
     }
 }

@@ -26,6 +26,7 @@ extension BlockNode {
     private func changeSnapshots(
         _ body: (any SnapshotCapable) throws(BlockError) -> Void
     ) throws(BlockError) {
+        if let filter { return try filter.child.changeSnapshots(body) }
         try checkWritable()
         guard let driver = format as? any SnapshotCapable else {
             throw BlockError(.unsupported, "Operation not supported", path: filename)
@@ -43,12 +44,14 @@ extension BlockNode {
     ///
     /// - Throws: `unsupported` when the format keeps none; `readOnly`, `limit`, `noSpace`, `io`.
     public func saveVMState(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
+        if let filter { return try filter.child.saveVMState(bytes, at: offset) }
         try checkWritable()
         let driver = try stateKeeper()
         let ticket = requests.acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
-        try driver.saveVMState(bytes, at: offset)
+        try driver.saveVMState(
+            bytes, at: offset, guest: GuestAccess(self, driver, readsBehindEnd: true))
         needsFlush.store(true, ordering: .relaxed)
         if settings.cache.isWriteThrough { try driver.flush() }
     }
@@ -57,6 +60,7 @@ extension BlockNode {
     ///
     /// - Throws: `unsupported` when the format keeps none; `io`, `corrupt`.
     public func loadVMState(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        if let filter { return try filter.child.loadVMState(into: &buffer, at: offset) }
         let driver = try stateKeeper()
         let ticket = requests.acquire(0..<Int.max, exclusive: false)
         defer { requests.release(ticket) }

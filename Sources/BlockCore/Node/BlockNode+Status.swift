@@ -19,17 +19,19 @@ extension BlockNode {
         while true {
             let extent = try layer.layerExtent(at: offset, limit: remaining)
             remaining = min(remaining, extent.length)
+            // The driver whose entry it is knows the place; filters are no layers.
+            let holder = layer.unfiltered
             if extent.status != .unallocated {
-                return try layer.resolve(
+                return try holder.resolve(
                     extent, length: remaining, depth: depth,
-                    showsHoles: !isForMap || layer.format?.mapStyle.contains(.unitsAreWhole) != true)
+                    showsHoles: !isForMap || holder.format?.mapStyle.contains(.unitsAreWhole) != true)
             }
             guard let next = layer.backing, next !== base else {
-                let isPresent = isForMap && layer.format?.mapStyle.contains(.allIsPresent) == true
+                let isPresent = isForMap && holder.format?.mapStyle.contains(.allIsPresent) == true
                 var answer = ChainStatus(
                     length: remaining, isZero: layer.backing == nil, isData: false,
                     isPresent: isPresent && layer.backing == nil, depth: depth)
-                layer.place(extent.reservedOffset, extent, in: &answer)
+                holder.place(extent.reservedOffset, extent, in: &answer)
                 return answer
             }
             let length = try next.length()
@@ -38,7 +40,7 @@ extension BlockNode {
                 var answer = ChainStatus(
                     length: remaining, isZero: true, isData: false, isPresent: true, depth: depth)
                 answer.isPastBacking = true
-                layer.place(extent.reservedOffset, extent, in: &answer)
+                holder.place(extent.reservedOffset, extent, in: &answer)
                 return answer
             }
             remaining = min(remaining, length - offset)
@@ -53,6 +55,7 @@ extension BlockNode {
             switch layer {
             case .storage(let driver): try driver.extent(at: offset, limit: limit)
             case .format(let driver): try driver.extent(at: offset, limit: limit)
+            case .filter(let driver): try driver.extent(at: offset, limit: limit)
             }
         guard extent.length > 0 else {
             throw BlockError(.corrupt, "The image maps an empty range", path: filename, offset: offset)

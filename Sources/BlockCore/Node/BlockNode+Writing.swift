@@ -23,8 +23,14 @@ extension BlockNode {
             defer { requests.release(ticket) }
             try checkChangeable()
             try noteChange(in: range)
-            try driver.write(bytes, at: offset, old: self)
+            try store(bytes, at: offset, GuestAccess(self, driver))
             if settings.cache.isWriteThrough { try driver.flush() }
+        case .filter(let driver):
+            let ticket = try beginPassing(offset, bytes.byteCount)
+            defer { requests.release(ticket) }
+            ownListener?.hear(.storageWrite)
+            try driver.write(bytes, at: offset)
+            ownListener?.hear(.storageWritten)
         }
         needsFlush.store(true, ordering: .relaxed)
         statistics.count(.write, bytes: bytes.byteCount, since: began)
@@ -69,8 +75,13 @@ extension BlockNode {
             defer { requests.release(ticket) }
             try checkChangeable()
             try noteChange(in: range)
-            try zero(range, driver, flags)
+            try zero(range, flags, GuestAccess(self, driver))
             if settings.cache.isWriteThrough { try driver.flush() }
+        case .filter(let driver):
+            let ticket = try beginPassing(offset, count)
+            defer { requests.release(ticket) }
+            ownListener?.hear(.storageZero)
+            try driver.writeZeroes(at: offset, count: count, flags: flags)
         }
         needsFlush.store(true, ordering: .relaxed)
         statistics.count(.write, bytes: count, since: began)
@@ -87,15 +98,19 @@ extension BlockNode {
             try driver.discard(at: offset, count: count)
         case .format(let driver):
             let range = try checkedRange(offset, count, of: driver)
-            guard let discarding else { return }
-            let whole = wholeUnits(of: range, unit: discarding.discardGranularity, end: driver.virtualSize)
+            guard let unit = discardGranularity else { return }
+            let whole = wholeUnits(of: range, unit: unit, end: driver.virtualSize)
             guard !whole.isEmpty else { return }
             let ticket = requests.acquire(clusters(whole, driver), exclusive: true)
             defer { requests.release(ticket) }
             try checkChangeable()
             try noteChange(in: whole)
-            try discarding.discard(at: whole.lowerBound, count: whole.count, old: self)
+            try clear(whole, .discard, GuestAccess(self, driver))
             if settings.cache.isWriteThrough { try driver.flush() }
+        case .filter(let driver):
+            let ticket = try beginPassing(offset, count)
+            defer { requests.release(ticket) }
+            try driver.discard(at: offset, count: count)
         }
         needsFlush.store(true, ordering: .relaxed)
         statistics.count(.discard, bytes: count, since: began)
@@ -113,13 +128,17 @@ extension BlockNode {
         case .storage(let driver):
             seenLength.store(0, ordering: .relaxed)
             try driver.truncate(to: size, preallocation: preallocation)
+        case .filter(let driver):
+            seenLength.store(0, ordering: .relaxed)
+            try driver.resize(to: size, preallocation: preallocation)
         case .format(let driver):
             guard let resizable = driver as? any Resizable else {
                 throw BlockError(.unsupported, "Image format driver does not support resize", path: filename)
             }
             let before = driver.virtualSize
             do throws(BlockError) {
-                try resizable.resize(to: size, preallocation: preallocation, old: self)
+                try resizable.resize(
+                    to: size, preallocation: preallocation, guest: GuestAccess(self, driver))
             } catch { throw error.concerning(filename) }
             try hideBacking(driver, from: before, to: size)
         }
@@ -137,7 +156,8 @@ extension BlockNode {
         guard end > driver.virtualSize else { return }
         do throws(BlockError) {
             guard let resizable = driver as? any Resizable else { throw BlockError(.unsupported, "") }
-            try resizable.resize(to: end, preallocation: .off, old: self)
+            try resizable.resize(
+                to: end, preallocation: .off, guest: GuestAccess(self, driver))
         } catch {
             guard error.kind == .unsupported else { throw error }
             // ENOSPC: what a disk says that has no room behind its end.
@@ -149,6 +169,7 @@ extension BlockNode {
     ///
     /// - Throws: `unsupported` when the format cannot; `readOnly`.
     public func makeEmpty() throws(BlockError) {
+        if let filter { return try filter.child.makeEmpty() }
         try checkWritable()
         guard let driver = format as? any Emptying else {
             throw BlockError(
@@ -166,7 +187,7 @@ extension BlockNode {
         guard new > old, let backing else { return }
         let exposed = min(new, try backing.length())
         guard exposed > old else { return }
-        try zero(old..<exposed, driver, [])
+        try zero(old..<exposed, [], GuestAccess(self, driver))
         try driver.flush()
     }
 
@@ -181,76 +202,5 @@ extension BlockNode {
         let unit = driver.writeGranularity
         let lower = range.lowerBound.roundedDown(to: unit)
         return lower..<(range.upperBound.roundedUp(to: unit) ?? Int.max)
-    }
-
-    /// The whole units inside `range`; the last unit of the disk may be short.
-    private func wholeUnits(of range: Range<Int>, unit: Int, end: Int) -> Range<Int> {
-        let lower = range.lowerBound.roundedUp(to: unit) ?? Int.max
-        let upper = range.upperBound == end ? end : range.upperBound.roundedDown(to: unit)
-        return lower < upper ? lower..<upper : lower..<lower
-    }
-
-    /// The zeroing ladder of formats: the driver's own way for whole clusters, plain zeroes for the rest.
-    private func zero(_ range: Range<Int>, _ driver: any FormatDriver, _ flags: ZeroFlags) throws(BlockError)
-    {
-        guard let zeroWriting else { return try writePlainZeroes(range, driver, flags) }
-        let unit = zeroWriting.zeroGranularity
-        let whole = wholeUnits(of: range, unit: unit, end: driver.virtualSize)
-        guard !whole.isEmpty else { return try zeroParts(of: range, zeroWriting, flags) }
-        try zeroParts(of: range.lowerBound..<whole.lowerBound, zeroWriting, flags)
-        let done = try zeroWriting.writeZeroes(
-            at: whole.lowerBound, count: whole.count, mayUnmap: flags.contains(.mayUnmap), old: self)
-        if !done { try writePlainZeroes(whole, driver, flags) }
-        try zeroParts(of: whole.upperBound..<range.upperBound, zeroWriting, flags)
-    }
-
-    /// Zeroes parts of units. A unit of which this layer holds nothing, and that reads as zeroes, is marked
-    /// as a whole, so that the part stays zero whatever comes to lie below.
-    private func zeroParts(
-        of range: Range<Int>, _ driver: any ZeroWriting, _ flags: ZeroFlags
-    ) throws(BlockError) {
-        var rest = range
-        while !rest.isEmpty {
-            let start = rest.lowerBound.roundedDown(to: driver.zeroGranularity)
-            let unit = start..<min(driver.virtualSize, start + driver.zeroGranularity)
-            let part = rest.clamped(to: unit)
-            let isMarked = driver.marksZeroes ? try mark(unit, driver) : false
-            if !isMarked { try writePlainZeroes(part, driver, flags) }
-            rest = part.upperBound..<rest.upperBound
-        }
-    }
-
-    /// Marks a unit that reads as zeroes and has no entry in this layer. `false` where it is another.
-    private func mark(_ unit: Range<Int>, _ driver: any ZeroWriting) throws(BlockError) -> Bool {
-        var offset = unit.lowerBound
-        while offset < unit.upperBound {
-            let own = try layerExtent(at: offset, limit: unit.upperBound - offset)
-            guard own.status == .unallocated else { return false }
-            let here = try status(at: offset, limit: own.length)
-            guard here.isZero else { return false }
-            offset += here.length
-        }
-        return try driver.writeZeroes(at: unit.lowerBound, count: unit.count, mayUnmap: false, old: self)
-    }
-
-    /// Writes zeroes as data, leaving out what reads as zeroes anyway.
-    private func writePlainZeroes(
-        _ range: Range<Int>, _ driver: any FormatDriver, _ flags: ZeroFlags
-    ) throws(BlockError) {
-        var offset = range.lowerBound
-        let zeroes = AlignedBuffer(count: min(range.count, 1 << 20), zeroed: true)
-        while offset < range.upperBound {
-            let here = try status(at: offset, limit: range.upperBound - offset)
-            if here.isZero {
-                offset += here.length
-                continue
-            }
-            if flags.contains(.noFallback) {
-                throw BlockError(.unsupported, "Operation not supported", path: filename, offset: offset)
-            }
-            let count = min(here.length, zeroes.count)
-            try driver.write(zeroes.bytes(0..<count), at: offset, old: self)
-            offset += count
-        }
     }
 }

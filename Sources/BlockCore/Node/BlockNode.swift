@@ -2,7 +2,8 @@ import Synchronization
 
 /// The only way to an open image, device or file, with bounds, serialising, backing chain and statistics.
 ///
-/// A node owns its driver, its storage children (`file` first) and its backing node. Offsets and lengths are
+/// A node owns its driver, its children (a format's storage, `file` first; a filter's one node) and its
+/// backing node. Offsets and lengths are
 /// in bytes. Thread-safe. Overlapping writes, zeroings and discards wait for each other and for reads of the
 /// same clusters; reads share.
 public final class BlockNode: GuestReader, Sendable {
@@ -10,6 +11,7 @@ public final class BlockNode: GuestReader, Sendable {
     public enum Layer: Sendable {
         case storage(any ProtocolDriver)
         case format(any FormatDriver)
+        case filter(any FilterDriver)
     }
 
     struct State {
@@ -28,7 +30,8 @@ public final class BlockNode: GuestReader, Sendable {
     public let filename: String
     /// How it can be opened again as it is open now.
     public let naming: NodeNaming
-    /// The nodes that hold the format's bytes; ``Extent/child`` counts them. Empty for protocols.
+    /// The nodes that hold the format's bytes; ``Extent/child`` counts them. A filter's one node; empty for
+    /// protocols.
     public let children: [BlockNode]
     /// What the format uses each child for: `file`, `data-file`, `extents.0`, ...
     public let childRoles: [String]
@@ -48,20 +51,30 @@ public final class BlockNode: GuestReader, Sendable {
     let requests = RangeLock()
     /// Something was changed that no flush has made durable yet.
     let needsFlush = Atomic<Bool>(false)
+    let clearing: (any Clearing)?
+    let legacyWriting: (any LegacyWriting)?
     let zeroWriting: (any ZeroWriting)?
     let discarding: (any Discarding)?
     let recorder: (any BitmapCapable)?
-    /// The storage of this node, where it wants to hear of events.
+    /// The storage of this node, or a filter here or below, where it wants to hear of events.
     public let eventListener: (any MetadataEventListener)?
+    /// The filter of this node itself, where it wants to hear of events.
+    let ownListener: (any MetadataEventListener)?
 
     /// Wraps an open driver. The node closes it.
     ///
-    /// - Parameter roles: one for each child; those that are left out are `file`, `child.1`, `child.2`, ...
+    /// - Parameters:
+    ///   - children: not for a filter, which has its own.
+    ///   - roles: one for each child; those that are left out are `file`, `child.1`, `child.2`, ...
     public init(
         _ layer: Layer, filename: String, children: [BlockNode] = [], roles: [String] = [],
         references: [FileReference] = [], backing: BlockNode? = nil,
         settings: OpenSettings = OpenSettings(), naming: NodeNaming? = nil
     ) {
+        var (children, roles) = (children, roles)
+        if case .filter(let driver) = layer {
+            (children, roles) = ([driver.child], [type(of: driver).childRole])
+        }
         self.layer = layer
         self.references = references
         self.filename = filename
@@ -75,23 +88,33 @@ public final class BlockNode: GuestReader, Sendable {
         readOnlyNow = Atomic(settings.readOnly)
         if case .format(let driver) = layer {
             assert(driver.knowsItsAbilities)
+            clearing = driver.asClearing
+            legacyWriting = driver as? any LegacyWriting
             zeroWriting = driver.asZeroWriting
             discarding = driver.asDiscarding
             recorder = driver.asBitmapCapable
         } else {
+            clearing = nil
+            legacyWriting = nil
             zeroWriting = nil
             discarding = nil
             recorder = nil
         }
-        if case .storage(let driver) = layer {
+        switch layer {
+        case .storage(let driver):
             assert(driver.knowsItsAbilities)
             eventListener = driver.asEventListener
-        } else {
+            ownListener = nil
+        case .filter(let driver):
+            eventListener = driver.eventListener
+            ownListener = driver.eventListener === driver ? driver.eventListener : nil
+        case .format:
             eventListener = nil
+            ownListener = nil
         }
     }
 
-    /// The node below a format that holds the image file; `nil` for a protocol.
+    /// The node below a format that holds the image file, or below a filter; `nil` for a protocol.
     public var file: BlockNode? { children.first }
     /// The format driver, where this is a format's node.
     public var format: (any FormatDriver)? {
@@ -113,6 +136,8 @@ public final class BlockNode: GuestReader, Sendable {
     }
     /// The same without the backing nodes.
     public var ownFileIdentities: Set<String> {
+        let node = unfiltered
+        if node !== self { return node.ownFileIdentities }
         if let storage { return storage.identity.map { [$0] } ?? [] }
         return children.reduce(into: []) { all, child in all.formUnion(child.fileIdentities) }
     }
@@ -121,13 +146,14 @@ public final class BlockNode: GuestReader, Sendable {
         switch layer {
         case .storage(let driver): type(of: driver).name
         case .format(let driver): type(of: driver).name
+        case .filter(let driver): type(of: driver).name
         }
     }
 
-    /// The next node of the chain.
+    /// The next node of the chain; that of a filter is the one of the format below it.
     public var backing: BlockNode? {
-        get { state.withLock { $0.backing } }
-        set { state.withLock { $0.backing = newValue } }
+        get { unfiltered.state.withLock { $0.backing } }
+        set { unfiltered.state.withLock { $0.backing = newValue } }
     }
     public var isReadOnly: Bool { readOnlyNow.load(ordering: .sequentiallyConsistent) }
     /// A name for messages, where the caller gave one.
@@ -154,6 +180,7 @@ public final class BlockNode: GuestReader, Sendable {
         switch layer {
         case .storage(let driver): try driver.length()
         case .format(let driver): driver.virtualSize
+        case .filter(let driver): try driver.length()
         }
     }
 
@@ -187,6 +214,7 @@ public final class BlockNode: GuestReader, Sendable {
             case .format(let driver):
                 file?.emit(.flushToSystem)
                 try driver.flush()
+            case .filter(let driver): try driver.flush()
             }
         } catch {
             needsFlush.store(true, ordering: .relaxed)
@@ -198,8 +226,11 @@ public final class BlockNode: GuestReader, Sendable {
     /// Has the system begin to store what was written to the files of this node. A hint: nothing is durable.
     public func startWriteback() {
         if isReadOnly { return }
-        if let storage { storage.startWriteback() }
-        for child in children { child.startWriteback() }
+        switch layer {
+        case .storage(let driver): driver.startWriteback()
+        case .filter(let driver): driver.startWriteback()
+        case .format: for child in children { child.startWriteback() }
+        }
     }
 
     private func flushIfNeeded() throws(BlockError) {
@@ -234,6 +265,7 @@ public final class BlockNode: GuestReader, Sendable {
                 try? driver.didReopen(readOnly: !readOnly)
                 throw error
             }
+        case .filter(let driver): try reopen(driver, readOnly: readOnly)
         }
         readOnlyNow.store(readOnly, ordering: .sequentiallyConsistent)
     }
@@ -309,6 +341,7 @@ public final class BlockNode: GuestReader, Sendable {
         switch layer {
         case .storage(let driver): driver.close()
         case .format(let driver): try driver.close()
+        case .filter(let driver): driver.close()
         }
     }
 }

@@ -16,7 +16,7 @@ struct GuestData: Sendable {
     /// Whether the data has a file to itself, in which a cluster's host offset is its guest offset.
     var isExternal: Bool { child != 0 }
     /// Whether what lies behind the end of the file reads as zeroes once it is longer.
-    var isZeroInitialised: Bool { encryption == nil && node.storage?.zeroInitialised == true }
+    var isZeroInitialised: Bool { encryption == nil && node.isZeroInitialised }
 
     /// Fills `buffer` with what is stored at `hostOffset`.
     func read(into buffer: inout MutableRawSpan, at hostOffset: Int, guest: Int) throws(BlockError) {

@@ -65,7 +65,7 @@ struct CopyBudget {
 
     /// As much as the file takes up, and some more.
     init(for file: BlockNode) {
-        let (sum, overflow) = Self.extraBytes.addingReportingOverflow(file.storage?.allocatedSize() ?? 0)
+        let (sum, overflow) = Self.extraBytes.addingReportingOverflow(file.allocatedSize() ?? 0)
         bytesLeft = overflow ? .max : sum
     }
 

@@ -20,7 +20,7 @@ extension ReadOnlyFormat {
 
     public var writeGranularity: Int { 1 }
 
-    public func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError) {
+    public func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
         throw BlockError(.readOnly, "Images of format '\(Self.name)' can only be read")
     }
 

@@ -16,7 +16,7 @@ struct RepairCopies {
     /// For a file that is left as it is so far: it may double.
     init(in file: BlockNode) {
         self.file = file
-        bytesLeft = max(Self.leastBytes, file.storage?.allocatedSize() ?? 0)
+        bytesLeft = max(Self.leastBytes, file.allocatedSize() ?? 0)
     }
 
     /// Whether there is an end to it here.

@@ -114,7 +114,7 @@ extension FlushableTables {
         settle(failed: false)
     }
 
-    fileprivate mutating func settle(_ done: TableWrites, failed: Bool) {
+    mutating func settle(_ done: TableWrites, failed: Bool) {
         guard writes === done else { return }
         writes = nil
         settle(failed: failed)

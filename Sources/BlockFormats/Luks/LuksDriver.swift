@@ -102,8 +102,16 @@ public final class LuksDriver: FormatDriver {
         try unlocked().read(file, into: &buffer, at: payloadOffset + offset, numbering: offset)
     }
 
-    public func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError) {
-        try unlocked().write(file, bytes, at: payloadOffset + offset, numbering: offset)
+    public func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
+        var grant = WriteGrant(inPlace: guest, at: payloadOffset + guest.lowerBound, in: file)
+        grant.form = .encrypted
+        return grant
+    }
+
+    public func storeEncoded(
+        _ bytes: RawSpan, for grant: WriteGrant, at guest: Int
+    ) throws(BlockError) {
+        try unlocked().write(file, bytes, at: payloadOffset + guest, numbering: guest)
     }
 
     public func flush() throws(BlockError) { try file.flush() }
@@ -120,7 +128,7 @@ public final class LuksDriver: FormatDriver {
 extension LuksDriver: Resizable {
     /// New space holds whatever the cipher makes of zeroes in the file: noise, as with any LUKS volume.
     public func resize(
-        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+        to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
         guard let rounded = virtualSize.roundedUp(to: Luks.sectorBytes), rounded <= Int.max - payloadOffset
         else { throw BlockError(.limit, "The requested file size is too large", path: file.filename) }
@@ -134,7 +142,7 @@ extension LuksDriver: Amendable {
     public static var amendOptions: [CreateOption] { LuksSlotChange.Keys.plain.declared }
 
     public func amend(
-        _ amendment: Amendment, old: any GuestReader, _ control: JobControl
+        _ amendment: Amendment, guest: GuestAccess, _ control: JobControl
     ) throws(BlockError) {
         let change = try LuksSlotChange(amendment, .plain)
         let key = try unlocked().cipher.key

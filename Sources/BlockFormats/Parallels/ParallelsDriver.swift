@@ -6,7 +6,7 @@ import Synchronization
 /// Lock order: the node's range, then this driver's lock, then the file's own. Data is read and written
 /// outside the lock. An image names no backing file; where the caller names one (`backing.file.filename`), it
 /// has what is not allocated.
-public final class ParallelsDriver: SessionFormat {
+public final class ParallelsDriver: LegacySessionFormat {
     public static let name = "parallels"
 
     let file: BlockNode

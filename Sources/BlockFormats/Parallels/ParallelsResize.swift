@@ -7,7 +7,7 @@ extension ParallelsDriver: Resizable {
     /// first; then zeroes are stored in front of that file's bytes, and what refers to them; a flush; then
     /// the header with the new size. Shrinking: the header; a flush; only then the lost clusters are free.
     public func resize(
-        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+        to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
         guard preallocation == .off else {
             throw BlockError(.unsupported, "Unsupported preallocation mode '\(preallocation.rawValue)'")
@@ -23,21 +23,21 @@ extension ParallelsDriver: Resizable {
             try state.beginChanges()
             try state.commit()
             if virtualSize < before { return try state.shrink(to: virtualSize) }
-            let hides = old.hasBacking(in: before..<virtualSize)
+            let hides = guest.hasBacking(in: before..<virtualSize)
             try state.grow(to: hides ? before : virtualSize, entriesFor: virtualSize)
         }
-        if virtualSize > before { try finishGrowth(before..<virtualSize, old) }
+        if virtualSize > before { try finishGrowth(before..<virtualSize, guest) }
         try state.withLock { (state) throws(BlockError) in try state.resizeBitmaps() }
         setVirtualSize(virtualSize)
     }
 
     /// Stores zeroes in front of a longer backing file, if that was not stated to be hidden already, and then
     /// states the new size.
-    private func finishGrowth(_ added: Range<Int>, _ old: any GuestReader) throws(BlockError) {
+    private func finishGrowth(_ added: Range<Int>, _ guest: GuestAccess) throws(BlockError) {
         guard state.withLock({ $0.header.virtualSize }) < added.upperBound else { return }
         let end = added.lowerBound.roundedUp(to: clusterBytes) ?? added.upperBound
-        try clearTail(added.lowerBound..<min(end, added.upperBound), old)
-        try hideBacking(added, old)
+        try guest.clearTail(added.lowerBound..<min(end, added.upperBound))
+        try guest.hideBacking(added)
         try exclusively { (state) throws(BlockError) in
             try state.commit()
             try state.setSize(added.upperBound)

@@ -7,7 +7,7 @@ import BlockCore
 /// to them; a flush; only now may clusters that lost their entries be taken again. At the end the bitmaps, in
 /// clusters of their own; a flush; the header, closed, that refers to them. Killed anywhere, the worst is a
 /// cluster that nothing refers to, which is free.
-struct ParallelsState: SessionState {
+struct ParallelsState: LegacySessionState {
     let file: BlockNode
     var header: ParallelsHeader
     var table: BlockTable

@@ -5,7 +5,7 @@ import Synchronization
 ///
 /// Lock order: the node's range, then this driver's lock, then the file's own. Data is read, written,
 /// encrypted and compressed outside the lock.
-public final class QcowDriver: SessionFormat {
+public final class QcowDriver: LegacySessionFormat {
     public static let name = "qcow"
     public static let optionsInName = ["encrypt.key-secret"]
 

@@ -5,7 +5,7 @@ extension QcowDriver: Resizable {
     /// is durable before the header has it; what the new space must not show is overwritten, durably; then
     /// the size. When shrinking, the size comes first; what is behind it is then free.
     public func resize(
-        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+        to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
         guard preallocation == .off else {
             throw BlockError(.unsupported, "Unsupported preallocation mode '\(preallocation.rawValue)'")
@@ -21,8 +21,8 @@ extension QcowDriver: Resizable {
         }
         if virtualSize > before {
             let cluster = before.roundedUp(to: clusterBytes) ?? before
-            try clearTail(before..<min(virtualSize, cluster), old)
-            try hideBacking(before..<virtualSize, old)
+            try guest.clearTail(before..<min(virtualSize, cluster))
+            try guest.hideBacking(before..<virtualSize)
         }
         try exclusively { (tables) throws(BlockError) in
             try tables.commit()

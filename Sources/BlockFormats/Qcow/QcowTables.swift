@@ -7,7 +7,7 @@ import BlockCore
 /// something else. Killed anywhere, the worst is space that nothing refers to: the format has neither counts
 /// nor a mark that would tell.
 /// Unchecked: only the driver's monitor hands it from thread to thread.
-final class QcowTables: SessionState, @unchecked Sendable {
+final class QcowTables: LegacySessionState, @unchecked Sendable {
     let file: BlockNode
     /// Where the guest's bytes go, and what encrypts them.
     let data: GuestData

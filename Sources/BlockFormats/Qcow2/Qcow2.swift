@@ -186,10 +186,12 @@ struct L2Entry: Equatable, Sendable {
 
 extension Qcow2Layout {
     /// How many entries behind number `index` of an L2 table continue it, one cluster further each, with the
-    /// same flags; at most `limit`. Not for extended entries.
+    /// same flags; at most `limit`, and none whose offset would carry out of its bits. Not for extended
+    /// entries.
     func continuation(of entry: L2Entry, _ index: Int, in table: RawSpan, limit: Int) -> Int {
         let step = UInt64(clusterSize)
-        let end = min(table.byteCount / 8, index &+ 1 &+ max(0, limit))
+        let room = Int((L2Entry.offsetMask &- entry.raw & L2Entry.offsetMask) >> UInt64(clusterBits))
+        let end = min(table.byteCount / 8, index &+ 1 &+ min(max(0, limit), room))
         var next = index &+ 1
         var expected = entry.raw &+ step
         // Eight at a time without a branch: the tables of a preallocated disk are one long run.

@@ -6,7 +6,7 @@ import Synchronization
 /// Lock order: the node's range, then this driver's lock, then the file's own. Data is read, written and
 /// (de)compressed outside the lock. Operations on whole tables (snapshots, resizing, checks) wait until no
 /// write holds clusters without an L2 entry, and keep the lock to the end.
-public final class Qcow2Driver: FormatDriver {
+public final class Qcow2Driver: SessionFormat {
     public static let name = "qcow2"
     public static let optionsInName = ["encrypt.key-secret"]
 
@@ -17,7 +17,8 @@ public final class Qcow2Driver: FormatDriver {
     /// What amending changes of the layout: version and refcount order.
     private let amendable: Atomic<Int>
     /// The tables, under the lock.
-    let metadata: Monitor<Qcow2Metadata>
+    let metadata: Session<Qcow2Metadata>
+    var session: Session<Qcow2Metadata> { metadata }
     /// Pass what the guest discards on to the file.
     let discardUnmaps: Bool
     /// The LUKS header, where the image has one. Locked last, after the tables.
@@ -25,8 +26,6 @@ public final class Qcow2Driver: FormatDriver {
     let isEncrypted: Bool
     /// What the enabled bitmaps learn from.
     let changes = Qcow2ChangeRecorder()
-    private let size: Atomic<Int>
-    private let reference: Mutex<BackingReference?>
     /// 0: not known yet; 1: no; 2: yes.
     private let holesBehindData = Atomic<Int>(0)
     /// Whether the file was found to be cut. 0: not known yet; 1: no; 2: yes.
@@ -41,9 +40,7 @@ public final class Qcow2Driver: FormatDriver {
         data = tables.data
         firstLayout = tables.layout
         amendable = Atomic(tables.layout.version << 8 | tables.layout.refcountOrder)
-        size = Atomic(tables.header.virtualSize)
-        reference = Mutex(tables.header.backing)
-        metadata = Monitor(tables)
+        metadata = Session(tables)
         self.discardUnmaps = discardUnmaps
     }
 
@@ -77,7 +74,7 @@ public final class Qcow2Driver: FormatDriver {
             let driver = Qcow2Driver(
                 tables, unlocked.volume, discardUnmaps: request.settings.discardUnmaps)
             driver.use(choice)
-            if !request.settings.readOnly && !request.settings.forCheck { try driver.prepareForWriting() }
+            if !request.settings.readOnly && !request.settings.forCheck { try driver.beginWriting() }
             return driver
         } catch {
             throw error.concerning(request.file.filename)
@@ -149,38 +146,23 @@ public final class Qcow2Driver: FormatDriver {
         amendable.store(layout.version << 8 | layout.refcountOrder, ordering: .relaxed)
     }
 
-    public var virtualSize: Int { size.load(ordering: .relaxed) }
-    public var backing: BackingReference? { reference.withLock { $0 } }
     public var writeGranularity: Int { layout.clusterSize }
 
-    func setVirtualSize(_ bytes: Int) { size.store(bytes, ordering: .relaxed) }
-    func setBacking(_ backing: BackingReference?) { reference.withLock { $0 = backing } }
 
     /// Runs `body` on the tables when no write is under way.
     func exclusively<Result>(
         _ body: (Qcow2Metadata) throws(BlockError) -> Result
     ) throws(BlockError) -> Result {
-        try metadata.wait(until: { $0.writesInFlight == 0 }) { tables throws(BlockError) -> Result in
-            try tables.finishWrites()
-            return try body(tables)
-        }
+        try metadata.exclusively { tables throws(BlockError) -> Result in try body(tables) }
     }
 
     // MARK: Writable life
 
-    /// Before the first change: clears what this program does not keep up to date, repairs a dirty image, and
-    /// finds out whether bitmaps record changes.
-    private func prepareForWriting() throws(BlockError) {
+    /// Prepares the tables for the first change, and finds out whether bitmaps record changes.
+    private func beginWriting() throws(BlockError) {
         try exclusively { tables throws(BlockError) in
-            guard tables.layout.version >= 3 else { return }
-            if tables.header.incompatible.contains(.dirty) { try Self.repairDirty(tables) }
-            let kept = try tables.keptAutoclear()
-            if tables.header.autoclear != kept {
-                tables.header.autoclear = kept
-                try tables.writeHeaderFields()
-                try tables.barrier()
-            }
-            changes.arm(try tables.bitmapSet().wantsWrites)
+            try tables.prepareForWriting()
+            changes.arm(tables.layout.version >= 3 ? try tables.bitmapSet().wantsWrites : false)
         }
     }
 
@@ -199,7 +181,7 @@ public final class Qcow2Driver: FormatDriver {
     }
 
     public func flush() throws(BlockError) {
-        try metadata.flushTables()
+        try metadata.flush()
         // Damage that was met when references were dropped, after everything was written.
         try metadata.withLock { tables throws(BlockError) in
             if !tables.isReadOnly, let damage = tables.damage { throw damage }
@@ -208,9 +190,7 @@ public final class Qcow2Driver: FormatDriver {
 
     public func close() throws(BlockError) {
         cleaner.withLock { $0 = nil }
-        try exclusively { tables throws(BlockError) in
-            try tables.storingBitmaps { () throws(BlockError) in try Self.finishWriting(tables) }
-        }
+        try metadata.close()
     }
 
     /// Leaves nothing in memory that the file should have.
@@ -226,25 +206,21 @@ public final class Qcow2Driver: FormatDriver {
     }
 
     public func willReopen(readOnly: Bool) throws(BlockError) {
-        guard readOnly else { return }
-        try exclusively { tables throws(BlockError) in
-            try tables.storingBitmaps { () throws(BlockError) in try Self.finishWriting(tables) }
-            changes.arm(false)
-            tables.isReadOnly = true
-        }
+        try metadata.willReopen(readOnly: readOnly)
+        if readOnly { changes.arm(false) }
     }
 
     public func didReopen(readOnly: Bool) throws(BlockError) {
-        guard !readOnly else { return metadata.withLock { $0.isReadOnly = true } }
-        metadata.withLock { $0.isReadOnly = false }
-        do throws(BlockError) { try prepareForWriting() } catch {
-            // The file becomes read-only again, and so do the tables, as the file has them.
-            changes.arm(false)
-            metadata.withLock { tables in
-                tables.isReadOnly = true
-                tables.abandonChanges()
-                if let header = try? Self.readHeader(file) { tables.header = header }
+        do throws(BlockError) {
+            try metadata.didReopen(readOnly: readOnly)
+            if !readOnly {
+                changes.arm(
+                    try metadata.withLock { tables throws(BlockError) in
+                        tables.layout.version >= 3 ? try tables.bitmapSet().wantsWrites : false
+                    })
             }
+        } catch {
+            changes.arm(false)
             throw error
         }
     }
@@ -273,6 +249,22 @@ public final class Qcow2Driver: FormatDriver {
 }
 
 extension Qcow2Metadata {
+    /// Before the first change: repairs a dirty image, and clears what this program does not keep up to date.
+    func prepareForWriting() throws(BlockError) {
+        guard layout.version >= 3 else { return }
+        if header.incompatible.contains(.dirty) { try Qcow2Driver.repairDirty(self) }
+        let kept = try keptAutoclear()
+        guard header.autoclear != kept else { return }
+        header.autoclear = kept
+        try writeHeaderFields()
+        try barrier()
+    }
+
+    /// Stores the bitmaps and all that is in memory.
+    func finish() throws(BlockError) {
+        try storingBitmaps { () throws(BlockError) in try Qcow2Driver.finishWriting(self) }
+    }
+
     /// Sets or clears the dirty bit, durably. After a failure it counts as clear, and will be set again.
     func setDirty(_ isDirty: Bool) throws(BlockError) {
         guard layout.version >= 3, header.incompatible.contains(.dirty) != isDirty else { return }

@@ -5,7 +5,7 @@ import Synchronization
 ///
 /// Lock order: the node's range, then this driver's lock, then the file's own. Data is read and written
 /// outside the lock.
-public final class QedDriver: SessionFormat {
+public final class QedDriver: LegacySessionFormat {
     public static let name = "qed"
 
     let file: BlockNode

@@ -5,7 +5,7 @@ extension QedDriver: Resizable {
     /// is overwritten, a flush; then the header.
     /// Images do not shrink: the format knows no free clusters, so that what is cut off would be lost space.
     public func resize(
-        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+        to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
         guard preallocation == .off else {
             throw BlockError(.unsupported, "Unsupported preallocation mode '\(preallocation.rawValue)'")
@@ -24,8 +24,8 @@ extension QedDriver: Resizable {
             try tables.clear(from: before)
         }
         let cluster = before.roundedUp(to: clusterBytes) ?? before
-        try clearTail(before..<max(before, min(virtualSize, cluster)), old)
-        try hideBacking(before..<virtualSize, old)
+        try guest.clearTail(before..<max(before, min(virtualSize, cluster)))
+        try guest.hideBacking(before..<virtualSize)
         try exclusively { (tables) throws(BlockError) in
             try tables.commit()
             try tables.setSize(virtualSize)

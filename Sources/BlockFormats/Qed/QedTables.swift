@@ -6,7 +6,7 @@ import BlockCore
 /// refer to data; a flush; the L1 entries that refer to new tables; a flush. Killed anywhere, the worst is a
 /// cluster that nothing refers to. The mark is taken away when the image is closed.
 /// Unchecked: only the driver's monitor hands it from thread to thread.
-final class QedTables: SessionState, @unchecked Sendable {
+final class QedTables: LegacySessionState, @unchecked Sendable {
     let file: BlockNode
     var header: QedHeader
     var isReadOnly: Bool

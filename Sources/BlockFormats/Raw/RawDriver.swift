@@ -75,10 +75,19 @@ public final class RawDriver: FormatDriver {
         Extent(.data(hostOffset: windowOffset + offset), length: limit)
     }
 
-    public func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError) {
-        try checkFirstSector(bytes, at: offset)
-        try checkTail(bytes, at: offset)
-        try file.write(bytes, at: windowOffset + offset)
+    public func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
+        var grant = WriteGrant(inPlace: guest, at: windowOffset + guest.lowerBound, in: file)
+        // Where the ends are guarded, the bytes are looked at first.
+        if guardsEnds { grant.form = .encrypted }
+        return grant
+    }
+
+    public func storeEncoded(
+        _ bytes: RawSpan, for grant: WriteGrant, at guest: Int
+    ) throws(BlockError) {
+        try checkFirstSector(bytes, at: guest)
+        try checkTail(bytes, at: guest)
+        try file.write(bytes, at: windowOffset + guest)
     }
 
     public func flush() throws(BlockError) { try file.flush() }
@@ -130,7 +139,7 @@ extension RawDriver {
 
 extension RawDriver: Resizable {
     public func resize(
-        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+        to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
         guard !hasFixedSize else {
             throw BlockError(.unsupported, "Cannot resize fixed-size raw disks", path: file.filename)
@@ -144,35 +153,25 @@ extension RawDriver: Resizable {
     }
 }
 
-extension RawDriver: ZeroWriting {
+extension RawDriver: Clearing {
     public var zeroGranularity: Int { 1 }
-    public func writeZeroes(
-        at offset: Int, count: Int, mayUnmap: Bool, old: any GuestReader
-    ) throws(BlockError) -> Bool {
-        if guardsEnds, offset < Self.sectorBytes {
-            let part = min(count, Self.sectorBytes - offset)
-            try checkFirstSector([UInt8](repeating: 0, count: part).span.bytes, at: offset)
+    public var discardGranularity: Int { 1 }
+
+    public func clear(
+        _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
+    ) throws(BlockError) -> ClearStep {
+        if guardsEnds, mode != .discard, range.lowerBound < Self.sectorBytes {
+            let part = min(range.count, Self.sectorBytes - range.lowerBound)
+            try checkFirstSector([UInt8](repeating: 0, count: part).span.bytes, at: range.lowerBound)
         }
-        try file.writeZeroes(at: windowOffset + offset, count: count, flags: mayUnmap ? .mayUnmap : [])
-        return true
+        let grant = WriteGrant(inPlace: range, at: windowOffset + range.lowerBound, in: file)
+        return ClearStep(mode == .discard ? .discard(grant) : .zero(grant), length: range.count)
     }
 }
 
 extension RawDriver: SpaceSharing {
     /// What would have to be looked at is written.
     public var sharingChild: Int? { guardsEnds ? nil : 0 }
-
-    public func share(_ source: PlainPlace, at offset: Int, count: Int) throws(BlockError) -> Int {
-        guard !guardsEnds else { return 0 }
-        return try file.share(source, at: windowOffset + offset, count: count)
-    }
-}
-
-extension RawDriver: Discarding {
-    public var discardGranularity: Int { 1 }
-    public func discard(at offset: Int, count: Int, old: any GuestReader) throws(BlockError) {
-        try file.discard(at: windowOffset + offset, count: count)
-    }
 }
 
 extension RawDriver: Measurable {

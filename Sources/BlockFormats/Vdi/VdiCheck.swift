@@ -2,7 +2,7 @@ import BlockCore
 
 extension VdiDriver: Checkable {
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
-        try exclusively { (state) throws(BlockError) in
+        try session.exclusively { (state) throws(BlockError) in
             var result = CheckResult()
             let hasLosses = try state.checkCorruptions(repair: repair == .all, &result, report)
             try state.checkLeaks(repair: repair != .none && !hasLosses, &result, report)
@@ -129,7 +129,7 @@ extension VdiState {
         guard header.allocatedCount < VdiSurvey.mostBlocks(map), budget.allowsCopy() else { return }
         let index = try takeBlock()
         budget.spend(try copyBlock(Int(map[block]), to: Int(index)))
-        link(block, to: index)
+        map[block] = index
     }
 
     /// - Returns: how many bytes were read for it.

@@ -1,5 +1,4 @@
 import BlockCore
-import Synchronization
 
 /// VirtualBox's disk images (VDI): dynamic, static and differencing.
 ///
@@ -11,21 +10,12 @@ public final class VdiDriver: SessionFormat, BackingChecking {
 
     let file: BlockNode
     let blockBytes: Int
-    let state: Monitor<VdiState>
-    private let size: Atomic<Int>
+    let session: Session<VdiState>
 
     private init(_ state: VdiState) {
         file = state.file
         blockBytes = state.header.blockBytes
-        size = Atomic(Self.shownSize(state.header))
-        self.state = Monitor(state)
-    }
-
-    /// Sizes are shown in whole sectors.
-    static func shownSize(_ header: VdiHeader) -> Int {
-        min(
-            header.virtualSize.roundedUp(to: Vdi.sectorBytes) ?? header.virtualSize,
-            header.blockCount * header.blockBytes)
+        session = Session(state)
     }
 
     public static func probe(_ header: RawSpan, filename: String) -> Int {
@@ -63,9 +53,9 @@ public final class VdiDriver: SessionFormat, BackingChecking {
     /// The parent must be the image over which this one was made. An UUID of zeroes states nothing, and
     /// another format has none; whoever names such a file knows why.
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {
-        guard let other = backing.format as? VdiDriver else { return }
-        let (isChild, expected) = state.withLock { ($0.header.type.hasParent, $0.header.parentUUID) }
-        let found = other.state.withLock { $0.header.uuid }
+        guard let other = backing.unfiltered.format as? VdiDriver else { return }
+        let (isChild, expected) = session.withLock { ($0.header.type.hasParent, $0.header.parentUUID) }
+        let found = other.session.withLock { $0.header.uuid }
         guard isChild, expected != found, expected.contains(where: { $0 != 0 }) else { return }
         throw BlockError(
             .corrupt,
@@ -74,49 +64,13 @@ public final class VdiDriver: SessionFormat, BackingChecking {
             path: file.filename)
     }
 
-    public var virtualSize: Int { size.load(ordering: .relaxed) }
     public var writeGranularity: Int { blockBytes }
     /// Zeroed blocks stay in the map, as holes of the file.
     public var dataMayBeHoles: Bool { true }
-    public var mapStyle: MapStyle { state.withLock { $0.header.type == .fixed } ? [] : .unitsAreWhole }
-
-    func setVirtualSize(_ bytes: Int) { size.store(bytes, ordering: .relaxed) }
-
-    // MARK: Mapping
-
-    public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
-        state.withLock { state in
-            let first = offset / blockBytes
-            let inside = offset % blockBytes
-            guard first < state.map.count else { return Extent(.zero(hostOffset: nil), length: limit) }
-            let entry = state.map[first]
-            var end = first + 1
-            while end < state.map.count, (end - first) * blockBytes - inside < limit,
-                continues(state.map[end], entry, by: end - first, state.header)
-            {
-                end += 1
-            }
-            let length = min(limit, (end - first) * blockBytes - inside)
-            return Extent(status(entry, inside, state.header), length: length)
-        }
-    }
-
-    /// Whether an entry `distance` blocks on continues a run.
-    private func continues(_ next: UInt32, _ entry: UInt32, by distance: Int, _ header: VdiHeader) -> Bool {
-        guard entry < Vdi.discarded else { return next == entry }
-        return next < Vdi.discarded && header.blockExtraBytes == 0 && Int(next) == Int(entry) + distance
-    }
-
-    private func status(_ entry: UInt32, _ inside: Int, _ header: VdiHeader) -> Extent.Status {
-        switch entry {
-        case Vdi.unallocated: header.type.hasParent ? .unallocated : .zero(hostOffset: nil)
-        case Vdi.discarded: .zero(hostOffset: nil)
-        default: .data(hostOffset: header.hostOffset(ofBlock: Int(entry)) + inside)
-        }
-    }
+    public var mapStyle: MapStyle { session.withLock { $0.header.type == .fixed } ? [] : .unitsAreWhole }
 
     public func describe() throws(BlockError) -> FormatInfo {
-        let header = state.withLock { $0.header }
+        let header = session.withLock { $0.header }
         var fields = [
             InfoField("subformat", .text(header.type.name)),
             InfoField("uuid", .text(ImageUUID(mixedEndian: header.uuid).text)),

@@ -6,7 +6,7 @@ extension VdiDriver: Resizable {
     /// a parent says that the new blocks are zero; then the header, one sector, that makes it and the new
     /// size true. Shrinking: the header; then the gaps that the lost blocks left are closed.
     public func resize(
-        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+        to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
         guard preallocation == .off else {
             throw BlockError(.unsupported, "Unsupported preallocation mode '\(preallocation.rawValue)'")
@@ -15,11 +15,11 @@ extension VdiDriver: Resizable {
         guard blocks <= Vdi.Limit.blocks else {
             throw BlockError(.limit, "A VDI image cannot have more than \(Vdi.Limit.blocks) blocks")
         }
-        let before = state.withLock { $0.header.virtualSize }
+        let before = session.withLock { $0.header.virtualSize }
         if virtualSize == before { return }
         let block = before.roundedUp(to: blockBytes) ?? before
-        if virtualSize > before { try clearTail(before..<min(virtualSize, block), old) }
-        try exclusively { (state) throws(BlockError) in
+        if virtualSize > before { try guest.clearTail(before..<min(virtualSize, block)) }
+        try session.exclusively { (state) throws(BlockError) in
             try state.commit()
             if virtualSize > before {
                 try state.grow(to: blocks, virtualSize)
@@ -27,7 +27,6 @@ extension VdiDriver: Resizable {
                 try state.shrink(to: blocks, virtualSize)
             }
         }
-        setVirtualSize(virtualSize)
     }
 }
 
@@ -124,7 +123,7 @@ extension VdiState {
             }
             let index = try takeBlock()
             try copyBlock(Int(map[block]), to: Int(index))
-            link(block, to: index)
+            map[block] = index
         }
         try commit()
     }

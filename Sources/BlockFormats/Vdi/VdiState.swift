@@ -15,9 +15,6 @@ struct VdiState: SessionState {
     var headerIsDirty = false
     /// Blocks of the data area that the header counts and no entry refers to.
     var spare = SpareBlocks(survey: nil)
-    /// Blocks that are being filled; whoever changes the whole map waits until there are none.
-    var fillsInFlight = 0
-    var isAtRest: Bool { fillsInFlight == 0 }
     /// Whether the map was looked through, so that it may be written to.
     private var isSound = false
     var writes: TableWrites?
@@ -36,6 +33,13 @@ struct VdiState: SessionState {
             reading: file, at: header.mapOffset, count: header.blockCount, isBigEndian: false)
     }
 
+    /// Sizes are shown in whole sectors.
+    var virtualSize: Int {
+        min(
+            header.virtualSize.roundedUp(to: Vdi.sectorBytes) ?? header.virtualSize,
+            header.blockCount * header.blockBytes)
+    }
+
     /// Looks through the map before the first change: what is shared or not counted must not be written to.
     mutating func prepareForWriting() throws(BlockError) {
         let survey = VdiSurvey(map: map, count: header.allocatedCount)
@@ -48,7 +52,7 @@ struct VdiState: SessionState {
         isSound = true
     }
 
-    /// Takes a block of the data area. It is not in the map until ``link(_:to:)``.
+    /// Takes a block of the data area. It is not in the map until it is linked.
     mutating func takeBlock() throws(BlockError) -> UInt32 {
         if let index = spare.take() { return index }
         // The two highest numbers have another meaning in the map.
@@ -60,9 +64,6 @@ struct VdiState: SessionState {
         headerIsDirty = true
         return index
     }
-
-    /// Points the map to a block whose data is in the file.
-    mutating func link(_ block: Int, to index: UInt32) { map[block] = index }
 
     /// Gives back a block that the map never referred to. The last blocks are not counted any more.
     ///

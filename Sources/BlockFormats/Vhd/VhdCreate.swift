@@ -148,7 +148,7 @@ extension VhdDriver: Measurable {
             let node = try context.openBacking(
                 BackingReference(filename: parent.path, format: VhdDriver.name))
         else { return parent }
-        if let driver = node.format as? VhdDriver {
+        if let driver = node.unfiltered.format as? VhdDriver {
             let footer = driver.footer
             parent.uuid = footer.uuid
             parent.time = footer.time

@@ -140,7 +140,7 @@ public final class VhdDriver: FormatDriver, BackingChecking {
         guard case .dynamic(let state) = body else { return }
         let (isChild, expected) = state.withLock { ($0.isDifferencing, $0.header.parentUUID) }
         guard isChild, expected != VhdParent.unknown else { return }
-        guard let other = backing.format as? VhdDriver else {
+        guard let other = backing.unfiltered.format as? VhdDriver else {
             // Somebody who names another format knows why.
             if request.namesBacking { return }
             throw BlockError(

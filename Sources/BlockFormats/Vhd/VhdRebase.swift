@@ -36,7 +36,7 @@ extension VhdDriver: Rebasable {
             if request.settings.withoutBacking, error.kind == .notFound { return parent }
             throw error
         }
-        if let driver = node.format as? VhdDriver {
+        if let driver = node.unfiltered.format as? VhdDriver {
             parent.uuid = driver.footer.uuid
             parent.time = driver.footer.time
         }

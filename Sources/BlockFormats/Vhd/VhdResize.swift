@@ -6,7 +6,7 @@ extension VhdDriver: Resizable {
     /// header's first sector, which makes it true; then the size, in the footers. Shrinking: the size; then
     /// the table, a flush; then the gaps that the lost blocks left are closed, and the file is cut.
     public func resize(
-        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+        to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
         guard preallocation == .off else {
             throw BlockError(.unsupported, "Unsupported preallocation mode '\(preallocation.rawValue)'")
@@ -36,7 +36,7 @@ extension VhdDriver: Resizable {
                 try state.commit()
                 if virtualSize == before { return }
                 if virtualSize > before {
-                    try state.grow(from: before, to: virtualSize, old)
+                    try state.grow(from: before, to: virtualSize, guest)
                 } else {
                     try state.shrink(to: virtualSize)
                 }
@@ -79,25 +79,25 @@ extension VhdState {
     }
 
     fileprivate mutating func grow(
-        from old: Int, to size: Int, _ reader: any GuestReader
+        from old: Int, to size: Int, _ guest: GuestAccess
     ) throws(BlockError) {
         for block in min(blocks(of: old), table.count)..<table.count { unlink(block) }
         try commit()
         if blocks(of: size) > header.blocks { try growTable(to: blocks(of: size)) }
-        try clear(old..<size, reader)
+        try clear(old..<size, guest)
         try commit()
         try setSize(size)
     }
 
     /// Makes new space read as zeroes, where a block is stored or the parent would show through.
-    private mutating func clear(_ range: Range<Int>, _ reader: any GuestReader) throws(BlockError) {
+    private mutating func clear(_ range: Range<Int>, _ guest: GuestAccess) throws(BlockError) {
         var offset = range.lowerBound
         while offset < range.upperBound {
             let block = offset / header.blockBytes
             let inside = offset % header.blockBytes
             let count = min(header.blockBytes - inside, range.upperBound - offset)
             let stored = place(of: block)
-            let shows = isDifferencing && reader.hasBacking(in: offset..<offset + count)
+            let shows = isDifferencing && guest.hasBacking(in: offset..<offset + count)
             // Behind the first block nothing is stored.
             if stored == nil && !shows && inside == 0 { return }
             offset += count

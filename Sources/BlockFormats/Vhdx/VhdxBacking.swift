@@ -28,7 +28,7 @@ extension VhdxDriver: BackingChecking {
 
     /// The parent must be the image that this one was made over, with the data that it had then.
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {
-        guard let driver = backing.format as? VhdxDriver else { return try checkForeignParent(backing) }
+        guard let driver = backing.unfiltered.format as? VhdxDriver else { return try checkForeignParent(backing) }
         let identity = driver.dataWriteGUID
         let linkages = try state.withLock { (state) throws(BlockError) in
             state.geometry.hasParent ? try state.parentLocator().linkages : [identity]
@@ -52,7 +52,7 @@ extension VhdxDriver: BackingChecking {
     }
 
     static func driver(of parent: BlockNode) throws(BlockError) -> VhdxDriver {
-        guard let driver = parent.format as? VhdxDriver else {
+        guard let driver = parent.unfiltered.format as? VhdxDriver else {
             throw BlockError(
                 .unsupported, "The parent '\(parent.filename)' is no VHDX image", path: parent.filename)
         }

@@ -69,7 +69,7 @@ extension VhdxDriver: Measurable {
     ///
     /// - Throws: `unsupported` when it is no VHDX image.
     static func linkage(to parent: BlockNode) throws(BlockError) -> ImageUUID {
-        guard let driver = parent.format as? VhdxDriver else {
+        guard let driver = parent.unfiltered.format as? VhdxDriver else {
             throw BlockError(
                 .unsupported, "The backing file of a VHDX image is a VHDX image, not '\(parent.driverName)'")
         }

@@ -5,7 +5,7 @@ import Synchronization
 ///
 /// Lock order: the node's range, then this driver's lock, then the file's own. Data is read and written
 /// outside the lock.
-public final class VhdxDriver: SessionFormat {
+public final class VhdxDriver: LegacySessionFormat {
     public static let name = "vhdx"
 
     let file: BlockNode

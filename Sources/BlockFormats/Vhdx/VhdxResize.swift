@@ -7,7 +7,7 @@ extension VhdxDriver: Resizable {
     /// where the BAT is. Shrinking: the size first; then the lost entries are cleared, and their space given
     /// back.
     public func resize(
-        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+        to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
         guard preallocation == .off else {
             throw BlockError(.unsupported, "Unsupported preallocation mode '\(preallocation.rawValue)'")
@@ -18,7 +18,7 @@ extension VhdxDriver: Resizable {
         let before = self.virtualSize
         // Children must not find another identity where nothing changes.
         if virtualSize == before { return }
-        if virtualSize > before { try storeLastBlock(old) }
+        if virtualSize > before { try storeLastBlock(guest) }
         try exclusively { (state) throws(BlockError) in
             guard virtualSize % state.geometry.sectorBytes == 0 else {
                 throw BlockError(
@@ -38,13 +38,13 @@ extension VhdxDriver: Resizable {
     }
 
     /// Behind the end of the disk, the last block must not show more of the parent when the disk grows.
-    private func storeLastBlock(_ old: any GuestReader) throws(BlockError) {
+    private func storeLastBlock(_ guest: GuestAccess) throws(BlockError) {
         let (sector, isMissing) = try state.withLock { (state) throws(BlockError) -> (Int, Bool) in
             let geometry = state.geometry
             guard geometry.hasParent, geometry.virtualSize % blockBytes > 0 else { return (0, false) }
             let last = geometry.blockCount - 1
             switch try state.kind(state.entry(ofBlock: last), block: last) {
-            case .absent where !old.hasBacking(in: geometry.virtualSize..<geometry.virtualSize + 1):
+            case .absent where !guest.hasBacking(in: geometry.virtualSize..<geometry.virtualSize + 1):
                 return (0, false)
             case .absent, .partial: return (geometry.sectorBytes, true)
             case .zero, .stored: return (0, false)
@@ -53,8 +53,8 @@ extension VhdxDriver: Resizable {
         guard isMissing else { return }
         let buffer = AlignedBuffer(count: sector)
         var span = buffer.mutableBytes
-        try old.readOld(into: &span, at: virtualSize - sector)
-        try write(buffer.bytes, at: virtualSize - sector, old: old)
+        try guest.read(into: &span, at: virtualSize - sector)
+        try guest.write(buffer.bytes, at: virtualSize - sector)
     }
 }
 

@@ -9,7 +9,7 @@ import BlockCore
 /// of the log is always all that needs replaying; entries take turns in two halves of the log, so that
 /// the one in force is never written over. Space is used again, or given back, once an entry without it is
 /// durable. Closing: flush; the header without the log; and only then may the file become shorter.
-struct VhdxState: SessionState {
+struct VhdxState: LegacySessionState {
     let file: BlockNode
     let newGUID: @Sendable (String) -> ImageUUID
     var headers: VhdxHeaders

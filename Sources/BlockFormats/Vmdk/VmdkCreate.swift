@@ -62,7 +62,7 @@ extension VmdkDriver: Measurable {
 
     /// - Throws: `unsupported` for an image of another format.
     static func driver(of node: BlockNode) throws(BlockError) -> VmdkDriver {
-        guard let driver = node.format as? VmdkDriver else {
+        guard let driver = node.unfiltered.format as? VmdkDriver else {
             throw BlockError(
                 .unsupported, "Invalid backing file format: \(node.driverName). Must be \(name)",
                 path: node.filename)

@@ -28,13 +28,13 @@ extension VmdkDriver {
     }
 
     /// Overwrites what the new space must not show, and makes the new size true.
-    func finish(_ growth: VmdkGrowth, to size: Int, _ old: any GuestReader) throws(BlockError) {
+    func finish(_ growth: VmdkGrowth, to size: Int, _ guest: GuestAccess) throws(BlockError) {
         let before = growth.extents.last?.guest.upperBound ?? 0
         let tail = before..<min(size, before.roundedUp(to: writeGranularity) ?? before)
         do throws(BlockError) {
             // What the disk itself had there is cleared already.
-            if old.hasBacking(in: tail) { try clearTail(tail, old) }
-            try hideBacking(before..<size, old)
+            if guest.hasBacking(in: tail) { try guest.clearTail(tail) }
+            try guest.hideBacking(before..<size)
         } catch {
             try exclusively { (state) throws(BlockError) in undo(growth, &state) }
             throw error

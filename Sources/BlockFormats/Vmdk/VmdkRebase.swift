@@ -55,7 +55,7 @@ extension VmdkDriver: Rebasable {
 
     /// A parent that was written to since the image was made over it no longer has what the image lacks.
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {
-        guard let driver = backing.format as? VmdkDriver, driver !== self else { return }
+        guard let driver = backing.unfiltered.format as? VmdkDriver, driver !== self else { return }
         let (stated, announced) = state.withLock {
             ($0.descriptor?.descriptor.parentCID, $0.descriptor?.descriptor.announcedParentCID)
         }

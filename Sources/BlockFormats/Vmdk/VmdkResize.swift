@@ -8,7 +8,7 @@ extension VmdkDriver: Resizable {
     /// well, which does not count: it becomes larger after the header and smaller before it, so that a header
     /// that says less than the descriptor is a damaged one.
     public func resize(
-        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+        to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
         guard preallocation == .off else {
             throw BlockError(.unsupported, "Unsupported preallocation mode '\(preallocation.rawValue)'")
@@ -38,7 +38,7 @@ extension VmdkDriver: Resizable {
             }
             return nil
         }
-        if let growth { try finish(growth, to: virtualSize, old) }
+        if let growth { try finish(growth, to: virtualSize, guest) }
     }
 
     /// Makes the descriptor state the size that the disk has, where damage or a failure left another.

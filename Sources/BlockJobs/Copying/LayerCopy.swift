@@ -9,7 +9,7 @@ enum LayerCopy {
 
     /// The unit in bytes at whose multiples runs are cut: the node's cluster, at least a page.
     static func unitBytes(_ node: BlockNode) -> Int {
-        max(node.format?.writeGranularity ?? 1, AlignedBuffer.alignmentBytes)
+        max(node.unfiltered.format?.writeGranularity ?? 1, AlignedBuffer.alignmentBytes)
     }
 
     /// Reads `node` through its whole chain.
@@ -40,7 +40,7 @@ enum LayerCopy {
     /// by which overlays know it.
     static func keepingIdentity(of node: BlockNode, _ body: () throws(BlockError) -> Void) throws(BlockError)
     {
-        let identified = node.format as? any ContentIdentifying
+        let identified = node.unfiltered.format as? any ContentIdentifying
         identified?.keepIdentity(true)
         defer { identified?.keepIdentity(false) }
         try body()
@@ -50,7 +50,7 @@ enum LayerCopy {
     ///
     /// - Throws: `unsupported` when it cannot.
     static func rebasable(_ node: BlockNode) throws(BlockError) -> any Rebasable {
-        guard let driver = node.format as? any Rebasable else {
+        guard let driver = node.unfiltered.format as? any Rebasable else {
             throw BlockError(
                 .unsupported, "Format driver '\(node.driverName)' does not support changing the backing file",
                 path: node.filename)

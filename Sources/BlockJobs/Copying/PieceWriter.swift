@@ -76,7 +76,7 @@ struct PieceWriter: Sendable {
     /// Adds zero marks. Zero clusters that have space of their own, and data clusters that are holes of the
     /// file, stay as they are.
     private func mark(_ range: Range<Int>) throws(BlockError) {
-        guard (node.format as? any ZeroWriting)?.marksZeroes == true else {
+        guard node.marksZeroes else {
             return try zeroWhereNeeded(range)
         }
         var offset = range.lowerBound

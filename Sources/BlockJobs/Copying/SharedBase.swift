@@ -22,7 +22,8 @@ struct SharedBase {
     /// Whether both nodes read the same files in the same way. Walks down long chains without a deep stack.
     private static func isSame(_ one: BlockNode, _ other: BlockNode) throws(BlockError) -> Bool {
         var (one, other) = (one, other)
-        while one !== other {
+        while one.unfiltered !== other.unfiltered {
+            (one, other) = (one.unfiltered, other.unfiltered)
             if let mine = one.storage, let theirs = other.storage {
                 guard let identity = mine.identity else { return false }
                 return identity == theirs.identity

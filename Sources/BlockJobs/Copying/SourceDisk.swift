@@ -32,7 +32,7 @@ struct SourceDisk: Sendable {
     /// allocates, at least a sector.
     func bytesLeftInUnit(at offset: Int) -> Int {
         let (node, range) = part(at: offset)
-        let units = node.chain.map { $0.format?.writeGranularity ?? 1 }
+        let units = node.chain.map { $0.unfiltered.format?.writeGranularity ?? 1 }
         let unit = max(SalvagingReader.sectorBytes, units.min() ?? 1)
         return unit - (offset - range.lowerBound) % unit
     }

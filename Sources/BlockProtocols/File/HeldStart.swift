@@ -51,18 +51,32 @@ final class HeldStart: Sendable {
 }
 
 /// A file whose start is held back.
-final class HeldStartDriver: FilterDriver {
+final class HeldStartDriver: UseDeclaring {
     static let name = FileDriver.name
 
     let file: FileDriver
     private let start: HeldStart
 
-    var below: any ProtocolDriver { file }
-
     init(_ file: FileDriver, _ start: HeldStart) {
         self.file = file
         self.start = start
         if !file.file.options.ignoresFlush { start.makeDurable() }
+    }
+
+    func length() throws(BlockError) -> Int { try file.length() }
+    func allocatedSize() -> Int? { file.allocatedSize() }
+    var identity: String? { file.identity }
+    var place: String? { file.place }
+    var requestAlignment: Int { file.requestAlignment }
+    var zeroInitialised: Bool { file.zeroInitialised }
+    func flush() throws(BlockError) { try file.flush() }
+    func reopen(readOnly: Bool) throws(BlockError) { try file.reopen(readOnly: readOnly) }
+    func close() { file.close() }
+    func truncate(to length: Int, preallocation: Preallocation) throws(BlockError) {
+        try file.truncate(to: length, preallocation: preallocation)
+    }
+    func declareUse(toleratingWriters: Bool) throws(BlockError) {
+        try file.declareUse(toleratingWriters: toleratingWriters)
     }
 
     func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {

@@ -1,25 +1,6 @@
 import BlockCore
 import SystemPackage
 
-extension BlockError {
-    /// What a failed system call means, in the block layer's words: the errno's text is the message.
-    static func system(_ code: Errno, path: String, offset: Int? = nil) -> BlockError {
-        BlockError(
-            kind(of: code), code.description, errno: code.rawValue, path: path, offset: offset)
-    }
-
-    private static func kind(of code: Errno) -> Kind {
-        switch code {
-        case .noSpace, .diskQuotaExceeded, .fileTooLarge: .noSpace
-        case .noSuchFileOrDirectory: .notFound
-        case .fileExists: .exists
-        case .notSupported, .notSupportedOnSocket, .noFunction: .unsupported
-        case .resourceBusy: .busy
-        default: .io
-        }
-    }
-}
-
 extension Errno {
     /// Whether the system or the file system lacks the call, so that it need not be tried again.
     var meansUnsupported: Bool {

@@ -81,7 +81,8 @@ extension CommandContext {
     }
 
     private func amendableFormat(_ name: String) throws(BlockError) -> any Amendable.Type {
-        guard let format = registry.format(named: name) else {
+        let format = registry.format(named: name)
+        guard format != nil || registry.filters.contains(where: { $0.name == name }) else {
             throw registry.unknown("Unknown file format", name)
         }
         guard let amendable = format as? any Amendable.Type else {

@@ -68,7 +68,7 @@ struct RebaseCommand: ImageCommand {
     /// - Throws: before any work, where the format would refuse the reference in the end.
     private func reference(for node: BlockNode, _ registry: DriverRegistry) throws -> BackingReference? {
         let name = backing ?? ""
-        guard node.format is any Rebasable else { throw failure(name, "Operation not supported") }
+        guard node.unfiltered.format is any Rebasable else { throw failure(name, "Operation not supported") }
         if name.isEmpty { return nil }
         guard let backingFormat else { throw failure(name, "backing format must be specified") }
         return BackingReference(filename: name, format: registry.canonicalName(backingFormat))
@@ -79,7 +79,7 @@ struct RebaseCommand: ImageCommand {
     }
 
     private func change(_ node: BlockNode, to reference: BackingReference?) throws {
-        guard let driver = node.format as? any Rebasable else { return }
+        guard let driver = node.unfiltered.format as? any Rebasable else { return }
         do throws(BlockError) { try driver.changeBacking(to: reference) } catch {
             throw error.prefixed("Could not change the backing file to '\(reference?.filename ?? "")'")
         }
@@ -111,7 +111,7 @@ struct RebaseCommand: ImageCommand {
             throw error.prefixed("Could not open new backing file '\(reference.filename)'")
         }
         // Two images may lie in one file, each in a window of it.
-        let own = Set(node.children.compactMap(\.place))
+        let own = Set(node.unfiltered.children.compactMap(\.place))
         if new.chain.contains(where: { Self.reads($0, own) }) {
             try? new.close()
             throw failure(reference.filename, "The image would be its own backing file")

@@ -77,7 +77,7 @@ struct SnapshotCommand: ImageCommand {
     }
 
     private func list(_ node: BlockNode, _ output: OutputFormat, _ context: CommandContext) throws {
-        let snapshots = try (node.format as? any SnapshotCapable)?.snapshots() ?? []
+        let snapshots = try (node.unfiltered.format as? any SnapshotCapable)?.snapshots() ?? []
         switch output {
         case .human:
             if !snapshots.isEmpty { context.terminal.print(SnapshotTable.text(snapshots)) }
@@ -90,7 +90,7 @@ struct SnapshotCommand: ImageCommand {
         guard name.rawBytes.count <= Self.maximumNameBytes else {
             throw CommandFailure("\(failed): The name has more than \(Self.maximumNameBytes) bytes")
         }
-        guard node.format is any SnapshotCapable else {
+        guard node.unfiltered.format is any SnapshotCapable else {
             throw CommandFailure("\(failed): Operation not supported")
         }
         var time = timespec()
@@ -104,7 +104,7 @@ struct SnapshotCommand: ImageCommand {
 
     private func apply(_ name: String, _ node: BlockNode) throws {
         let failed = "Could not apply snapshot '\(name)'"
-        guard node.format is any SnapshotCapable else {
+        guard node.unfiltered.format is any SnapshotCapable else {
             throw CommandFailure("\(failed): Block driver does not support snapshots")
         }
         do throws(BlockError) { try node.applySnapshot(name) } catch {
@@ -117,7 +117,7 @@ struct SnapshotCommand: ImageCommand {
 
     private func delete(_ name: String, _ node: BlockNode) throws {
         let failed = "Could not delete snapshot '\(name)'"
-        guard node.format is any SnapshotCapable else {
+        guard node.unfiltered.format is any SnapshotCapable else {
             throw CommandFailure("\(failed): snapshot not found")
         }
         do throws(BlockError) { try node.deleteSnapshot(named: name) } catch {

@@ -70,7 +70,7 @@ struct StreamCommand: ImageCommand {
         guard let base, baseName == nil else { return baseName }
         let chain = node.chain
         guard let index = chain.firstIndex(where: { $0 === base }), index > 0,
-            let stated = chain[index - 1].format?.backing?.filename,
+            let stated = chain[index - 1].unfiltered.format?.backing?.filename,
             let path = HostPath.canonical(base.filename)
         else { return nil }
         let found = HostPath.canonical(FileNames.resolve(stated, relativeTo: node.filename))

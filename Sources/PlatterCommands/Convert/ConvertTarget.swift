@@ -261,8 +261,9 @@ struct ConvertTarget {
 extension BlockNode {
     /// Whether this new image reads as zeroes where nothing is written.
     var startsAsZero: Bool {
+        if let filter { return filter.child.startsAsZero }
         if let storage { return storage.zeroInitialised }
         return backing == nil && format?.unwrittenReadsAsZero != false
-            && children.allSatisfy { $0.storage?.zeroInitialised == true }
+            && children.allSatisfy(\.isZeroInitialised)
     }
 }

@@ -1,5 +1,5 @@
 import BlockCore
-import BlockProtocols
+import BlockFilters
 
 #if canImport(Glibc)
     import Glibc

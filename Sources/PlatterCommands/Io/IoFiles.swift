@@ -118,11 +118,11 @@ enum IoFiles {
     }
 
     static func info(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
-        let info = try node.format?.describe() ?? FormatInfo()
+        let info = try node.unfiltered.format?.describe() ?? FormatInfo()
         shell.print("format name: \(node.driverName)")
         shell.print("cluster size: \(IoReport.size(info.clusterSizeBytes ?? 0))")
         shell.print("vm state offset: \(IoReport.size(info.vmStateOffset ?? 0))")
-        guard let specific = info.specific, !specific.isEmpty else { return }
+        guard node.filter == nil, let specific = info.specific, !specific.isEmpty else { return }
         shell.print("Format specific information:")
         shell.terminal.print(InfoText.fields(specific, indent: 4))
     }

@@ -1,4 +1,5 @@
 import BlockCore
+import BlockFilters
 import BlockFormats
 import BlockProtocols
 
@@ -216,11 +217,7 @@ final class IoShell {
     func debugger(of node: BlockNode) -> DebugDriver? {
         var next: BlockNode? = node
         while let current = next {
-            var storage = current.storage
-            while let driver = storage {
-                if let found = driver as? DebugDriver { return found }
-                storage = (driver as? any FilterDriver)?.below
-            }
+            if let found = current.filter as? DebugDriver { return found }
             next = current.file
         }
         return nil

@@ -32,7 +32,7 @@ struct SnapshotName {
     /// - Throws: `Failed to load snapshot: reason`.
     func select(in node: BlockNode) throws(BlockError) {
         let failed = "Failed to load snapshot"
-        guard let driver = node.format as? any SnapshotCapable else {
+        guard let driver = node.unfiltered.format as? any SnapshotCapable else {
             throw BlockError(
                 .unsupported,
                 "\(failed): Block format '\(node.driverName)' used by device '' does not support temporarily "

@@ -50,8 +50,15 @@ struct ImageInfo {
         format = node.driverName
         let length = try node.length()
         virtualSize = length.roundedUp(to: Self.sectorBytes) ?? length
-        details = try node.format?.describe() ?? FormatInfo()
-        for (role, child) in zip(node.childRoles, node.children) {
+        details = try node.unfiltered.format?.describe() ?? FormatInfo()
+        isStorage = node.unfiltered.storage != nil
+        if node.filter != nil {
+            // The format's own are told where it is listed.
+            details.specific = nil
+            details.isEncrypted = false
+        }
+        // A filter over a file is shown as one with it.
+        for (role, child) in zip(node.childRoles, node.children) where !isStorage {
             children.append((role, try ImageInfo(child, withLimits: withLimits)))
         }
         for finding in findings where finding.reference.purpose != .backing {
@@ -59,16 +66,15 @@ struct ImageInfo {
         }
         // The latest snapshot first, as QEMU lists them.
         children.reverse()
-        if let storage = node.storage {
-            isStorage = true
-            actualSize = storage.allocatedSize()
+        if isStorage {
+            actualSize = node.allocatedSize()
         } else {
             // A file that may not be examined adds nothing; one whose size is unknown makes the sum unknown.
             let known = children.filter { $0.info.isUnknownBecause == nil }
             let sizes = known.compactMap(\.info.actualSize)
             actualSize = sizes.count == known.count ? sizes.reduce(0, +) : nil
         }
-        if let driver = node.format?.asSnapshotCapable { snapshots = try driver.snapshots() }
+        if let driver = node.unfiltered.format?.asSnapshotCapable { snapshots = try driver.snapshots() }
         backing = node.format?.backing
         fullBackingName =
             findings.last { $0.reference.purpose == .backing }?.resolvedName
@@ -79,14 +85,14 @@ struct ImageInfo {
     /// The alignment of requests to the node, in bytes.
     private static func limits(of node: BlockNode) -> [InfoField] {
         var fields: [InfoField] = []
-        let alignment = max(1, (node.file ?? node).storage?.requestAlignment ?? 1)
-        if let zero = node.format?.asZeroWriting, zero.zeroGranularity > 1 {
-            fields.append(InfoField("write-zeroes-alignment", .number(zero.zeroGranularity)))
+        let alignment = max(1, (node.format == nil ? node : node.file ?? node).requestAlignment)
+        if let unit = node.zeroGranularity, unit > 1 {
+            fields.append(InfoField("write-zeroes-alignment", .number(unit)))
         }
         fields.append(InfoField("request-alignment", .number(alignment)))
         fields.append(InfoField("min-mem-alignment", .number(alignment)))
-        if let discarding = node.format?.asDiscarding, discarding.discardGranularity > 1 {
-            fields.append(InfoField("discard-alignment", .number(discarding.discardGranularity)))
+        if let unit = node.discardGranularity, unit > 1 {
+            fields.append(InfoField("discard-alignment", .number(unit)))
         }
         fields.append(InfoField("opt-mem-alignment", .number(AlignedBuffer.alignmentBytes)))
         fields.append(InfoField("max-iov", .number(1024)))

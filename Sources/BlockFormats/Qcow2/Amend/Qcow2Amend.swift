@@ -22,7 +22,7 @@ extension Qcow2Driver: Amendable {
     }
 
     public func amend(
-        _ amendment: Amendment, old: any GuestReader, _ control: JobControl
+        _ amendment: Amendment, guest: GuestAccess, _ control: JobControl
     ) throws(BlockError) {
         let slotChange = isEncrypted ? try slotChange(amendment) : nil
         let plan = try exclusively { tables throws(BlockError) -> Qcow2AmendPlan in
@@ -42,10 +42,10 @@ extension Qcow2Driver: Amendable {
             if let isLazy = plan.isLazy { try tables.setLazyRefcounts(isLazy) }
         }
         if let size = plan.virtualSize, size != virtualSize {
-            try resize(to: size, preallocation: .off, old: old)
+            try resize(to: size, preallocation: .off, guest: guest)
         }
         guard plan.version == 2 else { return }
-        try change { tables throws(BlockError) in try tables.downgrade(old, control) }
+        try change { tables throws(BlockError) in try tables.downgrade(guest, control) }
     }
 
     /// Runs `body` with everything in the file and nothing cached that a new layout would read otherwise.

@@ -81,9 +81,9 @@ extension Qcow2Metadata {
     ///
     /// Order of writes: zero clusters go first, each in a table of version 3, which may say it both ways:
     /// zeroes and refcounts, a barrier, then the entries. When all is durable, the header follows.
-    func downgrade(_ old: any GuestReader, _ control: JobControl) throws(BlockError) {
+    func downgrade(_ guest: GuestAccess, _ control: JobControl) throws(BlockError) {
         try protectMetadata()
-        let expansion = ZeroExpansion(tables: self, old: old, hasBackingName: header.backing != nil)
+        let expansion = ZeroExpansion(tables: self, disk: guest, hasBackingName: header.backing != nil)
         try eachL1 { entries, isActive throws(BlockError) in
             for index in entries.indices {
                 guard let table = try checkedTable(entries[index], index) else { continue }
@@ -139,7 +139,7 @@ extension Qcow2Driver {
 /// Says "zero" without the zero flag: not here where nothing is below, else a cluster of zeroes.
 private struct ZeroExpansion {
     let tables: Qcow2Metadata
-    let old: any GuestReader
+    let disk: GuestAccess
     /// The image names a backing file, whether it is open or not.
     let hasBackingName: Bool
 
@@ -170,8 +170,8 @@ private struct ZeroExpansion {
 
     private func hasBelow(_ guest: Int) -> Bool {
         guard hasBackingName else { return false }
-        if let node = old as? BlockNode, node.backing == nil { return true }
-        return old.hasBacking(in: guest..<guest + layout.clusterSize)
+        if !disk.hasBackingNode { return true }
+        return disk.hasBacking(in: guest..<guest + layout.clusterSize)
     }
 
     private func release(_ entry: L2Entry, _ users: UInt64) {

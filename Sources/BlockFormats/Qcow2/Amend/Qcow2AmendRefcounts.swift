@@ -50,7 +50,7 @@ extension Qcow2Metadata {
 /// Copies refcounts into a new structure of another width.
 private struct RefcountRewrite {
     private let file: BlockNode
-    private let source: RefcountStore
+    private let source: Qcow2Allocator
     private let old: Qcow2Layout
     private let target: Qcow2Layout
     private let control: JobControl
@@ -161,30 +161,5 @@ private struct RefcountRewrite {
         table += repeatElement(0, count: entries - table.count)
         try BigEndianTable.write(table, to: file, at: tableStart << target.clusterBits)
         return tableStart..<tableStart + tableClusters
-    }
-}
-
-extension RefcountStore {
-    /// Calls `body` for every cluster in `range` whose refcount is not zero, in their order. It must not use
-    /// the store.
-    func eachCounted(
-        _ range: Range<Int>, _ body: (_ cluster: Int, _ count: UInt64) throws(BlockError) -> Void
-    ) throws(BlockError) {
-        var cluster = range.lowerBound
-        while cluster < range.upperBound {
-            guard let slice = try slice(of: cluster) else {
-                cluster = (cluster / layout.refcountsPerBlock + 1) * layout.refcountsPerBlock
-                continue
-            }
-            let end = min(range.upperBound, cluster + slice.entries - slice.first)
-            if !slice.buffer.bytes.isZero {
-                for entry in 0..<end - cluster {
-                    let count = RefcountEntries.get(
-                        slice.buffer.bytes, slice.first + entry, order: layout.refcountOrder)
-                    if count != 0 { try body(cluster + entry, count) }
-                }
-            }
-            cluster = end
-        }
     }
 }

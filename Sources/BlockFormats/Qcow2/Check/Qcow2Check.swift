@@ -350,7 +350,7 @@ struct Qcow2Checker {
 
     /// The clusters from `first` on whose refcounts need no closer look.
     private mutating func agreeing(
-        from first: Int, _ window: ReferenceWindow, _ store: RefcountStore
+        from first: Int, _ window: ReferenceWindow, _ store: Qcow2Allocator
     ) throws(BlockError) -> Int {
         guard store.hasBlock(for: first) else {
             return window.unused(
@@ -368,7 +368,7 @@ struct Qcow2Checker {
     }
 
     private mutating func compare(
-        _ cluster: Int, _ window: ReferenceWindow, _ repair: RepairMode, _ store: RefcountStore,
+        _ cluster: Int, _ window: ReferenceWindow, _ repair: RepairMode, _ store: Qcow2Allocator,
         _ report: (String) -> Void
     ) throws(BlockError) {
         let refcount: UInt64
@@ -387,7 +387,7 @@ struct Qcow2Checker {
 
     private mutating func mismatch(
         _ cluster: Int, _ refcount: UInt64, _ references: UInt64, _ repair: RepairMode,
-        _ store: RefcountStore,
+        _ store: Qcow2Allocator,
         _ report: (String) -> Void
     ) throws(BlockError) {
         hasWrongFlags = true

@@ -72,7 +72,7 @@ extension Qcow2Checker {
     }
 
     private mutating func checkTableFlag(
-        _ index: Int, _ store: RefcountStore, _ repair: Bool, _ report: (String) -> Void
+        _ index: Int, _ store: Qcow2Allocator, _ repair: Bool, _ report: (String) -> Void
     ) throws(BlockError) {
         let entry = tables.l1[index]
         guard let table = placedTable(entry) else { return }
@@ -116,7 +116,7 @@ extension Qcow2Checker {
 
     /// - Returns: whether entries in `buffer` were changed.
     private mutating func checkFlags(
-        in buffer: AlignedBuffer, _ store: RefcountStore, _ repair: Bool, _ report: (String) -> Void
+        in buffer: AlignedBuffer, _ store: Qcow2Allocator, _ repair: Bool, _ report: (String) -> Void
     ) throws(BlockError) -> Bool {
         var changed = false
         for index in 0..<layout.entriesPerL2Table {

@@ -153,7 +153,7 @@ extension Qcow2Driver: Creatable, Measurable {
         try BigEndianTable.write(table, to: file, at: layout.clusterSize)
         let l1Bytes = max(1, plan.header.l1Entries * 8).roundedUp(to: Qcow2.sectorBytes) ?? 0
         let end = plan.header.l1Offset + l1Bytes
-        if file.storage?.zeroInitialised != true {
+        if !file.isZeroInitialised {
             return try file.writeZeroes(at: plan.header.l1Offset, count: l1Bytes)
         }
         if try file.length() < end { try file.resize(to: end) }

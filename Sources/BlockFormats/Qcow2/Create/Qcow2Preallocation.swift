@@ -38,17 +38,21 @@ extension Qcow2Metadata {
     private func preallocateSome(
         _ guest: Range<Int>, _ mode: Preallocation, fileIsZero: Bool
     ) throws(BlockError) -> Int {
-        let plan = try plan(guest)
-        writesInFlight -= 1
-        guard let allocation = plan.allocation else { return plan.guest.upperBound }
-        let mustClear = header.isEncrypted ? !marksPreallocated : !fileIsZero && !allocation.isVirgin
-        try prepare(allocation.guest, at: allocation.hostOffset, mode, clears: mustClear)
-        if layout.hasSubclusters {
-            try linkPlaces(allocation)
-        } else {
-            try link(allocation, asZero: marksPreallocated)
+        var grant = try grant(guest, over: 0)
+        guard grant.isNew else { return grant.guest.upperBound }
+        let mustClear = header.isEncrypted ? !marksPreallocated : !fileIsZero && !grant.isVirgin
+        do throws(BlockError) {
+            try prepare(grant.units, at: grant.hostOffset, mode, clears: mustClear)
+            if layout.hasSubclusters {
+                try linkPlaces(&grant)
+            } else {
+                try link(&grant, asZero: marksPreallocated)
+            }
+        } catch {
+            giveBack(grant)
+            throw error
         }
-        return plan.guest.upperBound
+        return grant.guest.upperBound
     }
 
     /// Has the file reach to the clusters of a guest range, with zeroes in them where that is wanted.
@@ -138,51 +142,5 @@ extension Qcow2Layout {
             bytes.storeBigEndian(raw, at: index &* unit)
             raw &+= step
         }
-    }
-}
-
-extension RefcountStore {
-    /// As ``allocate(_:)``, for very many clusters: behind everything that is counted.
-    ///
-    /// - Parameter start: where to look for what is counted.
-    func allocate(_ count: Int, behindCountedFrom start: Int) throws(BlockError) -> Int {
-        file.emit(.clusterAllocate)
-        var first = start
-        try eachCounted(first..<max(first, endOfBlocks)) { cluster, _ in first = cluster + 1 }
-        guard count <= clusterLimit - first else {
-            throw BlockError(.noSpace, "The image file would become too large", path: file.filename)
-        }
-        // What counts them must not be placed among them.
-        let search = takeEnd(first + count)
-        defer { searchAgain(from: search) }
-        var counted = first
-        do throws(BlockError) {
-            while counted < first + count { counted += try countOnce(counted..<first + count) }
-            try placeGrownTable()
-        } catch {
-            giveBack(first..<counted)
-            throw error
-        }
-        return first
-    }
-
-    /// Gives the first of some clusters that are not counted yet, as many as one slice counts, a refcount of
-    /// one.
-    ///
-    /// - Returns: how many.
-    private func countOnce(_ clusters: Range<Int>) throws(BlockError) -> Int {
-        let first = clusters.lowerBound
-        // Makes the block, or the copy of it, that is changed.
-        try set(first, to: 1)
-        guard let (slot, entry, entries) = try slot(of: first) else { return 1 }
-        let count = min(clusters.count, entries - entry)
-        var bytes = cache.bytes(of: slot).mutableBytes
-        for index in entry..<entry + count {
-            RefcountEntries.set(&bytes, index, to: 1, order: layout.refcountOrder)
-        }
-        let start = RefcountEntries.byteRange(entry, order: layout.refcountOrder).lowerBound
-        let end = RefcountEntries.byteRange(entry + count - 1, order: layout.refcountOrder).upperBound
-        cache.markDirty(slot, start..<end)
-        return count
     }
 }

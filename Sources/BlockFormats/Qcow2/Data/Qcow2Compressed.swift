@@ -37,26 +37,24 @@ extension Qcow2Driver: CompressedWriting {
         guard payload.byteCount > 0, payload.byteCount < layout.clusterSize, layout.isAligned(offset) else {
             throw BlockError(.invalidArgument, "Compressed writes are of whole clusters", path: file.filename)
         }
-        let place = try metadata.withLock { tables throws(BlockError) -> CompressedPlace in
+        let unit = offset..<offset + layout.clusterSize
+        let grant = try metadata.begin(unit) { tables throws(BlockError) -> WriteGrant in
             try tables.beginLazyRefcounts()
             // Before the data, so that the file can end in the middle of a cluster.
             _ = try tables.changeableL2Slot(offset)
             let place = try tables.allocateBytes(payload.byteCount)
-            tables.writesInFlight += 1
-            return place
+            return WriteGrant(
+                new: unit, units: unit, at: place.hostOffset, in: file, rest: .keep,
+                tag: Qcow2Space.compressed(bytes: place.size))
         }
         do throws(BlockError) {
             file.emit(.writeCompressed)
-            try file.write(payload, at: place.hostOffset)
+            try file.write(payload, at: grant.hostOffset)
         } catch {
-            finishWrite { tables in tables.giveBack(place) }
+            metadata.giveBack(grant)
             throw error
         }
-        var failure: BlockError?
-        finishWrite { tables in
-            do throws(BlockError) { try tables.link(place, at: offset) } catch { failure = error }
-        }
-        if let failure { throw failure }
+        try metadata.link(grant)
     }
 }
 
@@ -85,7 +83,7 @@ extension Qcow2Metadata {
     }
 
     /// Room in the cluster that is partly used, going on into a new one where that follows it directly.
-    private func roomBehindLast(_ size: Int, _ store: RefcountStore) throws(BlockError) -> CompressedPlace? {
+    private func roomBehindLast(_ size: Int, _ store: Qcow2Allocator) throws(BlockError) -> CompressedPlace? {
         guard freeByteOffset > 0 else { return nil }
         let current = freeByteOffset >> layout.clusterBits
         let count = try store.refcount(of: current)
@@ -117,12 +115,11 @@ extension Qcow2Metadata {
         freeByteOffset = layout.isAligned(whole) ? 0 : whole
     }
 
-    /// A failure gives back what is not linked.
-    func link(_ place: CompressedPlace, at guestOffset: Int) throws(BlockError) {
-        do throws(BlockError) { try set(place, at: guestOffset) } catch {
-            giveBack(place)
-            throw error
-        }
+    /// Points a cluster's entry to its compressed bytes.
+    func linkCompressed(_ grant: inout WriteGrant) throws(BlockError) {
+        try set(
+            CompressedPlace(hostOffset: grant.hostOffset, size: grant.tag >> 2), at: grant.units.lowerBound)
+        grant.tag = Qcow2Space.inPlace
         if hasTooManyFrees { try commit() }
     }
 
@@ -140,11 +137,11 @@ extension Qcow2Metadata {
     }
 
     /// Frees bytes that no entry ever referred to.
-    func giveBack(_ place: CompressedPlace) {
+    func giveBackCompressed(_ grant: WriteGrant) {
         freeByteOffset = 0
         guard let store = try? refcounts() else { return }
-        let last = (place.hostOffset + place.size - 1) >> layout.clusterBits
-        for cluster in place.hostOffset >> layout.clusterBits...last {
+        let last = (grant.hostOffset + grant.tag >> 2 - 1) >> layout.clusterBits
+        for cluster in grant.hostOffset >> layout.clusterBits...last {
             _ = try? store.decrement(cluster)
         }
     }

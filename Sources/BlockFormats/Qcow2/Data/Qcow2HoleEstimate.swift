@@ -17,7 +17,7 @@ struct Qcow2HoleEstimate {
 
     /// `nil` where the answer is no: the file has all its space, or keeps no account of it.
     init?(_ tables: Qcow2Metadata) throws(BlockError) {
-        guard let allocated = tables.file.storage?.allocatedSize() else { return nil }
+        guard let allocated = tables.file.allocatedSize() else { return nil }
         let real = allocated >> tables.layout.clusterBits
         threshold = max(real + real / 9, real + 2)
         fileClusters = tables.layout.clusters(try tables.file.length())
@@ -27,7 +27,7 @@ struct Qcow2HoleEstimate {
     /// Looks at the next refcounts.
     ///
     /// - Returns: the answer, once it is known.
-    mutating func look(at store: RefcountStore) throws(BlockError) -> Bool? {
+    mutating func look(at store: Qcow2Allocator) throws(BlockError) -> Bool? {
         let perBlock = store.layout.refcountsPerBlock
         for _ in 0..<Self.looksAtOnce {
             if counted >= threshold || looks >= Self.maximumLooks { return true }

@@ -16,12 +16,7 @@ extension Qcow2Driver {
 
     /// Where the bytes at `offset` are, encrypted or not.
     func place(at offset: Int, limit: Int) throws(BlockError) -> Extent {
-        try metadata.withLock { tables throws(BlockError) -> Extent in
-            guard let table = try tables.l2TableOffset(offset) else {
-                return Extent(.unallocated, length: min(limit, tables.unmappedRun(offset, limit: limit)))
-            }
-            return try tables.extent(at: offset, limit: limit, table: table)
-        }
+        try metadata.withLock { tables throws(BlockError) in try tables.run(at: offset, limit: limit) }
     }
 
     public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
@@ -149,6 +144,14 @@ extension Qcow2Metadata {
         while index < last, l1[index] & L2Entry.offsetMask == 0 { index += 1 }
         let (end, overflow) = index.multipliedReportingOverflow(by: span)
         return (overflow || index >= l1.count ? Int.max : end) - guestOffset
+    }
+
+    /// Where the bytes at `offset` are, encrypted or not.
+    func run(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+        guard let table = try l2TableOffset(offset) else {
+            return Extent(.unallocated, length: min(limit, unmappedRun(offset, limit: limit)))
+        }
+        return try extent(at: offset, limit: limit, table: table)
     }
 
     /// The run of equal entries at `offset`, within one slice of its L2 table.

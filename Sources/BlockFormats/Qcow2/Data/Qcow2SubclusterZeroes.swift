@@ -2,33 +2,28 @@ import BlockCore
 
 extension Qcow2Driver {
     /// Makes subclusters read as zeroes by their bits. A cluster of which nothing is allocated any more goes.
+    /// Of a part of a compressed cluster no bit can tell: the run ends before it, or is it.
     ///
     /// - Parameters:
     ///   - range: whole subclusters, but for the end of the disk.
     ///   - mayUnmap: whether clusters may lose their place in the file.
-    /// - Returns: parts of compressed clusters, which no bit can tell of.
-    func zeroSubclusters(
-        _ range: Range<Int>, mayUnmap: Bool
-    ) throws(BlockError) -> [Range<Int>] {
+    func clearSubclusters(_ range: Range<Int>, mayUnmap: Bool) throws(BlockError) -> ClearStep {
         let discards = passesGuestDiscards && mayUnmap
-        var unchanged: [Range<Int>] = []
+        var done = range.lowerBound
+        var part = range.lowerBound..<range.lowerBound
         var given: [Range<Int>] = []
         var kept: [Range<Int>] = []
-        try metadata.withLock { tables throws(BlockError) in
+        let request = try metadata.begin(range) { tables throws(BlockError) -> WriteGrant in
             let unmaps = mayUnmap && !tables.keepsDiscarded
-            var guest = range.lowerBound
-            while guest < range.upperBound {
-                let cluster = layout.roundedDown(guest)
-                let part = guest..<min(range.upperBound, cluster + layout.clusterSize)
-                guest = part.upperBound
+            while done < range.upperBound {
+                let cluster = layout.roundedDown(done)
+                part = done..<min(range.upperBound, cluster + layout.clusterSize)
                 var mask = layout.subclusterMask(part, inCluster: cluster)
                 // Behind the end of the disk there is nothing to keep.
                 if part.upperBound >= virtualSize { mask |= ~(mask | (mask &- 1)) }
                 let old = try tables.entry(at: cluster)
-                if old.isCompressed && mask != .max {
-                    unchanged.append(part)
-                    continue
-                }
+                if old.isCompressed && mask != .max { break }
+                done = part.upperBound
                 let new = old.zeroed(mask, mayUnmap: unmaps)
                 if new == old { continue }
                 try tables.beginLazyRefcounts()
@@ -38,12 +33,15 @@ extension Qcow2Driver {
                 if mayUnmap && !unmaps && mask == .max && new.raw != 0 { kept.add(new.hostRange(layout)) }
                 if tables.hasTooManyFrees { try tables.commit() }
             }
-            if !discards { kept = [] }
-            if !kept.isEmpty { tables.writesInFlight += 1 }
+            return WriteGrant(inPlace: range, at: 0, in: file)
         }
-        if discards { given.forEach(giveBack) }
-        try emptyKept(kept)
-        return unchanged
+        defer { metadata.end(request) { _ in } }
+        if discards {
+            given.forEach(giveBack)
+            try emptyKept(kept)
+        }
+        let length = done - range.lowerBound
+        return length > 0 ? ClearStep(.done, length: length) : ClearStep(.store, length: part.count)
     }
 }
 

@@ -153,8 +153,8 @@ extension Qcow2Metadata {
 
     // MARK: Writing
 
-    /// As ``plan(_:)``: where the first part of a write goes, and which subclusters it has to complete.
-    func planSubclusters(_ guest: Range<Int>) throws(BlockError) -> Qcow2Driver.WritePlan {
+    /// As ``grant(_:over:)``: where the first part of a write goes, and which subclusters it has to complete.
+    func grantSubclusters(_ guest: Range<Int>) throws(BlockError) -> WriteGrant {
         let start = guest.lowerBound
         let inside = start & (layout.clusterSize - 1)
         let (slot, first) = try changeableL2Slot(start)
@@ -182,48 +182,37 @@ extension Qcow2Metadata {
             if next.allocatedSubclusters & touched != touched { isAllocated = false }
         }
         if isAllocated {
-            writesInFlight += 1
-            return Qcow2Driver.WritePlan(guest: part, hostOffset: entry.hostOffset + inside, allocation: nil)
+            return WriteGrant(inPlace: part, at: entry.hostOffset + inside, in: data.node)
         }
         let last = cachedEntry(slot, first + count - 1)
-        let allocation = try allocateSubclusters(clusters, for: part, entry, last, isOwn: isOwn)
-        writesInFlight += 1
-        return Qcow2Driver.WritePlan(
-            guest: part, hostOffset: allocation.hostOffset + start - allocation.guest.lowerBound,
-            allocation: allocation)
+        return try allocateSubclusters(clusters, for: part, entry, last, isOwn: isOwn)
     }
 
     /// Finds place for `used`, and says what is to be completed: only subclusters that it touches, but all
     /// that is allocated of a cluster that is shared or compressed.
     private func allocateSubclusters(
         _ clusters: Range<Int>, for used: Range<Int>, _ first: L2Entry, _ last: L2Entry, isOwn: Bool
-    ) throws(BlockError) -> Qcow2Driver.Allocation {
+    ) throws(BlockError) -> WriteGrant {
         let lastCluster = clusters.upperBound - layout.clusterSize
         let lower = completedStart(used.lowerBound, first, cluster: clusters.lowerBound, isOwn: isOwn)
         var upper = completedEnd(used.upperBound, last, cluster: lastCluster, isOwn: isOwn)
         if data.isExternal { upper = min(upper, max(used.upperBound, header.virtualSize)) }
-        var allocation = Qcow2Driver.Allocation(
-            guest: lower..<upper, hostOffset: 0, isVirgin: false, isReused: isOwn, headKind: .data,
-            tailKind: .data)
+        var grant = WriteGrant(
+            new: used, units: lower..<upper, at: first.hostOffset, in: data.node, rest: .old,
+            tag: isOwn ? Qcow2Space.reused : Qcow2Space.new)
         if lower >= used.lowerBound - used.lowerBound % layout.subclusterSize {
-            allocation.headKind = first.kind(ofSubcluster: layout.subcluster(used.lowerBound), layout)
+            grant.head = first.kind(ofSubcluster: layout.subcluster(used.lowerBound), layout).rest
         }
         if upper <= layout.roundedUpToSubcluster(used.upperBound) {
-            allocation.tailKind = last.kind(ofSubcluster: layout.subcluster(used.upperBound - 1), layout)
+            grant.tail = last.kind(ofSubcluster: layout.subcluster(used.upperBound - 1), layout).rest
         }
-        var place = first.hostOffset
         if data.isExternal {
-            place = clusters.lowerBound
+            grant.hostOffset = clusters.lowerBound
         } else if !isOwn {
-            try beginLazyRefcounts()
-            let store = try refcounts()
-            let virgin = store.virginCluster
-            let cluster = try store.allocate(clusters.count >> layout.clusterBits)
-            place = cluster << layout.clusterBits
-            allocation.isVirgin = cluster >= virgin && data.isZeroInitialised
+            try takeClusters(clusters.count >> layout.clusterBits, for: &grant)
         }
-        allocation.hostOffset = place + lower - clusters.lowerBound
-        return allocation
+        grant.hostOffset += lower - clusters.lowerBound
+        return grant
     }
 
     private func completedStart(_ offset: Int, _ entry: L2Entry, cluster: Int, isOwn: Bool) -> Int {
@@ -255,27 +244,28 @@ extension Qcow2Metadata {
     }
 
     /// As ``link(_:asZero:)``: what was filled becomes allocated, other subclusters stay what they are.
-    func linkSubclusters(_ allocation: Qcow2Driver.Allocation, asZero: Bool) throws(BlockError) {
-        try eachCluster(of: allocation) { guest, host throws(BlockError) in
+    func linkSubclusters(_ grant: inout WriteGrant, asZero: Bool) throws(BlockError) {
+        let units = grant.units
+        try eachCluster(of: &grant) { guest, host, isReused throws(BlockError) in
             let old = try entry(at: guest)
-            let filled = layout.subclusterMask(allocation.guest, inCluster: guest)
+            let filled = layout.subclusterMask(units, inCluster: guest)
             let zero = old.isCompressed ? 0 : old.zeroSubclusters
-            let kept = allocation.isReused ? old.allocatedSubclusters : 0
+            let kept = isReused ? old.allocatedSubclusters : 0
             let new = L2Entry.data(at: host)
             try setEntry(
                 at: guest,
                 to: asZero
                     ? new.with(allocated: kept & ~filled, zero: zero | filled)
                     : new.with(allocated: kept | filled, zero: zero & ~filled))
-            if !allocation.isReused { release(old) }
+            if !isReused { release(old) }
         }
         if hasTooManyFrees { try commit() }
     }
 
     /// Gives clusters a place, while their subclusters stay what they are: unallocated or zero.
-    func linkPlaces(_ allocation: Qcow2Driver.Allocation) throws(BlockError) {
-        if allocation.isReused { return }
-        try eachCluster(of: allocation) { guest, host throws(BlockError) in
+    func linkPlaces(_ grant: inout WriteGrant) throws(BlockError) {
+        if grant.tag == Qcow2Space.reused { return }
+        try eachCluster(of: &grant) { guest, host, _ throws(BlockError) in
             let old = try entry(at: guest)
             try setEntry(at: guest, to: L2Entry(raw: L2Entry.data(at: host).raw, bitmap: old.bitmap))
         }

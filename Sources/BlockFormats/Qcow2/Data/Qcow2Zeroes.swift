@@ -1,41 +1,28 @@
 import BlockCore
 
-extension Qcow2Driver: ZeroWriting, Discarding {
+/// Zeroes and discards are done by entries alone, many clusters under one hold of the lock, with the file's
+/// space given back after it: nothing of that is the node's to do.
+extension Qcow2Driver {
     public var zeroGranularity: Int { layout.subclusterSize }
     public var discardGranularity: Int { layout.subclusterSize }
     /// Version 2 has no mark.
     public var marksZeroes: Bool { layout.version >= 3 }
 
-    public func writeZeroes(
-        at offset: Int, count: Int, mayUnmap: Bool, old: any GuestReader
-    ) throws(BlockError) -> Bool {
-        let range = offset..<offset + count
-        let hasBacking = old.hasBacking(in: range)
+    public func clear(
+        _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
+    ) throws(BlockError) -> ClearStep {
+        let mayUnmap = mode != .zero(keepsSpace: true)
         // Version 2 cannot say "zero": only "not here", which is zero when nothing is below.
-        if layout.version < 3 && (hasBacking || !mayUnmap) { return false }
-        try clearRawData(range, flags: mayUnmap ? .mayUnmap : [])
-        if layout.hasSubclusters {
-            for part in try zeroSubclusters(range, mayUnmap: mayUnmap) {
-                try write(AlignedBuffer(count: part.count, zeroed: true).bytes, at: part.lowerBound, old: old)
-            }
-            return true
+        if layout.version < 3 && (range.lowerBound < backingEnd || !mayUnmap) {
+            return ClearStep(.store, length: range.count)
         }
-        try eachCluster(range, mayUnmap: mayUnmap)
-        return true
-    }
-
-    public func discard(at offset: Int, count: Int, old: any GuestReader) throws(BlockError) {
-        let range = offset..<offset + count
-        let hasBacking = old.hasBacking(in: range)
-        if layout.version < 3 && hasBacking { return }
-        try clearRawData(range, flags: .mayUnmap)
-        if layout.hasSubclusters {
-            // Parts of compressed clusters are left alone.
-            _ = try zeroSubclusters(range, mayUnmap: true)
-            return
+        try clearRawData(range, flags: mode.flags)
+        guard layout.hasSubclusters else {
+            // What is below, now or later, must not show through where the guest has discarded.
+            try eachCluster(range, mayUnmap: mayUnmap)
+            return ClearStep(.done, length: range.count)
         }
-        // What is below, now or later, must not show through where the guest has discarded.
-        try eachCluster(range, mayUnmap: true)
+        return try clearSubclusters(range, mayUnmap: mayUnmap)
     }
 
     /// A raw data file is the disk without any entry's help.
@@ -66,7 +53,7 @@ extension Qcow2Driver: ZeroWriting, Discarding {
         let discards = passesGuestDiscards
         var given: [Range<Int>] = []
         var kept: [Range<Int>] = []
-        try metadata.withLock { tables throws(BlockError) in
+        let request = try metadata.begin(range) { tables throws(BlockError) -> WriteGrant in
             let unmaps = mayUnmap && !tables.keepsDiscarded
             var guest = range.lowerBound
             while guest < range.upperBound {
@@ -86,21 +73,20 @@ extension Qcow2Driver: ZeroWriting, Discarding {
                 }
                 guest += layout.clusterSize
             }
-            if !discards { kept = [] }
-            if !kept.isEmpty { tables.writesInFlight += 1 }
+            return WriteGrant(inPlace: range, at: 0, in: file)
         }
-        if discards { given.forEach(giveBack) }
+        defer { metadata.end(request) { _ in } }
+        guard discards else { return }
+        given.forEach(giveBack)
         try emptyKept(kept)
     }
 
-    /// Discards what lies in clusters that keep their place and read as zeroes, as a planned write, and ends
-    /// that.
+    /// Discards what lies in clusters that keep their place and read as zeroes, while the request is in flight.
     ///
     /// Where a hole is no zeroes to the reader, the entries that say so are durable before.
     func emptyKept(_ ranges: [Range<Int>]) throws(BlockError) {
         if ranges.isEmpty { return }
-        defer { finishWrite { _ in } }
-        if !data.isZeroInitialised { try metadata.flushTables() }
+        if !data.isZeroInitialised { try metadata.flush() }
         let end = data.isExternal ? virtualSize : Int.max
         for range in ranges where range.lowerBound < end {
             try? data.discard(at: range.lowerBound, count: min(range.upperBound, end) - range.lowerBound)

@@ -72,7 +72,6 @@ extension Qcow2Driver: SnapshotCapable {
             }
             tables.discardUnused(replaced)
             tables.savedStateBytes = 0
-            setVirtualSize(size)
         }
     }
 
@@ -122,7 +121,7 @@ extension Qcow2Driver: SnapshotCapable {
             else { throw tables.corrupt("The snapshot's L1 table is too small for its disk size") }
             tables.l1 = try tables.snapshotL1(found)
             tables.l2Cache.discardAll()
-            setVirtualSize(size)
+            tables.selectedSize = size
         }
     }
 }
@@ -327,7 +326,7 @@ extension Qcow2Metadata {
         try barrier()
     }
 
-    private func setCopiedFlags(table: Int, _ store: RefcountStore) throws(BlockError) {
+    private func setCopiedFlags(table: Int, _ store: Qcow2Allocator) throws(BlockError) {
         for index in 0..<layout.entriesPerL2Table {
             let (slot, entry) = try l2Slot(table: table, index: index)
             let old = cachedEntry(slot, entry)

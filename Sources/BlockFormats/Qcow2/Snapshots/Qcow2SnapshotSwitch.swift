@@ -15,7 +15,7 @@ import BlockCore
 /// state after, without a leak; and a failure leaves nothing to repair. Used under the driver's lock.
 struct Qcow2SnapshotSwitch {
     let tables: Qcow2Metadata
-    private let store: RefcountStore
+    private let store: Qcow2Allocator
     /// What the header becomes.
     var header: Qcow2Header
     /// What the active L1 table becomes, and whether it is a new one.
@@ -27,7 +27,7 @@ struct Qcow2SnapshotSwitch {
     private var layout: Qcow2Layout { tables.layout }
 
     /// - Parameter store: of the same image, keeping a shadow.
-    private init(_ tables: Qcow2Metadata, _ store: RefcountStore) {
+    private init(_ tables: Qcow2Metadata, _ store: Qcow2Allocator) {
         self.tables = tables
         self.store = store
         header = tables.header

@@ -8,7 +8,9 @@ extension Qcow2Driver: VMStateCapable {
     }
 
     /// Order of writes: a longer L1 table in a new place before the header points to it; then as any write.
-    public func saveVMState(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
+    public func saveVMState(
+        _ bytes: RawSpan, at offset: Int, guest: GuestAccess
+    ) throws(BlockError) {
         let count = bytes.byteCount
         file.emit(.stateSave)
         let start = try exclusively { tables throws(BlockError) -> Int in
@@ -18,7 +20,7 @@ extension Qcow2Driver: VMStateCapable {
             try tables.checkMayShare()
             return try tables.makeStateRoom(for: offset, count: count)
         }
-        try write(bytes, at: start, old: StateReader(self))
+        try guest.write(bytes, at: start)
         metadata.withLock { $0.savedStateBytes = max($0.savedStateBytes, offset + count) }
     }
 
@@ -49,19 +51,6 @@ extension Qcow2Driver: VMStateCapable {
             done += run
         }
     }
-}
-
-/// What copy-on-write of saved state reads from: no backing file has any of it.
-private final class StateReader: GuestReader {
-    private let driver: Qcow2Driver
-
-    init(_ driver: Qcow2Driver) { self.driver = driver }
-
-    func readOld(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
-        try driver.readState(into: &buffer, at: offset)
-    }
-
-    func hasBacking(in range: Range<Int>) -> Bool { false }
 }
 
 extension Qcow2Metadata {

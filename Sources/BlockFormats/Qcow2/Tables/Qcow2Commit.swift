@@ -59,7 +59,7 @@ extension Qcow2Metadata {
 
     /// - Returns: whether the cluster's space is to go back to the file system.
     private func apply(
-        _ free: PendingFree, to cluster: Int, _ store: RefcountStore
+        _ free: PendingFree, to cluster: Int, _ store: Qcow2Allocator
     ) throws(BlockError) -> Bool {
         let refcount = try store.refcount(of: cluster)
         if free.leavesDamage {
@@ -127,7 +127,7 @@ extension Qcow2Metadata {
     }
 
     /// Whether the table outgrew the one that the header in the file points to.
-    func needsRefcountTable(_ store: RefcountStore) -> Bool {
+    func needsRefcountTable(_ store: Qcow2Allocator) -> Bool {
         store.needsPlacing || store.tableOffset != header.refcountTableOffset
     }
 
@@ -136,7 +136,7 @@ extension Qcow2Metadata {
         if let store = loadedRefcounts { try writeRefcounts(store) }
     }
 
-    private func writeRefcounts(_ store: RefcountStore) throws(BlockError) {
+    private func writeRefcounts(_ store: Qcow2Allocator) throws(BlockError) {
         if store.needsPlacing { try store.placeTable() }
         if needsRefcountTable(store) {
             let old = header.refcountTableOffset >> layout.clusterBits
@@ -150,13 +150,13 @@ extension Qcow2Metadata {
                 }
             }
         }
-        try store.writeBack { () throws(BlockError) in try barrier() }
+        try store.writeBack()
         hasUnflushedWrites = true
     }
 
     /// Makes the header point to the refcount table's new place, durably. The header in memory changes only
     /// when that worked, so that a failure is tried again.
-    private func pointToRefcountTable(_ store: RefcountStore) throws(BlockError) {
+    private func pointToRefcountTable(_ store: Qcow2Allocator) throws(BlockError) {
         try barrier()
         var changed = header
         changed.refcountTableOffset = store.tableOffset
@@ -241,8 +241,9 @@ extension Qcow2Metadata {
         try file.write(zeroes.span.bytes, at: offset + bytes)
     }
 
-    /// Forgets every change that is not in the file, as far as it can still be read.
+    /// Forgets every change that is not in the file, as far as it can still be read, header and all.
     func abandonChanges() {
+        if let stored = try? Qcow2Driver.readHeader(file) { header = stored }
         hasUnflushedWrites = false
         loadedRefcounts = nil
         bitmaps = nil

@@ -8,8 +8,9 @@ extension Qcow2Metadata {
         var frees: [PendingFree] = []
     }
 
-    /// In the same order as ``commit()``. A refcount table that moves is written with the lock: the header
-    /// follows it.
+    /// In the same order as ``commit()``. A refcount table that moves is written, and the file flushed, with
+    /// the lock: the header's sector follows the table, other changes write the same sector, and what the
+    /// table grows by meanwhile would belong to neither place. It happens once in thousands of blocks.
     func takeChanges() throws(BlockError) -> TableWrites? {
         try checkSound()
         if headerIsUncertain { try restoreHeader() }
@@ -62,28 +63,5 @@ extension Qcow2Metadata {
         pendingFrees += waiting
         guard let store = loadedRefcounts, store.dirtyTable == nil, !needsRefcountTable(store) else { return }
         try? commitRefcounts()
-    }
-}
-
-extension RefcountStore {
-    /// Takes out changed entries of the table, to be written without the lock.
-    fileprivate func takeTableChanges() -> [TableWrites.Part] {
-        (heldTable, dirtyTable) = (dirtyTable, nil)
-        return heldTable.map { [BigEndianTable.part(table, $0, at: tableOffset)] } ?? []
-    }
-
-    /// Lets go of what was taken out; after a failure it is changed again.
-    fileprivate func settle(failed: Bool) {
-        cache.settle(failed: failed)
-        if failed { dirtyTable = dirtyTable.union(heldTable) }
-        heldTable = nil
-    }
-}
-
-extension Range<Int>? {
-    /// The smallest range with both in it.
-    fileprivate func union(_ other: Range<Int>?) -> Range<Int>? {
-        guard let self, let other else { return self ?? other }
-        return Swift.min(self.lowerBound, other.lowerBound)..<Swift.max(self.upperBound, other.upperBound)
     }
 }

@@ -8,7 +8,7 @@ import BlockCore
 /// the L2 entries that refer to them; after another, the L1 entries that refer to new L2 tables; after the
 /// last, refcounts of what is no longer referred to go down. A crash between any two leaves leaks at worst.
 /// Unchecked: only the driver's monitor hands it from thread to thread.
-final class Qcow2Metadata: FlushableTables, RefcountOwner, @unchecked Sendable {
+final class Qcow2Metadata: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
     let file: BlockNode
     /// Where the guest's plain data is.
     let data: GuestData
@@ -22,15 +22,13 @@ final class Qcow2Metadata: FlushableTables, RefcountOwner, @unchecked Sendable {
     var writes: TableWrites?
     var held = Held()
     /// Loaded when first needed: reading guest data takes no refcounts.
-    var loadedRefcounts: RefcountStore?
+    var loadedRefcounts: Qcow2Allocator?
     /// Clusters that lose a reference once the L2 and L1 entries without it are durable.
     var pendingFrees: [PendingFree] = []
     /// Data or metadata went to the file since the last barrier.
     var hasUnflushedWrites = false
     /// Where the next compressed cluster goes, if its host cluster has room; 0 for nowhere.
     var freeByteOffset = 0
-    /// Requests that write to clusters: new ones without an L2 entry yet, or the guest's own.
-    var writesInFlight = 0
     /// Refcounts need not be up to date in the file, because the dirty bit says so.
     var refcountsAreLazy = false
     /// A change of many entries failed half-way: the dirty bit stays for the next who opens the image.
@@ -38,6 +36,10 @@ final class Qcow2Metadata: FlushableTables, RefcountOwner, @unchecked Sendable {
     /// How much machine state was saved and is in no snapshot yet, in bytes.
     var savedStateBytes = 0
     var isReadOnly: Bool
+    /// The disk size of the snapshot that is read instead of the current state.
+    var selectedSize: Int?
+    var virtualSize: Int { selectedSize ?? header.virtualSize }
+    var backing: BackingReference? { header.backing }
     /// Which freed clusters' space goes back to the file system.
     var passesDiscards = Qcow2PassedDiscards()
     /// What writes are kept away from.
@@ -102,17 +104,15 @@ final class Qcow2Metadata: FlushableTables, RefcountOwner, @unchecked Sendable {
     }
 
     /// The refcounts, loaded on first use.
-    func refcounts() throws(BlockError) -> RefcountStore {
+    func refcounts() throws(BlockError) -> Qcow2Allocator {
         if let loadedRefcounts { return loadedRefcounts }
-        let store = try RefcountStore(
+        let store = try Qcow2Allocator(
             file: file, layout: layout, tableOffset: header.refcountTableOffset,
             tableClusters: header.refcountTableClusters, cacheBytes: caches.refcountBytes)
-        store.owner = self
+        store.clusterGuard = self
         loadedRefcounts = store
         return store
     }
-
-    func willMakeBlock(_ cluster: Int) { protection?.filter.insert(cluster) }
 
     /// Goes on with a header that was made durable, whose version or refcounts may be others. Nothing that
     /// was changed waits to be written.
@@ -131,11 +131,7 @@ final class Qcow2Metadata: FlushableTables, RefcountOwner, @unchecked Sendable {
         if value & L2Entry.offsetMask != 0 {
             _ = protection?.filter.insert(Int(value & L2Entry.offsetMask) >> layout.clusterBits)
         }
-        let range = index..<index + 1
-        dirtyL1 =
-            dirtyL1.map {
-                min($0.lowerBound, range.lowerBound)..<max($0.upperBound, range.upperBound)
-            } ?? range
+        dirtyL1 = dirtyL1.union(index..<index + 1)
     }
 
     /// The L2 table that maps a guest offset, or `nil` when there is none.

@@ -75,12 +75,13 @@ extension Qcow2Metadata {
         if protection.guardedAreas.contains(cluster) { return true }
         let offset = UInt64(cluster) << UInt64(layout.clusterBits)
         if protection.inactiveTables.contains(offset) { return true }
-        guard protection.filter.mayContain(cluster) else { return false }
-        if overlapChecks.contains(.activeL2), l1.contains(where: { $0 & L2Entry.offsetMask == offset }) {
+        if overlapChecks.contains(.activeL2), protection.filter.mayContain(cluster),
+            hasActiveTable(at: cluster)
+        {
             return true
         }
         guard overlapChecks.contains(.refcountBlock) else { return false }
-        return try refcounts().table.contains { $0 & L2Entry.offsetMask == offset }
+        return try refcounts().isBlock(cluster)
     }
 
     /// Where the L2 tables of snapshots are; empty unless writes are to be checked against them.

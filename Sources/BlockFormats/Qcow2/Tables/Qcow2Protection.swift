@@ -35,7 +35,7 @@ struct ClusterFilter {
 struct Qcow2Protection {
     /// Everything but refcount blocks and L2 tables.
     var areas = ClusterRanges([])
-    /// Refcount blocks and L2 tables.
+    /// L2 tables; the allocator knows the refcount blocks (``Qcow2Allocator/isBlock(_:)``).
     var filter = ClusterFilter()
     /// Those of ``areas`` that writes are checked against.
     var guardedAreas = ClusterRanges([])
@@ -84,7 +84,6 @@ extension Qcow2Metadata {
             throw condemn("Metadata overlaps at cluster \(cluster)")
         }
         var filter = ClusterFilter()
-        for entry in store.table where entry & L2Entry.offsetMask != 0 { filter.insert(cluster(of: entry)) }
         // Tables that are shared are copied before they are changed, so they may be shared in any way.
         for entry in l1 where entry & L2Entry.offsetMask != 0 { filter.insert(cluster(of: entry)) }
         var found = Qcow2Protection(areas: areas, filter: filter)
@@ -105,7 +104,7 @@ extension Qcow2Metadata {
 
     /// The first cluster that is found to be used twice: by areas, then by tables of one cluster each. Looks
     /// at the latter part by part, in memory that does not grow with the image.
-    private func firstOverlap(_ areas: ClusterRanges, _ store: RefcountStore) -> Int? {
+    private func firstOverlap(_ areas: ClusterRanges, _ store: Qcow2Allocator) -> Int? {
         if let overlap = areas.overlaps.first { return overlap.lowerBound }
         var start = 0
         while start < store.virginCluster {
@@ -130,7 +129,7 @@ extension Qcow2Metadata {
     private func cluster(of entry: UInt64) -> Int { Int(entry & L2Entry.offsetMask) >> layout.clusterBits }
 
     /// The first refcount block or unshared L2 table for whose cluster `isMeant` holds.
-    private func firstOwnCluster(_ store: RefcountStore, _ isMeant: (Int) -> Bool) -> Int? {
+    private func firstOwnCluster(_ store: Qcow2Allocator, _ isMeant: (Int) -> Bool) -> Int? {
         for entry in store.table where entry & L2Entry.offsetMask != 0 && isMeant(cluster(of: entry)) {
             return cluster(of: entry)
         }
@@ -194,10 +193,8 @@ extension Qcow2Metadata {
         try protectMetadata()
         guard let protection else { return false }
         if protection.areas.contains(cluster) { return true }
-        guard protection.filter.mayContain(cluster) else { return false }
-        let offset = UInt64(cluster) << UInt64(layout.clusterBits)
-        if l1.contains(where: { $0 & L2Entry.offsetMask == offset }) { return true }
-        return try refcounts().table.contains { $0 & L2Entry.offsetMask == offset }
+        if protection.filter.mayContain(cluster), hasActiveTable(at: cluster) { return true }
+        return try refcounts().isBlock(cluster)
     }
 
     /// Whether metadata other than L2 tables lies in a cluster.
@@ -205,9 +202,13 @@ extension Qcow2Metadata {
         try protectMetadata()
         guard let protection else { return false }
         if protection.areas.contains(cluster) { return true }
-        guard protection.filter.mayContain(cluster) else { return false }
+        return try refcounts().isBlock(cluster)
+    }
+
+    /// Whether an entry of the active L1 table refers to a cluster.
+    func hasActiveTable(at cluster: Int) -> Bool {
         let offset = UInt64(cluster) << UInt64(layout.clusterBits)
-        return try refcounts().table.contains { $0 & L2Entry.offsetMask == offset }
+        return l1.contains { $0 & L2Entry.offsetMask == offset }
     }
 
     /// Whether a cluster whose refcount is zero may be given out.

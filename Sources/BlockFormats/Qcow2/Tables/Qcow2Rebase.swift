@@ -16,7 +16,6 @@ extension Qcow2Driver: Rebasable {
                 throw error.concerning(tables.file.filename)
             }
         }
-        setBacking(backing)
     }
 }
 

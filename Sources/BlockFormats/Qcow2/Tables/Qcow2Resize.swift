@@ -3,24 +3,18 @@ import BlockCore
 extension Qcow2Driver: Resizable {
     /// Order of writes when growing: what the new space must not show is overwritten, durably; then the size.
     public func resize(
-        to virtualSize: Int, preallocation: Preallocation, old: any GuestReader
+        to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
         try checkSize(virtualSize)
         let before = self.virtualSize
         try exclusively { tables throws(BlockError) in try tables.beginBitmapResize(to: virtualSize) }
-        // After a failure the guest must see the size that the header in memory has.
-        defer {
-            metadata.withLock { tables in
-                setVirtualSize(tables.header.virtualSize)
-                tables.endBitmapResize()
-            }
-        }
+        defer { metadata.withLock { $0.endBitmapResize() } }
         guard virtualSize > before else {
             return try exclusively { tables throws(BlockError) in try tables.shrink(to: virtualSize) }
         }
         try exclusively { tables throws(BlockError) in try tables.makeRoom(for: virtualSize) }
-        try clearTail(before..<min(virtualSize, before.roundedUp(to: layout.clusterSize) ?? virtualSize), old)
-        try hideBacking(before..<virtualSize, old)
+        try guest.clearTail(before..<min(virtualSize, before.roundedUp(to: layout.clusterSize) ?? virtualSize))
+        try guest.hideBacking(before..<virtualSize)
         try growData(before..<virtualSize, preallocation)
         try exclusively { tables throws(BlockError) in
             try tables.commit()
@@ -30,15 +24,15 @@ extension Qcow2Driver: Resizable {
             guard mode != .off else { return }
             try tables.preallocateGrowth(before..<virtualSize, mode)
         }
-        if preallocation != .off { try allocateLastCluster(before..<virtualSize, old) }
+        if preallocation != .off { try allocateLastCluster(before..<virtualSize, guest) }
     }
 
     /// Gives the cluster that was the last one, and not whole, its space: the first of `added` lie in it.
-    private func allocateLastCluster(_ added: Range<Int>, _ old: any GuestReader) throws(BlockError) {
+    private func allocateLastCluster(_ added: Range<Int>, _ guest: GuestAccess) throws(BlockError) {
         let end = added.lowerBound.roundedUp(to: layout.clusterSize) ?? added.upperBound
         let count = min(end, added.upperBound) - added.lowerBound
         guard count > 0 else { return }
-        try write([UInt8](repeating: 0, count: count).span.bytes, at: added.lowerBound, old: old)
+        try guest.write([UInt8](repeating: 0, count: count).span.bytes, at: added.lowerBound)
         try exclusively { tables throws(BlockError) in try tables.commit() }
     }
 
@@ -204,7 +198,7 @@ extension Qcow2Metadata {
     /// Gives up refcount blocks that count nothing any more.
     private func dropEmptyRefcountBlocks() throws(BlockError) {
         try protectMetadata()
-        try refcounts().dropEmptyBlocks { () throws(BlockError) in try barrier() }
+        try refcounts().dropEmptyBlocks()
         protection = nil
         try commit()
     }

@@ -1,10 +1,12 @@
 import BlockCore
 
 /// Limits the speed of reads and writes by making them wait. Thread-safe.
-public final class ThrottleDriver: FilterDriver {
+///
+/// `driver=throttle,file.filename=…,limits.bps-total=…,limits.iops-total=…`
+public final class ThrottleDriver: OpenableFilter {
     public static let name = "throttle"
 
-    public let below: any ProtocolDriver
+    public let child: BlockNode
     private struct Limits {
         var bytes: Throttle
         var operations: Throttle
@@ -20,14 +22,24 @@ public final class ThrottleDriver: FilterDriver {
     ///   - now: a monotonic clock in nanoseconds.
     ///   - sleep: waits that many nanoseconds.
     public init(
-        over below: any ProtocolDriver, bytes: Throttle, operations: Throttle = Throttle(unitsPerSecond: 0),
+        over child: BlockNode, bytes: Throttle, operations: Throttle = Throttle(unitsPerSecond: 0),
         now: @escaping @Sendable () -> Int = MonotonicClock.nanoseconds,
         sleep: @escaping @Sendable (Int) -> Void = WorkerThreads.sleep(nanoseconds:)
     ) {
-        self.below = below
+        self.child = child
         limits = Monitor(Limits(bytes: bytes, operations: operations))
         self.now = now
         self.sleep = sleep
+    }
+
+    public static func open(
+        _ request: FilterRequest, options: inout OptionTree
+    ) throws(BlockError) -> ThrottleDriver {
+        let bytes = try options.takeSize("limits.bps-total") ?? 0
+        let operations = try options.takeSize("limits.iops-total") ?? 0
+        return ThrottleDriver(
+            over: try request.openChild(), bytes: Throttle(unitsPerSecond: bytes),
+            operations: Throttle(unitsPerSecond: operations))
     }
 
     private func wait(for count: Int) {
@@ -40,21 +52,21 @@ public final class ThrottleDriver: FilterDriver {
 
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         wait(for: buffer.byteCount)
-        try below.read(into: &buffer, at: offset)
+        try child.read(into: &buffer, at: offset)
     }
 
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         wait(for: bytes.byteCount)
-        try below.write(bytes, at: offset)
+        try child.write(bytes, at: offset)
     }
 
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
         wait(for: count)
-        try below.writeZeroes(at: offset, count: count, flags: flags)
+        try child.writeZeroes(at: offset, count: count, flags: flags)
     }
 
     public func discard(at offset: Int, count: Int) throws(BlockError) {
         wait(for: 0)
-        try below.discard(at: offset, count: count)
+        try child.discard(at: offset, count: count)
     }
 }

@@ -1,9 +1,16 @@
 import BlockCore
 
+extension ParallelsDriver: LegacyWriting {}
+extension QedDriver: LegacyWriting {}
+extension QcowDriver: LegacyWriting {}
+extension VhdxDriver: LegacyWriting {}
+extension VmdkDriver: LegacyWriting {}
+extension VhdDriver: LegacyWriting {}
+
 /// The metadata of an image between opening and closing: what of it is in memory, and when the file gets it.
 ///
 /// Not thread-safe: the driver's lock guards it.
-protocol SessionState: FlushableTables {
+protocol LegacySessionState: FlushableTables {
     /// Whether the file takes no changes now.
     var isReadOnly: Bool { get set }
     /// Whether no request is under way that has space without an entry that refers to it.
@@ -21,16 +28,16 @@ protocol SessionState: FlushableTables {
     mutating func finish() throws(BlockError)
 }
 
-/// A driver that keeps its metadata in a ``SessionState`` behind one lock.
-protocol SessionFormat: FormatDriver {
-    associatedtype State: SessionState
+/// A driver that keeps its metadata in a ``LegacySessionState`` behind one lock.
+protocol LegacySessionFormat: FormatDriver {
+    associatedtype State: LegacySessionState
     var state: Monitor<State> { get }
 
     /// Called with the lock held when the image takes changes from now on, or no more.
     func modeChanged(_ state: State)
 }
 
-extension SessionFormat {
+extension LegacySessionFormat {
     func modeChanged(_ state: State) {}
 
     /// Runs `body` when the tables are at rest.

@@ -1,6 +1,6 @@
 import BlockCore
 
-/// What a ``DebugDriver`` tells the driver above of its storage: how requests have to be aligned, and how
+/// What a ``DebugDriver`` tells the driver above of the node below: how requests have to be aligned, and how
 /// long they may be. All in bytes; 0 where nothing is asked for.
 struct DebugLimits: Sendable {
     /// Parts of blocks of this size are read and written as whole blocks.
@@ -17,12 +17,12 @@ struct DebugLimits: Sendable {
     /// Takes the limits out of `options`.
     ///
     /// - Throws: `invalidArgument` for those that contradict each other.
-    init(_ options: inout OptionTree, over below: any ProtocolDriver) throws(BlockError) {
+    init(_ options: inout OptionTree, over child: BlockNode) throws(BlockError) {
         alignment = try options.takeSize("align") ?? 0
         if alignment > 0, alignment >= Int32.max || !alignment.isPowerOfTwo {
             throw Self.contradiction("align", alignment)
         }
-        let unit = max(alignment, below.requestAlignment)
+        let unit = max(alignment, child.requestAlignment)
         maximumTransfer = try Self.take("max-transfer", &options, unit)
         zeroAlignment = try Self.take("opt-write-zero", &options, unit)
         maximumZero = try Self.take("max-write-zero", &options, max(zeroAlignment, unit))

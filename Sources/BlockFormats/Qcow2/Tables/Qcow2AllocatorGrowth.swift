@@ -5,7 +5,7 @@ import BlockCore
 /// The order: the new place is taken and filled as soon as the table outgrows the old one, so that clusters
 /// that only a larger table can count are refused on a full disk; with the next commit, the blocks, then the
 /// table in its new place; a barrier; the header that points there; a barrier; then the old place is free.
-extension RefcountStore {
+extension Qcow2Allocator {
     /// A larger table that is not yet in the file.
     struct Growth {
         /// The table that the header points to has fewer entries.

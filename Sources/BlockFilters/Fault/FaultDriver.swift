@@ -1,8 +1,7 @@
 import BlockCore
 import Synchronization
-import SystemPackage
 
-/// Makes chosen calls fail, for tests. Thread-safe. Copying between drivers goes through `read` and `write`.
+/// Makes chosen calls fail, for tests. Thread-safe. Copying between files goes through `read` and `write`.
 public final class FaultDriver: FilterDriver {
     public static let name = "fault"
 
@@ -30,10 +29,10 @@ public final class FaultDriver: FilterDriver {
         var faults: [Fault] = []
     }
 
-    public let below: any ProtocolDriver
+    public let child: BlockNode
     private let state = Mutex(State())
 
-    public init(over below: any ProtocolDriver) { self.below = below }
+    public init(over child: BlockNode) { self.child = child }
 
     /// Makes the `number`-th call (from 1, counted from now) of those in `calls` fail with `code`.
     public func fail(
@@ -59,47 +58,47 @@ public final class FaultDriver: FilterDriver {
             state.faults.removeAll { $0.successes < 0 && !$0.persists }
             return codes.first
         }
-        if let code { throw .system(Errno(rawValue: code), path: "fault", offset: offset) }
+        if let code { throw .system(errno: code, path: Self.name, offset: offset) }
     }
 
     public func length() throws(BlockError) -> Int {
         try pass(.length)
-        return try below.length()
+        return try child.length()
     }
 
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         try pass(.read, at: offset)
-        try below.read(into: &buffer, at: offset)
+        try child.read(into: &buffer, at: offset)
     }
 
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         try pass(.write, at: offset)
-        try below.write(bytes, at: offset)
+        try child.write(bytes, at: offset)
     }
 
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
         try pass(.writeZeroes, at: offset)
-        try below.writeZeroes(at: offset, count: count, flags: flags)
+        try child.writeZeroes(at: offset, count: count, flags: flags)
     }
 
     public func discard(at offset: Int, count: Int) throws(BlockError) {
         try pass(.discard, at: offset)
-        try below.discard(at: offset, count: count)
+        try child.discard(at: offset, count: count)
     }
 
-    public func truncate(to length: Int, preallocation: Preallocation) throws(BlockError) {
-        try pass(.truncate, at: length)
-        try below.truncate(to: length, preallocation: preallocation)
+    public func resize(to size: Int, preallocation: Preallocation) throws(BlockError) {
+        try pass(.truncate, at: size)
+        try child.resize(to: size, preallocation: preallocation)
     }
 
     public func flush() throws(BlockError) {
         try pass(.flush)
-        try below.flush()
+        try child.flush()
     }
 
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         try pass(.extent, at: offset)
-        return try below.extent(at: offset, limit: limit)
+        return try child.layerExtent(at: offset, limit: limit)
     }
 }
 

@@ -1,13 +1,12 @@
 import BlockCore
-import SystemPackage
 
 /// Requests, cut and completed by the limits, that rules may make fail.
 extension DebugDriver {
-    public var requestAlignment: Int { max(below.requestAlignment, limits.alignment) }
+    public var requestAlignment: Int { max(child.requestAlignment, limits.alignment) }
 
     private func check(_ request: DebugRules.Request, _ range: Range<Int>? = nil) throws(BlockError) {
         if let code = fault(of: request, range) {
-            throw .system(Errno(rawValue: code), path: Self.name, offset: range?.lowerBound)
+            throw .system(errno: code, path: Self.name, offset: range?.lowerBound)
         }
     }
 
@@ -16,7 +15,7 @@ extension DebugDriver {
         return offset..<(overflow ? .max : end)
     }
 
-    /// Asks the rules about `range` as the storage gets it: in whole blocks, no more at once than it takes.
+    /// Asks the rules about `range` as the node below gets it: in whole blocks, no more at once than it takes.
     private func checkTransfer(_ request: DebugRules.Request, _ range: Range<Int>) throws(BlockError) {
         let whole = limits.whole(range)
         if whole.isEmpty { return try check(request, whole) }
@@ -27,7 +26,7 @@ extension DebugDriver {
 
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         try checkTransfer(.read, range(offset, buffer.byteCount))
-        try below.read(into: &buffer, at: offset)
+        try child.read(into: &buffer, at: offset)
     }
 
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
@@ -39,12 +38,12 @@ extension DebugDriver {
             try check(.write, part)
             let inside = part.clamped(to: range)
             let bytes = bytes.extracting(inside.lowerBound - offset..<inside.upperBound - offset)
-            if !bytes.isEmpty { try below.write(bytes, at: inside.lowerBound) }
+            if !bytes.isEmpty { try child.write(bytes, at: inside.lowerBound) }
         }
     }
 
     /// Reads the blocks in which a write begins or ends in the middle, for the events and faults of that: the
-    /// storage below takes any write. Neighbouring edges are read at once.
+    /// node below takes any write. Neighbouring edges are read at once.
     private func readEdges(of range: Range<Int>) throws(BlockError) {
         let whole = limits.whole(range)
         let hasHead = whole.lowerBound < range.lowerBound
@@ -72,10 +71,11 @@ extension DebugDriver {
             part throws(BlockError) in
             let isShort = part.count < unit
             if isShort, flags.contains(.noFallback) {
-                throw .system(.notSupported, path: Self.name, offset: offset)
+                throw BlockError(
+                    .unsupported, "Operation not supported", path: Self.name, offset: offset)
             }
             try isShort ? checkTransfer(.write, part) : check(.writeZeroes, limits.whole(part))
-            try below.writeZeroes(at: part.lowerBound, count: part.count, flags: isShort ? [] : flags)
+            try child.writeZeroes(at: part.lowerBound, count: part.count, flags: isShort ? [] : flags)
         }
     }
 
@@ -86,18 +86,18 @@ extension DebugDriver {
             part throws(BlockError) in
             if part.count < limits.alignment { return }
             try check(.discard, part)
-            try below.discard(at: part.lowerBound, count: part.count)
+            try child.discard(at: part.lowerBound, count: part.count)
         }
     }
 
     public func flush() throws(BlockError) {
         if ignoresFlush { return }
         try check(.flush)
-        try below.flush()
+        try child.flush()
     }
 
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         try check(.status, limits.whole(range(offset, limit)))
-        return try below.extent(at: offset, limit: limit)
+        return try child.layerExtent(at: offset, limit: limit)
     }
 }

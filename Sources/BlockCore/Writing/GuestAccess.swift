@@ -1,0 +1,87 @@
+/// The guest's bytes for an operation that has the node to itself, such as resizing: past the node's bounds
+/// and tickets, through the same write engine.
+///
+/// Valid during the call that gets it. Offsets and counts are in bytes, also behind the end of the disk as
+/// long as the format has tables for them. Thread-safe.
+public struct GuestAccess: Sendable {
+    let node: BlockNode
+    let driver: any FormatDriver
+    /// Where something that lies below this layer ends; 0 without a backing node.
+    public let backingEnd: Int
+    /// Whether bytes behind the end of the disk are this layer's too, as saved machine state is.
+    let readsBehindEnd: Bool
+
+    /// - Parameter readsBehindEnd: whether units behind the end of the disk are completed with what this layer
+    ///   has there; else with zeroes.
+    init(_ node: BlockNode, _ driver: any FormatDriver, readsBehindEnd: Bool = false) {
+        self.node = node
+        self.driver = driver
+        // No backing file has any of a saved machine's state.
+        backingEnd = readsBehindEnd ? 0 : node.backingEnd
+        self.readsBehindEnd = readsBehindEnd
+    }
+
+    /// Whether there is a backing node, of whatever length.
+    public var hasBackingNode: Bool { node.backing != nil }
+
+    /// Whether something lies below this layer in `range`; where not, unallocated space reads as zeroes.
+    public func hasBacking(in range: Range<Int>) -> Bool { range.lowerBound < backingEnd }
+
+    /// Fills `buffer` with what the guest sees from `offset` on; behind the end of the disk there are zeroes.
+    ///
+    /// - Throws: `io`, `corrupt`.
+    public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        if readsBehindEnd { return try node.readMapped(driver, into: &buffer, at: offset, ownOnly: true) }
+        try node.readOld(into: &buffer, at: offset)
+    }
+
+    /// Stores `bytes` at `offset`.
+    ///
+    /// - Throws: `io`, `noSpace`, `corrupt`.
+    public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
+        try node.store(bytes, at: offset, self)
+    }
+
+    /// Makes whole units (``Clearing/zeroGranularity``) read as zeroes, as data where there is no other way.
+    ///
+    /// - Throws: `io`, `noSpace`, `corrupt`.
+    public func writeZeroes(in range: Range<Int>) throws(BlockError) {
+        try node.clear(range, .zero(keepsSpace: false), self)
+    }
+
+    // MARK: What a disk that grows must not show, overwritten before its size changes
+
+    /// The rest of the last unit may hold bytes of a disk that was larger, or show the backing file's.
+    ///
+    /// - Parameter tail: bytes behind the end of the disk, in its last unit.
+    /// - Throws: `io`, `noSpace`, `corrupt`.
+    public func clearTail(_ tail: Range<Int>) throws(BlockError) {
+        var offset = tail.lowerBound
+        while offset < tail.upperBound {
+            let extent = try driver.extent(at: offset, limit: tail.upperBound - offset)
+            let part = offset..<offset + min(max(1, extent.length), tail.upperBound - offset)
+            offset = part.upperBound
+            switch extent.status {
+            case .zero: continue
+            case .unallocated where !hasBacking(in: part): continue
+            default: try write(AlignedBuffer(count: part.count, zeroed: true).bytes, at: part.lowerBound)
+            }
+        }
+    }
+
+    /// Whole new units in front of which there is a longer backing file get zeroes of their own.
+    ///
+    /// - Throws: `io`, `noSpace`, `corrupt`.
+    public func hideBacking(_ added: Range<Int>) throws(BlockError) {
+        let unit = driver.writeGranularity
+        var offset = added.lowerBound.roundedUp(to: unit) ?? added.upperBound
+        while offset < added.upperBound, hasBacking(in: offset..<added.upperBound) {
+            let count = min(max(unit, Self.hiddenBytes), added.upperBound - offset)
+            try writeZeroes(in: offset..<offset + count)
+            offset += count
+        }
+    }
+
+    /// How much is hidden at a time, in bytes.
+    private static let hiddenBytes = 1 << 20
+}

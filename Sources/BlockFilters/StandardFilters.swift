@@ -1,0 +1,6 @@
+import BlockCore
+
+/// Every filter that Platter opens by name.
+public enum StandardFilters {
+    public static let all: [any OpenableFilter.Type] = [DebugDriver.self, ThrottleDriver.self]
+}

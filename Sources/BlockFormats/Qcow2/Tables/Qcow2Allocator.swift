@@ -1,0 +1,153 @@
+import BlockCore
+
+/// The refcounts of an image's clusters, and the allocation of clusters, which follows from them.
+///
+/// By role: single refcounts here, walks over them in Qcow2AllocatorLookup.swift, taking clusters in
+/// Qcow2AllocatorTaking.swift, giving them up in Qcow2AllocatorRelease.swift, a table that grows in
+/// Qcow2AllocatorGrowth.swift, changes beside the old state in Qcow2AllocatorShadow.swift, the file in
+/// Qcow2AllocatorWriting.swift.
+///
+/// Order of writes (``writeBack()``):
+/// 1. Refcount blocks, new ones among them.
+/// 2. A barrier; then the entries of the refcount table that refer to new blocks.
+///
+/// Changes stay in memory until then. Not thread-safe: used under the driver's lock.
+/// Clusters are counted from the start of the file.
+/// Unchecked: only the driver's monitor hands it from thread to thread.
+final class Qcow2Allocator: @unchecked Sendable {
+    let file: BlockNode
+    let layout: Qcow2Layout
+    let cache: TableCache
+    /// The refcount table: host offsets of blocks, 0 for "all zero".
+    var table: [UInt64]
+    var tableOffset: Int
+    var tableClusters: Int
+    /// Entries of ``table`` that differ from the file.
+    var dirtyTable: Range<Int>?
+    /// Those of them that are being written without the lock.
+    var heldTable: Range<Int>?
+    /// How the table grows: see Qcow2AllocatorGrowth.swift.
+    var growth = Growth()
+    /// Clusters below this one are (nearly) all in use: where the search for free ones begins.
+    var firstMaybeFree = 0
+    /// No cluster from here on was ever written: the file is shorter, so they read as zeroes.
+    var virginCluster: Int
+    /// Keeps clusters with metadata from being given out. Without it, any cluster whose refcount is zero is
+    /// free.
+    weak var clusterGuard: (any Qcow2ClusterGuard)?
+    /// Set while changes go to copies of blocks: see Qcow2AllocatorShadow.swift.
+    var shadow: Shadow?
+    /// The clusters that may be refcount blocks; known once somebody asks (``isBlock(_:)``).
+    var blockFilter: ClusterFilter?
+
+    /// How many clusters behind the end of the file may be counted before the search for a free one gives up.
+    static let searchLimit = 4 << 20
+
+    /// Loads the table.
+    init(
+        file: BlockNode, layout: Qcow2Layout, tableOffset: Int, tableClusters: Int,
+        cacheBytes: Int = Qcow2.CacheBudget.refcountBytes
+    ) throws(BlockError) {
+        self.file = file
+        self.layout = layout
+        self.tableOffset = tableOffset
+        self.tableClusters = tableClusters
+        cache = TableCache(
+            file: file, sliceSize: layout.sliceSize, budgetBytes: cacheBytes,
+            loadEvent: .refcountBlockLoad)
+        file.emit(.refcountTableLoad)
+        table = try BigEndianTable.read(
+            file, at: tableOffset, count: (tableClusters << layout.clusterBits) / 8)
+        virginCluster = layout.clusters(try file.length())
+    }
+
+    var hasDirty: Bool { cache.hasDirty || dirtyTable != nil }
+    /// The largest cluster number that may exist: offsets have 56 bits.
+    var clusterLimit: Int { 1 << (56 - layout.clusterBits) }
+
+    // MARK: Single refcounts
+
+    /// Where the block lies that counts `cluster`; `nil` for none.
+    ///
+    /// - Throws: `corrupt` where no block can lie.
+    func blockOffset(_ cluster: Int) throws(BlockError) -> Int? {
+        let index = cluster / layout.refcountsPerBlock
+        guard table.indices.contains(index) else { return nil }
+        let offset = Int(table[index] & L2Entry.offsetMask)
+        if offset == 0 { return nil }
+        guard layout.isAligned(offset) else {
+            throw BlockError(
+                .corrupt, "Refcount block offset 0x\(String(offset, radix: 16)) is not aligned to a cluster",
+                path: file.filename, offset: offset)
+        }
+        guard offset >> layout.clusterBits < virginCluster else {
+            throw BlockError(
+                .corrupt,
+                "Refcount block offset 0x\(String(offset, radix: 16)) is beyond the end of the file",
+                path: file.filename, offset: offset)
+        }
+        return offset
+    }
+
+    /// The slot of the slice that holds `cluster`'s refcount, and its entry number there.
+    func locate(_ cluster: Int, block: Int) throws(BlockError) -> (slot: Int, entry: Int) {
+        if cache.isCrowdedByDirty { try cache.writeBack() }
+        let entry = cluster % layout.refcountsPerBlock
+        let perSlice = (layout.sliceSize * 8) >> layout.refcountOrder
+        let slot = try cache.slot(at: block + entry / perSlice * layout.sliceSize)
+        return (slot, entry % perSlice)
+    }
+
+    /// How often `cluster` is referred to, as far as the refcounts know.
+    func refcount(of cluster: Int) throws(BlockError) -> UInt64 {
+        guard let block = try blockOffset(cluster) else { return 0 }
+        let (slot, entry) = try locate(cluster, block: block)
+        return RefcountEntries.get(cache.bytes(of: slot).bytes, entry, order: layout.refcountOrder)
+    }
+
+    /// Sets a refcount. The block exists or is made.
+    func set(_ cluster: Int, to value: UInt64) throws(BlockError) {
+        let block: Int
+        if let existing = try blockOffset(cluster) {
+            block = try writableBlock(cluster / layout.refcountsPerBlock, at: existing)
+        } else {
+            if value == 0 { return }
+            block = try makeBlock(for: cluster)
+        }
+        let (slot, entry) = try locate(cluster, block: block)
+        try cache.reserve(slot)
+        var bytes = cache.bytes(of: slot).mutableBytes
+        RefcountEntries.set(&bytes, entry, to: value, order: layout.refcountOrder)
+        cache.markDirty(slot, RefcountEntries.byteRange(entry, order: layout.refcountOrder))
+    }
+
+    /// Adds one reference.
+    func increment(_ cluster: Int) throws(BlockError) {
+        let old = try refcount(of: cluster)
+        guard old < layout.maximumRefcount else {
+            throw BlockError(
+                .limit, "Refcount of cluster \(cluster) cannot become larger than \(layout.maximumRefcount)",
+                path: file.filename)
+        }
+        try set(cluster, to: old + 1)
+    }
+
+    /// Takes one reference away and answers how many are left. A refcount of zero is left alone: the image is
+    /// damaged, and a check will tell.
+    @discardableResult
+    func decrement(_ cluster: Int) throws(BlockError) -> UInt64 {
+        let old = try refcount(of: cluster)
+        guard old > 0 else { return 0 }
+        try set(cluster, to: old - 1)
+        if old == 1 { noteFreed(cluster) }
+        return old - 1
+    }
+}
+
+/// Knows which clusters hold metadata, whatever the refcounts are. Called under the driver's lock.
+protocol Qcow2ClusterGuard: AnyObject, Sendable {
+    /// Whether a cluster with a refcount of zero may be given out.
+    ///
+    /// - Throws: `corrupt` when it holds metadata, which a sound image counts.
+    func mayAllocate(_ cluster: Int) throws(BlockError) -> Bool
+}

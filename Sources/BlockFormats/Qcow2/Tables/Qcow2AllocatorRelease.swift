@@ -1,0 +1,57 @@
+import BlockCore
+
+/// Clusters are given up.
+extension Qcow2Allocator {
+    /// Takes back clusters that nothing refers to. What cannot be taken back is leaked, which a check finds.
+    func giveBack(_ clusters: Range<Int>) {
+        for cluster in clusters { _ = try? decrement(cluster) }
+    }
+
+    /// Lets the search find a cluster that lost its last reference.
+    func noteFreed(_ cluster: Int) {
+        guard let end = shadow?.end, let lowest = shadow?.lowestFreed else {
+            return firstMaybeFree = min(firstMaybeFree, cluster)
+        }
+        shadow?.lowestFreed = min(lowest, cluster)
+        if cluster < end {
+            shadow?.held.insert(cluster)
+        } else {
+            shadow?.heldBehindEnd.insert(cluster)
+        }
+    }
+
+    /// Gives up blocks that count nothing but themselves, for they would keep the file long.
+    ///
+    /// Order of writes: the table without them, a barrier; then whoever counts their clusters counts less.
+    func dropEmptyBlocks() throws(BlockError) {
+        // A block may count nothing but another one that goes.
+        while try dropSomeBlocks() {}
+    }
+
+    /// - Returns: whether any block was dropped.
+    private func dropSomeBlocks() throws(BlockError) -> Bool {
+        var dropped: [Int] = []
+        for index in table.indices.dropFirst() {
+            guard let block = try blockOffset(index * layout.refcountsPerBlock),
+                try countsOnlyItself(index, at: block >> layout.clusterBits)
+            else { continue }
+            table[index] = 0
+            noteDirtyTable(index..<index + 1)
+            dropped.append(block)
+        }
+        if dropped.isEmpty { return false }
+        for block in dropped { cache.discard(block..<block + layout.clusterSize) }
+        try writeBack()
+        try barrier()
+        for block in dropped { try decrement(block >> layout.clusterBits) }
+        return true
+    }
+
+    private func countsOnlyItself(_ index: Int, at home: Int) throws(BlockError) -> Bool {
+        let first = index * layout.refcountsPerBlock
+        for cluster in first..<first + layout.refcountsPerBlock where cluster != home {
+            if try refcount(of: cluster) != 0 { return false }
+        }
+        return true
+    }
+}
