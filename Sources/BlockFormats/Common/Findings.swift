@@ -1,7 +1,7 @@
 import BlockCore
 
 /// What a survey found: all of it counted, so much of it kept. A value.
-struct Findings<Finding> {
+struct Findings<Finding: Sendable>: Sendable {
     /// How many findings are kept.
     let limit: Int
     private(set) var kept: [Finding] = []

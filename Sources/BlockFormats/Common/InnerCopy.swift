@@ -51,34 +51,3 @@ extension BlockNode {
         return true
     }
 }
-
-/// How much a repair may copy: a small file can say of one cluster that a million others are there too.
-struct CopyBudget {
-    /// What a file of any size may copy: more than damage by accident comes to.
-    private static let extraBytes = Int.gib(1)
-    /// What a copy costs that reads nothing.
-    private static let leastBytes = 4096
-
-    private var bytesLeft: Int
-    /// Whether something was left as it is because of this.
-    private(set) var wasExceeded = false
-
-    /// As much as the file takes up, and some more.
-    init(for file: BlockNode) {
-        let (sum, overflow) = Self.extraBytes.addingReportingOverflow(file.allocatedSize() ?? 0)
-        bytesLeft = overflow ? .max : sum
-    }
-
-    init(bytes: Int) { bytesLeft = bytes }
-
-    /// Whether one more copy may be made.
-    mutating func allowsCopy() -> Bool {
-        if bytesLeft <= 0 { wasExceeded = true }
-        return bytesLeft > 0
-    }
-
-    mutating func spend(_ bytes: Int) { bytesLeft -= max(bytes, Self.leastBytes) }
-
-    /// What a report says at the end where ``wasExceeded``.
-    static let message = "ERROR the rest was left as it is: mending it would copy the same bytes too often"
-}

@@ -1,5 +1,5 @@
 /// The units of a file (clusters, blocks, grains) that something uses, one bit each. A value.
-struct UnitBitmap {
+struct UnitBitmap: Sendable {
     /// The units that it knows; no other is ever used.
     private(set) var units: Range<Int>
     /// How many units are used.

@@ -24,10 +24,9 @@ struct ParallelsSurvey {
         }
     }
 
-    private(set) var findings: [Finding] = []
-    /// Findings beyond this number are counted, not kept.
-    private static let keptFindings = 4096
-    private(set) var findingCount = 0
+    private(set) var findings = Findings<Finding>(keeping: 4096)
+    /// How many findings there are.
+    var findingCount: Int { findings.count }
     /// Findings whose blocks get new clusters.
     private(set) var copyCount = 0
     private(set) var allocated = 0
@@ -88,9 +87,8 @@ struct ParallelsSurvey {
     }
 
     private mutating func add(_ finding: Finding) {
-        findingCount += 1
+        findings.corruption(finding)
         if finding.wantsCopy { copyCount += 1 }
-        if findings.count < Self.keptFindings { findings.append(finding) }
     }
 
     /// Takes the clusters of the format extension. `false` when one is not theirs to have.

@@ -22,10 +22,10 @@ struct QcowSurvey {
 
     private let tables: QcowTables
     private var header: QcowHeader { tables.header }
-    /// One bit for each cluster of the file.
-    private var whole: [UInt64]
-    private var shared: [UInt64]
-    private let clusterCount: Int
+    /// The clusters of the file that are in use, and those that plain clusters have alone.
+    private var used: UnitBitmap
+    private var alone: UnitBitmap
+    private var clusterCount: Int { used.units.count }
     /// A range of the file of which to tell what is there.
     private let watched: Range<Int>
     private(set) var tablesThere: [(place: Int, number: Int)] = []
@@ -45,10 +45,10 @@ struct QcowSurvey {
     init?(_ tables: QcowTables, watching watched: Range<Int> = 0..<0) {
         self.tables = tables
         self.watched = watched
-        clusterCount = (tables.end + tables.header.clusterBytes - 1) >> tables.header.clusterBits
-        guard clusterCount <= Qcow.Limit.checkedUnits else { return nil }
-        whole = [UInt64](repeating: 0, count: clusterCount / 64 + 1)
-        shared = whole
+        let count = (tables.end + tables.header.clusterBytes - 1) >> tables.header.clusterBits
+        guard count <= Qcow.Limit.checkedUnits else { return nil }
+        used = UnitBitmap(0..<count)
+        alone = used
     }
 
     /// Goes through all tables; `found` may mend, for the entries that are looked at later.
@@ -60,10 +60,6 @@ struct QcowSurvey {
 
     // MARK: Space
 
-    private func isSet(_ bits: [UInt64], _ range: Range<Int>) -> Bool {
-        range.contains { bits[$0 / 64] & 1 << UInt64($0 % 64) != 0 }
-    }
-
     /// The clusters of the file that a range touches.
     private func clusters(_ range: Range<Int>) -> Range<Int> {
         let first = min(range.lowerBound >> header.clusterBits, clusterCount)
@@ -72,16 +68,11 @@ struct QcowSurvey {
     }
 
     /// Takes space. `false` when it is taken already.
-    private mutating func use(_ range: Range<Int>, alone: Bool) -> Bool {
+    private mutating func use(_ range: Range<Int>, alone isAlone: Bool) -> Bool {
         let units = clusters(range)
-        if tables.isMetadata(range) || isSet(whole, units) || alone && isSet(shared, units) { return false }
-        for unit in units {
-            if alone {
-                whole[unit / 64] |= 1 << UInt64(unit % 64)
-            } else {
-                shared[unit / 64] |= 1 << UInt64(unit % 64)
-            }
-        }
+        if tables.isMetadata(range) || (isAlone ? used : alone).containsAny(of: units) { return false }
+        used.insert(units)
+        if isAlone { alone.insert(units) }
         note(range)
         return true
     }
@@ -109,42 +100,22 @@ struct QcowSurvey {
         }
     }
 
-    private mutating func mark(_ range: Range<Int>) {
-        for unit in clusters(range) { shared[unit / 64] |= 1 << UInt64(unit % 64) }
-    }
+    private mutating func mark(_ range: Range<Int>) { used.insert(clusters(range)) }
 
     /// How many clusters nothing refers to.
-    var unusedCount: Int {
-        clusterCount - zip(whole, shared).reduce(0) { $0 + ($1.0 | $1.1).nonzeroBitCount }
-    }
-    var usedCount: Int { clusterCount - unusedCount }
+    var unusedCount: Int { used.unusedCount }
+    var usedCount: Int { used.usedCount }
 
     /// The same without the part of a cluster at the end of a file, which is padding of the program that
     /// wrote it.
     var leakedCount: Int {
-        let last = max(0, clusterCount - 1)
-        let isUsed = (whole[last / 64] | shared[last / 64]) & 1 << UInt64(last % 64) != 0
+        let isUsed = used.contains(max(0, clusterCount - 1))
         let isPart = clusterCount << tables.header.clusterBits > tables.end
         return unusedCount - (isPart && !isUsed ? 1 : 0)
     }
 
     /// The first place from `start` on where `count` clusters are unused.
-    func unused(_ count: Int, from start: Int) -> Int? {
-        var first = start
-        var index = start
-        while index < clusterCount {
-            if index % 64 == 0, whole[index / 64] | shared[index / 64] == .max {
-                index += 64
-                first = index
-                continue
-            }
-            let bit: UInt64 = 1 << UInt64(index % 64)
-            index += 1
-            if (whole[(index - 1) / 64] | shared[(index - 1) / 64]) & bit != 0 { first = index }
-            if index - first == count { return first }
-        }
-        return nil
-    }
+    func unused(_ count: Int, from start: Int) -> Int? { used.firstUnused(count, from: start) }
 
     // MARK: Tables
 

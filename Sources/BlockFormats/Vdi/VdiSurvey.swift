@@ -14,71 +14,49 @@ struct VdiSurvey {
         var concernsCount: Bool { if case .shared = self { false } else { true } }
     }
 
-    private(set) var findings: [Finding] = []
-    /// Findings beyond this number are counted, not kept.
-    private static let keptFindings = 4096
-    private(set) var findingCount = 0
+    private(set) var findings = Findings<Finding>(keeping: 4096)
     /// Whether the header counts too much or too little.
     private(set) var countIsWrong = false
     /// Entries that refer to a block.
     private(set) var allocated = 0
-    /// How many blocks of the data area were looked at.
-    let counted: Int
-    /// One bit for each of them that an entry refers to.
-    private var used: [UInt64]
+    /// The blocks of the data area that entries refer to.
+    private var used: UnitBitmap
 
     init(map: BlockTable, count: Int) {
-        let most = Self.mostBlocks(map)
-        counted = min(count, most)
-        used = [UInt64](repeating: 0, count: counted / 64 + 1)
-        if count > most { add(.absurdCount) }
-        for block in 0..<map.count where map[block] < Vdi.discarded { look(at: block, Int(map[block])) }
+        self.init(ofEmpty: map, count: count)
+        if count > Self.mostBlocks(map) { add(.absurdCount) }
+        for block in 0..<map.count where map[block] < Vdi.discarded {
+            allocated += 1
+            if let finding = take(Int(map[block]), for: block) { add(finding) }
+        }
+    }
+
+    /// A survey that begins with nothing taken.
+    init(ofEmpty map: BlockTable, count: Int) {
+        used = UnitBitmap(0..<min(count, Self.mostBlocks(map)))
     }
 
     /// How many blocks an image may count. Leaks may make it more than the disk has, but not by much.
     static func mostBlocks(_ map: BlockTable) -> Int { map.count * 2 + 64 }
 
-    private mutating func look(at block: Int, _ index: Int) {
-        allocated += 1
-        if let finding = take(index, for: block) { add(finding) }
-    }
-
     /// Takes a block of the data area for an entry; answers what is wrong with that.
     mutating func take(_ index: Int, for block: Int) -> Finding? {
-        guard index < counted else { return .beyondCount(block: block) }
-        let bit: UInt64 = 1 << UInt64(index % 64)
-        defer { used[index / 64] |= bit }
-        return used[index / 64] & bit == 0 ? nil : .shared(block: block)
-    }
-
-    /// A survey that begins with nothing taken.
-    init(ofEmpty map: BlockTable, count: Int) {
-        counted = min(count, Self.mostBlocks(map))
-        used = [UInt64](repeating: 0, count: counted / 64 + 1)
+        guard used.units.contains(index) else { return .beyondCount(block: block) }
+        return used.insert(index) ? nil : .shared(block: block)
     }
 
     private mutating func add(_ finding: Finding) {
-        findingCount += 1
+        findings.corruption(finding)
         if finding.concernsCount { countIsWrong = true }
-        if findings.count < Self.keptFindings { findings.append(finding) }
     }
 
+    /// How many findings there are.
+    var findingCount: Int { findings.count }
     /// How many blocks are counted that nothing refers to.
-    var unusedCount: Int { counted - used.reduce(0) { $0 + $1.nonzeroBitCount } }
+    var unusedCount: Int { used.unusedCount }
 
     /// The first block from `start` on that nothing refers to; `nil` when there is none.
-    func unused(from start: Int) -> Int? {
-        var index = start
-        while index < counted {
-            let word = used[index / 64] | ((1 << UInt64(index % 64)) &- 1)
-            if word != .max {
-                let found = index / 64 * 64 + (~word).trailingZeroBitCount
-                return found < counted ? found : nil
-            }
-            index = (index / 64 + 1) * 64
-        }
-        return nil
-    }
+    func unused(from start: Int) -> Int? { used.firstUnused(from: start) }
 }
 
 /// Blocks that are counted and free: left over by a crash, or given back. Filled again first.

@@ -69,7 +69,7 @@ extension VhdState {
             let isAll = try mendTable()
             survey = try self.survey()
             adopt(survey)
-            if !isAll && survey.findingCount > 0 { report(RepairCopies.exhausted) }
+            if !isAll && survey.findingCount > 0 { report(RepairBudget.Rule.blocks.message) }
         }
         if repair && survey.findingCount == 0 && !damages.isEmpty {
             try writeHeader()
@@ -105,14 +105,14 @@ extension VhdState {
             footerOffset = footerOffset.map { max($0, nextFree) }
             try mendFooters()
         }
-        var copies = RepairCopies(in: file)
+        var copies = RepairBudget(for: file, .blocks)
         for block in survey.listed where !copies.isExhausted { try separate(Int(block), &copies) }
         try commit()
         return !copies.isExhausted
     }
 
     /// Gives a block a place of its own, with the bytes that it shared, or none where these are zero.
-    private mutating func separate(_ block: Int, _ copies: inout RepairCopies) throws(BlockError) {
+    private mutating func separate(_ block: Int, _ copies: inout RepairBudget) throws(BlockError) {
         guard let source = place(of: block) else { return }
         let data = source + header.bitmapBytes..<source + header.strideBytes
         if !isDifferencing, try copies.isZero(data) { return unlink(block) }

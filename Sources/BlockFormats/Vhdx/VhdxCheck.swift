@@ -48,7 +48,7 @@ extension VhdxState {
             let isAll = try mendTable()
             survey = try VhdxSurvey(&self)
             space = survey.space
-            if !isAll && survey.findingCount > 0 { report(RepairCopies.exhausted) }
+            if !isAll && survey.findingCount > 0 { report(RepairBudget.Rule.blocks.message) }
         }
         fileBytes = max(try file.length(), fileBytes)
         result.corruptionsFixed += found - survey.findingCount
@@ -72,7 +72,7 @@ extension VhdxState {
     ///
     /// - Returns: whether nothing was left because of the number of copies.
     private mutating func mendTable() throws(BlockError) -> Bool {
-        var copies = RepairCopies(in: file)
+        var copies = RepairBudget(for: file, .blocks)
         _ = try VhdxSurvey(&self) { (state, finding) throws(BlockError) in
             try state.mend(finding, &copies)
             if state.table.isCrowded { try state.commit() }
@@ -82,7 +82,7 @@ extension VhdxState {
     }
 
     private mutating func mend(
-        _ finding: VhdxSurvey.Finding, _ copies: inout RepairCopies
+        _ finding: VhdxSurvey.Finding, _ copies: inout RepairBudget
     ) throws(BlockError) {
         switch finding {
         case .invalid(let block), .outside(let block):
@@ -99,7 +99,7 @@ extension VhdxState {
     }
 
     /// Gives a block a place of its own, with the bytes that it shared, or none where these are zero.
-    private mutating func separate(_ block: Int, _ copies: inout RepairCopies) throws(BlockError) {
+    private mutating func separate(_ block: Int, _ copies: inout RepairBudget) throws(BlockError) {
         let entry = try entry(ofBlock: block)
         guard let source = Vhdx.offset(of: entry), !copies.isExhausted else { return }
         try beginChanges()

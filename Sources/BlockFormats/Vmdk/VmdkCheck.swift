@@ -236,7 +236,7 @@ private struct VmdkExtentCheck {
         var survey = try VmdkSurvey(tables)
         for finding in survey.findings { report("\(what(repair == .all)) \(describe(finding))") }
         let found = survey.findingCount
-        var budget = CopyBudget(for: tables.file)
+        var budget = RepairBudget(for: tables.file, .clusters)
         // All is mended at one go; what comes from redundant tables then may have to be mended as well.
         var progresses = repair == .all
         while progresses && survey.findingCount > 0 {
@@ -248,7 +248,7 @@ private struct VmdkExtentCheck {
             survey = try VmdkSurvey(tables)
             progresses = survey.findingCount < before && !budget.wasExceeded
         }
-        if budget.wasExceeded { report(CopyBudget.message) }
+        if budget.wasExceeded { report(budget.message) }
         result.corruptions += survey.findingCount
         result.corruptionsFixed += max(0, found - survey.findingCount)
         return survey
@@ -264,7 +264,7 @@ private struct VmdkExtentCheck {
     }
 
     private mutating func mend(
-        _ finding: VmdkSurvey.Finding, _ tables: VmdkGrainTables, _ budget: inout CopyBudget
+        _ finding: VmdkSurvey.Finding, _ tables: VmdkGrainTables, _ budget: inout RepairBudget
     ) throws(BlockError) {
         switch finding {
         case .badTable(let number):
@@ -293,7 +293,7 @@ private struct VmdkExtentCheck {
 
     /// Gives a grain a place of its own, with the bytes that it shared; one that is a hole becomes zeroes.
     private func separate(
-        _ grain: Int, _ tables: VmdkGrainTables, _ budget: inout CopyBudget
+        _ grain: Int, _ tables: VmdkGrainTables, _ budget: inout RepairBudget
     ) throws(BlockError) {
         if budget.wasExceeded { return }
         let start = try tables.hostOffset(tables.entry(grain))

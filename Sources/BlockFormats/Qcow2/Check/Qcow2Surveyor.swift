@@ -35,7 +35,8 @@ struct Qcow2Surveyor {
             } else {
                 window = try Self.references(to: start..<max(start, end), scope)
             }
-            limit = min(scope.countedClusters, max(survey.endOfReferences, try tables.refcounts().endOfBlocks))
+            limit = min(
+                scope.countedClusters, max(survey.endOfReferences, try tables.refcounts().endOfBlocks))
             try checkOverlaps()
             try compare()
             start = end

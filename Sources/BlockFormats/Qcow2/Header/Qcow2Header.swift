@@ -1,12 +1,7 @@
 import BlockCore
 
-/// The header of a qcow2 image (sections "Header" and "Header extensions").
-///
-///     0 magic  4 version  8 backing offset  16 backing size  20 cluster_bits  24 size  32 crypt_method
-///     36 l1_size  40 l1_offset  48 refcount table offset  56 its clusters  60 nb_snapshots
-///     64 snapshots offset
-///     version 3: 72 incompatible  80 compatible  88 autoclear  96 refcount_order  100 header_length
-///     104 compression_type (where header_length > 104)
+/// The header of a qcow2 image (sections "Header" and "Header extensions"). Its fields are in
+/// Qcow2HeaderFields.swift.
 ///
 /// A value type; numbers are as stored, checked by ``validate(fileLength:)``.
 struct Qcow2Header: Sendable {
@@ -85,7 +80,7 @@ struct Qcow2Header: Sendable {
         }
         var header = Qcow2Header()
         header.version = Int(version)
-        try header.readCommonFields(bytes)
+        for field in commonFields { try field.read(bytes, into: &header) }
         if version == 2 {
             header.headerLength = version2Length
         } else {
@@ -94,51 +89,17 @@ struct Qcow2Header: Sendable {
         return header
     }
 
-    private mutating func readCommonFields(_ bytes: RawSpan) throws(BlockError) {
-        let clusterBits: UInt32 = bytes.bigEndian(at: 20) ?? 0
-        guard Qcow2.clusterBitsRange.contains(Int(clusterBits)) else {
-            throw BlockError(.unsupported, "Unsupported cluster size: 2^\(clusterBits)")
-        }
-        self.clusterBits = Int(clusterBits)
-        virtualSize = try Self.number(bytes.bigEndian(UInt64.self, at: 24), "image size")
-        cryptMethod = bytes.bigEndian(at: 32) ?? 0
-        l1Entries = Int(bytes.bigEndian(UInt32.self, at: 36) ?? 0)
-        l1Offset = try Self.number(bytes.bigEndian(UInt64.self, at: 40), "L1 table offset")
-        refcountTableOffset = try Self.number(
-            bytes.bigEndian(UInt64.self, at: 48), "Reference count table offset")
-        refcountTableClusters = Int(bytes.bigEndian(UInt32.self, at: 56) ?? 0)
-        snapshotCount = Int(bytes.bigEndian(UInt32.self, at: 60) ?? 0)
-        snapshotsOffset = try Self.number(bytes.bigEndian(UInt64.self, at: 64), "Snapshot table offset")
-        backingOffset = try Self.number(bytes.bigEndian(UInt64.self, at: 8), "Backing file offset")
-    }
-
-    private static func number(_ value: UInt64?, _ what: String) throws(BlockError) -> Int {
-        guard let value, let number = Int(exactly: value) else {
-            throw BlockError(.corrupt, "\(what) is too large")
-        }
-        return number
-    }
-
     private mutating func readVersion3Fields(_ bytes: RawSpan) throws(BlockError) {
-        guard bytes.byteCount >= Self.version3MinimumLength, let length: UInt32 = bytes.bigEndian(at: 100),
-            length >= Self.version3MinimumLength
-        else { throw BlockError(.corrupt, "qcow2 header too short") }
+        let length = Self.lengthField.number(in: bytes)
+        guard bytes.byteCount >= Self.version3MinimumLength, length >= Self.version3MinimumLength else {
+            throw BlockError(.corrupt, "qcow2 header too short")
+        }
         guard length <= 1 << clusterBits, length <= bytes.byteCount else {
             throw BlockError(.corrupt, "qcow2 header exceeds cluster size")
         }
-        headerLength = Int(length)
-        incompatible = Qcow2.Incompatible(rawValue: bytes.bigEndian(at: 72) ?? 0)
-        compatible = bytes.bigEndian(at: 80) ?? 0
-        autoclear = bytes.bigEndian(at: 88) ?? 0
-        let order: UInt32 = bytes.bigEndian(at: 96) ?? 0
-        // Refused by ``validate(fileLength:)``, behind features that are not known.
-        refcountOrder = Int(order)
+        for field in Self.version3Fields { try field.read(bytes, into: &self) }
         if headerLength > Self.version3MinimumLength {
-            let type: UInt8 = bytes.bigEndian(at: Self.version3MinimumLength) ?? 0
-            guard let known = Qcow2.CompressionType(rawValue: type) else {
-                throw BlockError(.unsupported, "qcow2: unknown compression type: \(type)")
-            }
-            compressionType = known
+            try Self.compressionField.read(bytes, into: &self)
         }
         if headerLength > Self.knownLength {
             unknownFields = bytes.part(Self.knownLength..<headerLength)?.array ?? []
@@ -152,32 +113,14 @@ struct Qcow2Header: Sendable {
         var bytes = [UInt8](repeating: 0, count: headerLength)
         var elements = bytes.mutableSpan
         var span = elements.mutableBytes
-        span.storeBigEndian(Qcow2.magic, at: 0)
-        span.storeBigEndian(UInt32(version), at: 4)
-        span.storeBigEndian(UInt64(backingOffset), at: 8)
-        span.storeBigEndian(UInt32(backing == nil ? 0 : backingNameBytes), at: 16)
-        span.storeBigEndian(UInt32(clusterBits), at: 20)
-        span.storeBigEndian(UInt64(virtualSize), at: 24)
-        span.storeBigEndian(cryptMethod, at: 32)
-        span.storeBigEndian(UInt32(l1Entries), at: 36)
-        span.storeBigEndian(UInt64(l1Offset), at: 40)
-        span.storeBigEndian(UInt64(refcountTableOffset), at: 48)
-        span.storeBigEndian(UInt32(refcountTableClusters), at: 56)
-        span.storeBigEndian(UInt32(snapshotCount), at: 60)
-        span.storeBigEndian(UInt64(snapshotsOffset), at: 64)
-        if version >= 3 { storeVersion3Fields(&span) }
+        for field in Self.identity + Self.commonFields { field.write(self, to: &span) }
+        if version >= 3 { writeVersion3Fields(to: &span) }
         return bytes
     }
 
-    private func storeVersion3Fields(_ span: inout MutableRawSpan) {
-        span.storeBigEndian(incompatible.rawValue, at: 72)
-        span.storeBigEndian(compatible, at: 80)
-        span.storeBigEndian(autoclear, at: 88)
-        span.storeBigEndian(UInt32(refcountOrder), at: 96)
-        span.storeBigEndian(UInt32(headerLength), at: 100)
-        if headerLength > Self.version3MinimumLength {
-            span.storeBigEndian(compressionType.rawValue, at: Self.version3MinimumLength)
-        }
+    private func writeVersion3Fields(to span: inout MutableRawSpan) {
+        for field in Self.version3Fields { field.write(self, to: &span) }
+        if headerLength > Self.version3MinimumLength { Self.compressionField.write(self, to: &span) }
         for (index, byte) in unknownFields.enumerated() where Self.knownLength + index < headerLength {
             span.storeBigEndian(byte, at: Self.knownLength + index)
         }

@@ -30,7 +30,7 @@ extension Qcow2Header {
 
     private mutating func readBackingName(_ cluster: RawSpan, format: String?) throws(BlockError) {
         guard backingOffset > 0 else { return }
-        let size = Int(cluster.bigEndian(UInt32.self, at: 16) ?? 0)
+        let size = Int(clamping: Self.backingNameField.number(in: cluster))
         guard size <= Qcow2.Limit.backingNameBytes else {
             throw BlockError(.corrupt, "Backing file name too long")
         }

@@ -16,7 +16,7 @@ extension QcowTables {
             return result
         }
         let mends = repair == .all
-        var budget = CopyBudget(for: file)
+        var budget = RepairBudget(for: file, .clusters)
         var hasLosses = false
         try survey.run { (finding) throws(BlockError) in
             var isMended = false
@@ -25,7 +25,7 @@ extension QcowTables {
             report("\(isMended ? "Repairing" : "ERROR") \(finding.message)")
             if isMended { result.corruptionsFixed += 1 } else { result.corruptions += 1 }
         }
-        if budget.wasExceeded { report(CopyBudget.message) }
+        if budget.wasExceeded { report(budget.message) }
         if mends { try commit() }
         result.totalClusters = (header.storedSize - 1) >> header.clusterBits + 1
         result.allocatedClusters = survey.allocated
@@ -57,7 +57,8 @@ extension QcowTables {
     /// that it shared, which are durable before the entry is.
     ///
     /// - Returns: `false` where too much was copied already.
-    private func mend(_ finding: QcowSurvey.Finding, _ budget: inout CopyBudget) throws(BlockError) -> Bool {
+    private func mend(_ finding: QcowSurvey.Finding, _ budget: inout RepairBudget) throws(BlockError) -> Bool
+    {
         if budget.wasExceeded { return false }
         switch finding {
         case .table(let number, _): dropTable(number)

@@ -2,34 +2,85 @@ import BlockCore
 
 extension VdiDriver: Checkable {
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
-        try session.exclusively { (state) throws(BlockError) in
-            var result = CheckResult()
-            let hasLosses = try state.checkCorruptions(repair: repair == .all, &result, report)
-            try state.checkLeaks(repair: repair != .none && !hasLosses, &result, report)
-            if hasLosses && result.leaks > 0 { report(KeptLeaks.message) }
-            return result
-        }
+        try session.exclusively { (state) throws(BlockError) in try state.check(repair, report) }
     }
 }
 
-extension VdiState {
-    /// - Returns: whether entries that pointed nowhere were given up.
-    mutating func checkCorruptions(
-        repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
-    ) throws(BlockError) -> Bool {
-        let hasLosses = repair ? try !missingBlocks().missing.isEmpty : false
-        var survey = VdiSurvey(map: map, count: header.allocatedCount)
-        for finding in survey.findings { report(describe(finding, repair)) }
-        let found = survey.findingCount
-        if repair && found > 0 {
-            try mend(countIsWrong: survey.countIsWrong, report)
-            survey = VdiSurvey(map: map, count: header.allocatedCount)
-        }
-        let missing = try checkMissing(repair: repair, report)
-        result.corruptionsFixed = found - survey.findingCount + (repair ? missing : 0)
-        result.corruptions = found + missing - result.corruptionsFixed
-        return hasLosses
+/// What is done about a survey, in this order: every look is a step, for what it finds depends on what those
+/// before it have repaired.
+struct VdiRepairPlan: RepairPlan {
+    enum Step: CaseIterable {
+        /// Blocks that are not counted are, and blocks whose place is another's get one of their own.
+        case places
+        /// Blocks of which the file lacks bytes are looked for, and dropped or filled up.
+        case missing
+        /// Blocks that nothing refers to are counted, and their places filled.
+        case leaks
     }
+
+    let mode: RepairMode
+    /// Whether entries that point nowhere are given up.
+    let hasLosses: Bool
+
+    var repairsAll: Bool { mode == .all }
+
+    /// Whether a step is to be done, now that those before it are.
+    func includes(_ step: Step, after survey: VdiCheck) -> Bool {
+        step != .places || repairsAll && survey.map.findingCount > 0
+    }
+}
+
+/// A survey of an image, and what came of it so far: a value.
+struct VdiCheck {
+    var map: VdiSurvey
+    /// How many blocks there are whose bytes the file lacks.
+    let missing: Int
+    var result = CheckResult()
+}
+
+extension VdiState: Surveying {
+    mutating func survey(_ report: (String) -> Void) throws(BlockError) -> VdiCheck {
+        VdiCheck(
+            map: VdiSurvey(map: map, count: header.allocatedCount),
+            missing: try missingBlocks().missing.count)
+    }
+
+    func plan(for survey: VdiCheck, _ mode: RepairMode) -> VdiRepairPlan {
+        VdiRepairPlan(mode: mode, hasLosses: mode == .all && survey.missing > 0)
+    }
+
+    func tell(_ survey: VdiCheck, _ plan: VdiRepairPlan, _ report: (String) -> Void) {
+        for finding in survey.map.findings.kept { report(describe(finding, plan.repairsAll)) }
+    }
+
+    mutating func apply(
+        _ step: VdiRepairPlan.Step, of plan: VdiRepairPlan, to survey: inout VdiCheck,
+        _ report: (String) -> Void
+    ) throws(BlockError) {
+        switch step {
+        case .places:
+            let found = survey.map.findingCount
+            try separate(countIsWrong: survey.map.countIsWrong, report)
+            survey.map = VdiSurvey(map: map, count: header.allocatedCount)
+            survey.result.corruptionsFixed += found - survey.map.findingCount
+        case .missing:
+            let missing = try checkMissing(repair: plan.repairsAll, report)
+            if plan.repairsAll {
+                survey.result.corruptionsFixed += missing
+            } else {
+                survey.result.corruptions += missing
+            }
+        case .leaks: try checkLeaks(plan, &survey.result, report)
+        }
+    }
+
+    func result(of survey: VdiCheck, _ plan: VdiRepairPlan) -> CheckResult {
+        var result = survey.result
+        result.corruptions += survey.map.findingCount
+        return result
+    }
+
+    // MARK: Steps
 
     /// Blocks of which the file lacks bytes of the disk. A repair drops those of which it has none, and makes
     /// the file long enough for the others.
@@ -84,11 +135,11 @@ extension VdiState {
 
     /// Goes through the map once: blocks whose place is another's get one of their own. The order is that of
     /// all changes: copies and the count, a flush, the map.
-    private mutating func mend(countIsWrong: Bool, _ report: (String) -> Void) throws(BlockError) {
+    private mutating func separate(countIsWrong: Bool, _ report: (String) -> Void) throws(BlockError) {
         // First the count: only then are the places of copies free.
         if countIsWrong { try raiseCount(within: try file.length()) }
         var survey = VdiSurvey(ofEmpty: map, count: header.allocatedCount)
-        var budget = CopyBudget(for: file)
+        var budget = RepairBudget(for: file, .clusters)
         var hole: UInt32?
         for block in 0..<map.count where map[block] < Vdi.discarded {
             let entry = map[block]
@@ -102,7 +153,7 @@ extension VdiState {
                 try separate(block, &budget)
             }
         }
-        if budget.wasExceeded { report(CopyBudget.message) }
+        if budget.wasExceeded { report(budget.message) }
         try commit()
     }
 
@@ -125,7 +176,7 @@ extension VdiState {
     }
 
     /// Gives a block a place of its own, with the bytes that it shared.
-    private mutating func separate(_ block: Int, _ budget: inout CopyBudget) throws(BlockError) {
+    private mutating func separate(_ block: Int, _ budget: inout RepairBudget) throws(BlockError) {
         guard header.allocatedCount < VdiSurvey.mostBlocks(map), budget.allowsCopy() else { return }
         let index = try takeBlock()
         budget.spend(try copyBlock(Int(map[block]), to: Int(index)))
@@ -143,19 +194,23 @@ extension VdiState {
         return start..<start + header.blockBytes
     }
 
-    mutating func checkLeaks(
-        repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
+    private mutating func checkLeaks(
+        _ plan: VdiRepairPlan, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) {
+        let repair = plan.mode != .none && !plan.hasLosses
         let survey = VdiSurvey(map: map, count: header.allocatedCount)
-        result.leaks = survey.unusedCount
-        guard result.leaks > 0 else { return }
+        let leaks = survey.unusedCount
+        guard leaks > 0 else { return }
         report(
-            "\(repair ? "Repairing" : "Leaked") \(result.leaks) of \(header.allocatedCount) blocks that are"
+            "\(repair ? "Repairing" : "Leaked") \(leaks) of \(header.allocatedCount) blocks that are"
                 + " counted: nothing refers to them")
-        guard repair, survey.findingCount == 0 else { return }
-        try closeGaps(survey)
-        result.leaksFixed = result.leaks
-        result.leaks = 0
+        if repair, survey.findingCount == 0 {
+            try closeGaps(survey)
+            result.leaksFixed = leaks
+        } else {
+            result.leaks = leaks
+        }
+        if plan.hasLosses { report(KeptLeaks.message) }
     }
 
     /// Moves the last blocks into the places of those that are not used, so that the count is that of the

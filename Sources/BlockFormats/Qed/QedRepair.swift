@@ -42,38 +42,34 @@ extension QedTables {
 private struct QedCheck {
     private let tables: QedTables
     private let repair: RepairMode
-    private var used: [UInt64] = []
-    private var lastUsed = -1
+    private var used = UnitBitmap(0..<0)
+    /// The last cluster in use; -1 for none.
+    private var lastUsed: Int { used.lastUsed ?? -1 }
     private(set) var result = CheckResult()
     private(set) var sharedClusters = 0
     /// Clusters and tables behind the end of the file.
     private(set) var lostClusters = 0
-    private var budget: CopyBudget
+    private var budget: RepairBudget
     /// Entries that pointed nowhere were given up.
     private var hasLosses = false
 
     init(_ tables: QedTables, repair: RepairMode) {
         self.tables = tables
         self.repair = repair
-        budget = CopyBudget(for: tables.file)
+        budget = RepairBudget(for: tables.file, .clusters)
         let clusters = tables.end / tables.header.clusterBytes
         if clusters <= Qed.Limit.checkedClusters {
-            used = [UInt64](repeating: 0, count: clusters / 64 + 1)
+            used = UnitBitmap(0..<(clusters / 64 + 1) * 64)
         }
     }
 
-    var isPossible: Bool { !used.isEmpty }
+    var isPossible: Bool { !used.units.isEmpty }
     private var header: QedHeader { tables.header }
 
     /// Takes clusters for a table, the header or data. `false` when one of them is taken already.
     private mutating func use(_ offset: Int, clusters: Int) -> Bool {
         let first = offset / header.clusterBytes
-        let range = first..<first + clusters
-        guard range.upperBound <= used.count * 64 else { return false }
-        if range.contains(where: { used[$0 / 64] & 1 << UInt64($0 % 64) != 0 }) { return false }
-        for cluster in range { used[cluster / 64] |= 1 << UInt64(cluster % 64) }
-        lastUsed = max(lastUsed, range.upperBound - 1)
-        return true
+        return used.insertUnused(first..<first + clusters)
     }
 
     private mutating func found(_ message: String, _ report: (String) -> Void) -> Bool {
@@ -98,7 +94,7 @@ private struct QedCheck {
             if let place = try checkTable(number, report) { places.append((number, place)) }
         }
         for (number, _) in places { try checkEntries(number, report) }
-        if budget.wasExceeded { report(CopyBudget.message) }
+        if budget.wasExceeded { report(budget.message) }
         result.imageEndOffset = nil
         try checkLeaks(report)
         guard repair == .all, result.corruptions == 0 else { return }
@@ -190,8 +186,7 @@ private struct QedCheck {
         }
         guard budget.allowsCopy() else { return false }
         let place = try tables.allocate(1)
-        let needed = place / header.clusterBytes / 64 + 1
-        if needed > used.count { used += [UInt64](repeating: 0, count: needed - used.count) }
+        used.grow(to: place / header.clusterBytes + 1)
         _ = use(place, clusters: 1)
         budget.spend(try tables.file.copyInside(shared, to: place))
         tables.hasUnflushedWrites = true
@@ -201,11 +196,11 @@ private struct QedCheck {
 
     /// What lies behind the last used cluster is cut off; a gap stays a leak, as nothing can be put there.
     private mutating func checkLeaks(_ report: (String) -> Void) throws(BlockError) {
+        let lastUsed = lastUsed
         var clusters = tables.end / header.clusterBytes
         // The part of a cluster at the end of a file is padding of the program that wrote it.
         if try tables.file.length() < tables.end, lastUsed + 1 < clusters { clusters -= 1 }
-        let count = used.reduce(0) { $0 + $1.nonzeroBitCount }
-        result.leaks = max(0, clusters - count)
+        result.leaks = max(0, clusters - used.usedCount)
         guard result.leaks > 0 else { return }
         let mends = repair != .none && result.corruptions == 0 && !hasLosses
         report("\(mends ? "Repairing" : "Leaked") \(result.leaks) clusters: nothing refers to them")

@@ -78,7 +78,7 @@ extension ParallelsState {
         result.count(wasUnclean ? 1 : 0, fixed: repairsAll)
         let last = repairsAll ? try survey() : first
         if repairsAll { try adopt(last) }
-        let hasLosses = repairsAll && (hadProblem || first.findings.contains { $0.isLoss })
+        let hasLosses = repairsAll && (hadProblem || first.findings.kept.contains { $0.isLoss })
         try checkLeaks(last, hasLosses ? .none : repair, &result, report)
         if hasLosses && result.leaks > 0 { report(KeptLeaks.message) }
         result.totalClusters = table.count
@@ -138,14 +138,14 @@ extension ParallelsState {
     private mutating func checkTable(
         _ survey: ParallelsSurvey, _ repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) {
-        for finding in survey.findings { report(finding.text(repair ? "Repairing" : "ERROR")) }
+        for finding in survey.findings.kept { report(finding.text(repair ? "Repairing" : "ERROR")) }
         var left = survey.findingCount
         if repair && left > 0 {
             let isAll = try mendTable()
             let after = try self.survey()
             try adopt(after)
             left = after.findingCount
-            if !isAll && left > 0 { report(RepairCopies.exhausted) }
+            if !isAll && left > 0 { report(RepairBudget.Rule.blocks.message) }
         }
         result.corruptions += left
         result.corruptionsFixed += survey.findingCount - left
@@ -157,7 +157,7 @@ extension ParallelsState {
     /// - Returns: whether nothing was left because of the number of copies.
     private mutating func mendTable() throws(BlockError) -> Bool {
         try beginChanges()
-        var copies = RepairCopies(in: file)
+        var copies = RepairBudget(for: file, .blocks)
         var survey = ParallelsSurvey(of: table.count, layout, fileBytes: try file.length())
         for block in 0..<table.count where table[block] != Parallels.unallocated {
             switch try survey.look(at: block, table[block]) {
@@ -167,7 +167,7 @@ extension ParallelsState {
                 let end = layout.hostOffset(table[block]) + layout.clusterBytes
                 if try file.length() < end { try file.resize(to: end) }
             case .misaligned, .shared:
-                if !copies.isExhausted { copies.count(try moveBlock(block)) }
+                if !copies.isExhausted { copies.spend(try moveBlock(block)) }
             }
         }
         try commit()
