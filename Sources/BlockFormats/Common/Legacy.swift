@@ -1,6 +1,5 @@
 import BlockCore
 
-extension QcowDriver: LegacyWriting {}
 extension VhdxDriver: LegacyWriting {}
 extension VmdkDriver: LegacyWriting {}
 extension VhdDriver: LegacyWriting {}

@@ -2,11 +2,11 @@ import BlockCore
 
 extension QcowDriver: Checkable {
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
-        try exclusively { (tables) throws(BlockError) in try tables.check(repair: repair, report: report) }
+        try session.exclusively { (tables) throws(BlockError) in try tables.check(repair: repair, report: report) }
     }
 }
 
-extension QcowTables {
+extension QcowState {
     /// - Returns: what was found and not mended, and what was.
     func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         var result = CheckResult()

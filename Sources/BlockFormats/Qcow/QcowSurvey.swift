@@ -20,7 +20,7 @@ struct QcowSurvey {
         }
     }
 
-    private let tables: QcowTables
+    private let tables: QcowState
     private var header: QcowHeader { tables.header }
     /// One bit for each cluster of the file.
     private var whole: [UInt64]
@@ -42,7 +42,7 @@ struct QcowSurvey {
     private(set) var fragmented = 0
 
     /// `nil` for a file that is too large to look at.
-    init?(_ tables: QcowTables, watching watched: Range<Int> = 0..<0) {
+    init?(_ tables: QcowState, watching watched: Range<Int> = 0..<0) {
         self.tables = tables
         self.watched = watched
         clusterCount = (tables.end + tables.header.clusterBytes - 1) >> tables.header.clusterBits
