@@ -256,6 +256,9 @@ final class QcowState: SessionState, @unchecked Sendable {
         if free == nil { place = try reserveTable().lowerBound }
         try file.copyInside(old..<old + header.tableBytes, to: place)
         use(place, forTable: number)
+        let index = l2Places.partitioningIndex { $0 >= old }
+        if index < l2Places.count, l2Places[index] == old { l2Places.remove(at: index) }
+        notePlace(place)
     }
 
     /// Makes entry `number` of the L1 table refer to nothing.
