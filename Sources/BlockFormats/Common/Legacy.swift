@@ -1,7 +1,5 @@
 import BlockCore
 
-extension QedDriver: LegacyWriting {}
-extension QcowDriver: LegacyWriting {}
 extension VhdxDriver: LegacyWriting {}
 extension VmdkDriver: LegacyWriting {}
 

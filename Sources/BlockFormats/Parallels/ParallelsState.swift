@@ -1,12 +1,17 @@
 import BlockCore
 
-/// Header, table and space of an open image. Used under the driver's lock.
+/// Header, table and space of an open image. Not thread-safe: the session's lock guards it.
 ///
-/// The order of writes. Before the first change the header gets the mark "in use" and loses its reference to
-/// bitmaps, which a crash would leave outdated; a flush. Then data; a flush; the table's entries that refer
-/// to them; a flush; only now may clusters that lost their entries be taken again. At the end the bitmaps, in
-/// clusters of their own; a flush; the header, closed, that refers to them. Killed anywhere, the worst is a
-/// cluster that nothing refers to, which is free.
+/// The order of writes, with a flush after each step:
+///
+/// 1. before the first change of a session, the header with the mark "in use" and without its reference to
+///    bitmaps, which a crash would leave outdated;
+/// 2. data;
+/// 3. the table's entries that refer to them; only now may clusters that lost their entries be taken again;
+/// 4. when the image is closed, the bitmaps, in clusters of their own;
+/// 5. the header, marked as closed, that refers to the bitmaps.
+///
+/// Killed anywhere, the worst is a cluster that nothing refers to, which is free.
 struct ParallelsState: SessionState {
     let file: BlockNode
     var header: ParallelsHeader

@@ -1,11 +1,10 @@
 import BlockCore
-import Synchronization
 
 /// QEMU's first copy-on-write images, qcow version 1: two levels of tables, compression, AES; no snapshots.
 ///
 /// Lock order: the node's range, then this driver's lock, then the file's own. Data is read, written,
 /// encrypted and compressed outside the lock.
-public final class QcowDriver: LegacySessionFormat {
+public final class QcowDriver: SessionFormat {
     public static let name = "qcow"
     public static let optionsInName = ["encrypt.key-secret"]
 
@@ -13,23 +12,18 @@ public final class QcowDriver: LegacySessionFormat {
     let clusterBytes: Int
     let clusterBits: Int
     let isEncrypted: Bool
-    let tables: Monitor<QcowTables>
+    let session: Session<QcowState>
     let request: OpenRequest
-    private let size: Atomic<Int>
-    private let reference: Mutex<BackingReference?>
 
     var file: BlockNode { data.node }
-    var state: Monitor<QcowTables> { tables }
 
-    private init(_ tables: QcowTables, _ request: OpenRequest) {
-        data = tables.data
-        clusterBytes = tables.header.clusterBytes
-        clusterBits = tables.header.clusterBits
-        isEncrypted = tables.header.isEncrypted
-        size = Atomic(tables.header.virtualSize)
-        reference = Mutex(tables.header.backing)
+    private init(_ state: QcowState, _ request: OpenRequest) {
+        data = state.data
+        clusterBytes = state.header.clusterBytes
+        clusterBits = state.header.clusterBits
+        isEncrypted = state.header.isEncrypted
         self.request = request
-        self.tables = Monitor(tables)
+        session = Session(state)
     }
 
     /// Version 1 only: later ones are qcow2.
@@ -45,15 +39,15 @@ public final class QcowDriver: LegacySessionFormat {
             var data = GuestData(node: request.file, child: 0)
             data.encryption = try unlock(header, request, &options)
             let settings = request.settings
-            let tables = try QcowTables(data, header: header, isReadOnly: settings.readOnly)
+            let state = try QcowState(data, header: header, isReadOnly: settings.readOnly)
             if !settings.metadataOnly && !settings.forCheck {
                 try TableRepeats.check(
                     request.file, at: header.l1Offset, count: header.l1Entries, unit: Qcow.sectorBytes,
                     entriesPerTable: header.entriesPerTable
                 ) { bytes, offset in bytes.bigEndian(at: offset) ?? 0 }
             }
-            if !settings.readOnly && !settings.forCheck { try tables.prepareForWriting() }
-            return QcowDriver(tables, request)
+            if !settings.readOnly && !settings.forCheck { try state.prepareForWriting() }
+            return QcowDriver(state, request)
         } catch {
             throw error.concerning(request.file.filename)
         }
@@ -81,38 +75,20 @@ public final class QcowDriver: LegacySessionFormat {
         return try .aes(password: try named.password(request.secrets))
     }
 
-    public var virtualSize: Int { size.load(ordering: .relaxed) }
-    public var backing: BackingReference? { reference.withLock { $0 } }
     public var writeGranularity: Int { clusterBytes }
     /// Zeroed clusters stay where they are, as holes of the file.
     public var dataMayBeHoles: Bool { !isEncrypted }
     public var mapStyle: MapStyle { .unitsAreWhole }
 
-    func setVirtualSize(_ bytes: Int) { size.store(bytes, ordering: .relaxed) }
-    func setBacking(_ backing: BackingReference?) { reference.withLock { $0 = backing } }
-
-    // MARK: Mapping
-
-    /// How many clusters `count` bytes touch that start `inside` bytes into one.
-    func clusters(_ inside: Int, _ count: Int) -> Int { (inside + count - 1) >> clusterBits + 1 }
-
-    public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
-        let inside = offset & (clusterBytes - 1)
-        let run = try tables.withLock { (tables) throws(BlockError) in
-            try tables.run(at: offset, limit: clusters(inside, limit))
-        }
-        let length = min(limit, run.count << clusterBits - inside)
-        switch run.first {
-        case .unallocated: return Extent(.unallocated, length: length)
-        case .compressed: return Extent(.encoded(compressed: true), length: length)
-        case .data(let host):
-            return Extent(
-                isEncrypted ? .encoded(compressed: false) : .data(hostOffset: host + inside), length: length)
-        }
+    /// Encrypts guest bytes on their way to the place of a grant.
+    public func storeEncoded(
+        _ bytes: RawSpan, for grant: WriteGrant, at guest: Int
+    ) throws(BlockError) {
+        try data.write(bytes, at: grant.hostOffset(of: guest), guest: guest)
     }
 
     public func describe() throws(BlockError) -> FormatInfo {
-        let header = tables.withLock { $0.header }
+        let header = session.withLock { $0.header }
         return FormatInfo(
             clusterSizeBytes: clusterBytes, isEncrypted: isEncrypted,
             specific: [

@@ -10,10 +10,10 @@ extension QcowDriver {
         while done < buffer.byteCount {
             let start = offset + done
             let inside = start & (clusterBytes - 1)
-            let wanted = clusters(inside, buffer.byteCount - done)
-            let (run, places) = try tables.withLock {
+            let limit = buffer.byteCount - done
+            let (run, places) = try session.withLock {
                 (tables) throws(BlockError) -> ((first: QcowEntry, count: Int), [Range<Int>]) in
-                let run = try tables.run(at: start, limit: wanted)
+                let run = try tables.clusterRun(at: start, limit: tables.clusters(inside, limit))
                 guard case .compressed = run.first else { return (run, []) }
                 return (run, try tables.compressedPlaces(at: start, count: run.count))
             }
@@ -69,5 +69,26 @@ extension QcowDriver {
         buffer.copy(
             from: cluster.bytes(range.lowerBound - position..<range.upperBound - position),
             at: range.lowerBound)
+    }
+}
+
+extension QcowState {
+    /// Where the compressed clusters from that of `guest` on are; they are in one table.
+    func compressedPlaces(at guest: Int, count: Int) throws(BlockError) -> [Range<Int>] {
+        guard let (slot, first, most) = try entries(at: guest, limit: count) else { return [] }
+        var places: [Range<Int>] = []
+        for index in 0..<most {
+            let entry = QcowEntry(entry(slot, first + index), clusterBits: header.clusterBits)
+            guard case .compressed(let place) = entry else { break }
+            guard isCompressedPlace(place) else {
+                if place.lowerBound >= Qcow.headerBytes, place.upperBound > end {
+                    throw try file.cutError(
+                        "A compressed cluster", end: place.upperBound, at: place.lowerBound)
+                }
+                throw corrupt("A compressed cluster is misplaced (offset \(place.lowerBound))", at: guest)
+            }
+            places.append(place)
+        }
+        return places
     }
 }

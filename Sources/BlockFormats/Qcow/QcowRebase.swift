@@ -26,7 +26,7 @@ extension QcowHeader {
     }
 }
 
-extension QcowTables {
+extension QcowState {
     /// The order of writes: a name that does not fit into the first sector goes where the header does not
     /// refer to, behind all else if need be, a flush; then the first sector: old or new after a crash.
     func setBacking(_ reference: BackingReference?) throws(BlockError) {
@@ -103,14 +103,13 @@ extension QcowDriver: Rebasable, Emptying {
             try node.close()
             try Self.checkBackingFormat(format, found: found, of: backing.filename, request.registry)
         }
-        try exclusively { (tables) throws(BlockError) in
+        try session.exclusively { (tables) throws(BlockError) in
             try tables.commit()
             try tables.setBacking(backing)
         }
-        setBacking(backing.map { BackingReference(filename: $0.filename, format: nil) })
     }
 
     public func makeEmpty() throws(BlockError) {
-        try exclusively { (tables) throws(BlockError) in try tables.makeEmpty() }
+        try session.exclusively { (tables) throws(BlockError) in try tables.makeEmpty() }
     }
 }

@@ -2,11 +2,11 @@ import BlockCore
 
 extension QcowDriver: Checkable {
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
-        try exclusively { (tables) throws(BlockError) in try tables.check(repair: repair, report: report) }
+        try session.exclusively { (tables) throws(BlockError) in try tables.check(repair: repair, report: report) }
     }
 }
 
-extension QcowTables {
+extension QcowState {
     /// - Returns: what was found and not mended, and what was.
     func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         var result = CheckResult()
@@ -113,14 +113,7 @@ extension QcowTables {
     /// - Returns: `false` when that cannot be done; nothing was changed.
     func evacuate(_ range: Range<Int>) throws(BlockError) -> Bool {
         if range.lowerBound >= end { return true }
-        guard var survey = QcowSurvey(self, watching: range) else { return false }
-        let places = l2Places
-        var isSound = true
-        try survey.run { _ in isSound = false }
-        guard isSound, !survey.watchedIsFixed else {
-            l2Places = places
-            return false
-        }
+        guard let survey = try soundSurvey(watching: range), !survey.watchedIsFixed else { return false }
         // Where the range reaches over the end, nothing may be put into it.
         end = max(end, range.upperBound)
         for (place, number) in survey.tablesThere { try moveTable(number, from: place, to: nil) }
@@ -135,17 +128,20 @@ extension QcowTables {
     /// The order: copies, a flush, the L2 entries, a flush, the L1 entries, a flush, the length of the file.
     func closeGaps() throws(BlockError) {
         try commit()
+        guard let survey = try soundSurvey() else { return }
+        if survey.unusedCount > 0 { try move(survey) }
+        guard let after = try soundSurvey() else { return }
+        try cut(to: after.usedEnd.roundedUp(to: Qcow.sectorBytes) ?? after.usedEnd)
+    }
+
+    /// What is in use, of an image without findings; `nil` for others. The places of its tables stay noted.
+    private func soundSurvey(watching range: Range<Int> = 0..<0) throws(BlockError) -> QcowSurvey? {
         let places = l2Places
         defer { l2Places = places }
-        guard var survey = QcowSurvey(self) else { return }
+        guard var survey = QcowSurvey(self, watching: range) else { return nil }
         var isSound = true
         try survey.run { _ in isSound = false }
-        guard isSound else { return }
-        if survey.unusedCount > 0 { try move(survey) }
-        guard var after = QcowSurvey(self) else { return }
-        try after.run { _ in isSound = false }
-        let length = after.usedEnd.roundedUp(to: Qcow.sectorBytes) ?? after.usedEnd
-        if isSound { try cut(to: length) }
+        return isSound ? survey : nil
     }
 
     private func move(_ survey: QcowSurvey) throws(BlockError) {

@@ -11,9 +11,7 @@ extension QcowDriver: Resizable {
             throw BlockError(.unsupported, "Unsupported preallocation mode '\(preallocation.rawValue)'")
         }
         let before = self.virtualSize
-        // After a failure the guest must see the size that the header in memory has.
-        defer { setVirtualSize(tables.withLock { $0.header.virtualSize }) }
-        let moved = try exclusively { (tables) throws(BlockError) -> Bool in
+        let moved = try session.exclusively { (tables) throws(BlockError) -> Bool in
             try tables.checkSize(virtualSize)
             try tables.commit()
             if virtualSize <= before { return true }
@@ -24,7 +22,7 @@ extension QcowDriver: Resizable {
             try guest.clearTail(before..<min(virtualSize, cluster))
             try guest.hideBacking(before..<virtualSize)
         }
-        try exclusively { (tables) throws(BlockError) in
+        try session.exclusively { (tables) throws(BlockError) in
             try tables.commit()
             try tables.setSize(virtualSize)
             if moved { try tables.closeGaps() }
@@ -32,7 +30,7 @@ extension QcowDriver: Resizable {
     }
 }
 
-extension QcowTables {
+extension QcowState {
     fileprivate func checkSize(_ size: Int) throws(BlockError) {
         guard size % Qcow.sectorBytes == 0, size > 0 else {
             throw BlockError(

@@ -20,7 +20,7 @@ struct QcowSurvey {
         }
     }
 
-    private let tables: QcowTables
+    private let tables: QcowState
     private var header: QcowHeader { tables.header }
     /// The clusters of the file that are in use, and those that plain clusters have alone.
     private var used: UnitBitmap
@@ -42,7 +42,7 @@ struct QcowSurvey {
     private(set) var fragmented = 0
 
     /// `nil` for a file that is too large to look at.
-    init?(_ tables: QcowTables, watching watched: Range<Int> = 0..<0) {
+    init?(_ tables: QcowState, watching watched: Range<Int> = 0..<0) {
         self.tables = tables
         self.watched = watched
         let count = (tables.end + tables.header.clusterBytes - 1) >> tables.header.clusterBits

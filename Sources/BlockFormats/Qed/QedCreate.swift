@@ -118,7 +118,7 @@ extension QedDriver: Rebasable {
     /// The order of writes: a name that does not fit into the first sector goes where the header does not
     /// refer to, a flush; then the first sector: old or new after a crash.
     public func changeBacking(to backing: BackingReference?) throws(BlockError) {
-        try exclusively { (tables) throws(BlockError) in
+        try session.exclusively { (tables) throws(BlockError) in
             try tables.commit()
             var header = tables.header
             let old = header.backingOffset..<header.backingOffset + header.backingBytes
@@ -134,6 +134,5 @@ extension QedDriver: Rebasable {
             try file.flush()
             tables.header = header
         }
-        setBacking(backing)
     }
 }

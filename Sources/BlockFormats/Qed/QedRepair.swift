@@ -2,14 +2,14 @@ import BlockCore
 
 extension QedDriver: Checkable {
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
-        try exclusively { (tables) throws(BlockError) in
+        try session.exclusively { (tables) throws(BlockError) in
             if repair != .none { try tables.clearFeatures() }
             return try tables.check(repair: repair, report: report)
         }
     }
 }
 
-extension QedTables {
+extension QedState {
     /// - Returns: what was found and not mended, and what was.
     func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         var check = QedCheck(self, repair: repair)
@@ -40,7 +40,7 @@ extension QedTables {
 
 /// A look at every entry of every table. Each cluster of the file may be used once.
 private struct QedCheck {
-    private let tables: QedTables
+    private let tables: QedState
     private let repair: RepairMode
     private var used = UnitBitmap(0..<0)
     /// The last cluster in use; -1 for none.
@@ -53,7 +53,7 @@ private struct QedCheck {
     /// Entries that pointed nowhere were given up.
     private var hasLosses = false
 
-    init(_ tables: QedTables, repair: RepairMode) {
+    init(_ tables: QedState, repair: RepairMode) {
         self.tables = tables
         self.repair = repair
         budget = RepairBudget(for: tables.file, .clusters)

@@ -11,7 +11,7 @@ extension QedDriver: Resizable {
             throw BlockError(.unsupported, "Unsupported preallocation mode '\(preallocation.rawValue)'")
         }
         let before = self.virtualSize
-        try exclusively { (tables) throws(BlockError) in
+        try session.exclusively { (tables) throws(BlockError) in
             let most = QedHeader.largestDisk(
                 clusterBytes: clusterBytes, tableClusters: tables.header.tableClusters)
             guard virtualSize % Qed.sectorBytes == 0, virtualSize <= most else {
@@ -21,23 +21,22 @@ extension QedDriver: Resizable {
             guard virtualSize >= before else {
                 throw BlockError(.unsupported, "Shrinking images is not supported by format 'qed'")
             }
-            try tables.clear(from: before)
+            try tables.clearEntries(from: before)
         }
         let cluster = before.roundedUp(to: clusterBytes) ?? before
         try guest.clearTail(before..<max(before, min(virtualSize, cluster)))
         try guest.hideBacking(before..<virtualSize)
-        try exclusively { (tables) throws(BlockError) in
+        try session.exclusively { (tables) throws(BlockError) in
             try tables.commit()
             try tables.setSize(virtualSize)
         }
-        setVirtualSize(virtualSize)
     }
 }
 
 extension QedDriver: Emptying {
     /// Only the L1 table refers to anything: when it is zero, the rest of the file can go.
     public func makeEmpty() throws(BlockError) {
-        try exclusively { (tables) throws(BlockError) in
+        try session.exclusively { (tables) throws(BlockError) in
             try tables.commit()
             let header = tables.header
             tables.forgetTables()
@@ -54,7 +53,7 @@ extension QedDriver: Emptying {
     }
 }
 
-extension QedTables {
+extension QedState {
     fileprivate func setSize(_ size: Int) throws(BlockError) {
         let before = header.virtualSize
         header.virtualSize = size
@@ -68,7 +67,7 @@ extension QedTables {
     }
 
     /// Clears what a growth that was stopped left behind the end of the disk. Durable on return.
-    fileprivate func clear(from start: Int) throws(BlockError) {
+    fileprivate func clearEntries(from start: Int) throws(BlockError) {
         guard var guest = start.roundedUp(to: header.clusterBytes) else { return }
         while guest % header.guestBytesPerTable != 0 {
             let rest = header.guestBytesPerTable - guest % header.guestBytesPerTable

@@ -1,12 +1,18 @@
 import BlockCore
 
-/// Header and tables of an open image. Used under the driver's lock.
+/// Header and tables of an open image. Not thread-safe: the session's lock guards it.
 ///
-/// The order of writes: the mark "needs a check"; a flush; data and new tables; a flush; the L2 entries that
-/// refer to data; a flush; the L1 entries that refer to new tables; a flush. Killed anywhere, the worst is a
-/// cluster that nothing refers to. The mark is taken away when the image is closed.
-/// Unchecked: only the driver's monitor hands it from thread to thread.
-final class QedTables: LegacySessionState, @unchecked Sendable {
+/// The order of writes, with a flush after each step:
+///
+/// 1. the header's mark "needs a check", once a session;
+/// 2. data, and new L2 tables that are zero;
+/// 3. the L2 entries that refer to data;
+/// 4. the L1 entries that refer to new tables;
+/// 5. when the image is closed, the header without the mark.
+///
+/// Killed anywhere, the worst is a cluster that nothing refers to.
+/// Unchecked: only the driver's session hands it from thread to thread.
+final class QedState: SessionState, @unchecked Sendable {
     let file: BlockNode
     var header: QedHeader
     var isReadOnly: Bool
@@ -20,9 +26,8 @@ final class QedTables: LegacySessionState, @unchecked Sendable {
     }
     /// Where the L2 tables are, in ascending order; known only where the image is written to.
     var l2Places: [Int] = []
-    var writesInFlight = 0
-    var isAtRest: Bool { writesInFlight == 0 }
     var writes: TableWrites?
+    /// Whether data or new tables were written that no flush has made durable.
     var hasUnflushedWrites = false
 
     init(file: BlockNode, header: QedHeader, isReadOnly: Bool) throws(BlockError) {
@@ -40,7 +45,9 @@ final class QedTables: LegacySessionState, @unchecked Sendable {
         space = TailSpace(end: end)
     }
 
-    var hasChanges: Bool { l1.hasDirty || l2.hasDirty || hasUnflushedWrites }
+    var virtualSize: Int { header.virtualSize }
+    var backing: BackingReference? { header.backing }
+    private var hasChanges: Bool { l1.hasDirty || l2.hasDirty || hasUnflushedWrites }
 
     // MARK: Looking up
 
@@ -143,6 +150,7 @@ final class QedTables: LegacySessionState, @unchecked Sendable {
     }
 
     /// Says in the file that it was not closed, before anything changes that a crash could leave half done.
+    /// Flushes with the lock held, once a session: nobody else may change anything before that.
     private func markAsOpen() throws(BlockError) {
         guard !header.needsCheck else { return }
         header.features |= Qed.Feature.needCheck
@@ -195,22 +203,23 @@ final class QedTables: LegacySessionState, @unchecked Sendable {
         let size = header.tableBytes
         if range.overlaps(header.l1Offset..<header.l1Offset + size) { return true }
         // The last table that starts before the range ends.
-        var low = 0
-        var high = l2Places.count
-        while low < high {
-            let middle = (low + high) / 2
-            if l2Places[middle] < range.upperBound { low = middle + 1 } else { high = middle }
-        }
-        return low > 0 && l2Places[low - 1] + size > range.lowerBound
+        let behind = l2Places.partitioningIndex { $0 >= range.upperBound }
+        return behind > 0 && l2Places[behind - 1] + size > range.lowerBound
+    }
+
+    /// Gives the L2 entries in the slice of that of `guest` their space in the file, with their table where
+    /// there is none.
+    func reserveEntries(at guest: Int) throws(BlockError) {
+        try markAsOpen()
+        if l1.isCrowdedByDirty || l2.isCrowdedByDirty { try commit() }
+        if try l2Table(for: guest) == nil { try addTable(for: guest) }
+        if let (slot, _, _) = try entries(at: guest, limit: 1) { try l2.reserve(slot) }
     }
 
     /// Sets the L2 entries from that of `guest` on, making their table where there is none. One slice.
     func setEntries(at guest: Int, count: Int, to value: (Int) -> UInt64) throws(BlockError) {
-        try markAsOpen()
-        if l1.isCrowdedByDirty || l2.isCrowdedByDirty { try commit() }
-        if try l2Table(for: guest) == nil { try addTable(for: guest) }
+        try reserveEntries(at: guest)
         guard let (slot, first, _) = try entries(at: guest, limit: 1) else { return }
-        try l2.reserve(slot)
         for index in 0..<count { l2.setLittleEndian64(slot, first + index, to: value(index)) }
     }
 
@@ -228,7 +237,7 @@ final class QedTables: LegacySessionState, @unchecked Sendable {
         }
         // The cache may have what was there before.
         l2.discard(place..<place + header.tableBytes)
-        l2Places.append(place)
+        l2Places.insert(place, at: l2Places.partitioningIndex { $0 >= place })
     }
 
     /// Makes everything durable, in the order above.

@@ -1,13 +1,17 @@
 import BlockCore
 
-/// Header and tables of an open image. Used under the driver's lock.
+/// Header and tables of an open image. Not thread-safe: the session's lock guards it.
 ///
-/// The order of writes: data and new, empty L2 tables; a flush; the L2 entries that refer to data; a flush;
-/// the L1 entries that refer to new tables; a flush. Nothing that an entry ever referred to is used for
-/// something else. Killed anywhere, the worst is space that nothing refers to: the format has neither counts
-/// nor a mark that would tell.
-/// Unchecked: only the driver's monitor hands it from thread to thread.
-final class QcowTables: LegacySessionState, @unchecked Sendable {
+/// The order of writes, with a flush after each step:
+///
+/// 1. data, and new L2 tables that are zero;
+/// 2. the L2 entries that refer to data;
+/// 3. the L1 entries that refer to new tables.
+///
+/// Space to which an entry ever referred is not used again. Killed anywhere, the worst is space that nothing
+/// refers to: the format has neither counts nor a mark that would tell.
+/// Unchecked: only the driver's session hands it from thread to thread.
+final class QcowState: SessionState, @unchecked Sendable {
     let file: BlockNode
     /// Where the guest's bytes go, and what encrypts them.
     let data: GuestData
@@ -28,15 +32,14 @@ final class QcowTables: LegacySessionState, @unchecked Sendable {
     }
     /// Where the L2 tables are, in ascending order; known only where the image is written to.
     var l2Places: [Int] = []
-    var writesInFlight = 0
-    var isAtRest: Bool { writesInFlight == 0 }
     var writes: TableWrites?
     /// Those of ``newL1Entries`` that are being written.
     private var heldL1Entries: [Int: Int] = [:]
+    /// Whether data or new tables were written that no flush has made durable.
     var hasUnflushedWrites = false
 
     private static let l1SliceBytes = 4096
-    private static let longestFile = 1 << 62
+    static let longestFile = 1 << 62
 
     init(_ data: GuestData, header: QcowHeader, isReadOnly: Bool) throws(BlockError) {
         file = data.node
@@ -52,7 +55,9 @@ final class QcowTables: LegacySessionState, @unchecked Sendable {
         guard space.end <= Self.longestFile else { throw BlockError(.corrupt, "The qcow file is too long") }
     }
 
-    var hasChanges: Bool { l2.hasDirty || !newL1Entries.isEmpty || hasUnflushedWrites }
+    var virtualSize: Int { header.virtualSize }
+    var backing: BackingReference? { header.backing }
+    private var hasChanges: Bool { l2.hasDirty || !newL1Entries.isEmpty || hasUnflushedWrites }
 
     func corrupt(_ message: String, at offset: Int) -> BlockError {
         BlockError(.corrupt, message, path: file.filename, offset: offset)
@@ -92,35 +97,7 @@ final class QcowTables: LegacySessionState, @unchecked Sendable {
 
     func entry(_ slot: Int, _ index: Int) -> UInt64 { l2.bigEndian64(slot, index) }
 
-    /// The clusters from that of a guest offset on that are stored in one way and, where they are plain data,
-    /// in one place: at most `limit` of them.
-    func run(at guest: Int, limit: Int) throws(BlockError) -> (first: QcowEntry, count: Int) {
-        guard let (slot, first, most) = try entries(at: guest, limit: limit) else {
-            let inside = (guest % header.guestBytesPerTable) >> header.clusterBits
-            return (.unallocated, min(limit, header.entriesPerTable - inside))
-        }
-        let raw = entry(slot, first)
-        let flag = raw & QcowEntry.compressedFlag
-        let step = raw == 0 || flag != 0 ? 0 : UInt64(header.clusterBytes)
-        var count = 1
-        while count < most {
-            let next = entry(slot, first + count)
-            guard flag != 0 ? next & flag != 0 : next == raw &+ step &* UInt64(count) else { break }
-            count += 1
-        }
-        let kind = QcowEntry(raw, clusterBits: header.clusterBits)
-        if case .data(let host) = kind { try checkData(host) }
-        return (kind, count)
-    }
-
-    /// What lies behind the end of the file is lost, as the node knows.
-    private func checkData(_ host: Int) throws(BlockError) {
-        guard isClusterStart(host), host <= Self.longestFile else {
-            throw corrupt("A data cluster is misplaced (offset \(host))", at: 0)
-        }
-    }
-
-    private func isClusterStart(_ offset: Int) -> Bool {
+    func isClusterStart(_ offset: Int) -> Bool {
         offset % Qcow.sectorBytes == 0 && offset >= Qcow.headerBytes
     }
 
@@ -129,25 +106,6 @@ final class QcowTables: LegacySessionState, @unchecked Sendable {
 
     func isCompressedPlace(_ place: Range<Int>) -> Bool {
         !place.isEmpty && place.lowerBound >= Qcow.headerBytes && place.upperBound <= end
-    }
-
-    /// Where the compressed clusters from that of `guest` on are; they are in one table.
-    func compressedPlaces(at guest: Int, count: Int) throws(BlockError) -> [Range<Int>] {
-        guard let (slot, first, most) = try entries(at: guest, limit: count) else { return [] }
-        var places: [Range<Int>] = []
-        for index in 0..<most {
-            let entry = QcowEntry(entry(slot, first + index), clusterBits: header.clusterBits)
-            guard case .compressed(let place) = entry else { break }
-            guard isCompressedPlace(place) else {
-                if place.lowerBound >= Qcow.headerBytes, place.upperBound > end {
-                    throw try file.cutError(
-                        "A compressed cluster", end: place.upperBound, at: place.lowerBound)
-                }
-                throw corrupt("A compressed cluster is misplaced (offset \(place.lowerBound))", at: guest)
-            }
-            places.append(place)
-        }
-        return places
     }
 
     // MARK: Changing
@@ -223,7 +181,7 @@ final class QcowTables: LegacySessionState, @unchecked Sendable {
         for gap in space.takeZeroGaps() where gap.guest % unit == 0 {
             for index in 0..<gap.range.count / unit {
                 let guest = gap.guest + index * unit
-                guard case .unallocated = try run(at: guest, limit: 1).first else { continue }
+                guard case .unallocated = try clusterRun(at: guest, limit: 1).first else { continue }
                 let host = gap.range.lowerBound + index * unit
                 try data.writeZeroes(at: host, count: unit, guest: guest)
                 try setEntries(at: guest, count: 1) { _ in UInt64(host) }
@@ -236,28 +194,23 @@ final class QcowTables: LegacySessionState, @unchecked Sendable {
         let fixed = [0..<Qcow.headerBytes, header.nameRange, l1Range]
         if fixed.contains(where: { $0.overlaps(range) }) { return true }
         // The last table that starts before the range ends.
-        var low = 0
-        var high = l2Places.count
-        while low < high {
-            let middle = (low + high) / 2
-            if l2Places[middle] < range.upperBound { low = middle + 1 } else { high = middle }
-        }
-        return low > 0 && l2Places[low - 1] + header.tableBytes > range.lowerBound
+        let behind = l2Places.partitioningIndex { $0 >= range.upperBound }
+        return behind > 0 && l2Places[behind - 1] + header.tableBytes > range.lowerBound
     }
 
-    /// - Throws: `corrupt` when data at `range` would lie over metadata.
-    func checkIsData(_ range: Range<Int>) throws(BlockError) {
-        guard isMetadata(range) else { return }
-        throw corrupt("A data cluster lies over a table (offset \(range.lowerBound))", at: 0)
+    /// Gives the L2 entries in the table of that of `guest` their space in the file, with the table where there
+    /// is none.
+    func reserveEntries(at guest: Int) throws(BlockError) {
+        if l2.isCrowdedByDirty { try commit() }
+        let number = guest / header.guestBytesPerTable
+        if try l2Table(number) == nil { try addTable(number) }
+        if let (slot, _, _) = try entries(at: guest, limit: 1) { try l2.reserve(slot) }
     }
 
     /// Sets the L2 entries from that of `guest` on, making their table where there is none. One table.
     func setEntries(at guest: Int, count: Int, to value: (Int) -> UInt64) throws(BlockError) {
-        if l2.isCrowdedByDirty { try commit() }
-        let number = guest / header.guestBytesPerTable
-        if try l2Table(number) == nil { try addTable(number) }
+        try reserveEntries(at: guest)
         guard let (slot, first, _) = try entries(at: guest, limit: 1) else { return }
-        try l2.reserve(slot)
         for index in 0..<min(count, header.entriesPerTable - first) {
             l2.setBigEndian64(slot, first + index, to: value(index))
         }
@@ -273,7 +226,11 @@ final class QcowTables: LegacySessionState, @unchecked Sendable {
             throw error
         }
         use(place.lowerBound, forTable: number)
-        l2Places.append(place.lowerBound)
+        notePlace(place.lowerBound)
+    }
+
+    private func notePlace(_ place: Int) {
+        l2Places.insert(place, at: l2Places.partitioningIndex { $0 >= place })
     }
 
     /// Takes space for a table, which is zero and has its space in the file.
@@ -299,6 +256,9 @@ final class QcowTables: LegacySessionState, @unchecked Sendable {
         if free == nil { place = try reserveTable().lowerBound }
         try file.copyInside(old..<old + header.tableBytes, to: place)
         use(place, forTable: number)
+        let index = l2Places.partitioningIndex { $0 >= old }
+        if index < l2Places.count, l2Places[index] == old { l2Places.remove(at: index) }
+        notePlace(place)
     }
 
     /// Makes entry `number` of the L1 table refer to nothing.
