@@ -3,8 +3,6 @@ import BlockCore
 extension ParallelsDriver: LegacyWriting {}
 extension QedDriver: LegacyWriting {}
 extension QcowDriver: LegacyWriting {}
-extension VhdxDriver: LegacyWriting {}
-extension VmdkDriver: LegacyWriting {}
 extension Qcow2Driver: LegacyWriting {}
 
 /// The metadata of an image between opening and closing: what of it is in memory, and when the file gets it.

@@ -1,5 +1,4 @@
 import BlockCore
-import Synchronization
 
 /// Differencing images and their parents.
 extension VhdxDriver: BackingChecking {
@@ -30,7 +29,7 @@ extension VhdxDriver: BackingChecking {
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {
         guard let driver = backing.format as? VhdxDriver else { return try checkForeignParent(backing) }
         let identity = driver.dataWriteGUID
-        let linkages = try state.withLock { (state) throws(BlockError) in
+        let linkages = try session.withLock { (state) throws(BlockError) in
             state.geometry.hasParent ? try state.parentLocator().linkages : [identity]
         }
         guard linkages.contains(identity) else {
@@ -60,7 +59,7 @@ extension VhdxDriver: BackingChecking {
     }
 
     /// What children know this image's data by.
-    var dataWriteGUID: ImageUUID { state.withLock { $0.headers.current.dataWriteGUID } }
+    var dataWriteGUID: ImageUUID { session.withLock { $0.headers.current.dataWriteGUID } }
 }
 
 extension VhdxState {

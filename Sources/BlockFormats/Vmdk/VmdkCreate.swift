@@ -57,7 +57,7 @@ extension VmdkDriver: Measurable {
 
     /// The content ID of an open VMDK image.
     static func contentID(of node: BlockNode) throws(BlockError) -> UInt32 {
-        try driver(of: node).state.withLock { $0.descriptor?.descriptor.cid ?? 0 }
+        try driver(of: node).session.withLock { $0.descriptor?.descriptor.cid ?? 0 }
     }
 
     /// - Throws: `unsupported` for an image of another format.
