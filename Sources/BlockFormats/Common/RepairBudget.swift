@@ -39,7 +39,7 @@ struct RepairBudget {
     init(for file: BlockNode, _ rule: Rule) {
         self.file = file
         self.rule = rule
-        let stored = file.storage?.allocatedSize() ?? 0
+        let stored = file.allocatedSize() ?? 0
         switch rule {
         case .clusters:
             let (sum, overflow) = Self.extraBytes.addingReportingOverflow(stored)

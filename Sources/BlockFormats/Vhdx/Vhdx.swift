@@ -6,6 +6,7 @@ import BlockCore
 /// 0     file identifier   64K, 128K  headers   192K, 256K  region tables   1M...  log, regions, blocks
 /// ```
 enum Vhdx {
+    static let smallestSectorBytes = 512
     static let signature = Array("vhdxfile".utf8)
     /// The signature, read as a little-endian number.
     static let signatureNumber: UInt64 = 0x656C_6966_7864_6876

@@ -1,5 +1,4 @@
 import BlockCore
-import Synchronization
 
 /// Differencing images and their parents.
 extension VhdxDriver: BackingChecking, ParentIdentifying {
@@ -32,7 +31,7 @@ extension VhdxDriver: BackingChecking, ParentIdentifying {
             return try checkForeignParent(backing)
         }
         let identity = ImageUUID(bytes: bytes)
-        let linkages = try state.withLock { (state) throws(BlockError) in
+        let linkages = try session.withLock { (state) throws(BlockError) in
             state.geometry.hasParent ? try state.parentLocator().linkages : [identity]
         }
         guard linkages.contains(identity) else {
@@ -68,8 +67,8 @@ extension VhdxDriver: BackingChecking, ParentIdentifying {
     }
 
     /// What children know this image's data by: its data write GUID.
-    public var parentIdentity: [UInt8] { state.withLock { $0.headers.current.dataWriteGUID.bytes } }
-    public func nextParentIdentity() -> [UInt8] { state.withLock { $0.nextDataGUID().bytes } }
+    public var parentIdentity: [UInt8] { session.withLock { $0.headers.current.dataWriteGUID.bytes } }
+    public func nextParentIdentity() -> [UInt8] { session.withLock { $0.nextDataGUID().bytes } }
 }
 
 extension VhdxState {

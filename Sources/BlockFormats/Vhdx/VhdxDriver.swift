@@ -1,28 +1,22 @@
 import BlockCore
-import Synchronization
 
 /// Hyper-V's disk images (VHDX): dynamic, fixed and differencing.
 ///
-/// Lock order: the node's range, then this driver's lock, then the file's own. Data is read and written
+/// Lock order: the node's range, then the session's lock, then the file's own. Data is read and written
 /// outside the lock.
-public final class VhdxDriver: LegacySessionFormat {
+public final class VhdxDriver: SessionFormat {
     public static let name = "vhdx"
 
     let file: BlockNode
     let blockBytes: Int
-    let state: Monitor<VhdxState>
+    let session: Session<VhdxState>
     let request: OpenRequest
-    private let size: Atomic<Int>
-    /// The parent's name, as it was when the image was opened or since changed.
-    let parent: Mutex<BackingReference?>
 
-    private init(_ state: VhdxState, _ request: OpenRequest, parent: BackingReference?) {
+    private init(_ state: VhdxState, _ request: OpenRequest) {
         file = state.file
         blockBytes = state.geometry.blockBytes
-        size = Atomic(state.geometry.virtualSize)
         self.request = request
-        self.parent = Mutex(parent)
-        self.state = Monitor(state)
+        session = Session(state)
     }
 
     public static func probe(_ header: RawSpan, filename: String) -> Int {
@@ -40,41 +34,30 @@ public final class VhdxDriver: LegacySessionFormat {
             }
             var state = try VhdxState(
                 file: request.file, isReadOnly: settings.readOnly, newGUID: { request.newUUID(for: $0) })
-            let parent = try findParent(state, request)
+            state.backing = try findParent(state, request)
             if !settings.metadataOnly && !settings.forCheck { try state.checkRepeats() }
             if !settings.readOnly && !settings.forCheck { try state.prepareForWriting() }
-            return VhdxDriver(state, request, parent: parent)
+            return VhdxDriver(state, request)
         } catch {
             throw error.concerning(request.file.filename)
         }
     }
 
-    public var virtualSize: Int { size.load(ordering: .relaxed) }
-    public var backing: BackingReference? { parent.withLock { $0 } }
     /// Requests on one block get on with each other; only its first filling is done alone.
     public var writeGranularity: Int { 1 }
     /// Zeroed parts of blocks become holes of the file.
     public var dataMayBeHoles: Bool { true }
 
-    func setVirtualSize(_ bytes: Int) { size.store(bytes, ordering: .relaxed) }
-
-    // MARK: Mapping
-
-    public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
-        try state.withLock { (state) throws(BlockError) in
-            let extent = try state.extent(at: offset, limit: limit)
-            // What only the log has so far, the driver reads itself.
-            guard case .data(let host) = extent.status,
-                try state.needsLog(host..<host + extent.length)
-            else { return extent }
-            return Extent(.encoded(compressed: false), length: extent.length)
-        }
-    }
+    /// Parts of stored blocks are zeroed in their places.
+    public var zeroGranularity: Int { Vhdx.smallestSectorBytes }
+    public var discardGranularity: Int { Vhdx.smallestSectorBytes }
+    /// What an image without a parent does not store is marked when it gets one.
+    public var marksZeroes: Bool { true }
 
     public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         let count = buffer.byteCount
-        let (extent, view) = try state.withLock { (state) throws(BlockError) in
-            (try state.extent(at: offset, limit: count), state.view)
+        let (extent, view) = try session.withLock { (state) throws(BlockError) in
+            (try state.mapped(at: offset, limit: count), state.view)
         }
         guard case .data(let host) = extent.status, extent.length == count else {
             throw BlockError(.io, "Input/output error", path: file.filename, offset: offset)
@@ -86,7 +69,7 @@ public final class VhdxDriver: LegacySessionFormat {
     }
 
     public func describe() throws(BlockError) -> FormatInfo {
-        state.withLock { state in
+        session.withLock { state in
             let metadata = state.metadata
             let subformat =
                 metadata.geometry.hasParent
@@ -101,31 +84,5 @@ public final class VhdxDriver: LegacySessionFormat {
                     InfoField("disk-id", .text(metadata.diskID.text)),
                 ])
         }
-    }
-}
-
-extension VhdxState {
-    /// Whether bytes of the file are what the log makes of them: also those by which it makes the file
-    /// longer.
-    fileprivate func needsLog(_ range: Range<Int>) throws(BlockError) -> Bool {
-        let patches = view.patches
-        if !patches.isEmpty, patches.overlap(range) { return true }
-        guard range.lowerBound < patches.fileBytes else { return false }
-        return try file.storedCount(at: range.lowerBound, count: range.count) < range.count
-    }
-
-    /// Replays the log, and looks through the BAT: what is shared or damaged must not be written to.
-    mutating func prepareForWriting() throws(BlockError) {
-        guard headers.current.logBytes >= Vhdx.unitBytes else {
-            throw BlockError(.unsupported, "The VHDX image has no log, and cannot be written to")
-        }
-        try replayLog()
-        let survey = try VhdxSurvey(&self)
-        guard survey.findingCount == 0 else {
-            throw BlockError(
-                .corrupt, "The image's BAT is damaged; it can be read, and repaired with 'check -r all'")
-        }
-        space = survey.space
-        fileBytes = max(fileBytes, space.endOffset)
     }
 }

@@ -1,6 +1,7 @@
 import BlockCore
 
-/// Where the disk's bytes are.
+/// Where the disk's bytes are, and what becomes of them when the guest writes. A block is one unit; requests
+/// on one block get on with each other, and only its first filling is done alone.
 extension VhdxState {
     /// What a BAT entry means for readers.
     enum Kind: Equatable {
@@ -47,8 +48,26 @@ extension VhdxState {
         try repeats.check(entriesPerTable: Vhdx.sectorsPerBitmap, path: file.filename)
     }
 
-    /// The run of bytes at a guest offset inside the disk.
-    mutating func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+    mutating func run(at offset: Int, limit: Int) throws(BlockError) -> Extent {
+        let extent = try mapped(at: offset, limit: limit)
+        // What only the log has so far, the driver reads itself.
+        guard case .data(let host) = extent.status, try needsLog(host..<host + extent.length) else {
+            return extent
+        }
+        return Extent(.encoded(compressed: false), length: extent.length)
+    }
+
+    /// Whether bytes of the file are what the log makes of them: also those by which it makes the file
+    /// longer.
+    private func needsLog(_ range: Range<Int>) throws(BlockError) -> Bool {
+        let patches = view.patches
+        if !patches.isEmpty, patches.overlap(range) { return true }
+        guard range.lowerBound < patches.fileBytes else { return false }
+        return try file.storedCount(at: range.lowerBound, count: range.count) < range.count
+    }
+
+    /// The run of bytes at a guest offset inside the disk, as the BAT places them.
+    mutating func mapped(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         let first = offset / geometry.blockBytes
         let inside = offset % geometry.blockBytes
         let entry = try entry(ofBlock: first)
@@ -146,6 +165,112 @@ extension VhdxState {
             bit += 1
         }
         return (isSet, bit - first)
+    }
+}
+
+// MARK: Writing
+
+extension VhdxState {
+    /// What a grant was for.
+    private enum Grant: Int {
+        /// Bytes of a block that is there.
+        case stored
+        /// A block that was stored in part, and becomes whole in its place.
+        case partial
+        /// A new place for a block.
+        case block
+        /// A new place for a block that reads as zeroes.
+        case zeroBlock
+    }
+
+    static var unitsOverlap: Bool { true }
+
+    func units(around guest: Range<Int>) -> Range<Int> { unit(of: guest.lowerBound / geometry.blockBytes) }
+
+    /// A block's bytes, the last one's beyond the end of the disk.
+    private func unit(of block: Int) -> Range<Int> {
+        block * geometry.blockBytes..<(block + 1) * geometry.blockBytes
+    }
+
+    mutating func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
+        let block = guest.lowerBound / geometry.blockBytes
+        let unit = unit(of: block)
+        let part = guest.clamped(to: unit)
+        try beginDataChanges()
+        let kind = try kind(entry(ofBlock: block), block: block)
+        switch kind {
+        case .stored(let host):
+            let run = try mapped(at: guest.lowerBound, limit: guest.count)
+            return inPlace(guest.lowerBound..<guest.lowerBound + run.length, ofBlockAt: host)
+        case .partial(let host):
+            try reserve(block: block)
+            var grant = inPlace(part, ofBlockAt: host)
+            (grant.units, grant.hostOffset, grant.tag) = (unit, host, Grant.partial.rawValue)
+            (grant.head, grant.tail) = (.missing, .missing)
+            return grant
+        case .zero, .absent:
+            if table.isCrowded { try commit() }
+            try reserve(block: block)
+            let isZero = kind == .zero || unit.lowerBound >= backingEnd
+            return WriteGrant(
+                new: part, units: unit, at: try allocate(geometry.blockBytes), in: file,
+                rest: kind == .zero ? .zero : .below, tag: (isZero ? Grant.zeroBlock : .block).rawValue)
+        }
+    }
+
+    private func inPlace(_ guest: Range<Int>, ofBlockAt host: Int) -> WriteGrant {
+        WriteGrant(
+            inPlace: guest, at: host + guest.lowerBound % geometry.blockBytes, in: file,
+            tag: Grant.stored.rawValue)
+    }
+
+    mutating func link(_ grant: inout WriteGrant) throws(BlockError) {
+        guard grant.tag != Grant.stored.rawValue else { return }
+        try setEntry(
+            ofBlock: grant.units.lowerBound / geometry.blockBytes,
+            to: Vhdx.entry(.fullyPresent, at: grant.hostOffset))
+    }
+
+    mutating func giveBack(_ grant: WriteGrant) {
+        guard grant.isNew else { return }
+        let isZero = grant.tag == Grant.zeroBlock.rawValue
+        giveBack(
+            grant.hostOffset, ofZeroBlock: isZero ? grant.units.lowerBound / geometry.blockBytes : nil)
+    }
+
+    /// Whole blocks get a mark that says zero and lose their place, but for those of a fixed image; parts of
+    /// stored ones become holes of the file. Parts that the parent shows are stored, unless it is a discard.
+    mutating func clear(
+        _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
+    ) throws(BlockError) -> ClearStep {
+        let block = range.lowerBound / geometry.blockBytes
+        let unit = unit(of: block)
+        let part = range.clamped(to: unit)
+        let isWhole = part == unit.clamped(to: 0..<virtualSize)
+        switch try kind(entry(ofBlock: block), block: block) {
+        case .zero:
+            return ClearStep(.done, length: try mapped(at: range.lowerBound, limit: range.count).length)
+        case .stored(let host)
+        where !isWhole || mode == .zero(keepsSpace: true) || metadata.leavesBlocksAllocated:
+            try beginDataChanges()
+            return ClearStep(.zero(inPlace(part, ofBlockAt: host)), length: part.count)
+        case .stored(let host) where isWhole, .partial(let host) where isWhole:
+            try markZero(block)
+            release(host..<host + geometry.blockBytes)
+        case .absent where isWhole: try markZero(block)
+        case .absent where mode != .discard && part.lowerBound < backingEnd, .partial where mode != .discard:
+            return ClearStep(.zero(try grant(part, over: backingEnd)), length: part.count)
+        case .stored, .absent, .partial: break
+        }
+        return ClearStep(.done, length: part.count)
+    }
+
+    /// Says of a whole block that it reads as zeroes. The caller releases its place only after this: what is
+    /// released when the entry is written, nothing may refer to.
+    private mutating func markZero(_ block: Int) throws(BlockError) {
+        try beginDataChanges()
+        if table.isCrowded { try commit() }
+        try setEntry(ofBlock: block, to: Vhdx.zeroEntry)
     }
 }
 

@@ -1,5 +1,4 @@
 import BlockCore
-import Synchronization
 
 extension VhdxDriver: Rebasable, Emptying {
     /// The order of writes. What an image without a parent does not store says that it is zero, durably,
@@ -10,13 +9,13 @@ extension VhdxDriver: Rebasable, Emptying {
     /// nothing of it.
     public func changeBacking(to backing: BackingReference?) throws(BlockError) {
         let locator = try backing.map { (reference) throws(BlockError) in try self.locator(of: reference) }
-        try exclusively { (state) throws(BlockError) in
+        try session.exclusively { (state) throws(BlockError) in
             try state.beginChanges()
             if locator != nil && !state.geometry.hasParent { try state.prepareForParent() }
             try state.commit()
             if let locator { try state.change(locator) } else { try state.dropParent() }
+            state.backing = backing.map { BackingReference(filename: $0.filename, format: Self.name) }
         }
-        parent.withLock { $0 = backing.map { BackingReference(filename: $0.filename, format: Self.name) } }
     }
 
     /// How the image is to name its next parent, which is opened to see what its data are known by.
@@ -35,7 +34,7 @@ extension VhdxDriver: Rebasable, Emptying {
 
     /// The parent has what this image held, so that the disk reads as before.
     public func makeEmpty() throws(BlockError) {
-        try exclusively { (state) throws(BlockError) in
+        try session.exclusively { (state) throws(BlockError) in
             guard !state.metadata.leavesBlocksAllocated else {
                 throw BlockError(.unsupported, "A fixed VHDX image cannot be emptied")
             }
@@ -55,7 +54,7 @@ extension VhdxDriver: ContentIdentifying {
     }
 
     public func renewIdentity() throws(BlockError) {
-        try state.withLock { (state) throws(BlockError) in try state.beginDataChanges() }
+        try session.withLock { (state) throws(BlockError) in try state.beginDataChanges() }
     }
 
     public func adoptIdentity(of backing: BlockNode) throws(BlockError) {
@@ -63,11 +62,11 @@ extension VhdxDriver: ContentIdentifying {
         try link(to: [ImageUUID(bytes: now)])
     }
 
-    public func keepIdentity(_ isKept: Bool) { state.withLock { $0.keepsIdentity = isKept } }
+    public func keepIdentity(_ isKept: Bool) { session.withLock { $0.keepsIdentity = isKept } }
 
     /// Names in the locator, in one entry of the log, by which GUIDs the parent is known.
     private func link(to linkages: [ImageUUID]) throws(BlockError) {
-        try exclusively { (state) throws(BlockError) in
+        try session.exclusively { (state) throws(BlockError) in
             guard state.geometry.hasParent else { return }
             var locator = try state.parentLocator()
             guard locator.linkages != linkages else { return }
@@ -107,7 +106,7 @@ extension VhdxState {
             let end = start + geometry.bytes(ofBlock: block)
             var offset = start
             while offset < end {
-                let run = try extent(at: offset, limit: end - offset)
+                let run = try mapped(at: offset, limit: end - offset)
                 if run.status == .unallocated {
                     try file.writeZeroes(at: host + offset - start, count: run.length)
                 }

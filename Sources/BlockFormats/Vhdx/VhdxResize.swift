@@ -19,7 +19,7 @@ extension VhdxDriver: Resizable {
         // Children must not find another identity where nothing changes.
         if virtualSize == before { return }
         if virtualSize > before { try storeLastBlock(guest) }
-        try exclusively { (state) throws(BlockError) in
+        try session.exclusively { (state) throws(BlockError) in
             guard virtualSize % state.geometry.sectorBytes == 0 else {
                 throw BlockError(
                     .unsupported,
@@ -34,12 +34,11 @@ extension VhdxDriver: Resizable {
                 try state.shrink(to: virtualSize)
             }
         }
-        setVirtualSize(virtualSize)
     }
 
     /// Behind the end of the disk, the last block must not show more of the parent when the disk grows.
     private func storeLastBlock(_ guest: GuestAccess) throws(BlockError) {
-        let (sector, isMissing) = try state.withLock { (state) throws(BlockError) -> (Int, Bool) in
+        let (sector, isMissing) = try session.withLock { (state) throws(BlockError) -> (Int, Bool) in
             let geometry = state.geometry
             guard geometry.hasParent, geometry.virtualSize % blockBytes > 0 else { return (0, false) }
             let last = geometry.blockCount - 1

@@ -1,17 +1,25 @@
 import BlockCore
 
-/// Headers, tables and log of an open image. Used under the driver's lock.
+/// Headers, tables and log of an open image.
 ///
-/// The order of writes. First of all in a session the header, with a new GUID of the file; before the first
-/// change of what the disk reads as, also with a new one of the data. Then: guest data; flush; an
-/// entry of the log with the changed pages of the BAT; flush; (the first time) the header, which names the
-/// log; flush; the pages in their places. These are durable before the next entry, so that the newest entry
-/// of the log is always all that needs replaying; entries take turns in two halves of the log, so that
-/// the one in force is never written over. Space is used again, or given back, once an entry without it is
-/// durable. Closing: flush; the header without the log; and only then may the file become shorter.
-struct VhdxState: LegacySessionState {
+/// Not thread-safe: the session's lock guards it. The order of writes:
+///
+/// 1. The header, first of all in a session, with a new GUID of the file; before the first change of what the
+///    disk reads as, also with a new one of the data. A flush, under the lock: no other change may overtake it.
+/// 2. Guest data; a flush.
+/// 3. An entry of the log with the changed pages of the BAT; a flush.
+/// 4. The header that names the log, with the session's first entry; a flush.
+/// 5. The pages in their places.
+///
+/// The pages are durable before the next entry, so that the newest entry of the log is always all that needs
+/// replaying; entries take turns in two halves of the log, so that the one in force is never written over.
+/// Space is used again, or given back, once an entry without it is durable. Closing: a flush; the header
+/// without the log; and only then may the file become shorter.
+struct VhdxState: SessionState {
     let file: BlockNode
     let newGUID: @Sendable (String) -> ImageUUID
+    /// The parent's name, as it was when the image was opened or since changed.
+    var backing: BackingReference?
     var headers: VhdxHeaders
     /// The file as it is once the log is replayed.
     var view: VhdxView
@@ -27,9 +35,9 @@ struct VhdxState: LegacySessionState {
     /// How far the file reaches.
     var fileBytes: Int
     var isReadOnly: Bool
-    /// Whether this session has changed the file.
-    /// A repair gave entries up: what they may have referred to stays, also at the end of the file.
+    /// Set where a repair has dropped entries: what they may have referred to stays, also at the file's end.
     var keepsTail = false
+    /// Whether this session has changed the file.
     private var hasBegun = false
     /// Whether this session has changed what the disk reads as, so that the data have their new GUID.
     private var hasChangedData = false
@@ -51,9 +59,6 @@ struct VhdxState: LegacySessionState {
     private var reservedPages: Set<Int> = []
     /// Places that were taken for blocks that read as zeroes, and given back.
     private var zeroPlaces: [Int: Int] = [:]
-    /// Blocks that are being filled. Nobody else writes to them, and whoever changes all waits.
-    var filling: Set<Int> = []
-    var isAtRest: Bool { filling.isEmpty }
     var writes: TableWrites?
     /// What is so once what is being written is durable: the file's length, whether the log has another
     /// entry, and what is free.
@@ -105,6 +110,7 @@ struct VhdxState: LegacySessionState {
     }
 
     var geometry: VhdxGeometry { metadata.geometry }
+    var virtualSize: Int { geometry.virtualSize }
     /// Whether the log has changes of another session.
     var hasForeignLog: Bool { headers.current.hasLog && !hasBegun }
     var hasChanges: Bool { table.isDirty || !applying.isEmpty }
@@ -118,6 +124,21 @@ struct VhdxState: LegacySessionState {
     }
 
     // MARK: Session
+
+    /// Replays the log, and looks through the BAT: what is shared or damaged must not be written to.
+    mutating func prepareForWriting() throws(BlockError) {
+        guard headers.current.logBytes >= Vhdx.unitBytes else {
+            throw BlockError(.unsupported, "The VHDX image has no log, and cannot be written to")
+        }
+        try replayLog()
+        let survey = try VhdxSurvey(&self)
+        guard survey.findingCount == 0 else {
+            throw BlockError(
+                .corrupt, "The image's BAT is damaged; it can be read, and repaired with 'check -r all'")
+        }
+        space = survey.space
+        fileBytes = max(fileBytes, space.endOffset)
+    }
 
     /// Gives the file its new GUID before its first change in this session. What the disk reads as stays.
     mutating func beginChanges() throws(BlockError) {
@@ -241,7 +262,8 @@ struct VhdxState: LegacySessionState {
         logSequence += 1
         applying = pages
         isUnsettled = true
-        // It is done; what cannot be written now is written before the log changes again.
+        // The log entry is durable, so the change has happened. Pages that cannot be written in place now are
+        // written by the next `settle()`, before the log is reused.
         try? apply()
     }
 
@@ -367,7 +389,8 @@ struct VhdxState: LegacySessionState {
         var header = headers.current
         header.logGUID = Vhdx.noGUID
         try headers.replace(with: header, in: file)
-        let isReadOnly = isReadOnly
+        let (isReadOnly, backing) = (isReadOnly, backing)
         self = try VhdxState(file: file, isReadOnly: isReadOnly, newGUID: newGUID)
+        self.backing = backing
     }
 }

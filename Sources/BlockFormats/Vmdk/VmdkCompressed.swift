@@ -8,13 +8,18 @@ enum VmdkGrainCodec {
 
     /// Marker, compressed bytes and padding up to a sector.
     static func stored(_ payload: RawSpan, guestSector: Int) -> AlignedBuffer {
-        let bytes = Vmdk.Marker.grainHeaderBytes + payload.byteCount
-        let buffer = AlignedBuffer(count: bytes.roundedUp(to: Vmdk.sectorBytes) ?? bytes, zeroed: true)
+        let buffer = AlignedBuffer(count: storedBytes(ofPayload: payload.byteCount), zeroed: true)
         let start = marker(payload, guestSector: guestSector)
         var span = buffer.mutableBytes
         span.copy(from: start.span.bytes)
         span.copy(from: payload, at: Vmdk.Marker.grainHeaderBytes)
         return buffer
+    }
+
+    /// What a grain takes in the file that has so many compressed bytes: whole sectors.
+    static func storedBytes(ofPayload count: Int) -> Int {
+        let bytes = Vmdk.Marker.grainHeaderBytes + count
+        return bytes.roundedUp(to: Vmdk.sectorBytes) ?? bytes
     }
 
     /// What stands before compressed bytes.
@@ -90,7 +95,7 @@ extension VmdkDriver {
     }
 
     private func locate(_ offset: Int, limit: Int) throws(BlockError) -> Batch {
-        try state.withLock { (state) throws(BlockError) -> Batch in
+        try session.withLock { (state) throws(BlockError) -> Batch in
             let extent = state.extents[state.extentIndex(at: offset)]
             let position = offset - extent.guest.lowerBound
             guard let file = extent.file else { throw Self.notEncoded }
@@ -209,62 +214,40 @@ extension VmdkDriver: CompressedWriting {
     }
 
     public func writeCompressed(_ payload: RawSpan, at offset: Int) throws(BlockError) {
-        let end = min(offset + compressedUnitBytes, virtualSize)
-        let plan = try beginWrite(offset..<end)
-        guard case .compress(let grain) = plan.action, plan.guest == offset..<end else {
-            finish(plan) { state in
-                if case .fill(let grains, let host, _) = plan.action, let tables = plan.extent.tables {
-                    tables.giveBack(host, grains.count * tables.grainBytes)
-                }
+        let guest = offset..<min(offset + compressedUnitBytes, virtualSize)
+        let grant = try session.begin(guest) { (state) throws(BlockError) in
+            let grant = try state.grant(guest, over: 0)
+            guard grant.form == .wholeUnits, grant.guest == guest else {
+                state.giveBack(grant)
+                throw BlockError(
+                    .unsupported, "Only images of the subformat 'streamOptimized' store compressed grains",
+                    path: file.filename)
             }
-            throw BlockError(
-                .unsupported, "Only images of the subformat 'streamOptimized' store compressed grains",
-                path: file.filename)
+            return grant
         }
-        try store(payload, plan, grain)
-    }
-
-    /// Completes a grain with what the guest saw, compresses it and stores it in a new place.
-    func compress(
-        _ plan: WritePlan, _ grain: Int, _ bytes: RawSpan, _ old: any GuestReader
-    ) throws(BlockError) {
-        guard let whole = plan.fill else { return }
-        let payload: [UInt8]
-        do throws(BlockError) {
-            let buffer = AlignedBuffer(count: plan.extent.grainBytes ?? whole.count, zeroed: true)
-            if plan.guest != whole {
-                var before = buffer.mutableBytes(0..<whole.count)
-                try old.readOld(into: &before, at: whole.lowerBound)
-            }
-            var span = buffer.mutableBytes
-            span.copy(from: bytes, at: plan.guest.lowerBound - whole.lowerBound)
-            payload = try VmdkGrainCodec.encode(buffer.bytes)
-        } catch {
-            finish(plan) { _ in }
+        do throws(BlockError) { try store(payload, for: grant) } catch {
+            session.giveBack(grant)
             throw error
         }
-        try store(payload.span.bytes, plan, grain)
+        try session.link(grant)
     }
 
-    private func store(_ payload: RawSpan, _ plan: WritePlan, _ grain: Int) throws(BlockError) {
-        if case .stream(let stream) = plan.extent.content {
-            defer { finish(plan) { _ in } }
-            return try state.withLock { (_) throws(BlockError) in try stream.append(payload, grain: grain) }
+    public func storeEncoded(_ bytes: RawSpan, for grant: WriteGrant, at guest: Int) throws(BlockError) {
+        let grainBytes = session.withLock { $0.grainBytes(at: guest) }
+        let grain = AlignedBuffer(count: max(grainBytes, bytes.byteCount), zeroed: true)
+        var whole = grain.mutableBytes
+        whole.copy(from: bytes)
+        let payload = try VmdkGrainCodec.encode(grain.bytes)
+        try store(payload.span.bytes, for: grant)
+    }
+
+    /// Stores a compressed grain in a new place.
+    private func store(_ payload: RawSpan, for grant: WriteGrant) throws(BlockError) {
+        let place = try session.withLock { (state) throws(BlockError) in
+            try state.place(payload, for: grant)
         }
-        guard let tables = plan.extent.tables else { return finish(plan) { _ in } }
-        let sectors = tables.grainBytes / Vmdk.sectorBytes
-        let stored = VmdkGrainCodec.stored(payload, guestSector: grain * sectors)
-        var place: Int?
-        do throws(BlockError) {
-            place = try state.withLock { (_) throws(BlockError) in try tables.allocate(stored.count) }
-            if let place { try plan.file.write(stored.bytes, at: place) }
-        } catch {
-            finish(plan) { _ in if let place { tables.giveBack(place, stored.count) } }
-            throw error
-        }
-        let start = place ?? 0
-        try link(plan, tables, grain..<grain + 1, place: start..<start + stored.count) { _ in
-            UInt32(start / Vmdk.sectorBytes)
-        }
+        guard let place else { return }
+        let stored = VmdkGrainCodec.stored(payload, guestSector: place.sector)
+        try grant.file.write(stored.bytes, at: place.host)
     }
 }

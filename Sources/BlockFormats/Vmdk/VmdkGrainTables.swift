@@ -18,9 +18,9 @@ final class VmdkGrainTables: @unchecked Sendable {
     let file: BlockNode
     var header: VmdkSparseHeader
     /// Sectors of the tables, primary and redundant.
-    private(set) var directory: [UInt32]
-    private(set) var redundant: [UInt32]?
-    private var space: TailSpace
+    var directory: [UInt32]
+    var redundant: [UInt32]?
+    var space: TailSpace
     /// Where the used part of the file ends, in bytes.
     var end: Int { space.end }
     var hasUnflushedData = false
@@ -34,7 +34,7 @@ final class VmdkGrainTables: @unchecked Sendable {
     /// What is being written without the lock.
     var held = Held()
     /// The sectors of all tables, ascending; made when first needed.
-    private var tableSectors: [UInt32]?
+    var tableSectors: [UInt32]?
 
     /// Reads the directories of an extent whose header was checked.
     ///
@@ -238,13 +238,21 @@ final class VmdkGrainTables: @unchecked Sendable {
 
     /// Refers to grains; makes the tables for them that are missing.
     func link(_ grains: Range<Int>, _ entry: (_ grain: Int) -> UInt32) throws(BlockError) {
-        for grain in grains {
-            let number = grain / entriesPerTable
-            let table = try writableTable(number)
-            table.set(grain % entriesPerTable, to: entry(grain))
-            if table.dirty != nil { dirtyTables.insert(number) }
-        }
+        for grain in grains { try set(grain, to: entry(grain)) }
+        try commitIfCrowded()
+    }
+
+    /// Sets one entry; the caller calls ``commitIfCrowded()`` after the last.
+    func set(_ grain: Int, to entry: UInt32) throws(BlockError) {
+        let number = grain / entriesPerTable
+        let table = try writableTable(number)
+        table.set(grain % entriesPerTable, to: entry)
+        if table.dirty != nil { dirtyTables.insert(number) }
         hasUnflushedData = true
+    }
+
+    /// Commits where more tables are changed than are kept in memory.
+    func commitIfCrowded() throws(BlockError) {
         if dirtyTables.count > keptChanges { try commit() }
     }
 
@@ -283,130 +291,5 @@ final class VmdkGrainTables: @unchecked Sendable {
             throw error
         }
         return offset
-    }
-
-    // MARK: For repairs and resizing
-
-    /// Drops what is in memory.
-    func forgetTables() {
-        tables = [:]
-        dirtyTables = []
-        held = Held()
-        tableSectors = nil
-    }
-
-    /// Where everything is, to go back to when a change of it fails.
-    struct Layout {
-        fileprivate var directory: [UInt32]
-        fileprivate var redundant: [UInt32]?
-        fileprivate var header: VmdkSparseHeader
-    }
-
-    var layout: Layout { Layout(directory: directory, redundant: redundant, header: header) }
-
-    /// Goes back to another layout, and forgets what was not committed.
-    func restore(_ layout: Layout?) {
-        guard let layout else { return }
-        replaceDirectories(layout.directory, layout.redundant, layout.header)
-        forgetTables()
-    }
-
-    /// Says that the file ends here; the caller has cut it.
-    func setEnd(_ end: Int) { space = TailSpace(end: end) }
-
-    /// Other directories, of another size or place; the caller writes them.
-    func replaceDirectories(_ directory: [UInt32], _ redundant: [UInt32]?, _ header: VmdkSparseHeader) {
-        self.directory = directory
-        self.redundant = redundant
-        self.header = header
-        tableSectors = nil
-    }
-
-    /// Puts a new table in the place of one, durable before the directory refers to it.
-    func replaceTable(_ number: Int, with entries: [UInt32]) throws(BlockError) {
-        let place = try allocate(header.tableBytes)
-        let bytes = Self.bytes(entries)
-        try file.write(bytes.span.bytes, at: place)
-        hasUnflushedData = true
-        directory[number] = UInt32(place / Vmdk.sectorBytes)
-        directoryIsDirty = true
-        tables[number] = VmdkGrainTable(entries: entries)
-        dirtyTables.remove(number)
-        tableSectors = nil
-    }
-
-    /// Writes the redundant tables anew from the primary ones where they differ.
-    func markForRewriting(_ number: Int) throws(BlockError) {
-        guard let table = try table(number) else { return }
-        table.dirty = 0..<header.tableSectors
-        dirtyTables.insert(number)
-    }
-}
-
-/// Moving tables about.
-extension VmdkGrainTables {
-    enum Metadata {
-        case directory, redundantDirectory
-        case table(Int), redundantTable(Int)
-    }
-
-    /// Directories and tables with the sectors that they take, ascending.
-    func movableMetadata() -> [(what: Metadata, sectors: Range<Int>)] {
-        var places: [(what: Metadata, sectors: Range<Int>)] = []
-        func add(_ what: Metadata, _ sector: Int, _ count: Int) {
-            if sector > 0 { places.append((what, sector..<sector + count)) }
-        }
-        let size = header.directoryBytes / Vmdk.sectorBytes
-        add(.directory, header.directoryOffset / Vmdk.sectorBytes, size)
-        add(.redundantDirectory, (header.redundantDirectoryOffset ?? 0) / Vmdk.sectorBytes, size)
-        for (number, sector) in directory.enumerated() {
-            add(.table(number), Int(sector), header.tableSectors)
-        }
-        for (number, sector) in (redundant ?? []).enumerated() {
-            add(.redundantTable(number), Int(sector), header.tableSectors)
-        }
-        return places.sorted { $0.sectors.lowerBound < $1.sectors.lowerBound }
-    }
-
-    /// Copies to an unused place, a flush, then what refers to it.
-    func move(_ what: Metadata, to sector: Int) throws(BlockError) {
-        try commit()
-        let offset = sector * Vmdk.sectorBytes
-        let bytes = Self.bytes(try entries(of: what))
-        try file.write(bytes.span.bytes, at: offset)
-        try file.flush()
-        try refer(to: what, at: sector)
-        tableSectors = nil
-    }
-
-    private func entries(of what: Metadata) throws(BlockError) -> [UInt32] {
-        switch what {
-        case .directory: directory
-        case .redundantDirectory: redundant ?? []
-        case .table(let number): try table(number)?.entries ?? []
-        case .redundantTable(let number): try redundantTable(number) ?? []
-        }
-    }
-
-    private func refer(to what: Metadata, at sector: Int) throws(BlockError) {
-        let before = header
-        do throws(BlockError) {
-            switch what {
-            case .directory: header.directoryOffset = sector * Vmdk.sectorBytes
-            case .redundantDirectory: header.redundantDirectoryOffset = sector * Vmdk.sectorBytes
-            case .table(let number):
-                directory[number] = UInt32(sector)
-                directoryIsDirty = true
-                return try commit()
-            case .redundantTable(let number):
-                redundant?[number] = UInt32(sector)
-                directoryIsDirty = true
-                return try commit()
-            }
-            try storeHeader()
-        } catch {
-            header = before
-            throw error
-        }
     }
 }

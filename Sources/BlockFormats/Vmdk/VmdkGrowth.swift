@@ -36,10 +36,10 @@ extension VmdkDriver {
             if guest.hasBacking(in: tail) { try guest.clearTail(tail) }
             try guest.hideBacking(before..<size)
         } catch {
-            try exclusively { (state) throws(BlockError) in undo(growth, &state) }
+            try session.exclusively { (state) throws(BlockError) in undo(growth, &state) }
             throw error
         }
-        try exclusively { (state) throws(BlockError) in
+        try session.exclusively { (state) throws(BlockError) in
             do throws(BlockError) {
                 try state.commit()
                 try growth.single?.tables.storeHeader()

@@ -2,7 +2,7 @@ import BlockCore
 
 extension VmdkDriver {
     public func describe() throws(BlockError) -> FormatInfo {
-        state.withLock { state in
+        session.withLock { state in
             let descriptor = state.descriptor?.descriptor
             let fields = [
                 InfoField("cid", .number(Int(descriptor?.cid ?? 0))),

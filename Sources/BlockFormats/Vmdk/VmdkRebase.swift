@@ -4,7 +4,7 @@ extension VmdkDriver: Rebasable {
     /// The order of writes: the lines of the parent are in the descriptor's first sector, which is written
     /// as a whole or not at all.
     public func changeBacking(to backing: BackingReference?) throws(BlockError) {
-        try exclusively { (state) throws(BlockError) in
+        try session.exclusively { (state) throws(BlockError) in
             guard var changed = state.descriptor?.descriptor, changed.cid != nil else {
                 throw BlockError(
                     .unsupported, "The image has no descriptor to name a backing file in", path: file.filename
@@ -22,7 +22,6 @@ extension VmdkDriver: Rebasable {
             try state.commit()
             try state.descriptor?.replace(with: changed)
         }
-        setBacking(backing)
     }
 
     /// The content ID of the next backing file.
@@ -56,7 +55,7 @@ extension VmdkDriver: Rebasable {
     /// A parent that was written to since the image was made over it no longer has what the image lacks.
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {
         guard backing.parentIdentity(of: Self.name) != nil else { return }
-        let (stated, announced) = state.withLock {
+        let (stated, announced) = session.withLock {
             ($0.descriptor?.descriptor.parentCID, $0.descriptor?.descriptor.announcedParentCID)
         }
         let found = try Self.contentID(of: backing)
@@ -76,7 +75,7 @@ extension VmdkDriver: Emptying {
     /// The order of writes: the entries of all tables; a flush; the length of the files. The parent has what
     /// this image held, so that the disk reads as before.
     public func makeEmpty() throws(BlockError) {
-        try exclusively { (state) throws(BlockError) in
+        try session.exclusively { (state) throws(BlockError) in
             guard state.extents.allSatisfy({ $0.tables != nil }) else {
                 throw BlockError(.unsupported, "Only sparse images can be emptied", path: file.filename)
             }
@@ -110,25 +109,25 @@ extension VmdkDriver: ContentIdentifying {
     /// whose digits are in one sector; then the other one is written behind the text.
     public func announceIdentity(of backing: BlockNode) throws(BlockError) {
         let (now, next) = (try Self.contentID(of: backing), try Self.nextContentID(of: backing))
-        try exclusively { (state) throws(BlockError) in
+        try session.exclusively { (state) throws(BlockError) in
             try Self.accept(now, &state)
             if now != next { try state.descriptor?.announceParent(next) }
         }
     }
 
     public func renewIdentity() throws(BlockError) {
-        try state.withLock { (state) throws(BlockError) in try state.prepareChange(nextCID) }
+        try session.withLock { (state) throws(BlockError) in try state.prepareChange() }
     }
 
     public func adoptIdentity(of backing: BlockNode) throws(BlockError) {
         let now = try Self.contentID(of: backing)
-        try exclusively { (state) throws(BlockError) in
+        try session.exclusively { (state) throws(BlockError) in
             try Self.accept(now, &state)
             try state.descriptor?.withdrawAnnouncement()
         }
     }
 
-    public func keepIdentity(_ isKept: Bool) { state.withLock { $0.keepsIdentity = isKept } }
+    public func keepIdentity(_ isKept: Bool) { session.withLock { $0.keepsIdentity = isKept } }
 
     private static func accept(_ cid: UInt32, _ state: inout VmdkState) throws(BlockError) {
         guard let stated = state.descriptor?.descriptor.parentCID, stated != Vmdk.noParent else { return }

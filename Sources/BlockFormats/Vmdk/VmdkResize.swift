@@ -16,9 +16,7 @@ extension VmdkDriver: Resizable {
         guard virtualSize % Vmdk.sectorBytes == 0, virtualSize <= Int.max >> 10 else {
             throw BlockError(.invalidArgument, "The size must be a multiple of 512 bytes")
         }
-        // After a failure the guest must see the size that is in memory.
-        defer { setVirtualSize(state.withLock { $0.virtualSize }) }
-        let growth = try exclusively { (state) throws(BlockError) -> VmdkGrowth? in
+        let growth = try session.exclusively { (state) throws(BlockError) -> VmdkGrowth? in
             guard let last = state.extents.last, state.descriptor != nil else {
                 throw BlockError(.unsupported, "Disks without a descriptor cannot be resized")
             }
@@ -27,7 +25,7 @@ extension VmdkDriver: Resizable {
                 try keepSize(&state)
                 return nil
             }
-            try state.prepareChange(nextCID)
+            try state.prepareChange()
             try state.commit()
             try state.settleDescriptor()
             if virtualSize > state.virtualSize { return try beginGrowth(&state, to: virtualSize) }

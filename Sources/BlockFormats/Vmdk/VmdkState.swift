@@ -37,27 +37,43 @@ struct VmdkExtent {
     }
 }
 
-/// What a VMDK driver keeps in memory. The driver's lock guards it.
-struct VmdkState: FlushableTables {
+/// Descriptor and extents of an open image.
+///
+/// Not thread-safe: the session's lock guards it. Before all other writes of a session, the descriptor gets a
+/// new content ID, durably; the order of those of an extent is told at ``VmdkGrainTables``. Extents are flushed
+/// one after the other.
+struct VmdkState: SessionState {
     /// `nil` for a COW disk, which has none.
     var descriptor: VmdkDescriptorStore?
     var extents: [VmdkExtent]
     var isReadOnly: Bool
+    /// The content ID that comes after another one.
+    var nextCID: @Sendable (UInt32) -> UInt32 = { $0 &+ 1 }
     /// The content ID has been changed since the image was opened, and is durable.
     var hasNewCID = false
     /// The content ID that the first change is to bring, once somebody has asked for it.
     var plannedCID: UInt32?
     /// Set while a job writes what the disk reads as anyway.
     var keepsIdentity = false
-    /// Writes, zeroings and discards between planning and linking.
-    var changesInFlight = 0
     var writes: TableWrites?
-    /// Guest ranges of whole grains that are being filled.
-    var fills: [Range<Int>] = []
+    /// Where the compressed grains of grants were put, by the guest offsets of their units.
+    var compressed: [Int: Range<Int>] = [:]
     /// Files made by resizing, which are no children of the node.
     var ownFiles: [BlockNode] = []
     /// Files made by a resizing that failed, which the descriptor in the file may name nevertheless.
     var doubtfulFiles: [BlockNode] = []
+
+    init(descriptor: VmdkDescriptorStore?, extents: [VmdkExtent], isReadOnly: Bool) {
+        self.descriptor = descriptor
+        self.extents = extents
+        self.isReadOnly = isReadOnly
+    }
+
+    var backing: BackingReference? {
+        guard let descriptor = descriptor?.descriptor, let hint = descriptor.parentHint else { return nil }
+        return BackingReference(
+            filename: hint, format: VmdkDriver.name, otherNames: descriptor.otherParents)
+    }
 
     var virtualSize: Int { extents.last?.guest.upperBound ?? 0 }
 
@@ -120,6 +136,16 @@ struct VmdkState: FlushableTables {
         }
     }
 
+    // MARK: Life
+
+    func checkWritable() throws(BlockError) { try VmdkOpening.checkWritable(self) }
+
+    /// Another session of changes brings another content ID.
+    mutating func prepareForWriting() {
+        hasNewCID = false
+        plannedCID = nil
+    }
+
     /// Everything durable: grains, then what refers to them. An extent that fails keeps none of the others.
     mutating func commit() throws(BlockError) {
         var failures = FirstFailure()
@@ -156,18 +182,32 @@ struct VmdkState: FlushableTables {
 
     /// As ``commit()``, and leaves no room in the files that nothing refers to.
     mutating func finish() throws(BlockError) {
+        if isReadOnly { return }
         var failures = FirstFailure()
         for extent in extents {
             failures.note { () throws(BlockError) in
                 if let tables = extent.tables { try tables.tidyUp() } else { try extent.file?.flush() }
             }
         }
+        failures.note { () throws(BlockError) in try settleDescriptor() }
         try failures.throwFirst()
     }
 
+    mutating func closeFiles() throws(BlockError) {
+        var failures = FirstFailure()
+        for file in ownFiles + doubtfulFiles {
+            failures.note { () throws(BlockError) in try file.close() }
+        }
+        ownFiles = []
+        doubtfulFiles = []
+        try failures.throwFirst()
+    }
+
+    // MARK: Identity
+
     /// Gives the disk a new content ID before its contents change for the first time: who knows the old one
     /// must not take the disk for what it was.
-    mutating func prepareChange(_ nextCID: (UInt32) -> UInt32) throws(BlockError) {
+    mutating func prepareChange() throws(BlockError) {
         guard !hasNewCID, !keepsIdentity else { return }
         if let next = plannedCID ?? descriptor?.newCID(nextCID) { try descriptor?.change("CID", to: next) }
         hasNewCID = true
@@ -175,15 +215,9 @@ struct VmdkState: FlushableTables {
 
     /// The content ID that the disk has after its next change: in a session, all changes share one. 0 for a
     /// disk that has none.
-    mutating func nextIdentity(_ nextCID: (UInt32) -> UInt32) -> UInt32 {
+    mutating func nextIdentity() -> UInt32 {
         guard !hasNewCID else { return descriptor?.descriptor.cid ?? 0 }
         plannedCID = plannedCID ?? descriptor?.newCID(nextCID)
         return plannedCID ?? 0
-    }
-
-    /// Gets ready for another session of changes.
-    mutating func forgetIdentity() {
-        hasNewCID = false
-        plannedCID = nil
     }
 }

@@ -166,7 +166,7 @@ extension VmdkDriver: StreamWriting {
     }
 
     public func finishStream() throws(BlockError) {
-        try exclusively { (state) throws(BlockError) in
+        try session.exclusively { (state) throws(BlockError) in
             for extent in state.extents {
                 if case .stream(let stream) = extent.content { try stream.finish() }
             }
@@ -174,7 +174,7 @@ extension VmdkDriver: StreamWriting {
     }
 
     public var compressesAlways: Bool {
-        state.withLock { state in
+        session.withLock { state in
             state.extents.contains { extent in
                 if case .stream = extent.content { return true }
                 return extent.tables?.header.isCompressed == true

@@ -2,7 +2,7 @@ import BlockCore
 
 extension VhdxDriver: Checkable {
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
-        try exclusively { (state) throws(BlockError) in
+        try session.exclusively { (state) throws(BlockError) in
             var result = CheckResult()
             if !state.isReadOnly && state.hasChanges { try state.commit() }
             try state.checkLog(repair: repair != .none, &result, report)
@@ -17,7 +17,7 @@ extension VhdxDriver: Checkable {
 
 extension VhdxState {
     /// How many findings of a kind are told one by one.
-    private static let toldFindings = 100
+    private static let reportedFindings = 100
 
     /// A log that is not empty is no damage: the image reads as if it were replayed.
     fileprivate mutating func checkLog(
@@ -35,17 +35,17 @@ extension VhdxState {
         result.corruptionsFixed += 1
     }
 
-    /// - Returns: whether entries that pointed nowhere were given up.
+    /// - Returns: whether entries that pointed nowhere were dropped.
     fileprivate mutating func checkTable(
         repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) -> Bool {
         var survey = try VhdxSurvey(&self)
         let hasLosses = repair && survey.findings.contains { $0.isLoss }
         let found = survey.findingCount
-        for finding in survey.findings.prefix(Self.toldFindings) { report(describe(finding, repair)) }
+        for finding in survey.findings.prefix(Self.reportedFindings) { report(describe(finding, repair)) }
         space = survey.space
         if repair && found > 0 {
-            let isAll = try mendTable()
+            let isAll = try repairTable()
             survey = try VhdxSurvey(&self)
             space = survey.space
             if !isAll && survey.findingCount > 0 { report(RepairBudget.Rule.blocks.message) }
@@ -68,20 +68,20 @@ extension VhdxState {
         }
     }
 
-    /// In one pass, however much there is to mend. The order is that of all changes: copies first.
+    /// In one pass, however much there is to repair. The order is that of all changes: copies first.
     ///
     /// - Returns: whether nothing was left because of the number of copies.
-    private mutating func mendTable() throws(BlockError) -> Bool {
+    private mutating func repairTable() throws(BlockError) -> Bool {
         var copies = RepairBudget(for: file, .blocks)
         _ = try VhdxSurvey(&self) { (state, finding) throws(BlockError) in
-            try state.mend(finding, &copies)
+            try state.repair(finding, &copies)
             if state.table.isCrowded { try state.commit() }
         }
         try commit()
         return !copies.isExhausted
     }
 
-    private mutating func mend(
+    private mutating func repair(
         _ finding: VhdxSurvey.Finding, _ copies: inout RepairBudget
     ) throws(BlockError) {
         switch finding {

@@ -2,7 +2,7 @@ import BlockCore
 
 extension VmdkDriver: Checkable {
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
-        try exclusively { (state) throws(BlockError) in
+        try session.exclusively { (state) throws(BlockError) in
             if let line = Self.misstatedSize(state), line.sectors * Vmdk.sectorBytes > state.virtualSize {
                 return try checkShortened(&state, line, repair, report)
             }
@@ -41,7 +41,6 @@ extension VmdkDriver: Checkable {
         state.extents[0].content = .sparse(larger)
         state.extents[0].guest = 0..<line.sectors * Vmdk.sectorBytes
         state.shareTableMemory()
-        setVirtualSize(state.virtualSize)
         var result = try Self.checkExtents(state, repair, report)
         result.corruptionsFixed += 1
         return result
