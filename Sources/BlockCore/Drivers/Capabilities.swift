@@ -188,47 +188,12 @@ extension Clearing {
     public var marksZeroes: Bool { false }
 }
 
-/// A format that is not on the write engine yet.
-public protocol LegacyWriting: FormatDriver {
-    func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError)
-}
-
-extension LegacyWriting {
-    public func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
-        throw BlockError(.unsupported, "Format '\(Self.name)' writes by itself")
-    }
-}
-
-/// Makes ranges read as zeroes without storing them.
-public protocol ZeroWriting: FormatDriver {
-    /// Ranges are multiples of this size, but for the end of the disk.
-    var zeroGranularity: Int { get }
-    /// Whether every zeroed range gets an entry of this layer that says zero, also where nothing lies below:
-    /// it then stays zero over whatever backing file the image gets later.
-    var marksZeroes: Bool { get }
-    /// - Returns: `false` when this image cannot do it for this range (nothing was changed).
-    func writeZeroes(at offset: Int, count: Int, mayUnmap: Bool, old: any GuestReader) throws(BlockError)
-        -> Bool
-}
-
-extension ZeroWriting {
-    public var marksZeroes: Bool { false }
-}
-
 /// May store guest data by sharing the space of another file, as file systems with reflinks can: its plain
 /// grants of whole units need no bytes that are written.
 public protocol SpaceSharing: FormatDriver {
     /// Which of the storage children holds plain guest data (``Extent/child``); `nil` where this image keeps
     /// none, such as an encrypted one.
     var sharingChild: Int? { get }
-}
-
-/// Gives space back.
-public protocol Discarding: FormatDriver {
-    /// Ranges are multiples of this size, but for the end of the disk.
-    var discardGranularity: Int { get }
-    /// Afterwards the range reads as zeroes where the format can say so.
-    func discard(at offset: Int, count: Int, old: any GuestReader) throws(BlockError)
 }
 
 /// Gives up everything that this layer holds, so that the backing node shows through.

@@ -14,8 +14,6 @@ public protocol AbilityKnowing: AnyObject, Sendable {
     static var asStreamWriting: (any StreamWriting.Type)? { get }
 
     var asClearing: (any Clearing)? { get }
-    var asZeroWriting: (any ZeroWriting)? { get }
-    var asDiscarding: (any Discarding)? { get }
     var asBitmapCapable: (any BitmapCapable)? { get }
     var asSnapshotCapable: (any SnapshotCapable)? { get }
     var asVMStateCapable: (any VMStateCapable)? { get }
@@ -43,8 +41,6 @@ extension FormatDriver {
     public static var asStreamWriting: (any StreamWriting.Type)? { nil }
 
     public var asClearing: (any Clearing)? { nil }
-    public var asZeroWriting: (any ZeroWriting)? { nil }
-    public var asDiscarding: (any Discarding)? { nil }
     public var asBitmapCapable: (any BitmapCapable)? { nil }
     public var asSnapshotCapable: (any SnapshotCapable)? { nil }
     public var asVMStateCapable: (any VMStateCapable)? { nil }
@@ -64,8 +60,6 @@ extension FormatDriver {
     var knowsItsAbilities: Bool {
         let answers: [(any FormatDriver)?] = [
             asClearing,
-            asZeroWriting,
-            asDiscarding,
             asBitmapCapable,
             asSnapshotCapable,
             asVMStateCapable,
@@ -83,8 +77,6 @@ extension FormatDriver {
         ]
         let casts: [(any FormatDriver)?] = [
             self as? any Clearing,
-            self as? any ZeroWriting,
-            self as? any Discarding,
             self as? any BitmapCapable,
             self as? any SnapshotCapable,
             self as? any VMStateCapable,
@@ -106,14 +98,6 @@ extension FormatDriver {
 
 extension Clearing {
     public var asClearing: (any Clearing)? { self }
-}
-
-extension ZeroWriting {
-    public var asZeroWriting: (any ZeroWriting)? { self }
-}
-
-extension Discarding {
-    public var asDiscarding: (any Discarding)? { self }
 }
 
 extension BitmapCapable {

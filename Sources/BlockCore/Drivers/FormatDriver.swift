@@ -1,11 +1,3 @@
-/// The old contents of a guest range, through the whole chain; what copy-on-write reads from.
-public protocol GuestReader: AnyObject, Sendable {
-    /// Fills `buffer` with the guest's bytes from `offset`; past the end of the disk there are zeroes.
-    func readOld(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError)
-    /// Whether anything lies below this layer in `range`; when not, unallocated space reads as zeroes.
-    func hasBacking(in range: Range<Int>) -> Bool
-}
-
 /// The backing file as an image names it.
 public struct BackingReference: Sendable, Equatable {
     /// The name as stored: relative names are meant relative to the image's folder.

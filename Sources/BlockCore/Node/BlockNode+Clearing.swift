@@ -5,11 +5,11 @@ extension BlockNode {
     private static let zeroBytes = Int.mib(1)
 
     /// See ``Clearing/marksZeroes``; `false` for what has no way to clear but zeroes.
-    public var marksZeroes: Bool { unfiltered.clearing?.marksZeroes ?? unfiltered.zeroWriting?.marksZeroes ?? false }
+    public var marksZeroes: Bool { unfiltered.clearing?.marksZeroes ?? false }
     /// See ``Clearing/zeroGranularity``, in bytes; `nil` for what has no way to clear but zeroes.
-    public var zeroGranularity: Int? { clearing?.zeroGranularity ?? zeroWriting?.zeroGranularity }
+    public var zeroGranularity: Int? { clearing?.zeroGranularity }
     /// See ``Clearing/discardGranularity``, in bytes; `nil` for what has no way to give space back.
-    public var discardGranularity: Int? { clearing?.discardGranularity ?? discarding?.discardGranularity }
+    public var discardGranularity: Int? { clearing?.discardGranularity }
 
     /// Clears whole units of the guest's disk, run by run.
     ///
@@ -18,7 +18,6 @@ extension BlockNode {
     func clear(
         _ range: Range<Int>, _ mode: ClearMode, noFallback: Bool = false, _ guest: GuestAccess
     ) throws(BlockError) {
-        if legacyWriting != nil { return try clearLegacy(range, mode, noFallback: noFallback, guest) }
         var offset = range.lowerBound
         while offset < range.upperBound {
             let rest = offset..<range.upperBound
@@ -121,18 +120,5 @@ extension BlockNode {
         let lower = range.lowerBound.roundedUp(to: unit) ?? Int.max
         let upper = range.upperBound == end ? end : range.upperBound.roundedDown(to: unit)
         return lower < upper ? lower..<upper : lower..<lower
-    }
-
-    private func clearLegacy(
-        _ range: Range<Int>, _ mode: ClearMode, noFallback: Bool, _ guest: GuestAccess
-    ) throws(BlockError) {
-        if mode == .discard {
-            return try discarding?.discard(at: range.lowerBound, count: range.count, old: self) ?? ()
-        }
-        let isDone =
-            try zeroWriting?.writeZeroes(
-                at: range.lowerBound, count: range.count, mayUnmap: mode.flags.contains(.mayUnmap), old: self)
-            ?? false
-        if !isDone { try storeZeroes(in: range, noFallback: noFallback, guest) }
     }
 }

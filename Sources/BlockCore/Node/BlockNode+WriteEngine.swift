@@ -22,7 +22,6 @@ extension BlockNode {
     ///
     /// - Throws: what the driver and the files throw; parts before the one that failed are stored.
     func store(_ bytes: RawSpan, at offset: Int, _ guest: GuestAccess) throws(BlockError) {
-        if let legacyWriting { return try legacyWriting.write(bytes, at: offset, old: self) }
         let end = offset + bytes.byteCount
         var start = offset
         while start < end {

@@ -6,7 +6,7 @@ import Synchronization
 /// backing node. Offsets and lengths are
 /// in bytes. Thread-safe. Overlapping writes, zeroings and discards wait for each other and for reads of the
 /// same clusters; reads share.
-public final class BlockNode: GuestReader, Sendable {
+public final class BlockNode: Sendable {
     /// What serves this node.
     public enum Layer: Sendable {
         case storage(any ProtocolDriver)
@@ -52,9 +52,6 @@ public final class BlockNode: GuestReader, Sendable {
     /// Something was changed that no flush has made durable yet.
     let needsFlush = Atomic<Bool>(false)
     let clearing: (any Clearing)?
-    let legacyWriting: (any LegacyWriting)?
-    let zeroWriting: (any ZeroWriting)?
-    let discarding: (any Discarding)?
     let recorder: (any BitmapCapable)?
     /// The storage of this node, or a filter here or below, where it wants to hear of events.
     public let eventListener: (any MetadataEventListener)?
@@ -89,15 +86,9 @@ public final class BlockNode: GuestReader, Sendable {
         if case .format(let driver) = layer {
             assert(driver.knowsItsAbilities)
             clearing = driver.asClearing
-            legacyWriting = driver as? any LegacyWriting
-            zeroWriting = driver.asZeroWriting
-            discarding = driver.asDiscarding
             recorder = driver.asBitmapCapable
         } else {
             clearing = nil
-            legacyWriting = nil
-            zeroWriting = nil
-            discarding = nil
             recorder = nil
         }
         switch layer {

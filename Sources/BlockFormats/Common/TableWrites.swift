@@ -120,30 +120,3 @@ extension FlushableTables {
         settle(failed: failed)
     }
 }
-
-extension Monitor where State: FlushableTables {
-    /// Makes everything durable that was there before the call, without the lock while the file is written
-    /// and flushed.
-    func flushTables() throws(BlockError) {
-        while true {
-            let (earlier, mine) = try withLock { (state) throws(BlockError) -> (TableWrites?, TableWrites?) in
-                if state.isReadOnly { return (nil, nil) }
-                if let writes = state.writes { return (writes, nil) }
-                state.writes = try state.takeChanges()
-                return (nil, state.writes)
-            }
-            // What another flush took out does not have what was written since.
-            if let earlier {
-                let failed = (try? earlier.complete()) == nil
-                withLock { $0.settle(earlier, failed: failed) }
-                continue
-            }
-            guard let mine else { return }
-            do throws(BlockError) { try mine.complete() } catch {
-                withLock { $0.settle(mine, failed: true) }
-                throw error
-            }
-            return withLock { $0.settle(mine, failed: false) }
-        }
-    }
-}

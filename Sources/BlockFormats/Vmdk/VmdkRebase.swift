@@ -96,8 +96,8 @@ extension VmdkDriver: Emptying {
 
 extension VmdkDriver: ParentIdentifying {
     /// The content ID, big-endian.
-    public var parentIdentity: [UInt8] { Self.bytes(state.withLock { $0.descriptor?.descriptor.cid ?? 0 }) }
-    public func nextParentIdentity() -> [UInt8] { Self.bytes(state.withLock { $0.nextIdentity(nextCID) }) }
+    public var parentIdentity: [UInt8] { Self.bytes(session.withLock { $0.descriptor?.descriptor.cid ?? 0 }) }
+    public func nextParentIdentity() -> [UInt8] { Self.bytes(session.withLock { $0.nextIdentity() }) }
 
     private static func bytes(_ cid: UInt32) -> [UInt8] {
         [24, 16, 8, 0].map { UInt8(truncatingIfNeeded: cid >> $0) }
