@@ -41,8 +41,8 @@ final class ToyDriver: FormatDriver {
         Extent(.data(hostOffset: Self.headerBytes + offset), length: limit)
     }
 
-    func write(_ bytes: RawSpan, at offset: Int, old: any GuestReader) throws(BlockError) {
-        try file.write(bytes, at: Self.headerBytes + offset)
+    func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
+        WriteGrant(inPlace: guest, at: Self.headerBytes + guest.lowerBound, in: file)
     }
 
     func flush() throws(BlockError) { try file.flush() }
