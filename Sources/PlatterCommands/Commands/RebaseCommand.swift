@@ -60,7 +60,9 @@ struct RebaseCommand: ImageCommand {
     /// What the image will state; refused before any work where the format would refuse it in the end.
     private func reference(for node: BlockNode, _ registry: DriverRegistry) throws -> BackingReference? {
         let name = backing ?? ""
-        guard node.unfiltered.format?.asRebasable != nil else { throw failure(name, "Operation not supported") }
+        guard node.unfiltered.format?.asRebasable != nil else {
+            throw failure(name, "Operation not supported")
+        }
         if name.isEmpty { return nil }
         guard let backingFormat else { throw failure(name, "backing format must be specified") }
         return BackingReference(filename: name, format: registry.canonicalName(backingFormat))
