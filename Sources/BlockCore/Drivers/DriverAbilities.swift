@@ -1,9 +1,9 @@
-/// What a format can do beyond ``FormatDriver``, as the compiler knows it. Not to be implemented: each answer is
-/// that of a cast, which is how nobody asks.
+/// What a format can do beyond ``FormatDriver``, as the compiler knows it. No driver implements these
+/// properties: conforming to the protocol of Capabilities.swift does.
 ///
-/// A cast (`driver as? any Resizable`) gives the same, but the first one of each kind looks through all
-/// conformances of the program, which is what start-up would mostly be spent on. A new capability is a
-/// protocol, one requirement and two lines here.
+/// A cast (`driver as? any Resizable`) gives the same answer, but the first cast of each kind looks through
+/// all conformances of the program, and start-up would mostly be spent on that. A new capability is a
+/// protocol, a requirement here and its two answers.
 public protocol AbilityKnowing: AnyObject, Sendable {
     static var asCreatable: (any Creatable.Type)? { get }
     static var asMeasurable: (any Measurable.Type)? { get }
@@ -30,7 +30,7 @@ public protocol AbilityKnowing: AnyObject, Sendable {
     var asAmendable: (any Amendable)? { get }
 }
 
-/// What only some formats can do, they can by conforming to a protocol of Capabilities.swift.
+/// The answers of a driver that does not conform to the protocol.
 extension FormatDriver {
     public static var asCreatable: (any Creatable.Type)? { nil }
     public static var asMeasurable: (any Measurable.Type)? { nil }

@@ -33,8 +33,8 @@ public struct MapStyle: OptionSet, Sendable {
 public struct FormatTraits: OptionSet, Sendable {
     public let rawValue: Int
     public init(rawValue: Int) { self.rawValue = rawValue }
-    /// An image is its file's bytes as they are. Without metadata that could change under a reader, a read-only
-    /// open may share the file with writers; and such a format over a file is another word for the file.
+    /// An image is its file's bytes as they are. Without metadata that could change under a reader, a
+    /// read-only open may share the file with writers; and such a format over a file names the same bytes.
     public static let plainBytes = FormatTraits(rawValue: 1)
     /// Space that was never written does not read as zeroes, in a new image and where it grew.
     public static let unwrittenIsUndefined = FormatTraits(rawValue: 2)

@@ -59,8 +59,8 @@ public struct OpenRequest: Sendable {
         options: inout OptionTree
     ) throws(BlockError) -> BlockNode? {
         var own = options.takeSubtree(role)
-        if let driver = own["driver"], opener.registry.format(named: driver)?.traits.contains(.plainBytes) == true
-        {
+        let format = own["driver"].flatMap { opener.registry.format(named: $0) }
+        if format?.traits.contains(.plainBytes) == true {
             // The same bytes, told as a format on a file.
             own["driver"] = nil
             let inner = own.takeSubtree("file")

@@ -68,7 +68,9 @@ struct RebaseCommand: ImageCommand {
     /// - Throws: before any work, where the format would refuse the reference in the end.
     private func reference(for node: BlockNode, _ registry: DriverRegistry) throws -> BackingReference? {
         let name = backing ?? ""
-        guard node.unfiltered.format?.asRebasable != nil else { throw failure(name, "Operation not supported") }
+        guard node.unfiltered.format?.asRebasable != nil else {
+            throw failure(name, "Operation not supported")
+        }
         if name.isEmpty { return nil }
         guard let backingFormat else { throw failure(name, "backing format must be specified") }
         return BackingReference(filename: name, format: registry.canonicalName(backingFormat))
