@@ -57,35 +57,107 @@ extension ParallelsState {
         space.mark(clusters)
     }
 
+    /// Checks and repairs; whether the image was closed is reported before anything is looked at.
     mutating func check(repair: RepairMode, _ report: (String) -> Void) throws(BlockError) -> CheckResult {
-        var result = CheckResult()
-        let wasUnclean = isUnclean
-        let repairsAll = repair == .all
-        let what = repairsAll ? "Repairing" : "ERROR"
-        if wasUnclean { report("\(what) image was not closed correctly") }
-        let hadProblem = features.problem != nil
-        let before = try survey()
-        if repairsAll { try adopt(before) }
-        try checkHeader(repairsAll, &result, report)
-        let first = try survey()
-        if repairsAll { try adopt(first) }
-        try checkTable(first, repairsAll, &result, report)
-        try checkTableLength(repairsAll && result.corruptions == 0, &result, report)
-        if wasUnclean && repairsAll {
-            try beginChanges()
-            isUnclean = false
+        if isUnclean { report("\(repair == .all ? "Repairing" : "ERROR") image was not closed correctly") }
+        return try check(repair, report)
+    }
+}
+
+/// What is done about a survey, in this order: every look is a step, for what it finds depends on what those
+/// before it have repaired.
+struct ParallelsRepairPlan: RepairPlan {
+    enum Step: CaseIterable {
+        /// Where the data area begins, and the format extension.
+        case header
+        /// The entries of the block allocation table.
+        case table
+        /// Whether the table has entries for all of the disk.
+        case length
+        /// The mark of an image that was not closed goes.
+        case close
+        /// What the file has behind the last cluster in use.
+        case leaks
+    }
+
+    let mode: RepairMode
+    let wasUnclean: Bool
+
+    var repairsAll: Bool { mode == .all }
+
+    /// Whether a step is to be done, now that those before it are.
+    func includes(_ step: Step, after survey: ParallelsCheck) -> Bool { step != .close || wasUnclean }
+}
+
+/// A survey of an image, and what came of it so far: a value.
+struct ParallelsCheck {
+    var table: ParallelsSurvey
+    /// A repair gives up what entries or the format extension referred to.
+    var isLossy: Bool
+    var result = CheckResult()
+}
+
+extension ParallelsState: Surveying {
+    mutating func survey(_ report: (String) -> Void) throws(BlockError) -> ParallelsCheck {
+        let hasProblem = features.problem != nil
+        return ParallelsCheck(table: try survey(), isLossy: hasProblem)
+    }
+
+    func plan(for survey: ParallelsCheck, _ mode: RepairMode) -> ParallelsRepairPlan {
+        ParallelsRepairPlan(mode: mode, wasUnclean: isUnclean)
+    }
+
+    /// Nothing: each step reports what it finds.
+    func tell(_ survey: ParallelsCheck, _ plan: ParallelsRepairPlan, _ report: (String) -> Void) {}
+
+    mutating func apply(
+        _ step: ParallelsRepairPlan.Step, of plan: ParallelsRepairPlan, to survey: inout ParallelsCheck,
+        _ report: (String) -> Void
+    ) throws(BlockError) {
+        let repairsAll = plan.repairsAll
+        switch step {
+        case .header:
+            if repairsAll { try adopt(survey.table) }
+            try checkHeader(repairsAll, &survey.result, report)
+        case .table:
+            survey.table = try self.survey()
+            if repairsAll { try adopt(survey.table) }
+            survey.isLossy = survey.isLossy || survey.table.findings.kept.contains { $0.isLoss }
+            try checkTable(survey.table, repairsAll, &survey.result, report)
+        case .length:
+            try checkTableLength(repairsAll && survey.result.corruptions == 0, &survey.result, report)
+        case .close:
+            if repairsAll {
+                try beginChanges()
+                isUnclean = false
+            }
+            survey.result.count(1, fixed: repairsAll)
+        case .leaks: try checkLeaks(plan, &survey, report)
         }
-        result.count(wasUnclean ? 1 : 0, fixed: repairsAll)
-        let last = repairsAll ? try survey() : first
-        if repairsAll { try adopt(last) }
-        let hasLosses = repairsAll && (hadProblem || first.findings.kept.contains { $0.isLoss })
-        try checkLeaks(last, hasLosses ? .none : repair, &result, report)
-        if hasLosses && result.leaks > 0 { report(KeptLeaks.message) }
+    }
+
+    func result(of survey: ParallelsCheck, _ plan: ParallelsRepairPlan) -> CheckResult {
+        var result = survey.result
         result.totalClusters = table.count
-        result.allocatedClusters = last.allocated
-        result.fragmentedClusters = last.fragmented
+        result.allocatedClusters = survey.table.allocated
+        result.fragmentedClusters = survey.table.fragmented
         return result
     }
+
+    /// Leaks stay where they may hold what entries that were given up referred to.
+    private mutating func checkLeaks(
+        _ plan: ParallelsRepairPlan, _ survey: inout ParallelsCheck, _ report: (String) -> Void
+    ) throws(BlockError) {
+        if plan.repairsAll {
+            survey.table = try self.survey()
+            try adopt(survey.table)
+        }
+        let hasLosses = plan.repairsAll && survey.isLossy
+        try checkLeaks(survey.table, hasLosses ? .none : plan.mode, &survey.result, report)
+        if hasLosses && survey.result.leaks > 0 { report(KeptLeaks.message) }
+    }
+
+    // MARK: Steps
 
     /// What the header says, and what it refers to.
     private mutating func checkHeader(

@@ -1,0 +1,59 @@
+import BlockTestSupport
+import Testing
+
+@testable import BlockFormats
+
+/// What all checks share: used units, findings, lines that are told.
+@Suite struct UnitBitmapTests {
+    @Test("agrees with a set", arguments: [0..<0, 0..<1, 0..<64, 5..<200, 1000..<1321])
+    func agreement(_ units: Range<Int>) {
+        var random = SeededRandom(seed: UInt64(units.count))
+        var bitmap = UnitBitmap(units)
+        var expected: Set<Int> = []
+        for _ in 0..<400 {
+            let unit = Int.random(in: units.lowerBound - 3..<units.upperBound + 3, using: &random)
+            let isNew = units.contains(unit) && expected.insert(unit).inserted
+            #expect(bitmap.insert(unit) == isNew)
+            if Int.random(in: 0..<3, using: &random) == 0 {
+                bitmap.remove(unit..<unit + 2)
+                expected.subtract([unit, unit + 1])
+            }
+            let start = Int.random(in: units.lowerBound..<units.upperBound + 1, using: &random)
+            let count = Int.random(in: 1..<6, using: &random)
+            let free = (start..<max(start, units.upperBound)).filter { !expected.contains($0) }
+            #expect(bitmap.firstUnused(from: start) == free.first)
+            let place = free.first { first in
+                first + count <= units.upperBound
+                    && (first..<first + count).allSatisfy { !expected.contains($0) }
+            }
+            #expect(bitmap.firstUnused(count, from: start) == place)
+            #expect(bitmap.usedCount == expected.count && bitmap.lastUsed == expected.max())
+            #expect(bitmap.containsAny(of: start..<start + count) == !expected.isDisjoint(with: start..<start + count))
+        }
+    }
+
+    @Test func takesAllOrNone() {
+        var bitmap = UnitBitmap(0..<100)
+        #expect(bitmap.insertUnused(10..<20) && !bitmap.insertUnused(19..<25) && !bitmap.insertUnused(99..<101))
+        #expect(bitmap.usedCount == 10 && !bitmap.contains(20))
+        bitmap.grow(to: 300)
+        #expect(bitmap.insertUnused(99..<301) == false && bitmap.insertUnused(99..<300))
+        #expect(bitmap.unusedCount == 300 - 211)
+    }
+
+    @Test func findingsAreCountedAndSomeKept() {
+        var findings = Findings<String>(keeping: 2)
+        findings.corruption("a")
+        findings.leak("b")
+        findings.leak("c")
+        #expect(findings.kept == ["a", "b"] && findings.count == 3)
+        #expect(findings.corruptions == 1 && findings.leaks == 2)
+    }
+
+    @Test func veryManyLinesEnd() {
+        var lines: [String] = []
+        var report = BoundedReport()
+        for number in 0..<100_010 { report.tell("\(number)") { lines.append($0) } }
+        #expect(lines.count == 100_000 && lines.last == "More is wrong than is told here")
+    }
+}
