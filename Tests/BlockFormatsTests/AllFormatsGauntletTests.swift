@@ -79,6 +79,42 @@ import Testing
         }
     }
 
+    /// Damaged images as the base of a sound overlay.
+    @Test(.timeLimit(.minutes(4)), arguments: formats) func damagedBases(_ name: String) throws {
+        let target = try #require(FuzzTarget.named("chain-base"))
+        var random = SeededRandom(seed: TestEffort.seed &+ 2)
+        for seed in try Self.seeds(name) where 1..<4 << 20 ~= seed.count {
+            target.run(seed.read(at: 0, count: seed.count))
+            for _ in 0..<TestEffort.scaled(4) {
+                var image = seed.read(at: 0, count: seed.count)
+                image[Self.place(seed.count, &random)] = UInt8(random.number(in: 0..<256))
+                target.run(image)
+            }
+        }
+    }
+
+    /// Chains in which tables and names are changed at random.
+    @Test(.timeLimit(.minutes(4)), arguments: ["chain-qcow2-base", "chain-overlay", "chain-both"])
+    func damagedChains(_ name: String) throws {
+        let target = try #require(FuzzTarget.named(name))
+        var random = SeededRandom(seed: TestEffort.seed &+ 3)
+        for _ in 0..<TestEffort.scaled(60) {
+            // Ten bytes a patch, half of them with small numbers, which may be offsets.
+            let patches = (0..<1 + random.number(in: 0..<4)).map { _ -> [UInt8] in
+                let isSmall = random.number(in: 0..<2) == 0
+                let number = isSmall ? [0, 0, 0, 0, 0, 0] + random.bytes(2) : random.bytes(8)
+                return random.bytes(2) + number
+            }
+            target.run(patches.flatMap { $0 })
+        }
+    }
+
+    @Test(.timeLimit(.minutes(4)), arguments: ["chain-qcow2-base", "chain-overlay", "chain-both"])
+    func damagedChainsOfOneField(_ name: String) throws {
+        let target = try #require(FuzzTarget.named(name))
+        for place in UInt8(0)..<64 { target.run([0, place, 0, 0, 0, 0, 0, 0, 2, 0]) }
+    }
+
     @Test(.timeLimit(.minutes(4)), arguments: formats) func damaged(_ name: String) throws {
         var random = SeededRandom(seed: TestEffort.seed &+ 1)
         for seed in try Self.seeds(name) where seed.count > 0 {

@@ -13,38 +13,34 @@ enum AsifImage {
 
     /// The file: chunk 0 header and directories, 1 and 2 tables, 3 and 4 sector maps, then data.
     static func make(partly: Bool = true) -> SparseBytes {
-        var file = SparseBytes(count: 12 * chunk)
-        func put(_ value: UInt64, _ bytes: Int, at offset: Int) {
-            file.write(
-                (0..<bytes).map { UInt8(truncatingIfNeeded: value >> (8 * (bytes - 1 - $0))) }, at: offset)
-        }
+        var image = ImageBytes(.big, count: 12 * chunk)
         for (value, bytes, offset) in [
             (0x7368_6477, 4, 0), (1, 4, 4), (512, 4, 8), (512, 8, 0x10), (1024, 8, 0x18),
             (UInt64(sectors), 8, 0x30), (UInt64(4 * perTable / 512), 8, 0x38), (UInt64(chunk), 4, 0x40),
             (512, 2, 0x44),
-        ] as [(UInt64, Int, Int)] { put(value, bytes, at: offset) }
+        ] as [(UInt64, Int, Int)] { image.put(value, at: offset, bytes: bytes) }
         // The first directory is old, and names no tables; the other one counts.
-        put(7, 8, at: 512)
-        put(9, 8, at: 1024)
-        put(1, 8, at: 1032)
-        put(2, 8, at: 1040)
+        image.put(7, at: 512, bytes: 8)
+        image.put(9, at: 1024, bytes: 8)
+        image.put(1, at: 1032, bytes: 8)
+        image.put(2, at: 1040, bytes: 8)
         let whole: UInt64 = 1 << 62
         let part: UInt64 = 3 << 62
-        put(whole | 5, 8, at: chunk)
-        put(whole | 6, 8, at: chunk + 8)
-        put((partly ? part : whole) | 7, 8, at: chunk + 3 * 8)
-        put(3, 8, at: chunk + 2048 * 8)
-        put(whole | 8, 8, at: 2 * chunk + 2 * 8)
-        put(whole | 9, 8, at: 2 * chunk + 5 * 8)
-        put(4, 8, at: 2 * chunk + 2048 * 8)
+        image.put(whole | 5, at: chunk, bytes: 8)
+        image.put(whole | 6, at: chunk + 8, bytes: 8)
+        image.put((partly ? part : whole) | 7, at: chunk + 3 * 8, bytes: 8)
+        image.put(3, at: chunk + 2048 * 8, bytes: 8)
+        image.put(whole | 8, at: 2 * chunk + 2 * 8, bytes: 8)
+        image.put(whole | 9, at: 2 * chunk + 5 * 8, bytes: 8)
+        image.put(4, at: 2 * chunk + 2048 * 8, bytes: 8)
         // Of chunk 3 the sectors 1, 2, 3 and 63 are there.
         let map = 3 * chunk + 3 * 64 * 2 / 8
-        file.write([0b0101_0100], at: map)
-        file.write([0b0100_0000], at: map + 15)
+        image.put([0b0101_0100], at: map)
+        image.put([0b0100_0000], at: map + 15)
         for number in 5..<10 {
-            file.write(Pattern.bytes(stamp: number, at: 0, count: chunk), at: number * chunk)
+            image.put(Pattern.bytes(stamp: number, at: 0, count: chunk), at: number * chunk)
         }
-        return file
+        return image.file
     }
 
     static func expected(partly: Bool = true) -> [UInt8] {
@@ -90,36 +86,45 @@ enum AsifImage {
     }
 
     /// Numbers in the header that lead nowhere, or to too much.
-    static let hostile: [(offset: Int, bytes: [UInt8])] = [
-        (0, [0]), (4, [0, 0, 0, 2]), (0x10, [0x7F]), (0x10, [0, 0, 0, 0, 0xFF]), (0x18, [0xFF]),
-        (0x18, [0, 0, 0, 0, 0, 0, 0, 0]), (0x30, [0x7F]), (0x30, [0, 0, 0, 1]), (0x38, [0xFF]),
-        (0x38, [0, 0, 0, 0, 0, 0, 0, 1]), (0x40, [0, 0, 0, 0]), (0x40, [0xFF]), (0x40, [0, 0, 0x81]),
-        (0x40, [0, 0, 0x10, 0]), (0x40, [0x10]), (0x44, [0, 0]), (0x44, [2, 1]), (0x44, [0x80]),
-    ]
+    static let hostile = ByteDamage.table(
+        ("magic", 0, [[0]]),
+        ("version", 4, [[0, 0, 0, 2]]),
+        ("offset of the first directory", 0x10, [[0x7F], [0, 0, 0, 0, 0xFF]]),
+        ("offset of the second directory", 0x18, [[0xFF], [0, 0, 0, 0, 0, 0, 0, 0]]),
+        ("number of sectors", 0x30, [[0x7F], [0, 0, 0, 1]]),
+        ("most sectors", 0x38, [[0xFF], [0, 0, 0, 0, 0, 0, 0, 1]]),
+        ("chunk size", 0x40, [[0, 0, 0, 0], [0xFF], [0, 0, 0x81], [0, 0, 0x10, 0], [0x10]]),
+        ("sector size", 0x44, [[0, 0], [2, 1], [0x80]]))
 
-    @Test(arguments: hostile.indices) func hostileHeadersAreRefused(_ index: Int) throws {
-        var file = AsifImage.make()
-        file.write(Self.hostile[index].bytes, at: Self.hostile[index].offset)
-        #expect(throws: BlockError.self) { try Self.open(file) }
+    @Test(arguments: hostile) func hostileHeadersAreRefused(_ damage: ByteDamage<Void>) throws {
+        #expect(throws: BlockError.self) { try Self.open(damage.applied(to: AsifImage.make())) }
     }
 
     /// Entries: tables, chunks and maps far away; states of chunks and sectors that nobody described.
-    static let misleading: [(offset: Int, bytes: [UInt8], reads: Int)] = [
-        (1032, [0, 0x7F, 0xFF], 0), (AsifImage.chunk, [0x40, 0x7F, 0xFF], 0),
-        (AsifImage.chunk + 3 * 8, [0xC0, 0, 0, 0, 0, 0, 0, 99], 3 * AsifImage.chunk + 512),
-        (AsifImage.chunk, [0x80], 0),
-        (AsifImage.chunk, [0], 0), (AsifImage.chunk + 2048 * 8, [0, 0, 0, 1], 3 * AsifImage.chunk),
-        (AsifImage.chunk + 2048 * 8 + 7, [0], 3 * AsifImage.chunk),
-        (3 * AsifImage.chunk + 48, [2], 3 * AsifImage.chunk),
-        (3 * AsifImage.chunk + 48, [3], 3 * AsifImage.chunk),
+    ///
+    /// The expectation is the place of the disk that cannot be read.
+    static let misleading: [ByteDamage<Int>] = [
+        .init("table far away", at: directory, [0, 0x7F, 0xFF], 0),
+        .init("chunk far away", at: firstTable, [0x40, 0x7F, 0xFF], 0),
+        .init(
+            "part of a chunk outside", at: firstTable + 3 * 8, [0xC0, 0, 0, 0, 0, 0, 0, 99],
+            3 * AsifImage.chunk + 512),
+        .init("chunk of state 2", at: firstTable, [0x80], 0),
+        .init("chunk of state 0", at: firstTable, [0], 0),
+        .init("sector map far away", at: firstMap, [0, 0, 0, 1], 3 * AsifImage.chunk),
+        .init("no sector map", at: firstMap + 7, [0], 3 * AsifImage.chunk),
+        .init("sector of state 2", at: 3 * AsifImage.chunk + 48, [2], 3 * AsifImage.chunk),
+        .init("sector of state 3", at: 3 * AsifImage.chunk + 48, [3], 3 * AsifImage.chunk),
     ]
+    /// Entries: of table 0 in the directory that counts; of chunk 0 in table 0; of its group's sector map.
+    private static let directory = 1032
+    private static let firstTable = AsifImage.chunk
+    private static let firstMap = AsifImage.chunk + 2048 * 8
 
-    @Test(arguments: misleading.indices) func misleadingEntriesAreErrors(_ index: Int) throws {
-        var file = AsifImage.make()
-        file.write(Self.misleading[index].bytes, at: Self.misleading[index].offset)
-        let node = try Self.open(file)
+    @Test(arguments: misleading) func misleadingEntriesAreErrors(_ damage: ByteDamage<Int>) throws {
+        let node = try Self.open(damage.applied(to: AsifImage.make()))
         let error = blockError { () throws(BlockError) in
-            try node.readBytes(at: Self.misleading[index].reads, count: 512)
+            try node.readBytes(at: damage.expectation, count: 512)
         }
         #expect(error?.kind == .corrupt || error?.kind == .unsupported, "\(String(describing: error))")
         #expect(
@@ -144,26 +149,27 @@ enum AsifImage {
     }
 
     /// What reading would stumble over, and chunks with two uses.
-    static let damages: [(offset: Int, bytes: [UInt8], says: String)] = [
-        (1032, [0, 0x7F, 0xFF], "table 0 is in chunk 36027697507336193, outside the file"),
-        (1047, [1], "table 1 is in chunk 1, which has another use too"),
-        (AsifImage.chunk, [0x40, 0x7F, 0xFF], "chunk 0 is in chunk 36027697507336197, outside the file"),
-        (AsifImage.chunk + 7, [0], "chunk 0 is in chunk 0, outside the file"),
-        (AsifImage.chunk + 7, [6], "chunk 1 is in chunk 6, which has another use too"),
-        (AsifImage.chunk + 7, [1], "chunk 0 is in chunk 1, which has another use too"),
-        (AsifImage.chunk, [0x80], "chunk 0 has the state 2, which is not known"),
-        (AsifImage.chunk, [0], "chunk 0 has the state 0, which is not known"),
-        (AsifImage.chunk + 2048 * 8 + 7, [0], "chunk 3 has no sector map"),
-        (AsifImage.chunk + 2048 * 8 + 7, [99], "the sector map of chunk 0 is in chunk 99, outside the file"),
-        (3 * AsifImage.chunk + 63, [3], "chunk 3 has sectors whose state is not known"),
+    static let damages: [ByteDamage<String>] = [
+        said("table 0 is in chunk 36027697507336193, outside the file", at: directory, [0, 0x7F, 0xFF]),
+        said("table 1 is in chunk 1, which has another use too", at: directory + 15, [1]),
+        said("chunk 0 is in chunk 36027697507336197, outside the file", at: firstTable, [0x40, 0x7F, 0xFF]),
+        said("chunk 0 is in chunk 0, outside the file", at: firstTable + 7, [0]),
+        said("chunk 1 is in chunk 6, which has another use too", at: firstTable + 7, [6]),
+        said("chunk 0 is in chunk 1, which has another use too", at: firstTable + 7, [1]),
+        said("chunk 0 has the state 2, which is not known", at: firstTable, [0x80]),
+        said("chunk 0 has the state 0, which is not known", at: firstTable, [0]),
+        said("chunk 3 has no sector map", at: firstMap + 7, [0]),
+        said("the sector map of chunk 0 is in chunk 99, outside the file", at: firstMap + 7, [99]),
+        said("chunk 3 has sectors whose state is not known", at: 3 * AsifImage.chunk + 63, [3]),
     ]
 
-    @Test(arguments: damages.indices) func damageIsFound(_ index: Int) throws {
-        let damage = Self.damages[index]
-        var file = AsifImage.make()
-        file.write(damage.bytes, at: damage.offset)
-        let (result, lines) = try Self.check(file)
-        #expect(result.corruptions >= 1 && lines.contains("ERROR \(damage.says)"), "\(lines)")
+    private static func said(_ says: String, at offset: Int, _ bytes: [UInt8]) -> ByteDamage<String> {
+        ByteDamage(says, at: offset, bytes, "ERROR \(says)")
+    }
+
+    @Test(arguments: damages) func damageIsFound(_ damage: ByteDamage<String>) throws {
+        let (result, lines) = try Self.check(damage.applied(to: AsifImage.make()))
+        #expect(result.corruptions >= 1 && lines.contains(damage.expectation), "\(lines)")
     }
 
     @Test func repairIsRefused() throws {

@@ -7,34 +7,31 @@ import Testing
 @Suite struct BochsTests {
     static func image(version: UInt32 = 0x20000, extentBytes: Int = 4096, _ catalog: [UInt32]) -> SparseBytes
     {
-        var file = SparseBytes()
-        func put(_ value: Int, _ offset: Int, bytes: Int = 4) {
-            file.write((0..<bytes).map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) }, at: offset)
-        }
+        var image = ImageBytes(.little)
         for (text, offset) in [("Bochs Virtual HD Image", 0), ("Redolog", 32), ("Growing", 48)] {
-            file.write(Array(text.utf8), at: offset)
+            image.put(text, at: offset)
         }
         for (value, offset) in [
             (Int(version), 0x40), (512, 0x44), (catalog.count, 0x48), (8, 0x4C), (extentBytes, 0x50),
         ] {
-            put(value, offset)
+            image.put(value, at: offset)
         }
-        put(catalog.count * extentBytes, version == 0x20000 ? 0x58 : 0x54, bytes: 8)
-        for (index, entry) in catalog.enumerated() { put(Int(entry), 512 + index * 4) }
+        image.put(catalog.count * extentBytes, at: version == 0x20000 ? 0x58 : 0x54, bytes: 8)
+        for (index, entry) in catalog.enumerated() { image.put(entry, at: 512 + index * 4) }
         let data = 512 + catalog.count * 4
         for entry in catalog where entry < 100 {
             let start = data + Int(entry) * (512 + extentBytes)
             // Every third sector is not stored.
             for sector in 0..<extentBytes / 512 {
                 let stored = sector % 3 != 2
-                let byte = file.read(at: start + sector / 8, count: 1)[0]
-                file.write([stored ? byte | 1 << UInt8(sector % 8) : byte], at: start + sector / 8)
-                file.write(
+                let byte = image.number(at: start + sector / 8, bytes: 1)
+                image.put(stored ? byte | 1 << (sector % 8) : byte, at: start + sector / 8, bytes: 1)
+                image.put(
                     Pattern.bytes(stamp: Int(entry), at: sector * 512, count: 512),
                     at: start + 512 + sector * 512)
             }
         }
-        return file
+        return image.file
     }
 
     static func expected(extentBytes: Int = 4096, _ catalog: [UInt32]) -> [UInt8] {
@@ -72,16 +69,23 @@ import Testing
         #expect(cut.corruptions == 1 && cut.leaks == 0)
     }
 
-    static let hostile: [(offset: Int, bytes: [UInt8])] = [
-        (32, [0]), (48, [0]), (0x42, [9]), (0x44, [0, 0]), (0x47, [0x80]), (0x4B, [0x7F]), (0x48, [1]),
-        (0x4C, [0]),
-        (0x4F, [0xFF]), (0x50, [0, 0]), (0x50, [1]), (0x53, [0x80]), (0x5F, [0xFF]), (0x5E, [1]),
-    ]
+    static let hostile = ByteDamage.table(
+        ("type", 32, [[0]]),
+        ("subtype", 48, [[0]]),
+        ("version, high half", 0x42, [[9]]),
+        ("header size", 0x44, [[0, 0]]),
+        ("header size, high byte", 0x47, [[0x80]]),
+        ("number of entries, high byte", 0x4B, [[0x7F]]),
+        ("number of entries", 0x48, [[1]]),
+        ("bitmap size", 0x4C, [[0]]),
+        ("bitmap size, high byte", 0x4F, [[0xFF]]),
+        ("extent size", 0x50, [[0, 0], [1]]),
+        ("extent size, high byte", 0x53, [[0x80]]),
+        ("disk size, high byte", 0x5F, [[0xFF]]),
+        ("disk size, second byte", 0x5E, [[1]]))
 
-    @Test(arguments: hostile.indices) func hostileHeadersAreRefused(_ index: Int) throws {
-        var file = Self.image([0, 1])
-        file.write(Self.hostile[index].bytes, at: Self.hostile[index].offset)
-        let store = TestStore(["disk": file])
+    @Test(arguments: hostile) func hostileHeadersAreRefused(_ damage: ByteDamage<Void>) throws {
+        let store = TestStore(["disk": damage.applied(to: Self.image([0, 1]))])
         let opener = ImageOpener(registry: store.registry([BochsDriver.self]))
         #expect(throws: BlockError.self) { try opener.open("disk", format: "bochs") }
     }

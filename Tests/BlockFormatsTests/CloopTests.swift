@@ -20,11 +20,7 @@ import Testing
         let length = [UInt8(truncatingIfNeeded: count), UInt8(count >> 8)]
         let sum = high << 16 | low
         return [0x78, 0x01, 1] + length + length.map { ~$0 } + bytes
-            + [24, 16, 8, 0].map { UInt8(truncatingIfNeeded: sum >> UInt32($0)) }
-    }
-
-    static func bigEndian(_ value: Int, bytes: Int) -> [UInt8] {
-        (0..<bytes).reversed().map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) }
+            + ImageBytes.big(sum)
     }
 
     static func image(_ disk: [UInt8]) -> SparseBytes {
@@ -33,13 +29,13 @@ import Testing
         }
         var head = Array("#!/bin/sh\n#V2.0 Format\nmodprobe cloop".utf8)
         head += [UInt8](repeating: 0, count: 128 - head.count)
-        head += bigEndian(blockBytes, bytes: 4) + bigEndian(blocks.count, bytes: 4)
+        head += ImageBytes.big(UInt32(blockBytes)) + ImageBytes.big(UInt32(blocks.count))
         var offset = head.count + (blocks.count + 1) * 8
         for block in blocks {
-            head += bigEndian(offset, bytes: 8)
+            head += ImageBytes.big(offset)
             offset += block.count
         }
-        return SparseBytes(head + bigEndian(offset, bytes: 8) + blocks.flatMap { $0 })
+        return SparseBytes(head + ImageBytes.big(offset) + blocks.flatMap { $0 })
     }
 
     static let disk = Pattern.bytes(stamp: 3, at: 0, count: 20 * blockBytes)
@@ -65,15 +61,18 @@ import Testing
         try checkReadOnlyFormat(CloopDriver.self, image: Self.image(Self.disk), expected: Self.disk)
     }
 
-    static let hostile: [(offset: Int, bytes: [UInt8])] = [
-        (128, [0, 0, 0, 0]), (130, [0, 1]), (128, [0xFF]), (132, [0xFF]), (132, [0, 0x40, 0, 1]), (133, [1]),
-        (136, [0xFF]), (144, [0x10]), (136 + 20 * 8, [1]), (150, [0, 0]),
-    ]
+    static let hostile = ByteDamage.table(
+        ("block size", 128, [[0, 0, 0, 0], [0xFF]]),
+        ("block size, low half", 130, [[0, 1]]),
+        ("number of blocks", 132, [[0xFF], [0, 0x40, 0, 1]]),
+        ("number of blocks, second byte", 133, [[1]]),
+        ("first offset", 136, [[0xFF]]),
+        ("second offset", 144, [[0x10]]),
+        ("last offset", 136 + 20 * 8, [[1]]),
+        ("second offset, low half", 150, [[0, 0]]))
 
-    @Test(arguments: hostile.indices) func hostileOffsetsAreRefused(_ index: Int) throws {
-        var file = Self.image(Self.disk)
-        file.write(Self.hostile[index].bytes, at: Self.hostile[index].offset)
-        let store = TestStore(["disk": file])
+    @Test(arguments: hostile) func hostileOffsetsAreRefused(_ damage: ByteDamage<Void>) throws {
+        let store = TestStore(["disk": damage.applied(to: Self.image(Self.disk))])
         let opener = ImageOpener(registry: store.registry([CloopDriver.self]))
         #expect(throws: BlockError.self) { try opener.open("disk", format: "cloop") }
     }

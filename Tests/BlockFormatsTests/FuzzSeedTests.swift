@@ -27,7 +27,14 @@ import Testing
 
 /// The images that targets change are sound to begin with, or what is under test would not be reached.
 @Suite struct FuzzImageTests {
-    @Test(arguments: ["qcow2-luks", "luks-header", "qcow2-bitmap-tables"])
+    /// How many images the chains are to begin with; the others stand alone.
+    private static let layers = [
+        "chain-base": 2, "chain-qcow2-base": 2, "chain-overlay": 2, "chain-both": 3, "chain-names": 3,
+    ]
+
+    @Test(
+        arguments: ["qcow2-luks", "luks-header", "qcow2-bitmap-tables"]
+            + ["chain-base", "chain-qcow2-base", "chain-overlay", "chain-both", "chain-names"])
     func isSound(_ name: String) throws {
         let (store, gauntlet) = try #require(FuzzTarget.named(name)).begin([])
         let result = try gauntlet.check(store)
@@ -37,6 +44,7 @@ import Testing
             let bitmaps = (try? node.bitmapKeeper().bitmaps()) ?? []
             let defects = name == "qcow2-bitmap-tables" ? [false, false, true] : []
             #expect(bitmaps.map(\.isInconsistent) == defects)
+            #expect(node.chain.count == Self.layers[name, default: 1])
         }
     }
 }

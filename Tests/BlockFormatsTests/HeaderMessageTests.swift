@@ -16,11 +16,9 @@ import Testing
         }
     }
 
-    private static func big(_ value: some FixedWidthInteger) -> [UInt8] { VhdBytes.bigEndian(value) }
+    private static func big(_ value: some FixedWidthInteger) -> [UInt8] { ImageBytes.big(value) }
 
-    private static func little(_ value: some FixedWidthInteger) -> [UInt8] {
-        withUnsafeBytes(of: value.littleEndian) { Array($0) }
-    }
+    private static func little(_ value: some FixedWidthInteger) -> [UInt8] { ImageBytes.little(value) }
 
     private func message(_ format: String, _ file: SparseBytes) throws -> (text: String, hint: String?) {
         let store = TestStore(["disk": file])

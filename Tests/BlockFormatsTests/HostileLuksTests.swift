@@ -25,7 +25,7 @@ import Testing
         return nil
     }
 
-    private static func big(_ value: UInt32) -> [UInt8] { withUnsafeBytes(of: value.bigEndian) { Array($0) } }
+    private static func big(_ value: UInt32) -> [UInt8] { ImageBytes.big(value) }
 
     struct Damage: Sendable, CustomTestStringConvertible {
         var what: String

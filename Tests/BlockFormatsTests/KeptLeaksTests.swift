@@ -18,11 +18,11 @@ import Testing
     }
 
     private static func little(_ file: SparseBytes, _ offset: Int, _ width: Int) -> Int {
-        file.read(at: offset, count: width).reversed().reduce(0) { $0 << 8 | Int($1) }
+        Int(truncatingIfNeeded: ImageBytes(.little, file).number(at: offset, bytes: width))
     }
 
     private static func big(_ file: SparseBytes, _ offset: Int, _ width: Int) -> Int {
-        file.read(at: offset, count: width).reduce(0) { $0 << 8 | Int($1) }
+        Int(truncatingIfNeeded: ImageBytes(.big, file).number(at: offset, bytes: width))
     }
 
     static let subjects: [Subject] = [

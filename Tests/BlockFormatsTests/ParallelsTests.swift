@@ -70,31 +70,27 @@ enum ParallelsImage {
         kind: Kind = .clusters, dataSector: Int = 8, clusters: Int? = nil, size: Int? = nil,
         extensionSector: Int = 0, _ entries: [Int]
     ) -> SparseBytes {
-        var file = SparseBytes()
-        func put(_ value: Int, _ offset: Int, bytes: Int = 4) {
-            file.write((0..<bytes).map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) }, at: offset)
-        }
-        file.write(Array((kind == .sectors ? "WithoutFreeSpace" : "WithouFreSpacExt").utf8), at: 0)
+        var image = ImageBytes(.little)
+        image.put(kind == .sectors ? "WithoutFreeSpace" : "WithouFreSpacExt", at: 0)
         for (value, offset) in [
             (2, 16), (16, 20), (8, 28), (entries.count, 32), (0x312E_3276, 44), (dataSector, 48),
         ] {
-            put(value, offset)
+            image.put(value, at: offset)
         }
-        put((size ?? entries.count * clusterBytes) / 512, 36, bytes: 8)
-        put(extensionSector, 56, bytes: 8)
+        image.put((size ?? entries.count * clusterBytes) / 512, at: 36, bytes: 8)
+        image.put(extensionSector, at: 56, bytes: 8)
         // Of the older kind without an offset, the data begin with the second sector.
         let shift = kind == .sectors && dataSector == 0 ? 512 - clusterBytes : 0
         for (index, entry) in entries.enumerated() where entry > 0 {
             let offset = entry * clusterBytes + shift
-            put(kind == .sectors ? offset / 512 : entry, 64 + index * 4)
+            image.put(kind == .sectors ? offset / 512 : entry, at: 64 + index * 4)
         }
         let end = clusters ?? (entries.filter { $0 < 1000 }.max() ?? 0) + 1
-        file.resize(to: end * clusterBytes + shift)
+        image.truncate(to: end * clusterBytes + shift)
         for cluster in (63 + entries.count * 4) / clusterBytes + 1..<max(end, 4) where cluster < end {
-            let bytes = [UInt8](repeating: UInt8(cluster), count: clusterBytes)
-            file.write(bytes, at: cluster * clusterBytes + shift)
+            image.fill(UInt8(cluster), count: clusterBytes, at: cluster * clusterBytes + shift)
         }
-        return file
+        return image.file
     }
 
     static func opener(_ store: TestStore) -> ImageOpener {
@@ -211,8 +207,9 @@ enum ParallelsImage {
 
     // MARK: Damage
 
-    struct Damage: Sendable {
+    struct Damage: Sendable, CustomStringConvertible {
         var name: String
+        var description: String { name }
         var entries: [Int]
         var isOld = false
         var dataSector = 8
@@ -258,8 +255,7 @@ enum ParallelsImage {
         return file
     }
 
-    @Test(arguments: damages.indices) func damageIsFoundAndRepaired(_ index: Int) throws {
-        let damage = Self.damages[index]
+    @Test(arguments: damages) func damageIsFoundAndRepaired(_ damage: Damage) throws {
         let store = TestStore(["disk": Self.file(damage)])
         let found = try ParallelsImage.check(store)
         #expect(found.corruptions == damage.corruptions && found.leaks == damage.leaks, "\(damage.name)")
@@ -271,8 +267,7 @@ enum ParallelsImage {
     }
 
     /// QEMU mends what it must not write to when it opens it for writing.
-    @Test(arguments: damages.indices) func damageIsRepairedByWriters(_ index: Int) throws {
-        let damage = Self.damages[index]
+    @Test(arguments: damages) func damageIsRepairedByWriters(_ damage: Damage) throws {
         let store = TestStore(["disk": Self.file(damage)])
         if damage.isLoss {
             #expect(throws: BlockError.self) { try ParallelsImage.open(store, readOnly: false) }
@@ -285,9 +280,8 @@ enum ParallelsImage {
         #expect(try ParallelsImage.isSound(store), "\(damage.name)")
     }
 
-    @Test(.timeLimit(.minutes(2)), arguments: damages.indices)
-    func aRepairIsStoppedAnywhere(_ index: Int) throws {
-        let damage = Self.damages[index]
+    @Test(.timeLimit(.minutes(2)), arguments: damages)
+    func aRepairIsStoppedAnywhere(_ damage: Damage) throws {
         try checkInterruption(
             of: ["disk": Self.file(damage)],
             action: { store in _ = try ParallelsImage.check(store, .all) },
@@ -302,17 +296,20 @@ enum ParallelsImage {
     }
 
     /// CVE-2014-0142 (no sectors in a track), 0143 (too many entries), and numbers of the same kind.
-    static let hostile: [(offset: Int, bytes: [UInt8])] = [
-        (0, [0]), (16, [3]), (28, [0]), (28, [0xFF, 0xFF, 0xFF, 0xFF]), (28, [0, 0, 0x80]),
-        (32, [0xFF, 0xFF, 0xFF, 0xFF]), (32, [0, 0, 0, 1]), (32, [1, 0, 0, 0x40]), (32, [0xFF, 0xFF]),
-        (36, [0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]), (43, [0x80]),
-        (56, [0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]),
-    ]
+    static let hostile = ByteDamage.table(
+        ("magic", 0, [[0]]),
+        ("version", 16, [[3]]),
+        ("sectors of a cluster", 28, [[0], [0xFF, 0xFF, 0xFF, 0xFF], [0, 0, 0x80]]),
+        (
+            "number of entries", 32,
+            [[0xFF, 0xFF, 0xFF, 0xFF], [0, 0, 0, 1], [1, 0, 0, 0x40], [0xFF, 0xFF]]
+        ),
+        ("disk size", 36, [[0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]]),
+        ("disk size, high byte", 43, [[0x80]]),
+        ("offset of the extension", 56, [[0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]]))
 
-    @Test(arguments: hostile.indices) func hostileHeadersAreRefused(_ index: Int) throws {
-        var file = ParallelsImage.file([1, 2])
-        file.write(Self.hostile[index].bytes, at: Self.hostile[index].offset)
-        let store = TestStore(["disk": file])
+    @Test(arguments: hostile) func hostileHeadersAreRefused(_ damage: ByteDamage<Void>) throws {
+        let store = TestStore(["disk": damage.applied(to: ParallelsImage.file([1, 2]))])
         #expect(throws: BlockError.self) { try Self.openAsParallels(store) }
     }
 

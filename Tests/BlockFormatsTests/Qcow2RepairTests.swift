@@ -124,8 +124,8 @@ import Testing
     @Test("what cannot be mended leaves an image that can be written as before")
     func dirtyBitGoes() throws {
         var image = Qcow2Bytes()
-        var place = withUnsafeBytes(of: UInt64(1 << 40).bigEndian) { [UInt8]($0) }
-        place += withUnsafeBytes(of: UInt64(1 << 16).bigEndian) { [UInt8]($0) }
+        var place = ImageBytes.big(UInt64(1 << 40))
+        place += ImageBytes.big(UInt64(1 << 16))
         image.setExtensions([(0x0537_be77, place)])
         image.putRefcount(2, of: image.data / image.clusterSize)
         let store = store(image)

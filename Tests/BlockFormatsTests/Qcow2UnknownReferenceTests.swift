@@ -77,7 +77,7 @@ import Testing
         let active = try number(store, at: 40)
         let mask = 0x00ff_ffff_ffff_fe00
         let l2 = try number(store, at: active) & mask
-        func wide(_ value: Int) -> [UInt8] { withUnsafeBytes(of: value.bigEndian) { [UInt8]($0) } }
+        func wide(_ value: Int) -> [UInt8] { ImageBytes.big(value) }
         switch place {
         case .snapshotTable: return (64, wide(1 << 40))
         case .snapshotCount: return (60, [0, 1, 0, 0])
@@ -176,7 +176,7 @@ import Testing
             var extra = disk.read(at: position + 40, count: old)
             let wanted = index == 0 ? size : old
             extra = Array(extra.prefix(wanted)) + [UInt8](repeating: 7, count: max(0, wanted - old))
-            let field = withUnsafeBytes(of: UInt32(wanted).bigEndian) { [UInt8]($0) }
+            let field = ImageBytes.big(UInt32(wanted))
             fixed.replaceSubrange(36..<40, with: field)
             entries += fixed + extra + disk.read(at: position + 40 + old, count: names)
             entries += [UInt8](repeating: 0, count: (8 - entries.count % 8) % 8)

@@ -168,8 +168,8 @@ import Testing
     @Test(.timeLimit(.minutes(2)), arguments: names) func namesOfCrowdedImages(_ new: String) throws {
         var file = try #require(QcowImage.make()["disk"])
         let l1 = file.read(at: 4096, count: 32)
-        file.write(QcowImage.bigEndian(48) + [0, 0, 0, 4], at: 8)
-        file.write(QcowImage.bigEndian(56), at: 0x28)
+        file.write(ImageBytes.big(48) + [0, 0, 0, 4], at: 8)
+        file.write(ImageBytes.big(56), at: 0x28)
         file.write(Array("base".utf8) + [0, 0, 0, 0] + l1, at: 48)
         try checkName(TestStore(["disk": file]), "base", new)
     }
@@ -190,7 +190,7 @@ import Testing
         var file = try #require(QcowImage.make()["disk"])
         let place = 10 * 4096
         file.write(file.read(at: 4096, count: 32), at: place)
-        file.write(QcowImage.bigEndian(UInt64(place)), at: 0x28)
+        file.write(ImageBytes.big(UInt64(place)), at: 0x28)
         let store = TestStore(["disk": file])
         #expect(try Self.read(store) == QcowImage.values)
         try checkInterruption(

@@ -99,20 +99,17 @@ enum QcowImage {
         return result
     }
 
-    static func bigEndian(_ value: UInt64) -> [UInt8] {
-        (0..<8).map { UInt8(truncatingIfNeeded: value >> (56 - 8 * $0)) }
-    }
-
     static func patched(_ value: UInt64, at offset: Int, in store: TestStore) throws -> TestStore {
         var file = try #require(store["disk"])
-        file.write(bigEndian(value), at: offset)
+        file.write(ImageBytes.big(value), at: offset)
         return TestStore(["disk": file])
     }
 }
 
 /// Damage and hostile headers.
 @Suite struct QcowDamageTests {
-    struct Damage: Sendable {
+    struct Damage: Sendable, CustomStringConvertible {
+        var description: String
         var offset: Int
         var value: UInt64
         /// The first bytes of the clusters after a repair.
@@ -123,21 +120,36 @@ enum QcowImage {
     private static let compressedFlag: UInt64 = 1 << 63
 
     static let damages = [
-        // Data over other data, beyond the end, over the header, the L1 table, its own and another L2 table.
-        Damage(offset: l2, value: 4 * 4096, repaired: [2, 2, 3, 4, 5]),
-        Damage(offset: l2 + 8, value: 100 << 12, repaired: [1, 0, 3, 4, 5]),
-        Damage(offset: l2 + 8, value: 4096 + 8, repaired: [1, 0, 3, 4, 5]),
-        Damage(offset: l2 + 8, value: (1 << 63) - 512, repaired: [1, 0, 3, 4, 5]),
-        // A compressed cluster of no bytes, beyond the end, over plain data.
-        Damage(offset: l2 + 8, value: compressedFlag | 4096, repaired: [1, 0, 3, 4, 5]),
-        Damage(offset: l2 + 8, value: compressedFlag | 9 << 51 | 1 << 50, repaired: [1, 0, 3, 4, 5]),
-        Damage(offset: l2 + 8, value: .max, repaired: [1, 0, 3, 4, 5]),
-        // Tables: where another one is, misaligned, far away, over the L1 table.
-        Damage(offset: 4096 + 8, value: 3 * 4096, repaired: [1, 2, 3, 0, 5]),
-        Damage(offset: 4096 + 8, value: 77, repaired: [1, 2, 3, 0, 5]),
-        Damage(offset: 4096 + 8, value: 1 << 40, repaired: [1, 2, 3, 0, 5]),
-        Damage(offset: 4096 + 8, value: .max, repaired: [1, 2, 3, 0, 5]),
-        Damage(offset: 4096 + 8, value: 4096, repaired: [1, 2, 3, 0, 5]),
+        Damage(description: "data over other data", offset: l2, value: 4 * 4096, repaired: [2, 2, 3, 4, 5]),
+        Damage(
+            description: "data beyond the end", offset: l2 + 8, value: 100 << 12,
+            repaired: [1, 0, 3, 4, 5]),
+        Damage(
+            description: "data in the middle of the L1 table", offset: l2 + 8, value: 4096 + 8,
+            repaired: [1, 0, 3, 4, 5]),
+        Damage(
+            description: "data at the end of all numbers", offset: l2 + 8, value: (1 << 63) - 512,
+            repaired: [1, 0, 3, 4, 5]),
+        Damage(
+            description: "compressed data of no bytes", offset: l2 + 8, value: compressedFlag | 4096,
+            repaired: [1, 0, 3, 4, 5]),
+        Damage(
+            description: "compressed data beyond the end", offset: l2 + 8,
+            value: compressedFlag | 9 << 51 | 1 << 50,
+            repaired: [1, 0, 3, 4, 5]),
+        Damage(
+            description: "compressed data, all bits", offset: l2 + 8, value: .max,
+            repaired: [1, 0, 3, 4, 5]),
+        Damage(
+            description: "L2 table over another one", offset: 4096 + 8, value: 3 * 4096,
+            repaired: [1, 2, 3, 0, 5]),
+        Damage(description: "L2 table misaligned", offset: 4096 + 8, value: 77, repaired: [1, 2, 3, 0, 5]),
+        Damage(
+            description: "L2 table far away", offset: 4096 + 8, value: 1 << 40, repaired: [1, 2, 3, 0, 5]),
+        Damage(description: "L2 table, all bits", offset: 4096 + 8, value: .max, repaired: [1, 2, 3, 0, 5]),
+        Damage(
+            description: "L2 table over the L1 table", offset: 4096 + 8, value: 4096,
+            repaired: [1, 2, 3, 0, 5]),
     ]
 
     @Test func soundImagesAreSound() throws {
@@ -149,8 +161,7 @@ enum QcowImage {
         #expect(try QcowImage.contents(QcowImage.open(store)) == QcowImage.values)
     }
 
-    @Test(arguments: damages.indices) func damageIsFoundAndRepaired(_ index: Int) throws {
-        let damage = Self.damages[index]
+    @Test(arguments: damages) func damageIsFoundAndRepaired(_ damage: Damage) throws {
         let store = try QcowImage.patched(damage.value, at: damage.offset, in: QcowImage.make())
         #expect(try QcowImage.check(store).corruptions == 1)
         let repair = try QcowImage.check(store, .all)
@@ -160,9 +171,16 @@ enum QcowImage {
         #expect(try QcowImage.contents(QcowImage.open(store)) == damage.repaired)
     }
 
-    @Test(.timeLimit(.minutes(2)), arguments: [0, 1, 4, 7, 9])
-    func aRepairIsStoppedAnywhere(_ index: Int) throws {
-        let damage = Self.damages[index]
+    /// One of each kind.
+    private static let interrupted = damages.filter {
+        [
+            "data over other data", "data beyond the end", "compressed data of no bytes",
+            "L2 table over another one", "L2 table far away",
+        ].contains($0.description)
+    }
+
+    @Test(.timeLimit(.minutes(2)), arguments: interrupted)
+    func aRepairIsStoppedAnywhere(_ damage: Damage) throws {
         let files = try QcowImage.patched(damage.value, at: damage.offset, in: QcowImage.make()).files
         try checkInterruption(
             of: files, action: { store in _ = try QcowImage.check(store, .all) },
@@ -193,25 +211,38 @@ enum QcowImage {
                 == before.read(at: 0, count: before.count))
     }
 
-    /// Offset, bytes. The first ones are CVE-2014-0222 (size of L2 tables) and CVE-2014-0223 (size of the
+    /// The first ones are CVE-2014-0222 (size of L2 tables) and CVE-2014-0223 (size of the
     /// disk).
-    static let hostile: [(offset: Int, bytes: [UInt8])] = [
-        (0x21, [0]), (0x21, [5]), (0x21, [14]), (0x21, [63]), (0x21, [255]),
-        (0x18, [0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]), (0x18, [0x80, 0, 0, 0, 0, 0, 0, 1]),
-        (0x18, [0x20, 0, 0, 0]), (0x18, [0, 1, 0, 0, 0]), (0x18, [0, 0, 0, 0, 0, 0, 0, 0]),
-        (0x18, [0, 0, 0, 0, 0, 0, 0, 1]),
-        (0x20, [8]), (0x20, [17]), (0x20, [0]), (0x20, [255]), (4, [0, 0, 0, 0]), (0x24, [0, 0, 0, 2]),
-        (0x28, [0xFF]), (0x28, [0, 0, 0, 0, 0, 0, 0, 8]), (0x28, [0, 0, 0, 0, 0, 0, 0, 49]),
-        (0x28, [0, 0, 0, 1]), (8, [0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4, 0]),
-        (8, [0x7F, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
-        (8, [0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 4]), (8, [0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 4]),
-        (8, [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 4]),
-    ]
+    static let hostile = ByteDamage.table(
+        ("L2 bits", 0x21, [[0], [5], [14], [63], [255]]),
+        (
+            "disk size", 0x18,
+            [
+                [0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF], [0x80, 0, 0, 0, 0, 0, 0, 1],
+                [0x20, 0, 0, 0],
+                [0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 1],
+            ]
+        ),
+        ("cluster bits", 0x20, [[8], [17], [0], [255]]),
+        ("version", 4, [[0, 0, 0, 0]]),
+        ("encryption", 0x24, [[0, 0, 0, 2]]),
+        (
+            "offset of the L1 table", 0x28,
+            [
+                [0xFF], [0, 0, 0, 0, 0, 0, 0, 8], [0, 0, 0, 0, 0, 0, 0, 49], [0, 0, 0, 1],
+            ]
+        ),
+        (
+            "backing name: offset and length", 8,
+            [
+                [0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4, 0], [0x7F, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+                [0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 4], [0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 4],
+                [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 4],
+            ]
+        ))
 
-    @Test(arguments: hostile.indices) func hostileHeadersAreRefused(_ index: Int) throws {
-        var file = try #require(QcowImage.make()["disk"])
-        file.write(Self.hostile[index].bytes, at: Self.hostile[index].offset)
-        let store = TestStore(["disk": file])
+    @Test(arguments: hostile) func hostileHeadersAreRefused(_ damage: ByteDamage<Void>) throws {
+        let store = TestStore(["disk": damage.applied(to: try #require(QcowImage.make()["disk"]))])
         let error = blockError { () throws(BlockError) in
             try QcowImage.opener(store).open("disk", format: "qcow")
         }

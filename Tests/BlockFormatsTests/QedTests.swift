@@ -60,7 +60,8 @@ import Testing
     }
 
     /// The layout: header, L1, data 0, L2 0, data 1, data 2, data 512, L2 1.
-    struct Damage: Sendable {
+    struct Damage: Sendable, CustomStringConvertible {
+        var description: String
         var offset: Int
         var value: UInt64
         var corruptions: Int
@@ -69,24 +70,37 @@ import Testing
     }
 
     static let damages = [
-        Damage(offset: 3 * cluster, value: 4 * 4096, corruptions: 1, repaired: [2, 2, 3, 4]),
-        Damage(offset: 3 * cluster + 8, value: 100, corruptions: 1, repaired: [1, 0, 3, 4]),
-        Damage(offset: 3 * cluster + 8, value: 1 << 62, corruptions: 1, repaired: [1, 0, 3, 4]),
-        Damage(offset: 3 * cluster + 8, value: 4096, corruptions: 1, repaired: [1, 0, 3, 4]),
-        Damage(offset: cluster + 8, value: 3 * 4096, corruptions: 1, repaired: [1, 2, 3, 0]),
-        Damage(offset: cluster + 8, value: 77, corruptions: 1, repaired: [1, 2, 3, 0]),
-        Damage(offset: cluster + 8, value: 1 << 40, corruptions: 1, repaired: [1, 2, 3, 0]),
+        data("over other data", 0, 4 * 4096, [2, 2, 3, 4]),
+        data("misaligned", 1, 100, [1, 0, 3, 4]),
+        data("far outside", 1, 1 << 62, [1, 0, 3, 4]),
+        data("over the L1 table", 1, 4096, [1, 0, 3, 4]),
+        table("over another table", 3 * 4096),
+        table("misaligned", 77),
+        table("far outside", 1 << 40),
     ]
+
+    /// An entry of the first L2 table.
+    private static func data(_ place: String, _ index: Int, _ value: UInt64, _ repaired: [UInt8]) -> Damage {
+        Damage(
+            description: "data \(place)", offset: 3 * cluster + index * 8, value: value, corruptions: 1,
+            repaired: repaired)
+    }
+
+    /// The entry of the L1 table for the second L2 table.
+    private static func table(_ place: String, _ value: UInt64) -> Damage {
+        Damage(
+            description: "L2 table \(place)", offset: cluster + 8, value: value, corruptions: 1,
+            repaired: [1, 2, 3, 0])
+    }
 
     private static func damaged(_ damage: Damage) throws -> TestStore {
         let store = try image()
         var file = try #require(store["disk"])
-        file.write((0..<8).map { UInt8(truncatingIfNeeded: damage.value >> ($0 * 8)) }, at: damage.offset)
+        file.write(ImageBytes.little(damage.value), at: damage.offset)
         return TestStore(["disk": file])
     }
 
-    @Test(arguments: damages.indices) func damageIsFoundAndRepaired(_ index: Int) throws {
-        let damage = Self.damages[index]
+    @Test(arguments: damages) func damageIsFoundAndRepaired(_ damage: Damage) throws {
         let store = try Self.damaged(damage)
         #expect(try Self.check(store).corruptions == damage.corruptions)
         #expect(try Self.check(store, .all).corruptions == 0)
@@ -98,8 +112,13 @@ import Testing
         #expect(isCopy ? found[0] == 1 && found[2...] == [3, 4] : found == damage.repaired)
     }
 
-    @Test(.timeLimit(.minutes(2)), arguments: [0, 1, 4]) func aRepairIsStoppedAnywhere(_ index: Int) throws {
-        let damage = Self.damages[index]
+    @Test(
+        .timeLimit(.minutes(2)),
+        arguments: damages.filter {
+            ["data over other data", "data misaligned", "L2 table over another table"].contains(
+                $0.description)
+        })
+    func aRepairIsStoppedAnywhere(_ damage: Damage) throws {
         try checkInterruption(
             of: Self.damaged(damage).files,
             action: { store in _ = try Self.check(store, .all) },
@@ -113,7 +132,7 @@ import Testing
 
     /// Data that an entry puts over a table is not written there.
     @Test func writesStayOutOfTables() throws {
-        let store = try Self.damaged(Damage(offset: 3 * 4096, value: 7 * 4096, corruptions: 1, repaired: []))
+        let store = try Self.damaged(Self.data("over a table", 0, 7 * 4096, []))
         let before = try #require(store["disk"]).read(at: 7 * 4096, count: 4096)
         let node = try Self.open(store, readOnly: false)
         #expect(throws: BlockError.self) { try node.write([UInt8(9)].span.bytes, at: 0) }
@@ -122,16 +141,19 @@ import Testing
         #expect(try #require(store["disk"]).read(at: 7 * 4096, count: 4096) == before)
     }
 
-    static let hostile: [(offset: Int, bytes: [UInt8])] = [
-        (4, [0, 2, 0, 0]), (4, [1, 16, 0, 0]), (7, [0x80]), (8, [0]), (8, [3]), (8, [32]), (12, [0]),
-        (12, [0xFF, 0xFF, 0xFF, 0xFF]), (16, [0xF8]), (0x28, [1]), (0x28, [0, 0]), (0x2F, [0x40]),
-        (0x2F, [0xFF]),
-        (0x30, [1]), (0x37, [0x7F]), (0x37, [0xFF]), (16, [1, 0, 0, 0]),
-    ]
+    static let hostile = ByteDamage.table(
+        ("cluster size", 4, [[0, 2, 0, 0], [1, 16, 0, 0]]),
+        ("cluster size, high byte", 7, [[0x80]]),
+        ("table size", 8, [[0], [3], [32]]),
+        ("header size", 12, [[0], [0xFF, 0xFF, 0xFF, 0xFF]]),
+        ("features", 16, [[0xF8], [1, 0, 0, 0]]),
+        ("offset of the L1 table", 0x28, [[1], [0, 0]]),
+        ("offset of the L1 table, high byte", 0x2F, [[0x40], [0xFF]]),
+        ("disk size", 0x30, [[1]]),
+        ("disk size, high byte", 0x37, [[0x7F], [0xFF]]))
 
-    @Test(arguments: hostile.indices) func hostileHeadersAreRefused(_ index: Int) throws {
-        var file = try #require(Self.image()["disk"])
-        file.write(Self.hostile[index].bytes, at: Self.hostile[index].offset)
+    @Test(arguments: hostile) func hostileHeadersAreRefused(_ damage: ByteDamage<Void>) throws {
+        let file = damage.applied(to: try #require(Self.image()["disk"]))
         #expect(throws: BlockError.self) { try Self.open(TestStore(["disk": file])) }
     }
 

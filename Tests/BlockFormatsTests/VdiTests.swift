@@ -27,10 +27,7 @@ import Testing
         blockBytes: Int = 4096, extra: Int = 0, type: UInt32 = 1, size: Int? = nil, count: Int? = nil,
         _ entries: [UInt32]
     ) -> SparseBytes {
-        var file = SparseBytes()
-        func put(_ value: Int, _ offset: Int, bytes: Int = 4) {
-            file.write((0..<bytes).map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) }, at: offset)
-        }
+        var image = ImageBytes(.little)
         let stored = entries.filter { $0 < 0xFFFF_FFFE }.map { Int($0) }
         let highest = (stored.max() ?? -1) + 1
         for (value, offset) in [
@@ -39,16 +36,16 @@ import Testing
             (512, 0x168), (blockBytes, 0x178), (extra, 0x17C), (entries.count, 0x180),
             (count ?? highest, 0x184),
         ] {
-            put(value, offset)
+            image.put(value, at: offset)
         }
-        put(size ?? entries.count * blockBytes, 0x170, bytes: 8)
-        for (index, entry) in entries.enumerated() { put(Int(entry), map + index * 4) }
-        file.resize(to: data + min(highest, 100) * (blockBytes + extra))
+        image.put(size ?? entries.count * blockBytes, at: 0x170, bytes: 8)
+        for (index, entry) in entries.enumerated() { image.put(entry, at: map + index * 4) }
+        image.truncate(to: data + min(highest, 100) * (blockBytes + extra))
         for block in stored where block < 100 {
             let start = data + block * (blockBytes + extra) + extra
-            file.write([UInt8](repeating: UInt8(block + 1), count: blockBytes), at: start)
+            image.fill(UInt8(block + 1), count: blockBytes, at: start)
         }
-        return file
+        return image.file
     }
 
     @Test func theParentIsTheStatedOne() throws {
@@ -130,7 +127,8 @@ import Testing
 
     // MARK: Damage
 
-    struct Damage: Sendable {
+    struct Damage: Sendable, CustomStringConvertible {
+        var description: String
         var entries: [UInt32]
         var count: Int?
         var corruptions: Int
@@ -142,17 +140,27 @@ import Testing
     }
 
     static let damages = [
-        Damage(entries: [0, 0], count: 1, corruptions: 1, leaks: 0, repaired: [1, 1]),
-        Damage(entries: [0, 1, 2], count: 1, corruptions: 2, leaks: 0, repaired: [1, 2, 3]),
-        Damage(entries: [2, 0xFFFF_FFFF], count: 5, corruptions: 0, leaks: 4, repaired: [3, 0]),
         Damage(
-            entries: [0, 4_000_000], count: 1, corruptions: 2, leaks: 0, isLoss: true, repaired: [1, 0]),
-        Damage(entries: [0, 90], count: 91, corruptions: 2, leaks: 67, repaired: [1, 91]),
-        Damage(entries: [1, 0], count: 4_000_000_000, corruptions: 1, leaks: 66, repaired: [2, 1]),
+            description: "shared block", entries: [0, 0], count: 1, corruptions: 1, leaks: 0,
+            repaired: [1, 1]),
+        Damage(
+            description: "count too low", entries: [0, 1, 2], count: 1, corruptions: 2, leaks: 0,
+            repaired: [1, 2, 3]),
+        Damage(
+            description: "blocks of nobody", entries: [2, 0xFFFF_FFFF], count: 5, corruptions: 0, leaks: 4,
+            repaired: [3, 0]),
+        Damage(
+            description: "block far outside", entries: [0, 4_000_000], count: 1, corruptions: 2, leaks: 0,
+            isLoss: true, repaired: [1, 0]),
+        Damage(
+            description: "block outside", entries: [0, 90], count: 91, corruptions: 2, leaks: 67,
+            repaired: [1, 91]),
+        Damage(
+            description: "count far too high", entries: [1, 0], count: 4_000_000_000, corruptions: 1,
+            leaks: 66, repaired: [2, 1]),
     ]
 
-    @Test(arguments: damages.indices) func damageIsFoundAndRepaired(_ index: Int) throws {
-        let damage = Self.damages[index]
+    @Test(arguments: damages) func damageIsFoundAndRepaired(_ damage: Damage) throws {
         let store = TestStore(["disk": Self.image(count: damage.count, damage.entries)])
         let found = try Self.check(store)
         #expect(found.corruptions == damage.corruptions && found.leaks == damage.leaks, "\(found)")
@@ -178,10 +186,8 @@ import Testing
         #expect(try Self.firstBytes(Self.open(store)).allSatisfy { $0 == 0 })
     }
 
-    @Test(.timeLimit(.minutes(2)), arguments: damages.indices) func aRepairIsStoppedAnywhere(_ index: Int)
-        throws
+    @Test(.timeLimit(.minutes(2)), arguments: damages) func aRepairIsStoppedAnywhere(_ damage: Damage) throws
     {
-        let damage = Self.damages[index]
         try checkInterruption(
             of: ["disk": Self.image(count: damage.count, damage.entries)],
             action: { store in _ = try Self.check(store, .all) },
@@ -195,18 +201,20 @@ import Testing
             })
     }
 
-    static let hostile: [(offset: Int, bytes: [UInt8])] = [
-        (0x44, [2]), (0x4C, [9]), (0x154, [1]), (0x154, [0, 0]), (0x158, [7]),
-        (0x170, [0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]), (0x174, [1]), (0x178, [0, 0]),
-        (0x178, [1]),
-        (0x17B, [0x80]), (0x17C, [0xFF, 0xFF, 0xFF, 0xFF]), (0x180, [0xFF, 0xFF, 0xFF, 0xFF]), (0x180, [0]),
-        (0x180, [0, 4]),
-    ]
+    static let hostile = ByteDamage.table(
+        ("version", 0x44, [[2]]),
+        ("kind of image", 0x4C, [[9]]),
+        ("offset of the map", 0x154, [[1], [0, 0]]),
+        ("offset of the data", 0x158, [[7]]),
+        ("disk size", 0x170, [[0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]]),
+        ("disk size, high half", 0x174, [[1]]),
+        ("block size", 0x178, [[0, 0], [1]]),
+        ("block size, high byte", 0x17B, [[0x80]]),
+        ("extra bytes of a block", 0x17C, [[0xFF, 0xFF, 0xFF, 0xFF]]),
+        ("number of blocks", 0x180, [[0xFF, 0xFF, 0xFF, 0xFF], [0], [0, 4]]))
 
-    @Test(arguments: hostile.indices) func hostileHeadersAreRefused(_ index: Int) throws {
-        var file = Self.image([0, 1])
-        file.write(Self.hostile[index].bytes, at: Self.hostile[index].offset)
-        let store = TestStore(["disk": file])
+    @Test(arguments: hostile) func hostileHeadersAreRefused(_ damage: ByteDamage<Void>) throws {
+        let store = TestStore(["disk": damage.applied(to: Self.image([0, 1]))])
         #expect(throws: BlockError.self) { try Self.open(store) }
     }
 

@@ -108,20 +108,16 @@ struct VhdBytes {
         part.replaceSubrange(offset..<offset + change.count, with: change)
         part.replaceSubrange(checksum..<checksum + 4, with: [0, 0, 0, 0])
         let sum = ~part.reduce(0 as UInt32) { $0 &+ UInt32($1) }
-        part.replaceSubrange(checksum..<checksum + 4, with: Self.bigEndian(sum))
+        part.replaceSubrange(checksum..<checksum + 4, with: ImageBytes.big(sum))
         file.write(part, at: range.lowerBound)
         bytes = file
     }
 
     /// Makes an empty image one with other blocks, whose table takes as much of the file.
     func setBlocks(count: Int, bytes blockBytes: Int) {
-        changeHeader(Self.bigEndian(UInt32(count)) + Self.bigEndian(UInt32(blockBytes)), at: 28)
+        changeHeader(ImageBytes.big(UInt32(count)) + ImageBytes.big(UInt32(blockBytes)), at: 28)
         let end = (Self.table + count * 4 + 511) / 512 * 512
         bytes.write([UInt8](repeating: 0xFF, count: end - Self.table), at: Self.table)
-    }
-
-    static func bigEndian(_ value: some FixedWidthInteger) -> [UInt8] {
-        withUnsafeBytes(of: value.bigEndian) { Array($0) }
     }
 
     /// The block table of images without a parent.
@@ -132,6 +128,6 @@ struct VhdBytes {
     }
 
     func setEntry(_ block: Int, _ value: UInt32) {
-        bytes.write(Self.bigEndian(value), at: Self.table + block * 4)
+        bytes.write(ImageBytes.big(value), at: Self.table + block * 4)
     }
 }

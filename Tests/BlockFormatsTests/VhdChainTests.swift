@@ -103,9 +103,9 @@ import Testing
         var place = image.bytes.count
         for (number, locator) in names.locators.sorted(by: { $0.key < $1.key }).enumerated() {
             let fields =
-                Array(locator.key.utf8) + VhdBytes.bigEndian(UInt32(512))
-                + VhdBytes.bigEndian(UInt32(locator.value.count)) + [0, 0, 0, 0]
-                + VhdBytes.bigEndian(UInt64(place))
+                Array(locator.key.utf8) + ImageBytes.big(UInt32(512))
+                + ImageBytes.big(UInt32(locator.value.count)) + [0, 0, 0, 0]
+                + ImageBytes.big(UInt64(place))
             image.changeHeader(fields, at: 576 + number * 24)
             image.bytes.write(locator.value, at: place)
             place += 1024
@@ -121,7 +121,7 @@ import Testing
     /// A locator's place is not to be believed when the file grows.
     @Test func aLocatorFarAway() throws {
         let image = VhdBytes(try Self.chain())
-        image.changeHeader(VhdBytes.bigEndian(UInt64(1) << 59), at: 576 + 16)
+        image.changeHeader(ImageBytes.big(UInt64(1) << 59), at: 576 + 16)
         let length = image.bytes.count
         let node = try image.open(readOnly: false)
         try node.write([UInt8(5)].span.bytes, at: 5 * Self.block)
@@ -261,8 +261,8 @@ import Testing
         let place = image.bytes.count - 512
         let name = Self.utf16(".\\base")
         let fields =
-            Array("W2ru".utf8) + VhdBytes.bigEndian(UInt32(512)) + VhdBytes.bigEndian(UInt32(name.count))
-            + [0, 0, 0, 0] + VhdBytes.bigEndian(UInt64(place))
+            Array("W2ru".utf8) + ImageBytes.big(UInt32(512)) + ImageBytes.big(UInt32(name.count))
+            + [0, 0, 0, 0] + ImageBytes.big(UInt64(place))
         image.changeHeader([UInt8](repeating: 0, count: 192), at: 576)
         image.changeHeader(fields, at: 576)
         let footer = image.bytes.read(at: 0, count: 512)

@@ -183,7 +183,7 @@ import Testing
 
     @Test func aFixedDiskLongerThanItsFile() throws {
         let image = try Self.fixed()
-        image.changeFooters(VhdBytes.bigEndian(UInt64(10 * Self.block)), at: 48)
+        image.changeFooters(ImageBytes.big(UInt64(10 * Self.block)), at: 48)
         #expect(throws: BlockError.self) { try image.open() }
         #expect(try VhdBytes.check(image.store).corruptions == 1)
         #expect(try VhdBytes.check(image.store, .all).corruptions == 0)
@@ -228,7 +228,8 @@ import Testing
 
     // MARK: Damage
 
-    struct Damage: Sendable {
+    struct Damage: Sendable, CustomStringConvertible {
+        var description: String
         /// Entries are other blocks' or these numbers.
         var copies: [Int: Int] = [:]
         var entries: [Int: UInt32] = [:]
@@ -241,15 +242,32 @@ import Testing
     }
 
     static let damages = [
-        Damage(copies: [1: 0], corruptions: 1, leaks: 1, repaired: [1, 1, 3, 4, 0, 0, 0, 0]),
-        Damage(copies: [1: 0, 2: 0, 3: 0], corruptions: 3, repaired: [1, 1, 1, 1, 0, 0, 0, 0]),
-        Damage(entries: [1: 0], corruptions: 1, leaks: 1, repaired: [1, 0, 3, 4, 0, 0, 0, 0]),
-        Damage(entries: [5: 0xFFFF_FFF0], corruptions: 1, repaired: [1, 2, 3, 4, 0, 0, 0, 0]),
-        Damage(entries: [5: 4], corruptions: 1, repaired: [1, 2, 3, 4, 0, 0, 0, 0]),
-        Damage(entries: [1: .max, 2: .max], leaks: 2, repaired: [1, 0, 0, 4, 0, 0, 0, 0]),
-        Damage(entries: [0: .max, 3: .max], leaks: 2, repaired: [0, 2, 3, 0, 0, 0, 0, 0]),
-        Damage(lost: 1024, corruptions: 2, repaired: [1, 2, 3, 4, 0, 0, 0, 0]),
-        Damage(lost: 5000, corruptions: 2, repaired: [1, 2, 3, 0, 0, 0, 0, 0]),
+        Damage(
+            description: "shared block", copies: [1: 0], corruptions: 1, leaks: 1,
+            repaired: [1, 1, 3, 4, 0, 0, 0, 0]),
+        Damage(
+            description: "block of three others", copies: [1: 0, 2: 0, 3: 0], corruptions: 3,
+            repaired: [1, 1, 1, 1, 0, 0, 0, 0]),
+        Damage(
+            description: "block over the footer", entries: [1: 0], corruptions: 1, leaks: 1,
+            repaired: [1, 0, 3, 4, 0, 0, 0, 0]),
+        Damage(
+            description: "block far outside", entries: [5: 0xFFFF_FFF0], corruptions: 1,
+            repaired: [1, 2, 3, 4, 0, 0, 0, 0]),
+        Damage(
+            description: "block in the table", entries: [5: 4], corruptions: 1,
+            repaired: [1, 2, 3, 4, 0, 0, 0, 0]),
+        Damage(
+            description: "unmapped in the middle", entries: [1: .max, 2: .max], leaks: 2,
+            repaired: [1, 0, 0, 4, 0, 0, 0, 0]),
+        Damage(
+            description: "unmapped at the ends", entries: [0: .max, 3: .max], leaks: 2,
+            repaired: [0, 2, 3, 0, 0, 0, 0, 0]),
+        Damage(
+            description: "footer and some of a block cut", lost: 1024, corruptions: 2,
+            repaired: [1, 2, 3, 4, 0, 0, 0, 0]),
+        Damage(
+            description: "last block cut", lost: 5000, corruptions: 2, repaired: [1, 2, 3, 0, 0, 0, 0, 0]),
     ]
 
     static func damaged(_ damage: Damage) throws -> VhdBytes {
@@ -261,8 +279,7 @@ import Testing
         return image
     }
 
-    @Test(arguments: damages.indices) func damageIsFoundAndRepaired(_ index: Int) throws {
-        let damage = Self.damages[index]
+    @Test(arguments: damages) func damageIsFoundAndRepaired(_ damage: Damage) throws {
         let image = try Self.damaged(damage)
         let found = try VhdBytes.check(image.store)
         #expect(found.corruptions == damage.corruptions, "\(found)")
@@ -282,9 +299,8 @@ import Testing
         try node.close()
     }
 
-    @Test(.timeLimit(.minutes(3)), arguments: damages.indices)
-    func aRepairIsStoppedAnywhere(_ index: Int) throws {
-        let damage = Self.damages[index]
+    @Test(.timeLimit(.minutes(3)), arguments: damages)
+    func aRepairIsStoppedAnywhere(_ damage: Damage) throws {
         try checkInterruption(
             of: ["disk": try Self.damaged(damage).bytes],
             action: { store in _ = try VhdBytes.check(store, .all) },
@@ -336,7 +352,7 @@ import Testing
         let footer = image.bytes.read(at: 0, count: 512)
         image.bytes.write([UInt8](repeating: 0, count: 6 * Self.block), at: image.bytes.count - 512)
         image.bytes.write(footer, at: image.bytes.count)
-        image.changeFooters(VhdBytes.bigEndian(UInt64(100 << 30)), at: 48)
+        image.changeFooters(ImageBytes.big(UInt64(100 << 30)), at: 48)
         image.changeFooters([0, 1, 1, 40], at: 56)
         #expect(throws: BlockError.self) { try image.open() }
         let node = try image.open(
@@ -348,29 +364,41 @@ import Testing
         #expect(try VhdBytes.firstBytes(again, unit: Self.block) == [1, 2, 0, 0, 0])
     }
 
-    static let hostileFooters: [(offset: Int, bytes: [UInt8])] = [
-        (12, [0, 2]), (16, [0x80]), (16, [0, 0, 0, 0, 0, 0, 0, 0]), (16, [0, 0, 0, 0, 0, 0, 2, 1]),
-        (16, [0, 0, 0, 0, 1]), (48, [0xFF]), (48, [0, 0, 2]), (48, [0, 0, 1]), (60, [0, 0, 0, 9]),
-        (60, [0, 0, 0, 0]),
-    ]
-    static let hostileHeaders: [(offset: Int, bytes: [UInt8])] = [
-        (0, [0]), (16, [0x80]), (16, [0, 0, 0, 0, 0, 0, 0, 0]), (16, [0, 0, 0, 0, 0, 0, 2, 0]),
-        (16, [0, 0, 0, 0, 0, 0, 4, 0]), (16, [0, 0, 0, 0, 0, 0, 6, 1]), (16, [0, 0, 0, 1]), (24, [0, 9]),
-        (28, [0, 0, 0, 7]), (28, [0xFF, 0xFF, 0xFF, 0xFF]), (28, [0, 0x40, 0, 1]), (28, [0, 0x40, 0, 0]),
-        (32, [0, 0, 0, 0]), (32, [0, 0, 1, 0]), (32, [0, 0, 0x10, 1]), (32, [0x80, 0, 0, 0]),
-    ]
+    static let hostileFooters = ByteDamage.table(
+        ("version", 12, [[0, 2]]),
+        (
+            "offset of the header", 16,
+            [
+                [0x80], [0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 2, 1], [0, 0, 0, 0, 1],
+            ]
+        ),
+        ("disk size", 48, [[0xFF], [0, 0, 2], [0, 0, 1]]),
+        ("kind of disk", 60, [[0, 0, 0, 9], [0, 0, 0, 0]]))
+    static let hostileHeaders = ByteDamage.table(
+        ("cookie", 0, [[0]]),
+        (
+            "offset of the block table", 16,
+            [
+                [0x80], [0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 2, 0], [0, 0, 0, 0, 0, 0, 4, 0],
+                [0, 0, 0, 0, 0, 0, 6, 1], [0, 0, 0, 1],
+            ]
+        ),
+        ("version", 24, [[0, 9]]),
+        (
+            "number of blocks", 28,
+            [[0, 0, 0, 7], [0xFF, 0xFF, 0xFF, 0xFF], [0, 0x40, 0, 1], [0, 0x40, 0, 0]]
+        ),
+        ("block size", 32, [[0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0x10, 1], [0x80, 0, 0, 0]]))
 
-    @Test(arguments: hostileFooters.indices) func hostileFootersAreRefused(_ index: Int) throws {
+    @Test(arguments: hostileFooters) func hostileFootersAreRefused(_ damage: ByteDamage<Void>) throws {
         let image = try Self.dynamic([1])
-        let (offset, bytes) = Self.hostileFooters[index]
-        image.changeFooters(bytes, at: offset)
+        image.changeFooters(damage.bytes, at: damage.offset)
         #expect(throws: BlockError.self) { try image.open() }
     }
 
-    @Test(arguments: hostileHeaders.indices) func hostileHeadersAreRefused(_ index: Int) throws {
+    @Test(arguments: hostileHeaders) func hostileHeadersAreRefused(_ damage: ByteDamage<Void>) throws {
         let image = try Self.dynamic([1])
-        let (offset, bytes) = Self.hostileHeaders[index]
-        image.changeHeader(bytes, at: offset)
+        image.changeHeader(damage.bytes, at: damage.offset)
         #expect(throws: BlockError.self) { try image.open() }
     }
 
@@ -414,8 +442,8 @@ import Testing
     /// Only the major version counts, of footers and headers.
     @Test func otherMinorVersionsAreRead() throws {
         let image = try Self.dynamic([1])
-        image.changeFooters(VhdBytes.bigEndian(UInt32(0x0001_0007)), at: 12)
-        image.changeHeader(VhdBytes.bigEndian(UInt32(0x0001_0003)), at: 24)
+        image.changeFooters(ImageBytes.big(UInt32(0x0001_0007)), at: 12)
+        image.changeHeader(ImageBytes.big(UInt32(0x0001_0003)), at: 24)
         #expect(try VhdBytes.firstBytes(image.open(readOnly: false), unit: Self.block).first == 1)
     }
 }

@@ -11,7 +11,8 @@ import Testing
 
     // MARK: Damage
 
-    struct Damage: Sendable {
+    struct Damage: Sendable, CustomStringConvertible {
+        var description: String
         /// The BAT entries that four filled blocks get; 0 stays as it is.
         var entries: [UInt64]
         var cut = 0
@@ -24,19 +25,34 @@ import Testing
     }
 
     static let damages = [
-        Damage(entries: [0, 4 * megabyte + 6], corruptions: 1, leaks: 1, repaired: [1, 1, 3, 4]),
-        Damage(entries: [0, 0, 1 << 40 + 6], corruptions: 1, leaks: 1, repaired: [1, 2, 0, 4]),
-        Damage(entries: [6], corruptions: 1, leaks: 1, repaired: [0, 2, 3, 4]),
-        Damage(entries: [0, 0, 0, 4], corruptions: 1, leaks: 1, repaired: [1, 2, 3, 0]),
-        Damage(entries: [5 * megabyte + 7], corruptions: 1, leaks: 1, repaired: [0, 2, 3, 4]),
+        Damage(
+            description: "shared block", entries: [0, 4 * megabyte + 6], corruptions: 1, leaks: 1,
+            repaired: [1, 1, 3, 4]),
+        Damage(
+            description: "block outside", entries: [0, 0, 1 << 40 + 6], corruptions: 1, leaks: 1,
+            repaired: [1, 2, 0, 4]),
+        Damage(
+            description: "block over the header", entries: [6], corruptions: 1, leaks: 1,
+            repaired: [0, 2, 3, 4]),
+        Damage(
+            description: "state that is not defined", entries: [0, 0, 0, 4], corruptions: 1, leaks: 1,
+            repaired: [1, 2, 3, 0]),
+        Damage(
+            description: "block partly there, without a parent", entries: [5 * megabyte + 7], corruptions: 1,
+            leaks: 1, repaired: [0, 2, 3, 4]),
         // Over the log, whose first entry begins with "l".
-        Damage(entries: [1 * megabyte + 6], corruptions: 1, leaks: 1, repaired: [108, 2, 3, 4]),
-        Damage(entries: [], cut: 512 << 10, corruptions: 1, leaks: 0, repaired: [1, 2, 3, 4]),
-        Damage(entries: [0, 0, 0, 2], corruptions: 0, leaks: 1, repaired: [1, 2, 3, 0]),
+        Damage(
+            description: "block over the log", entries: [1 * megabyte + 6], corruptions: 1, leaks: 1,
+            repaired: [108, 2, 3, 4]),
+        Damage(
+            description: "file cut in the last block", entries: [], cut: 512 << 10, corruptions: 1, leaks: 0,
+            repaired: [1, 2, 3, 4]),
+        Damage(
+            description: "zero block that gave up its place", entries: [0, 0, 0, 2], corruptions: 0, leaks: 1,
+            repaired: [1, 2, 3, 0]),
     ]
 
-    private static func damaged(_ index: Int) throws -> SparseBytes {
-        let damage = damages[index]
+    private static func damaged(_ damage: Damage) throws -> SparseBytes {
         var file = try VhdxImages.image(size: 4 * unit, filled: 4)
         for (block, entry) in damage.entries.enumerated() where entry != 0 {
             file.write(VhdxImages.bytes(entry), at: VhdxImages.bat + block * 8)
@@ -45,9 +61,8 @@ import Testing
         return file
     }
 
-    @Test(arguments: damages.indices) func damageIsFoundAndRepaired(_ index: Int) throws {
-        let damage = Self.damages[index]
-        let store = TestStore(["disk": try Self.damaged(index)])
+    @Test(arguments: damages) func damageIsFoundAndRepaired(_ damage: Damage) throws {
+        let store = TestStore(["disk": try Self.damaged(damage)])
         let before = store["disk"]
         let found = try VhdxImages.check(store)
         #expect(found.corruptions == damage.corruptions && found.leaks == damage.leaks, "\(found)")
@@ -64,12 +79,10 @@ import Testing
         #expect(try VhdxImages.firstBytes(VhdxImages.open(store, readOnly: false)) == damage.repaired)
     }
 
-    @Test(.timeLimit(.minutes(2)), arguments: damages.indices) func aRepairIsStoppedAnywhere(_ index: Int)
-        throws
-    {
-        let damage = Self.damages[index]
+    @Test(.timeLimit(.minutes(2)), arguments: damages)
+    func aRepairIsStoppedAnywhere(_ damage: Damage) throws {
         try checkInterruption(
-            of: ["disk": try Self.damaged(index)],
+            of: ["disk": try Self.damaged(damage)],
             action: { store in _ = try VhdxImages.check(store, .all) },
             verify: { store in
                 _ = try VhdxImages.check(store, .all)

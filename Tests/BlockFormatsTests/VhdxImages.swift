@@ -56,7 +56,7 @@ enum VhdxImages {
     }
 
     static func bytes(_ value: UInt64, _ count: Int = 8) -> [UInt8] {
-        (0..<count).map { UInt8(truncatingIfNeeded: value >> UInt64($0 * 8)) }
+        ImageBytes.number(value, bytes: count, .little)
     }
 
     static func firstBytes(_ node: BlockNode) throws -> [UInt8] {

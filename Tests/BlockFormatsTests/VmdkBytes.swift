@@ -3,7 +3,7 @@ import BlockTestSupport
 /// Files of VMDK images, byte by byte.
 enum VmdkBytes {
     static func put(_ value: Int, _ count: Int, _ offset: Int, _ file: inout SparseBytes) {
-        file.write((0..<count).map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) }, at: offset)
+        file.write(ImageBytes.number(value, bytes: count, .little), at: offset)
     }
 
     /// A hosted sparse extent without a descriptor: the redundant directory in sector 1, the primary one in

@@ -119,19 +119,26 @@ import Testing
 
     // MARK: Damage
 
-    static let hostile: [(offset: Int, bytes: [UInt8])] = [
-        (4, [0]), (4, [4]), (10, [1]), (18, [1]), (20, [0]), (20, [3]), (22, [1]), (44, [0]), (44, [1]),
-        (44, [0, 1, 1]), (56, [0]), (56, [0, 0, 0, 1]), (56, [255, 255, 255, 255, 255, 255, 255, 255]),
-        (62, [255]), (73, [0x20]), (28, [0]), (36, [0]), (28, [255, 255, 255, 255, 255, 255, 255, 127]),
-    ]
+    static let hostile = ByteDamage.table(
+        ("version", 4, [[0], [4]]),
+        ("flags, high half", 10, [[1]]),
+        ("disk size, high bytes", 18, [[1]]),
+        ("grain size", 20, [[0], [3]]),
+        ("grain size, high bytes", 22, [[1]]),
+        ("entries of a table", 44, [[0], [1], [0, 1, 1]]),
+        ("offset of the directory", 56, [[0], [0, 0, 0, 1], [255, 255, 255, 255, 255, 255, 255, 255]]),
+        ("offset of the directory, high bytes", 62, [[255]]),
+        ("line end check", 73, [[0x20]]),
+        ("offset of the descriptor", 28, [[0], [255, 255, 255, 255, 255, 255, 255, 127]]),
+        ("size of the descriptor", 36, [[0]]))
 
-    @Test(arguments: hostile.indices) func hostileHeadersAreRefused(_ index: Int) throws {
-        var file = Self.single([0: 64])
-        file.write(Self.hostile[index].bytes, at: Self.hostile[index].offset)
+    @Test(arguments: hostile) func hostileHeadersAreRefused(_ damage: ByteDamage<Void>) throws {
+        let file = damage.applied(to: Self.single([0: 64]))
         #expect(throws: BlockError.self) { try Self.open(TestStore(["disk": file])) }
     }
 
-    struct Damage: Sendable {
+    struct Damage: Sendable, CustomStringConvertible {
+        var description: String
         var grains: [Int: UInt32]
         /// In sectors.
         var length: Int?
@@ -140,35 +147,47 @@ import Testing
         /// The first bytes of the first four grains after the repair.
         var repaired: [UInt8]
         /// Bytes that are changed, and where.
-        var patch: (offset: Int, bytes: [UInt8])?
+        var patch: ByteDamage<Void>?
     }
 
     static let damages = [
-        Damage(grains: [0: 64, 1: 64], corruptions: 1, repaired: [1, 1, 0, 0]),
-        Damage(grains: [0: 64, 1: 2], corruptions: 1, repaired: [1, 7, 0, 0]),
-        Damage(grains: [0: 64, 2: 100_000], corruptions: 1, repaired: [1, 0, 0, 0]),
-        Damage(grains: [0: 72, 2: 96], leaks: 3, repaired: [1, 0, 3, 0]),
-        Damage(grains: [0: 64, 1: 68], corruptions: 1, repaired: [1, 1, 0, 0]),
-        // The primary table of grains 0 to 127 is at another place, or nowhere.
         Damage(
-            grains: [0: 64, 1: 72], corruptions: 1, repaired: [1, 2, 0, 0],
-            patch: (1024, [0xFF, 0xFF, 0xFF])),
+            description: "shared grain", grains: [0: 64, 1: 64], corruptions: 1, repaired: [1, 1, 0, 0]),
         Damage(
-            grains: [0: 64, 1: 72], corruptions: 1, repaired: [1, 2, 0, 0], patch: (1024, [1, 0, 0, 0])),
-        // The directory is beyond the file, which leaves the redundant one.
-        Damage(grains: [0: 64, 3: 72], corruptions: 1, repaired: [1, 0, 0, 4], patch: (58, [1])),
-        // The redundant table lacks grain 1.
-        Damage(grains: [0: 64, 1: 72], leaks: 1, repaired: [1, 2, 0, 0], patch: (3 * 512 + 4, [0])),
+            description: "grain over a table", grains: [0: 64, 1: 2], corruptions: 1, repaired: [1, 7, 0, 0]),
+        Damage(
+            description: "grain outside", grains: [0: 64, 2: 100_000], corruptions: 1,
+            repaired: [1, 0, 0, 0]),
+        Damage(description: "grains of nobody", grains: [0: 72, 2: 96], leaks: 3, repaired: [1, 0, 3, 0]),
+        Damage(
+            description: "grain in two others", grains: [0: 64, 1: 68], corruptions: 1,
+            repaired: [1, 1, 0, 0]),
+        patched("primary table elsewhere", at: 1024, [0xFF, 0xFF, 0xFF], [1, 2, 0, 0]),
+        patched("no primary table", at: 1024, [1, 0, 0, 0], [1, 2, 0, 0]),
+        Damage(
+            description: "only the redundant directory is in the file", grains: [0: 64, 3: 72],
+            corruptions: 1, repaired: [1, 0, 0, 4],
+            patch: ByteDamage("directory", at: 58, [1], ())),
+        Damage(
+            description: "the redundant table lacks a grain", grains: [0: 64, 1: 72], leaks: 1,
+            repaired: [1, 2, 0, 0], patch: ByteDamage("grain 1", at: 3 * 512 + 4, [0], ())),
     ]
 
-    static func damaged(_ damage: Damage) -> SparseBytes {
-        var file = single(damage.grains, length: damage.length)
-        if let patch = damage.patch { file.write(patch.bytes, at: patch.offset) }
-        return file
+    /// Grains 0 and 1, with other bytes in the directory.
+    private static func patched(
+        _ description: String, at offset: Int, _ bytes: [UInt8], _ repaired: [UInt8]
+    ) -> Damage {
+        Damage(
+            description: description, grains: [0: 64, 1: 72], corruptions: 1, repaired: repaired,
+            patch: ByteDamage(description, at: offset, bytes, ()))
     }
 
-    @Test(arguments: damages.indices) func damageIsFoundAndRepaired(_ index: Int) throws {
-        let damage = Self.damages[index]
+    static func damaged(_ damage: Damage) -> SparseBytes {
+        let file = single(damage.grains, length: damage.length)
+        return damage.patch?.applied(to: file) ?? file
+    }
+
+    @Test(arguments: damages) func damageIsFoundAndRepaired(_ damage: Damage) throws {
         let store = TestStore(["disk": Self.damaged(damage)])
         let found = try Self.check(store)
         #expect(found.corruptions == damage.corruptions && found.leaks == damage.leaks, "\(found)")
@@ -178,9 +197,8 @@ import Testing
         #expect(try Self.firstBytes(Self.open(store, readOnly: false), 4) == damage.repaired)
     }
 
-    @Test(.timeLimit(.minutes(2)), arguments: damages.indices)
-    func aRepairIsStoppedAnywhere(_ index: Int) throws {
-        let damage = Self.damages[index]
+    @Test(.timeLimit(.minutes(2)), arguments: damages)
+    func aRepairIsStoppedAnywhere(_ damage: Damage) throws {
         try checkInterruption(
             of: ["disk": Self.damaged(damage)],
             action: { store in _ = try Self.check(store, .all) },

@@ -46,7 +46,7 @@ public struct DmgBytes: Sendable {
 
     /// Numbers, the most significant byte first.
     public static func bigEndian(_ value: UInt64, _ bytes: Int) -> [UInt8] {
-        (0..<bytes).reversed().map { UInt8(truncatingIfNeeded: value >> (UInt64($0) * 8)) }
+        ImageBytes.number(value, bytes: bytes, .big)
     }
 
     /// A checksum field; CRC-32 where there is a value.

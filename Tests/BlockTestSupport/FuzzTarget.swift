@@ -12,6 +12,8 @@ public struct FuzzTarget: Sendable {
     var isCanary = false
     /// A qcow2 image that is opened with a password.
     var isEncrypted = false
+    /// Makes the other files of a chain, which is then read and written through.
+    var below: (@Sendable ([UInt8]) -> [String: SparseBytes])?
 
     /// Every registered format by itself, and parts of qcow2 images that mere chance does not reach.
     public static let all: [FuzzTarget] =
@@ -55,7 +57,7 @@ public struct FuzzTarget: Sendable {
             FuzzTarget(
                 name: "canary", image: { SparseBytes($0) }, format: StandardFormats.defaultName,
                 isCanary: true),
-        ]
+        ] + chains
 
     public static func named(_ name: String) -> FuzzTarget? { all.first { $0.name == name } }
 
@@ -112,7 +114,7 @@ public struct FuzzTarget: Sendable {
     }
 
     /// Ten bytes a patch: where, and the eight bytes that go there.
-    private static func patch(_ image: inout Qcow2Bytes, _ bytes: [UInt8], over range: Range<Int>) {
+    static func patch(_ image: inout Qcow2Bytes, _ bytes: [UInt8], over range: Range<Int>) {
         for start in stride(from: 0, to: max(0, bytes.count - 9), by: 10) {
             let place = (Int(bytes[start]) << 8 | Int(bytes[start + 1])) * 8 % range.count
             image.write(Array(bytes[start + 2..<start + 10]), at: range.lowerBound + place)
@@ -137,7 +139,7 @@ public struct FuzzTarget: Sendable {
         image.put32(2, at: Qcow2Bytes.Field.crypt)
         var place: [UInt8] = []
         for number in [UInt64(first), UInt64(LuksBytes.payload)] {
-            place += withUnsafeBytes(of: number.bigEndian) { [UInt8]($0) }
+            place += ImageBytes.big(number)
         }
         image.setExtensions([(0x0537_be77, place)])
         let half = bytes.count / 20 * 10
@@ -160,7 +162,7 @@ public struct FuzzTarget: Sendable {
     private static func bitmapsHeader(size: Int, directory: Int) -> [UInt8] {
         var data: [UInt8] = [0, 0, 0, UInt8(clamping: 1 + size / 40), 0, 0, 0, 0]
         for number in [UInt64(size), UInt64(directory)] {
-            data += withUnsafeBytes(of: number.bigEndian) { [UInt8]($0) }
+            data += ImageBytes.big(number)
         }
         return data
     }
@@ -171,7 +173,9 @@ public struct FuzzTarget: Sendable {
         if isEncrypted || format == "luks" {
             gauntlet.unlock(LuksBytes.passphrase, prefix: isEncrypted ? "encrypt." : "")
         }
-        return (TestStore(["disk": image(bytes)]), gauntlet)
+        guard let below else { return (TestStore(["disk": image(bytes)]), gauntlet) }
+        gauntlet.opensBacking = true
+        return (TestStore(below(bytes).merging(["disk": image(bytes)]) { $1 }), gauntlet)
     }
 
     /// Does everything to the image that `bytes` make.
@@ -180,12 +184,12 @@ public struct FuzzTarget: Sendable {
             fatalError("the canary was found, as it must be")
         }
         let (store, gauntlet) = begin(bytes)
-        let image = store["disk"]
+        let files = store.files
         gauntlet.look(store)
         _ = try? gauntlet.check(store)
         _ = try? gauntlet.check(store, repair: .all)
         gauntlet.look(store)
-        store["disk"] = image
+        for (name, file) in files { store[name] = file }
         gauntlet.change(store)
         gauntlet.changeBitmaps(store)
         gauntlet.changeKeySlots(store)

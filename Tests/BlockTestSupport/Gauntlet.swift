@@ -10,6 +10,8 @@ public struct Gauntlet: Sendable {
     private var secrets = SecretSource.none
     /// What the options on secrets begin with, where the image needs any.
     private var secretPrefix: String?
+    /// Whether what the image names as its backing file is opened too.
+    var opensBacking = false
 
     /// How many extents are followed, and how many bytes are read.
     static let maximumExtents = 20_000
@@ -31,7 +33,7 @@ public struct Gauntlet: Sendable {
     public func open(
         _ store: TestStore, readOnly: Bool = true, forCheck: Bool = false
     ) throws(BlockError) -> BlockNode {
-        let settings = OpenSettings(readOnly: readOnly, withoutBacking: true, forCheck: forCheck)
+        let settings = OpenSettings(readOnly: readOnly, withoutBacking: !opensBacking, forCheck: forCheck)
         return try ImageOpener(registry: registry(store), secrets: secrets)
             .open("disk", format: format, settings: settings, options: options)
     }

@@ -14,9 +14,7 @@ struct BitmapFields {
     var table: [UInt64?] = [nil]
 
     fileprivate func serialised(tableOffset: UInt64) -> [UInt8] {
-        func bytes(_ value: some FixedWidthInteger) -> [UInt8] {
-            withUnsafeBytes(of: value.bigEndian) { [UInt8]($0) }
-        }
+        func bytes(_ value: some FixedWidthInteger) -> [UInt8] { ImageBytes.big(value) }
         var entry = bytes(tableOffset) + bytes(tableEntries) + bytes(flags) + [type, granularityBits]
         entry += bytes(statedNameSize ?? UInt16(name.count)) + bytes(statedExtraSize ?? UInt32(extra.count))
         entry += extra + name
@@ -35,7 +33,7 @@ extension Qcow2Bytes {
             var table: [UInt8] = []
             for entry in bitmap.table {
                 let value = entry ?? UInt64(addCluster([0x05]))
-                table += withUnsafeBytes(of: value.bigEndian) { [UInt8]($0) }
+                table += ImageBytes.big(value)
             }
             let offset = bitmap.tableOffset ?? UInt64(addCluster(table))
             directory += bitmap.serialised(tableOffset: offset)

@@ -29,7 +29,7 @@ extension HostileCase {
         for (index, count) in counts.enumerated() {
             let size = UInt16(count)
             bytes.append(isEnded && index == counts.count - 1 ? 1 : 0)
-            for number in [size, ~size] { bytes += withUnsafeBytes(of: number.littleEndian) { [UInt8]($0) } }
+            for number in [size, ~size] { bytes += ImageBytes.little(number) }
             bytes += [UInt8](repeating: 0x5a, count: count)
         }
         return bytes
@@ -38,11 +38,11 @@ extension HostileCase {
     /// A Zstandard frame of blocks that repeat one byte.
     private static func frame(window: UInt8 = 0x70, contentSize: UInt64? = nil, blocks: [Int]) -> [UInt8] {
         var bytes: [UInt8] = [0x28, 0xb5, 0x2f, 0xfd, contentSize == nil ? 0 : 0xc0, window]
-        if let contentSize { bytes += withUnsafeBytes(of: contentSize.littleEndian) { [UInt8]($0) } }
+        if let contentSize { bytes += ImageBytes.little(contentSize) }
         for (index, count) in blocks.enumerated() {
             let isLast: UInt32 = index == blocks.count - 1 ? 1 : 0
             let header = UInt32(count) << 3 | 2 | isLast
-            bytes += withUnsafeBytes(of: header.littleEndian) { [UInt8]($0.prefix(3)) } + [0x5a]
+            bytes += ImageBytes.little(header).prefix(3) + [0x5a]
         }
         return bytes
     }
@@ -170,15 +170,15 @@ extension HostileCase {
     static func bitmaps(_ count: UInt32, size: UInt64, offset: UInt64) -> (
         type: UInt32, data: [UInt8]
     ) {
-        var data = withUnsafeBytes(of: count.bigEndian) { [UInt8]($0) } + [0, 0, 0, 0]
-        for number in [size, offset] { data += withUnsafeBytes(of: number.bigEndian) { [UInt8]($0) } }
+        var data = ImageBytes.big(count) + [0, 0, 0, 0]
+        for number in [size, offset] { data += ImageBytes.big(number) }
         return (0x2385_2875, data)
     }
 
     private static func luks(offset: UInt64, size: UInt64) -> (type: UInt32, data: [UInt8]) {
         (
             0x0537_be77,
-            [offset, size].flatMap { number in withUnsafeBytes(of: number.bigEndian) { [UInt8]($0) } }
+            [offset, size].flatMap { number in ImageBytes.big(number) }
         )
     }
 

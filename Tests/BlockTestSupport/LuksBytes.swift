@@ -27,7 +27,7 @@ public enum LuksBytes {
             bytes += [UInt8](repeating: 0, count: end - bytes.count)
         }
         func put(_ number: Int) {
-            bytes += withUnsafeBytes(of: UInt32(number).bigEndian) { [UInt8]($0) }
+            bytes += ImageBytes.big(UInt32(number))
         }
         put("aes", until: 40)
         put("cbc-plain64", until: 72)

@@ -93,7 +93,7 @@ public struct Qcow2Bytes: Sendable {
     }
 
     private mutating func put(_ value: some FixedWidthInteger, at offset: Int) {
-        bytes.write(withUnsafeBytes(of: value.bigEndian) { [UInt8]($0) }, at: offset)
+        bytes.write(ImageBytes.big(value), at: offset)
     }
 
     /// Sets the entry of a guest cluster in the first L2 table.

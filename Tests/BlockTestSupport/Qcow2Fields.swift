@@ -138,7 +138,7 @@ public struct Qcow2Fields: Sendable {
         case 5 where field.width == 8:
             let cluster = UInt64(random.number(in: 0..<(image.count >> clusterBits) + 2)) << clusterBits
             let flags = UInt64(random.number(in: 0..<2)) << 63
-            new = withUnsafeBytes(of: (cluster | flags).bigEndian) { [UInt8]($0) }
+            new = ImageBytes.big(cluster | flags)
         default:
             let bit = random.number(in: 0..<field.width * 8)
             new[bit / 8] ^= 1 << UInt8(bit % 8)
