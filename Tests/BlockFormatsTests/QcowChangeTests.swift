@@ -101,8 +101,8 @@ import Testing
         #expect(try [4, 5, 6].map { try again.readBytes(at: $0 << 20, count: 1)[0] } == [9, 0, 10])
     }
 
-    /// Growing moves the last tables into the gap that the first-level table leaves; what comes to lie where they were
-    /// is data.
+    /// Growing moves the last tables into the gap that the first-level table leaves; what comes to lie where
+    /// they were is data.
     @Test func writingWhereATableWas() throws {
         let store = try QcowImage.make(size: 8 << 20, compressed: false)
         let node = try QcowImage.open(store, readOnly: false)

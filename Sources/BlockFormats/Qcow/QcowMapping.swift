@@ -57,8 +57,8 @@ extension QcowState {
         return (kind, count)
     }
 
-    /// - Throws: `corrupt` where no cluster can be. A place behind the end of the file is none of those: the node
-    /// knows what is lost.
+    /// - Throws: `corrupt` where no cluster can be. A place behind the end of the file is none of those: the
+    ///   node knows what is lost.
     private func checkPlace(_ host: Int) throws(BlockError) {
         guard isClusterStart(host), host <= Self.longestFile else {
             throw corrupt("A data cluster is misplaced (offset \(host))", at: 0)
@@ -76,8 +76,8 @@ extension QcowState {
             try checkIsData(host..<host + run.count << header.clusterBits)
             return inPlace(part, at: host + inside)
         }
-        // A cluster that is written in part goes by itself, so that it is put together in memory and encrypted
-        // whole.
+        // A cluster that is written in part goes by itself, so that it is put together in memory and
+        // encrypted whole.
         let isWhole = inside == 0 && part.count >= header.clusterBytes
         let count = isWhole ? part.count >> header.clusterBits : 1
         return try newClusters(
@@ -163,7 +163,8 @@ extension QcowState {
         _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
     ) throws(BlockError) -> ClearStep {
         let run = try clusterRun(at: range.lowerBound, limit: clusters(0, range.count))
-        let part = range.lowerBound..<min(range.upperBound, range.lowerBound + run.count << header.clusterBits)
+        let end = min(range.upperBound, range.lowerBound + run.count << header.clusterBits)
+        let part = range.lowerBound..<end
         let showsBacking = part.lowerBound < backingEnd
         switch run.first {
         case .data(let host):

@@ -2,7 +2,9 @@ import BlockCore
 
 extension QcowDriver: Checkable {
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
-        try session.exclusively { (tables) throws(BlockError) in try tables.check(repair: repair, report: report) }
+        try session.exclusively { (tables) throws(BlockError) in
+            try tables.check(repair: repair, report: report)
+        }
     }
 }
 

@@ -198,8 +198,8 @@ final class QcowState: SessionState, @unchecked Sendable {
         return behind > 0 && l2Places[behind - 1] + header.tableBytes > range.lowerBound
     }
 
-    /// Gives the L2 entries in the table of that of `guest` their space in the file, with the table where there
-    /// is none.
+    /// Gives the L2 entries in the table of that of `guest` their space in the file, with the table where
+    /// there is none.
     func reserveEntries(at guest: Int) throws(BlockError) {
         if l2.isCrowdedByDirty { try commit() }
         let number = guest / header.guestBytesPerTable
