@@ -36,7 +36,8 @@ import Testing
     @Test func takesAllOrNone() {
         var bitmap = UnitBitmap(0..<100)
         #expect(bitmap.insertUnused(10..<20) && !bitmap.insertUnused(19..<25))
-        #expect(!bitmap.insertUnused(99..<101))
+        let isTaken = bitmap.insertUnused(99..<101)
+        #expect(!isTaken)
         #expect(bitmap.usedCount == 10 && !bitmap.contains(20))
         bitmap.grow(to: 300)
         #expect(bitmap.insertUnused(99..<301) == false && bitmap.insertUnused(99..<300))
