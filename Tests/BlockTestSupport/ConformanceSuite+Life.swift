@@ -34,7 +34,8 @@ extension ConformanceSuite {
 
     /// The first and the last calls, and some between them.
     private func chosenCalls(_ count: Int, seed: UInt64) -> [Int] {
-        let most = max(4, min(Self.mostPoints, (16 << 20) / max(configuration.virtualSize, 1)))
+        // A large disk takes long to compare.
+        let most = max(4, min(Self.mostPoints, (8 << 20) / max(configuration.virtualSize, 1)))
         guard count > most else { return Array(1..<count + 1) }
         var random = SeededRandom(seed: seed)
         var chosen: Set<Int> = [1, 2, count - 1, count]
@@ -139,10 +140,8 @@ extension ConformanceSuite {
         }
         try session.compareAll()
         try use(session, stamp: 7200)
-        for stamp in [7300, 7400] {
-            try node.reopen(readOnly: !node.isReadOnly)
-            try use(session, stamp: stamp)
-        }
+        try node.reopen(readOnly: !node.isReadOnly)
+        try use(session, stamp: 7300)
         try session.finish(leaksAllowed: true, mayRepair: configuration.checkMayRepairAfterCrash)
     }
 
