@@ -136,6 +136,23 @@ import Testing
         try node.close()
     }
 
+    /// Of all that fails, the first is told, of whatever layer it is; every file is closed.
+    @Test(arguments: [1, 2, 3, 4]) func closeReportsTheFirstFailure(_ number: Int) throws {
+        try images.create("base", size: 8192)
+        try images.create("disk", size: 8192, backing: "base")
+        let node = try images.open("disk")
+        try write(node, 3, 0, 512)
+        try #require(node.backing).reopen(readOnly: false)
+        try write(#require(node.backing), 4, 4096, 512)
+        images.store.faults.arm(number, .deadFromThen)
+        let error = try #require(throws: BlockError.self) { try node.close() }
+        #expect(images.store.faults.failures > 1)
+        #expect(!error.message.contains(FaultPlan.laterMark), "\(error)")
+        #expect(images.store.openDisks == 0)
+        images.store.faults.disarm()
+        try node.close()
+    }
+
     @Test func useIsExclusive() throws {
         try images.create("disk", size: 8192)
         let node = try images.open("disk")

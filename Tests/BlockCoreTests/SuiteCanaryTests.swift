@@ -29,7 +29,8 @@ import Testing
             (.losesWrite, .random),
             (.offByOne, .random), (.offByOne, .edges), (.ignoresErrors, .faults), (.forgetsBacking, .edges),
             (.forgetsBacking, .random), (.sharesClusters, .random), (.racesOnAllocation, .concurrency),
-            (.forgetsTable, .random),
+            (.forgetsTable, .random), (.losesTableOnFailure, .life),
+            (.racesOnFlush, .concurrency),
         ])
     func brokenDriverIsCaught(_ bug: FakeBug, in phase: ConformancePhase) throws {
         try checkFormatDriver([configuration(.none)], phases: [phase])

@@ -12,7 +12,7 @@ import Testing
             virtualSize: clusterBytes == 1 << 20 ? (3 << 20) + 512 : 20 * 32256 + 512)
     }
 
-    @Test(.timeLimit(.minutes(3)), arguments: kinds)
+    @Test(.timeLimit(.minutes(5)), arguments: kinds)
     func conformance(_ configuration: FormatConfiguration) throws {
         try checkFormatDriver([configuration])
     }

@@ -96,6 +96,6 @@ import Testing
 
     @Test(.timeLimit(.minutes(5)), arguments: allKinds)
     func failedCalls(_ configuration: FormatConfiguration) throws {
-        try checkFormatDriver([configuration], phases: [.faults], rounds: Self.rounds(configuration))
+        try checkFormatDriver([configuration], phases: [.faults, .life], rounds: Self.rounds(configuration))
     }
 }

@@ -57,7 +57,7 @@ import Testing
 
     @Test(.timeLimit(.minutes(5)), arguments: kinds + dataFiles)
     func failedCalls(_ configuration: FormatConfiguration) throws {
-        try checkFormatDriver([configuration], phases: [.faults], operations: 25)
+        try checkFormatDriver([configuration], phases: [.faults, .life], operations: 25)
     }
 
     private func open(

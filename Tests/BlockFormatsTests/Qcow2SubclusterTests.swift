@@ -53,6 +53,6 @@ import Testing
 
     @Test(.timeLimit(.minutes(5)), arguments: kinds)
     func failedCalls(_ configuration: FormatConfiguration) throws {
-        try checkFormatDriver([configuration], phases: [.faults])
+        try checkFormatDriver([configuration], phases: [.faults, .life])
     }
 }

@@ -44,7 +44,7 @@ import Testing
 
     @Test(.timeLimit(.minutes(5)), arguments: kinds)
     func faults(_ configuration: FormatConfiguration) throws {
-        try checkFormatDriver([configuration], phases: [.faults])
+        try checkFormatDriver([configuration], phases: [.faults, .life])
     }
 }
 

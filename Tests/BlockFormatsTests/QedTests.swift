@@ -13,7 +13,7 @@ import Testing
             virtualSize: size, backingSize: backing ? size * 2 / 3 / 512 * 512 + 256 : nil)
     }
 
-    @Test(.timeLimit(.minutes(3)), arguments: kinds)
+    @Test(.timeLimit(.minutes(5)), arguments: kinds)
     func conformance(_ configuration: FormatConfiguration) throws {
         try checkFormatDriver([configuration])
     }

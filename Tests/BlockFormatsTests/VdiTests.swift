@@ -11,7 +11,7 @@ import Testing
             virtualSize: (3 << 20) + 512)
     }
 
-    @Test(.timeLimit(.minutes(3)), arguments: kinds)
+    @Test(.timeLimit(.minutes(5)), arguments: kinds)
     func conformance(_ configuration: FormatConfiguration) throws {
         try checkFormatDriver([configuration])
     }

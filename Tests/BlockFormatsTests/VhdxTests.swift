@@ -23,7 +23,7 @@ import Testing
         ]
     }()
 
-    @Test(.timeLimit(.minutes(4)), arguments: kinds)
+    @Test(.timeLimit(.minutes(5)), arguments: kinds)
     func conformance(_ configuration: FormatConfiguration) throws {
         try checkFormatDriver([configuration])
     }

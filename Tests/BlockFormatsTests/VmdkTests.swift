@@ -63,7 +63,7 @@ import Testing
         return configuration
     }
 
-    @Test(.timeLimit(.minutes(3)), arguments: sparse + flat + stream + overlays + foreign)
+    @Test(.timeLimit(.minutes(5)), arguments: sparse + flat + stream + overlays + foreign)
     func conformance(_ configuration: FormatConfiguration) throws {
         try checkFormatDriver([configuration])
     }

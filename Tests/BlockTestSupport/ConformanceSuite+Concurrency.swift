@@ -2,66 +2,55 @@ import BlockCore
 import Synchronization
 
 extension ConformanceSuite {
-    private static let threads = 4
+    static let threads = 4
 
-    /// Writers and readers on ranges of their own that share clusters, then on the same ranges.
+    /// Writers and readers on ranges of their own that share clusters, then on the same ranges, then in an
+    /// image without anything.
     func checkConcurrency(seed: UInt64) throws {
         do {
             try checkDisjointWriters(seed: seed)
             try checkOverlappingWriters(seed: seed)
+            try checkFreshImage(seed: seed)
         } catch { throw failure("concurrency: \(error)", seed: seed) }
     }
 
-    /// Thread T owns every fourth stripe; stripes are no multiples of the cluster size.
+    /// Thread T owns every fourth stripe; stripes are no multiples of the cluster size. One more thread
+    /// flushes, resizes and takes snapshots meanwhile.
     private func checkDisjointWriters(seed: UInt64) throws {
         let session = try ImageSession.new(configuration)
-        let (node, unit) = (session.node, session.abilities.unit)
-        let stripe = max(512, min(unit * 3 / 2, 96 << 10) / 512 * 512 + 512)
+        let (node, abilities) = (session.node, session.abilities)
+        let stripe = max(512, min(abilities.unit * 3 / 2, 96 << 10) / 512 * 512 + 512)
         let stripes = configuration.virtualSize / stripe
         let rounds = TestEffort.scaled(40)
-        let written = Mutex<[Int: DiskOperation]>([:])
-        try WorkerThreads.run(Self.threads) { thread throws(BlockError) in
+        let history = StripeHistory(before: session.model, stripeBytes: stripe)
+        let changer = ImageChanger(abilities: abilities, sizeBytes: configuration.virtualSize)
+        try WorkerThreads.run(Self.threads + 1) { thread throws(BlockError) in
             var random = SeededRandom(seed: seed &+ UInt64(thread))
+            guard thread < Self.threads else {
+                return try changer.change(node, times: rounds / 4, &random)
+            }
             for round in 0..<rounds where stripes >= Self.threads {
                 let mine = random.number(in: 0..<stripes / Self.threads) * Self.threads + thread
-                let operation = Self.stripeOperation(mine * stripe, stripe, thread * 1000 + round, &random)
-                try Self.act(operation, on: node)
-                written.withLock { $0[mine] = operation }
-                try Self.expect(operation, on: node)
+                let operation = Self.stripeOperation(
+                    mine * stripe, stripe, thread * 1000 + round, discards: true, &random)
+                try history.act(operation, onStripe: mine, of: node)
                 if random.number(in: 0..<20) == 0 { try node.flush() }
             }
         }
-        for operation in written.withLock({ Array($0.values) }) { session.model.apply(operation) }
+        session.model.resize(to: try node.length())
+        history.bring(&session.model)
+        try changer.checkSnapshots(session, history)
         try session.compareAll()
         try session.finish()
     }
 
     private static func stripeOperation(
-        _ offset: Int, _ count: Int, _ stamp: Int, _ random: inout SeededRandom
+        _ offset: Int, _ count: Int, _ stamp: Int, discards: Bool = false, _ random: inout SeededRandom
     ) -> DiskOperation {
-        random.number(in: 0..<4) == 0
-            ? .writeZeroes(offset: offset, count: count, mayUnmap: true)
-            : .write(offset: offset, count: count, stamp: stamp, noise: false)
-    }
-
-    private static func act(_ operation: DiskOperation, on node: BlockNode) throws(BlockError) {
-        switch operation {
-        case .write(let offset, let count, let stamp, let noise):
-            let bytes = Pattern.bytes(stamp: stamp, at: offset, count: count, noise: noise)
-            try node.write(bytes.span.bytes, at: offset)
-        case .writeZeroes(let offset, let count, _): try node.writeZeroes(at: offset, count: count)
-        default: break
-        }
-    }
-
-    /// A thread reads back its own bytes while others write beside them.
-    private static func expect(_ operation: DiskOperation, on node: BlockNode) throws(BlockError) {
-        guard let range = operation.range else { return }
-        var model = ReferenceDisk(size: range.upperBound)
-        model.apply(operation)
-        guard try node.readBytes(at: range.lowerBound, count: range.count) == model.read(range) else {
-            throw BlockError(
-                .corrupt, "a thread did not read back what it had written", offset: range.lowerBound)
+        switch random.number(in: 0..<8) {
+        case 0, 1: .writeZeroes(offset: offset, count: count, mayUnmap: true)
+        case 2 where discards: .discard(offset: offset, count: count)
+        default: .write(offset: offset, count: count, stamp: stamp, noise: false)
         }
     }
 
@@ -81,7 +70,7 @@ extension ConformanceSuite {
                 let count = min(512 * (1 + random.number(in: 0..<max(2, unit / 256))), area - first)
                 let operation = Self.stripeOperation(first, count, 5000 + thread * 1000 + round, &random)
                 stamps.withLock { $0.append(operation) }
-                try Self.act(operation, on: node)
+                try node.perform(operation)
                 _ = try node.readBytes(at: 0, count: area)
             }
         }

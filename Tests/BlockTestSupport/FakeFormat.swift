@@ -15,6 +15,8 @@ public enum FakeBug: String, Sendable, CaseIterable {
     case sharesClusters = "shares-clusters"
     case racesOnAllocation = "races-on-allocation"
     case forgetsTable = "forgets-table"
+    case losesTableOnFailure = "loses-table-on-failure"
+    case racesOnFlush = "races-on-flush"
 }
 
 /// A small correct format for tests of what is above and below formats. The option `bug` makes it wrong.
@@ -166,6 +168,7 @@ public final class FakeFormat: FormatDriver {
 
     private func writeTable() throws(BlockError) {
         let dirty = state.withLock { $0.dirtySectors }
+        if bug == .racesOnFlush { hideTableForAMoment() }
         for sector in dirty.sorted() {
             let entries = state.withLock { state in
                 state.dirtySectors.remove(sector)
@@ -175,10 +178,21 @@ public final class FakeFormat: FormatDriver {
             var bytes = [UInt8]()
             for entry in entries { withUnsafeBytes(of: entry.bigEndian) { bytes.append(contentsOf: $0) } }
             do throws(BlockError) { try store(bytes.span.bytes, at: Self.tableOffset + sector * 512) } catch {
-                _ = state.withLock { $0.dirtySectors.insert(sector) }
+                if bug != .losesTableOnFailure {
+                    _ = state.withLock { $0.dirtySectors.insert(sector) }
+                }
                 throw error
             }
         }
+    }
+
+    private func hideTableForAMoment() {
+        let table = state.withLock { state in
+            defer { state.table = state.table.map { _ in 0 } }
+            return state.table
+        }
+        WorkerThreads.sleep(nanoseconds: 1_000_000)
+        state.withLock { $0.table = table }
     }
 
     public func willReopen(readOnly: Bool) throws(BlockError) {

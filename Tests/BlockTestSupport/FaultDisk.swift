@@ -3,18 +3,34 @@ import Synchronization
 
 /// Decides which call to the files of a ``TestStore`` fails. Thread-safe.
 public final class FaultPlan: Sendable {
-    public enum Mode: Sendable, CaseIterable {
+    public enum Mode: Sendable {
         /// The N-th call fails with EIO, the next ones work.
         case ioErrorOnce
         /// From the N-th call on, everything that writes fails with ENOSPC.
         case fullFromThen
+        /// From the N-th call on, every call but a reopening fails with EIO.
+        case deadFromThen
+
+        /// What every operation is tried with.
+        public static let usual: [Mode] = [.ioErrorOnce, .fullFromThen]
     }
 
     private struct State {
         var calls = 0
         var failing: (number: Int, mode: Mode)?
         var failures = 0
+        var refusedWrites = 0
         var isSuspended = false
+
+        /// Counts a failure and makes its error, which tells the first from those that follow.
+        mutating func fail(_ kind: BlockError.Kind, writes: Bool, path: String?) -> BlockError {
+            failures += 1
+            if writes { refusedWrites += 1 }
+            let (message, errno): (String, Int32) =
+                kind == .noSpace ? ("No space left on device", 28) : ("Input/output error", 5)
+            let mark = failures > 1 ? FaultPlan.laterMark : ""
+            return BlockError(kind, message + mark, errno: errno, path: path)
+        }
     }
     private let state = Mutex(State())
 
@@ -22,6 +38,10 @@ public final class FaultPlan: Sendable {
     public var calls: Int { state.withLock { $0.calls } }
     /// How many of them failed.
     public var failures: Int { state.withLock { $0.failures } }
+    /// How many of those were to write or to flush.
+    public var refusedWrites: Int { state.withLock { $0.refusedWrites } }
+    /// What the message of each failure but the first ends with.
+    public static let laterMark = " once more"
 
     /// Makes the call with this number (from 1) fail.
     public func arm(_ number: Int, _ mode: Mode) { state.withLock { $0 = State(failing: (number, mode)) } }
@@ -36,7 +56,7 @@ public final class FaultPlan: Sendable {
     }
 
     /// Counts a call and answers how it fails; `nil` when it does not.
-    func next(writes: Bool, path: String?) -> BlockError? {
+    func next(writes: Bool, reopens: Bool = false, path: String?) -> BlockError? {
         state.withLock { state in
             if state.isSuspended { return nil }
             state.calls += 1
@@ -44,12 +64,13 @@ public final class FaultPlan: Sendable {
             switch failing.mode {
             case .ioErrorOnce:
                 guard state.calls == failing.number else { return nil }
-                state.failures += 1
-                return BlockError(.io, "Input/output error", errno: 5, path: path)
+                return state.fail(.io, writes: writes, path: path)
             case .fullFromThen:
                 guard state.calls >= failing.number, writes else { return nil }
-                state.failures += 1
-                return BlockError(.noSpace, "No space left on device", errno: 28, path: path)
+                return state.fail(.noSpace, writes: writes, path: path)
+            case .deadFromThen:
+                guard state.calls >= failing.number, !reopens else { return nil }
+                return state.fail(.io, writes: writes, path: path)
             }
         }
     }
@@ -61,10 +82,25 @@ public final class FaultDisk: ProtocolDriver {
 
     private let inner: any ProtocolDriver
     private let plan: FaultPlan
+    /// Called when the driver is closed or freed, whichever is first.
+    private let whenClosed: Mutex<(@Sendable () -> Void)?>
 
-    public init(_ inner: any ProtocolDriver, plan: FaultPlan) {
+    public init(
+        _ inner: any ProtocolDriver, plan: FaultPlan, whenClosed: (@Sendable () -> Void)? = nil
+    ) {
         self.inner = inner
         self.plan = plan
+        self.whenClosed = Mutex(whenClosed)
+    }
+
+    deinit { tellClosed() }
+
+    private func tellClosed() {
+        let tell = whenClosed.withLock { tell in
+            defer { tell = nil }
+            return tell
+        }
+        tell?()
     }
 
     public var identity: String? { inner.identity }
@@ -130,6 +166,13 @@ public final class FaultDisk: ProtocolDriver {
         return try inner.shareRange(from: other.inner, at: sourceOffset, to: offset, count: count)
     }
 
-    public func reopen(readOnly: Bool) throws(BlockError) { try inner.reopen(readOnly: readOnly) }
-    public func close() { inner.close() }
+    public func reopen(readOnly: Bool) throws(BlockError) {
+        if let error = plan.next(writes: false, reopens: true, path: inner.identity) { throw error }
+        try inner.reopen(readOnly: readOnly)
+    }
+
+    public func close() {
+        inner.close()
+        tellClosed()
+    }
 }

@@ -110,6 +110,9 @@ final class ImageSession {
         if let failure { throw failure }
     }
 
+    /// Goes on with another node over the same files.
+    func replaceNode(_ node: BlockNode) { self.node = node }
+
     // MARK: Comparing
 
     /// Brings the model to what the disk now holds, where that was left open, and compares.
@@ -155,19 +158,22 @@ final class ImageSession {
     private(set) var statesAfterClose: [ReferenceDisk] = []
 
     /// Closes an image whose storage failed. When closing works, nothing that was acknowledged may be
-    /// missing.
+    /// missing. The files are closed in any case.
     ///
-    /// - Returns: whether closing worked.
-    @discardableResult func closeAfterFailures() throws -> Bool {
+    /// - Parameter look: called before the failures are forgotten.
+    /// - Returns: what closing threw.
+    func closeAfterFailures(_ look: () -> Void = {}) throws -> BlockError? {
         let failures = store.faults.failures
-        var closed = true
-        do throws(BlockError) { try node.close() } catch { closed = false }
-        guard closed || store.faults.failures > failures else {
+        var failure: BlockError?
+        do throws(BlockError) { try node.close() } catch { failure = error }
+        guard failure == nil || store.faults.failures > failures else {
             throw Mismatch("closing failed although no call failed meanwhile")
         }
-        statesAfterClose = closed ? [model] : possibleStates()
+        guard store.openDisks == 0 else { throw Mismatch("closing left \(store.openDisks) files open") }
+        statesAfterClose = failure == nil ? [model] : possibleStates()
+        look()
         store.faults.disarm()
-        return closed
+        return failure
     }
 
     /// Closes the image, then checks its structure and the contents of its snapshots.

@@ -32,6 +32,8 @@ public final class TestStore: Sendable {
         var sharedBytes = 0
         /// How many writes did not fit.
         var refusals = 0
+        /// How many drivers that the protocol opened are not closed.
+        var openDisks = 0
 
         var storedChunks: Int { files.values.reduce(0) { $0 + $1.storedChunks } }
     }
@@ -68,6 +70,8 @@ public final class TestStore: Sendable {
     }
     /// How many bytes were shared instead of written.
     public var sharedBytes: Int { state.withLock { $0.sharedBytes } }
+    /// How many drivers that the protocol ``entry`` opened are not closed, nor freed.
+    public var openDisks: Int { state.withLock { $0.openDisks } }
     public func clearLog() { state.withLock { $0.log = [] } }
 
     public subscript(name: String) -> SparseBytes? {
@@ -76,11 +80,19 @@ public final class TestStore: Sendable {
     }
 
     /// A driver for that file, which is made when it is not there.
-    public func disk(_ name: String) -> any ProtocolDriver {
+    public func disk(_ name: String) -> any ProtocolDriver { disk(name, whenClosed: nil) }
+
+    private func disk(_ name: String, whenClosed: (@Sendable () -> Void)?) -> any ProtocolDriver {
         state.withLock { state in
             if state.files[name] == nil { state.files[name] = SparseBytes() }
         }
-        return FaultDisk(CrashDisk(store: self, file: name), plan: faults)
+        return FaultDisk(CrashDisk(store: self, file: name), plan: faults, whenClosed: whenClosed)
+    }
+
+    /// A driver for that file which counts among ``openDisks``.
+    private func countedDisk(_ name: String) -> any ProtocolDriver {
+        state.withLock { $0.openDisks += 1 }
+        return disk(name, whenClosed: { [self] in state.withLock { $0.openDisks -= 1 } })
     }
 
     /// This store as the protocol `file`.
@@ -95,7 +107,7 @@ public final class TestStore: Sendable {
                 guard self[name] != nil else {
                     throw BlockError(.notFound, "No such file or directory", errno: 2, path: name)
                 }
-                return self.disk(name)
+                return self.countedDisk(name)
             },
             create: { (name, options) throws(BlockError) in
                 let disk = self.disk(name)

@@ -16,6 +16,8 @@ public enum ConformancePhase: Sendable, CaseIterable {
     case lostSpace
     /// The disk is full sooner or later.
     case fullDisk
+    /// Opening, closing and reopening while calls to the files fail.
+    case life
 }
 
 /// Judges a format driver by what it promises; see `docs/testing.md`.
@@ -26,7 +28,7 @@ public enum ConformancePhase: Sendable, CaseIterable {
 /// - Throws: ``ConformanceFailure`` with seed and operations, at the first finding.
 public func checkFormatDriver(
     _ configurations: [FormatConfiguration],
-    phases: [ConformancePhase] = [.random, .edges, .concurrency, .crash, .faults],
+    phases: [ConformancePhase] = [.random, .edges, .concurrency, .crash, .faults, .life],
     operations: Int = 60, rounds: Int = 1, seed: UInt64 = TestEffort.seed
 ) throws {
     for configuration in configurations {
@@ -43,6 +45,7 @@ public func checkFormatDriver(
             if phases.contains(.lostSpace) {
                 try suite.checkFaults(seed: seed &+ round, modes: [.ioErrorOnce], leaks: false)
             }
+            if phases.contains(.life) { try suite.checkLife(seed: seed &+ round) }
             if phases.contains(.fullDisk) { try suite.checkFullDisk(seed: seed &+ round) }
         }
     }

@@ -22,7 +22,7 @@ public func checkInterruption(
     try CrashPoints.replay(log, over: files, seed: seed) { files, _, moment in
         try judge(TestStore(files), moment, verify)
     }
-    for mode in FaultPlan.Mode.allCases {
+    for mode in FaultPlan.Mode.usual {
         for number in CrashPoints.chosen(from: calls, seed: seed) where number > 0 {
             let store = TestStore(files)
             store.faults.arm(number, mode)

@@ -54,8 +54,11 @@ extension Qcow2Driver {
         let known = cutState.load(ordering: .relaxed)
         if known != 0 { return known == 2 }
         guard metadata.withLock({ $0.isReadOnly }) else { return false }
-        // What cannot be looked up is as good as lost.
-        let answer = (try? mayBeCut() && placesDataBehindEnd()) ?? true
+        // What cannot be looked up is as good as lost. A read error may pass, though: the next look decides.
+        var answer = true
+        do throws(BlockError) { answer = try mayBeCut() ? placesDataBehindEnd() : false } catch {
+            if error.kind == .io { return true }
+        }
         cutState.store(answer ? 2 : 1, ordering: .relaxed)
         return answer
     }
