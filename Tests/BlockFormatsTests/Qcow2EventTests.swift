@@ -57,7 +57,7 @@ import Testing
         let reading = try events { _ = try node.readBytes(at: 700, count: 1) }
         #expect(reading == [.readData])
         let keeper = try #require(node.format as? any VMStateCapable)
-        let saving = try events { try keeper.saveVMState([1].span.bytes, at: 0) }
+        let saving = try events { try node.saveVMState([1].span.bytes, at: 0) }
         #expect(saving.contains(.stateSave))
         let loading = try events {
             var bytes: [UInt8] = [0]
