@@ -4,8 +4,9 @@ import BlockCore
 ///
 /// Not thread-safe: the session's lock guards it, as a part of ``VhdImage``. The order of writes:
 ///
-/// 1. The footer, when the file grows: it goes to the new end, before blocks are put over the old one, so that
-///    the file ends with a footer at any time. A flush, under the lock: the file grows by many blocks at once.
+/// 1. The footer, when the file grows: it goes to the new end, before blocks are put over the old one, so
+///    that the file ends with a footer at any time. A flush, under the lock: the file grows by many blocks
+///    at once.
 /// 2. Data; a flush.
 /// 3. Bitmaps, which say of a differencing disk's sectors that they are here; a flush.
 /// 4. The table; a flush.

@@ -4,8 +4,9 @@ import BlockCore
 ///
 /// Not thread-safe: the session's lock guards it. The order of writes:
 ///
-/// 1. The header, first of all in a session, with a new GUID of the file; before the first change of what the
-///    disk reads as, also with a new one of the data. A flush, under the lock: no other change may overtake it.
+/// 1. The header, first of all in a session, with a new GUID of the file; before the first change of what
+///    the disk reads as, also with a new one of the data. A flush, under the lock: no other change may
+///    overtake it.
 /// 2. Guest data; a flush.
 /// 3. An entry of the log with the changed pages of the BAT; a flush.
 /// 4. The header that names the log, with the session's first entry; a flush.

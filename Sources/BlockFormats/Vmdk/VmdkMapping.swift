@@ -1,7 +1,7 @@
 import BlockCore
 
-/// Where the disk's bytes are, and what becomes of them when the guest writes. A grain is one unit, and a grant
-/// has as many of them as follow each other.
+/// Where the disk's bytes are, and what becomes of them when the guest writes. A grain is one unit, and a
+/// grant has as many of them as follow each other.
 extension VmdkState {
     // MARK: Reading
 
@@ -103,8 +103,8 @@ extension VmdkState {
     /// The guest bytes of an extent's grains; those of its last grain up to its end.
     private func unit(of grains: Range<Int>, _ extent: VmdkExtent, _ grainBytes: Int) -> Range<Int> {
         let start = extent.guest.lowerBound
-        return start + grains.lowerBound * grainBytes
-            ..< min(start + grains.upperBound * grainBytes, extent.guest.upperBound)
+        let end = min(start + grains.upperBound * grainBytes, extent.guest.upperBound)
+        return start + grains.lowerBound * grainBytes..<end
     }
 
     private func grantCompressed(
@@ -151,8 +151,8 @@ extension VmdkState {
         return WriteGrant(inPlace: part, at: host + inside, in: tables.file, tag: Grant.stored.rawValue)
     }
 
-    /// Takes space for grains, and zeroes what of the last one lies behind the end of its extent: it is part of
-    /// no request.
+    /// Takes space for grains, and zeroes what of the last one lies behind the end of its extent: it is part
+    /// of no request.
     ///
     /// - Parameter used: how many bytes from the start belong to the disk.
     private func allocate(
@@ -225,8 +225,8 @@ extension VmdkState {
 
     /// Takes space for a compressed grain, which the grant's end gives an entry or gives back.
     ///
-    /// - Returns: where it goes, and its first guest sector in the extent; `nil` where the payload was appended
-    ///   to a stream.
+    /// - Returns: where it goes, and its first guest sector in the extent; `nil` where the payload was
+    ///   appended to a stream.
     /// - Throws: `noSpace`; `unsupported` for a grain that is not behind the last of a stream; `io`.
     mutating func place(
         _ payload: RawSpan, for grant: WriteGrant

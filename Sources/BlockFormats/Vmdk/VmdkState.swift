@@ -39,9 +39,9 @@ struct VmdkExtent {
 
 /// Descriptor and extents of an open image.
 ///
-/// Not thread-safe: the session's lock guards it. Before all other writes of a session, the descriptor gets a
-/// new content ID, durably; the order of those of an extent is told at ``VmdkGrainTables``. Extents are flushed
-/// one after the other.
+/// Not thread-safe: the session's lock guards it. Before all other writes of a session, the descriptor gets
+/// a new content ID, durably; the order of those of an extent is told at ``VmdkGrainTables``. Extents are
+/// flushed one after the other.
 struct VmdkState: SessionState {
     /// `nil` for a COW disk, which has none.
     var descriptor: VmdkDescriptorStore?
