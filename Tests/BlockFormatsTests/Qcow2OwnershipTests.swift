@@ -14,7 +14,7 @@ import Testing
         let driver = try #require(node.format as? Qcow2Driver)
         let header = driver.metadata.withLock { $0.header }
         func load() throws -> Qcow2Allocator {
-            let tables = try Qcow2Metadata(file: driver.file, header: header, isReadOnly: false)
+            let tables = try Qcow2State(file: driver.file, header: header, isReadOnly: false)
             return try tables.refcounts()
         }
         let refcounts = try load()

@@ -212,7 +212,8 @@ extension FakeFormat: Clearing {
     public func clear(
         _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
     ) throws(BlockError) -> ClearStep {
-        for cluster in range.lowerBound / clusterBytes..<(range.upperBound + clusterBytes - 1) / clusterBytes {
+        for cluster in range.lowerBound / clusterBytes..<(range.upperBound + clusterBytes - 1) / clusterBytes
+        {
             set(cluster, 1)
         }
         return ClearStep(.done, length: range.count)

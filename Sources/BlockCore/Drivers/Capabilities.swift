@@ -122,7 +122,8 @@ public protocol ContentIdentifying: BackingChecking {
 public protocol Resizable: FormatDriver {
     /// Durable on return. Space that is added reads as zeroes (unless ``FormatDriver/unwrittenReadsAsZero``
     /// says that new space never does), also after a crash in between: what lay there
-    /// of a larger disk is gone, and where `guest` has a backing file, that is hidden before the size changes.
+    /// of a larger disk is gone, and where `guest` has a backing file, that is hidden before the size
+    /// changes.
     func resize(
         to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError)

@@ -108,20 +108,22 @@ public protocol FormatDriver: AbilityKnowing {
     func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent
     /// Reads bytes from ``Extent/Status/encoded(compressed:)`` extents; the range lies in one extent.
     func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError)
-    /// Says where the first part of a write to `guest` goes, and takes space for it where it has none. Nothing
-    /// refers to that space yet; its entries have their own space in the file, so that a full disk refuses
-    /// this and not ``link(_:)``.
+    /// Says where the first part of a write to `guest` goes, and takes space for it where it has none.
+    /// Nothing refers to that space yet; its entries have their own space in the file, so that a full disk
+    /// refuses this and not ``link(_:)``.
     ///
     /// - Parameter backingEnd: up to where something lies below this layer.
     /// - Throws: `readOnly`, `noSpace`, `io`, `corrupt`; nothing is taken then.
     func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant
-    /// Ends a grant whose bytes are in the file: the tables refer to them. What cannot be linked is given back.
+    /// Ends a grant whose bytes are in the file: the tables refer to them. What cannot be linked is given
+    /// back.
     ///
     /// - Throws: `noSpace`, `io`, `corrupt`.
     func link(_ grant: WriteGrant) throws(BlockError)
     /// Ends a grant whose bytes could not be written.
     func giveBack(_ grant: WriteGrant)
-    /// Encodes guest bytes from `guest` on and writes them to their place in `grant`, whose form is not plain.
+    /// Encodes guest bytes from `guest` on and writes them to their place in `grant`, whose form is not
+    /// plain.
     ///
     /// - Throws: `noSpace`, `io`.
     func storeEncoded(_ bytes: RawSpan, for grant: WriteGrant, at guest: Int) throws(BlockError)

@@ -42,7 +42,9 @@ extension BlockNode {
         try [UInt8](zeroed: count) { (bytes) throws(BlockError) in try read(into: &bytes, at: offset) }
     }
 
-    public func readOld(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+    /// Fills `buffer` with what the guest sees from `offset` on, without bounds and tickets; behind the end
+    /// of the disk there are zeroes.
+    func readOld(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         switch layer {
         case .storage(let driver): try driver.read(into: &buffer, at: offset)
         case .filter(let driver): try driver.read(into: &buffer, at: offset)
@@ -56,7 +58,8 @@ extension BlockNode {
         }
     }
 
-    public func hasBacking(in range: Range<Int>) -> Bool {
+    /// Whether something lies below this layer in `range`; where not, unallocated space reads as zeroes.
+    func hasBacking(in range: Range<Int>) -> Bool {
         guard let backing else { return false }
         // A length that cannot be told must not make the backing file's bytes zeroes: reading them will fail.
         guard let length = try? backing.length() else { return true }

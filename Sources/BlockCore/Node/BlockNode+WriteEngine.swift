@@ -1,6 +1,6 @@
-/// The write engine: asks the format for space under its lock (grant), moves the bytes without it, and has the
-/// tables refer to them under the lock again (link). Data is in the file before a table refers to it; whatever
-/// fails, what was granted and not linked is given back.
+/// The write engine: asks the format for space under its lock (grant), moves the bytes without it, and has
+/// the tables refer to them under the lock again (link). Data is in the file before a table refers to it;
+/// whatever fails, what was granted and not linked is given back.
 ///
 /// The caller has the node's range, so that nobody else fills the same units.
 extension BlockNode {
@@ -129,7 +129,9 @@ extension BlockNode {
     private func put(
         _ bytes: RawSpan, _ offset: Int, _ grant: WriteGrant, _ guest: GuestAccess
     ) throws(BlockError) {
-        guard grant.form == .plain else { return try guest.driver.storeEncoded(bytes, for: grant, at: offset) }
+        guard grant.form == .plain else {
+            return try guest.driver.storeEncoded(bytes, for: grant, at: offset)
+        }
         try grant.file.write(bytes, at: grant.hostOffset(of: offset))
     }
 

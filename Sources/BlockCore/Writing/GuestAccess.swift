@@ -11,7 +11,8 @@ public struct GuestAccess: Sendable {
     /// Whether bytes behind the end of the disk are this layer's too, as saved machine state is.
     let readsBehindEnd: Bool
 
-    /// - Parameter readsBehindEnd: whether units behind the end of the disk are completed with what this layer
+    /// - Parameter readsBehindEnd: whether units behind the end of the disk are completed with what this
+    ///   layer
     ///   has there; else with zeroes.
     init(_ node: BlockNode, _ driver: any FormatDriver, readsBehindEnd: Bool = false) {
         self.node = node

@@ -40,7 +40,8 @@ public struct WriteGrant: Sendable {
     /// What comes before and behind ``guest`` in its units.
     public var head: Rest
     public var tail: Rest
-    /// Whether the file has never had anything in this space, so that it reads as zeroes, also behind its end.
+    /// Whether the file has never had anything in this space, so that it reads as zeroes, also behind its
+    /// end.
     public var isVirgin: Bool
     /// Whether the tables do not refer to the space yet: it is given back unless it is linked.
     public var isNew: Bool
@@ -91,6 +92,7 @@ public enum ClearMode: Sendable, Equatable {
 
 /// How the first run of a range is cleared, as a format's tables answer it.
 public struct ClearStep: Sendable {
+    /// What the node has to do.
     public enum Action: Sendable {
         /// The tables have it, or nothing is to be done.
         case done

@@ -1,12 +1,13 @@
 import BlockCore
 import Synchronization
 
-/// An open image's tables, their lock and the requests in flight: what every format with tables shares between
-/// opening and closing.
+/// An open image's tables, their lock and the requests in flight: what every format with tables shares
+/// between opening and closing.
 ///
-/// A request takes space under the lock (``begin(_:_:)``), moves its bytes without it, and ends under it again
-/// (``end(_:_:)``). Whoever changes tables as a whole waits until none is in between (``exclusively(_:)``).
-/// Thread-safe. Lock order: the node's range, then this lock, then ``TableWrites``, then the file's own.
+/// A request takes space under the lock (``begin(_:_:)``), moves its bytes without it, and ends under it
+/// again (``end(_:_:)``). Whoever changes tables as a whole waits until none is in between
+/// (``exclusively(_:)``). Thread-safe. Lock order: the node's range, then this lock, then ``TableWrites``,
+/// then the file's own.
 final class Session<State: SessionState>: Sendable {
     private struct Guarded: Sendable {
         var state: State
@@ -38,8 +39,8 @@ final class Session<State: SessionState>: Sendable {
         try monitor.withLock { (guarded) throws(Failure) in try body(&guarded.state) }
     }
 
-    /// Runs `body` when no request is in flight and what a flush took out is written; then tells everybody the
-    /// disk's size and backing file, which it may have changed.
+    /// Runs `body` when no request is in flight and what a flush took out is written; then tells everybody
+    /// the disk's size and backing file, which it may have changed.
     ///
     /// - Throws: what `body` throws; `io`, `noSpace` of a flush that is completed first.
     func exclusively<Result>(

@@ -11,8 +11,8 @@ protocol SessionState: FlushableTables {
     var virtualSize: Int { get }
     /// The backing file that the image names.
     var backing: BackingReference? { get }
-    /// Whether the node's ranges (``FormatDriver/writeGranularity``) may be smaller than the units of a grant,
-    /// so that two requests may fill the same unit.
+    /// Whether the node's ranges (``FormatDriver/writeGranularity``) may be smaller than the units of a
+    /// grant, so that two requests may fill the same unit.
     static var unitsOverlap: Bool { get }
     /// The first units that a request on `guest` may fill; asked where ``unitsOverlap``.
     func units(around guest: Range<Int>) -> Range<Int>
@@ -21,8 +21,8 @@ protocol SessionState: FlushableTables {
     mutating func run(at offset: Int, limit: Int) throws(BlockError) -> Extent
     /// See ``FormatDriver/grant(_:over:)``.
     mutating func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant
-    /// Refers to what was granted, unit by unit: takes off `grant` what it has linked, so that after a failure
-    /// the rest can be given back.
+    /// Refers to what was granted, unit by unit: takes off `grant` what it has linked, so that after a
+    /// failure the rest can be given back.
     mutating func link(_ grant: inout WriteGrant) throws(BlockError)
     /// Takes back what nothing refers to. Also called for bytes in place that could not be written.
     mutating func giveBack(_ grant: WriteGrant)

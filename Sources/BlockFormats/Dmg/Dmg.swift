@@ -2,7 +2,8 @@ import BlockCore
 
 /// Names, numbers and limits of Apple's disk images (UDIF).
 ///
-/// Apple has published no description; the layouts are those that QEMU, libdmg-hfsplus and 7-Zip agree on.
+/// Source: Apple has published no description; the layouts are those on which QEMU, libdmg-hfsplus and 7-Zip
+/// agree.
 enum Dmg {
     static let sectorBytes = 512
     static let trailerMagic: UInt32 = 0x6B6F_6C79

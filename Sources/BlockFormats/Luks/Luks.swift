@@ -1,6 +1,8 @@
 import BlockCore
 
-/// Names, numbers and limits of LUKS version 1 (cryptsetup's "LUKS1 On-Disk Format Specification" 1.2.3).
+/// Names, numbers and limits of LUKS version 1.
+///
+/// Source: cryptsetup, "LUKS1 On-Disk Format Specification" 1.2.3.
 enum Luks {
     /// "LUKS\xba\xbe"
     static let magic: [UInt8] = [0x4C, 0x55, 0x4B, 0x53, 0xBA, 0xBE]

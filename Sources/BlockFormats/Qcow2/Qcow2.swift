@@ -1,6 +1,8 @@
 import BlockCore
 
-/// Names, numbers and limits of the qcow2 format (docs/interop/qcow2.rst of QEMU, versions 2 and 3).
+/// Names, numbers and limits of the qcow2 format, versions 2 and 3.
+///
+/// Source: QEMU, docs/interop/qcow2.rst; sections are named where they are followed.
 enum Qcow2 {
     /// "QFI\xfb"
     static let magic: UInt32 = 0x5146_49fb

@@ -17,8 +17,8 @@ public final class Qcow2Driver: SessionFormat {
     /// What amending changes of the layout: version and refcount order.
     private let amendable: Atomic<Int>
     /// The tables, under the lock.
-    let metadata: Session<Qcow2Metadata>
-    var session: Session<Qcow2Metadata> { metadata }
+    let metadata: Session<Qcow2State>
+    var session: Session<Qcow2State> { metadata }
     /// Pass what the guest discards on to the file.
     let discardUnmaps: Bool
     /// The LUKS header, where the image has one. Locked last, after the tables.
@@ -33,7 +33,7 @@ public final class Qcow2Driver: SessionFormat {
     /// Drops cached tables that are not used; `nil` unless that is wanted.
     let cleaner = Mutex<RepeatingTimer?>(nil)
 
-    private init(_ tables: Qcow2Metadata, _ luks: LuksVolume?, discardUnmaps: Bool) {
+    private init(_ tables: Qcow2State, _ luks: LuksVolume?, discardUnmaps: Bool) {
         self.luks = Mutex(luks)
         isEncrypted = tables.header.isEncrypted
         file = tables.file
@@ -62,7 +62,7 @@ public final class Qcow2Driver: SessionFormat {
             var data =
                 try openData(header, request, &options) ?? GuestData(node: request.file, child: 0)
             data.encryption = unlocked.encryption
-            let tables = try Qcow2Metadata(
+            let tables = try Qcow2State(
                 file: request.file, data: data, header: header, isReadOnly: request.settings.readOnly,
                 caches: choice.caches)
             try tables.checkUnwrittenL1()
@@ -148,10 +148,9 @@ public final class Qcow2Driver: SessionFormat {
 
     public var writeGranularity: Int { layout.clusterSize }
 
-
     /// Runs `body` on the tables when no write is under way.
     func exclusively<Result>(
-        _ body: (Qcow2Metadata) throws(BlockError) -> Result
+        _ body: (Qcow2State) throws(BlockError) -> Result
     ) throws(BlockError) -> Result {
         try metadata.exclusively { tables throws(BlockError) -> Result in try body(tables) }
     }
@@ -168,7 +167,7 @@ public final class Qcow2Driver: SessionFormat {
 
     /// An image that was not closed has refcounts that may be wrong: they are counted again. What else is
     /// wrong is left to a repair that somebody asks for.
-    static func repairDirty(_ tables: Qcow2Metadata) throws(BlockError) {
+    static func repairDirty(_ tables: Qcow2State) throws(BlockError) {
         var lines: [String] = []
         try tables.reachL1()
         let result = try tables.check(.all, isAutomatic: true) { lines.append($0) }
@@ -193,7 +192,7 @@ public final class Qcow2Driver: SessionFormat {
     }
 
     /// Leaves nothing in memory that the file should have.
-    static func finishWriting(_ tables: Qcow2Metadata) throws(BlockError) {
+    static func finishWriting(_ tables: Qcow2State) throws(BlockError) {
         guard !tables.isReadOnly else { return }
         if tables.hasChanges { try tables.commit() }
         if tables.refcountsAreLazy {
@@ -247,7 +246,7 @@ public final class Qcow2Driver: SessionFormat {
     }
 }
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// Before the first change: repairs a dirty image, and clears what this program does not keep up to date.
     func prepareForWriting() throws(BlockError) {
         guard layout.version >= 3 else { return }

@@ -52,7 +52,8 @@ extension VdiState {
 
     mutating func giveBack(_ grant: WriteGrant) {
         guard grant.isNew else { return }
-        giveBack(UInt32(grant.tag), for: grant.head == .zero ? grant.units.lowerBound / header.blockBytes : nil)
+        giveBack(
+            UInt32(grant.tag), for: grant.head == .zero ? grant.units.lowerBound / header.blockBytes : nil)
     }
 
     /// What is stored becomes a hole of the file and stays in the map, whose blocks other programs expect to

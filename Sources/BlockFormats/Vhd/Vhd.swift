@@ -1,7 +1,8 @@
 import BlockCore
 
-/// Names, numbers and limits of Virtual PC's disk images ("Virtual Hard Disk Image Format Specification",
-/// Microsoft, October 2006).
+/// Names, numbers and limits of Virtual PC's disk images.
+///
+/// Source: Microsoft, "Virtual Hard Disk Image Format Specification", version 1.0, October 2006.
 enum Vhd {
     static let sectorBytes = 512
     static let footerBytes = 512

@@ -1,6 +1,8 @@
 import BlockCore
 
-/// Names, numbers and limits of Hyper-V's virtual hard disks, version 2 ([MS-VHDX]).
+/// Names, numbers and limits of Hyper-V's virtual hard disks, version 2.
+///
+/// Source: Microsoft, [MS-VHDX] "Virtual Hard Disk v2 (VHDX) File Format", section 2.
 ///
 /// ```
 /// 0     file identifier   64K, 128K  headers   192K, 256K  region tables   1M...  log, regions, blocks

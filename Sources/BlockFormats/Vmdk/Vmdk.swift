@@ -1,7 +1,9 @@
 import BlockCore
 
-/// VMware's virtual disks. Facts from "Virtual Disk Format 5.0" (VMware), libyal's documentation of VMDK, and
-/// experiments with qemu-img.
+/// Names, numbers and limits of VMware's virtual disks.
+///
+/// Source: VMware, "Virtual Disk Format 5.0"; libyal/libvmdk, documentation/VMWare Virtual Disk Format
+/// (VMDK).asciidoc; experiments with qemu-img.
 enum Vmdk {
     static let sectorBytes = 512
 

@@ -49,7 +49,7 @@ extension Qcow2Driver: Amendable {
     }
 
     /// Runs `body` with everything in the file and nothing cached that a new layout would read otherwise.
-    private func change(_ body: (Qcow2Metadata) throws(BlockError) -> Void) throws(BlockError) {
+    private func change(_ body: (Qcow2State) throws(BlockError) -> Void) throws(BlockError) {
         try exclusively { tables throws(BlockError) in
             try Self.finishWriting(tables)
             defer { setLayout(tables.layout) }
@@ -58,7 +58,7 @@ extension Qcow2Driver: Amendable {
     }
 
     /// What stands in the way, told before anything is changed.
-    private static func check(_ plan: Qcow2AmendPlan, _ tables: Qcow2Metadata) throws(BlockError) {
+    private static func check(_ plan: Qcow2AmendPlan, _ tables: Qcow2State) throws(BlockError) {
         guard !tables.isReadOnly else {
             throw BlockError(.readOnly, "Block node is read-only", path: tables.file.filename)
         }
@@ -72,7 +72,7 @@ extension Qcow2Driver: Amendable {
     }
 
     private static func checkSize(
-        _ size: Int, _ tables: Qcow2Metadata, version: Int
+        _ size: Int, _ tables: Qcow2State, version: Int
     ) throws(BlockError) {
         guard version >= 3 || tables.header.snapshotCount == 0 else {
             throw BlockError(.unsupported, "Can't resize a v2 image which has snapshots")
@@ -82,7 +82,7 @@ extension Qcow2Driver: Amendable {
         else { throw BlockError(.limit, "The image size is too large", path: tables.file.filename) }
     }
 
-    private static func workBytes(_ plan: Qcow2AmendPlan, _ tables: Qcow2Metadata) throws(BlockError) -> Int {
+    private static func workBytes(_ plan: Qcow2AmendPlan, _ tables: Qcow2State) throws(BlockError) -> Int {
         var bytes = 0
         if plan.refcountOrder != nil { bytes += try tables.refcountWorkBytes() }
         if plan.version == 2 { bytes += try tables.downgradeWorkBytes() }
@@ -90,7 +90,7 @@ extension Qcow2Driver: Amendable {
     }
 }
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// Makes a header with the same extensions and the same backing name durable, by writing its fixed
     /// fields: less than a sector. The header in memory changes only when that worked.
     func switchHeader(to changed: Qcow2Header) throws(BlockError) {

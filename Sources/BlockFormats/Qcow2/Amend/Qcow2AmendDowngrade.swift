@@ -1,7 +1,7 @@
 import BlockCore
 
 /// Version 2 has 16-bit refcounts, no feature bits, and no way to say "zero".
-extension Qcow2Metadata {
+extension Qcow2State {
     /// Whether version 2 can hold the image, with a disk of `size` bytes.
     ///
     /// - Throws: `unsupported`, naming what it cannot hold.
@@ -137,7 +137,7 @@ extension Qcow2Driver {
 
 /// Says "zero" without the zero flag: not here where nothing is below, else a cluster of zeroes.
 private struct ZeroExpansion {
-    let tables: Qcow2Metadata
+    let tables: Qcow2State
     let disk: GuestAccess
     /// The image names a backing file, whether it is open or not.
     let hasBackingName: Bool

@@ -1,6 +1,6 @@
 import BlockCore
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// What the refcount blocks up to the last one take, in bytes.
     func refcountWorkBytes() throws(BlockError) -> Int {
         try refcounts().endOfBlocks / layout.refcountsPerBlock << layout.clusterBits
@@ -65,7 +65,7 @@ private struct RefcountRewrite {
     private var buffer: AlignedBuffer
     private var isEmpty = true
 
-    init(_ tables: Qcow2Metadata, to target: Qcow2Layout, _ control: JobControl) throws(BlockError) {
+    init(_ tables: Qcow2State, to target: Qcow2Layout, _ control: JobControl) throws(BlockError) {
         file = tables.file
         source = try tables.refcounts()
         old = tables.layout

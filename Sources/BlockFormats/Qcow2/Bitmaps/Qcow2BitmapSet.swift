@@ -82,7 +82,7 @@ struct Qcow2BitmapClusters {
     var counted: Set<Int> = []
 }
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// Whether the header says that the bitmaps were kept up to date.
     var vouchesForBitmaps: Bool {
         layout.version >= 3 && header.autoclear & Qcow2.Autoclear.bitmaps != 0

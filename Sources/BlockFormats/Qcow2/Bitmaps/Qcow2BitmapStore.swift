@@ -6,7 +6,7 @@ import BlockCore
 /// the extension in the header, which points to the directory and vouches for it; a barrier; then what the
 /// old directory referred to is released. Entries of the old directory say "in use" since before the first
 /// change, so that a crash leaves bitmaps that are inconsistent, or were stored.
-extension Qcow2Metadata {
+extension Qcow2State {
     /// Stores what changed. Durable on return; on failure the file has what it had, and leaks at worst.
     func storeBitmaps() throws(BlockError) {
         guard !isReadOnly, var set = bitmaps, set.needsStoring else { return }

@@ -112,7 +112,7 @@ extension Qcow2Driver: BitmapCapable {
     }
 
     /// Changes the set of bitmaps when no write is under way.
-    private func change(_ body: (Qcow2Metadata) throws(BlockError) -> Void) throws(BlockError) {
+    private func change(_ body: (Qcow2State) throws(BlockError) -> Void) throws(BlockError) {
         try exclusively { tables throws(BlockError) in
             if tables.isReadOnly {
                 throw BlockError(.readOnly, "Block node is read-only", path: file.filename)
@@ -137,7 +137,7 @@ extension Qcow2Driver: BitmapCapable {
     }
 }
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// The number of the bitmap of that name, whose bits can be relied on.
     ///
     /// - Throws: `notFound`; `corrupt` for an inconsistent one.

@@ -8,7 +8,7 @@ func hex(_ value: some BinaryInteger) -> String { String(value, radix: 16) }
 ///
 /// Tables are read from the file: the caller has written back what was cached. Used under the driver's lock.
 struct Qcow2CheckScope {
-    let tables: Qcow2Metadata
+    let tables: Qcow2State
     /// How many clusters the file has; the last may be a part of one.
     let fileClusters: Int
     /// One past the last cluster whose refcount is compared: an active L1 table that was never written may
@@ -19,7 +19,7 @@ struct Qcow2CheckScope {
     private static let overlappingEntries = 4 << 20
 
     /// - Throws: `io` when the length of the file cannot be learned.
-    init(_ tables: Qcow2Metadata) throws(BlockError) {
+    init(_ tables: Qcow2State) throws(BlockError) {
         self.tables = tables
         fileClusters = tables.layout.clusters(try tables.file.length())
         countedClusters = max(fileClusters, tables.endOfUnwrittenL1(fileClusters))

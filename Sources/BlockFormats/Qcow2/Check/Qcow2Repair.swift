@@ -15,7 +15,7 @@ extension Qcow2Driver: Checkable {
     }
 }
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// Checks that refcounts and references agree, and repairs what does not. What was cached is written.
     ///
     /// - Parameter isAutomatic: set when opening a dirty image repairs it: such a repair drops nothing that a
@@ -47,7 +47,7 @@ extension Qcow2Metadata {
 ///
 /// A crash in between leaves an image that is repaired again.
 struct Qcow2Repair: Surveying {
-    let tables: Qcow2Metadata
+    let tables: Qcow2State
     let isAutomatic: Bool
     /// Made anew for a file that has grown.
     var scope: Qcow2CheckScope
@@ -62,7 +62,7 @@ struct Qcow2Repair: Surveying {
 
     var layout: Qcow2Layout { tables.layout }
 
-    init(_ tables: Qcow2Metadata, isAutomatic: Bool) throws(BlockError) {
+    init(_ tables: Qcow2State, isAutomatic: Bool) throws(BlockError) {
         self.tables = tables
         self.isAutomatic = isAutomatic
         scope = try Qcow2CheckScope(tables)

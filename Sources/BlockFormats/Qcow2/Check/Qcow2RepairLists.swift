@@ -58,7 +58,7 @@ extension Qcow2Repair {
     }
 }
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// Leaves only some entries in the directory; what the others took is leaked. Allocates nothing.
     ///
     /// Order of writes: the header stops vouching for the directory, a barrier; the directory in its place, a

@@ -12,7 +12,7 @@ struct Qcow2Surveyor {
     /// What is set right on the way; `nil` for a survey that changes nothing.
     var refcountRepair: Qcow2RefcountRepair?
 
-    var tables: Qcow2Metadata { scope.tables }
+    var tables: Qcow2State { scope.tables }
     var layout: Qcow2Layout { scope.layout }
 
     init(_ scope: Qcow2CheckScope, repairing: Qcow2RefcountRepair? = nil) {

@@ -165,7 +165,7 @@ extension Qcow2Driver: Creatable, Measurable {
     ) throws(BlockError) {
         let data = GuestData(
             node: dataFile ?? file, child: dataFile == nil ? 0 : 1, encryption: encryption)
-        let tables = try Qcow2Metadata(file: file, data: data, header: plan.header, isReadOnly: false)
+        let tables = try Qcow2State(file: file, data: data, header: plan.header, isReadOnly: false)
         try tables.preallocate(0..<plan.header.virtualSize, plan.preallocation, fileIsZero: true)
         try finishWriting(tables)
     }

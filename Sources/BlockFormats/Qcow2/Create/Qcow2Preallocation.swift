@@ -1,6 +1,6 @@
 import BlockCore
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// How much of new L2 tables is put together before it is written, in bytes.
     private static let tableRunBytes = 2 << 20
 

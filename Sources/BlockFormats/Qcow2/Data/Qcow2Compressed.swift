@@ -64,7 +64,7 @@ struct CompressedPlace {
     var size: Int
 }
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// Finds room for `size` bytes (less than a cluster): behind the last compressed cluster where it fits.
     func allocateBytes(_ size: Int) throws(BlockError) -> CompressedPlace {
         file.emit(.clusterAllocateBytes)

@@ -90,7 +90,7 @@ extension Qcow2Layout {
     fileprivate func roundedUp(_ offset: Int) -> Int { offset.roundedUp(to: clusterSize) ?? Int.max }
 }
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// How many slices of refcounts are looked at.
     private static let slicesAtMost = 1 << 16
 

@@ -2,7 +2,7 @@ import BlockCore
 
 /// The space of freed clusters goes back to the file system in as few holes as there are runs: a hole costs
 /// the file system about as much as writing a cluster does.
-extension Qcow2Metadata {
+extension Qcow2State {
     /// Gives back the space of clusters that no entry in the file refers to, in any order. What fails stays
     /// with the file, unused.
     ///

@@ -22,11 +22,11 @@ extension Qcow2Driver {
     }
 }
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// Decides where the first part of a write to `guest` goes.
     ///
-    /// Its cluster must not become somebody else's before the data is there: the session keeps whoever changes
-    /// whole tables away until the grant is ended.
+    /// Its cluster must not become somebody else's before the data is there: the session keeps whoever
+    /// changes whole tables away until the grant is ended.
     func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
         var grant = layout.hasSubclusters ? try grantSubclusters(guest) : try grantClusters(guest)
         if data.encryption != nil { grant.form = .encrypted }

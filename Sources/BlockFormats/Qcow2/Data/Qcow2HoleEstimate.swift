@@ -16,7 +16,7 @@ struct Qcow2HoleEstimate {
     private var looks = 0
 
     /// `nil` where the answer is no: the file has all its space, or keeps no account of it.
-    init?(_ tables: Qcow2Metadata) throws(BlockError) {
+    init?(_ tables: Qcow2State) throws(BlockError) {
         guard let allocated = tables.file.allocatedSize() else { return nil }
         let real = allocated >> tables.layout.clusterBits
         threshold = max(real + real / 9, real + 2)

@@ -135,7 +135,7 @@ extension BlockNode {
     }
 }
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// How far the guest space without L2 tables goes; looked for up to `limit` bytes and somewhat more.
     func unmappedRun(_ guestOffset: Int, limit: Int) -> Int {
         let span = layout.guestBytesPerL2Table

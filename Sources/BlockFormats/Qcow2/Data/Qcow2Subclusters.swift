@@ -91,7 +91,7 @@ extension Qcow2Layout {
     }
 }
 
-extension Qcow2Metadata {
+extension Qcow2State {
     // MARK: Mapping
 
     /// The run of subclusters of one kind at `offset`, within one slice of its L2 table.

@@ -81,7 +81,8 @@ extension Qcow2Driver {
         try emptyKept(kept)
     }
 
-    /// Discards what lies in clusters that keep their place and read as zeroes, while the request is in flight.
+    /// Discards what lies in clusters that keep their place and read as zeroes, while the request is in
+    /// flight.
     ///
     /// Where a hole is no zeroes to the reader, the entries that say so are durable before.
     func emptyKept(_ ranges: [Range<Int>]) throws(BlockError) {

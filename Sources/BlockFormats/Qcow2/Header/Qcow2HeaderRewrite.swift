@@ -1,6 +1,6 @@
 import BlockCore
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// Replaces header, extensions and backing name, durably, once everything that they refer to is; the name
     /// moves when the extensions need its place.
     ///

@@ -1,7 +1,7 @@
 import BlockCore
 
 /// What a cut file may lack beside the disk's plain clusters.
-extension Qcow2Metadata {
+extension Qcow2State {
     /// The most entries of snapshots' tables that are looked at.
     private static let entriesAtMost = 1 << 22
 

@@ -103,7 +103,7 @@ struct Qcow2Snapshot: Sendable, Equatable {
     }
 }
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// Reads the snapshot table.
     ///
     /// - Parameter checksPlaces: whether an L1 table that lies where none can is an error.

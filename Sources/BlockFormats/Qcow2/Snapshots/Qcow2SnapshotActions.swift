@@ -126,7 +126,7 @@ extension Qcow2Driver: SnapshotCapable {
     }
 }
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// What a data file holds cannot be shared: every guest cluster has one place there.
     func checkMayShare() throws(BlockError) {
         if data.isExternal { throw BlockError(.unsupported, "Operation not supported", path: file.filename) }

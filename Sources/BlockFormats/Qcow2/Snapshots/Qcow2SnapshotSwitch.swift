@@ -14,7 +14,7 @@ import BlockCore
 /// What the header referred to before is not touched until the end, so a crash leaves the state before or the
 /// state after, without a leak; and a failure leaves nothing to repair. Used under the driver's lock.
 struct Qcow2SnapshotSwitch {
-    let tables: Qcow2Metadata
+    let tables: Qcow2State
     private let store: Qcow2Allocator
     /// What the header becomes.
     var header: Qcow2Header
@@ -27,7 +27,7 @@ struct Qcow2SnapshotSwitch {
     private var layout: Qcow2Layout { tables.layout }
 
     /// - Parameter store: of the same image, keeping a shadow.
-    private init(_ tables: Qcow2Metadata, _ store: Qcow2Allocator) {
+    private init(_ tables: Qcow2State, _ store: Qcow2Allocator) {
         self.tables = tables
         self.store = store
         header = tables.header
@@ -36,7 +36,7 @@ struct Qcow2SnapshotSwitch {
 
     /// Makes the changes of `body`, or none of them.
     static func run(
-        _ tables: Qcow2Metadata, _ body: (inout Qcow2SnapshotSwitch) throws(BlockError) -> Void
+        _ tables: Qcow2State, _ body: (inout Qcow2SnapshotSwitch) throws(BlockError) -> Void
     ) throws(BlockError) {
         try tables.commit()
         try tables.writeRefcounts()
@@ -274,7 +274,7 @@ struct Qcow2SnapshotSwitch {
     }
 }
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// After a failure: the file has the old state, and refcounts are loaded from there when needed.
     fileprivate func forgetShadow() {
         loadedRefcounts = nil

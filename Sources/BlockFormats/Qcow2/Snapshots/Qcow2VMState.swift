@@ -53,7 +53,7 @@ extension Qcow2Driver: VMStateCapable {
     }
 }
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// Lets the L1 table reach to the end of `count` bytes of state at `offset`, and answers where in guest
     /// space they go.
     fileprivate func makeStateRoom(for offset: Int, count: Int) throws(BlockError) -> Int {

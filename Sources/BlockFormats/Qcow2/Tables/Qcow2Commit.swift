@@ -1,7 +1,7 @@
 import BlockCore
 
-/// What was changed in memory goes to the file, in the order that ``Qcow2Metadata`` tells.
-extension Qcow2Metadata {
+/// What was changed in memory goes to the file, in the order that ``Qcow2State`` tells.
+extension Qcow2State {
     // MARK: Freeing
 
     /// Takes a reference from clusters once nothing durable refers to them any more.

@@ -1,7 +1,7 @@
 import BlockCore
 
 /// A flush does not keep the tables' lock while the file is written: see ``TableWrites``.
-extension Qcow2Metadata {
+extension Qcow2State {
     /// What was taken out besides parts of the caches.
     struct Held {
         var l1: Range<Int>?

@@ -66,7 +66,7 @@ struct Qcow2OverlapChecks: OptionSet, Sendable {
     init(rawValue: UInt16) { self.rawValue = rawValue }
 }
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// Whether a write must keep away from a cluster, as far as the checks that are on know.
     func isGuarded(_ cluster: Int) throws(BlockError) -> Bool {
         if overlapChecks == .cached || isRepairing { return try holdsMetadata(cluster) }

@@ -43,7 +43,7 @@ struct Qcow2Protection {
     var inactiveTables: Set<UInt64> = []
 }
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// Refuses changes to an image in which damage was met.
     func checkSound() throws(BlockError) {
         if let damage { throw damage }

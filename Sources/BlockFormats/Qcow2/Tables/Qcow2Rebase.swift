@@ -1,7 +1,7 @@
 import BlockCore
 
 extension Qcow2Driver: Rebasable {
-    /// The image names the old file or the new one after a crash: see ``Qcow2Metadata/rewriteHeader(to:)``.
+    /// The image names the old file or the new one after a crash: see ``Qcow2State/rewriteHeader(to:)``.
     public func changeBacking(to backing: BackingReference?) throws(BlockError) {
         try exclusively { tables throws(BlockError) in
             guard backing == nil || !tables.header.keepsDataFileRaw else {

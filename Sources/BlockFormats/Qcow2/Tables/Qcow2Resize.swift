@@ -13,7 +13,8 @@ extension Qcow2Driver: Resizable {
             return try exclusively { tables throws(BlockError) in try tables.shrink(to: virtualSize) }
         }
         try exclusively { tables throws(BlockError) in try tables.makeRoom(for: virtualSize) }
-        try guest.clearTail(before..<min(virtualSize, before.roundedUp(to: layout.clusterSize) ?? virtualSize))
+        try guest.clearTail(
+            before..<min(virtualSize, before.roundedUp(to: layout.clusterSize) ?? virtualSize))
         try guest.hideBacking(before..<virtualSize)
         try growData(before..<virtualSize, preallocation)
         try exclusively { tables throws(BlockError) in
@@ -63,7 +64,7 @@ extension Qcow2Driver: Resizable {
     }
 }
 
-extension Qcow2Metadata {
+extension Qcow2State {
     /// Lets the tables reach to `size`, and unmaps what an interrupted shrinking or another program left past
     /// the end. A longer L1 table goes to a new place, durable, before the header has it.
     fileprivate func makeRoom(for size: Int) throws(BlockError) {

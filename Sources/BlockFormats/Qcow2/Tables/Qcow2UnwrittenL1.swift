@@ -1,7 +1,7 @@
 import BlockCore
 
 /// An active L1 table that was never written may lie behind the end of the file, where it reads as zeroes.
-extension Qcow2Metadata {
+extension Qcow2State {
     /// One past the last cluster of an active L1 table that lies behind the end of the file; 0 for none.
     func endOfUnwrittenL1(_ fileClusters: Int) -> Int {
         let first = header.l1Offset >> layout.clusterBits

@@ -8,7 +8,7 @@ import BlockCore
 /// the L2 entries that refer to them; after another, the L1 entries that refer to new L2 tables; after the
 /// last, refcounts of what is no longer referred to go down. A crash between any two leaves leaks at worst.
 /// Unchecked: only the driver's monitor hands it from thread to thread.
-final class Qcow2Metadata: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
+final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
     let file: BlockNode
     /// Where the guest's plain data is.
     let data: GuestData
