@@ -41,9 +41,14 @@ struct ChainScenario {
         let format = isRaw || backing == nil && random.number(in: 0..<2) == 0 ? "raw" : "qcow2"
         var options = try opener.createOptions(format: format, filename: name)
         try options.set(.size, to: String(size))
-        try options.set(.clusterSize, to: ["512", "4096", "65536"][random.number(in: 0..<3)])
-        try options.set(.compat, to: random.number(in: 0..<4) == 0 ? "0.10" : "1.1")
-        try options.set(.backingFile, to: backing)
+        let clusterSize = ["512", "4096", "65536"][random.number(in: 0..<3)]
+        let version = random.number(in: 0..<4) == 0 ? "0.10" : "1.1"
+        // A raw disk has none of these.
+        if format == "qcow2" {
+            try options.set(.clusterSize, to: clusterSize)
+            try options.set(.compat, to: version)
+            try options.set(.backingFile, to: backing)
+        }
         if let backing { try options.set(.backingFormat, to: try Self.format(of: backing, in: store)) }
         try opener.create(name, format: format, options: options)
         let node = try opener.open(name, format: format, settings: OpenSettings(readOnly: false))
