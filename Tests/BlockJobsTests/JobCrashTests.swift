@@ -48,8 +48,8 @@ struct ChainScenario {
             try options.set(.clusterSize, to: clusterSize)
             try options.set(.compat, to: version)
             try options.set(.backingFile, to: backing)
+            if let backing { try options.set(.backingFormat, to: try Self.format(of: backing, in: store)) }
         }
-        if let backing { try options.set(.backingFormat, to: try Self.format(of: backing, in: store)) }
         try opener.create(name, format: format, options: options)
         let node = try opener.open(name, format: format, settings: OpenSettings(readOnly: false))
         for _ in 0..<random.number(in: 3..<9) {
