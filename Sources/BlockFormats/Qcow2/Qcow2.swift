@@ -125,6 +125,37 @@ struct Qcow2Layout: Sendable, Equatable {
     /// The number of clusters that `bytes` take.
     func clusters(_ bytes: Int) -> Int { (bytes >> clusterBits) + (bytes & (clusterSize - 1) == 0 ? 0 : 1) }
 
+    /// The cluster in which a byte of the file lies.
+    @inline(__always)
+    func cluster(at offset: HostOffset) -> HostCluster { HostCluster(offset.bytes >> clusterBits) }
+    /// Where a cluster starts.
+    @inline(__always)
+    func offset(of cluster: HostCluster) -> HostOffset { HostOffset(cluster.index << clusterBits) }
+    /// The bytes of the file that a cluster has.
+    func bytes(of cluster: HostCluster) -> Range<Int> {
+        let start = offset(of: cluster).bytes
+        return start..<start + clusterSize
+    }
+    /// The clusters of a table of so many bytes, which starts with a cluster.
+    func clusters(at offset: HostOffset, bytes: Int) -> Range<HostCluster> {
+        let first = cluster(at: offset)
+        return first..<first + clusters(bytes)
+    }
+    /// One past the last cluster of a file of so many bytes.
+    func endCluster(ofFile bytes: Int) -> HostCluster { HostCluster(clusters(bytes)) }
+    /// The place in an entry of an L1 or refcount table, whose other bits are left out.
+    @inline(__always)
+    func offset(in entry: UInt64) -> HostOffset { HostOffset(Int(entry & L2Entry.offsetMask)) }
+    /// The cluster that an entry of an L1 or refcount table refers to.
+    @inline(__always)
+    func cluster(in entry: UInt64) -> HostCluster { cluster(at: offset(in: entry)) }
+    /// The number of the refcount block that counts a cluster.
+    @inline(__always)
+    func refcountBlock(of cluster: HostCluster) -> Int { cluster.index / refcountsPerBlock }
+    /// The first cluster that a refcount block counts.
+    @inline(__always)
+    func firstCluster(ofBlock index: Int) -> HostCluster { HostCluster(index * refcountsPerBlock) }
+
     func roundedDown(_ offset: Int) -> Int { offset & ~(clusterSize - 1) }
     func isAligned(_ offset: Int) -> Bool { offset & (clusterSize - 1) == 0 }
 }
@@ -175,6 +206,13 @@ struct L2Entry: Equatable, Sendable {
         let sizeMask: UInt64 = (1 << UInt64(layout.clusterBits - 8)) - 1
         let sectors = Int((raw >> shift) & sizeMask) + 1
         return offset..<(offset & ~(Qcow2.sectorBytes - 1)) + sectors * Qcow2.sectorBytes
+    }
+
+    /// The clusters in which they lie.
+    func compressedClusters(_ layout: Qcow2Layout) -> Range<HostCluster> {
+        let range = compressedRange(layout)
+        let last = layout.cluster(at: HostOffset(range.upperBound - 1))
+        return layout.cluster(at: HostOffset(range.lowerBound))..<last + 1
     }
 
     /// The entry for `size` compressed bytes at `offset`; `nil` where the offset does not fit.

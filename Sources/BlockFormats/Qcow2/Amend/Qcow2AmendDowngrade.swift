@@ -148,7 +148,7 @@ private struct ZeroExpansion {
     /// changed where it is.
     func expand(table: Int, guest: Int, isActive: Bool) throws(BlockError) {
         let store = try tables.refcounts()
-        let cluster = table >> layout.clusterBits
+        let cluster = layout.cluster(at: HostOffset(table))
         let isForeign =
             tables.protection?.areas.contains(cluster) == true
             || store.table.contains { Int($0 & L2Entry.offsetMask) == table }
@@ -187,15 +187,16 @@ private struct ZeroExpansion {
             try tables.checkDataOffset(entry, guest: guest)
             try tables.checkGuestClusters(entry.hostOffset, count: 1)
             // Only this table refers to it, and calls it zero: its bytes may change.
-            if try store.refcount(of: entry.hostOffset >> layout.clusterBits) == users {
+            if try store.refcount(of: layout.cluster(at: HostOffset(entry.hostOffset))) == users {
                 try fill(entry.hostOffset, guest)
                 return L2Entry(raw: entry.raw & ~L2Entry.zeroFlag)
             }
         }
         let cluster = try store.allocate(1)
-        try fill(cluster << layout.clusterBits, guest)
+        let offset = layout.offset(of: cluster).bytes
+        try fill(offset, guest)
         if users != 1 { try store.set(cluster, to: users) }
-        let raw = UInt64(cluster << layout.clusterBits)
+        let raw = UInt64(offset)
         return L2Entry(raw: mayBeOwn ? raw | L2Entry.copiedFlag : raw)
     }
 

@@ -274,8 +274,8 @@ extension Qcow2State {
 
     private func checkDirectoryIsOwn(_ place: Qcow2BitmapExtension) throws(BlockError) {
         let store = try refcounts()
-        let first = place.directoryOffset >> layout.clusterBits
-        for cluster in first..<first + layout.clusters(place.directoryBytes) {
+        let clusters = layout.clusters(at: HostOffset(place.directoryOffset), bytes: place.directoryBytes)
+        for cluster in clusters {
             guard try store.refcount(of: cluster) == 1 else {
                 throw condemn("The bitmap directory is in cluster \(cluster), which it has not to itself")
             }

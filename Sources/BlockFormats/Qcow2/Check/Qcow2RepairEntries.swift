@@ -67,13 +67,9 @@ extension Qcow2CheckScope {
 
 extension L2Entry {
     /// The clusters that the entry says are its own, wherever they may be.
-    func hostClusters(_ layout: Qcow2Layout) -> Range<Int> {
-        if isCompressed {
-            let range = compressedRange(layout)
-            let last = (range.upperBound - 1) >> layout.clusterBits
-            return range.lowerBound >> layout.clusterBits..<last + 1
-        }
-        let cluster = hostOffset >> layout.clusterBits
-        return hostOffset == 0 ? 0..<0 : cluster..<cluster + 1
+    func hostClusters(_ layout: Qcow2Layout) -> Range<HostCluster> {
+        if isCompressed { return compressedClusters(layout) }
+        let cluster = layout.cluster(at: HostOffset(hostOffset))
+        return cluster..<(hostOffset == 0 ? cluster : cluster + 1)
     }
 }

@@ -19,7 +19,7 @@ extension Qcow2State {
         let end = data.isExternal ? guest.upperBound : whole
         while offset < guest.upperBound {
             let tables = missingTables(offset..<end)
-            if tables > 0, try lastMetadata() ?? 0 < refcounts().virginCluster {
+            if tables > 0, try lastMetadata() ?? HostCluster(0) < refcounts().virginCluster {
                 let part = offset..<min(end, offset + tables * layout.guestBytesPerL2Table)
                 try preallocate(tables: tables, for: part, mode, fileIsZero: fileIsZero)
                 offset = part.upperBound

@@ -75,7 +75,7 @@ extension Qcow2State {
             place = room
         } else {
             try padCompressedEnd()
-            place = CompressedPlace(hostOffset: try store.allocate(1) << layout.clusterBits, size: size)
+            place = CompressedPlace(hostOffset: layout.offset(of: try store.allocate(1)).bytes, size: size)
         }
         freeByteOffset = place.hostOffset + size
         if layout.isAligned(freeByteOffset) { freeByteOffset = 0 }
@@ -85,7 +85,7 @@ extension Qcow2State {
     /// Room in the cluster that is partly used, going on into a new one where that follows it directly.
     private func roomBehindLast(_ size: Int, _ store: Qcow2Allocator) throws(BlockError) -> CompressedPlace? {
         guard freeByteOffset > 0 else { return nil }
-        let current = freeByteOffset >> layout.clusterBits
+        let current = layout.cluster(at: HostOffset(freeByteOffset))
         let count = try store.refcount(of: current)
         guard count > 0, count < layout.maximumRefcount else { return nil }
         let room = layout.clusterSize - freeByteOffset & (layout.clusterSize - 1)
@@ -95,7 +95,7 @@ extension Qcow2State {
         }
         var start = freeByteOffset
         _ = try fillingNewClusters(1) { next throws(BlockError) in
-            if next >> layout.clusterBits == current + 1 { return try store.increment(current) }
+            if layout.cluster(at: HostOffset(next)) == current + 1 { return try store.increment(current) }
             try padCompressedEnd()
             start = next
         }
@@ -140,9 +140,8 @@ extension Qcow2State {
     func giveBackCompressed(_ grant: WriteGrant) {
         freeByteOffset = 0
         guard let store = try? refcounts() else { return }
-        let last = (grant.hostOffset + grant.tag >> 2 - 1) >> layout.clusterBits
-        for cluster in grant.hostOffset >> layout.clusterBits...last {
-            _ = try? store.decrement(cluster)
-        }
+        let first = layout.cluster(at: HostOffset(grant.hostOffset))
+        let last = layout.cluster(at: HostOffset(grant.hostOffset + grant.tag >> 2 - 1))
+        store.giveBack(first..<last + 1)
     }
 }

@@ -96,7 +96,7 @@ extension Qcow2State {
         let store = try refcounts()
         let virgin = store.virginCluster
         let first = try store.allocate(count)
-        grant.hostOffset = first << layout.clusterBits
+        grant.hostOffset = layout.offset(of: first).bytes
         grant.isVirgin = first >= virgin && data.isZeroInitialised
     }
 
@@ -153,8 +153,8 @@ extension Qcow2State {
         guard grant.tag == Qcow2Space.new, !grant.units.isEmpty, !data.isExternal,
             let store = try? refcounts()
         else { return }
-        let first = grant.hostOffset >> layout.clusterBits
-        store.giveBack(first..<layout.clusters(grant.place.upperBound))
+        let first = layout.cluster(at: HostOffset(grant.hostOffset))
+        store.giveBack(first..<layout.endCluster(ofFile: grant.place.upperBound))
     }
 }
 

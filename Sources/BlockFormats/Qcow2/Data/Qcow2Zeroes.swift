@@ -108,9 +108,9 @@ extension L2Entry {
     func hostRange(_ layout: Qcow2Layout) -> Range<Int> { hostOffset..<hostOffset + layout.clusterSize }
 }
 
-extension [Range<Int>] {
+extension Array {
     /// Adds a range, to the last one where it follows it.
-    mutating func add(_ range: Range<Int>) {
+    mutating func add<Bound>(_ range: Range<Bound>) where Element == Range<Bound> {
         if let end = last?.upperBound, end == range.lowerBound {
             self[count - 1] = self[count - 1].lowerBound..<range.upperBound
         } else {

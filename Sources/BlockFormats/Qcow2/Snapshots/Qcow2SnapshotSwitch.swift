@@ -22,7 +22,7 @@ struct Qcow2SnapshotSwitch {
     private var l1: [UInt64]
     private var hasNewL1 = false
     /// Tables that nothing refers to afterwards.
-    private var dropped: [Range<Int>] = []
+    private var dropped: [Range<HostCluster>] = []
 
     private var layout: Qcow2Layout { tables.layout }
 
@@ -42,7 +42,7 @@ struct Qcow2SnapshotSwitch {
         try tables.writeRefcounts()
         try tables.barrier()
         let length = try tables.file.length()
-        let firstMaybeFree = tables.loadedRefcounts?.firstMaybeFree ?? 0
+        let firstMaybeFree = tables.loadedRefcounts?.firstMaybeFree ?? HostCluster(0)
         tables.loadedRefcounts = nil
         var isWritten = false
         do throws(BlockError) {
@@ -70,11 +70,11 @@ struct Qcow2SnapshotSwitch {
         try rebuildActive(of: l1) { change, table, buffer throws(BlockError) in
             let isChanged = try change.shareEntries(of: buffer)
             guard isChanged else {
-                try change.store.increment(table >> change.layout.clusterBits)
+                try change.store.increment(change.layout.cluster(at: HostOffset(table)))
                 return UInt64(table)
             }
             let copy = try change.replace(table, with: buffer)
-            try change.store.increment(copy >> change.layout.clusterBits)
+            try change.store.increment(change.layout.cluster(at: HostOffset(copy)))
             return UInt64(copy)
         }
         return l1
@@ -85,7 +85,7 @@ struct Qcow2SnapshotSwitch {
         try rebuildActive(of: entries) { change, table, buffer throws(BlockError) in
             let isChanged = try change.shareEntries(of: buffer)
             guard isChanged else {
-                try change.store.increment(table >> change.layout.clusterBits)
+                try change.store.increment(change.layout.cluster(at: HostOffset(table)))
                 return UInt64(table)
             }
             return UInt64(try change.add(buffer)) | L2Entry.copiedFlag
@@ -98,7 +98,7 @@ struct Qcow2SnapshotSwitch {
             if try change.updateFlags(buffer) {
                 return UInt64(try change.replace(table, with: buffer)) | L2Entry.copiedFlag
             }
-            let count = try change.store.refcount(of: table >> change.layout.clusterBits)
+            let count = try change.store.refcount(of: change.layout.cluster(at: HostOffset(table)))
             return UInt64(table) | (count == 1 ? L2Entry.copiedFlag : 0)
         }
     }
@@ -115,7 +115,7 @@ struct Qcow2SnapshotSwitch {
                     try take(cluster)
                 }
             }
-            let table = offset >> layout.clusterBits
+            let table = layout.cluster(at: HostOffset(offset))
             if try tables.holdsFixedMetadata(table) { throw foreign(table) }
             try take(table)
         }
@@ -124,8 +124,7 @@ struct Qcow2SnapshotSwitch {
     /// Takes the reference to a table of `bytes` bytes at `offset`.
     mutating func drop(_ offset: Int, _ bytes: Int) throws(BlockError) {
         if bytes == 0 { return }
-        let first = offset >> layout.clusterBits
-        let clusters = first..<first + layout.clusters(bytes)
+        let clusters = layout.clusters(at: HostOffset(offset), bytes: bytes)
         for cluster in clusters { try take(cluster) }
         dropped.append(clusters)
     }
@@ -190,7 +189,7 @@ struct Qcow2SnapshotSwitch {
         for index in 0..<layout.entriesPerL2Table {
             let entry = layout.entry(index, of: buffer.bytes)
             guard !entry.isCompressed, entry.hostOffset != 0 else { continue }
-            let isOwn = try store.refcount(of: entry.hostOffset >> layout.clusterBits) == 1
+            let isOwn = try store.refcount(of: layout.cluster(at: HostOffset(entry.hostOffset))) == 1
             guard isOwn != entry.isCopied else { continue }
             set(entry.raw ^ L2Entry.copiedFlag, entry, index, buffer)
             isChanged = true
@@ -205,7 +204,7 @@ struct Qcow2SnapshotSwitch {
 
     /// Writes an L2 table to a new place.
     private func add(_ buffer: AlignedBuffer) throws(BlockError) -> Int {
-        let offset = try store.allocate(1) << layout.clusterBits
+        let offset = layout.offset(of: try store.allocate(1)).bytes
         try tables.file.write(buffer.bytes, at: offset)
         return offset
     }
@@ -215,14 +214,14 @@ struct Qcow2SnapshotSwitch {
         return try add(buffer)
     }
 
-    private func take(_ cluster: Int) throws(BlockError) {
+    private func take(_ cluster: HostCluster) throws(BlockError) {
         guard try store.refcount(of: cluster) > 0 else {
             throw tables.corrupt("Cluster \(cluster) is in use and not counted")
         }
         try store.decrement(cluster)
     }
 
-    private func foreign(_ cluster: Int) -> BlockError {
+    private func foreign(_ cluster: HostCluster) -> BlockError {
         tables.corrupt("A table entry refers to metadata at cluster \(cluster)")
     }
 
@@ -255,7 +254,7 @@ struct Qcow2SnapshotSwitch {
         guard tables.passesDiscards.ofOthers else { return }
         for clusters in dropped {
             for cluster in clusters where (try? store.refcount(of: cluster)) == 0 {
-                try? tables.file.discard(at: cluster << layout.clusterBits, count: layout.clusterSize)
+                try? tables.file.discard(at: layout.offset(of: cluster).bytes, count: layout.clusterSize)
             }
         }
     }

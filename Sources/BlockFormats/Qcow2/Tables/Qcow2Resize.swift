@@ -153,11 +153,11 @@ extension Qcow2State {
     private func dropTables(from guest: Int) throws(BlockError) {
         let span = layout.guestBytesPerL2Table
         let first = guest / span + (guest % span == 0 ? 0 : 1)
-        var dropped: [Int] = []
+        var dropped: [HostCluster] = []
         for index in first..<max(first, l1.count) where l1[index] & L2Entry.offsetMask != 0 {
             guard let table = try checkedTable(l1[index], index) else { continue }
             setL1(index, to: 0)
-            dropped.append(table >> layout.clusterBits)
+            dropped.append(layout.cluster(at: HostOffset(table)))
         }
         if dropped.isEmpty { return }
         file.emit(.l1ShrinkWrite)
@@ -171,20 +171,20 @@ extension Qcow2State {
         try protectMetadata()
         let store = try refcounts()
         let length = try file.length()
-        var clusters = layout.clusters(length)
-        while clusters > 0 {
-            guard store.hasBlock(for: clusters - 1) else {
-                clusters = (clusters - 1) / layout.refcountsPerBlock * layout.refcountsPerBlock
+        var used = layout.endCluster(ofFile: length)
+        while used > HostCluster(0) {
+            guard store.hasBlock(for: used - 1) else {
+                used = layout.firstCluster(ofBlock: layout.refcountBlock(of: used - 1))
                 continue
             }
-            guard try store.refcount(of: clusters - 1) == 0 else { break }
-            clusters -= 1
+            guard try store.refcount(of: used - 1) == 0 else { break }
+            used = used - 1
         }
         // Of what lies behind, nothing may be metadata that is not counted.
-        if let lost = try lastMetadata(), lost >= clusters {
+        if let lost = try lastMetadata(), lost >= used {
             throw condemn("Cluster \(lost) holds metadata and is not counted")
         }
-        let end = clusters << layout.clusterBits
+        let end = layout.offset(of: used).bytes
         if end < length { try truncate(file, to: end) }
     }
 

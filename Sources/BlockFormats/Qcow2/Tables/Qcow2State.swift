@@ -71,7 +71,7 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
 
     /// A run of clusters that loses one reference each.
     struct PendingFree {
-        var clusters: Range<Int>
+        var clusters: Range<HostCluster>
         /// The guest gave the data up: the file's space goes back too.
         var discards: Bool
         /// What is damaged stays leaked, and is no reason to stop.
@@ -129,7 +129,7 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
     func setL1(_ index: Int, to value: UInt64) {
         l1[index] = value
         if value & L2Entry.offsetMask != 0 {
-            _ = protection?.filter.insert(Int(value & L2Entry.offsetMask) >> layout.clusterBits)
+            _ = protection?.filter.insert(layout.cluster(in: value))
         }
         dirtyL1 = dirtyL1.union(index..<index + 1)
     }
@@ -163,7 +163,7 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
 
     /// Tables that were just made may not be in the file yet.
     func findEnd() throws(BlockError) {
-        let allocated = (loadedRefcounts?.virginCluster ?? 0) << layout.clusterBits
+        let allocated = layout.offset(of: loadedRefcounts?.virginCluster ?? HostCluster(0)).bytes
         knownEnd = max(try file.length(), allocated)
     }
 
@@ -223,7 +223,7 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
             if let old { try copyTable(from: old, to: offset) } else { try clearTable(offset) }
         }
         setL1(index, to: UInt64(offset) | L2Entry.copiedFlag)
-        if let old { release(old >> layout.clusterBits, count: 1) }
+        if let old { release(layout.cluster(at: HostOffset(old)), count: 1) }
         return offset
     }
 
@@ -240,14 +240,15 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
         let first =
             switch place {
             case .firstFree: try store.allocate(count)
-            case .behindCounted: try store.allocate(count, behindCountedFrom: 0)
+            case .behindCounted: try store.allocate(count, behindCountedFrom: HostCluster(0))
             case .behindEnd: try store.allocate(count, behindCountedFrom: store.virginCluster)
             }
-        do throws(BlockError) { try fill(first << layout.clusterBits) } catch {
+        let offset = layout.offset(of: first).bytes
+        do throws(BlockError) { try fill(offset) } catch {
             if !headerIsUncertain { store.giveBack(first..<first + count) }
             throw error
         }
-        return first << layout.clusterBits
+        return offset
     }
 
     /// The entries' sectors have their space in the file, also where the table was a hole.
