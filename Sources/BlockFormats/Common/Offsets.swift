@@ -17,6 +17,7 @@ struct GuestOffset: Hashable, Comparable, Strideable, Sendable {
 struct HostOffset: Hashable, Comparable, Strideable, Sendable {
     /// From the start of the file, in bytes.
     var bytes: Int
+    @inline(__always) static var zero: Self { Self(0) }
 
     @inline(__always) init(_ bytes: Int) { self.bytes = bytes }
     @inline(__always) static func < (left: Self, right: Self) -> Bool { left.bytes < right.bytes }

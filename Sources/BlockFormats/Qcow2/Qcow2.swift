@@ -158,6 +158,7 @@ struct Qcow2Layout: Sendable, Equatable {
 
     func roundedDown(_ offset: Int) -> Int { offset & ~(clusterSize - 1) }
     func isAligned(_ offset: Int) -> Bool { offset & (clusterSize - 1) == 0 }
+    func isAligned(_ offset: HostOffset) -> Bool { isAligned(offset.bytes) }
 }
 
 /// An entry of an L2 table (section "Cluster mapping").
@@ -175,7 +176,9 @@ struct L2Entry: Equatable, Sendable {
     static let zeroPlain = L2Entry(raw: zeroFlag)
 
     /// A cluster of plain data whose refcount is one.
-    static func data(at hostOffset: Int) -> L2Entry { L2Entry(raw: UInt64(hostOffset) | copiedFlag) }
+    static func data(at hostOffset: HostOffset) -> L2Entry {
+        L2Entry(raw: UInt64(hostOffset.bytes) | copiedFlag)
+    }
 
     enum Kind: Equatable {
         case unallocated
@@ -188,35 +191,39 @@ struct L2Entry: Equatable, Sendable {
     var isCopied: Bool { raw & Self.copiedFlag != 0 }
     var isCompressed: Bool { raw & Self.compressedFlag != 0 }
     /// Meaningless for compressed clusters.
-    var hostOffset: Int { Int(raw & Self.offsetMask) }
+    var hostOffset: HostOffset { HostOffset(Int(raw & Self.offsetMask)) }
 
     /// What the entry says; of an extended one, where the cluster is. Version 2 has no zero flag; only in a
     /// data file may a cluster lie at offset 0.
     func kind(_ layout: Qcow2Layout) -> Kind {
         if isCompressed { return .compressed }
         let isZero = layout.version >= 3 && !layout.hasSubclusters && raw & Self.zeroFlag != 0
-        if hostOffset == 0 && !(layout.hasDataFile && isCopied) { return isZero ? .zeroPlain : .unallocated }
+        if hostOffset == .zero && !(layout.hasDataFile && isCopied) {
+            return isZero ? .zeroPlain : .unallocated
+        }
         return isZero ? .zeroAllocated : .data
     }
 
     /// Where a compressed cluster's bytes are: the host range, whose end is rounded to a sector.
-    func compressedRange(_ layout: Qcow2Layout) -> Range<Int> {
+    func compressedRange(_ layout: Qcow2Layout) -> Range<HostOffset> {
         let shift = UInt64(layout.compressedSizeShift)
         let offset = Int(raw & ((1 << shift) - 1))
         let sizeMask: UInt64 = (1 << UInt64(layout.clusterBits - 8)) - 1
         let sectors = Int((raw >> shift) & sizeMask) + 1
-        return offset..<(offset & ~(Qcow2.sectorBytes - 1)) + sectors * Qcow2.sectorBytes
+        let end = (offset & ~(Qcow2.sectorBytes - 1)) + sectors * Qcow2.sectorBytes
+        return HostOffset(offset)..<HostOffset(end)
     }
 
     /// The clusters in which they lie.
     func compressedClusters(_ layout: Qcow2Layout) -> Range<HostCluster> {
         let range = compressedRange(layout)
-        let last = layout.cluster(at: HostOffset(range.upperBound - 1))
-        return layout.cluster(at: HostOffset(range.lowerBound))..<last + 1
+        let last = layout.cluster(at: range.upperBound - 1)
+        return layout.cluster(at: range.lowerBound)..<last + 1
     }
 
-    /// The entry for `size` compressed bytes at `offset`; `nil` where the offset does not fit.
-    static func compressed(at offset: Int, size: Int, _ layout: Qcow2Layout) -> L2Entry? {
+    /// The entry for `size` compressed bytes at `place`; `nil` where the offset does not fit.
+    static func compressed(at place: HostOffset, size: Int, _ layout: Qcow2Layout) -> L2Entry? {
+        let offset = place.bytes
         let shift = layout.compressedSizeShift
         guard offset >> shift == 0, size > 0 else { return nil }
         let sectors = (offset + size - 1) / Qcow2.sectorBytes - offset / Qcow2.sectorBytes

@@ -183,25 +183,25 @@ private struct ZeroExpansion {
     ) throws(BlockError) -> L2Entry {
         guard hasBelow(guest) else { return .unallocated }
         let store = try tables.refcounts()
-        if entry.hostOffset != 0 {
+        if entry.hostOffset != .zero {
             try tables.checkDataOffset(entry, guest: guest)
             try tables.checkGuestClusters(entry.hostOffset, count: 1)
             // Only this table refers to it, and calls it zero: its bytes may change.
-            if try store.refcount(of: layout.cluster(at: HostOffset(entry.hostOffset))) == users {
+            if try store.refcount(of: layout.cluster(at: entry.hostOffset)) == users {
                 try fill(entry.hostOffset, guest)
                 return L2Entry(raw: entry.raw & ~L2Entry.zeroFlag)
             }
         }
         let cluster = try store.allocate(1)
-        let offset = layout.offset(of: cluster).bytes
+        let offset = layout.offset(of: cluster)
         try fill(offset, guest)
         if users != 1 { try store.set(cluster, to: users) }
-        let raw = UInt64(offset)
+        let raw = UInt64(offset.bytes)
         return L2Entry(raw: mayBeOwn ? raw | L2Entry.copiedFlag : raw)
     }
 
-    private func fill(_ hostOffset: Int, _ guest: Int) throws(BlockError) {
-        try tables.data.writeZeroes(at: hostOffset, count: layout.clusterSize, guest: guest)
+    private func fill(_ hostOffset: HostOffset, _ guest: Int) throws(BlockError) {
+        try tables.data.writeZeroes(at: hostOffset.bytes, count: layout.clusterSize, guest: guest)
         tables.hasUnflushedWrites = true
     }
 }

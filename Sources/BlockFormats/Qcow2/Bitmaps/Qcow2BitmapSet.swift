@@ -181,7 +181,7 @@ extension Qcow2State {
                 continue
             }
             var bytes = buffer.mutableBytes
-            try file.read(into: &bytes, at: place.hostOffset)
+            try file.read(into: &bytes, at: place.hostOffset.bytes)
             bits.formUnion(bytes: buffer.bytes, at: index << layout.clusterBits)
         }
         return bits
@@ -195,7 +195,7 @@ extension Qcow2State {
         _ entry: Qcow2BitmapEntry, _ table: [UInt64], _ fileClusters: Int
     ) throws(BlockError) {
         if bitmapClusters.counted.insert(entry.position).inserted {
-            for raw in table where Qcow2BitmapTableEntry(raw: raw).hostOffset != 0 {
+            for raw in table where Qcow2BitmapTableEntry(raw: raw).hostOffset != .zero {
                 bitmapClusters.total += 1
             }
         }

@@ -160,8 +160,8 @@ extension Qcow2State {
         let table = try BigEndianTable.read(file, at: entry.tableOffset, count: entry.tableEntries)
             .map(Qcow2BitmapTableEntry.init(raw:))
         guard !table.contains(where: { $0.defect(layout, fileClusters: fileClusters) != nil }) else { return }
-        for place in table where place.hostOffset != 0 {
-            release(layout.cluster(at: HostOffset(place.hostOffset)), count: 1, leavesDamage: true)
+        for place in table where place.hostOffset != .zero {
+            release(layout.cluster(at: place.hostOffset), count: 1, leavesDamage: true)
             if hasTooManyFrees { try commit() }
         }
         release(

@@ -131,11 +131,10 @@ extension Qcow2Repair {
         for index in 0..<layout.entriesPerL2Table {
             let entry = layout.entry(index, of: buffer.bytes)
             let host = entry.hostOffset
-            guard entry.raw != 0, !entry.isCompressed, host != 0, layout.isAligned(host),
-                tables.data.isExternal || layout.clusters(host) < scope.fileClusters
+            guard entry.raw != 0, !entry.isCompressed, host != .zero, layout.isAligned(host),
+                tables.data.isExternal || layout.clusters(host.bytes) < scope.fileClusters
             else { continue }
-            let refcount =
-                tables.data.isExternal ? 1 : try allocator.refcount(of: layout.cluster(at: HostOffset(host)))
+            let refcount = tables.data.isExternal ? 1 : try allocator.refcount(of: layout.cluster(at: host))
             guard (refcount == 1) != entry.isCopied else { continue }
             note(
                 "ERROR OFLAG_COPIED data cluster: l2_entry=\(hex(entry.raw)) refcount=\(refcount)", repair,

@@ -61,7 +61,7 @@ extension Qcow2Repair {
         where entry.tableDefect(layout, fileClusters: scope.fileClusters) == nil {
             for raw in try BigEndianTable.read(tables.file, at: entry.tableOffset, count: entry.tableEntries)
             where raw != 0 {
-                body(layout.cluster(at: HostOffset(Qcow2BitmapTableEntry(raw: raw).hostOffset)))
+                body(layout.cluster(at: Qcow2BitmapTableEntry(raw: raw).hostOffset))
             }
         }
     }
@@ -71,7 +71,8 @@ extension Qcow2Repair {
         guard suspects?.mayContain(layout.cluster(at: HostOffset(offset))) == true else { return false }
         return (0..<layout.entriesPerL2Table).contains { index in
             let entry = layout.entry(index, of: buffer.bytes)
-            return entry.bitmapProblem(layout) != nil || scope.repaired(entry, guest: entry.hostOffset) != nil
+            return entry.bitmapProblem(layout) != nil
+                || scope.repaired(entry, guest: entry.hostOffset.bytes) != nil
         }
     }
 }

@@ -99,7 +99,7 @@ extension Qcow2Repair {
             let entry = layout.entry(index, of: buffer.bytes)
             let kind = entry.kind(layout)
             guard kind == .data || kind == .zeroAllocated else { continue }
-            if entry.hostOffset == guest &+ index &* layout.clusterSize { return false }
+            if entry.hostOffset.bytes == guest &+ index &* layout.clusterSize { return false }
             isUsed = true
         }
         return isUsed

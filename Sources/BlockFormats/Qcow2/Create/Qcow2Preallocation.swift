@@ -123,7 +123,7 @@ extension Qcow2State {
             let count = min(buffer.count, tables.count - done)
             var bytes = buffer.mutableBytes(0..<count)
             let first = done / layout.l2EntryBytes
-            let raw = L2Entry.data(at: cluster + first << layout.clusterBits).raw | flag
+            let raw = L2Entry.data(at: HostOffset(cluster) + first << layout.clusterBits).raw | flag
             layout.store(run: min(max(0, entries - first), count / layout.l2EntryBytes), raw, in: &bytes)
             try file.write(buffer.bytes(0..<count), at: tables.lowerBound + done)
         }

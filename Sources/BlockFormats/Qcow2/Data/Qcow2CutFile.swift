@@ -39,7 +39,7 @@ extension Qcow2Driver {
                 try tables.compressedRange(at: offset)
             }
             return EncodedPlace(
-                hostEnd: range.upperBound - Qcow2.sectorBytes + 1,
+                hostEnd: range.upperBound.bytes - Qcow2.sectorBytes + 1,
                 count: layout.clusterSize - offset & (layout.clusterSize - 1))
         case .zero, .unallocated: return EncodedPlace(hostEnd: 0, count: extent.length)
         }

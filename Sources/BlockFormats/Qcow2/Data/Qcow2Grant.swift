@@ -62,7 +62,7 @@ extension Qcow2State {
         let clusters = start - inside..<start - inside + count << layout.clusterBits
         let part = start..<min(guest.upperBound, clusters.upperBound)
         if isOwn && kind == .data {
-            return WriteGrant(inPlace: part, at: entry.hostOffset + inside, in: data.node)
+            return WriteGrant(inPlace: part, at: entry.hostOffset.bytes + inside, in: data.node)
         }
         let last: UInt64 = slice.bigEndian(at: (first + count - 1) * 8) ?? 0
         let lastKind = L2Entry(raw: last).kind(layout)
@@ -72,10 +72,11 @@ extension Qcow2State {
 
     /// Finds place for whole guest clusters, of which `used` is to be written.
     private func allocate(
-        _ clusters: Range<Int>, for used: Range<Int>, reusing: Int?, kinds: (L2Entry.Kind, L2Entry.Kind)
+        _ clusters: Range<Int>, for used: Range<Int>, reusing: HostOffset?,
+        kinds: (L2Entry.Kind, L2Entry.Kind)
     ) throws(BlockError) -> WriteGrant {
         var grant = WriteGrant(
-            new: used, units: clusters, at: reusing ?? 0, in: data.node, rest: .old,
+            new: used, units: clusters, at: reusing?.bytes ?? 0, in: data.node, rest: .old,
             tag: reusing == nil ? Qcow2Space.new : Qcow2Space.reused)
         grant.head = kinds.0.rest
         grant.tail = kinds.1.rest
@@ -124,18 +125,18 @@ extension Qcow2State {
     /// Calls `body`, which links it, for each cluster of a grant, and takes it off the grant.
     func eachCluster(
         of grant: inout WriteGrant,
-        _ body: (_ guest: Int, _ host: Int, _ isReused: Bool) throws(BlockError) -> Void
+        _ body: (_ guest: Int, _ host: HostOffset, _ isReused: Bool) throws(BlockError) -> Void
     ) throws(BlockError) {
         hasUnflushedWrites = true
         let lead = grant.units.lowerBound - layout.roundedDown(grant.units.lowerBound)
         var guest = grant.units.lowerBound - lead
-        var host = grant.hostOffset - lead
+        var host = HostOffset(grant.hostOffset - lead)
         while guest < grant.units.upperBound {
             try body(guest, host, grant.tag == Qcow2Space.reused)
             guest += layout.clusterSize
             host += layout.clusterSize
             grant.units = min(guest, grant.units.upperBound)..<grant.units.upperBound
-            grant.hostOffset = host
+            grant.hostOffset = host.bytes
         }
     }
 

@@ -46,8 +46,9 @@ extension Qcow2Driver {
         while done < count {
             let batch = try compressedBatch(at: offset + done, limit: count - done)
             file.emit(.readCompressed)
-            let bytes = try file.readBuffer(at: batch.hostRange.lowerBound, count: batch.hostRange.count)
-            let stored = try file.storedCount(at: batch.hostRange.lowerBound, count: bytes.count)
+            let start = batch.hostRange.lowerBound.bytes
+            let bytes = try file.readBuffer(at: start, count: batch.hostRange.count)
+            let stored = try file.storedCount(at: start, count: bytes.count)
             for cluster in batch.clusters {
                 let inside = (offset + done) & (layout.clusterSize - 1)
                 let part = min(layout.clusterSize - inside, count - done)
@@ -62,7 +63,7 @@ extension Qcow2Driver {
                     // The last sector need not be whole: entries count sectors.
                     guard held < cluster.count else { throw error }
                     throw try file.cutError(
-                        "A compressed cluster", end: cluster.upperBound, at: cluster.lowerBound)
+                        "A compressed cluster", end: cluster.upperBound.bytes, at: cluster.lowerBound.bytes)
                 }
                 done += part
                 if done == count { break }
@@ -72,8 +73,8 @@ extension Qcow2Driver {
 
     /// Compressed clusters that follow each other for the guest and lie close together in the file.
     private struct CompressedBatch {
-        var hostRange: Range<Int>
-        var clusters: [Range<Int>]
+        var hostRange: Range<HostOffset>
+        var clusters: [Range<HostOffset>]
         static let maximumBytes = 2 << 20
         static let maximumGap = 65536
     }
@@ -182,12 +183,12 @@ extension Qcow2State {
         return Extent(status(kind, host: entry.hostOffset + inside), length: length, child: data.child)
     }
 
-    private func status(_ kind: L2Entry.Kind, host: Int) -> Extent.Status {
+    private func status(_ kind: L2Entry.Kind, host: HostOffset) -> Extent.Status {
         switch kind {
         case .unallocated: .unallocated
         case .zeroPlain: .zero(hostOffset: nil)
-        case .zeroAllocated: .zero(hostOffset: host)
-        case .data: .data(hostOffset: host)
+        case .zeroAllocated: .zero(hostOffset: host.bytes)
+        case .data: .data(hostOffset: host.bytes)
         case .compressed: .encoded(compressed: true)
         }
     }
@@ -198,7 +199,7 @@ extension Qcow2State {
     func checkDataOffset(_ entry: L2Entry, guest: Int) throws(BlockError) {
         let host = entry.hostOffset
         guard layout.isAligned(host) else { throw corrupt("Data cluster offset 0x\(hex(host)) unaligned") }
-        guard !data.isExternal || host == guest else {
+        guard !data.isExternal || host.bytes == guest else {
             throw corrupt(
                 "Cluster offset 0x\(hex(host)) in the data file does not match the guest offset "
                     + "0x\(hex(guest))")
@@ -206,7 +207,7 @@ extension Qcow2State {
     }
 
     /// The host bytes of the compressed cluster at a guest offset.
-    func compressedRange(at guestOffset: Int) throws(BlockError) -> Range<Int> {
+    func compressedRange(at guestOffset: Int) throws(BlockError) -> Range<HostOffset> {
         let entry = try entry(at: guestOffset)
         guard entry.isCompressed else { throw corrupt("The cluster is not compressed any more") }
         guard !data.isExternal else { throw corrupt("An image with a data file has a compressed cluster") }

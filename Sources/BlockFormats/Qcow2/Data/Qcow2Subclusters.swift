@@ -118,7 +118,7 @@ extension Qcow2State {
             length += run(of: kind, in: next, from: 0) * layout.subclusterSize
             index += 1
         }
-        let host = entry.hostOffset + inside
+        let host = entry.hostOffset.bytes + inside
         let status: Extent.Status =
             switch kind {
             case .unallocated: .unallocated
@@ -182,7 +182,7 @@ extension Qcow2State {
             if next.allocatedSubclusters & touched != touched { isAllocated = false }
         }
         if isAllocated {
-            return WriteGrant(inPlace: part, at: entry.hostOffset + inside, in: data.node)
+            return WriteGrant(inPlace: part, at: entry.hostOffset.bytes + inside, in: data.node)
         }
         let last = cachedEntry(slot, first + count - 1)
         return try allocateSubclusters(clusters, for: part, entry, last, isOwn: isOwn)
@@ -198,7 +198,7 @@ extension Qcow2State {
         var upper = completedEnd(used.upperBound, last, cluster: lastCluster, isOwn: isOwn)
         if data.isExternal { upper = min(upper, max(used.upperBound, header.virtualSize)) }
         var grant = WriteGrant(
-            new: used, units: lower..<upper, at: first.hostOffset, in: data.node, rest: .old,
+            new: used, units: lower..<upper, at: first.hostOffset.bytes, in: data.node, rest: .old,
             tag: isOwn ? Qcow2Space.reused : Qcow2Space.new)
         if lower >= used.lowerBound - used.lowerBound % layout.subclusterSize {
             grant.head = first.kind(ofSubcluster: layout.subcluster(used.lowerBound), layout).rest

@@ -66,7 +66,7 @@ extension Qcow2Driver {
                 if let new = Self.zeroed(old, layout, mayUnmap: unmaps) {
                     try tables.beginLazyRefcounts()
                     try tables.setEntry(at: guest, to: new)
-                    if new.hostOffset == 0 { tables.release(old, discards: discards) }
+                    if new.hostOffset == .zero { tables.release(old, discards: discards) }
                     if data.isExternal, !new.isCopied { given.add(guest..<guest + layout.clusterSize) }
                     if mayUnmap, new.isCopied { kept.add(new.hostRange(layout)) }
                     if tables.hasTooManyFrees { try tables.commit() }
@@ -105,7 +105,9 @@ extension Qcow2Driver {
 
 extension L2Entry {
     /// The cluster of plain data that the entry refers to.
-    func hostRange(_ layout: Qcow2Layout) -> Range<Int> { hostOffset..<hostOffset + layout.clusterSize }
+    func hostRange(_ layout: Qcow2Layout) -> Range<Int> {
+        hostOffset.bytes..<hostOffset.bytes + layout.clusterSize
+    }
 }
 
 extension Array {

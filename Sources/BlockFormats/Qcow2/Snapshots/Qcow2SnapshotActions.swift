@@ -247,7 +247,7 @@ extension Qcow2State {
         case .data, .zeroAllocated:
             // Clusters of a data file are not counted.
             if data.isExternal { return none }
-            let cluster = layout.cluster(at: HostOffset(entry.hostOffset))
+            let cluster = layout.cluster(at: entry.hostOffset)
             guard layout.isAligned(entry.hostOffset) else {
                 throw corrupt("Data cluster offset 0x\(hex(entry.hostOffset)) unaligned")
             }
@@ -329,8 +329,8 @@ extension Qcow2State {
         for index in 0..<layout.entriesPerL2Table {
             let (slot, entry) = try l2Slot(table: table, index: index)
             let old = cachedEntry(slot, entry)
-            guard !old.isCompressed, old.hostOffset != 0 else { continue }
-            let isOwn = try store.refcount(of: layout.cluster(at: HostOffset(old.hostOffset))) == 1
+            guard !old.isCompressed, old.hostOffset != .zero else { continue }
+            let isOwn = try store.refcount(of: layout.cluster(at: old.hostOffset)) == 1
             let new = isOwn ? old.raw | L2Entry.copiedFlag : old.raw & ~L2Entry.copiedFlag
             if new != old.raw { setCachedEntry(slot, entry, to: L2Entry(raw: new, bitmap: old.bitmap)) }
         }

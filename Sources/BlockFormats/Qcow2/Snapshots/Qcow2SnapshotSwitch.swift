@@ -188,8 +188,8 @@ struct Qcow2SnapshotSwitch {
         var isChanged = false
         for index in 0..<layout.entriesPerL2Table {
             let entry = layout.entry(index, of: buffer.bytes)
-            guard !entry.isCompressed, entry.hostOffset != 0 else { continue }
-            let isOwn = try store.refcount(of: layout.cluster(at: HostOffset(entry.hostOffset))) == 1
+            guard !entry.isCompressed, entry.hostOffset != .zero else { continue }
+            let isOwn = try store.refcount(of: layout.cluster(at: entry.hostOffset)) == 1
             guard isOwn != entry.isCopied else { continue }
             set(entry.raw ^ L2Entry.copiedFlag, entry, index, buffer)
             isChanged = true
@@ -287,7 +287,7 @@ extension Qcow2State {
         l1 = entries
         dirtyL1 = nil
         l2Cache.discardAll()
-        freeByteOffset = 0
+        freeByteOffset = .zero
         protection = nil
         knownEnd = 0
     }

@@ -24,7 +24,7 @@ extension Qcow2State {
         case .data, .zeroAllocated:
             // Clusters of a data file are not counted.
             if data.isExternal { return }
-            release(layout.cluster(at: HostOffset(entry.hostOffset)), count: 1, discards: discards)
+            release(layout.cluster(at: entry.hostOffset), count: 1, discards: discards)
         case .compressed:
             let clusters = entry.compressedClusters(layout)
             release(clusters.lowerBound, count: clusters.count)
@@ -68,7 +68,7 @@ extension Qcow2State {
         guard try store.decrement(cluster) == 0 else { return false }
         // What was cached of a table that lay there must not be written over its next contents.
         l2Cache.discard(layout.bytes(of: cluster))
-        if layout.cluster(at: HostOffset(freeByteOffset)) == cluster { freeByteOffset = 0 }
+        if layout.cluster(at: freeByteOffset) == cluster { freeByteOffset = .zero }
         return !isBeingEmptied && (free.discards || passesDiscards.ofOthers)
     }
 
@@ -252,7 +252,7 @@ extension Qcow2State {
         l2Cache.discardAll()
         pendingFrees = []
         dirtyL1 = nil
-        freeByteOffset = 0
+        freeByteOffset = .zero
         protection = nil
         knownEnd = 0
         l1 = try BigEndianTable.read(file, at: header.l1Offset, count: header.l1Entries)

@@ -219,15 +219,15 @@ extension Qcow2State {
     }
 
     /// Guards a write to clusters that an L2 entry calls the guest's own.
-    func checkGuestClusters(_ hostOffset: Int, count: Int) throws(BlockError) {
-        let first = layout.cluster(at: HostOffset(hostOffset))
+    func checkGuestClusters(_ hostOffset: HostOffset, count: Int) throws(BlockError) {
+        let first = layout.cluster(at: hostOffset)
         for cluster in first..<first + count where try isGuarded(cluster) {
             throw condemn("An L2 entry refers to metadata at cluster \(cluster)")
         }
         let end = hostOffset + count << layout.clusterBits
-        if end > knownEnd { try findEnd() }
+        if end.bytes > knownEnd { try findEnd() }
         // Space that was reserved behind the end of the file is counted.
-        if hostOffset >= knownEnd, try refcounts().refcount(of: first) == 0 {
+        if hostOffset.bytes >= knownEnd, try refcounts().refcount(of: first) == 0 {
             throw condemn("An L2 entry refers to cluster \(first), which is beyond the end of the file")
         }
     }

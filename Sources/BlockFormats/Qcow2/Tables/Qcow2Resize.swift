@@ -145,7 +145,7 @@ extension Qcow2State {
         guard entry.kind(layout) == .data, entry.isCopied else { return }
         if !data.isExternal { try checkGuestClusters(entry.hostOffset, count: 1) }
         let inside = size & (layout.clusterSize - 1)
-        try data.writeZeroes(at: entry.hostOffset + inside, count: end - size, guest: size, flags: [])
+        try data.writeZeroes(at: entry.hostOffset.bytes + inside, count: end - size, guest: size, flags: [])
         hasUnflushedWrites = true
     }
 

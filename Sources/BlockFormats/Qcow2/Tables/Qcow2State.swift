@@ -27,8 +27,8 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
     var pendingFrees: [PendingFree] = []
     /// Data or metadata went to the file since the last barrier.
     var hasUnflushedWrites = false
-    /// Where the next compressed cluster goes, if its host cluster has room; 0 for nowhere.
-    var freeByteOffset = 0
+    /// Where the next compressed cluster goes, if its host cluster has room; zero for nowhere.
+    var freeByteOffset = HostOffset.zero
     /// Refcounts need not be up to date in the file, because the dirty bit says so.
     var refcountsAreLazy = false
     /// A change of many entries failed half-way: the dirty bit stays for the next who opens the image.
