@@ -143,6 +143,12 @@ struct Qcow2Layout: Sendable, Equatable {
     }
     /// One past the last cluster of a file of so many bytes.
     func endCluster(ofFile bytes: Int) -> HostCluster { HostCluster(clusters(bytes)) }
+    /// The number of the L1 entry that maps a place on the disk.
+    @inline(__always)
+    func l1Index(of guest: GuestOffset) -> Int { guest.bytes / guestBytesPerL2Table }
+    /// The number of the L2 entry that maps a place on the disk, in its table.
+    @inline(__always)
+    func l2Index(of guest: GuestOffset) -> Int { (guest.bytes >> clusterBits) & (entriesPerL2Table - 1) }
     /// The place in an entry of an L1 or refcount table, whose other bits are left out.
     @inline(__always)
     func offset(in entry: UInt64) -> HostOffset { HostOffset(Int(entry & L2Entry.offsetMask)) }

@@ -37,10 +37,11 @@ extension Qcow2State {
         var isFound = false
         try eachL1 { entries, _ throws(BlockError) in
             for index in entries.indices where !isFound {
-                guard let table = try checkedTable(entries[index], index), visited.isFirstVisit(of: table)
+                guard let table = try checkedTable(entries[index], index),
+                    visited.isFirstVisit(of: table.bytes)
                 else { continue }
                 var bytes = buffer.mutableBytes
-                try file.read(into: &bytes, at: table)
+                try file.read(into: &bytes, at: table.bytes)
                 isFound = (0..<layout.entriesPerL2Table).contains { number in
                     layout.entry(number, of: buffer.bytes).isCompressed
                 }
@@ -146,12 +147,12 @@ private struct ZeroExpansion {
 
     /// Expands the entries of one L2 table, which snapshots may share: what it says stays the same, so it is
     /// changed where it is.
-    func expand(table: Int, guest: Int, isActive: Bool) throws(BlockError) {
+    func expand(table: HostOffset, guest: Int, isActive: Bool) throws(BlockError) {
         let store = try tables.refcounts()
-        let cluster = layout.cluster(at: HostOffset(table))
+        let cluster = layout.cluster(at: table)
         let isForeign =
             tables.protection?.areas.contains(cluster) == true
-            || store.table.contains { Int($0 & L2Entry.offsetMask) == table }
+            || store.table.contains { layout.offset(in: $0) == table }
         guard !isForeign else { throw tables.condemn("An L1 entry refers to metadata at cluster \(cluster)") }
         let users = try store.refcount(of: cluster)
         for index in 0..<layout.entriesPerL2Table {
@@ -184,7 +185,7 @@ private struct ZeroExpansion {
         guard hasBelow(guest) else { return .unallocated }
         let store = try tables.refcounts()
         if entry.hostOffset != .zero {
-            try tables.checkDataOffset(entry, guest: guest)
+            try tables.checkDataOffset(entry, guest: GuestOffset(guest))
             try tables.checkGuestClusters(entry.hostOffset, count: 1)
             // Only this table refers to it, and calls it zero: its bytes may change.
             if try store.refcount(of: layout.cluster(at: entry.hostOffset)) == users {

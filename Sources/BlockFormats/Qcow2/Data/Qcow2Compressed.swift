@@ -41,7 +41,7 @@ extension Qcow2Driver: CompressedWriting {
         let grant = try metadata.begin(unit) { tables throws(BlockError) -> WriteGrant in
             try tables.beginLazyRefcounts()
             // Before the data, so that the file can end in the middle of a cluster.
-            _ = try tables.changeableL2Slot(offset)
+            _ = try tables.changeableL2Slot(GuestOffset(offset))
             let place = try tables.allocateBytes(payload.byteCount)
             return WriteGrant(
                 new: unit, units: unit, at: place.hostOffset.bytes, in: file, rest: .keep,
@@ -118,19 +118,19 @@ extension Qcow2State {
     /// Points a cluster's entry to its compressed bytes.
     func linkCompressed(_ grant: inout WriteGrant) throws(BlockError) {
         let place = CompressedPlace(hostOffset: HostOffset(grant.hostOffset), size: grant.tag >> 2)
-        try set(place, at: grant.units.lowerBound)
+        try set(place, at: GuestOffset(grant.units.lowerBound))
         grant.tag = Qcow2Space.inPlace
         if hasTooManyFrees { try commit() }
     }
 
-    private func set(_ place: CompressedPlace, at guestOffset: Int) throws(BlockError) {
+    private func set(_ place: CompressedPlace, at guest: GuestOffset) throws(BlockError) {
         file.emit(.l2UpdateCompressed)
         hasUnflushedWrites = true
         guard let entry = L2Entry.compressed(at: place.hostOffset, size: place.size, layout) else {
             throw BlockError(
                 .noSpace, "The image file is too large for compressed clusters", path: file.filename)
         }
-        let (slot, index) = try changeableL2Slot(guestOffset)
+        let (slot, index) = try changeableL2Slot(guest)
         let old = cachedEntry(slot, index)
         setCachedEntry(slot, index, to: entry)
         release(old)

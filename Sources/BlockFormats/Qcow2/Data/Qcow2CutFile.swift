@@ -36,7 +36,7 @@ extension Qcow2Driver {
         case .data(let host): return EncodedPlace(hostEnd: host + extent.length, count: extent.length)
         case .encoded:
             let range = try metadata.withLock { tables throws(BlockError) in
-                try tables.compressedRange(at: offset)
+                try tables.compressedRange(at: GuestOffset(offset))
             }
             return EncodedPlace(
                 hostEnd: range.upperBound.bytes - Qcow2.sectorBytes + 1,

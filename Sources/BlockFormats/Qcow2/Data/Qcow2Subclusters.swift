@@ -95,15 +95,15 @@ extension Qcow2State {
     // MARK: Mapping
 
     /// The run of subclusters of one kind at `offset`, within one slice of its L2 table.
-    func subclusterExtent(at offset: Int, limit: Int, table: Int) throws(BlockError) -> Extent {
-        let (slot, first) = try l2Slot(table: table, index: l2Index(offset))
+    func subclusterExtent(at offset: Int, limit: Int, table: HostOffset) throws(BlockError) -> Extent {
+        let (slot, first) = try l2Slot(table: table, index: layout.l2Index(of: GuestOffset(offset)))
         let entry = cachedEntry(slot, first)
         try checkBitmap(entry, guest: offset)
         let inside = offset & (layout.clusterSize - 1)
         let start = layout.subcluster(offset)
         let kind = entry.kind(ofSubcluster: start, layout)
         let keepsPlace = entry.kind(layout) == .data
-        if keepsPlace { try checkDataOffset(entry, guest: offset - inside) }
+        if keepsPlace { try checkDataOffset(entry, guest: GuestOffset(offset - inside)) }
         let perSlice = l2Cache.sliceSize / layout.l2EntryBytes
         let equal = run(of: kind, in: entry, from: start)
         var length = equal * layout.subclusterSize - inside % layout.subclusterSize
@@ -157,10 +157,10 @@ extension Qcow2State {
     func grantSubclusters(_ guest: Range<Int>) throws(BlockError) -> WriteGrant {
         let start = guest.lowerBound
         let inside = start & (layout.clusterSize - 1)
-        let (slot, first) = try changeableL2Slot(start)
+        let (slot, first) = try changeableL2Slot(GuestOffset(start))
         let entry = cachedEntry(slot, first)
         let isOwn = entry.isCopied && entry.kind(layout) == .data
-        if isOwn { try checkDataOffset(entry, guest: start - inside) }
+        if isOwn { try checkDataOffset(entry, guest: GuestOffset(start - inside)) }
         let available = l2Cache.sliceSize / layout.l2EntryBytes - first
         let wanted = min(layout.clusters(inside + guest.count), available)
         var count = 1
@@ -248,7 +248,7 @@ extension Qcow2State {
         let units = grant.units
         try eachCluster(of: &grant) { guest, host, isReused throws(BlockError) in
             let old = try entry(at: guest)
-            let filled = layout.subclusterMask(units, inCluster: guest)
+            let filled = layout.subclusterMask(units, inCluster: guest.bytes)
             let zero = old.isCompressed ? 0 : old.zeroSubclusters
             let kept = isReused ? old.allocatedSubclusters : 0
             let new = L2Entry.data(at: host)

@@ -57,15 +57,15 @@ extension Qcow2Driver {
             let unmaps = mayUnmap && !tables.keepsDiscarded
             var guest = range.lowerBound
             while guest < range.upperBound {
-                if layout.version < 3, try tables.l2TableOffset(guest) == nil {
-                    let run = tables.unmappedRun(guest, limit: range.upperBound - guest)
+                if layout.version < 3, try tables.l2TableOffset(GuestOffset(guest)) == nil {
+                    let run = tables.unmappedRun(GuestOffset(guest), limit: range.upperBound - guest)
                     guest = run >= range.upperBound - guest ? range.upperBound : guest + run
                     continue
                 }
-                let old = try tables.entry(at: guest)
+                let old = try tables.entry(at: GuestOffset(guest))
                 if let new = Self.zeroed(old, layout, mayUnmap: unmaps) {
                     try tables.beginLazyRefcounts()
-                    try tables.setEntry(at: guest, to: new)
+                    try tables.setEntry(at: GuestOffset(guest), to: new)
                     if new.hostOffset == .zero { tables.release(old, discards: discards) }
                     if data.isExternal, !new.isCopied { given.add(guest..<guest + layout.clusterSize) }
                     if mayUnmap, new.isCopied { kept.add(new.hostRange(layout)) }

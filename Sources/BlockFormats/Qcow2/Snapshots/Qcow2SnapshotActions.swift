@@ -200,7 +200,7 @@ extension Qcow2State {
                 guard entry != .unallocated, let unused = try? self.clusters(of: entry) else { continue }
                 for cluster in unused { discard(cluster) }
             }
-            discard(layout.cluster(at: HostOffset(offset)))
+            discard(layout.cluster(at: offset))
         }
     }
 
@@ -228,13 +228,13 @@ extension Qcow2State {
 
     /// Calls `body` with every L2 table that an L1 table refers to, loaded into one reused buffer.
     func eachL2Table(
-        of l1: [UInt64], _ body: (_ offset: Int, _ bytes: AlignedBuffer) throws(BlockError) -> Void
+        of l1: [UInt64], _ body: (_ offset: HostOffset, _ bytes: AlignedBuffer) throws(BlockError) -> Void
     ) throws(BlockError) {
         let buffer = AlignedBuffer(count: layout.clusterSize)
         for index in l1.indices {
             guard let offset = try checkedTable(l1[index], index) else { continue }
             var bytes = buffer.mutableBytes
-            try file.read(into: &bytes, at: offset)
+            try file.read(into: &bytes, at: offset.bytes)
             try body(offset, buffer)
         }
     }
@@ -293,7 +293,7 @@ extension Qcow2State {
                 if entry == .unallocated { continue }
                 for cluster in try clusters(of: entry) { try body(cluster) }
             }
-            try body(layout.cluster(at: HostOffset(offset)))
+            try body(layout.cluster(at: offset))
         }
     }
 
@@ -305,7 +305,7 @@ extension Qcow2State {
                 let entry = L2Entry(raw: bytes.bytes.bigEndian(at: index * layout.l2EntryBytes) ?? 0)
                 if entry != .unallocated { release(entry, discards: discards) }
             }
-            release(layout.cluster(at: HostOffset(offset)), count: 1, discards: discards)
+            release(layout.cluster(at: offset), count: 1, discards: discards)
             if hasTooManyFrees { try commit() }
         }
     }
@@ -317,7 +317,7 @@ extension Qcow2State {
         for index in l1.indices {
             guard let table = try checkedTable(l1[index], index) else { continue }
             try setCopiedFlags(table: table, store)
-            let isOwn = try store.refcount(of: layout.cluster(at: HostOffset(table))) == 1
+            let isOwn = try store.refcount(of: layout.cluster(at: table)) == 1
             let entry = isOwn ? l1[index] | L2Entry.copiedFlag : l1[index] & ~L2Entry.copiedFlag
             if entry != l1[index] { setL1(index, to: entry) }
         }
@@ -325,7 +325,7 @@ extension Qcow2State {
         try barrier()
     }
 
-    private func setCopiedFlags(table: Int, _ store: Qcow2Allocator) throws(BlockError) {
+    private func setCopiedFlags(table: HostOffset, _ store: Qcow2Allocator) throws(BlockError) {
         for index in 0..<layout.entriesPerL2Table {
             let (slot, entry) = try l2Slot(table: table, index: index)
             let old = cachedEntry(slot, entry)

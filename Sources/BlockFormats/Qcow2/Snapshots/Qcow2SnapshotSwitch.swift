@@ -70,12 +70,12 @@ struct Qcow2SnapshotSwitch {
         try rebuildActive(of: l1) { change, table, buffer throws(BlockError) in
             let isChanged = try change.shareEntries(of: buffer)
             guard isChanged else {
-                try change.store.increment(change.layout.cluster(at: HostOffset(table)))
-                return UInt64(table)
+                try change.store.increment(change.layout.cluster(at: table))
+                return UInt64(table.bytes)
             }
             let copy = try change.replace(table, with: buffer)
-            try change.store.increment(change.layout.cluster(at: HostOffset(copy)))
-            return UInt64(copy)
+            try change.store.increment(change.layout.cluster(at: copy))
+            return UInt64(copy.bytes)
         }
         return l1
     }
@@ -85,10 +85,10 @@ struct Qcow2SnapshotSwitch {
         try rebuildActive(of: entries) { change, table, buffer throws(BlockError) in
             let isChanged = try change.shareEntries(of: buffer)
             guard isChanged else {
-                try change.store.increment(change.layout.cluster(at: HostOffset(table)))
-                return UInt64(table)
+                try change.store.increment(change.layout.cluster(at: table))
+                return UInt64(table.bytes)
             }
-            return UInt64(try change.add(buffer)) | L2Entry.copiedFlag
+            return UInt64(try change.add(buffer).bytes) | L2Entry.copiedFlag
         }
     }
 
@@ -96,10 +96,10 @@ struct Qcow2SnapshotSwitch {
     mutating func setFlags() throws(BlockError) {
         try rebuildActive(of: l1) { change, table, buffer throws(BlockError) in
             if try change.updateFlags(buffer) {
-                return UInt64(try change.replace(table, with: buffer)) | L2Entry.copiedFlag
+                return UInt64(try change.replace(table, with: buffer).bytes) | L2Entry.copiedFlag
             }
-            let count = try change.store.refcount(of: change.layout.cluster(at: HostOffset(table)))
-            return UInt64(table) | (count == 1 ? L2Entry.copiedFlag : 0)
+            let count = try change.store.refcount(of: change.layout.cluster(at: table))
+            return UInt64(table.bytes) | (count == 1 ? L2Entry.copiedFlag : 0)
         }
     }
 
@@ -115,7 +115,7 @@ struct Qcow2SnapshotSwitch {
                     try take(cluster)
                 }
             }
-            let table = layout.cluster(at: HostOffset(offset))
+            let table = layout.cluster(at: offset)
             if try tables.holdsFixedMetadata(table) { throw foreign(table) }
             try take(table)
         }
@@ -146,7 +146,7 @@ struct Qcow2SnapshotSwitch {
     /// Makes the active L1 table anew from `entries`, as `table` answers for each L2 table.
     private mutating func rebuildActive(
         of entries: [UInt64],
-        _ table: (inout Qcow2SnapshotSwitch, _ offset: Int, AlignedBuffer) throws(BlockError) -> UInt64
+        _ table: (inout Qcow2SnapshotSwitch, _ offset: HostOffset, AlignedBuffer) throws(BlockError) -> UInt64
     ) throws(BlockError) {
         var new = entries
         let buffer = AlignedBuffer(count: layout.clusterSize)
@@ -157,7 +157,7 @@ struct Qcow2SnapshotSwitch {
                 continue
             }
             var bytes = buffer.mutableBytes
-            try tables.file.read(into: &bytes, at: offset)
+            try tables.file.read(into: &bytes, at: offset.bytes)
             new[index] = try table(&self, offset, buffer)
         }
         guard new != tables.l1 else { return }
@@ -203,14 +203,16 @@ struct Qcow2SnapshotSwitch {
     }
 
     /// Writes an L2 table to a new place.
-    private func add(_ buffer: AlignedBuffer) throws(BlockError) -> Int {
-        let offset = layout.offset(of: try store.allocate(1)).bytes
-        try tables.file.write(buffer.bytes, at: offset)
+    private func add(_ buffer: AlignedBuffer) throws(BlockError) -> HostOffset {
+        let offset = layout.offset(of: try store.allocate(1))
+        try tables.file.write(buffer.bytes, at: offset.bytes)
         return offset
     }
 
-    private mutating func replace(_ table: Int, with buffer: AlignedBuffer) throws(BlockError) -> Int {
-        try drop(table, layout.clusterSize)
+    private mutating func replace(
+        _ table: HostOffset, with buffer: AlignedBuffer
+    ) throws(BlockError) -> HostOffset {
+        try drop(table.bytes, layout.clusterSize)
         return try add(buffer)
     }
 

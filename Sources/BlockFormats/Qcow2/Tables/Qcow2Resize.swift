@@ -84,14 +84,14 @@ extension Qcow2State {
     private func unmap(_ range: Range<Int>) throws(BlockError) {
         var guest = range.lowerBound
         while guest < range.upperBound {
-            if try l2TableOffset(guest) == nil {
-                let run = unmappedRun(guest, limit: range.upperBound - guest)
+            if try l2TableOffset(GuestOffset(guest)) == nil {
+                let run = unmappedRun(GuestOffset(guest), limit: range.upperBound - guest)
                 guest = run >= range.upperBound - guest ? range.upperBound : guest + run
                 continue
             }
-            let old = try entry(at: guest)
+            let old = try entry(at: GuestOffset(guest))
             if old != .unallocated {
-                try setEntry(at: guest, to: .unallocated)
+                try setEntry(at: GuestOffset(guest), to: .unallocated)
                 release(old, discards: true)
                 if hasTooManyFrees { try commit() }
             }
@@ -141,7 +141,7 @@ extension Qcow2State {
     /// What lies in the last cluster past the new end must read as zero should the disk grow again.
     private func clearTail(_ size: Int, upTo end: Int) throws(BlockError) {
         guard size < end else { return }
-        let entry = try entry(at: size)
+        let entry = try entry(at: GuestOffset(size))
         guard entry.kind(layout) == .data, entry.isCopied else { return }
         if !data.isExternal { try checkGuestClusters(entry.hostOffset, count: 1) }
         let inside = size & (layout.clusterSize - 1)
@@ -157,7 +157,7 @@ extension Qcow2State {
         for index in first..<max(first, l1.count) where l1[index] & L2Entry.offsetMask != 0 {
             guard let table = try checkedTable(l1[index], index) else { continue }
             setL1(index, to: 0)
-            dropped.append(layout.cluster(at: HostOffset(table)))
+            dropped.append(layout.cluster(at: table))
         }
         if dropped.isEmpty { return }
         file.emit(.l1ShrinkWrite)
