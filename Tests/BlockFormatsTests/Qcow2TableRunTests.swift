@@ -105,7 +105,7 @@ import Testing
     @Test func continuations() {
         let layout = Qcow2Layout(version: 3, clusterBits: 9, refcountOrder: 4)
         let table = AlignedBuffer(count: 512)
-        let first = L2Entry.data(at: 0x7000)
+        let first = L2Entry.data(at: HostOffset(0x7000))
         for broken in 1...64 {
             var bytes = table.mutableBytes
             for index in 0..<64 {

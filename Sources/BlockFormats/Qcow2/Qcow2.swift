@@ -125,8 +125,46 @@ struct Qcow2Layout: Sendable, Equatable {
     /// The number of clusters that `bytes` take.
     func clusters(_ bytes: Int) -> Int { (bytes >> clusterBits) + (bytes & (clusterSize - 1) == 0 ? 0 : 1) }
 
+    /// The cluster in which a byte of the file lies.
+    @inline(__always)
+    func cluster(at offset: HostOffset) -> HostCluster { HostCluster(offset.bytes >> clusterBits) }
+    /// Where a cluster starts.
+    @inline(__always)
+    func offset(of cluster: HostCluster) -> HostOffset { HostOffset(cluster.index << clusterBits) }
+    /// The bytes of the file that a cluster has.
+    func bytes(of cluster: HostCluster) -> Range<Int> {
+        let start = offset(of: cluster).bytes
+        return start..<start + clusterSize
+    }
+    /// The clusters of a table of so many bytes, which starts with a cluster.
+    func clusters(at offset: HostOffset, bytes: Int) -> Range<HostCluster> {
+        let first = cluster(at: offset)
+        return first..<first + clusters(bytes)
+    }
+    /// One past the last cluster of a file of so many bytes.
+    func endCluster(ofFile bytes: Int) -> HostCluster { HostCluster(clusters(bytes)) }
+    /// The number of the L1 entry that maps a place on the disk.
+    @inline(__always)
+    func l1Index(of guest: GuestOffset) -> Int { guest.bytes / guestBytesPerL2Table }
+    /// The number of the L2 entry that maps a place on the disk, in its table.
+    @inline(__always)
+    func l2Index(of guest: GuestOffset) -> Int { (guest.bytes >> clusterBits) & (entriesPerL2Table - 1) }
+    /// The place in an entry of an L1 or refcount table, whose other bits are left out.
+    @inline(__always)
+    func offset(in entry: UInt64) -> HostOffset { HostOffset(Int(entry & L2Entry.offsetMask)) }
+    /// The cluster that an entry of an L1 or refcount table refers to.
+    @inline(__always)
+    func cluster(in entry: UInt64) -> HostCluster { cluster(at: offset(in: entry)) }
+    /// The number of the refcount block that counts a cluster.
+    @inline(__always)
+    func refcountBlock(of cluster: HostCluster) -> Int { cluster.index / refcountsPerBlock }
+    /// The first cluster that a refcount block counts.
+    @inline(__always)
+    func firstCluster(ofBlock index: Int) -> HostCluster { HostCluster(index * refcountsPerBlock) }
+
     func roundedDown(_ offset: Int) -> Int { offset & ~(clusterSize - 1) }
     func isAligned(_ offset: Int) -> Bool { offset & (clusterSize - 1) == 0 }
+    func isAligned(_ offset: HostOffset) -> Bool { isAligned(offset.bytes) }
 }
 
 /// An entry of an L2 table (section "Cluster mapping").
@@ -144,7 +182,9 @@ struct L2Entry: Equatable, Sendable {
     static let zeroPlain = L2Entry(raw: zeroFlag)
 
     /// A cluster of plain data whose refcount is one.
-    static func data(at hostOffset: Int) -> L2Entry { L2Entry(raw: UInt64(hostOffset) | copiedFlag) }
+    static func data(at hostOffset: HostOffset) -> L2Entry {
+        L2Entry(raw: UInt64(hostOffset.bytes) | copiedFlag)
+    }
 
     enum Kind: Equatable {
         case unallocated
@@ -157,28 +197,39 @@ struct L2Entry: Equatable, Sendable {
     var isCopied: Bool { raw & Self.copiedFlag != 0 }
     var isCompressed: Bool { raw & Self.compressedFlag != 0 }
     /// Meaningless for compressed clusters.
-    var hostOffset: Int { Int(raw & Self.offsetMask) }
+    var hostOffset: HostOffset { HostOffset(Int(raw & Self.offsetMask)) }
 
     /// What the entry says; of an extended one, where the cluster is. Version 2 has no zero flag; only in a
     /// data file may a cluster lie at offset 0.
     func kind(_ layout: Qcow2Layout) -> Kind {
         if isCompressed { return .compressed }
         let isZero = layout.version >= 3 && !layout.hasSubclusters && raw & Self.zeroFlag != 0
-        if hostOffset == 0 && !(layout.hasDataFile && isCopied) { return isZero ? .zeroPlain : .unallocated }
+        if hostOffset == .zero && !(layout.hasDataFile && isCopied) {
+            return isZero ? .zeroPlain : .unallocated
+        }
         return isZero ? .zeroAllocated : .data
     }
 
     /// Where a compressed cluster's bytes are: the host range, whose end is rounded to a sector.
-    func compressedRange(_ layout: Qcow2Layout) -> Range<Int> {
+    func compressedRange(_ layout: Qcow2Layout) -> Range<HostOffset> {
         let shift = UInt64(layout.compressedSizeShift)
         let offset = Int(raw & ((1 << shift) - 1))
         let sizeMask: UInt64 = (1 << UInt64(layout.clusterBits - 8)) - 1
         let sectors = Int((raw >> shift) & sizeMask) + 1
-        return offset..<(offset & ~(Qcow2.sectorBytes - 1)) + sectors * Qcow2.sectorBytes
+        let end = (offset & ~(Qcow2.sectorBytes - 1)) + sectors * Qcow2.sectorBytes
+        return HostOffset(offset)..<HostOffset(end)
     }
 
-    /// The entry for `size` compressed bytes at `offset`; `nil` where the offset does not fit.
-    static func compressed(at offset: Int, size: Int, _ layout: Qcow2Layout) -> L2Entry? {
+    /// The clusters in which they lie.
+    func compressedClusters(_ layout: Qcow2Layout) -> Range<HostCluster> {
+        let range = compressedRange(layout)
+        let last = layout.cluster(at: range.upperBound - 1)
+        return layout.cluster(at: range.lowerBound)..<last + 1
+    }
+
+    /// The entry for `size` compressed bytes at `place`; `nil` where the offset does not fit.
+    static func compressed(at place: HostOffset, size: Int, _ layout: Qcow2Layout) -> L2Entry? {
+        let offset = place.bytes
         let shift = layout.compressedSizeShift
         guard offset >> shift == 0, size > 0 else { return nil }
         let sectors = (offset + size - 1) / Qcow2.sectorBytes - offset / Qcow2.sectorBytes

@@ -37,10 +37,11 @@ extension Qcow2State {
         var isFound = false
         try eachL1 { entries, _ throws(BlockError) in
             for index in entries.indices where !isFound {
-                guard let table = try checkedTable(entries[index], index), visited.isFirstVisit(of: table)
+                guard let table = try checkedTable(entries[index], index),
+                    visited.isFirstVisit(of: table.bytes)
                 else { continue }
                 var bytes = buffer.mutableBytes
-                try file.read(into: &bytes, at: table)
+                try file.read(into: &bytes, at: table.bytes)
                 isFound = (0..<layout.entriesPerL2Table).contains { number in
                     layout.entry(number, of: buffer.bytes).isCompressed
                 }
@@ -146,12 +147,12 @@ private struct ZeroExpansion {
 
     /// Expands the entries of one L2 table, which snapshots may share: what it says stays the same, so it is
     /// changed where it is.
-    func expand(table: Int, guest: Int, isActive: Bool) throws(BlockError) {
+    func expand(table: HostOffset, guest: Int, isActive: Bool) throws(BlockError) {
         let store = try tables.refcounts()
-        let cluster = table >> layout.clusterBits
+        let cluster = layout.cluster(at: table)
         let isForeign =
             tables.protection?.areas.contains(cluster) == true
-            || store.table.contains { Int($0 & L2Entry.offsetMask) == table }
+            || store.table.contains { layout.offset(in: $0) == table }
         guard !isForeign else { throw tables.condemn("An L1 entry refers to metadata at cluster \(cluster)") }
         let users = try store.refcount(of: cluster)
         for index in 0..<layout.entriesPerL2Table {
@@ -183,24 +184,25 @@ private struct ZeroExpansion {
     ) throws(BlockError) -> L2Entry {
         guard hasBelow(guest) else { return .unallocated }
         let store = try tables.refcounts()
-        if entry.hostOffset != 0 {
-            try tables.checkDataOffset(entry, guest: guest)
+        if entry.hostOffset != .zero {
+            try tables.checkDataOffset(entry, guest: GuestOffset(guest))
             try tables.checkGuestClusters(entry.hostOffset, count: 1)
             // Only this table refers to it, and calls it zero: its bytes may change.
-            if try store.refcount(of: entry.hostOffset >> layout.clusterBits) == users {
+            if try store.refcount(of: layout.cluster(at: entry.hostOffset)) == users {
                 try fill(entry.hostOffset, guest)
                 return L2Entry(raw: entry.raw & ~L2Entry.zeroFlag)
             }
         }
         let cluster = try store.allocate(1)
-        try fill(cluster << layout.clusterBits, guest)
+        let offset = layout.offset(of: cluster)
+        try fill(offset, guest)
         if users != 1 { try store.set(cluster, to: users) }
-        let raw = UInt64(cluster << layout.clusterBits)
+        let raw = UInt64(offset.bytes)
         return L2Entry(raw: mayBeOwn ? raw | L2Entry.copiedFlag : raw)
     }
 
-    private func fill(_ hostOffset: Int, _ guest: Int) throws(BlockError) {
-        try tables.data.writeZeroes(at: hostOffset, count: layout.clusterSize, guest: guest)
+    private func fill(_ hostOffset: HostOffset, _ guest: Int) throws(BlockError) {
+        try tables.data.writeZeroes(at: hostOffset.bytes, count: layout.clusterSize, guest: guest)
         tables.hasUnflushedWrites = true
     }
 }

@@ -3,7 +3,7 @@ import BlockCore
 extension Qcow2State {
     /// What the refcount blocks up to the last one take, in bytes.
     func refcountWorkBytes() throws(BlockError) -> Int {
-        try refcounts().endOfBlocks / layout.refcountsPerBlock << layout.clusterBits
+        layout.refcountBlock(of: try refcounts().endOfBlocks) << layout.clusterBits
     }
 
     /// Whether all refcounts fit the width.
@@ -15,14 +15,15 @@ extension Qcow2State {
         var target = layout
         target.refcountOrder = order
         let (highest, bits) = (target.maximumRefcount, target.refcountBits)
-        let (clusterBits, path) = (layout.clusterBits, file.filename)
+        let (layout, path) = (layout, file.filename)
         let store = try refcounts()
-        try store.eachCounted(0..<store.endOfBlocks) { cluster, count throws(BlockError) in
+        try store.eachCounted(HostCluster(0)..<store.endOfBlocks) { cluster, count throws(BlockError) in
             guard count > highest else { return }
             throw BlockError(
                 .invalidArgument,
                 "Cannot decrease refcount entry width to \(bits) bits: Cluster at offset "
-                    + "0x\(String(cluster << clusterBits, radix: 16)) has a refcount of \(count)", path: path)
+                    + "0x\(String(layout.offset(of: cluster).bytes, radix: 16)) has a refcount of \(count)",
+                path: path)
         }
     }
 
@@ -41,7 +42,7 @@ extension Qcow2State {
         let table = try rewrite.run()
         var changed = header
         changed.refcountOrder = order
-        changed.refcountTableOffset = table.lowerBound << layout.clusterBits
+        changed.refcountTableOffset = layout.offset(of: table.lowerBound).bytes
         changed.refcountTableClusters = table.count
         try switchHeader(to: changed)
     }
@@ -55,9 +56,9 @@ private struct RefcountRewrite {
     private let target: Qcow2Layout
     private let control: JobControl
     /// The clusters of the old structure, sorted.
-    private let oldClusters: [Int]
+    private let oldClusters: [HostCluster]
     /// The first cluster of the new structure.
-    private let start: Int
+    private let start: HostCluster
     /// How many blocks were written, one after the other from ``start`` on.
     private var written = 0
     private var table: [UInt64] = []
@@ -71,25 +72,25 @@ private struct RefcountRewrite {
         old = tables.layout
         self.target = target
         self.control = control
-        let first = tables.header.refcountTableOffset >> old.clusterBits
+        let first = old.cluster(at: HostOffset(tables.header.refcountTableOffset))
         let blocks = source.table.filter { $0 & L2Entry.offsetMask != 0 }
-            .map { Int($0 & L2Entry.offsetMask) >> tables.layout.clusterBits }
+            .map { tables.layout.cluster(in: $0) }
         oldClusters = (blocks + (first..<first + tables.header.refcountTableClusters)).sorted()
         buffer = AlignedBuffer(count: target.clusterSize, zeroed: true)
-        let end = max(old.clusters(try file.length()), source.virginCluster)
+        let end = max(old.endCluster(ofFile: try file.length()), source.virginCluster)
         var last = end - 1
         try source.eachCounted(end..<max(end, source.endOfBlocks)) { cluster, _ in last = cluster }
         start = last + 1
     }
 
     /// Writes blocks and table, and answers the table's clusters.
-    mutating func run() throws(BlockError) -> Range<Int> {
+    mutating func run() throws(BlockError) -> Range<HostCluster> {
         var index = 0
         let source = source
         let oldClusters = oldClusters
         let control = control
         let (perBlock, blockBytes) = (old.refcountsPerBlock, old.clusterSize)
-        for first in stride(from: 0, to: source.endOfBlocks, by: perBlock) {
+        for first in stride(from: HostCluster(0), to: source.endOfBlocks, by: perBlock) {
             try control.checkpoint(moving: 0)
             try source.eachCounted(first..<max(first, min(first + perBlock, start))) {
                 cluster, count throws(BlockError) in
@@ -102,30 +103,30 @@ private struct RefcountRewrite {
         return try finish()
     }
 
-    private mutating func add(_ cluster: Int, _ count: UInt64) throws(BlockError) {
+    private mutating func add(_ cluster: HostCluster, _ count: UInt64) throws(BlockError) {
         guard count <= target.maximumRefcount else {
             throw BlockError(.limit, "The refcount of cluster \(cluster) is too large", path: file.filename)
         }
         guard count > 0 else { return }
-        let block = cluster / target.refcountsPerBlock
+        let block = target.refcountBlock(of: cluster)
         if block != current { try flush(movingTo: block) }
         set(cluster, count)
     }
 
-    private mutating func set(_ cluster: Int, _ count: UInt64) {
+    private mutating func set(_ cluster: HostCluster, _ count: UInt64) {
         var bytes = buffer.mutableBytes
         RefcountEntries.set(
-            &bytes, cluster % target.refcountsPerBlock, to: count, order: target.refcountOrder)
+            &bytes, cluster.index % target.refcountsPerBlock, to: count, order: target.refcountOrder)
         isEmpty = false
     }
 
     /// Writes the block in memory, unless it counts nothing, and goes on with another.
     private mutating func flush(movingTo block: Int) throws(BlockError) {
         if !isEmpty {
-            let place = start + written
-            try file.write(buffer.bytes, at: place << target.clusterBits)
+            let place = target.offset(of: start + written).bytes
+            try file.write(buffer.bytes, at: place)
             if table.count <= current { table += repeatElement(0, count: current + 1 - table.count) }
-            table[current] = UInt64(place << target.clusterBits)
+            table[current] = UInt64(place)
             written += 1
             var bytes = buffer.mutableBytes
             bytes.fill()
@@ -135,15 +136,14 @@ private struct RefcountRewrite {
     }
 
     /// Writes the blocks that count the new structure itself, and the table.
-    private mutating func finish() throws(BlockError) -> Range<Int> {
-        let per = target.refcountsPerBlock
-        if start / per != current { try flush(movingTo: start / per) }
-        let first = start / per
+    private mutating func finish() throws(BlockError) -> Range<HostCluster> {
+        let first = target.refcountBlock(of: start)
+        if first != current { try flush(movingTo: first) }
         var last = first
         var tableClusters = 1
         while true {
             let total = written + (last - first + 1) + tableClusters
-            let newLast = (start + total - 1) / per
+            let newLast = target.refcountBlock(of: start + total - 1)
             let newTable = target.clusters((newLast + 1) * 8)
             if newLast == last && newTable == tableClusters { break }
             (last, tableClusters) = (newLast, newTable)
@@ -154,12 +154,13 @@ private struct RefcountRewrite {
         let tableStart = start + written + last - first + 1
         let own = start..<tableStart + tableClusters
         for block in first...last {
-            for cluster in own.clamped(to: block * per..<(block + 1) * per) { set(cluster, 1) }
+            let counted = target.firstCluster(ofBlock: block)..<target.firstCluster(ofBlock: block + 1)
+            for cluster in own.clamped(to: counted) { set(cluster, 1) }
             try flush(movingTo: block + 1)
         }
         let entries = (tableClusters << target.clusterBits) / 8
         table += repeatElement(0, count: entries - table.count)
-        try BigEndianTable.write(table, to: file, at: tableStart << target.clusterBits)
+        try BigEndianTable.write(table, to: file, at: target.offset(of: tableStart).bytes)
         return tableStart..<tableStart + tableClusters
     }
 }

@@ -232,15 +232,15 @@ struct Qcow2BitmapTableEntry: Equatable, Sendable {
     static let allOnes = Qcow2BitmapTableEntry(raw: 1)
 
     /// 0: there is no cluster; all its bits are what ``isAllOnes`` says.
-    var hostOffset: Int { Int(raw & L2Entry.offsetMask) }
-    var isAllOnes: Bool { hostOffset == 0 && raw & 1 != 0 }
+    var hostOffset: HostOffset { HostOffset(Int(raw & L2Entry.offsetMask)) }
+    var isAllOnes: Bool { hostOffset == .zero && raw & 1 != 0 }
 
     /// What is wrong with it; `nil` for nothing.
     func defect(_ layout: Qcow2Layout, fileClusters: Int) -> String? {
-        let known = hostOffset == 0 ? 1 : L2Entry.offsetMask
+        let known = hostOffset == .zero ? 1 : L2Entry.offsetMask
         if raw & ~known != 0 { return "reserved bits are set in table entry \(hex(raw))" }
         if !layout.isAligned(hostOffset) { return "data offset 0x\(hex(hostOffset)) is not aligned" }
-        if hostOffset >> layout.clusterBits >= max(fileClusters, 1) {
+        if layout.cluster(at: hostOffset).index >= max(fileClusters, 1) {
             return "data offset 0x\(hex(hostOffset)) is beyond the end of the file"
         }
         return nil

@@ -181,7 +181,7 @@ extension Qcow2State {
                 continue
             }
             var bytes = buffer.mutableBytes
-            try file.read(into: &bytes, at: place.hostOffset)
+            try file.read(into: &bytes, at: place.hostOffset.bytes)
             bits.formUnion(bytes: buffer.bytes, at: index << layout.clusterBits)
         }
         return bits
@@ -195,7 +195,7 @@ extension Qcow2State {
         _ entry: Qcow2BitmapEntry, _ table: [UInt64], _ fileClusters: Int
     ) throws(BlockError) {
         if bitmapClusters.counted.insert(entry.position).inserted {
-            for raw in table where Qcow2BitmapTableEntry(raw: raw).hostOffset != 0 {
+            for raw in table where Qcow2BitmapTableEntry(raw: raw).hostOffset != .zero {
                 bitmapClusters.total += 1
             }
         }
@@ -274,8 +274,8 @@ extension Qcow2State {
 
     private func checkDirectoryIsOwn(_ place: Qcow2BitmapExtension) throws(BlockError) {
         let store = try refcounts()
-        let first = place.directoryOffset >> layout.clusterBits
-        for cluster in first..<first + layout.clusters(place.directoryBytes) {
+        let clusters = layout.clusters(at: HostOffset(place.directoryOffset), bytes: place.directoryBytes)
+        for cluster in clusters {
             guard try store.refcount(of: cluster) == 1 else {
                 throw condemn("The bitmap directory is in cluster \(cluster), which it has not to itself")
             }

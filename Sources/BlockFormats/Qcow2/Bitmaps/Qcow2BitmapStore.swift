@@ -12,7 +12,7 @@ extension Qcow2State {
         guard !isReadOnly, var set = bitmaps, set.needsStoring else { return }
         try protectMetadata()
         try commit()
-        var placed: [Range<Int>] = []
+        var placed: [Range<HostCluster>] = []
         // What a damaged one refers to may be anything: it stays, leaked.
         var replaced = set.removed.filter { !$0.isDamaged }.compactMap(\.stored)
         let data: [UInt8]?
@@ -43,7 +43,7 @@ extension Qcow2State {
 
     /// - Returns: whether the bitmap has a new table.
     private func store(
-        _ item: inout Qcow2BitmapSet.Item, isTrusted: Bool, _ placed: inout [Range<Int>]
+        _ item: inout Qcow2BitmapSet.Item, isTrusted: Bool, _ placed: inout [Range<HostCluster>]
     ) throws(BlockError) -> Bool {
         if item.needsWriting, let bits = item.bits {
             try bits.resize(to: header.virtualSize)
@@ -61,14 +61,14 @@ extension Qcow2State {
         return true
     }
 
-    private func place(_ count: Int, _ placed: inout [Range<Int>]) throws(BlockError) -> Int {
+    private func place(_ count: Int, _ placed: inout [Range<HostCluster>]) throws(BlockError) -> Int {
         let first = try refcounts().allocate(count)
         placed.append(first..<first + count)
-        return first << layout.clusterBits
+        return layout.offset(of: first).bytes
     }
 
     private func writeBits(
-        _ bits: DirtyBitmap, _ entry: inout Qcow2BitmapEntry, _ placed: inout [Range<Int>]
+        _ bits: DirtyBitmap, _ entry: inout Qcow2BitmapEntry, _ placed: inout [Range<HostCluster>]
     ) throws(BlockError) {
         let cluster = layout.clusterSize
         let bitCount = try DirtyBitmap.bitCount(size: bits.size, granularity: bits.granularity)
@@ -97,7 +97,7 @@ extension Qcow2State {
     }
 
     private func writeTable(
-        _ table: [UInt64], _ entry: inout Qcow2BitmapEntry, _ placed: inout [Range<Int>]
+        _ table: [UInt64], _ entry: inout Qcow2BitmapEntry, _ placed: inout [Range<HostCluster>]
     ) throws(BlockError) {
         entry.tableEntries = table.count
         entry.tableOffset = try place(layout.clusters(table.count * 8), &placed)
@@ -110,7 +110,7 @@ extension Qcow2State {
     ///
     /// - Returns: what the header extension is to be; `nil` for none.
     private func writeDirectory(
-        _ entries: [Qcow2BitmapEntry], _ placed: inout [Range<Int>]
+        _ entries: [Qcow2BitmapEntry], _ placed: inout [Range<HostCluster>]
     ) throws(BlockError) -> [UInt8]? {
         if entries.isEmpty { return nil }
         let bytes = entries.flatMap { $0.serialised() }
@@ -126,7 +126,7 @@ extension Qcow2State {
     }
 
     /// Takes back clusters that nothing refers to; what cannot be taken back is leaked.
-    private func giveBackBitmaps(_ placed: [Range<Int>]) {
+    private func giveBackBitmaps(_ placed: [Range<HostCluster>]) {
         guard let store = try? refcounts() else { return }
         for cluster in placed.joined() { _ = try? store.decrement(cluster) }
     }
@@ -146,7 +146,8 @@ extension Qcow2State {
         guard wasTrusted, let old, let place = try? Qcow2BitmapExtension(old, layout) else { return }
         // No space is given back to the file system: the next session stores into these clusters.
         release(
-            place.directoryOffset >> layout.clusterBits, count: layout.clusters(place.directoryBytes),
+            layout.cluster(at: HostOffset(place.directoryOffset)),
+            count: layout.clusters(place.directoryBytes),
             leavesDamage: true)
         for entry in replaced { try releaseBitmap(entry) }
         try commit()
@@ -159,17 +160,18 @@ extension Qcow2State {
         let table = try BigEndianTable.read(file, at: entry.tableOffset, count: entry.tableEntries)
             .map(Qcow2BitmapTableEntry.init(raw:))
         guard !table.contains(where: { $0.defect(layout, fileClusters: fileClusters) != nil }) else { return }
-        for place in table where place.hostOffset != 0 {
-            release(place.hostOffset >> layout.clusterBits, count: 1, leavesDamage: true)
+        for place in table where place.hostOffset != .zero {
+            release(layout.cluster(at: place.hostOffset), count: 1, leavesDamage: true)
             if hasTooManyFrees { try commit() }
         }
         release(
-            entry.tableOffset >> layout.clusterBits, count: layout.clusters(entry.tableEntries * 8),
+            layout.cluster(at: HostOffset(entry.tableOffset)),
+            count: layout.clusters(entry.tableEntries * 8),
             leavesDamage: true)
     }
 
     /// Where bitmaps' directory and tables lie, in clusters; nothing where nobody vouches for them.
-    func bitmapAreas() throws(BlockError) -> [Range<Int>] {
+    func bitmapAreas() throws(BlockError) -> [Range<HostCluster>] {
         guard let data = header.extensionData(Qcow2.ExtensionType.bitmaps) else { return [] }
         let set = try bitmapSet()
         guard set.isTrusted else { return [] }
@@ -179,8 +181,7 @@ extension Qcow2State {
             .filter { $0.tableDefect(layout, fileClusters: fileClusters) == nil }
             .map { ($0.tableOffset, $0.tableEntries * 8) }
         return ([(place.directoryOffset, place.directoryBytes)] + tables).map { offset, bytes in
-            let first = offset >> layout.clusterBits
-            return first..<first + layout.clusters(bytes)
+            layout.clusters(at: HostOffset(offset), bytes: bytes)
         }
     }
 }

@@ -2,6 +2,7 @@ import BlockCore
 
 /// A number as it stands in messages.
 func hex(_ value: some BinaryInteger) -> String { String(value, radix: 16) }
+func hex(_ offset: HostOffset) -> String { hex(offset.bytes) }
 
 /// The image that is checked, as long as its file has the same length: what lies inside, and what an entry
 /// may refer to.

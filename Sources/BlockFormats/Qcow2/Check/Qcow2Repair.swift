@@ -5,7 +5,7 @@ extension Qcow2Driver: Checkable {
         try exclusively { tables throws(BlockError) -> CheckResult in
             if tables.damage != nil { try tables.reload() } else if !tables.isReadOnly { try tables.commit() }
             // A repair may free the cluster that the next compressed one was to go into.
-            tables.freeByteOffset = 0
+            tables.freeByteOffset = .zero
             if repair != .none {
                 try tables.clearUnknownAutoclear()
                 try tables.reachL1()

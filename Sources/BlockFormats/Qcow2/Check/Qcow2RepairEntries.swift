@@ -15,10 +15,10 @@ extension Qcow2CheckScope {
             return sound == entry ? nil : (sound, false)
         }
         if tables.data.isExternal {
-            if host != guest { return placedInDataFile(sound, guest: guest) }
+            if host.bytes != guest { return placedInDataFile(sound, guest: guest) }
         } else if !layout.isAligned(host) {
             return withoutPlace(sound, kind)
-        } else if host >> layout.clusterBits >= fileClusters {
+        } else if layout.cluster(at: host).index >= fileClusters {
             // It reads as zeroes; in version 2, nothing but a cluster can say that over a backing file.
             if layout.version < 3, tables.header.backing != nil { return nil }
             return withoutPlace(sound, kind)
@@ -29,7 +29,7 @@ extension Qcow2CheckScope {
     private func repairedCompressed(_ entry: L2Entry, guest: Int) -> (entry: L2Entry, isLoss: Bool)? {
         if tables.data.isExternal { return placedInDataFile(entry, guest: guest) }
         let range = entry.compressedRange(layout)
-        let end = fileClusters << layout.clusterBits
+        let end = layout.offset(of: HostCluster(fileClusters))
         guard range.lowerBound < end else { return withoutPlace(entry, .compressed) }
         var raw = entry.raw & ~L2Entry.copiedFlag
         // Behind the end there is nothing to read: the size was counted in too many sectors.
@@ -67,13 +67,9 @@ extension Qcow2CheckScope {
 
 extension L2Entry {
     /// The clusters that the entry says are its own, wherever they may be.
-    func hostClusters(_ layout: Qcow2Layout) -> Range<Int> {
-        if isCompressed {
-            let range = compressedRange(layout)
-            let last = (range.upperBound - 1) >> layout.clusterBits
-            return range.lowerBound >> layout.clusterBits..<last + 1
-        }
-        let cluster = hostOffset >> layout.clusterBits
-        return hostOffset == 0 ? 0..<0 : cluster..<cluster + 1
+    func hostClusters(_ layout: Qcow2Layout) -> Range<HostCluster> {
+        if isCompressed { return compressedClusters(layout) }
+        let cluster = layout.cluster(at: hostOffset)
+        return cluster..<(hostOffset == .zero ? cluster : cluster + 1)
     }
 }

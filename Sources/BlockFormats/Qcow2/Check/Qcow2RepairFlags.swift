@@ -55,7 +55,8 @@ extension Qcow2Repair {
     ) throws(BlockError) {
         let buffer = AlignedBuffer(count: layout.clusterSize)
         for (index, entry) in l1.enumerated() {
-            guard let table = scope.placedTable(entry), !areas.contains(table >> layout.clusterBits),
+            guard let table = scope.placedTable(entry),
+                !areas.contains(layout.cluster(at: HostOffset(table))),
                 visited.isFirstVisit(of: table)
             else { continue }
             var bytes = buffer.mutableBytes
@@ -84,7 +85,7 @@ extension Qcow2Repair {
     ) throws(BlockError) {
         let entry = tables.l1[index]
         guard let table = scope.placedTable(entry) else { return }
-        let refcount = try allocator.refcount(of: table >> layout.clusterBits)
+        let refcount = try allocator.refcount(of: layout.cluster(at: HostOffset(table)))
         guard (refcount == 1) != (entry & L2Entry.copiedFlag != 0) else { return }
         note(
             "ERROR OFLAG_COPIED L2 cluster: l1_index=\(index) l1_entry=\(hex(entry)) refcount=\(refcount)",
@@ -130,10 +131,10 @@ extension Qcow2Repair {
         for index in 0..<layout.entriesPerL2Table {
             let entry = layout.entry(index, of: buffer.bytes)
             let host = entry.hostOffset
-            guard entry.raw != 0, !entry.isCompressed, host != 0, layout.isAligned(host),
-                tables.data.isExternal || layout.clusters(host) < scope.fileClusters
+            guard entry.raw != 0, !entry.isCompressed, host != .zero, layout.isAligned(host),
+                tables.data.isExternal || layout.clusters(host.bytes) < scope.fileClusters
             else { continue }
-            let refcount = tables.data.isExternal ? 1 : try allocator.refcount(of: host >> layout.clusterBits)
+            let refcount = tables.data.isExternal ? 1 : try allocator.refcount(of: layout.cluster(at: host))
             guard (refcount == 1) != entry.isCopied else { continue }
             note(
                 "ERROR OFLAG_COPIED data cluster: l2_entry=\(hex(entry.raw)) refcount=\(refcount)", repair,

@@ -36,11 +36,11 @@ extension Qcow2Repair {
         let allocator = try tables.refcounts()
         let end = allocator.endOfBlocks
         // A block that was made meanwhile lies behind what was counted.
-        var cluster = layout.clusters(try tables.file.length())
+        var cluster = layout.endCluster(ofFile: try tables.file.length())
         var cleared = 0
         while cluster < end {
             guard allocator.hasBlock(for: cluster) else {
-                cluster = (cluster / layout.refcountsPerBlock + 1) * layout.refcountsPerBlock
+                cluster = layout.firstCluster(ofBlock: layout.refcountBlock(of: cluster) + 1)
                 continue
             }
             let refcount = try allocator.refcount(of: cluster)

@@ -14,7 +14,7 @@ extension Qcow2Repair {
         var inTables = known
         func note(_ entries: [UInt64]) {
             for entry in entries where entry & L2Entry.offsetMask != 0 {
-                let cluster = Int(entry & L2Entry.offsetMask) >> layout.clusterBits
+                let cluster = layout.cluster(in: entry)
                 if known.mayContain(cluster) { suspects.insert(cluster) }
                 inTables.insert(cluster)
             }
@@ -38,7 +38,7 @@ extension Qcow2Repair {
         of l1: [UInt64], _ inTables: ClusterFilter, _ visited: inout VisitedTables,
         _ suspects: inout ClusterFilter
     ) throws(BlockError) {
-        var found: [Int] = []
+        var found: [HostCluster] = []
         try eachTable(of: l1, outside: ClusterRanges([]), visited: &visited) { repair, buffer, _ in
             let layout = repair.layout
             for index in 0..<layout.entriesPerL2Table {
@@ -54,24 +54,25 @@ extension Qcow2Repair {
     }
 
     /// Shows the clusters with bits of bitmaps to `body`.
-    private func eachBitmapCluster(_ body: (Int) -> Void) throws(BlockError) {
+    private func eachBitmapCluster(_ body: (HostCluster) -> Void) throws(BlockError) {
         guard tables.vouchesForBitmaps, let data = tables.header.extensionData(Qcow2.ExtensionType.bitmaps)
         else { return }
         for entry in try tables.bitmapDirectory(data)
         where entry.tableDefect(layout, fileClusters: scope.fileClusters) == nil {
             for raw in try BigEndianTable.read(tables.file, at: entry.tableOffset, count: entry.tableEntries)
             where raw != 0 {
-                body(Qcow2BitmapTableEntry(raw: raw).hostOffset >> layout.clusterBits)
+                body(layout.cluster(at: Qcow2BitmapTableEntry(raw: raw).hostOffset))
             }
         }
     }
 
     /// Whether the "L2 table" in `buffer` is somebody else's cluster, as it seems.
     func isNoTable(_ offset: Int, _ buffer: AlignedBuffer) -> Bool {
-        guard suspects?.mayContain(offset >> layout.clusterBits) == true else { return false }
+        guard suspects?.mayContain(layout.cluster(at: HostOffset(offset))) == true else { return false }
         return (0..<layout.entriesPerL2Table).contains { index in
             let entry = layout.entry(index, of: buffer.bytes)
-            return entry.bitmapProblem(layout) != nil || scope.repaired(entry, guest: entry.hostOffset) != nil
+            return entry.bitmapProblem(layout) != nil
+                || scope.repaired(entry, guest: entry.hostOffset.bytes) != nil
         }
     }
 }

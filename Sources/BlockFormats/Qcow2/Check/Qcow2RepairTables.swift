@@ -42,8 +42,7 @@ extension Qcow2Repair {
         let places =
             [(tables.header.snapshotsOffset, table)] + snapshots.map { ($0.l1Offset, $0.l1Entries * 8) }
         let own = places.filter { $0.1 > 0 }.map { offset, bytes in
-            let first = offset >> layout.clusterBits
-            return first..<first + layout.clusters(bytes)
+            layout.clusters(at: HostOffset(offset), bytes: bytes)
         }
         return ClusterRanges(tables.knownAreas() + own + ((try? tables.bitmapAreas()) ?? []))
     }
@@ -55,8 +54,7 @@ extension Qcow2Repair {
         _ owner: Qcow2Snapshot?, _ l1: inout [UInt64], at offset: Int, _ areas: ClusterRanges,
         _ visited: inout VisitedTables, _ report: (String) -> Void
     ) throws(BlockError) -> Bool {
-        let first = offset >> layout.clusterBits
-        let clusters = first..<first + layout.clusters(l1.count * 8)
+        let clusters = layout.clusters(at: HostOffset(offset), bytes: l1.count * 8)
         let isOwn = !clusters.contains { suspects?.mayContain($0) == true }
         var isChanged = false
         for index in l1.indices where isOwn && l1[index] != 0 {
@@ -101,7 +99,7 @@ extension Qcow2Repair {
             let entry = layout.entry(index, of: buffer.bytes)
             let kind = entry.kind(layout)
             guard kind == .data || kind == .zeroAllocated else { continue }
-            if entry.hostOffset == guest &+ index &* layout.clusterSize { return false }
+            if entry.hostOffset.bytes == guest &+ index &* layout.clusterSize { return false }
             isUsed = true
         }
         return isUsed

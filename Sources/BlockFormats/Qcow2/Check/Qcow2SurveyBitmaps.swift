@@ -42,8 +42,8 @@ extension Qcow2Surveyor {
             let place = Qcow2BitmapTableEntry(raw: raw)
             if let defect = place.defect(layout, fileClusters: scope.fileClusters) {
                 badBitmap(entry, defect)
-            } else if place.hostOffset != 0 {
-                let cluster = place.hostOffset >> layout.clusterBits
+            } else if place.hostOffset != .zero {
+                let cluster = layout.cluster(at: place.hostOffset).index
                 count(cluster..<cluster + 1)
                 survey.badBitmaps.dataClusters += 1
             }

@@ -64,11 +64,13 @@ extension Qcow2Surveyor {
 
     /// How many clusters from `first` on have refcounts that need no closer look.
     private mutating func agreeing(from first: Int, _ allocator: Qcow2Allocator) -> Int {
-        guard allocator.hasBlock(for: first) else {
+        guard allocator.hasBlock(for: HostCluster(first)) else {
             return window.unused(
                 from: first, limit: layout.refcountsPerBlock - first % layout.refcountsPerBlock)
         }
-        guard layout.refcountOrder == 4, let slice = try? allocator.slice(of: first) else { return 0 }
+        guard layout.refcountOrder == 4, let slice = try? allocator.slice(of: HostCluster(first)) else {
+            return 0
+        }
         let limit = min(slice.entries - slice.first, window.clusters.upperBound - first)
         let count = window.agreeing(
             from: first, with: slice.buffer.bytes, entry: slice.first, limit: limit,
@@ -81,7 +83,7 @@ extension Qcow2Surveyor {
 
     private mutating func compare(_ cluster: Int, _ allocator: Qcow2Allocator) throws(BlockError) {
         let refcount: UInt64
-        do throws(BlockError) { refcount = try allocator.refcount(of: cluster) } catch {
+        do throws(BlockError) { refcount = try allocator.refcount(of: HostCluster(cluster)) } catch {
             if error.kind == .io { survey.findings.checkErrors += 1 }
             return
         }
@@ -127,7 +129,7 @@ struct Qcow2RefcountRepair {
         guard isLeak ? lowers : raises else { return false }
         lines.note("Repairing cluster \(cluster) refcount=\(refcount) reference=\(references)")
         guard references <= allocator.layout.maximumRefcount else { return false }
-        try allocator.set(cluster, to: references)
+        try allocator.set(HostCluster(cluster), to: references)
         if isLeak { lowered += 1 } else { raised += 1 }
         return true
     }

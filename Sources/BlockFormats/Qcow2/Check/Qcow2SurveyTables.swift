@@ -70,15 +70,15 @@ extension Qcow2Surveyor {
             }
             checkReservedBits(entry)
             let host = entry.hostOffset
-            if host == 0 { continue }
+            if host == .zero { continue }
             guard layout.isAligned(host) else {
                 countUnaligned(entry, isActive, &expected)
                 continue
             }
-            let cluster = host >> layout.clusterBits
+            let cluster = layout.cluster(at: host).index
             guard cluster < scope.fileClusters else {
                 let size = layout.clusterSize
-                survey.corruption(Qcow2CheckScope.behindEnd("data cluster", host, size))
+                survey.corruption(Qcow2CheckScope.behindEnd("data cluster", host.bytes, size))
                 survey.cannotFollow("an L2 entry points nowhere")
                 continue
             }
@@ -97,7 +97,7 @@ extension Qcow2Surveyor {
         window.countActive(run, isCopied: entry.isCopied)
         survey.reach(run.upperBound)
         survey.allocatedClusters += run.count
-        if expected != 0 && entry.hostOffset != expected { survey.fragmentedClusters += 1 }
+        if expected != 0 && entry.hostOffset.bytes != expected { survey.fragmentedClusters += 1 }
         expected = run.upperBound << layout.clusterBits
     }
 
@@ -109,18 +109,18 @@ extension Qcow2Surveyor {
             "ERROR offset=\(hex(host)): \(hasData ? "Data" : "Preallocated") cluster is not properly "
                 + "aligned; L2 entry corrupted.")
         survey.cannotFollow("an L2 entry points nowhere")
-        let first = host >> layout.clusterBits
+        let first = layout.cluster(at: host).index
         count((first..<first + 2).clamped(to: 0..<scope.fileClusters))
         guard isActive else { return }
         survey.allocatedClusters += 1
-        if expected != 0 && host != expected { survey.fragmentedClusters += 1 }
-        expected = host + layout.clusterSize
+        if expected != 0 && host.bytes != expected { survey.fragmentedClusters += 1 }
+        expected = host.bytes + layout.clusterSize
     }
 
     /// How many entries behind a sound one of plain data continue it inside the file.
     private func runLength(behind entry: L2Entry, _ index: Int, in table: RawSpan) -> Int {
         guard !layout.hasSubclusters, entry.raw & ~scope.knownBits == 0 else { return 0 }
-        let last = scope.fileClusters - 1 - entry.hostOffset >> layout.clusterBits
+        let last = scope.fileClusters - 1 - layout.cluster(at: entry.hostOffset).index
         return layout.continuation(of: entry, index, in: table, limit: last)
     }
 
@@ -140,10 +140,10 @@ extension Qcow2Surveyor {
             let kind = entry.kind(layout)
             guard kind == .data || kind == .zeroAllocated else { continue }
             survey.allocatedClusters += 1
-            if end != 0 && entry.hostOffset != end { survey.fragmentedClusters += 1 }
-            end = entry.hostOffset + layout.clusterSize
+            if end != 0 && entry.hostOffset.bytes != end { survey.fragmentedClusters += 1 }
+            end = entry.hostOffset.bytes + layout.clusterSize
             let expected = guest &+ index &* layout.clusterSize
-            guard entry.hostOffset == expected else {
+            guard entry.hostOffset.bytes == expected else {
                 survey.corruption(
                     "ERROR offset=\(hex(entry.hostOffset)): Cluster in the data file does not match its "
                         + "guest offset \(hex(expected)); L2 entry corrupted")
@@ -167,11 +167,11 @@ extension Qcow2Surveyor {
                     + "clusters")
         }
         // The end is rounded to a sector, so only whole clusters past the end are wrong.
-        let first = range.lowerBound >> layout.clusterBits
-        let last = (range.upperBound - 1) >> layout.clusterBits
+        let first = layout.cluster(at: range.lowerBound).index
+        let last = layout.cluster(at: range.upperBound - 1).index
         guard last < scope.fileClusters else {
             survey.corruption(
-                Qcow2CheckScope.behindEnd("compressed cluster", range.lowerBound, range.count))
+                Qcow2CheckScope.behindEnd("compressed cluster", range.lowerBound.bytes, range.count))
             survey.cannotFollow("an L2 entry points nowhere")
             return
         }

@@ -36,7 +36,7 @@ struct Qcow2Surveyor {
                 window = try Self.references(to: start..<max(start, end), scope)
             }
             limit = min(
-                scope.countedClusters, max(survey.endOfReferences, try tables.refcounts().endOfBlocks))
+                scope.countedClusters, max(survey.endOfReferences, try tables.refcounts().endOfBlocks.index))
             try checkOverlaps()
             try compare()
             start = end

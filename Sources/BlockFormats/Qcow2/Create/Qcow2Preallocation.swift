@@ -19,7 +19,7 @@ extension Qcow2State {
         let end = data.isExternal ? guest.upperBound : whole
         while offset < guest.upperBound {
             let tables = missingTables(offset..<end)
-            if tables > 0, try lastMetadata() ?? 0 < refcounts().virginCluster {
+            if tables > 0, try lastMetadata() ?? HostCluster(0) < refcounts().virginCluster {
                 let part = offset..<min(end, offset + tables * layout.guestBytesPerL2Table)
                 try preallocate(tables: tables, for: part, mode, fileIsZero: fileIsZero)
                 offset = part.upperBound
@@ -123,7 +123,7 @@ extension Qcow2State {
             let count = min(buffer.count, tables.count - done)
             var bytes = buffer.mutableBytes(0..<count)
             let first = done / layout.l2EntryBytes
-            let raw = L2Entry.data(at: cluster + first << layout.clusterBits).raw | flag
+            let raw = L2Entry.data(at: HostOffset(cluster) + first << layout.clusterBits).raw | flag
             layout.store(run: min(max(0, entries - first), count / layout.l2EntryBytes), raw, in: &bytes)
             try file.write(buffer.bytes(0..<count), at: tables.lowerBound + done)
         }

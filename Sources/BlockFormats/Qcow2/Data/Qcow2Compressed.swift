@@ -41,10 +41,10 @@ extension Qcow2Driver: CompressedWriting {
         let grant = try metadata.begin(unit) { tables throws(BlockError) -> WriteGrant in
             try tables.beginLazyRefcounts()
             // Before the data, so that the file can end in the middle of a cluster.
-            _ = try tables.changeableL2Slot(offset)
+            _ = try tables.changeableL2Slot(GuestOffset(offset))
             let place = try tables.allocateBytes(payload.byteCount)
             return WriteGrant(
-                new: unit, units: unit, at: place.hostOffset, in: file, rest: .keep,
+                new: unit, units: unit, at: place.hostOffset.bytes, in: file, rest: .keep,
                 tag: Qcow2Space.compressed(bytes: place.size))
         }
         do throws(BlockError) {
@@ -60,7 +60,7 @@ extension Qcow2Driver: CompressedWriting {
 
 /// Host bytes for one compressed cluster.
 struct CompressedPlace {
-    var hostOffset: Int
+    var hostOffset: HostOffset
     var size: Int
 }
 
@@ -75,29 +75,29 @@ extension Qcow2State {
             place = room
         } else {
             try padCompressedEnd()
-            place = CompressedPlace(hostOffset: try store.allocate(1) << layout.clusterBits, size: size)
+            place = CompressedPlace(hostOffset: layout.offset(of: try store.allocate(1)), size: size)
         }
         freeByteOffset = place.hostOffset + size
-        if layout.isAligned(freeByteOffset) { freeByteOffset = 0 }
+        if layout.isAligned(freeByteOffset) { freeByteOffset = .zero }
         return place
     }
 
     /// Room in the cluster that is partly used, going on into a new one where that follows it directly.
     private func roomBehindLast(_ size: Int, _ store: Qcow2Allocator) throws(BlockError) -> CompressedPlace? {
-        guard freeByteOffset > 0 else { return nil }
-        let current = freeByteOffset >> layout.clusterBits
+        guard freeByteOffset > .zero else { return nil }
+        let current = layout.cluster(at: freeByteOffset)
         let count = try store.refcount(of: current)
         guard count > 0, count < layout.maximumRefcount else { return nil }
-        let room = layout.clusterSize - freeByteOffset & (layout.clusterSize - 1)
+        let room = layout.clusterSize - freeByteOffset.bytes & (layout.clusterSize - 1)
         guard size > room else {
             try store.increment(current)
             return CompressedPlace(hostOffset: freeByteOffset, size: size)
         }
         var start = freeByteOffset
         _ = try fillingNewClusters(1) { next throws(BlockError) in
-            if next >> layout.clusterBits == current + 1 { return try store.increment(current) }
+            if layout.cluster(at: HostOffset(next)) == current + 1 { return try store.increment(current) }
             try padCompressedEnd()
-            start = next
+            start = HostOffset(next)
         }
         return CompressedPlace(hostOffset: start, size: size)
     }
@@ -106,31 +106,31 @@ extension Qcow2State {
     /// some readers (7-Zip) want to find all that it counts. Nobody else writes there: the next data go
     /// behind it.
     func padCompressedEnd() throws(BlockError) {
-        let end = freeByteOffset
+        let end = freeByteOffset.bytes
         guard let whole = end.roundedUp(to: Qcow2.sectorBytes), whole > end, try file.length() < whole else {
             return
         }
         let zeroes = [UInt8](repeating: 0, count: whole - end)
         try file.write(zeroes.span.bytes, at: end)
-        freeByteOffset = layout.isAligned(whole) ? 0 : whole
+        freeByteOffset = layout.isAligned(whole) ? .zero : HostOffset(whole)
     }
 
     /// Points a cluster's entry to its compressed bytes.
     func linkCompressed(_ grant: inout WriteGrant) throws(BlockError) {
-        try set(
-            CompressedPlace(hostOffset: grant.hostOffset, size: grant.tag >> 2), at: grant.units.lowerBound)
+        let place = CompressedPlace(hostOffset: HostOffset(grant.hostOffset), size: grant.tag >> 2)
+        try set(place, at: GuestOffset(grant.units.lowerBound))
         grant.tag = Qcow2Space.inPlace
         if hasTooManyFrees { try commit() }
     }
 
-    private func set(_ place: CompressedPlace, at guestOffset: Int) throws(BlockError) {
+    private func set(_ place: CompressedPlace, at guest: GuestOffset) throws(BlockError) {
         file.emit(.l2UpdateCompressed)
         hasUnflushedWrites = true
         guard let entry = L2Entry.compressed(at: place.hostOffset, size: place.size, layout) else {
             throw BlockError(
                 .noSpace, "The image file is too large for compressed clusters", path: file.filename)
         }
-        let (slot, index) = try changeableL2Slot(guestOffset)
+        let (slot, index) = try changeableL2Slot(guest)
         let old = cachedEntry(slot, index)
         setCachedEntry(slot, index, to: entry)
         release(old)
@@ -138,11 +138,10 @@ extension Qcow2State {
 
     /// Frees bytes that no entry ever referred to.
     func giveBackCompressed(_ grant: WriteGrant) {
-        freeByteOffset = 0
+        freeByteOffset = .zero
         guard let store = try? refcounts() else { return }
-        let last = (grant.hostOffset + grant.tag >> 2 - 1) >> layout.clusterBits
-        for cluster in grant.hostOffset >> layout.clusterBits...last {
-            _ = try? store.decrement(cluster)
-        }
+        let first = layout.cluster(at: HostOffset(grant.hostOffset))
+        let last = layout.cluster(at: HostOffset(grant.hostOffset + grant.tag >> 2 - 1))
+        store.giveBack(first..<last + 1)
     }
 }

@@ -36,10 +36,10 @@ extension Qcow2Driver {
         case .data(let host): return EncodedPlace(hostEnd: host + extent.length, count: extent.length)
         case .encoded:
             let range = try metadata.withLock { tables throws(BlockError) in
-                try tables.compressedRange(at: offset)
+                try tables.compressedRange(at: GuestOffset(offset))
             }
             return EncodedPlace(
-                hostEnd: range.upperBound - Qcow2.sectorBytes + 1,
+                hostEnd: range.upperBound.bytes - Qcow2.sectorBytes + 1,
                 count: layout.clusterSize - offset & (layout.clusterSize - 1))
         case .zero, .unallocated: return EncodedPlace(hostEnd: 0, count: extent.length)
         }
@@ -98,14 +98,13 @@ extension Qcow2State {
     /// one need not be in the file.
     func countsClustersBehindEnd() throws(BlockError) -> Bool {
         let store = try refcounts()
-        let l1Start = header.l1Offset >> layout.clusterBits
-        let l1Clusters = l1Start..<l1Start + layout.clusters(header.l1Entries * 8)
-        var cluster = layout.clusters(try file.length())
+        let l1Clusters = layout.clusters(at: HostOffset(header.l1Offset), bytes: header.l1Entries * 8)
+        var cluster = layout.endCluster(ofFile: try file.length())
         let end = store.endOfBlocks
         for _ in 0..<Self.slicesAtMost {
             guard cluster < end else { return false }
             guard let slice = try store.slice(of: cluster) else {
-                cluster = (cluster / layout.refcountsPerBlock + 1) * layout.refcountsPerBlock
+                cluster = layout.firstCluster(ofBlock: layout.refcountBlock(of: cluster) + 1)
                 continue
             }
             let bytes = slice.buffer.bytes

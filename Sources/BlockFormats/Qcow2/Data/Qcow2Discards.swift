@@ -7,9 +7,9 @@ extension Qcow2State {
     /// with the file, unused.
     ///
     /// - Parameter freed: clusters that lost their last reference; who has got one again since is left alone.
-    func punch(_ freed: [Range<Int>]) {
+    func punch(_ freed: [Range<HostCluster>]) {
         guard !freed.isEmpty, let store = loadedRefcounts else { return }
-        var runs: [Range<Int>] = []
+        var runs: [Range<HostCluster>] = []
         for range in freed.sorted(by: { $0.lowerBound < $1.lowerBound }) {
             for cluster in range where (try? store.refcount(of: cluster)) == 0 {
                 runs.add(cluster..<cluster + 1)
@@ -23,9 +23,9 @@ extension Qcow2State {
     /// - Throws: `corrupt` where a free cluster holds metadata.
     func punchAllFree() throws(BlockError) {
         let store = try refcounts()
-        let end = layout.clusters(try file.length())
-        var start: Int?
-        for cluster in 0..<end {
+        let end = layout.endCluster(ofFile: try file.length())
+        var start: HostCluster?
+        for cluster in HostCluster(0)..<end {
             let isFree = try store.refcount(of: cluster) == 0 ? try mayAllocate(cluster) : false
             if isFree {
                 start = start ?? cluster
@@ -37,8 +37,8 @@ extension Qcow2State {
         if let first = start { discard(first..<end) }
     }
 
-    private func discard(_ clusters: Range<Int>) {
+    private func discard(_ clusters: Range<HostCluster>) {
         try? file.discard(
-            at: clusters.lowerBound << layout.clusterBits, count: clusters.count << layout.clusterBits)
+            at: layout.offset(of: clusters.lowerBound).bytes, count: clusters.count << layout.clusterBits)
     }
 }

@@ -36,7 +36,7 @@ extension Qcow2State {
     /// As ``grant(_:over:)``, of whole clusters.
     private func grantClusters(_ guest: Range<Int>) throws(BlockError) -> WriteGrant {
         let start = guest.lowerBound
-        let (slot, first) = try changeableL2Slot(start)
+        let (slot, first) = try changeableL2Slot(GuestOffset(start))
         let buffer = l2Cache.bytes(of: slot)
         let slice = buffer.bytes
         let entry = L2Entry(raw: slice.bigEndian(at: first &* 8) ?? 0)
@@ -45,7 +45,7 @@ extension Qcow2State {
         let perSlice = l2Cache.sliceSize / 8
         let wanted = min(layout.clusters(inside + guest.count), perSlice - first)
         let isOwn = entry.isCopied && (kind == .data || kind == .zeroAllocated)
-        if isOwn { try checkDataOffset(entry, guest: start - inside) }
+        if isOwn { try checkDataOffset(entry, guest: GuestOffset(start - inside)) }
         var count = 1
         while count < wanted {
             let next = L2Entry(raw: slice.bigEndian(at: (first &+ count) &* 8) ?? 0)
@@ -62,7 +62,7 @@ extension Qcow2State {
         let clusters = start - inside..<start - inside + count << layout.clusterBits
         let part = start..<min(guest.upperBound, clusters.upperBound)
         if isOwn && kind == .data {
-            return WriteGrant(inPlace: part, at: entry.hostOffset + inside, in: data.node)
+            return WriteGrant(inPlace: part, at: entry.hostOffset.bytes + inside, in: data.node)
         }
         let last: UInt64 = slice.bigEndian(at: (first + count - 1) * 8) ?? 0
         let lastKind = L2Entry(raw: last).kind(layout)
@@ -72,10 +72,11 @@ extension Qcow2State {
 
     /// Finds place for whole guest clusters, of which `used` is to be written.
     private func allocate(
-        _ clusters: Range<Int>, for used: Range<Int>, reusing: Int?, kinds: (L2Entry.Kind, L2Entry.Kind)
+        _ clusters: Range<Int>, for used: Range<Int>, reusing: HostOffset?,
+        kinds: (L2Entry.Kind, L2Entry.Kind)
     ) throws(BlockError) -> WriteGrant {
         var grant = WriteGrant(
-            new: used, units: clusters, at: reusing ?? 0, in: data.node, rest: .old,
+            new: used, units: clusters, at: reusing?.bytes ?? 0, in: data.node, rest: .old,
             tag: reusing == nil ? Qcow2Space.new : Qcow2Space.reused)
         grant.head = kinds.0.rest
         grant.tail = kinds.1.rest
@@ -96,7 +97,7 @@ extension Qcow2State {
         let store = try refcounts()
         let virgin = store.virginCluster
         let first = try store.allocate(count)
-        grant.hostOffset = first << layout.clusterBits
+        grant.hostOffset = layout.offset(of: first).bytes
         grant.isVirgin = first >= virgin && data.isZeroInitialised
     }
 
@@ -124,24 +125,24 @@ extension Qcow2State {
     /// Calls `body`, which links it, for each cluster of a grant, and takes it off the grant.
     func eachCluster(
         of grant: inout WriteGrant,
-        _ body: (_ guest: Int, _ host: Int, _ isReused: Bool) throws(BlockError) -> Void
+        _ body: (_ guest: GuestOffset, _ host: HostOffset, _ isReused: Bool) throws(BlockError) -> Void
     ) throws(BlockError) {
         hasUnflushedWrites = true
         let lead = grant.units.lowerBound - layout.roundedDown(grant.units.lowerBound)
-        var guest = grant.units.lowerBound - lead
-        var host = grant.hostOffset - lead
-        while guest < grant.units.upperBound {
+        var guest = GuestOffset(grant.units.lowerBound - lead)
+        var host = HostOffset(grant.hostOffset - lead)
+        while guest.bytes < grant.units.upperBound {
             try body(guest, host, grant.tag == Qcow2Space.reused)
             guest += layout.clusterSize
             host += layout.clusterSize
-            grant.units = min(guest, grant.units.upperBound)..<grant.units.upperBound
-            grant.hostOffset = host
+            grant.units = min(guest.bytes, grant.units.upperBound)..<grant.units.upperBound
+            grant.hostOffset = host.bytes
         }
     }
 
     /// The slot and number of a guest cluster's entry, in a table that is the image's own and has its space.
-    func changeableL2Slot(_ guestOffset: Int) throws(BlockError) -> (slot: Int, entry: Int) {
-        let found = try l2Slot(table: try writableL2Table(guestOffset), index: l2Index(guestOffset))
+    func changeableL2Slot(_ guest: GuestOffset) throws(BlockError) -> (slot: Int, entry: Int) {
+        let found = try l2Slot(table: try writableL2Table(guest), index: layout.l2Index(of: guest))
         try l2Cache.reserve(found.slot)
         return found
     }
@@ -153,8 +154,8 @@ extension Qcow2State {
         guard grant.tag == Qcow2Space.new, !grant.units.isEmpty, !data.isExternal,
             let store = try? refcounts()
         else { return }
-        let first = grant.hostOffset >> layout.clusterBits
-        store.giveBack(first..<layout.clusters(grant.place.upperBound))
+        let first = layout.cluster(at: HostOffset(grant.hostOffset))
+        store.giveBack(first..<layout.endCluster(ofFile: grant.place.upperBound))
     }
 }
 

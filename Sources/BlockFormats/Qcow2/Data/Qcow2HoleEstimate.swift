@@ -10,8 +10,8 @@ struct Qcow2HoleEstimate {
     static let looksAtOnce = 1 << 14
 
     private let threshold: Int
-    private let fileClusters: Int
-    private var cluster = 0
+    private let end: HostCluster
+    private var cluster = HostCluster(0)
     private var counted = 0
     private var looks = 0
 
@@ -20,21 +20,21 @@ struct Qcow2HoleEstimate {
         guard let allocated = tables.file.allocatedSize() else { return nil }
         let real = allocated >> tables.layout.clusterBits
         threshold = max(real + real / 9, real + 2)
-        fileClusters = tables.layout.clusters(try tables.file.length())
-        guard fileClusters >= threshold else { return nil }
+        end = tables.layout.endCluster(ofFile: try tables.file.length())
+        guard end.index >= threshold else { return nil }
     }
 
     /// Looks at the next refcounts.
     ///
     /// - Returns: the answer, once it is known.
     mutating func look(at store: Qcow2Allocator) throws(BlockError) -> Bool? {
-        let perBlock = store.layout.refcountsPerBlock
+        let layout = store.layout
         for _ in 0..<Self.looksAtOnce {
             if counted >= threshold || looks >= Self.maximumLooks { return true }
-            if cluster >= fileClusters { return false }
+            if cluster >= end { return false }
             looks += 1
             guard store.hasBlock(for: cluster) else {
-                cluster = (cluster / perBlock + 1) * perBlock
+                cluster = layout.firstCluster(ofBlock: layout.refcountBlock(of: cluster) + 1)
                 continue
             }
             if try store.refcount(of: cluster) > 0 { counted += 1 }

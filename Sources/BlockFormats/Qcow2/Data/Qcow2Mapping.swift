@@ -46,8 +46,9 @@ extension Qcow2Driver {
         while done < count {
             let batch = try compressedBatch(at: offset + done, limit: count - done)
             file.emit(.readCompressed)
-            let bytes = try file.readBuffer(at: batch.hostRange.lowerBound, count: batch.hostRange.count)
-            let stored = try file.storedCount(at: batch.hostRange.lowerBound, count: bytes.count)
+            let start = batch.hostRange.lowerBound.bytes
+            let bytes = try file.readBuffer(at: start, count: batch.hostRange.count)
+            let stored = try file.storedCount(at: start, count: bytes.count)
             for cluster in batch.clusters {
                 let inside = (offset + done) & (layout.clusterSize - 1)
                 let part = min(layout.clusterSize - inside, count - done)
@@ -62,7 +63,7 @@ extension Qcow2Driver {
                     // The last sector need not be whole: entries count sectors.
                     guard held < cluster.count else { throw error }
                     throw try file.cutError(
-                        "A compressed cluster", end: cluster.upperBound, at: cluster.lowerBound)
+                        "A compressed cluster", end: cluster.upperBound.bytes, at: cluster.lowerBound.bytes)
                 }
                 done += part
                 if done == count { break }
@@ -72,19 +73,19 @@ extension Qcow2Driver {
 
     /// Compressed clusters that follow each other for the guest and lie close together in the file.
     private struct CompressedBatch {
-        var hostRange: Range<Int>
-        var clusters: [Range<Int>]
+        var hostRange: Range<HostOffset>
+        var clusters: [Range<HostOffset>]
         static let maximumBytes = 2 << 20
         static let maximumGap = 65536
     }
 
     private func compressedBatch(at offset: Int, limit: Int) throws(BlockError) -> CompressedBatch {
         try metadata.withLock { tables throws(BlockError) -> CompressedBatch in
-            let first = try tables.compressedRange(at: offset)
+            let first = try tables.compressedRange(at: GuestOffset(offset))
             var batch = CompressedBatch(hostRange: first, clusters: [first])
             var next = layout.roundedDown(offset) + layout.clusterSize
             while next < offset + limit {
-                let range = try tables.compressedRange(at: next)
+                let range = try tables.compressedRange(at: GuestOffset(next))
                 let start = min(batch.hostRange.lowerBound, range.lowerBound)
                 let union = start..<max(batch.hostRange.upperBound, range.upperBound)
                 guard union.count <= CompressedBatch.maximumBytes,
@@ -137,27 +138,28 @@ extension BlockNode {
 
 extension Qcow2State {
     /// How far the guest space without L2 tables goes; looked for up to `limit` bytes and somewhat more.
-    func unmappedRun(_ guestOffset: Int, limit: Int) -> Int {
+    func unmappedRun(_ guest: GuestOffset, limit: Int) -> Int {
         let span = layout.guestBytesPerL2Table
-        var index = guestOffset / span + 1
+        var index = layout.l1Index(of: guest) + 1
         let last = min(l1.count, index + limit / span + 1)
         while index < last, l1[index] & L2Entry.offsetMask == 0 { index += 1 }
         let (end, overflow) = index.multipliedReportingOverflow(by: span)
-        return (overflow || index >= l1.count ? Int.max : end) - guestOffset
+        return (overflow || index >= l1.count ? Int.max : end) - guest.bytes
     }
 
     /// Where the bytes at `offset` are, encrypted or not.
     func run(at offset: Int, limit: Int) throws(BlockError) -> Extent {
-        guard let table = try l2TableOffset(offset) else {
-            return Extent(.unallocated, length: min(limit, unmappedRun(offset, limit: limit)))
+        let guest = GuestOffset(offset)
+        guard let table = try l2TableOffset(guest) else {
+            return Extent(.unallocated, length: min(limit, unmappedRun(guest, limit: limit)))
         }
         return try extent(at: offset, limit: limit, table: table)
     }
 
     /// The run of equal entries at `offset`, within one slice of its L2 table.
-    func extent(at offset: Int, limit: Int, table: Int) throws(BlockError) -> Extent {
+    func extent(at offset: Int, limit: Int, table: HostOffset) throws(BlockError) -> Extent {
         if layout.hasSubclusters { return try subclusterExtent(at: offset, limit: limit, table: table) }
-        let (slot, first) = try l2Slot(table: table, index: l2Index(offset))
+        let (slot, first) = try l2Slot(table: table, index: layout.l2Index(of: GuestOffset(offset)))
         let buffer = l2Cache.bytes(of: slot)
         let slice = buffer.bytes
         let entry = L2Entry(raw: slice.bigEndian(at: first &* 8) ?? 0)
@@ -168,7 +170,7 @@ extension Qcow2State {
             min(inside + min(limit, Int.max - inside), perSlice << layout.clusterBits))
         let last = min(first + wanted, perSlice)
         let keepsPlace = kind == .data || kind == .zeroAllocated
-        if keepsPlace { try checkDataOffset(entry, guest: offset - inside) }
+        if keepsPlace { try checkDataOffset(entry, guest: GuestOffset(offset - inside)) }
         var index = first + 1
         while index < last {
             let next = L2Entry(raw: slice.bigEndian(at: index &* 8) ?? 0)
@@ -182,12 +184,12 @@ extension Qcow2State {
         return Extent(status(kind, host: entry.hostOffset + inside), length: length, child: data.child)
     }
 
-    private func status(_ kind: L2Entry.Kind, host: Int) -> Extent.Status {
+    private func status(_ kind: L2Entry.Kind, host: HostOffset) -> Extent.Status {
         switch kind {
         case .unallocated: .unallocated
         case .zeroPlain: .zero(hostOffset: nil)
-        case .zeroAllocated: .zero(hostOffset: host)
-        case .data: .data(hostOffset: host)
+        case .zeroAllocated: .zero(hostOffset: host.bytes)
+        case .data: .data(hostOffset: host.bytes)
         case .compressed: .encoded(compressed: true)
         }
     }
@@ -195,19 +197,19 @@ extension Qcow2State {
     /// Data starts at a cluster; in a data file, at the offset that the guest knows it by.
     ///
     /// - Parameter guest: where the guest cluster of `entry` starts.
-    func checkDataOffset(_ entry: L2Entry, guest: Int) throws(BlockError) {
+    func checkDataOffset(_ entry: L2Entry, guest: GuestOffset) throws(BlockError) {
         let host = entry.hostOffset
         guard layout.isAligned(host) else { throw corrupt("Data cluster offset 0x\(hex(host)) unaligned") }
-        guard !data.isExternal || host == guest else {
+        guard !data.isExternal || host.bytes == guest.bytes else {
             throw corrupt(
                 "Cluster offset 0x\(hex(host)) in the data file does not match the guest offset "
-                    + "0x\(hex(guest))")
+                    + "0x\(hex(guest.bytes))")
         }
     }
 
     /// The host bytes of the compressed cluster at a guest offset.
-    func compressedRange(at guestOffset: Int) throws(BlockError) -> Range<Int> {
-        let entry = try entry(at: guestOffset)
+    func compressedRange(at guest: GuestOffset) throws(BlockError) -> Range<HostOffset> {
+        let entry = try entry(at: guest)
         guard entry.isCompressed else { throw corrupt("The cluster is not compressed any more") }
         guard !data.isExternal else { throw corrupt("An image with a data file has a compressed cluster") }
         return entry.compressedRange(layout)

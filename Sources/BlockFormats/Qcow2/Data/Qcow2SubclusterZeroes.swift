@@ -21,13 +21,13 @@ extension Qcow2Driver {
                 var mask = layout.subclusterMask(part, inCluster: cluster)
                 // Behind the end of the disk there is nothing to keep.
                 if part.upperBound >= virtualSize { mask |= ~(mask | (mask &- 1)) }
-                let old = try tables.entry(at: cluster)
+                let old = try tables.entry(at: GuestOffset(cluster))
                 if old.isCompressed && mask != .max { break }
                 done = part.upperBound
                 let new = old.zeroed(mask, mayUnmap: unmaps)
                 if new == old { continue }
                 try tables.beginLazyRefcounts()
-                try tables.setEntry(at: cluster, to: new)
+                try tables.setEntry(at: GuestOffset(cluster), to: new)
                 if new.raw == 0 { tables.release(old, discards: discards) }
                 if data.isExternal && old.raw != 0 && !tables.keepsDiscarded { given.add(part) }
                 if mayUnmap && !unmaps && mask == .max && new.raw != 0 { kept.add(new.hostRange(layout)) }

@@ -95,15 +95,15 @@ extension Qcow2State {
     // MARK: Mapping
 
     /// The run of subclusters of one kind at `offset`, within one slice of its L2 table.
-    func subclusterExtent(at offset: Int, limit: Int, table: Int) throws(BlockError) -> Extent {
-        let (slot, first) = try l2Slot(table: table, index: l2Index(offset))
+    func subclusterExtent(at offset: Int, limit: Int, table: HostOffset) throws(BlockError) -> Extent {
+        let (slot, first) = try l2Slot(table: table, index: layout.l2Index(of: GuestOffset(offset)))
         let entry = cachedEntry(slot, first)
         try checkBitmap(entry, guest: offset)
         let inside = offset & (layout.clusterSize - 1)
         let start = layout.subcluster(offset)
         let kind = entry.kind(ofSubcluster: start, layout)
         let keepsPlace = entry.kind(layout) == .data
-        if keepsPlace { try checkDataOffset(entry, guest: offset - inside) }
+        if keepsPlace { try checkDataOffset(entry, guest: GuestOffset(offset - inside)) }
         let perSlice = l2Cache.sliceSize / layout.l2EntryBytes
         let equal = run(of: kind, in: entry, from: start)
         var length = equal * layout.subclusterSize - inside % layout.subclusterSize
@@ -118,7 +118,7 @@ extension Qcow2State {
             length += run(of: kind, in: next, from: 0) * layout.subclusterSize
             index += 1
         }
-        let host = entry.hostOffset + inside
+        let host = entry.hostOffset.bytes + inside
         let status: Extent.Status =
             switch kind {
             case .unallocated: .unallocated
@@ -157,10 +157,10 @@ extension Qcow2State {
     func grantSubclusters(_ guest: Range<Int>) throws(BlockError) -> WriteGrant {
         let start = guest.lowerBound
         let inside = start & (layout.clusterSize - 1)
-        let (slot, first) = try changeableL2Slot(start)
+        let (slot, first) = try changeableL2Slot(GuestOffset(start))
         let entry = cachedEntry(slot, first)
         let isOwn = entry.isCopied && entry.kind(layout) == .data
-        if isOwn { try checkDataOffset(entry, guest: start - inside) }
+        if isOwn { try checkDataOffset(entry, guest: GuestOffset(start - inside)) }
         let available = l2Cache.sliceSize / layout.l2EntryBytes - first
         let wanted = min(layout.clusters(inside + guest.count), available)
         var count = 1
@@ -182,7 +182,7 @@ extension Qcow2State {
             if next.allocatedSubclusters & touched != touched { isAllocated = false }
         }
         if isAllocated {
-            return WriteGrant(inPlace: part, at: entry.hostOffset + inside, in: data.node)
+            return WriteGrant(inPlace: part, at: entry.hostOffset.bytes + inside, in: data.node)
         }
         let last = cachedEntry(slot, first + count - 1)
         return try allocateSubclusters(clusters, for: part, entry, last, isOwn: isOwn)
@@ -198,7 +198,7 @@ extension Qcow2State {
         var upper = completedEnd(used.upperBound, last, cluster: lastCluster, isOwn: isOwn)
         if data.isExternal { upper = min(upper, max(used.upperBound, header.virtualSize)) }
         var grant = WriteGrant(
-            new: used, units: lower..<upper, at: first.hostOffset, in: data.node, rest: .old,
+            new: used, units: lower..<upper, at: first.hostOffset.bytes, in: data.node, rest: .old,
             tag: isOwn ? Qcow2Space.reused : Qcow2Space.new)
         if lower >= used.lowerBound - used.lowerBound % layout.subclusterSize {
             grant.head = first.kind(ofSubcluster: layout.subcluster(used.lowerBound), layout).rest
@@ -248,7 +248,7 @@ extension Qcow2State {
         let units = grant.units
         try eachCluster(of: &grant) { guest, host, isReused throws(BlockError) in
             let old = try entry(at: guest)
-            let filled = layout.subclusterMask(units, inCluster: guest)
+            let filled = layout.subclusterMask(units, inCluster: guest.bytes)
             let zero = old.isCompressed ? 0 : old.zeroSubclusters
             let kept = isReused ? old.allocatedSubclusters : 0
             let new = L2Entry.data(at: host)

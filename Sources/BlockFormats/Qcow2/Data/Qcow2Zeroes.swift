@@ -57,16 +57,16 @@ extension Qcow2Driver {
             let unmaps = mayUnmap && !tables.keepsDiscarded
             var guest = range.lowerBound
             while guest < range.upperBound {
-                if layout.version < 3, try tables.l2TableOffset(guest) == nil {
-                    let run = tables.unmappedRun(guest, limit: range.upperBound - guest)
+                if layout.version < 3, try tables.l2TableOffset(GuestOffset(guest)) == nil {
+                    let run = tables.unmappedRun(GuestOffset(guest), limit: range.upperBound - guest)
                     guest = run >= range.upperBound - guest ? range.upperBound : guest + run
                     continue
                 }
-                let old = try tables.entry(at: guest)
+                let old = try tables.entry(at: GuestOffset(guest))
                 if let new = Self.zeroed(old, layout, mayUnmap: unmaps) {
                     try tables.beginLazyRefcounts()
-                    try tables.setEntry(at: guest, to: new)
-                    if new.hostOffset == 0 { tables.release(old, discards: discards) }
+                    try tables.setEntry(at: GuestOffset(guest), to: new)
+                    if new.hostOffset == .zero { tables.release(old, discards: discards) }
                     if data.isExternal, !new.isCopied { given.add(guest..<guest + layout.clusterSize) }
                     if mayUnmap, new.isCopied { kept.add(new.hostRange(layout)) }
                     if tables.hasTooManyFrees { try tables.commit() }
@@ -105,12 +105,14 @@ extension Qcow2Driver {
 
 extension L2Entry {
     /// The cluster of plain data that the entry refers to.
-    func hostRange(_ layout: Qcow2Layout) -> Range<Int> { hostOffset..<hostOffset + layout.clusterSize }
+    func hostRange(_ layout: Qcow2Layout) -> Range<Int> {
+        hostOffset.bytes..<hostOffset.bytes + layout.clusterSize
+    }
 }
 
-extension [Range<Int>] {
+extension Array {
     /// Adds a range, to the last one where it follows it.
-    mutating func add(_ range: Range<Int>) {
+    mutating func add<Bound>(_ range: Range<Bound>) where Element == Range<Bound> {
         if let end = last?.upperBound, end == range.lowerBound {
             self[count - 1] = self[count - 1].lowerBound..<range.upperBound
         } else {

@@ -58,11 +58,11 @@ extension Qcow2State {
             let bitmap = layout.l2EntryBytes > 8 ? buffer.bytes.bigEndian(at: place + 8) ?? UInt64(0) : 0
             let entry = L2Entry(raw: raw, bitmap: bitmap)
             switch entry.kind(layout) {
-            case .data where entry.hostOffset >= length:
+            case .data where entry.hostOffset.bytes >= length:
                 if layout.hasSubclusters && UInt32(truncatingIfNeeded: bitmap) == 0 { break }
-                end = max(end, entry.hostOffset + layout.clusterSize)
+                end = max(end, entry.hostOffset.bytes + layout.clusterSize)
             case .compressed:
-                let last = entry.compressedRange(layout).upperBound - Qcow2.sectorBytes + 1
+                let last = entry.compressedRange(layout).upperBound.bytes - Qcow2.sectorBytes + 1
                 if last > length { end = max(end, last) }
             default: break
             }

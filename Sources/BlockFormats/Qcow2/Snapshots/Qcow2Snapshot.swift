@@ -179,7 +179,9 @@ extension Qcow2State {
         try moveHeader(to: changed)
         protection = nil
         try barrier()
-        if oldBytes > 0 && !keepsOld { release(old >> layout.clusterBits, count: layout.clusters(oldBytes)) }
+        if oldBytes > 0 && !keepsOld {
+            release(layout.cluster(at: HostOffset(old)), count: layout.clusters(oldBytes))
+        }
     }
 
     /// Writes a snapshot table to a new place, and answers where: 0 where there are none.

@@ -178,7 +178,7 @@ extension Qcow2State {
             guard isSound else { return try releaseUnused() }
             try unshareClusters(of: entries)
             release(
-                doomed.l1Offset >> layout.clusterBits, count: layout.clusters(doomed.l1Entries * 8),
+                layout.cluster(at: HostOffset(doomed.l1Offset)), count: layout.clusters(doomed.l1Entries * 8),
                 discards: passesDiscards.ofSnapshots)
             try commit()
             try setCopiedFlags()
@@ -189,9 +189,9 @@ extension Qcow2State {
     /// Gives the space of what an L1 table referred to, and nothing else does, back to the file system.
     fileprivate func discardUnused(_ entries: [UInt64]) {
         guard passesDiscards.ofSnapshots, let store = try? refcounts() else { return }
-        func discard(_ cluster: Int) {
+        func discard(_ cluster: HostCluster) {
             guard (try? store.refcount(of: cluster)) == 0 else { return }
-            try? file.discard(at: cluster << layout.clusterBits, count: layout.clusterSize)
+            try? file.discard(at: layout.offset(of: cluster).bytes, count: layout.clusterSize)
         }
         // What cannot be given back stays, unused.
         try? eachL2Table(of: entries) { offset, buffer throws(BlockError) in
@@ -200,7 +200,7 @@ extension Qcow2State {
                 guard entry != .unallocated, let unused = try? self.clusters(of: entry) else { continue }
                 for cluster in unused { discard(cluster) }
             }
-            discard(offset >> layout.clusterBits)
+            discard(layout.cluster(at: offset))
         }
     }
 
@@ -228,41 +228,41 @@ extension Qcow2State {
 
     /// Calls `body` with every L2 table that an L1 table refers to, loaded into one reused buffer.
     func eachL2Table(
-        of l1: [UInt64], _ body: (_ offset: Int, _ bytes: AlignedBuffer) throws(BlockError) -> Void
+        of l1: [UInt64], _ body: (_ offset: HostOffset, _ bytes: AlignedBuffer) throws(BlockError) -> Void
     ) throws(BlockError) {
         let buffer = AlignedBuffer(count: layout.clusterSize)
         for index in l1.indices {
             guard let offset = try checkedTable(l1[index], index) else { continue }
             var bytes = buffer.mutableBytes
-            try file.read(into: &bytes, at: offset)
+            try file.read(into: &bytes, at: offset.bytes)
             try body(offset, buffer)
         }
     }
 
     /// The clusters that an L2 entry refers to.
-    func clusters(of entry: L2Entry) throws(BlockError) -> Range<Int> {
+    func clusters(of entry: L2Entry) throws(BlockError) -> Range<HostCluster> {
+        let none = HostCluster(0)..<HostCluster(0)
         switch entry.kind(layout) {
-        case .unallocated, .zeroPlain: return 0..<0
+        case .unallocated, .zeroPlain: return none
         case .data, .zeroAllocated:
             // Clusters of a data file are not counted.
-            if data.isExternal { return 0..<0 }
-            let cluster = entry.hostOffset >> layout.clusterBits
+            if data.isExternal { return none }
+            let cluster = layout.cluster(at: entry.hostOffset)
             guard layout.isAligned(entry.hostOffset) else {
                 throw corrupt("Data cluster offset 0x\(hex(entry.hostOffset)) unaligned")
             }
             return cluster..<cluster + 1
         case .compressed:
-            let range = entry.compressedRange(layout)
-            return range.lowerBound >> layout.clusterBits..<((range.upperBound - 1) >> layout.clusterBits) + 1
+            return entry.compressedClusters(layout)
         }
     }
 
     /// Whether all that a snapshot's table refers to is in the file, and counted.
     fileprivate func canRelease(_ snapshot: Qcow2Snapshot, _ l1: [UInt64]) throws(BlockError) -> Bool {
         let store = try refcounts()
-        let own = snapshot.l1Offset >> layout.clusterBits
+        let own = layout.clusters(at: HostOffset(snapshot.l1Offset), bytes: l1.count * 8)
         do throws(BlockError) {
-            for cluster in own..<own + layout.clusters(l1.count * 8)
+            for cluster in own
             where try store.refcount(of: cluster) == 0 { return false }
             try eachReference(of: l1) { cluster throws(BlockError) in
                 let refcount = try store.refcount(of: cluster)
@@ -285,7 +285,7 @@ extension Qcow2State {
 
     /// Calls `body` for every reference below an L1 table: clusters of L2 entries, then the L2 table's own.
     private func eachReference(
-        of l1: [UInt64], _ body: (_ cluster: Int) throws(BlockError) -> Void
+        of l1: [UInt64], _ body: (_ cluster: HostCluster) throws(BlockError) -> Void
     ) throws(BlockError) {
         try eachL2Table(of: l1) { offset, bytes throws(BlockError) in
             for index in 0..<layout.entriesPerL2Table {
@@ -293,7 +293,7 @@ extension Qcow2State {
                 if entry == .unallocated { continue }
                 for cluster in try clusters(of: entry) { try body(cluster) }
             }
-            try body(offset >> layout.clusterBits)
+            try body(layout.cluster(at: offset))
         }
     }
 
@@ -305,7 +305,7 @@ extension Qcow2State {
                 let entry = L2Entry(raw: bytes.bytes.bigEndian(at: index * layout.l2EntryBytes) ?? 0)
                 if entry != .unallocated { release(entry, discards: discards) }
             }
-            release(offset >> layout.clusterBits, count: 1, discards: discards)
+            release(layout.cluster(at: offset), count: 1, discards: discards)
             if hasTooManyFrees { try commit() }
         }
     }
@@ -317,7 +317,7 @@ extension Qcow2State {
         for index in l1.indices {
             guard let table = try checkedTable(l1[index], index) else { continue }
             try setCopiedFlags(table: table, store)
-            let isOwn = try store.refcount(of: table >> layout.clusterBits) == 1
+            let isOwn = try store.refcount(of: layout.cluster(at: table)) == 1
             let entry = isOwn ? l1[index] | L2Entry.copiedFlag : l1[index] & ~L2Entry.copiedFlag
             if entry != l1[index] { setL1(index, to: entry) }
         }
@@ -325,12 +325,12 @@ extension Qcow2State {
         try barrier()
     }
 
-    private func setCopiedFlags(table: Int, _ store: Qcow2Allocator) throws(BlockError) {
+    private func setCopiedFlags(table: HostOffset, _ store: Qcow2Allocator) throws(BlockError) {
         for index in 0..<layout.entriesPerL2Table {
             let (slot, entry) = try l2Slot(table: table, index: index)
             let old = cachedEntry(slot, entry)
-            guard !old.isCompressed, old.hostOffset != 0 else { continue }
-            let isOwn = try store.refcount(of: old.hostOffset >> layout.clusterBits) == 1
+            guard !old.isCompressed, old.hostOffset != .zero else { continue }
+            let isOwn = try store.refcount(of: layout.cluster(at: old.hostOffset)) == 1
             let new = isOwn ? old.raw | L2Entry.copiedFlag : old.raw & ~L2Entry.copiedFlag
             if new != old.raw { setCachedEntry(slot, entry, to: L2Entry(raw: new, bitmap: old.bitmap)) }
         }

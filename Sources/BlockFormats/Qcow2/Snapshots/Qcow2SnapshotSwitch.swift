@@ -22,7 +22,7 @@ struct Qcow2SnapshotSwitch {
     private var l1: [UInt64]
     private var hasNewL1 = false
     /// Tables that nothing refers to afterwards.
-    private var dropped: [Range<Int>] = []
+    private var dropped: [Range<HostCluster>] = []
 
     private var layout: Qcow2Layout { tables.layout }
 
@@ -42,7 +42,7 @@ struct Qcow2SnapshotSwitch {
         try tables.writeRefcounts()
         try tables.barrier()
         let length = try tables.file.length()
-        let firstMaybeFree = tables.loadedRefcounts?.firstMaybeFree ?? 0
+        let firstMaybeFree = tables.loadedRefcounts?.firstMaybeFree ?? HostCluster(0)
         tables.loadedRefcounts = nil
         var isWritten = false
         do throws(BlockError) {
@@ -70,12 +70,12 @@ struct Qcow2SnapshotSwitch {
         try rebuildActive(of: l1) { change, table, buffer throws(BlockError) in
             let isChanged = try change.shareEntries(of: buffer)
             guard isChanged else {
-                try change.store.increment(table >> change.layout.clusterBits)
-                return UInt64(table)
+                try change.store.increment(change.layout.cluster(at: table))
+                return UInt64(table.bytes)
             }
             let copy = try change.replace(table, with: buffer)
-            try change.store.increment(copy >> change.layout.clusterBits)
-            return UInt64(copy)
+            try change.store.increment(change.layout.cluster(at: copy))
+            return UInt64(copy.bytes)
         }
         return l1
     }
@@ -85,10 +85,10 @@ struct Qcow2SnapshotSwitch {
         try rebuildActive(of: entries) { change, table, buffer throws(BlockError) in
             let isChanged = try change.shareEntries(of: buffer)
             guard isChanged else {
-                try change.store.increment(table >> change.layout.clusterBits)
-                return UInt64(table)
+                try change.store.increment(change.layout.cluster(at: table))
+                return UInt64(table.bytes)
             }
-            return UInt64(try change.add(buffer)) | L2Entry.copiedFlag
+            return UInt64(try change.add(buffer).bytes) | L2Entry.copiedFlag
         }
     }
 
@@ -96,10 +96,10 @@ struct Qcow2SnapshotSwitch {
     mutating func setFlags() throws(BlockError) {
         try rebuildActive(of: l1) { change, table, buffer throws(BlockError) in
             if try change.updateFlags(buffer) {
-                return UInt64(try change.replace(table, with: buffer)) | L2Entry.copiedFlag
+                return UInt64(try change.replace(table, with: buffer).bytes) | L2Entry.copiedFlag
             }
-            let count = try change.store.refcount(of: table >> change.layout.clusterBits)
-            return UInt64(table) | (count == 1 ? L2Entry.copiedFlag : 0)
+            let count = try change.store.refcount(of: change.layout.cluster(at: table))
+            return UInt64(table.bytes) | (count == 1 ? L2Entry.copiedFlag : 0)
         }
     }
 
@@ -115,7 +115,7 @@ struct Qcow2SnapshotSwitch {
                     try take(cluster)
                 }
             }
-            let table = offset >> layout.clusterBits
+            let table = layout.cluster(at: offset)
             if try tables.holdsFixedMetadata(table) { throw foreign(table) }
             try take(table)
         }
@@ -124,8 +124,7 @@ struct Qcow2SnapshotSwitch {
     /// Takes the reference to a table of `bytes` bytes at `offset`.
     mutating func drop(_ offset: Int, _ bytes: Int) throws(BlockError) {
         if bytes == 0 { return }
-        let first = offset >> layout.clusterBits
-        let clusters = first..<first + layout.clusters(bytes)
+        let clusters = layout.clusters(at: HostOffset(offset), bytes: bytes)
         for cluster in clusters { try take(cluster) }
         dropped.append(clusters)
     }
@@ -147,7 +146,7 @@ struct Qcow2SnapshotSwitch {
     /// Makes the active L1 table anew from `entries`, as `table` answers for each L2 table.
     private mutating func rebuildActive(
         of entries: [UInt64],
-        _ table: (inout Qcow2SnapshotSwitch, _ offset: Int, AlignedBuffer) throws(BlockError) -> UInt64
+        _ table: (inout Qcow2SnapshotSwitch, _ offset: HostOffset, AlignedBuffer) throws(BlockError) -> UInt64
     ) throws(BlockError) {
         var new = entries
         let buffer = AlignedBuffer(count: layout.clusterSize)
@@ -158,7 +157,7 @@ struct Qcow2SnapshotSwitch {
                 continue
             }
             var bytes = buffer.mutableBytes
-            try tables.file.read(into: &bytes, at: offset)
+            try tables.file.read(into: &bytes, at: offset.bytes)
             new[index] = try table(&self, offset, buffer)
         }
         guard new != tables.l1 else { return }
@@ -189,8 +188,8 @@ struct Qcow2SnapshotSwitch {
         var isChanged = false
         for index in 0..<layout.entriesPerL2Table {
             let entry = layout.entry(index, of: buffer.bytes)
-            guard !entry.isCompressed, entry.hostOffset != 0 else { continue }
-            let isOwn = try store.refcount(of: entry.hostOffset >> layout.clusterBits) == 1
+            guard !entry.isCompressed, entry.hostOffset != .zero else { continue }
+            let isOwn = try store.refcount(of: layout.cluster(at: entry.hostOffset)) == 1
             guard isOwn != entry.isCopied else { continue }
             set(entry.raw ^ L2Entry.copiedFlag, entry, index, buffer)
             isChanged = true
@@ -204,25 +203,27 @@ struct Qcow2SnapshotSwitch {
     }
 
     /// Writes an L2 table to a new place.
-    private func add(_ buffer: AlignedBuffer) throws(BlockError) -> Int {
-        let offset = try store.allocate(1) << layout.clusterBits
-        try tables.file.write(buffer.bytes, at: offset)
+    private func add(_ buffer: AlignedBuffer) throws(BlockError) -> HostOffset {
+        let offset = layout.offset(of: try store.allocate(1))
+        try tables.file.write(buffer.bytes, at: offset.bytes)
         return offset
     }
 
-    private mutating func replace(_ table: Int, with buffer: AlignedBuffer) throws(BlockError) -> Int {
-        try drop(table, layout.clusterSize)
+    private mutating func replace(
+        _ table: HostOffset, with buffer: AlignedBuffer
+    ) throws(BlockError) -> HostOffset {
+        try drop(table.bytes, layout.clusterSize)
         return try add(buffer)
     }
 
-    private func take(_ cluster: Int) throws(BlockError) {
+    private func take(_ cluster: HostCluster) throws(BlockError) {
         guard try store.refcount(of: cluster) > 0 else {
             throw tables.corrupt("Cluster \(cluster) is in use and not counted")
         }
         try store.decrement(cluster)
     }
 
-    private func foreign(_ cluster: Int) -> BlockError {
+    private func foreign(_ cluster: HostCluster) -> BlockError {
         tables.corrupt("A table entry refers to metadata at cluster \(cluster)")
     }
 
@@ -255,7 +256,7 @@ struct Qcow2SnapshotSwitch {
         guard tables.passesDiscards.ofOthers else { return }
         for clusters in dropped {
             for cluster in clusters where (try? store.refcount(of: cluster)) == 0 {
-                try? tables.file.discard(at: cluster << layout.clusterBits, count: layout.clusterSize)
+                try? tables.file.discard(at: layout.offset(of: cluster).bytes, count: layout.clusterSize)
             }
         }
     }
@@ -288,7 +289,7 @@ extension Qcow2State {
         l1 = entries
         dirtyL1 = nil
         l2Cache.discardAll()
-        freeByteOffset = 0
+        freeByteOffset = .zero
         protection = nil
         knownEnd = 0
     }

@@ -1,12 +1,12 @@
 /// A set of host clusters, kept as sorted ranges: its size follows the number of tables, not theirs.
 struct ClusterRanges {
     /// Sorted, apart from each other.
-    private(set) var merged: [Range<Int>] = []
+    private(set) var merged: [Range<HostCluster>] = []
     /// The clusters that two or more of the given ranges hold; sorted, apart from each other.
-    private(set) var overlaps: [Range<Int>] = []
+    private(set) var overlaps: [Range<HostCluster>] = []
 
     /// - Complexity: O(n log n) in the number of ranges.
-    init(_ ranges: [Range<Int>]) {
+    init(_ ranges: [Range<HostCluster>]) {
         for range in ranges.filter({ !$0.isEmpty }).sorted(by: { $0.lowerBound < $1.lowerBound }) {
             guard let last = merged.last, range.lowerBound <= last.upperBound else {
                 merged.append(range)
@@ -17,17 +17,17 @@ struct ClusterRanges {
         }
     }
 
-    private static func append(_ range: Range<Int>, to ranges: inout [Range<Int>]) {
+    private static func append(_ range: Range<HostCluster>, to ranges: inout [Range<HostCluster>]) {
         if range.isEmpty { return }
         guard let last = ranges.last, range.lowerBound <= last.upperBound else { return ranges.append(range) }
         ranges[ranges.count - 1] = last.lowerBound..<max(last.upperBound, range.upperBound)
     }
 
     /// The last cluster of the set.
-    var last: Int? { merged.last.map { $0.upperBound - 1 } }
+    var last: HostCluster? { merged.last.map { $0.upperBound - 1 } }
 
     /// - Complexity: O(log n) in the number of ranges.
-    func contains(_ cluster: Int) -> Bool {
+    func contains(_ cluster: HostCluster) -> Bool {
         var low = 0
         var high = merged.count
         while low < high {

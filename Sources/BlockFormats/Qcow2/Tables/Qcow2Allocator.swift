@@ -29,9 +29,9 @@ final class Qcow2Allocator: @unchecked Sendable {
     /// How the table grows: see Qcow2AllocatorGrowth.swift.
     var growth = Growth()
     /// Clusters below this one are (nearly) all in use: where the search for free ones begins.
-    var firstMaybeFree = 0
+    var firstMaybeFree = HostCluster(0)
     /// No cluster from here on was ever written: the file is shorter, so they read as zeroes.
-    var virginCluster: Int
+    var virginCluster: HostCluster
     /// Keeps clusters with metadata from being given out. Without it, any cluster whose refcount is zero is
     /// free.
     weak var clusterGuard: (any Qcow2ClusterGuard)?
@@ -58,20 +58,20 @@ final class Qcow2Allocator: @unchecked Sendable {
         file.emit(.refcountTableLoad)
         table = try BigEndianTable.read(
             file, at: tableOffset, count: (tableClusters << layout.clusterBits) / 8)
-        virginCluster = layout.clusters(try file.length())
+        virginCluster = layout.endCluster(ofFile: try file.length())
     }
 
     var hasDirty: Bool { cache.hasDirty || dirtyTable != nil }
     /// The largest cluster number that may exist: offsets have 56 bits.
-    var clusterLimit: Int { 1 << (56 - layout.clusterBits) }
+    var clusterLimit: HostCluster { HostCluster(1 << (56 - layout.clusterBits)) }
 
     // MARK: Single refcounts
 
     /// Where the block lies that counts `cluster`; `nil` for none.
     ///
     /// - Throws: `corrupt` where no block can lie.
-    func blockOffset(_ cluster: Int) throws(BlockError) -> Int? {
-        let index = cluster / layout.refcountsPerBlock
+    func blockOffset(_ cluster: HostCluster) throws(BlockError) -> HostOffset? {
+        let index = layout.refcountBlock(of: cluster)
         guard table.indices.contains(index) else { return nil }
         let offset = Int(table[index] & L2Entry.offsetMask)
         if offset == 0 { return nil }
@@ -80,36 +80,36 @@ final class Qcow2Allocator: @unchecked Sendable {
                 .corrupt, "Refcount block offset 0x\(String(offset, radix: 16)) is not aligned to a cluster",
                 path: file.filename, offset: offset)
         }
-        guard offset >> layout.clusterBits < virginCluster else {
+        guard layout.cluster(at: HostOffset(offset)) < virginCluster else {
             throw BlockError(
                 .corrupt,
                 "Refcount block offset 0x\(String(offset, radix: 16)) is beyond the end of the file",
                 path: file.filename, offset: offset)
         }
-        return offset
+        return HostOffset(offset)
     }
 
     /// The slot of the slice that holds `cluster`'s refcount, and its entry number there.
-    func locate(_ cluster: Int, block: Int) throws(BlockError) -> (slot: Int, entry: Int) {
+    func locate(_ cluster: HostCluster, block: HostOffset) throws(BlockError) -> (slot: Int, entry: Int) {
         if cache.isCrowdedByDirty { try cache.writeBack() }
-        let entry = cluster % layout.refcountsPerBlock
+        let entry = cluster.index % layout.refcountsPerBlock
         let perSlice = (layout.sliceSize * 8) >> layout.refcountOrder
-        let slot = try cache.slot(at: block + entry / perSlice * layout.sliceSize)
+        let slot = try cache.slot(at: block.bytes + entry / perSlice * layout.sliceSize)
         return (slot, entry % perSlice)
     }
 
     /// How often `cluster` is referred to, as far as the refcounts know.
-    func refcount(of cluster: Int) throws(BlockError) -> UInt64 {
+    func refcount(of cluster: HostCluster) throws(BlockError) -> UInt64 {
         guard let block = try blockOffset(cluster) else { return 0 }
         let (slot, entry) = try locate(cluster, block: block)
         return RefcountEntries.get(cache.bytes(of: slot).bytes, entry, order: layout.refcountOrder)
     }
 
     /// Sets a refcount. The block exists or is made.
-    func set(_ cluster: Int, to value: UInt64) throws(BlockError) {
-        let block: Int
+    func set(_ cluster: HostCluster, to value: UInt64) throws(BlockError) {
+        let block: HostOffset
         if let existing = try blockOffset(cluster) {
-            block = try writableBlock(cluster / layout.refcountsPerBlock, at: existing)
+            block = try writableBlock(layout.refcountBlock(of: cluster), at: existing)
         } else {
             if value == 0 { return }
             block = try makeBlock(for: cluster)
@@ -122,7 +122,7 @@ final class Qcow2Allocator: @unchecked Sendable {
     }
 
     /// Adds one reference.
-    func increment(_ cluster: Int) throws(BlockError) {
+    func increment(_ cluster: HostCluster) throws(BlockError) {
         let old = try refcount(of: cluster)
         guard old < layout.maximumRefcount else {
             throw BlockError(
@@ -135,7 +135,7 @@ final class Qcow2Allocator: @unchecked Sendable {
     /// Takes one reference away and answers how many are left. A refcount of zero is left alone: the image is
     /// damaged, and a check will tell.
     @discardableResult
-    func decrement(_ cluster: Int) throws(BlockError) -> UInt64 {
+    func decrement(_ cluster: HostCluster) throws(BlockError) -> UInt64 {
         let old = try refcount(of: cluster)
         guard old > 0 else { return 0 }
         try set(cluster, to: old - 1)
@@ -149,5 +149,5 @@ protocol Qcow2ClusterGuard: AnyObject, Sendable {
     /// Whether a cluster with a refcount of zero may be given out.
     ///
     /// - Throws: `corrupt` when it holds metadata, which a sound image counts.
-    func mayAllocate(_ cluster: Int) throws(BlockError) -> Bool
+    func mayAllocate(_ cluster: HostCluster) throws(BlockError) -> Bool
 }

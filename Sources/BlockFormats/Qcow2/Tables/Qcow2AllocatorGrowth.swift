@@ -11,7 +11,7 @@ extension Qcow2Allocator {
         /// The table that the header points to has fewer entries.
         var needsPlacing = false
         /// Clusters taken for the larger table.
-        var place: Range<Int>?
+        var place: Range<HostCluster>?
         /// How many entries the table in the file has, or the one that ``place`` was taken for.
         var placedEntries = 0
         /// A place is being taken: its own clusters may need more entries, but no further place.
@@ -52,7 +52,7 @@ extension Qcow2Allocator {
                     throw BlockError(.noSpace, "The refcount table could not grow", path: file.filename)
                 }
                 try file.writeReservedZeroes(
-                    at: start << layout.clusterBits, count: clusters << layout.clusterBits)
+                    at: layout.offset(of: start).bytes, count: clusters << layout.clusterBits)
             } catch {
                 giveBack(start..<start + clusters)
                 throw error
@@ -71,9 +71,9 @@ extension Qcow2Allocator {
     /// clusters of whoever is about to be refused.
     private func shrinkTable(to entries: Int) {
         for index in entries..<table.count where table[index] != 0 {
-            let offset = Int(table[index] & L2Entry.offsetMask)
-            _ = try? decrement(offset >> layout.clusterBits)
-            cache.discard(offset..<offset + layout.clusterSize)
+            let block = layout.cluster(in: table[index])
+            _ = try? decrement(block)
+            cache.discard(layout.bytes(of: block))
         }
         table.removeLast(table.count - entries)
         dirtyTable = dirtyTable.map { $0.clamped(to: 0..<entries) }
@@ -95,8 +95,9 @@ extension Qcow2Allocator {
         file.emit(.refcountGrowWriteBlocks)
         try cache.writeBack()
         file.emit(.refcountGrowWriteTable)
-        try BigEndianTable.write(table, to: file, at: place.lowerBound << layout.clusterBits)
-        tableOffset = place.lowerBound << layout.clusterBits
+        let offset = layout.offset(of: place.lowerBound).bytes
+        try BigEndianTable.write(table, to: file, at: offset)
+        tableOffset = offset
         tableClusters = place.count
         dirtyTable = nil
         growth = Growth()

@@ -3,21 +3,21 @@ import BlockCore
 /// What the refcounts are, over many clusters.
 extension Qcow2Allocator {
     /// One past the last cluster for which there is a block.
-    var endOfBlocks: Int {
+    var endOfBlocks: HostCluster {
         let last = table.lastIndex { $0 & L2Entry.offsetMask != 0 }
-        return last.map { ($0 + 1) * layout.refcountsPerBlock } ?? 0
+        return layout.firstCluster(ofBlock: last.map { $0 + 1 } ?? 0)
     }
 
     /// Whether there is a block for `cluster`; where not, its refcount and those of the block's others are
     /// zero.
-    func hasBlock(for cluster: Int) -> Bool {
-        let index = cluster / layout.refcountsPerBlock
+    func hasBlock(for cluster: HostCluster) -> Bool {
+        let index = layout.refcountBlock(of: cluster)
         return table.indices.contains(index) && table[index] & L2Entry.offsetMask != 0
     }
 
     /// The slot of the slice with `cluster`'s refcount, the entry's number there, and how many entries there
     /// are.
-    func slot(of cluster: Int) throws(BlockError) -> (slot: Int, entry: Int, entries: Int)? {
+    func slot(of cluster: HostCluster) throws(BlockError) -> (slot: Int, entry: Int, entries: Int)? {
         guard let block = try blockOffset(cluster) else { return nil }
         let (slot, entry) = try locate(cluster, block: block)
         return (slot, entry, (layout.sliceSize * 8) >> layout.refcountOrder)
@@ -25,7 +25,9 @@ extension Qcow2Allocator {
 
     /// The cached slice with `cluster`'s refcount: its bytes, the entry's number, and how many entries there
     /// are.
-    func slice(of cluster: Int) throws(BlockError) -> (buffer: AlignedBuffer, first: Int, entries: Int)? {
+    func slice(
+        of cluster: HostCluster
+    ) throws(BlockError) -> (buffer: AlignedBuffer, first: Int, entries: Int)? {
         guard let (slot, first, entries) = try slot(of: cluster) else { return nil }
         return (cache.bytes(of: slot), first, entries)
     }
@@ -33,12 +35,13 @@ extension Qcow2Allocator {
     /// Calls `body` for every cluster in `range` whose refcount is not zero, in their order. It must not use
     /// the allocator.
     func eachCounted(
-        _ range: Range<Int>, _ body: (_ cluster: Int, _ count: UInt64) throws(BlockError) -> Void
+        _ range: Range<HostCluster>,
+        _ body: (_ cluster: HostCluster, _ count: UInt64) throws(BlockError) -> Void
     ) throws(BlockError) {
         var cluster = range.lowerBound
         while cluster < range.upperBound {
             guard let slice = try slice(of: cluster) else {
-                cluster = (cluster / layout.refcountsPerBlock + 1) * layout.refcountsPerBlock
+                cluster = layout.firstCluster(ofBlock: layout.refcountBlock(of: cluster) + 1)
                 continue
             }
             let end = min(range.upperBound, cluster + slice.entries - slice.first)
@@ -56,17 +59,17 @@ extension Qcow2Allocator {
     /// Whether a cluster holds a refcount block.
     ///
     /// - Complexity: O(1) for nearly all clusters that hold none; else O(n) in the number of blocks.
-    func isBlock(_ cluster: Int) -> Bool {
+    func isBlock(_ cluster: HostCluster) -> Bool {
         if blockFilter == nil { blockFilter = filterOfBlocks() }
         guard blockFilter?.mayContain(cluster) == true else { return false }
-        let offset = UInt64(cluster) << UInt64(layout.clusterBits)
+        let offset = UInt64(cluster.index) << UInt64(layout.clusterBits)
         return table.contains { $0 & L2Entry.offsetMask == offset }
     }
 
     private func filterOfBlocks() -> ClusterFilter {
         var filter = ClusterFilter()
         for entry in table where entry & L2Entry.offsetMask != 0 {
-            filter.insert(Int(entry & L2Entry.offsetMask) >> layout.clusterBits)
+            filter.insert(layout.cluster(in: entry))
         }
         return filter
     }

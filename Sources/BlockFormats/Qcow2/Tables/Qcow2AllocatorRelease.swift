@@ -3,12 +3,12 @@ import BlockCore
 /// Clusters are given up.
 extension Qcow2Allocator {
     /// Takes back clusters that nothing refers to. What cannot be taken back is leaked, which a check finds.
-    func giveBack(_ clusters: Range<Int>) {
+    func giveBack(_ clusters: Range<HostCluster>) {
         for cluster in clusters { _ = try? decrement(cluster) }
     }
 
     /// Lets the search find a cluster that lost its last reference.
-    func noteFreed(_ cluster: Int) {
+    func noteFreed(_ cluster: HostCluster) {
         guard let end = shadow?.end, let lowest = shadow?.lowestFreed else {
             return firstMaybeFree = min(firstMaybeFree, cluster)
         }
@@ -30,25 +30,25 @@ extension Qcow2Allocator {
 
     /// - Returns: whether any block was dropped.
     private func dropSomeBlocks() throws(BlockError) -> Bool {
-        var dropped: [Int] = []
+        var dropped: [HostCluster] = []
         for index in table.indices.dropFirst() {
-            guard let block = try blockOffset(index * layout.refcountsPerBlock),
-                try countsOnlyItself(index, at: block >> layout.clusterBits)
-            else { continue }
+            guard let offset = try blockOffset(layout.firstCluster(ofBlock: index)) else { continue }
+            let block = layout.cluster(at: offset)
+            guard try countsOnlyItself(index, at: block) else { continue }
             table[index] = 0
             noteDirtyTable(index..<index + 1)
             dropped.append(block)
         }
         if dropped.isEmpty { return false }
-        for block in dropped { cache.discard(block..<block + layout.clusterSize) }
+        for block in dropped { cache.discard(layout.bytes(of: block)) }
         try writeBack()
         try barrier()
-        for block in dropped { try decrement(block >> layout.clusterBits) }
+        for block in dropped { try decrement(block) }
         return true
     }
 
-    private func countsOnlyItself(_ index: Int, at home: Int) throws(BlockError) -> Bool {
-        let first = index * layout.refcountsPerBlock
+    private func countsOnlyItself(_ index: Int, at home: HostCluster) throws(BlockError) -> Bool {
+        let first = layout.firstCluster(ofBlock: index)
         for cluster in first..<first + layout.refcountsPerBlock where cluster != home {
             if try refcount(of: cluster) != 0 { return false }
         }

@@ -10,12 +10,12 @@ extension Qcow2Allocator {
         /// Clusters that lost their last reference; the header in the file still refers to them.
         var held = ClusterFilter()
         /// Those from `end` on, for which the filter is not asked.
-        var heldBehindEnd: Set<Int> = []
+        var heldBehindEnd: Set<HostCluster> = []
         /// Where the file ended.
-        let end: Int
-        var lowestFreed = Int.max
+        let end: HostCluster
+        var lowestFreed = HostCluster(.max)
         /// Where the blocks were that are copies now.
-        var left: [Range<Int>] = []
+        var left: [Range<HostCluster>] = []
     }
 
     /// From now on blocks are copied before they change, to clusters that are free before and after the
@@ -23,18 +23,18 @@ extension Qcow2Allocator {
     /// changes have been written back. After a failure this allocator is of no use any more.
     ///
     /// - Parameter first: where the search for free clusters begins.
-    func beginShadow(searchingFrom first: Int) throws(BlockError) {
+    func beginShadow(searchingFrom first: HostCluster) throws(BlockError) {
         shadow = Shadow(end: virginCluster)
         firstMaybeFree = first
         // The new blocks and the new table may need entries behind those that there are.
-        let last = virginCluster / layout.refcountsPerBlock + 2
+        let last = layout.refcountBlock(of: virginCluster) + 2
         if last >= table.count { try growTable(toHold: last) }
     }
 
     /// The header refers to the new table, durably.
     ///
     /// - Returns: the clusters of blocks that were copied.
-    func endShadow() -> [Range<Int>] {
+    func endShadow() -> [Range<HostCluster>] {
         guard let shadow else { return [] }
         self.shadow = nil
         firstMaybeFree = min(firstMaybeFree, shadow.lowestFreed)
@@ -42,27 +42,27 @@ extension Qcow2Allocator {
     }
 
     /// The offset of the block with that number, which may be changed there.
-    func writableBlock(_ index: Int, at old: Int) throws(BlockError) -> Int {
+    func writableBlock(_ index: Int, at old: HostOffset) throws(BlockError) -> HostOffset {
         guard shadow?.blocks.insert(index).inserted == true else { return old }
         let home = try findFree(1)
         noteBlock(home)
-        let offset = home << layout.clusterBits
+        let offset = layout.offset(of: home)
         // Where this fails, the whole allocator is given up (``beginShadow(searchingFrom:)``).
         let buffer = AlignedBuffer(count: layout.clusterSize)
         var bytes = buffer.mutableBytes
-        try file.read(into: &bytes, at: old)
-        try file.write(buffer.bytes, at: offset)
-        table[index] = UInt64(offset)
+        try file.read(into: &bytes, at: old.bytes)
+        try file.write(buffer.bytes, at: offset.bytes)
+        table[index] = UInt64(offset.bytes)
         noteDirtyTable(index..<index + 1)
         try set(home, to: 1)
-        try decrement(old >> layout.clusterBits)
-        let cluster = old >> layout.clusterBits
+        let cluster = layout.cluster(at: old)
+        try decrement(cluster)
         shadow?.left.append(cluster..<cluster + 1)
         return offset
     }
 
     /// Whether the header in the file still refers to a cluster that is not counted any more.
-    func isHeld(_ cluster: Int) -> Bool {
+    func isHeld(_ cluster: HostCluster) -> Bool {
         guard let shadow else { return false }
         return cluster < shadow.end ? shadow.held.mayContain(cluster) : shadow.heldBehindEnd.contains(cluster)
     }

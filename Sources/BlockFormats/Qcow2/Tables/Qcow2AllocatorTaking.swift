@@ -4,7 +4,7 @@ import BlockCore
 /// disk refuses the clusters, not their refcounts.
 extension Qcow2Allocator {
     /// Allocates `count` clusters in a row, with a refcount of one. A failure takes none.
-    func allocate(_ count: Int) throws(BlockError) -> Int {
+    func allocate(_ count: Int) throws(BlockError) -> HostCluster {
         file.emit(.clusterAllocate)
         let first = try findFree(count)
         var counted = first
@@ -25,7 +25,7 @@ extension Qcow2Allocator {
     /// As ``allocate(_:)``, for very many clusters: behind everything that is counted.
     ///
     /// - Parameter start: where to look for what is counted.
-    func allocate(_ count: Int, behindCountedFrom start: Int) throws(BlockError) -> Int {
+    func allocate(_ count: Int, behindCountedFrom start: HostCluster) throws(BlockError) -> HostCluster {
         file.emit(.clusterAllocate)
         var first = start
         try eachCounted(first..<max(first, endOfBlocks)) { cluster, _ in first = cluster + 1 }
@@ -50,7 +50,7 @@ extension Qcow2Allocator {
     /// one.
     ///
     /// - Returns: how many.
-    private func countOnce(_ clusters: Range<Int>) throws(BlockError) -> Int {
+    private func countOnce(_ clusters: Range<HostCluster>) throws(BlockError) -> Int {
         let first = clusters.lowerBound
         // Makes the block, or the copy of it, that is changed.
         try set(first, to: 1)
@@ -67,7 +67,7 @@ extension Qcow2Allocator {
     }
 
     /// Finds `count` free clusters in a row and takes them out of the search, without a refcount yet.
-    func findFree(_ count: Int) throws(BlockError) -> Int {
+    func findFree(_ count: Int) throws(BlockError) -> HostCluster {
         let limit = min(clusterLimit, virginCluster + Self.searchLimit + count)
         var candidate = firstMaybeFree
         var run = 0
@@ -91,7 +91,7 @@ extension Qcow2Allocator {
     }
 
     /// Takes all clusters up to `end` out of the search for free ones; answers where it began.
-    func takeEnd(_ end: Int) -> Int {
+    func takeEnd(_ end: HostCluster) -> HostCluster {
         defer {
             firstMaybeFree = end
             virginCluster = max(virginCluster, end)
@@ -100,30 +100,30 @@ extension Qcow2Allocator {
     }
 
     /// Lets the search begin there again, unless it begins before.
-    func searchAgain(from cluster: Int) { firstMaybeFree = min(firstMaybeFree, cluster) }
+    func searchAgain(from cluster: HostCluster) { firstMaybeFree = min(firstMaybeFree, cluster) }
 
     /// Makes the refcount block that counts `cluster`.
-    func makeBlock(for cluster: Int) throws(BlockError) -> Int {
-        let index = cluster / layout.refcountsPerBlock
+    func makeBlock(for cluster: HostCluster) throws(BlockError) -> HostOffset {
+        let index = layout.refcountBlock(of: cluster)
         if index >= table.count { try growTable(toHold: index) }
         if let made = try blockOffset(cluster) { return made }
         file.emit(.refcountBlockAllocate)
         let home = try findFree(1)
         noteBlock(home)
-        let offset = home << layout.clusterBits
+        let offset = layout.offset(of: home)
         do throws(BlockError) {
             file.emit(.refcountBlockWrite)
             try reserveEntry(index)
             shadow?.blocks.insert(index)
             try clear(block: offset)
-            table[index] = UInt64(offset)
+            table[index] = UInt64(offset.bytes)
             noteDirtyTable(index..<index + 1)
             // The block's own cluster is counted by this block, or by another that may have to be made too.
             try set(home, to: 1)
         } catch {
             // A block that nobody counts would be given out to somebody else.
             table[index] = 0
-            cache.discard(offset..<offset + layout.clusterSize)
+            cache.discard(layout.bytes(of: home))
             firstMaybeFree = min(firstMaybeFree, home)
             throw error
         }
@@ -131,13 +131,13 @@ extension Qcow2Allocator {
     }
 
     /// A new block is all zero in the file before anything refers to it.
-    private func clear(block offset: Int) throws(BlockError) {
+    private func clear(block offset: HostOffset) throws(BlockError) {
         if layout.sliceSize == layout.clusterSize {
-            let slot = try cache.slot(at: offset, load: false)
+            let slot = try cache.slot(at: offset.bytes, load: false)
             try cache.reserve(slot)
             cache.markDirty(slot, 0..<layout.sliceSize)
         } else {
-            try file.writeReservedZeroes(at: offset, count: layout.clusterSize)
+            try file.writeReservedZeroes(at: offset.bytes, count: layout.clusterSize)
         }
     }
 
@@ -145,5 +145,5 @@ extension Qcow2Allocator {
     func noteDirtyTable(_ range: Range<Int>) { dirtyTable = dirtyTable.union(range) }
 
     /// Remembers the cluster of a new block.
-    func noteBlock(_ cluster: Int) { blockFilter?.insert(cluster) }
+    func noteBlock(_ cluster: HostCluster) { blockFilter?.insert(cluster) }
 }

@@ -32,8 +32,8 @@ extension Qcow2Allocator {
         heldTable = nil
         blockFilter = nil
         growth = Growth()
-        firstMaybeFree = 0
-        virginCluster = max(virginCluster, layout.clusters(try file.length()))
+        firstMaybeFree = HostCluster(0)
+        virginCluster = max(virginCluster, layout.endCluster(ofFile: try file.length()))
     }
 
     // MARK: Without the lock

@@ -5,7 +5,7 @@ extension Qcow2State {
     // MARK: Freeing
 
     /// Takes a reference from clusters once nothing durable refers to them any more.
-    func release(_ cluster: Int, count: Int, discards: Bool = false, leavesDamage: Bool = false) {
+    func release(_ cluster: HostCluster, count: Int, discards: Bool = false, leavesDamage: Bool = false) {
         if let last = pendingFrees.last, last.clusters.upperBound == cluster, last.discards == discards,
             last.leavesDamage == leavesDamage
         {
@@ -24,12 +24,10 @@ extension Qcow2State {
         case .data, .zeroAllocated:
             // Clusters of a data file are not counted.
             if data.isExternal { return }
-            release(entry.hostOffset >> layout.clusterBits, count: 1, discards: discards)
+            release(layout.cluster(at: entry.hostOffset), count: 1, discards: discards)
         case .compressed:
-            let range = entry.compressedRange(layout)
-            let first = range.lowerBound >> layout.clusterBits
-            let last = (range.upperBound - 1) >> layout.clusterBits
-            release(first, count: last - first + 1)
+            let clusters = entry.compressedClusters(layout)
+            release(clusters.lowerBound, count: clusters.count)
         }
     }
 
@@ -38,7 +36,7 @@ extension Qcow2State {
         let store = try refcounts()
         let frees = pendingFrees
         pendingFrees = []
-        var given: [Range<Int>] = []
+        var given: [Range<HostCluster>] = []
         defer { punch(given) }
         for (index, free) in frees.enumerated() {
             for cluster in free.clusters {
@@ -59,7 +57,7 @@ extension Qcow2State {
 
     /// - Returns: whether the cluster's space is to go back to the file system.
     private func apply(
-        _ free: PendingFree, to cluster: Int, _ store: Qcow2Allocator
+        _ free: PendingFree, to cluster: HostCluster, _ store: Qcow2Allocator
     ) throws(BlockError) -> Bool {
         let refcount = try store.refcount(of: cluster)
         if free.leavesDamage {
@@ -68,10 +66,9 @@ extension Qcow2State {
         }
         try checkRelease(cluster, refcount: refcount)
         guard try store.decrement(cluster) == 0 else { return false }
-        let offset = cluster << layout.clusterBits
         // What was cached of a table that lay there must not be written over its next contents.
-        l2Cache.discard(offset..<offset + layout.clusterSize)
-        if freeByteOffset >> layout.clusterBits == cluster { freeByteOffset = 0 }
+        l2Cache.discard(layout.bytes(of: cluster))
+        if layout.cluster(at: freeByteOffset) == cluster { freeByteOffset = .zero }
         return !isBeingEmptied && (free.discards || passesDiscards.ofOthers)
     }
 
@@ -139,7 +136,7 @@ extension Qcow2State {
     private func writeRefcounts(_ store: Qcow2Allocator) throws(BlockError) {
         if store.needsPlacing { try store.placeTable() }
         if needsRefcountTable(store) {
-            let old = header.refcountTableOffset >> layout.clusterBits
+            let old = layout.cluster(at: HostOffset(header.refcountTableOffset))
             let oldClusters = header.refcountTableClusters
             try pointToRefcountTable(store)
             protection = nil
@@ -179,7 +176,7 @@ extension Qcow2State {
     func moveL1(to entries: [UInt64], change: (inout Qcow2Header) -> Void = { _ in }) throws(BlockError) {
         let clusters = layout.clusters(entries.count * 8)
         file.emit(.l1GrowAllocate)
-        let old = header.l1Offset >> layout.clusterBits
+        let old = layout.cluster(at: HostOffset(header.l1Offset))
         let oldClusters = layout.clusters(header.l1Entries * 8)
         if clusters == 0 {
             try activateL1(entries, at: 0, change)
@@ -255,7 +252,7 @@ extension Qcow2State {
         l2Cache.discardAll()
         pendingFrees = []
         dirtyL1 = nil
-        freeByteOffset = 0
+        freeByteOffset = .zero
         protection = nil
         knownEnd = 0
         l1 = try BigEndianTable.read(file, at: header.l1Offset, count: header.l1Entries)

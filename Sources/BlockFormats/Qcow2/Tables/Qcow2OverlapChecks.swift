@@ -68,12 +68,12 @@ struct Qcow2OverlapChecks: OptionSet, Sendable {
 
 extension Qcow2State {
     /// Whether a write must keep away from a cluster, as far as the checks that are on know.
-    func isGuarded(_ cluster: Int) throws(BlockError) -> Bool {
+    func isGuarded(_ cluster: HostCluster) throws(BlockError) -> Bool {
         if overlapChecks == .cached || isRepairing { return try holdsMetadata(cluster) }
         try protectMetadata()
         guard let protection else { return false }
         if protection.guardedAreas.contains(cluster) { return true }
-        let offset = UInt64(cluster) << UInt64(layout.clusterBits)
+        let offset = UInt64(cluster.index) << UInt64(layout.clusterBits)
         if protection.inactiveTables.contains(offset) { return true }
         if overlapChecks.contains(.activeL2), protection.filter.mayContain(cluster),
             hasActiveTable(at: cluster)
@@ -102,7 +102,7 @@ extension Qcow2State {
     }
 
     /// The clusters of some kinds of metadata that are not tables of one cluster each.
-    func areas(of kinds: Qcow2OverlapChecks) throws(BlockError) -> [Range<Int>] {
+    func areas(of kinds: Qcow2OverlapChecks) throws(BlockError) -> [Range<HostCluster>] {
         var areas = kinds.contains(.mainHeader) ? headerAreas() : []
         if kinds.contains(.activeL1) { areas.append(area(header.l1Offset, header.l1Entries * 8)) }
         if kinds.contains(.refcountTable) { areas.append(refcountTableArea) }
@@ -111,9 +111,9 @@ extension Qcow2State {
         return areas.filter { !$0.isEmpty }
     }
 
-    private func snapshotAreas(_ kinds: Qcow2OverlapChecks) throws(BlockError) -> [Range<Int>] {
+    private func snapshotAreas(_ kinds: Qcow2OverlapChecks) throws(BlockError) -> [Range<HostCluster>] {
         let (snapshots, bytes) = try snapshotTable()
-        var areas: [Range<Int>] = []
+        var areas: [Range<HostCluster>] = []
         if bytes > 0, kinds.contains(.snapshotTable) { areas.append(area(header.snapshotsOffset, bytes)) }
         guard kinds.contains(.inactiveL1) else { return areas }
         let fileClusters = layout.clusters(try file.length())

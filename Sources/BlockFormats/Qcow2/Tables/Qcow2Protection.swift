@@ -9,20 +9,20 @@ struct ClusterFilter {
 
     /// Adds a cluster, and answers whether it may have been there already.
     @discardableResult
-    mutating func insert(_ cluster: Int) -> Bool {
-        let index = cluster & (Self.bitCount - 1)
+    mutating func insert(_ cluster: HostCluster) -> Bool {
+        let index = cluster.index & (Self.bitCount - 1)
         let bit = UInt64(1) << UInt64(index & 63)
         defer { words[index >> 6] |= bit }
         return words[index >> 6] & bit != 0
     }
 
     /// Adds all clusters of a range.
-    mutating func insert(_ range: Range<Int>) {
+    mutating func insert(_ range: Range<HostCluster>) {
         for cluster in range.prefix(Self.bitCount) { insert(cluster) }
     }
 
-    func mayContain(_ cluster: Int) -> Bool {
-        let index = cluster & (Self.bitCount - 1)
+    func mayContain(_ cluster: HostCluster) -> Bool {
+        let index = cluster.index & (Self.bitCount - 1)
         return words[index >> 6] & (1 << UInt64(index & 63)) != 0
     }
 }
@@ -85,7 +85,7 @@ extension Qcow2State {
         }
         var filter = ClusterFilter()
         // Tables that are shared are copied before they are changed, so they may be shared in any way.
-        for entry in l1 where entry & L2Entry.offsetMask != 0 { filter.insert(cluster(of: entry)) }
+        for entry in l1 where entry & L2Entry.offsetMask != 0 { filter.insert(layout.cluster(in: entry)) }
         var found = Qcow2Protection(areas: areas, filter: filter)
         if overlapChecks != .cached, !isRepairing {
             found.guardedAreas = ClusterRanges(try self.areas(of: overlapChecks))
@@ -95,7 +95,7 @@ extension Qcow2State {
     }
 
     /// A cluster that holds two pieces of metadata, if there is one.
-    func overlappingMetadata() throws(BlockError) -> Int? {
+    func overlappingMetadata() throws(BlockError) -> HostCluster? {
         firstOverlap(ClusterRanges(try allAreas()), try refcounts())
     }
 
@@ -106,65 +106,61 @@ extension Qcow2State {
 
     /// The first cluster that is found to be used twice: by areas, then by tables of one cluster each. Looks
     /// at the latter part by part, in memory that does not grow with the image.
-    private func firstOverlap(_ areas: ClusterRanges, _ store: Qcow2Allocator) -> Int? {
+    private func firstOverlap(_ areas: ClusterRanges, _ store: Qcow2Allocator) -> HostCluster? {
         if let overlap = areas.overlaps.first { return overlap.lowerBound }
-        var start = 0
+        var start = HostCluster(0)
         while start < store.virginCluster {
             let part = start..<min(store.virginCluster, start + Self.clustersAtOnce)
-            var seen = UnitBitmap(part)
+            var seen = UnitBitmap(part.lowerBound.index..<part.upperBound.index)
             let found = firstOwnCluster(store) { cluster in
-                part.contains(cluster) && (areas.contains(cluster) || !seen.insert(cluster))
+                part.contains(cluster) && (areas.contains(cluster) || !seen.insert(cluster.index))
             }
             if let found { return found }
             start = part.upperBound
         }
         // Entries that point behind the end are damage, which is met where they are used; two alike, or very
         // many, are told now.
-        var behindEnd: Set<Int> = []
+        var behindEnd: Set<HostCluster> = []
         return firstOwnCluster(store) { cluster in
             guard cluster >= store.virginCluster else { return false }
             return !behindEnd.insert(cluster).inserted || behindEnd.count > Self.mostBehindEnd
         }
     }
 
-    /// The cluster that an entry of an L1 or refcount table refers to.
-    private func cluster(of entry: UInt64) -> Int { Int(entry & L2Entry.offsetMask) >> layout.clusterBits }
-
     /// The first refcount block or unshared L2 table for whose cluster `isMeant` holds.
-    private func firstOwnCluster(_ store: Qcow2Allocator, _ isMeant: (Int) -> Bool) -> Int? {
-        for entry in store.table where entry & L2Entry.offsetMask != 0 && isMeant(cluster(of: entry)) {
-            return cluster(of: entry)
+    private func firstOwnCluster(_ store: Qcow2Allocator, _ isMeant: (HostCluster) -> Bool) -> HostCluster? {
+        for entry in store.table where entry & L2Entry.offsetMask != 0 && isMeant(layout.cluster(in: entry)) {
+            return layout.cluster(in: entry)
         }
         for entry in l1 where entry & L2Entry.copiedFlag != 0 && entry & L2Entry.offsetMask != 0 {
-            if isMeant(cluster(of: entry)) { return cluster(of: entry) }
+            if isMeant(layout.cluster(in: entry)) { return layout.cluster(in: entry) }
         }
         return nil
     }
 
-    func area(_ offset: Int, _ bytes: Int) -> Range<Int> {
-        let first = offset >> layout.clusterBits
-        return first..<first + layout.clusters(bytes)
+    func area(_ offset: Int, _ bytes: Int) -> Range<HostCluster> {
+        layout.clusters(at: HostOffset(offset), bytes: bytes)
     }
 
     /// The header, and that of LUKS.
-    func headerAreas() -> [Range<Int>] {
+    func headerAreas() -> [Range<HostCluster>] {
         let isLuks = header.cryptMethod == Qcow2Encryption.Method.luks.rawValue
         let luks = isLuks ? header.luksRange ?? 0..<0 : 0..<0
-        return [0..<1, area(luks.lowerBound, luks.count)]
+        return [HostCluster(0)..<HostCluster(1), area(luks.lowerBound, luks.count)]
     }
 
-    var refcountTableArea: Range<Int> {
+    var refcountTableArea: Range<HostCluster> {
         area(header.refcountTableOffset, header.refcountTableClusters << layout.clusterBits)
     }
 
     /// What the header alone tells.
-    func knownAreas() -> [Range<Int>] {
+    func knownAreas() -> [Range<HostCluster>] {
         (headerAreas() + [area(header.l1Offset, header.l1Entries * 8), refcountTableArea])
             .filter { !$0.isEmpty }
     }
 
     /// What header, snapshots and bitmaps tell.
-    func allAreas() throws(BlockError) -> [Range<Int>] { try areas(of: .all) }
+    func allAreas() throws(BlockError) -> [Range<HostCluster>] { try areas(of: .all) }
 
     /// An L1 table that the file does not have all of would read as if the snapshot held zeroes.
     ///
@@ -180,18 +176,18 @@ extension Qcow2State {
     // MARK: Asking
 
     /// The last cluster that metadata lies in.
-    func lastMetadata() throws(BlockError) -> Int? {
+    func lastMetadata() throws(BlockError) -> HostCluster? {
         try protectMetadata()
         var last = protection?.areas.last
         _ = firstOwnCluster(try refcounts()) { cluster in
-            last = max(last ?? 0, cluster)
+            last = max(last ?? HostCluster(0), cluster)
             return false
         }
         return last
     }
 
     /// Whether metadata that is in use lies in a cluster.
-    func holdsMetadata(_ cluster: Int) throws(BlockError) -> Bool {
+    func holdsMetadata(_ cluster: HostCluster) throws(BlockError) -> Bool {
         try protectMetadata()
         guard let protection else { return false }
         if protection.areas.contains(cluster) { return true }
@@ -200,7 +196,7 @@ extension Qcow2State {
     }
 
     /// Whether metadata other than L2 tables lies in a cluster.
-    func holdsFixedMetadata(_ cluster: Int) throws(BlockError) -> Bool {
+    func holdsFixedMetadata(_ cluster: HostCluster) throws(BlockError) -> Bool {
         try protectMetadata()
         guard let protection else { return false }
         if protection.areas.contains(cluster) { return true }
@@ -208,36 +204,36 @@ extension Qcow2State {
     }
 
     /// Whether an entry of the active L1 table refers to a cluster.
-    func hasActiveTable(at cluster: Int) -> Bool {
-        let offset = UInt64(cluster) << UInt64(layout.clusterBits)
+    func hasActiveTable(at cluster: HostCluster) -> Bool {
+        let offset = UInt64(cluster.index) << UInt64(layout.clusterBits)
         return l1.contains { $0 & L2Entry.offsetMask == offset }
     }
 
     /// Whether a cluster whose refcount is zero may be given out.
     ///
     /// - Throws: `corrupt` when it holds metadata, which no sound image leaves uncounted.
-    func mayAllocate(_ cluster: Int) throws(BlockError) -> Bool {
+    func mayAllocate(_ cluster: HostCluster) throws(BlockError) -> Bool {
         guard try isGuarded(cluster) else { return true }
         if isRepairing { return false }
         throw condemn("Cluster \(cluster) holds metadata and is not counted")
     }
 
     /// Guards a write to clusters that an L2 entry calls the guest's own.
-    func checkGuestClusters(_ hostOffset: Int, count: Int) throws(BlockError) {
-        let first = hostOffset >> layout.clusterBits
+    func checkGuestClusters(_ hostOffset: HostOffset, count: Int) throws(BlockError) {
+        let first = layout.cluster(at: hostOffset)
         for cluster in first..<first + count where try isGuarded(cluster) {
             throw condemn("An L2 entry refers to metadata at cluster \(cluster)")
         }
         let end = hostOffset + count << layout.clusterBits
-        if end > knownEnd { try findEnd() }
+        if end.bytes > knownEnd { try findEnd() }
         // Space that was reserved behind the end of the file is counted.
-        if hostOffset >= knownEnd, try refcounts().refcount(of: first) == 0 {
+        if hostOffset.bytes >= knownEnd, try refcounts().refcount(of: first) == 0 {
             throw condemn("An L2 entry refers to cluster \(first), which is beyond the end of the file")
         }
     }
 
     /// Guards the release of a reference.
-    func checkRelease(_ cluster: Int, refcount: UInt64) throws(BlockError) {
+    func checkRelease(_ cluster: HostCluster, refcount: UInt64) throws(BlockError) {
         if refcount == 0 { throw condemn("Cluster \(cluster) is in use and not counted") }
         if refcount == 1, try holdsMetadata(cluster) {
             throw condemn("Cluster \(cluster) holds metadata and would be freed")

@@ -84,14 +84,14 @@ extension Qcow2State {
     private func unmap(_ range: Range<Int>) throws(BlockError) {
         var guest = range.lowerBound
         while guest < range.upperBound {
-            if try l2TableOffset(guest) == nil {
-                let run = unmappedRun(guest, limit: range.upperBound - guest)
+            if try l2TableOffset(GuestOffset(guest)) == nil {
+                let run = unmappedRun(GuestOffset(guest), limit: range.upperBound - guest)
                 guest = run >= range.upperBound - guest ? range.upperBound : guest + run
                 continue
             }
-            let old = try entry(at: guest)
+            let old = try entry(at: GuestOffset(guest))
             if old != .unallocated {
-                try setEntry(at: guest, to: .unallocated)
+                try setEntry(at: GuestOffset(guest), to: .unallocated)
                 release(old, discards: true)
                 if hasTooManyFrees { try commit() }
             }
@@ -141,11 +141,11 @@ extension Qcow2State {
     /// What lies in the last cluster past the new end must read as zero should the disk grow again.
     private func clearTail(_ size: Int, upTo end: Int) throws(BlockError) {
         guard size < end else { return }
-        let entry = try entry(at: size)
+        let entry = try entry(at: GuestOffset(size))
         guard entry.kind(layout) == .data, entry.isCopied else { return }
         if !data.isExternal { try checkGuestClusters(entry.hostOffset, count: 1) }
         let inside = size & (layout.clusterSize - 1)
-        try data.writeZeroes(at: entry.hostOffset + inside, count: end - size, guest: size, flags: [])
+        try data.writeZeroes(at: entry.hostOffset.bytes + inside, count: end - size, guest: size, flags: [])
         hasUnflushedWrites = true
     }
 
@@ -153,11 +153,11 @@ extension Qcow2State {
     private func dropTables(from guest: Int) throws(BlockError) {
         let span = layout.guestBytesPerL2Table
         let first = guest / span + (guest % span == 0 ? 0 : 1)
-        var dropped: [Int] = []
+        var dropped: [HostCluster] = []
         for index in first..<max(first, l1.count) where l1[index] & L2Entry.offsetMask != 0 {
             guard let table = try checkedTable(l1[index], index) else { continue }
             setL1(index, to: 0)
-            dropped.append(table >> layout.clusterBits)
+            dropped.append(layout.cluster(at: table))
         }
         if dropped.isEmpty { return }
         file.emit(.l1ShrinkWrite)
@@ -171,20 +171,20 @@ extension Qcow2State {
         try protectMetadata()
         let store = try refcounts()
         let length = try file.length()
-        var clusters = layout.clusters(length)
-        while clusters > 0 {
-            guard store.hasBlock(for: clusters - 1) else {
-                clusters = (clusters - 1) / layout.refcountsPerBlock * layout.refcountsPerBlock
+        var used = layout.endCluster(ofFile: length)
+        while used > HostCluster(0) {
+            guard store.hasBlock(for: used - 1) else {
+                used = layout.firstCluster(ofBlock: layout.refcountBlock(of: used - 1))
                 continue
             }
-            guard try store.refcount(of: clusters - 1) == 0 else { break }
-            clusters -= 1
+            guard try store.refcount(of: used - 1) == 0 else { break }
+            used = used - 1
         }
         // Of what lies behind, nothing may be metadata that is not counted.
-        if let lost = try lastMetadata(), lost >= clusters {
+        if let lost = try lastMetadata(), lost >= used {
             throw condemn("Cluster \(lost) holds metadata and is not counted")
         }
-        let end = clusters << layout.clusterBits
+        let end = layout.offset(of: used).bytes
         if end < length { try truncate(file, to: end) }
     }
 

@@ -27,8 +27,8 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
     var pendingFrees: [PendingFree] = []
     /// Data or metadata went to the file since the last barrier.
     var hasUnflushedWrites = false
-    /// Where the next compressed cluster goes, if its host cluster has room; 0 for nowhere.
-    var freeByteOffset = 0
+    /// Where the next compressed cluster goes, if its host cluster has room; zero for nowhere.
+    var freeByteOffset = HostOffset.zero
     /// Refcounts need not be up to date in the file, because the dirty bit says so.
     var refcountsAreLazy = false
     /// A change of many entries failed half-way: the dirty bit stays for the next who opens the image.
@@ -71,7 +71,7 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
 
     /// A run of clusters that loses one reference each.
     struct PendingFree {
-        var clusters: Range<Int>
+        var clusters: Range<HostCluster>
         /// The guest gave the data up: the file's space goes back too.
         var discards: Bool
         /// What is damaged stays leaked, and is no reason to stop.
@@ -129,20 +129,20 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
     func setL1(_ index: Int, to value: UInt64) {
         l1[index] = value
         if value & L2Entry.offsetMask != 0 {
-            _ = protection?.filter.insert(Int(value & L2Entry.offsetMask) >> layout.clusterBits)
+            _ = protection?.filter.insert(layout.cluster(in: value))
         }
         dirtyL1 = dirtyL1.union(index..<index + 1)
     }
 
     /// The L2 table that maps a guest offset, or `nil` when there is none.
-    func l2TableOffset(_ guestOffset: Int) throws(BlockError) -> Int? {
-        let index = guestOffset / layout.guestBytesPerL2Table
+    func l2TableOffset(_ guest: GuestOffset) throws(BlockError) -> HostOffset? {
+        let index = layout.l1Index(of: guest)
         guard l1.indices.contains(index) else { return nil }
         return try checkedTable(l1[index], index)
     }
 
     /// The offset in an L1 entry, checked; `nil` for none.
-    func checkedTable(_ entry: UInt64, _ index: Int) throws(BlockError) -> Int? {
+    func checkedTable(_ entry: UInt64, _ index: Int) throws(BlockError) -> HostOffset? {
         let offset = Int(entry & L2Entry.offsetMask)
         if offset == 0 { return nil }
         guard layout.isAligned(offset) else {
@@ -158,12 +158,12 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
             try checkIsWhole("L2 table offset 0x\(hex(offset)) (L1 index: \(index))", offset..<end)
             knowsPartialTable = true
         }
-        return offset
+        return HostOffset(offset)
     }
 
     /// Tables that were just made may not be in the file yet.
     func findEnd() throws(BlockError) {
-        let allocated = (loadedRefcounts?.virginCluster ?? 0) << layout.clusterBits
+        let allocated = layout.offset(of: loadedRefcounts?.virginCluster ?? HostCluster(0)).bytes
         knownEnd = max(try file.length(), allocated)
     }
 
@@ -171,29 +171,24 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
         BlockError(.corrupt, message, path: file.filename)
     }
 
-    /// The number of a guest cluster's entry in its L2 table.
-    func l2Index(_ guestOffset: Int) -> Int {
-        (guestOffset >> layout.clusterBits) & (layout.entriesPerL2Table - 1)
-    }
-
     /// The slot of the slice with entry `index` of the table at `offset`, and the entry's number in it.
-    func l2Slot(table offset: Int, index: Int) throws(BlockError) -> (slot: Int, entry: Int) {
+    func l2Slot(table offset: HostOffset, index: Int) throws(BlockError) -> (slot: Int, entry: Int) {
         if l2Cache.isCrowdedByDirty { try commit() }
         let perSlice = l2Cache.sliceSize / layout.l2EntryBytes
-        let slot = try l2Cache.slot(at: offset + index / perSlice * l2Cache.sliceSize)
+        let slot = try l2Cache.slot(at: offset.bytes + index / perSlice * l2Cache.sliceSize)
         return (slot, index % perSlice)
     }
 
     /// The entry of one guest cluster.
-    func entry(at guestOffset: Int) throws(BlockError) -> L2Entry {
-        guard let table = try l2TableOffset(guestOffset) else { return .unallocated }
-        let (slot, entry) = try l2Slot(table: table, index: l2Index(guestOffset))
+    func entry(at guest: GuestOffset) throws(BlockError) -> L2Entry {
+        guard let table = try l2TableOffset(guest) else { return .unallocated }
+        let (slot, entry) = try l2Slot(table: table, index: layout.l2Index(of: guest))
         return cachedEntry(slot, entry)
     }
 
     /// Sets the entry of one guest cluster, whose table is writable already.
-    func setEntry(at guestOffset: Int, to value: L2Entry) throws(BlockError) {
-        let (slot, entry) = try changeableL2Slot(guestOffset)
+    func setEntry(at guest: GuestOffset, to value: L2Entry) throws(BlockError) {
+        let (slot, entry) = try changeableL2Slot(guest)
         setCachedEntry(slot, entry, to: value)
     }
 
@@ -212,19 +207,19 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
     }
 
     /// The L2 table of a guest offset, made or copied first when it is missing or shared with a snapshot.
-    func writableL2Table(_ guestOffset: Int) throws(BlockError) -> Int {
+    func writableL2Table(_ guest: GuestOffset) throws(BlockError) -> HostOffset {
         try protectMetadata()
-        let index = guestOffset / layout.guestBytesPerL2Table
+        let index = layout.l1Index(of: guest)
         guard l1.indices.contains(index) else { throw corrupt("L1 table is too small") }
         let old = try checkedTable(l1[index], index)
         if let old, l1[index] & L2Entry.copiedFlag != 0 { return old }
         let offset = try fillingNewClusters(1) { offset throws(BlockError) in
             try reserveL1(index..<index + 1)
-            if let old { try copyTable(from: old, to: offset) } else { try clearTable(offset) }
+            if let old { try copyTable(from: old.bytes, to: offset) } else { try clearTable(offset) }
         }
         setL1(index, to: UInt64(offset) | L2Entry.copiedFlag)
-        if let old { release(old >> layout.clusterBits, count: 1) }
-        return offset
+        if let old { release(layout.cluster(at: old), count: 1) }
+        return HostOffset(offset)
     }
 
     /// Takes clusters, fills them, and gives them back when that fails.
@@ -240,14 +235,15 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
         let first =
             switch place {
             case .firstFree: try store.allocate(count)
-            case .behindCounted: try store.allocate(count, behindCountedFrom: 0)
+            case .behindCounted: try store.allocate(count, behindCountedFrom: HostCluster(0))
             case .behindEnd: try store.allocate(count, behindCountedFrom: store.virginCluster)
             }
-        do throws(BlockError) { try fill(first << layout.clusterBits) } catch {
+        let offset = layout.offset(of: first).bytes
+        do throws(BlockError) { try fill(offset) } catch {
             if !headerIsUncertain { store.giveBack(first..<first + count) }
             throw error
         }
-        return first << layout.clusterBits
+        return offset
     }
 
     /// The entries' sectors have their space in the file, also where the table was a hole.

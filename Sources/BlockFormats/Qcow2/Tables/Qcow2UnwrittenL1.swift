@@ -20,10 +20,10 @@ extension Qcow2State {
         guard end > 0 else { return }
         let table = header.l1Offset >> layout.clusterBits..<end
         let store = try refcounts()
-        let limit = min(store.endOfBlocks, end + Qcow2.Limit.l1BehindEndBytes >> layout.clusterBits)
+        let limit = min(store.endOfBlocks.index, end + Qcow2.Limit.l1BehindEndBytes >> layout.clusterBits)
         var last: Int?
         for cluster in fileClusters..<max(fileClusters, limit) where !table.contains(cluster) {
-            if try store.refcount(of: cluster) > 0 { last = cluster }
+            if try store.refcount(of: HostCluster(cluster)) > 0 { last = cluster }
         }
         guard let last else { return }
         let missing = max(last + 1, end) << layout.clusterBits - length
