@@ -1,12 +1,12 @@
-/// A bitmap that an image keeps.
+/// A dirty bitmap stored in an image.
 public struct BitmapInfo: Sendable, Equatable {
     public var name: String
-    /// How many bytes of the disk one bit stands for.
+    /// The bytes of the disk for each bit.
     public var granularity: Int
     /// Whether writes are recorded in it.
     public var isEnabled: Bool
-    /// Whether its bits cannot be relied on: it was not stored after the last writes, somebody wrote without
-    /// keeping it, or it is damaged. It can only be removed.
+    /// Whether its bits are unreliable: it was not stored after the last writes, another program wrote
+    /// without recording them, or it is damaged. It can only be removed.
     public var isInconsistent: Bool
 
     public init(name: String, granularity: Int, isEnabled: Bool, isInconsistent: Bool) {
@@ -17,39 +17,52 @@ public struct BitmapInfo: Sendable, Equatable {
     }
 }
 
-/// Keeps dirty bitmaps inside the image, which record what is written from session to session.
+/// Stores dirty bitmaps inside the image, which record the written ranges from session to session.
 ///
-/// Changes are made in memory. They are in the file, durable, once the image was closed or reopened
-/// read-only; a crash before leaves each bitmap as it was, or inconsistent, but never wrong without saying
-/// so. The node calls the changing ones when no other request is under way.
+/// Changes are made in memory. They are durable in the file once the image is closed or reopened read-only. A
+/// crash before that leaves each bitmap unchanged or marked inconsistent, never silently wrong. The node
+/// calls the changing functions when no other request is under way.
 public protocol BitmapCapable: FormatDriver {
-    /// Why this image cannot hold bitmaps, as far as its format's version goes; `nil` when it can.
+    /// The reason, in its format's version, why this image cannot store bitmaps; `nil` if it can.
     var bitmapObstacle: String? { get }
     /// The bitmaps, in the order of the image.
-    func bitmaps() throws(BlockError) -> [BitmapInfo]
-    /// A copy of the bits of a bitmap as they are now.
     ///
-    /// - Throws: `notFound`; `corrupt` for an inconsistent one.
+    /// - Throws: `corrupt`, `io`.
+    func bitmaps() throws(BlockError) -> [BitmapInfo]
+    /// A copy of the present bits of a bitmap.
+    ///
+    /// - Throws: `notFound`; `corrupt` for an inconsistent one; `limit`, `io`.
     func bitmap(named name: String) throws(BlockError) -> DirtyBitmap
 
     /// Adds a clean bitmap.
     ///
-    /// - Parameter granularity: in bytes; `nil` for what suits the image.
+    /// - Parameter granularity: the bytes of the disk for each bit; `nil` for the format's default.
     /// - Throws: `exists`, `invalidArgument`, `limit`, `unsupported`.
     func addBitmap(_ name: String, granularity: Int?, isEnabled: Bool) throws(BlockError)
     /// Removes a bitmap, also an inconsistent one.
+    ///
+    /// - Throws: `notFound`, `io`.
     func removeBitmap(_ name: String) throws(BlockError)
-    /// Unmarks everything in a bitmap.
+    /// Clears all bits of a bitmap.
+    ///
+    /// - Throws: `notFound`; `corrupt` for an inconsistent one; `io`.
     func clearBitmap(_ name: String) throws(BlockError)
-    /// Starts or stops recording.
+    /// Starts or stops recording writes in a bitmap.
+    ///
+    /// - Throws: `notFound`; `corrupt` for an inconsistent one; `io`.
     func setBitmap(_ name: String, isEnabled: Bool) throws(BlockError)
-    /// Marks in a bitmap what `source` marks, of any granularity and a disk of the same size.
+    /// Marks all bytes in a bitmap that `source` marks. `source` may have any granularity, and is of a disk
+    /// of the same size.
+    ///
+    /// - Throws: `notFound`; `corrupt` for an inconsistent one; `invalidArgument` for another size; `limit`,
+    ///   `io`.
     func mergeBitmap(_ source: DirtyBitmap, into name: String) throws(BlockError)
 
-    /// Whether ``recordChange(in:)`` has anything to do. Asked before every write, so it must cost nothing.
+    /// Whether ``recordChange(in:)`` would mark anything. Read before every write, so it must be cheap.
     var recordsChanges: Bool { get }
     /// Marks a range in every enabled bitmap, before its bytes change.
     ///
-    /// - Throws: when a bitmap cannot be read or be marked as in use; nothing may be written then.
+    /// - Throws: `corrupt`, `io`, `noSpace` when a bitmap cannot be read or be marked as in use; the caller
+    ///   then must not write.
     func recordChange(in range: Range<Int>) throws(BlockError)
 }

@@ -1,21 +1,21 @@
-/// Bits in chunks; a chunk whose bits are all alike takes no memory of its own.
+/// Bits in chunks; a chunk whose bits are all equal takes no memory of its own.
 ///
 /// A value type, without locks. Bits past ``count`` are never set.
 struct BitmapChunks: Sendable {
     /// One part of the bits.
     private struct Chunk: Sendable {
-        /// How many are set.
+        /// The number of set bits.
         var ones = 0
-        /// The bits, lowest first; empty while all are alike.
+        /// The bits, lowest first; empty while all are equal.
         var words: [UInt64] = []
     }
 
     static let bitsPerChunk = 1 << 15
     private static let wordsPerChunk = bitsPerChunk / 64
 
-    /// How many bits there are.
+    /// The number of bits.
     private(set) var count: Int
-    /// How many of them are set.
+    /// The number of set bits in all chunks.
     private(set) var ones = 0
     private var chunks: [Chunk]
 
@@ -26,7 +26,7 @@ struct BitmapChunks: Sendable {
 
     private static func chunkCount(_ bits: Int) -> Int { bits.dividedRoundingUp(by: bitsPerChunk) }
 
-    /// How many bits of a chunk there are: all but in the last one.
+    /// The number of bits in a chunk: the last one may have fewer than ``bitsPerChunk``.
     private func size(of chunk: Int) -> Int {
         min(Self.bitsPerChunk, count - chunk * Self.bitsPerChunk)
     }
@@ -38,7 +38,7 @@ struct BitmapChunks: Sendable {
         return chunks[chunk].words[inside >> 6] & (1 << UInt64(inside & 63)) != 0
     }
 
-    /// Sets or clears the bits of `range`, which lies inside.
+    /// Sets or clears the bits of `range`, which is inside the bitmap.
     mutating func set(_ range: Range<Int>, to value: Bool) {
         var bit = range.lowerBound
         while bit < range.upperBound {
@@ -69,7 +69,7 @@ struct BitmapChunks: Sendable {
         settle(chunk, ones: chunks[chunk].ones + (value ? changed : -changed))
     }
 
-    /// Gives a chunk words of its own.
+    /// Allocates a chunk's words, filled with its bits.
     private mutating func spread(_ chunk: Int) {
         guard chunks[chunk].words.isEmpty else { return }
         chunks[chunk].words = [UInt64](repeating: 0, count: Self.wordsPerChunk)
@@ -79,7 +79,7 @@ struct BitmapChunks: Sendable {
         if size & 63 != 0 { chunks[chunk].words[size >> 6] = (1 << UInt64(size & 63)) - 1 }
     }
 
-    /// Notes how many bits of a chunk are set, and drops words that say no more than that.
+    /// Sets the number of set bits of a chunk, and frees its words when all bits are equal.
     private mutating func settle(_ chunk: Int, ones: Int) {
         self.ones += ones - chunks[chunk].ones
         chunks[chunk].ones = ones
@@ -118,7 +118,7 @@ struct BitmapChunks: Sendable {
         return nil
     }
 
-    /// Sets every bit that is set in `other`, which has as many.
+    /// Sets every bit that is set in `other`, which has the same number of bits.
     mutating func formUnion(_ other: BitmapChunks) {
         for chunk in chunks.indices where other.chunks[chunk].ones > 0 {
             let size = size(of: chunk)
@@ -145,7 +145,7 @@ struct BitmapChunks: Sendable {
         if newCount < count {
             set(newCount..<count, to: false)
         } else if count % Self.bitsPerChunk != 0, let last = chunks.indices.last, chunks[last].ones > 0 {
-            // A full chunk is not full any more when it gets more bits.
+            // The chunk was full; the bits added to it are clear.
             spread(last)
         }
         let chunkCount = Self.chunkCount(newCount)
@@ -157,10 +157,10 @@ struct BitmapChunks: Sendable {
 
     // MARK: As bytes
 
-    /// How many bytes the bits take, eight in each, the lowest first.
+    /// The size of the bits in bytes: eight bits in each, the lowest first.
     var byteCount: Int { (count + 7) / 8 }
 
-    /// Whether all bits in these bytes are alike, and what; `nil` when they differ.
+    /// The value of all bits in these bytes; `nil` when they differ.
     func common(inBytes range: Range<Int>) -> Bool? {
         let bits = range.lowerBound * 8..<min(range.upperBound * 8, count)
         guard !bits.isEmpty else { return false }
@@ -195,8 +195,8 @@ struct BitmapChunks: Sendable {
         return left >= 64 ? .max : (1 << UInt64(left)) - 1
     }
 
-    /// Sets the bits that are set in `words`, of which the lowest is bit `start` (a multiple of 64). What
-    /// lies past the end is left out.
+    /// Sets the bits that are set in `words`, of which the lowest is bit `start` (a multiple of 64). Bits
+    /// past the end are left out.
     mutating func formUnion(_ words: [UInt64], at start: Int) {
         for (index, word) in words.enumerated() where word != 0 {
             let first = start + index * 64

@@ -1,13 +1,14 @@
 import Synchronization
 
-/// Which parts of a disk were changed since some moment: one bit for every granule of its bytes.
+/// The parts of a disk that were changed since some moment: one bit for each granule.
 ///
-/// Takes memory only where set and clear bits mix. Thread-safe. Offsets and sizes are in bytes of the disk.
+/// Memory is allocated only for parts with both set and clear bits. Thread-safe. Offsets and sizes are in
+/// bytes of the disk.
 public final class DirtyBitmap: Sendable {
-    /// How many bits one bitmap may have: 512 MiB of them.
+    /// The most bits of one bitmap: 512 MiB.
     public static let maximumBits = 1 << 32
 
-    /// How many bytes of the disk one bit stands for; a power of two.
+    /// The bytes of the disk for each bit; a power of two.
     public let granularity: Int
     private let state: Mutex<State>
 
@@ -18,8 +19,8 @@ public final class DirtyBitmap: Sendable {
 
     /// A clean bitmap for a disk of `size` bytes.
     ///
-    /// - Throws: `limit` when that takes too many bits; `invalidArgument` when `granularity` is no power of
-    ///   two.
+    /// - Throws: `limit` for more than ``maximumBits`` bits; `invalidArgument` when `granularity` is no power
+    ///   of two.
     public init(size: Int, granularity: Int) throws(BlockError) {
         self.granularity = granularity
         let bits = try Self.bitCount(size: size, granularity: granularity)
@@ -31,7 +32,7 @@ public final class DirtyBitmap: Sendable {
         self.state = Mutex(state)
     }
 
-    /// How many bits a bitmap of that granularity has.
+    /// The number of bits in a bitmap of that granularity.
     ///
     /// - Throws: as ``init(size:granularity:)``.
     public static func bitCount(size: Int, granularity: Int) throws(BlockError) -> Int {
@@ -45,21 +46,21 @@ public final class DirtyBitmap: Sendable {
         return bits
     }
 
-    /// The size of the disk.
+    /// The size of the disk, in bytes.
     public var size: Int { state.withLock { $0.size } }
-    /// How many bits are set.
+    /// The number of set bits.
     public var dirtyCount: Int { state.withLock { $0.bits.ones } }
-    /// How many bytes the bits take where they are stored.
+    /// The size of the bits in stored form, in bytes.
     public var byteCount: Int { state.withLock { $0.bits.byteCount } }
 
-    /// A bitmap with the same bits, which changes on its own.
+    /// An independent bitmap with the same bits.
     public func copy() -> DirtyBitmap {
         DirtyBitmap(granularity: granularity, state: state.withLock { $0 })
     }
 
     // MARK: Bits
 
-    /// Marks every granule of which `range` has a byte. What lies past the end of the disk is left out.
+    /// Marks every granule with a byte in `range`. Bytes past the end of the disk are left out.
     public func set(_ range: Range<Int>) {
         let shift = granularity.trailingZeroBitCount
         state.withLock { state in
@@ -69,7 +70,7 @@ public final class DirtyBitmap: Sendable {
         }
     }
 
-    /// Unmarks every granule that lies in `range` as a whole; the last one of the disk may be short.
+    /// Clears every granule that is wholly in `range`; the last one of the disk may be short.
     public func clear(_ range: Range<Int>) {
         let shift = granularity.trailingZeroBitCount
         let granularity = granularity
@@ -80,7 +81,7 @@ public final class DirtyBitmap: Sendable {
         }
     }
 
-    /// Unmarks everything.
+    /// Clears all bits.
     public func clearAll() {
         state.withLock { state in state.bits = BitmapChunks(count: state.bits.count) }
     }
@@ -105,6 +106,8 @@ public final class DirtyBitmap: Sendable {
     }
 
     /// All runs of marked bytes, in order.
+    ///
+    /// - Complexity: O(*runs*) in memory.
     public var runs: [Range<Int>] {
         var runs: [Range<Int>] = []
         var offset = 0
@@ -115,13 +118,13 @@ public final class DirtyBitmap: Sendable {
         return runs
     }
 
-    /// What the mixed bits may take that come of a bitmap with a larger granularity, in bytes.
+    /// Limits the memory of mixed bits from merging a bitmap with a larger granularity, in bytes.
     private static let maximumRefinedBytes = 64 << 20
 
-    /// Marks all that `other` marks, whatever its granularity.
+    /// Marks all bytes that `other` marks. `other` may have any granularity.
     ///
-    /// - Throws: `invalidArgument` when it is of a disk of another size; `limit` when a small bitmap with a
-    ///   larger granularity would make very many bits of this one.
+    /// - Throws: `invalidArgument` for a disk of another size; `limit` when the bits of a larger granularity
+    ///   would take more than 64 MiB here.
     public func merge(_ other: DirtyBitmap) throws(BlockError) {
         // A copy, so that no two locks are held at once.
         let theirs = other.state.withLock { $0 }
@@ -144,7 +147,7 @@ public final class DirtyBitmap: Sendable {
         }
     }
 
-    /// Only parts in which a run begins or ends take memory.
+    /// Refuses a merge that takes too much memory: each chunk in which a run begins or ends takes some.
     private func checkRefining(_ other: DirtyBitmap) throws(BlockError) {
         guard other.granularity > granularity else { return }
         let shift = granularity.trailingZeroBitCount
@@ -167,9 +170,9 @@ public final class DirtyBitmap: Sendable {
         }
     }
 
-    /// Follows a change of the disk's size. What is added is clean.
+    /// Changes the size of the disk, in bytes. Added bits are clear.
     ///
-    /// - Throws: `limit` when that takes too many bits; nothing was changed then.
+    /// - Throws: `limit` for more than ``maximumBits`` bits; nothing is changed then.
     public func resize(to size: Int) throws(BlockError) {
         let bits = try Self.bitCount(size: size, granularity: granularity)
         state.withLock { state in
@@ -180,7 +183,7 @@ public final class DirtyBitmap: Sendable {
 
     // MARK: As stored
 
-    /// Whether all bits in a part of the stored bytes are alike, and what they are; `nil` when they differ.
+    /// The value of all bits in a part of the stored bytes; `nil` when they differ.
     public func common(inBytes range: Range<Int>) -> Bool? {
         state.withLock { $0.bits.common(inBytes: range) }
     }
@@ -193,8 +196,8 @@ public final class DirtyBitmap: Sendable {
         bits.copyBytes(from: start, into: &target)
     }
 
-    /// Marks what is marked in a part of the stored form that stands from byte `start` (a multiple of 8) on.
-    /// What lies past the end is left out.
+    /// Sets the bits that are set in `bytes`, a part of the stored form that begins at byte `start`, a
+    /// multiple of 8. Bits past the end are left out.
     public func formUnion(bytes: RawSpan, at start: Int) {
         var words = [UInt64](repeating: 0, count: (bytes.byteCount + 7) / 8)
         for index in words.indices {

@@ -1,12 +1,12 @@
-/// What is to change about an image that exists.
+/// The changes to the options of an existing image.
 public struct Amendment: Sendable {
-    /// Declared as ``Amendable/amendOptions``; what is not set stays as it is.
+    /// Declared as ``Amendable/amendOptions``; options that are not set stay unchanged.
     public var options: CreateOptions
-    /// Do also what may make the image's data unreadable for good.
+    /// Whether to make changes that may leave the image's data unreadable for good.
     public var force: Bool
-    /// What options such as `new-secret` name.
+    /// The secrets that options such as `new-secret` name.
     public var secrets: SecretSource
-    /// Gets what a person should know of a change that is made all the same.
+    /// Gets warnings about changes that are made, one line a call.
     public var warn: @Sendable (String) -> Void
 
     public init(
@@ -24,14 +24,14 @@ public struct Amendment: Sendable {
 public protocol Amendable: FormatDriver {
     /// The options that `amend` takes, without defaults.
     static var amendOptions: [CreateOption] { get }
-    /// Makes the changes. Durable on return; interrupted, the image opens with the same guest bytes, and with
-    /// each of the options as before or as asked for.
+    /// Makes the changes. Durable on return. If interrupted, the image opens with the same guest bytes, and
+    /// each option has its old or its new value.
     ///
-    /// What is asked for is checked first, so that a refusal changes nothing.
+    /// All options are checked first, so that a refusal changes nothing.
     /// - Parameters:
     ///   - guest: reads and writes the disk through its backing chain.
-    ///   - control: is told how far the work is, and may cancel it.
-    /// - Throws: `invalidArgument` or `unsupported` for what cannot be, naming the option; `limit`,
+    ///   - control: gets the progress, and may cancel the work.
+    /// - Throws: `invalidArgument` or `unsupported`, naming the option that cannot change; `limit`,
     ///   `cancelled`, `noSpace`, `io`, `corrupt`.
     func amend(
         _ amendment: Amendment, guest: GuestAccess, _ control: JobControl
@@ -39,9 +39,10 @@ public protocol Amendable: FormatDriver {
 }
 
 extension BlockNode {
-    /// Changes options of the image when no other request is under way. Durable on return.
+    /// Changes options of the image, after waiting until no other request is under way. Durable on return.
     ///
-    /// - Throws: also `unsupported` when the format cannot; `readOnly`.
+    /// - Throws: as ``Amendable/amend(_:guest:_:)``; `unsupported` when the format has no such changes;
+    ///   `readOnly`.
     public func amend(_ amendment: Amendment, _ control: JobControl = JobControl()) throws(BlockError) {
         try checkWritable()
         guard let driver = format?.asAmendable else {

@@ -1,35 +1,40 @@
-/// What only some formats can do. It is asked for by ``AbilityKnowing``; nobody writes stubs.
+/// Abilities of some formats, found through ``AbilityKnowing``. A format without an ability has no stub for
+/// it.
 
 /// Makes new images.
 public protocol Creatable: FormatDriver {
-    /// The options that `create` takes, in the order in which they are shown.
+    /// The options of `create`, in the order in which they are listed.
     static var createOptions: [CreateOption] { get }
-    /// Makes an empty image. `options` holds only declared keys, with defaults filled in.
+    /// Makes an empty image. `options` has only declared keys, with their defaults.
+    ///
+    /// - Throws: `invalidArgument`, `unsupported`, `exists`, `denied`, `noSpace`, `limit`, `io`.
     static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError)
-    /// Whether files that are made with these options take the protocol's ways of reserving space. Not asked
-    /// of formats that declare an option `preallocation`.
+    /// Whether the protocol may reserve the space of files that are made with these options. Not called for
+    /// formats that declare an option `preallocation`.
     static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool
 }
 
 extension Creatable {
+    /// - Throws: nothing by default.
     public static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool { false }
 }
 
-/// Says in advance how large an image would be.
+/// Calculates the size of an image before it is made.
 public protocol Measurable: Creatable {
-    /// - Parameter source: the data to be stored, as runs; `nil` for an empty disk of the size in `options`.
+    /// - Parameter source: the disk with the data to store; `nil` for an empty disk of `virtualSize` bytes.
+    /// - Throws: `invalidArgument`, `unsupported`, `limit`; `io` and `corrupt` for `source`.
     static func measure(
         _ options: CreateOptions, virtualSize: Int, source: BlockNode?
     ) throws(BlockError) -> MeasuredSize
 }
 
-/// The file sizes that an image would have, in bytes.
+/// The file size of an image before it is made, in bytes.
 public struct MeasuredSize: Sendable, Equatable {
-    /// With the data that is there now.
+    /// With the present data.
     public var required: Int
-    /// With every guest cluster allocated.
+    /// With every unit allocated.
     public var fullyAllocated: Int
-    /// Of the source's bitmaps; `nil` where the format or the source keeps none.
+    /// The size of the source's bitmaps; `nil` when the format or the source has none.
     public var bitmaps: Int?
 
     public init(required: Int, fullyAllocated: Int) {
@@ -37,9 +42,9 @@ public struct MeasuredSize: Sendable, Equatable {
         self.fullyAllocated = fullyAllocated
     }
 
-    /// Tables of `fixed` bytes, and behind them `data` bytes now or `full` bytes once all is written.
+    /// Tables of `fixed` bytes and, behind them, `data` bytes now or `full` bytes when the disk is full.
     ///
-    /// - Throws: `limit` where the file would be longer than a file can be.
+    /// - Throws: `limit` for a size of more than `Int.max` bytes.
     public init(fixed: Int, data: Int, full: Int) throws(BlockError) {
         let (required, tooLong) = fixed.addingReportingOverflow(data)
         let (fullyAllocated, muchTooLong) = fixed.addingReportingOverflow(full)
@@ -48,25 +53,27 @@ public struct MeasuredSize: Sendable, Equatable {
     }
 }
 
-/// Changes which backing file the image names, and nothing else.
+/// Changes the reference to the backing file, and nothing else.
 public protocol Rebasable: FormatDriver {
-    /// Durable on return. `nil` removes the reference.
+    /// Makes the image refer to `backing`; `nil` removes the reference. Durable on return.
+    ///
+    /// - Throws: `readOnly`, `unsupported`, `invalidArgument`, `limit`, `noSpace`, `io`.
     func changeBacking(to backing: BackingReference?) throws(BlockError)
 }
 
-/// States which image its backing file must be, and so can find that it is another one, or has changed.
+/// Stores the identity of its backing file, so that another or a changed file is found out.
 public protocol BackingChecking: FormatDriver {
-    /// Looks whether the backing node, just opened, is the one that the image was made over.
+    /// Checks that the backing node, just opened, is the one that the image was made over.
     ///
-    /// - Throws: `corrupt` when it is another one, or has changed since.
+    /// - Throws: `corrupt` when it is another one or has changed since; `io`.
     func checkBacking(_ backing: BlockNode) throws(BlockError)
 }
 
-/// Is known to images over it, of the same format, by an identity.
+/// Has an identity by which overlays of the same format know it.
 public protocol ParentIdentifying: FormatDriver {
-    /// The identity in the format's own encoding, by which images over this one know it now.
+    /// The present identity, in the format's own encoding.
     var parentIdentity: [UInt8] { get }
-    /// The one that the next change of the contents gives it; the same where changes give no other.
+    /// The identity after the next change of the contents; the same when changes give no new one.
     func nextParentIdentity() -> [UInt8]
 }
 
@@ -75,11 +82,11 @@ extension ParentIdentifying {
 }
 
 extension BlockNode {
-    /// The identity by which an image of the format `name` knows this node as its backing file; `nil` where
-    /// this is an image of another format, or no image.
+    /// The identity by which an overlay of the format `name` knows this node; `nil` for an image of another
+    /// format, and for no image.
     public func parentIdentity(of name: String) -> [UInt8]? { identifying(name)?.parentIdentity }
 
-    /// The one that the next change of the contents gives it.
+    /// The same after the next change of the contents.
     public func nextParentIdentity(of name: String) -> [UInt8]? { identifying(name)?.nextParentIdentity() }
 
     private func identifying(_ name: String) -> (any ParentIdentifying)? {
@@ -88,97 +95,106 @@ extension BlockNode {
     }
 }
 
-/// Keeps in the image an identity of its contents, and of those of its backing file, which must agree.
+/// Stores in the image the identity of its own contents and that of its backing file's contents.
 ///
-/// The contents are what the disk reads as. Their first change in a session gives them a new identity; what
-/// leaves them as they are (other metadata, repairs, copies of what a backing file showed) does not.
+/// The contents are the bytes of the guest's disk. Their first change in a session gives them a new identity.
+/// Other metadata, repairs and copies of bytes that the backing file showed change no contents.
 ///
-/// An overlay whose backing file is about to change, in a way that leaves the overlay's own contents as they
-/// are, is told first, so that it opens whenever this is stopped:
+/// Order of changing a backing file so that the overlay's contents stay the same; the overlay opens after a
+/// crash between any two steps:
 ///
-/// 1. ``announceIdentity(of:)`` of the overlay: it takes the backing file by either identity;
+/// 1. ``announceIdentity(of:)`` of the overlay: it accepts the backing file by either identity;
 /// 2. ``renewIdentity()`` of the backing file;
-/// 3. ``adoptIdentity(of:)`` of the overlay: it takes the backing file by the new identity alone.
+/// 3. ``adoptIdentity(of:)`` of the overlay: it accepts the backing file by the new identity alone.
 public protocol ContentIdentifying: BackingChecking {
-    /// Accepts `backing`, an image of the same format, by the identity that it has and by the one that its
-    /// next change gives it. Durable on return.
+    /// Accepts `backing`, an image of the same format, by its present identity and by the next one. Durable
+    /// on return.
     ///
-    /// - Throws: `unsupported` for another format; `limit` without room for it; what writing throws.
+    /// - Throws: `unsupported` for another format; `limit` without room for it; `readOnly`, `noSpace`, `io`.
     func announceIdentity(of backing: BlockNode) throws(BlockError)
     /// Gives the contents their next identity, as their first change would. Durable on return.
     ///
-    /// - Throws: what writing throws.
+    /// - Throws: `readOnly`, `noSpace`, `io`.
     func renewIdentity() throws(BlockError)
-    /// Accepts `backing` by the identity that it has now, and by no other. Durable on return.
+    /// Accepts `backing` by its present identity alone. Durable on return.
     ///
-    /// - Throws: `unsupported` for another format; what writing throws.
+    /// - Throws: `unsupported` for another format; `readOnly`, `noSpace`, `io`.
     func adoptIdentity(of backing: BlockNode) throws(BlockError)
-    /// Says that writes leave the contents as they are, or no longer: a job stores what the disk reads as
-    /// anyway. Nobody else may write meanwhile.
+    /// Whether writes keep the identity: set by a job that stores only bytes that the disk already reads as.
+    /// No other writer may write meanwhile.
     func keepIdentity(_ isKept: Bool)
 }
 
 /// Changes the virtual size.
 public protocol Resizable: FormatDriver {
-    /// Durable on return. Space that is added reads as zeroes (unless ``FormatDriver/unwrittenReadsAsZero``
-    /// says that new space never does), also after a crash in between: what lay there
-    /// of a larger disk is gone, and where `guest` has a backing file, that is hidden before the size
-    /// changes.
+    /// Changes the size of the disk to `virtualSize` bytes. Durable on return. Added space reads as zeroes,
+    /// also after a crash in between, unless ``FormatDriver/unwrittenReadsAsZero`` is `false`: old bytes of a
+    /// larger disk are cleared, and bytes of a longer backing file are hidden, before the size changes.
+    ///
+    /// - Throws: `unsupported`, `invalidArgument`, `readOnly`, `limit`, `noSpace`, `io`, `corrupt`.
     func resize(
         to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError)
 }
 
-/// Stores clusters compressed.
+/// Stores units compressed.
 public protocol CompressedWriting: FormatDriver {
-    /// Compressed writes are of exactly this many bytes, aligned to it, but for the end of the disk.
+    /// The size and alignment of compressed writes, in bytes; the last one of the disk may be shorter.
     var compressedUnitBytes: Int { get }
-    /// Compresses one unit into `output` (as large as the unit). Thread-safe, touches no metadata.
-    /// - Returns: the compressed size in bytes, or `nil` when it would not become smaller, or is stored
-    ///   plainly in this image anyway.
+    /// Compresses one unit into `output`, which is as large as the unit. Thread-safe; uses no metadata.
+    /// - Returns: the compressed size in bytes; `nil` when it is not smaller than the unit, or when the image
+    ///   stores this unit uncompressed.
+    /// - Throws: `unsupported` for a compression that this build cannot do; `io` when the compressor fails.
     func compress(_ unit: RawSpan, into output: inout MutableRawSpan) throws(BlockError) -> Int?
-    /// Stores what `compress` made as the unit at `offset`.
-    func writeCompressed(_ payload: RawSpan, at offset: Int) throws(BlockError)
-    /// Whether this image compresses whatever is written, so that it had better be done on many threads.
-    var compressesAlways: Bool { get }
-    /// Looks whether a new image with these options can be filled by units, compressed or not.
+    /// Stores `payload`, the result of ``compress(_:into:)``, as the unit at `offset`.
     ///
-    /// - Throws: `unsupported` where it cannot.
+    /// - Throws: `readOnly`, `noSpace`, `limit`, `io`, `corrupt`.
+    func writeCompressed(_ payload: RawSpan, at offset: Int) throws(BlockError)
+    /// Whether this image compresses all writes; a copy then compresses on many threads.
+    var compressesAlways: Bool { get }
+    /// Checks that a new image with these options can be filled unit by unit, compressed or not.
+    ///
+    /// - Throws: `unsupported` if it cannot.
     static func checkCompression(_ options: CreateOptions) throws(BlockError)
 }
 
 extension CompressedWriting {
     public var compressesAlways: Bool { false }
+    /// - Throws: nothing by default.
     public static func checkCompression(_ options: CreateOptions) throws(BlockError) {}
 }
 
-/// Can make a whole image from front to back, on a pipe for example.
+/// Can write a whole image from front to back, for example to a pipe.
 public protocol StreamWriting: CompressedWriting, Creatable {
-    /// Whether an image with these options is made that way.
+    /// Whether an image with these options is written from front to back.
     static func isStream(_ options: CreateOptions) -> Bool
     /// Begins a new image on `file`, to which bytes are only appended.
     ///
-    /// The driver takes writes of whole compressed units, or plain writes of such units, in ascending order;
-    /// what is left out is zero. Nothing can be read. Until ``finishStream()`` it is no image.
+    /// The driver accepts writes of whole units, compressed or plain, in ascending order; units left out are
+    /// zero. Nothing can be read. Until ``finishStream()`` the file is no image.
+    ///
+    /// - Throws: `invalidArgument`, `unsupported`, `limit`, `noSpace`, `io`.
     static func beginStream(
         _ options: CreateOptions, in context: CreateContext, on file: BlockNode
     ) throws(BlockError) -> Self
-    /// Writes what belongs at the end. No write follows.
+    /// Writes the end of the image. No write follows.
+    ///
+    /// - Throws: `noSpace`, `limit`, `io`.
     func finishStream() throws(BlockError)
 }
 
-/// Makes ranges read as zeroes, or gives their space back, without storing zeroes.
+/// Makes ranges read as zeroes, or gives their space back, without storing zeroes as data.
 public protocol Clearing: FormatDriver {
-    /// Ranges to be zeroed are multiples of this size, but for the end of the disk.
+    /// The alignment of ranges to zero, in bytes; the end of the disk is aligned too.
     var zeroGranularity: Int { get }
-    /// Ranges to be discarded are multiples of this size, but for the end of the disk.
+    /// The alignment of ranges to discard, in bytes; the end of the disk is aligned too.
     var discardGranularity: Int { get }
-    /// Whether every zeroed range gets an entry of this layer that says zero, also where nothing lies below:
-    /// it then stays zero over whatever backing file the image gets later.
+    /// Whether every zeroed range gets a zero entry in this layer, even without a backing file: it then stays
+    /// zero over any later backing file.
     var marksZeroes: Bool { get }
-    /// Clears the first run of `range`, or says what it takes.
+    /// Clears the first run of `range`, or returns the writes that clearing needs.
     ///
-    /// - Parameter backingEnd: up to where something lies below this layer.
+    /// - Parameter backingEnd: the end of the backing node's bytes, as an offset of this disk.
     /// - Throws: `readOnly`, `noSpace`, `io`, `corrupt`.
     func clear(
         _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
@@ -189,18 +205,20 @@ extension Clearing {
     public var marksZeroes: Bool { false }
 }
 
-/// May store guest data by sharing the space of another file, as file systems with reflinks can: its plain
-/// grants of whole units need no bytes that are written.
+/// Can store guest data by sharing space with another file (reflinks): its plain grants of whole units need
+/// no written bytes.
 public protocol SpaceSharing: FormatDriver {
-    /// Which of the storage children holds plain guest data (``Extent/child``); `nil` where this image keeps
-    /// none, such as an encrypted one.
+    /// The child that holds guest data as it is (``Extent/child``); `nil` when this image encodes all data,
+    /// as an encrypted one does.
     var sharingChild: Int? { get }
 }
 
-/// Gives up everything that this layer holds, so that the backing node shows through.
+/// Makes all units of this layer unallocated, so that the backing node shows through.
 public protocol Emptying: FormatDriver {
-    /// Makes every cluster unallocated. Durable on return; killed on the way, each cluster is as before or
-    /// unallocated. Snapshots inside the image keep theirs.
+    /// Makes every unit unallocated. Durable on return; after a crash each unit is either unchanged or
+    /// unallocated. Snapshots inside the image keep their units.
+    ///
+    /// - Throws: `unsupported`, `readOnly`, `noSpace`, `io`, `corrupt`.
     func makeEmpty() throws(BlockError)
 }
 
@@ -208,16 +226,16 @@ public protocol Emptying: FormatDriver {
 public struct SnapshotInfo: Sendable, Equatable {
     public var id: String
     public var name: String
-    /// Bytes of saved machine state.
+    /// The size of the saved machine state, in bytes.
     public var vmStateSizeBytes: Int
-    /// When it was taken: seconds and nanoseconds since 1970, UTC.
+    /// The time when it was taken: seconds since 1970, UTC, and nanoseconds of the second.
     public var dateSeconds: Int
     public var dateNanoseconds: Int
-    /// How long the machine had run, in nanoseconds.
+    /// The running time of the machine until then, in nanoseconds.
     public var vmClockNanoseconds: Int
-    /// Instructions the machine had run, where it was recorded.
+    /// The number of instructions that the machine had run; `nil` if it was not recorded.
     public var instructionCount: Int?
-    /// The disk's size then, in bytes, where it was recorded.
+    /// The size of the disk then, in bytes; `nil` if it was not recorded.
     public var virtualSize: Int?
 
     public init(
@@ -235,66 +253,80 @@ public struct SnapshotInfo: Sendable, Equatable {
     }
 }
 
-/// Keeps snapshots inside the image. All changes are durable on return.
+/// Stores snapshots inside the image. All changes are durable on return.
 public protocol SnapshotCapable: FormatDriver {
     /// The snapshots in the order of the image's table.
+    ///
+    /// - Throws: `corrupt`, `io`.
     func snapshots() throws(BlockError) -> [SnapshotInfo]
-    /// Takes a snapshot now; `info.id` is chosen by the driver when empty.
+    /// Takes a snapshot of the present disk; the driver chooses `info.id` if it is empty.
+    ///
+    /// - Throws: `unsupported`, `limit`, `noSpace`, `io`, `corrupt`.
     func createSnapshot(_ info: SnapshotInfo) throws(BlockError)
-    /// Goes back to the snapshot with this id or name (id first); kind `notFound` when there is none.
+    /// Makes the disk that of the snapshot with this id or, if no snapshot has that id, with this name.
+    ///
+    /// - Throws: `notFound`, `unsupported`, `noSpace`, `io`, `corrupt`.
     func applySnapshot(_ idOrName: String) throws(BlockError)
-    /// Deletes the first snapshot of this name, whatever ids there are; kind `notFound` when there is none.
+    /// Deletes the first snapshot of this name; ids do not count.
+    ///
+    /// - Throws: `notFound`, `unsupported`, `noSpace`, `io`, `corrupt`.
     func deleteSnapshot(named name: String) throws(BlockError)
-    /// Reads from the snapshot instead of the current state from now on. The node must be read-only.
+    /// Makes all later reads those of the snapshot instead of the present disk. The node must be read-only.
+    ///
+    /// - Throws: `notFound`, `unsupported`, `io`, `corrupt`.
     func selectSnapshot(id: String?, name: String?) throws(BlockError)
 }
 
-/// Keeps a machine's saved state beside the disk: bytes that the guest never sees, counted from 0.
+/// Stores a machine's saved state beside the disk: bytes that the guest never sees, with offsets from 0.
 ///
-/// Snapshots take the state with them (``SnapshotInfo/vmStateSizeBytes``): one that is created while that is
-/// 0 gets the size of what was saved since the image was opened or the last snapshot was taken. Once a
-/// snapshot has state, it is gone from the current image; applying or selecting the snapshot brings it back.
+/// A new snapshot takes the state saved since the image was opened or since the last snapshot; if its
+/// ``SnapshotInfo/vmStateSizeBytes`` is 0, it becomes the size of that state. The state then belongs to the
+/// snapshot alone: applying or selecting the snapshot brings it back.
 public protocol VMStateCapable: SnapshotCapable {
     /// Stores `bytes` at `offset` of the state, which grows as needed. Durable after
     /// ``FormatDriver/flush()``.
     ///
-    /// - Throws: `readOnly`; `limit` when the format cannot address that much; `io`, `noSpace`.
+    /// - Throws: `readOnly`; `limit` for an offset that the format cannot address; `io`, `noSpace`,
+    ///   `corrupt`.
     func saveVMState(_ bytes: RawSpan, at offset: Int, guest: GuestAccess) throws(BlockError)
     /// Fills `buffer` from `offset` of the state; zeroes where nothing was saved.
+    ///
+    /// - Throws: `io`, `corrupt`.
     func loadVMState(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError)
 }
 
-/// What a check found and did.
+/// The counts of a check: its findings and its repairs.
 public struct CheckResult: Sendable, Equatable {
-    /// Inconsistencies that harm data or could.
+    /// Findings that harm data, or could.
     public var corruptions = 0
-    /// Space that nothing refers to.
+    /// Findings of space to which no table refers.
     public var leaks = 0
     /// Parts that could not be checked.
     public var checkErrors = 0
     public var corruptionsFixed = 0
     public var leaksFixed = 0
-    /// Guest clusters: how many there are (0: not known), are allocated, out of order, compressed.
+    /// Units of the disk: all (0 for an unknown number), allocated, out of order in the file, compressed.
     public var totalClusters = 0
     public var allocatedClusters = 0
     public var fragmentedClusters = 0
     public var compressedClusters = 0
-    /// Where the used part of the file ends, in bytes; `nil` when not known.
+    /// The end of the used part of the file, in bytes; `nil` when it is unknown.
     public var imageEndOffset: Int?
 
     public init() {}
 }
 
-/// What a check may change.
+/// The findings that a check repairs.
 public enum RepairMode: Sendable, Equatable {
     case none
     case leaks
     case all
 }
 
-/// Checks and repairs its own structure.
+/// Checks and repairs its own tables.
 public protocol Checkable: FormatDriver {
-    /// - Parameter report: gets one line for people per finding.
-    /// - Throws: only when the check could not run at all; what it finds is in the result.
+    /// - Parameter report: gets one line of text per finding.
+    /// - Throws: `io`, `corrupt`, `limit` or `readOnly` when the check cannot run at all; findings are in the
+    ///   result.
     func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult
 }

@@ -1,9 +1,9 @@
-/// What a format can do beyond ``FormatDriver``, as the compiler knows it. No driver implements these
-/// properties: conforming to the protocol of Capabilities.swift does.
+/// The abilities of a format beyond ``FormatDriver``, resolved by the compiler. No driver implements these
+/// properties: conforming to a protocol of Capabilities.swift does.
 ///
-/// A cast (`driver as? any Resizable`) gives the same answer, but the first cast of each kind looks through
-/// all conformances of the program, and start-up would mostly be spent on that. A new capability is a
-/// protocol, a requirement here and its two answers.
+/// A cast (`driver as? any Resizable`) gives the same answer, but the first cast of each kind searches all
+/// conformances of the program, which would take most of the start-up time. A new ability needs a protocol, a
+/// requirement here and its two answers.
 public protocol AbilityKnowing: AnyObject, Sendable {
     static var asCreatable: (any Creatable.Type)? { get }
     static var asMeasurable: (any Measurable.Type)? { get }

@@ -1,14 +1,20 @@
-/// All formats, filters and protocols that a program knows.
+/// All formats, filters and protocols that a program can open. Thread-safe: an immutable value.
+///
+/// ```swift
+/// let registry = DriverRegistry(
+///     formats: StandardFormats.all, filters: StandardFilters.all, protocols: StandardProtocols.all)
+/// let format = registry.format(named: "vhd")  // that of `vpc`, which has this alias
+/// ```
 public struct DriverRegistry: Sendable {
-    /// The formats, in the order in which they are listed. `raw` is last: it takes anything.
+    /// The formats, in the order in which they are listed. The last one is `raw`, which opens any file.
     public let formats: [any FormatDriver.Type]
-    /// The filters that options can ask for.
+    /// The filters that open options can name.
     public let filters: [any OpenableFilter.Type]
     public let protocols: [ProtocolEntry]
 
-    /// How many bytes of a file's start the formats get to see when probing.
+    /// How many bytes of a file's start the formats probe.
     public static let probeBytes = 2048
-    /// How many bytes of its end they get to see.
+    /// How many bytes of a file's end the formats probe.
     public static let probeTailBytes = 1024
 
     public init(
@@ -20,23 +26,23 @@ public struct DriverRegistry: Sendable {
         self.protocols = protocols
     }
 
-    /// The same with another entry in the place of the protocol of its name.
+    /// The same registry with `entry` in place of the protocol of the same name.
     public func replacing(_ entry: ProtocolEntry) -> DriverRegistry {
         let protocols = protocols.map { $0.name == entry.name ? entry : $0 }
         return DriverRegistry(formats: formats, filters: filters, protocols: protocols)
     }
 
-    /// The format with that name or alias.
+    /// The format with that name or alias; `nil` for an unknown name.
     public func format(named name: String) -> (any FormatDriver.Type)? {
         formats.first { $0.name == name || $0.aliases.contains(name) }
     }
 
-    /// The name by which other programs know the format, for a name or an alias; unknown names as they are.
+    /// The main name of the format with that name or alias; an unknown name unchanged.
     public func canonicalName(_ name: String) -> String { format(named: name)?.name ?? name }
 
-    /// The error for a name that is no format and no protocol, with what may have been meant.
+    /// The error for a name that is no format and no protocol, with the nearest known name as a hint.
     ///
-    /// - Parameter what: `Unknown driver` or the like.
+    /// - Parameter what: the start of the message, such as `Unknown driver`.
     public func unknown(_ what: String, _ name: String, path: String? = nil) -> BlockError {
         let known =
             formats.flatMap { [$0.name] + $0.aliases } + protocols.map(\.name) + filters.map { $0.name }
@@ -44,8 +50,8 @@ public struct DriverRegistry: Sendable {
             .unsupported, "\(what) '\(name)'", path: path, hint: NearestName.hint(name, among: known))
     }
 
-    /// Whether this is the name of a driver, of this program or of QEMU 10.2, which an image may state as the
-    /// format of its backing file though it cannot be opened here.
+    /// Whether this is the name of a driver of this program or of QEMU 10.2. An image may state any of these
+    /// as the format of its backing file, also one that this program cannot open.
     public func isDriverName(_ name: String) -> Bool {
         format(named: name) != nil || isBelowFormats(name) || Self.otherDrivers.contains(name)
     }
@@ -55,14 +61,14 @@ public struct DriverRegistry: Sendable {
         protocolEntry(named: name) != nil || filters.contains { $0.name == name }
     }
 
-    /// The filter of that name; where no driver is named, the one that the scheme of a file name asks for.
+    /// The filter of that name; without a name, the filter of the file name's scheme.
     func filter(named name: String?, orBy filename: String?) -> (any OpenableFilter.Type)? {
         if let name { return filters.first { $0.name == name } }
         guard let scheme = filename.flatMap(Self.scheme(of:)) else { return nil }
         return filters.first { $0.schemes.contains { $0.utf8.elementsEqual(scheme.utf8) } }
     }
 
-    /// QEMU's names for drivers that are not here, or not under this name.
+    /// QEMU's names for drivers that this program does not have, or has under another name.
     private static let otherDrivers: Set<String> = [
         "blkdebug", "blklogwrites", "blkreplay", "blkverify", "compress", "copy-before-write", "copy-on-read",
         "ftp", "ftps", "gluster", "host_cdrom", "host_device", "http", "https", "io_uring", "iscsi", "nbd",
@@ -76,12 +82,12 @@ public struct DriverRegistry: Sendable {
         protocols.first { $0.name == name }
     }
 
-    /// The format that is surest of `header`; of equals the first.
+    /// The format with the highest score for `header`; of equals the first; `nil` when all score 0.
     public func probe(_ header: RawSpan, filename: String) -> (any FormatDriver.Type)? {
         surest { $0.probe(header, filename: filename) }
     }
 
-    /// The format that is surest of a file's end; of equals the first.
+    /// The format with the highest score for a file's end; of equals the first; `nil` when all score 0.
     public func probe(tail: RawSpan, filename: String) -> (any FormatDriver.Type)? {
         surest { $0.probe(tail: tail, filename: filename) }
     }
@@ -97,9 +103,9 @@ public struct DriverRegistry: Sendable {
 
     /// The format of the image in `file`, by its start and its end.
     ///
-    /// A guest may write anything at the end of a file, or at the start of one whose format is known by its
-    /// end: where the two disagree, neither is believed.
-    /// - Throws: `wrongFormat`; what reading throws.
+    /// A guest may write anything to the end of a file, or to the start of one whose format is found by its
+    /// end: when start and end disagree, neither counts.
+    /// - Throws: `wrongFormat`; `io`.
     public func probe(_ file: BlockNode) throws(BlockError) -> any FormatDriver.Type {
         let length = max(0, try file.length())
         let (header, tail): ([UInt8], [UInt8])
@@ -126,8 +132,8 @@ public struct DriverRegistry: Sendable {
         return byStart
     }
 
-    /// Refuses a file that is named like images that are known by their end, and lacks that end: most likely
-    /// it is an incomplete download, whose bytes are no raw disk.
+    /// Refuses a file whose name ends like that of an image with a footer, and which has no footer: most
+    /// likely it is an incomplete download, whose bytes are no raw disk.
     private func checkEndIsThere(_ file: BlockNode, _ length: Int) throws(BlockError) {
         let name = file.filename.lowercased()
         let format = formats.first { $0.suffixesKnownByEnd.contains { name.hasSuffix($0) } }
@@ -139,7 +145,7 @@ public struct DriverRegistry: Sendable {
                 + "they are", path: file.filename)
     }
 
-    /// The format that takes anything, and whose images a guest can turn into another format's.
+    /// The format that opens any file. A guest can turn its images into those of another format.
     public var fallback: (any FormatDriver.Type)? { formats.last }
 
     /// Splits `scheme:rest`. `nil` for plain file names, among them those with a slash before the colon.
@@ -149,9 +155,9 @@ public struct DriverRegistry: Sendable {
         return scheme.utf8.contains(UInt8(ascii: "/")) || scheme.isEmpty ? nil : scheme
     }
 
-    /// The protocol that serves `filename`, and the name to hand to it.
+    /// The protocol for `filename`, and the name to open with it.
     ///
-    /// - Throws: `unsupported` for a scheme that no protocol has.
+    /// - Throws: `unsupported` for an unknown scheme.
     public func resolve(_ filename: String) throws(BlockError) -> (entry: ProtocolEntry, name: String) {
         if let scheme = Self.scheme(of: filename) {
             guard let entry = protocols.first(where: { $0.schemes.contains(String(scheme)) }) else {
@@ -159,7 +165,7 @@ public struct DriverRegistry: Sendable {
             }
             guard entry.name == "file" else { return (entry, filename) }
             let rest = FileNames.withoutFileScheme(filename)
-            // Without the prefix the name must still be one of a file.
+            // Without the prefix, the name must still mean a file.
             return (entry, Self.scheme(of: rest) == nil ? rest : "./" + rest)
         }
         guard let entry = protocolEntry(named: "file") else {

@@ -2,24 +2,24 @@
 ///
 /// An immutable value. Lengths and offsets are in bytes.
 public struct Extent: Sendable, Equatable {
-    /// Where the bytes of a run are.
+    /// The place of a run's bytes.
     public enum Status: Sendable, Equatable {
         /// Plain bytes, contiguous from this host offset in the child ``Extent/child``.
         case data(hostOffset: Int)
-        /// Reads as zeroes. A host offset says that space is allocated behind it.
+        /// Reads as zeroes. A host offset is that of space allocated for the run.
         case zero(hostOffset: Int?)
-        /// Not in this layer: the backing node has it, or it reads as zeroes.
+        /// Not in this layer: the bytes are the backing node's, or zeroes without one.
         case unallocated
         /// Compressed or encrypted in this layer: only the driver can read it.
         case encoded(compressed: Bool)
     }
 
     public var status: Status
-    /// How many bytes, from the offset that was asked for. At least 1 and at most the limit asked for.
+    /// The length in bytes, from the requested offset on. At least 1 and at most the requested limit.
     public var length: Int
-    /// Which of the driver's storage children ``Status/data(hostOffset:)`` refers to; 0 is `file`.
+    /// The index of the storage child that holds ``Status/data(hostOffset:)``; 0 is `file`.
     public var child: Int
-    /// Where space in ``child`` is kept for bytes that are ``Status/unallocated``; `nil` for none.
+    /// The offset in ``child`` of space that is reserved for ``Status/unallocated`` bytes; `nil` for none.
     public var reservedOffset: Int?
 
     public init(_ status: Status, length: Int, child: Int = 0, reservedOffset: Int? = nil) {
@@ -30,25 +30,29 @@ public struct Extent: Sendable, Equatable {
     }
 }
 
-/// What one run of a whole backing chain holds: the answer of ``BlockNode/status(at:limit:above:)``.
+/// The status of one run of a whole backing chain: the result of
+/// ``BlockNode/status(at:limit:above:isForMap:)``.
 public struct ChainStatus: Sendable {
-    /// How many bytes, from the offset that was asked for.
+    /// The length in bytes, from the requested offset on.
     public var length: Int
-    /// Known to read as zeroes.
+    /// Whether it is known to read as zeroes.
     public var isZero: Bool
-    /// Bytes are stored for it (they may still all be zero).
+    /// Whether bytes are stored for it; they may still all be zero.
     public var isData: Bool
-    /// Some layer of the chain has an entry for it, or is what makes it zero past a short backing file.
+    /// Whether a layer of the chain has an entry for it, or makes it zero past the end of a short backing
+    /// file.
     public var isPresent: Bool
-    /// Zero because it lies past the end of the backing file, with no entry for it in the layer at ``depth``.
+    /// Whether it is zero because it is past the end of the backing file, without an entry in the layer at
+    /// ``depth``.
     public var isPastBacking = false
-    /// Stored behind the end of a file that is cut short: reading fails.
+    /// Whether it is stored behind the end of a file that is cut short: reading it fails.
     public var isLost = false
-    /// Stored compressed.
+    /// Whether it is stored compressed.
     public var isCompressed: Bool
-    /// Where in ``file`` the bytes start, where they are stored plainly, or space is kept for them.
+    /// The offset in ``file`` of bytes that are stored as they are, or of space reserved for them; `nil` for
+    /// neither.
     public var hostOffset: Int?
-    /// 0 for the node itself, 1 for its backing node, and so on.
+    /// The layer that holds it: 0 for the node itself, 1 for its backing node, and so on.
     public var depth: Int
     /// The file that holds the bytes at ``hostOffset``.
     public var holder: BlockNode?
@@ -68,7 +72,8 @@ public struct ChainStatus: Sendable {
         self.depth = depth
     }
 
-    /// Whether both differ in nothing but where they start and how long they are, and follow each other.
+    /// Whether `next` continues this run: both differ only in place and length, and are contiguous in the
+    /// file.
     public func continues(into next: ChainStatus) -> Bool {
         guard isZero == next.isZero, isData == next.isData, isPresent == next.isPresent,
             isPastBacking == next.isPastBacking, isLost == next.isLost, isCompressed == next.isCompressed,

@@ -1,12 +1,12 @@
-/// A file that an image names: what `info` lists without opening it.
+/// A file that an image names. `info` lists it without opening it.
 public struct FileReference: Sendable {
-    /// What options and `info` call it: `backing`, `data-file`, `extents.0`.
+    /// Its role, in options and in `info`: `backing`, `data-file`, `extents.0`.
     public var role: String
-    /// What the image wants it for.
+    /// Its purpose in the image.
     public var purpose: OpenPolicy.Request.Role
     /// The name as the image states it.
     public var statedName: String
-    /// Names to try in turn when that leads nowhere.
+    /// Names to try in turn when no file has ``statedName``.
     public var otherNames: [String]
 
     public init(
@@ -19,20 +19,21 @@ public struct FileReference: Sendable {
     }
 }
 
-/// What is known of a file that an image names, without having opened it.
+/// A finding about a file that an image names, made without opening the file.
 public struct FileFinding: Sendable {
     public var reference: FileReference
-    /// The name from the working folder; `json:` and `scheme:` names are as stated.
+    /// The name, relative to the working folder; `json:` and `scheme:` names are as stated.
     public var resolvedName: String
-    /// Whether the policy has it opened for reading.
+    /// Whether the policy allows opening it for reading.
     public var isAllowed: Bool
     /// Why it is allowed or not.
     public var reason: String
-    /// The file's length and the space that it takes, in bytes, where it is allowed, there, and a file.
+    /// The file's length and the space that it takes; `nil` unless it is allowed, exists and is a regular
+    /// file.
     public var size: FileSize?
 }
 
-/// How large a file is, in bytes.
+/// The length of a file and the space that it takes on the disk, in bytes.
 public struct FileSize: Sendable {
     public var length: Int
     public var allocated: Int
@@ -43,33 +44,33 @@ public struct FileSize: Sendable {
     }
 }
 
-/// Where a file that an image names has to lie.
+/// The limits on the place of a file that an image names.
 ///
-/// A protocol that has links and folders resolves the name by itself, beneath the folder, and refuses
-/// everything but regular files (``ProtocolEntry/confines``).
+/// A protocol with links and folders resolves the name itself, inside the folder, and refuses everything but
+/// regular files (``ProtocolEntry/confines``).
 public struct FileConfinement: Sendable {
-    /// What the image asked for.
+    /// The request of the image.
     public var request: OpenPolicy.Request
-    /// Whether the image names options (`json:`): then this holds for every file that they name.
+    /// Whether the image names options (`json:`): the limits then hold for every file that these name.
     var isOfOptions = false
-    /// The name in such options that is being opened; a relative one is meant from the working folder.
+    /// The name in such options that is being opened; a relative one counts from the working folder.
     var nameInOptions: String?
     /// Whether the folder of the image is allowed.
     public var allowsFolder: Bool
-    /// What tells the image's file from all others (``BlockNode/identity``): a folder in which another file
-    /// has its name now is not its own.
+    /// The identity of the image's file (``BlockNode/identity``): a folder in which another file has its name
+    /// now is not the image's folder.
     public var imageIdentity: String?
-    /// Where the image's file is now, if that is not under its name.
+    /// The current path of the image's file, if that is not its name.
     var imagePlace: String?
-    /// Files that the user names: they are allowed wherever they lie and whatever they are.
+    /// Files that the user names: they are allowed in any place and of any kind.
     public var named: [String]
 
     /// The name to look up.
     public var name: String { nameInOptions ?? request.statedName }
-    /// Whether a relative ``name`` is meant from the working folder and not from that of the image.
+    /// Whether a relative ``name`` counts from the working folder and not from that of the image.
     public var isFromWorkingFolder: Bool { nameInOptions != nil }
 
-    /// The path of the image: its folder, and that of the file behind a link, are its own.
+    /// The path of the image. Its folder, and that of the file behind a link, belong to the image.
     public var imagePath: String {
         if let imagePlace { return imagePlace }
         guard let scheme = DriverRegistry.scheme(of: request.image) else { return request.image }
@@ -78,10 +79,12 @@ public struct FileConfinement: Sendable {
         return request.image.split(separator: ":").last.map(String.init) ?? request.image
     }
 
-    /// The error for a file that lies elsewhere.
+    /// The error for a file in another place.
     public func denial(_ reason: String?) -> BlockError { OpenPolicy.denial(request, reason: reason) }
 
-    /// The same decision by the text of the name alone, for protocols without links.
+    /// Checks the place by the text of the name alone, for protocols without links.
+    ///
+    /// - Throws: `denied`.
     func checkText() throws(BlockError) {
         if named.contains(where: { $0.isSameName(as: request.resolvedName) }) { return }
         let name = name

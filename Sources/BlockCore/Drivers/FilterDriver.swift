@@ -1,9 +1,9 @@
 /// Stands over one node of any kind, changes some of the requests to it, and passes the others through.
 ///
-/// A filter over a file serves the format above it; a filter over a format shows that format's disk, with
-/// its backing chain, and can be an image, the middle of a chain, or the storage of another format. It is no
+/// A filter over a file serves the format above it; a filter over a format shows that format's disk, with its
+/// backing chain, and can be an image, the middle of a chain, or the storage of another format. It is no
 /// layer of its own in a chain: maps count the format below it. Each requirement has a default that passes
-/// the call to ``child`` exactly once, so that a filter states what it changes and nothing else.
+/// the call to ``child`` exactly once, so that a filter implements only what it changes.
 ///
 /// All offsets and lengths are in bytes. Every call blocks its thread and may come from any thread; the node
 /// over the filter has checked that the filter is open and, for changes, writable. Bounds are the child's:
@@ -11,19 +11,19 @@
 public protocol FilterDriver: AnyObject, Sendable {
     /// The name in `driver=` options and in `info`, such as `throttle`.
     static var name: String { get }
-    /// What options and `info` call the node below: `file` or `image`.
+    /// The role of the node below, in options and in `info`: `file` or `image`.
     static var childRole: String { get }
 
-    /// The node that does the work. The filter's own node closes and reopens it.
+    /// The node below. The filter's own node closes and reopens it.
     var child: BlockNode { get }
-    /// The alignment that requests should have, in bytes: 1 where it does not matter.
+    /// The alignment that requests should have, in bytes; 1 for no alignment.
     var requestAlignment: Int { get }
-    /// Who hears of the steps of the driver above: the filter itself or somebody below it.
+    /// The listener for events of the driver above: the filter itself, or a filter or storage below it.
     var eventListener: (any MetadataEventListener)? { get }
 
     /// The length of the file, or the size of the disk, in bytes.
     ///
-    /// - Throws: what asking the child throws.
+    /// - Throws: as ``BlockNode/length()``.
     func length() throws(BlockError) -> Int
     /// Fills all of `buffer` from `offset`.
     ///
@@ -37,7 +37,7 @@ public protocol FilterDriver: AnyObject, Sendable {
     ///
     /// - Throws: as ``BlockNode/writeZeroes(at:count:flags:)``.
     func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError)
-    /// Gives the space of `count` bytes at `offset` back.
+    /// Gives back the space of `count` bytes at `offset`.
     ///
     /// - Throws: as ``BlockNode/discard(at:count:)``.
     func discard(at offset: Int, count: Int) throws(BlockError)
@@ -53,17 +53,17 @@ public protocol FilterDriver: AnyObject, Sendable {
     ///
     /// - Throws: as ``BlockNode/flush()``.
     func flush() throws(BlockError)
-    /// Has the system begin to store what was written.
+    /// Asks the system to begin storing the written bytes.
     func startWriteback()
     /// The child is about to be reopened; no request is under way.
     ///
-    /// - Throws: what keeps the filter from it; the child stays as it is then.
+    /// - Throws: errors of the filter, of any kind; the child keeps its old mode then.
     func willReopen(readOnly: Bool) throws(BlockError)
-    /// The child was reopened; where this throws, it goes back to its old mode.
+    /// The child was reopened. If this throws, the child is reopened in its old mode.
     ///
-    /// - Throws: what keeps the filter from the new mode.
+    /// - Throws: errors of the filter, of any kind.
     func didReopen(readOnly: Bool) throws(BlockError)
-    /// Gives the filter's own resources back. The child is closed afterwards; no call follows.
+    /// Frees the filter's own resources. The child is closed afterwards; no call follows.
     func close()
 }
 
@@ -71,28 +71,38 @@ extension FilterDriver {
     public static var childRole: String { "file" }
     public var requestAlignment: Int { child.requestAlignment }
     public var eventListener: (any MetadataEventListener)? { child.eventListener }
+    /// - Throws: as ``BlockNode/length()``.
     public func length() throws(BlockError) -> Int { try child.length() }
+    /// - Throws: as ``BlockNode/read(into:at:)``.
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         try child.read(into: &buffer, at: offset)
     }
+    /// - Throws: as ``BlockNode/write(_:at:)``.
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         try child.write(bytes, at: offset)
     }
+    /// - Throws: as ``BlockNode/writeZeroes(at:count:flags:)``.
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
         try child.writeZeroes(at: offset, count: count, flags: flags)
     }
+    /// - Throws: as ``BlockNode/discard(at:count:)``.
     public func discard(at offset: Int, count: Int) throws(BlockError) {
         try child.discard(at: offset, count: count)
     }
+    /// - Throws: as ``BlockNode/resize(to:preallocation:)``.
     public func resize(to size: Int, preallocation: Preallocation) throws(BlockError) {
         try child.resize(to: size, preallocation: preallocation)
     }
+    /// - Throws: as ``BlockNode/layerExtent(at:limit:)``.
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         try child.layerExtent(at: offset, limit: limit)
     }
+    /// - Throws: as ``BlockNode/flush()``.
     public func flush() throws(BlockError) { try child.flush() }
     public func startWriteback() { child.startWriteback() }
+    /// - Throws: nothing by default.
     public func willReopen(readOnly: Bool) throws(BlockError) {}
+    /// - Throws: nothing by default.
     public func didReopen(readOnly: Bool) throws(BlockError) {}
     public func close() {}
 }
@@ -101,26 +111,27 @@ extension FilterDriver where Self: MetadataEventListener {
     public var eventListener: (any MetadataEventListener)? { self }
 }
 
-/// A filter that options ask for: what the ``DriverRegistry`` lists.
+/// A filter that open options can name, as listed in the ``DriverRegistry``.
 public protocol OpenableFilter: FilterDriver {
     /// The prefixes of file names that mean this filter, such as `blkdebug`.
     static var schemes: [String] { get }
-    /// Takes a name with one of ``schemes`` apart: what it says of the filter becomes options.
+    /// Splits a name with one of ``schemes``: the part about the filter becomes options.
     ///
-    /// - Returns: the name of what lies below; empty where only options say that.
+    /// - Returns: the name of the node below; empty when only options name it.
     /// - Throws: `invalidArgument` for a name that lacks a part.
     static func childName(in filename: String, _ options: inout OptionTree) throws(BlockError) -> String
-    /// What stands before a file's name to have it filtered with these options; `nil` where no name does.
+    /// The prefix of a file's name that means this filter with these options; `nil` when no prefix does.
     static func namePrefix(_ options: OptionTree) -> String?
-    /// Opens the filter over ``FilterRequest/openChild(_:)``, which it calls once; takes its own keys out of
-    /// `options`. Where it throws, the child is closed.
+    /// Opens the filter over ``FilterRequest/openChild(_:)``, which it calls once, and takes its own keys out
+    /// of `options`. If it throws, the caller closes the child.
     ///
-    /// - Throws: `invalidArgument` for options that make no sense; what opening the child throws.
+    /// - Throws: `invalidArgument` for invalid options; as ``FilterRequest/openChild(_:)``.
     static func open(_ request: FilterRequest, options: inout OptionTree) throws(BlockError) -> Self
 }
 
 extension OpenableFilter {
     public static var schemes: [String] { [] }
+    /// - Throws: nothing by default.
     public static func childName(
         in filename: String, _ options: inout OptionTree
     ) throws(BlockError) -> String { filename }

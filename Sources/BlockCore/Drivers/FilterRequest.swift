@@ -1,14 +1,14 @@
 import Synchronization
 
-/// What a filter's `open` gets to work with.
+/// The arguments of a filter's `open`, with the calls that open the node below.
 public struct FilterRequest: Sendable {
-    /// How the caller wants it opened.
+    /// The caller's settings.
     public let settings: OpenSettings
     private let opener: ImageOpener
     private let path: OpenPath
-    /// What the filter calls the node below.
+    /// The filter's role for the node below.
     private let role: String
-    /// The name of what lies below; empty where `options` say it.
+    /// The name of the node below; empty when `options` name it.
     private let name: String
     /// The options below `role.`.
     private let options: OptionTree
@@ -29,8 +29,9 @@ public struct FilterRequest: Sendable {
     /// Opens the node below: a file, a format with its backing chain where the options name one, or another
     /// filter.
     ///
-    /// - Parameter own: other settings than ``settings``, such as with claims.
-    /// - Throws: `invalidArgument` when nothing says what lies below; what opening throws.
+    /// - Parameter own: settings to use instead of ``settings``, for example with claims.
+    /// - Throws: `invalidArgument` without a name and options for the node below; as
+    ///   ``ImageOpener/open(_:format:settings:options:)``.
     public func openChild(_ own: OpenSettings? = nil) throws(BlockError) -> BlockNode {
         guard !name.isEmpty || !options.isEmpty else {
             throw BlockError(.invalidArgument, "A block device must be specified for \"\(role)\"")
@@ -46,8 +47,8 @@ public struct FilterRequest: Sendable {
 
     /// The bytes of a small file that the options name, such as one with rules.
     ///
-    /// - Parameter maximumBytes: what is behind that many bytes is left out.
-    /// - Throws: what opening and reading the file throw.
+    /// - Parameter maximumBytes: the most bytes to read; the rest of the file is left out.
+    /// - Throws: `notFound`, `unsupported`, `invalidArgument`, `busy`, `io`.
     public func readFile(_ name: String, maximumBytes: Int) throws(BlockError) -> [UInt8] {
         guard let entry = opener.registry.protocolEntry(named: "file") else {
             throw BlockError(.unsupported, "Unknown protocol 'file'", path: name)
@@ -59,11 +60,11 @@ public struct FilterRequest: Sendable {
         return try file.readBytes(at: 0, count: max(0, min(file.length(), maximumBytes)))
     }
 
-    /// Closes what was opened.
+    /// Closes the node below, if it was opened.
     func closeOpened() { try? opened.node.withLock { $0 }?.close() }
 }
 
-/// The node that a filter had opened. Thread-safe.
+/// The node below, once a filter opened it. Thread-safe.
 private final class OpenedChild: Sendable {
     let node = Mutex<BlockNode?>(nil)
 }

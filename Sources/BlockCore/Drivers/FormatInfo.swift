@@ -18,17 +18,17 @@ public struct InfoField: Sendable, Equatable {
     }
 }
 
-/// What a format tells of an open image.
+/// A format's information about an open image.
 public struct FormatInfo: Sendable {
-    /// The cluster size in bytes, where the format has one.
+    /// The unit (cluster) size in bytes; `nil` for a format without one.
     public var clusterSizeBytes: Int?
     /// Whether the contents are encrypted.
     public var isEncrypted: Bool
     /// Whether the image was not closed cleanly.
     public var isDirty: Bool
-    /// Shown under "Format specific information"; `nil` where the format has none.
+    /// The fields under "Format specific information"; `nil` for a format without any.
     public var specific: [InfoField]?
-    /// Where saved machine state starts, in bytes; `nil` where the format keeps none.
+    /// The offset of saved machine state, in bytes; `nil` for a format without any.
     public var vmStateOffset: Int?
 
     public init(

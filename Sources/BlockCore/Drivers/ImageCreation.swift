@@ -1,17 +1,18 @@
-/// What a format's `create` gets to make its files with.
+/// The arguments of a format's `create`, with the calls that make its files.
 public struct CreateContext: Sendable {
     public let registry: DriverRegistry
-    /// The image's file name as the user gave it.
+    /// The image's file name, as the user stated it.
     public let filename: String
     /// The secrets that options such as `key-secret` name.
     public let secrets: SecretSource
-    /// Seconds since 1970 to put into images as the time, and to make repeatable images with; `nil`: now.
+    /// The time for the image, in seconds since 1970, UTC: it also makes its random values repeatable. `nil`
+    /// for the current time.
     public let sourceDate: Int?
-    /// The options of the image, of which some are the protocol's (`nocow`, ...).
+    /// The options of the image, including those of its protocol (`nocow`, ...).
     private let options: CreateOptions
     private let rules: CreationRules
     private let opener: ImageOpener
-    /// The format has no option of its own for the space that it reserves.
+    /// Whether the file reserves the space, because the format has no option `preallocation`.
     private let leavesSpaceToFile: Bool
 
     init(
@@ -35,14 +36,14 @@ public struct CreateContext: Sendable {
         sourceDate = opener.sourceDate
     }
 
-    /// Tells the user something of the new image that is no error.
+    /// Reports a remark about the new image that is no error, one line a call.
     public func note(_ text: String) { rules.note(text) }
 
-    /// The new image's backing file, read-only and without what lies below it. The caller closes it.
+    /// Opens the new image's backing file, read-only and without its own backing file. The caller closes it.
     ///
     /// - Parameter reference: a relative name counts from the new image's folder.
-    /// - Returns: `nil` where it is not there and the user wants it to be named unseen.
-    /// - Throws: what opening throws.
+    /// - Returns: `nil` when it does not exist and the user allows that.
+    /// - Throws: as ``ImageOpener/open(_:format:settings:options:)``.
     public func openBacking(_ reference: BackingReference) throws(BlockError) -> BlockNode? {
         do throws(BlockError) {
             return try opener.openAlone(
@@ -53,18 +54,21 @@ public struct CreateContext: Sendable {
         }
     }
 
-    /// A UUID for the new image: random, or from ``sourceDate``, the file's name and `purpose`.
+    /// A UUID for the new image: random or, with a ``sourceDate``, derived from that, the file's name and
+    /// `purpose`.
     public func newUUID(for purpose: String) -> ImageUUID {
         ImageUUID.make(for: purpose, in: filename, sourceDate: sourceDate)
     }
 
-    /// Makes the image's file (emptying one that is there) and opens it for writing.
+    /// Makes the image's file, emptying an existing one, and opens it for writing.
     ///
     /// - Parameters:
-    ///   - name: another file that belongs to the image; `nil` for the image itself.
+    ///   - name: the name of another file of the image; `nil` for the image itself.
     ///   - size: the length in bytes.
-    ///   - preallocation: how its space is reserved; `nil`: as the user wants it of a format without such an
-    ///     option of its own.
+    ///   - preallocation: how its space is reserved; `nil` for the user's option, if the format has none of
+    ///     its own.
+    /// - Throws: `unsupported`, `invalidArgument`, `exists`, `notFound`, `denied`, `busy`, `noSpace`, `io`;
+    ///   errors of ``CreationRules/willMake``.
     public func createFile(
         named name: String? = nil, size: Int = 0, preallocation: Preallocation? = nil
     ) throws(BlockError) -> BlockNode {
@@ -97,11 +101,13 @@ public struct CreateContext: Sendable {
 }
 
 extension ImageOpener {
-    /// The options that creating `format` at `filename` takes: the format's, then those of the protocol.
+    /// The options for creating `format` at `filename`: those of the format, then those of the protocol.
+    ///
+    /// - Throws: `unsupported` for an unknown format or protocol, and a format that cannot be created.
     public func createOptions(format: String, filename: String) throws(BlockError) -> CreateOptions {
         if let storage = protocolAsFormat(format) { return CreateOptions(storage.createOptions) }
         var declared = try creatableFormat(format).createOptions
-        // A filter makes no files, which comes out later.
+        // A filter makes no files: `createFile` reports that.
         if registry.filter(named: nil, orBy: filename) != nil { return CreateOptions(declared) }
         let (entry, _) = try registry.resolve(filename)
         for option in entry.createOptions where !declared.contains(where: { $0.key == option.key }) {
@@ -111,6 +117,8 @@ extension ImageOpener {
     }
 
     /// Makes an image. `options` come from ``createOptions(format:filename:)``.
+    ///
+    /// - Throws: as ``Creatable/create(_:in:)`` and ``CreateContext/createFile(named:size:preallocation:)``.
     public func create(
         _ filename: String, format: String, options: CreateOptions, rules: CreationRules = CreationRules()
     ) throws(BlockError) {
@@ -125,11 +133,12 @@ extension ImageOpener {
         try creatable.create(options, in: context)
     }
 
-    /// Makes an image that is written from front to back, and answers a node that takes it.
+    /// Begins an image that is written from front to back, and returns the node to write to.
     ///
-    /// - Parameter storage: where the bytes go; without it the file is made.
-    /// - Returns: `nil` where the format does not make an image with these options that way.
-    /// - Throws: what making the file and beginning the stream throw.
+    /// - Parameter storage: the node to store the bytes in; `nil` to make the file.
+    /// - Returns: `nil` when the format does not write an image with these options from front to back.
+    /// - Throws: as ``CreateContext/createFile(named:size:preallocation:)`` and
+    ///   ``StreamWriting/beginStream(_:in:on:)``.
     public func createStream(
         _ filename: String, format: String, options: CreateOptions, rules: CreationRules,
         to storage: BlockNode? = nil
@@ -151,17 +160,18 @@ extension ImageOpener {
         }
     }
 
-    /// Opens an image for looking at it alone, without a backing file and without keys, also while another
-    /// program writes to it: overlays are made over disks that a machine runs on.
+    /// Opens an image alone, without its backing file and without keys, also while another program writes to
+    /// it: users make overlays over the disks of running machines.
     func openAlone(_ filename: String, format: String?) throws(BlockError) -> BlockNode {
         var settings = OpenSettings(forceShare: true, withoutBacking: true)
         settings.withoutKeys = true
         return try open(filename, format: format, settings: settings)
     }
 
-    /// Makes a further file of an image where the image may have one, and opens it for writing.
+    /// Makes a further file of an image, inside its confinement, and opens it for writing.
     ///
-    /// - Throws: `denied`; `exists` for a file that is there and not empty; what making it throws.
+    /// - Throws: `denied`; `exists` for a file that is not empty; as
+    ///   ``CreateContext/createFile(named:size:preallocation:)``.
     func makeFile(_ grant: FileGrant) throws(BlockError) -> BlockNode {
         let (entry, path) = try registry.resolve(grant.name)
         let settings = OpenSettings(readOnly: false)
@@ -181,7 +191,8 @@ extension ImageOpener {
         return try context.createFile()
     }
 
-    /// The protocol that makes files, where `name` is a protocol's and not a format's: an image without one.
+    /// The options and the call for creating a file of the protocol `name` without a format; `nil` when that
+    /// is a format's name, or when the protocol makes no files.
     public func protocolAsFormat(
         _ name: String
     ) -> (createOptions: [CreateOption], create: ProtocolEntry.Create)? {
@@ -191,7 +202,9 @@ extension ImageOpener {
         return (entry.createOptions, create)
     }
 
-    /// The format, if it can make images.
+    /// The format of that name, as one that can make images.
+    ///
+    /// - Throws: `unsupported` for an unknown format, and for one that cannot make images.
     public func creatableFormat(_ name: String) throws(BlockError) -> any Creatable.Type {
         guard let format = registry.format(named: name) else {
             if registry.filter(named: name, orBy: nil) != nil { throw Self.cannotMake(name) }
@@ -207,15 +220,16 @@ extension ImageOpener {
         BlockError(.unsupported, "Format driver '\(driver)' does not support image creation")
     }
 
-    /// Puts a throw-away overlay over `base`: writes go to a temporary file whose name is removed at once.
+    /// Puts a temporary overlay over `base`: writes are stored in a file whose name is removed at once.
     ///
     /// - Parameters:
-    ///   - base: open read-only; closed with the overlay, or when this throws.
-    ///   - path: the name of the temporary file: of an empty file, or of none.
-    ///   - format: the format of the overlay; one with backing files.
-    ///   - settings: how the overlay is opened, but for writing, and without care for durability.
-    ///   - unlink: removes the file of that name; called once, while the overlay is open or after a failure.
-    /// - Throws: what making or opening the overlay throws.
+    ///   - base: a read-only node; closed with the overlay, or when this throws.
+    ///   - path: the name of the temporary file, which is empty or does not exist.
+    ///   - format: the format of the overlay, which must have backing files.
+    ///   - settings: the settings of the overlay, which is opened for writing and with cache mode `unsafe` in
+    ///     any case.
+    ///   - unlink: removes the file of that name; called once, when the overlay is open or after a failure.
+    /// - Throws: as ``create(_:format:options:rules:)`` and ``open(_:format:settings:options:)``.
     public func openTemporaryOverlay(
         over base: BlockNode, at path: String, format: String, settings: OpenSettings = OpenSettings(),
         unlink: (String) -> Void

@@ -1,10 +1,12 @@
 /// Opening filters.
 extension ImageOpener {
-    /// Opens what lies below a node or is the user's own: a protocol, a format with its backing chain, or a
-    /// filter.
+    /// Opens the node below another one, or one that the user names: a protocol, a format with its backing
+    /// chain, or a filter.
     ///
-    /// - Parameter options: those of this node; `driver` among them, or else the name, says what it is.
-    /// - Throws: `denied` for a file elsewhere than `path` wants it; what opening throws.
+    /// - Parameter options: the options of this node: `driver` among them, or else the name, selects the
+    ///   driver.
+    /// - Throws: `denied` for a file outside the confinement of `path`; as
+    ///   ``open(_:format:settings:options:)``.
     func openBelow(
         _ filename: String?, options: OptionTree, settings: OpenSettings, path: OpenPath
     ) throws(BlockError) -> BlockNode {

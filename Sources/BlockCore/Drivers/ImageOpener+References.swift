@@ -1,8 +1,8 @@
-/// Leave to open a file that an image names.
+/// The permission to open a file that an image names.
 struct FileGrant: Sendable {
     /// The name from the working folder.
     var name: String
-    /// Where the file has to lie; `nil` for anywhere.
+    /// The limits on the place of the file; `nil` for any place.
     var confinement: FileConfinement?
     fileprivate var request: OpenPolicy.Request
     fileprivate var opener: ImageOpener
@@ -17,9 +17,9 @@ struct FileGrant: Sendable {
     }
 }
 
-/// The files that images name: everything about them is decided here.
+/// The files that images name: the one place where the policy decides about them.
 extension ImageOpener {
-    /// Leave to open a file that `image` names, after asking the policy.
+    /// The permission to open a file that `image` names, after asking the policy.
     ///
     /// - Throws: `denied`; `invalidArgument` for a name with a zero byte.
     func grant(
@@ -35,10 +35,10 @@ extension ImageOpener {
         return try grant(request, image.identity, image.filePlace)
     }
 
-    /// The same for the first of several names that leads to a file; for the stated one where none does.
+    /// The same for the first of several names that leads to a file; for the stated name when none does.
     ///
-    /// - Parameter others: taken also where the policy does not allow the stated name: what is in the image's
-    ///   folder is the image's own.
+    /// - Parameter others: further names, tried also when the policy denies the stated one: files in the
+    ///   image's folder belong to the image.
     func grant(
         _ name: String, orElse others: [String], of image: BlockNode, for role: OpenPolicy.Request.Role,
         writing: Bool = false
@@ -59,7 +59,7 @@ extension ImageOpener {
         throw denial ?? BlockError(.notFound, "No such file or directory", path: name)
     }
 
-    /// Whether there is something at that name, as far as that can be told without opening it.
+    /// Whether a file of that name exists, as far as a look without opening it shows.
     private func leadsToFile(_ grant: FileGrant) -> Bool {
         if registry.filter(named: nil, orBy: grant.name) != nil { return true }
         guard let (entry, path) = try? registry.resolve(grant.name) else { return false }
@@ -72,7 +72,7 @@ extension ImageOpener {
         }
     }
 
-    /// ENOTDIR, which is the same number wherever this runs.
+    /// ENOTDIR, which has the same number on all supported systems.
     private static let notAFolder: Int32 = 20
 
     fileprivate func grant(
@@ -95,9 +95,9 @@ extension ImageOpener {
             name: request.resolvedName, confinement: confinement, request: request, opener: self)
     }
 
-    /// Opens a file of a format that `image` states as its backing file, without what lies below it.
+    /// Opens the image that `image` states as its backing file, without the backing images of that one.
     ///
-    /// - Throws: `denied`; what opening throws.
+    /// - Throws: `denied` by the policy; as ``open(_:format:settings:options:)``.
     public func openBacking(
         _ reference: BackingReference, of image: BlockNode, settings: OpenSettings
     ) throws(BlockError) -> BlockNode {
@@ -111,7 +111,7 @@ extension ImageOpener {
             grant.name, format: reference.format, settings: settings, options: OptionTree(), path: path)
     }
 
-    /// What is known of the files that an open image names, its backing file last, without opening them.
+    /// The findings about the files that an open image names, its backing file last, without opening them.
     public func findings(of node: BlockNode) -> [FileFinding] {
         var references = node.references
         if let backing = node.format?.backing {
@@ -149,9 +149,9 @@ extension ImageOpener {
         return finding
     }
 
-    /// What opening the files of a `json:` name would be told, without opening them.
+    /// Checks the files of a `json:` name as opening them would, without opening them.
     ///
-    /// - Throws: `denied`; what parsing throws.
+    /// - Throws: `denied`; `invalidArgument` for text that is not JSON.
     private func checkOptions(_ grant: FileGrant) throws(BlockError) {
         guard var confinement = grant.confinement, confinement.isOfOptions else { return }
         let options = try JSONReader.options(String(grant.name.dropFirst(5)))

@@ -1,10 +1,11 @@
-/// Opening what images lie in.
+/// Opening the storage of images.
 extension ImageOpener {
-    /// Opens what an image's bytes are in: a protocol, a filter, or another format, such as a window of a raw
-    /// file.
+    /// Opens the storage of an image's bytes: a protocol, a filter, or another format, such as a window of a
+    /// raw file.
     ///
-    /// - Parameter options: those below `file.`.
-    /// - Throws: `denied` for a file elsewhere than `path` wants it; what opening throws.
+    /// - Parameter options: the user's options below `file.`.
+    /// - Throws: `denied` for a file outside the confinement of `path`; as
+    ///   ``open(_:format:settings:options:)``.
     func openStorage(
         _ filename: String?, options: OptionTree, settings: OpenSettings, path: OpenPath = OpenPath()
     ) throws(BlockError) -> BlockNode {
@@ -13,7 +14,7 @@ extension ImageOpener {
         return try openBelow(filename, options: options, settings: settings, path: path)
     }
 
-    /// Opens the file, device or other storage that a protocol keeps.
+    /// Opens the file, device or other storage of a protocol.
     ///
     /// - Throws: as ``openBelow(_:options:settings:path:)``.
     func openProtocol(
@@ -60,11 +61,11 @@ extension ImageOpener {
             .storage(storage), filename: naming.filename, settings: settings, naming: naming)
     }
 
-    /// The protocol that serves `name`, which may be empty, and the name to hand to it.
+    /// The protocol for `name`, which may be empty, and the name to open with it.
     private func chooseProtocol(
         _ driver: String?, _ name: String
     ) throws(BlockError) -> (entry: ProtocolEntry, name: String) {
-        // The system would cut the name there and open another file than the policy was asked about.
+        // The system would cut the name at the zero byte and open another file than the policy allowed.
         guard !name.utf8.contains(0) else {
             throw BlockError(.invalidArgument, "A file name must not contain a zero byte", path: name)
         }

@@ -1,16 +1,24 @@
 /// The one place where images and the files that they name are opened.
 ///
 /// Thread-safe: an immutable value.
+///
+/// ```swift
+/// let registry = DriverRegistry(formats: StandardFormats.all, protocols: StandardProtocols.all)
+/// let opener = ImageOpener(registry: registry, policy: .sameFolder)
+/// let disk = try opener.open("disk.qcow2")
+/// print(disk.driverName, try disk.length())
+/// try disk.close()
+/// ```
 public struct ImageOpener: Sendable {
     public private(set) var registry: DriverRegistry
     public let policy: OpenPolicy
-    /// What unlocks encrypted images.
+    /// The keys and passwords of encrypted images.
     public let secrets: SecretSource
-    /// The time that new images carry, in seconds since 1970; `nil`: now.
+    /// The time that new images carry, in seconds since 1970, UTC; `nil` for the current time.
     public var sourceDate: Int?
-    /// Gets what a person should know of an image that is opened all the same.
+    /// Gets warnings about images that can be opened, one line a call.
     public var warn: (@Sendable (String) -> Void)?
-    /// The names of the nodes that this opener and its copies opened.
+    /// The names of open nodes, shared by all copies of this opener.
     let nodeNames = NodeNames()
 
     public init(
@@ -23,7 +31,7 @@ public struct ImageOpener: Sendable {
         self.secrets = secrets
     }
 
-    /// The same with another registry.
+    /// The same opener with another registry.
     public func using(_ registry: DriverRegistry) -> ImageOpener {
         var opener = self
         opener.registry = registry
@@ -34,8 +42,10 @@ public struct ImageOpener: Sendable {
     ///
     /// - Parameters:
     ///   - filename: a path, `scheme:…`, or `json:{…}` with options.
-    ///   - format: the format's name; `nil` probes.
-    /// - Throws: the reason, without "Could not open 'filename'".
+    ///   - format: the format's name; `nil` to probe the file.
+    /// - Throws: `notFound`, `denied`, `wrongFormat`, `corrupt`, `unsupported`, `invalidArgument`,
+    ///   `readOnly`, `busy`, `limit`, `io`. The message has no "Could not open 'filename'" in front.
+    /// - Complexity: O(*images of the chain*), besides the work of each format.
     public func open(
         _ filename: String, format: String? = nil, settings: OpenSettings = OpenSettings(),
         options: OptionTree = OptionTree()
@@ -45,7 +55,7 @@ public struct ImageOpener: Sendable {
 
     /// Opens an image described by options alone (`--image-opts`).
     ///
-    /// - Throws: as for a file name.
+    /// - Throws: as ``open(_:format:settings:options:)``.
     public func open(options: OptionTree, settings: OpenSettings = OpenSettings()) throws(BlockError)
         -> BlockNode
     {
@@ -54,8 +64,8 @@ public struct ImageOpener: Sendable {
 
     /// Opens an image in storage that is open already: standard input, memory, a socket.
     ///
-    /// - Parameter filename: what messages call it; relative names in the image are meant from its folder.
-    /// - Throws: as for a file; `storage` is closed then.
+    /// - Parameter filename: the name in messages; relative names in the image count from its folder.
+    /// - Throws: as ``open(_:format:settings:options:)``; `storage` is closed then.
     public func open(
         storage: any ProtocolDriver, filename: String, format: String? = nil,
         settings: OpenSettings = OpenSettings(), options: OptionTree = OptionTree()
@@ -74,7 +84,7 @@ public struct ImageOpener: Sendable {
         return try withBacking(layer, path: path)
     }
 
-    /// Opens what lies below `top`, image by image: a long chain needs no deep stack.
+    /// Opens the backing images of `top` in a loop: a long chain needs no deep stack.
     private func withBacking(_ top: OpenedLayer, path: OpenPath) throws(BlockError) -> BlockNode {
         var path = path
         return try closingOnFailure(top.node) { () throws(BlockError) -> BlockNode in
@@ -83,7 +93,7 @@ public struct ImageOpener: Sendable {
                 try path.enter(below.file)
                 guard let next = try openBacking(of: layer.node, below, path: path) else { break }
                 layer.node.backing = next.node
-                // A check looks at the image alone.
+                // A check reads the image alone.
                 if !below.settings.forCheck {
                     try below.parentCheck.run(on: layer.node, below.settings, warn)
                 }
@@ -93,7 +103,7 @@ public struct ImageOpener: Sendable {
         }
     }
 
-    /// Opens one image without what lies below it.
+    /// Opens one image without its backing images.
     private func openLayer(
         _ filename: String?, format: String?, settings: OpenSettings, options: OptionTree, path: OpenPath
     ) throws(BlockError) -> OpenedLayer {
@@ -127,7 +137,7 @@ public struct ImageOpener: Sendable {
         var options = options
         var fileOptions = options.takeSubtree("file")
         if let name = options.take("filename") { fileOptions["filename"] = name }
-        // The name of a node that is open already; none can be shared here.
+        // The option names an open node; nodes cannot be shared here.
         if let name = options.take("file") { throw Self.noNode(name) }
         guard filename != nil || !fileOptions.isEmpty else {
             throw BlockError(
@@ -158,7 +168,7 @@ public struct ImageOpener: Sendable {
         let backingOptions = options.takeSubtree("backing")
         var settings = settings
         if let reference = options.take("backing") {
-            // JSON's null arrives as an empty text.
+            // JSON's null is stored as an empty text.
             guard reference.isEmpty else {
                 var failure = Self.noNode(reference)
                 failure.path = file.filename
@@ -218,7 +228,7 @@ public struct ImageOpener: Sendable {
         return try registry.probe(file)
     }
 
-    /// The next image of the chain, without what lies below it; `nil` at the chain's end.
+    /// The next image of the chain, without its backing images; `nil` at the chain's end.
     private func openBacking(
         of node: BlockNode, _ below: OpenedLayer.Below, path: OpenPath
     ) throws(BlockError) -> OpenedLayer? {
@@ -261,7 +271,7 @@ public struct ImageOpener: Sendable {
     }
 }
 
-/// An open image, and what is needed to open the one below it.
+/// An open image, and the values needed to open its backing image.
 private struct OpenedLayer {
     struct Below {
         /// The node that holds the image's bytes.
@@ -270,11 +280,11 @@ private struct OpenedLayer {
         var options: OptionTree
         var settings: OpenSettings
         var parentCheck: ParentCheck
-        /// What holds for the files in `options`, where an image names these.
+        /// The confinement of the files in `options`, when an image stated them.
         var confinement: FileConfinement?
     }
 
     var node: BlockNode
-    /// `nil` for a protocol, and for a filter, which is opened with all that lies below it.
+    /// `nil` for a protocol, and for a filter, which is opened with all nodes below it.
     var below: Below?
 }

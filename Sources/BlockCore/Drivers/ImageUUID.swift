@@ -1,8 +1,8 @@
-/// A UUID that an image carries (RFC 9562), as 16 bytes in the order in which it is read.
+/// A UUID in an image (RFC 9562), as 16 bytes in the order of its text.
 public struct ImageUUID: Sendable, Equatable {
     public var bytes: [UInt8]
 
-    /// - Parameter bytes: sixteen of them; missing ones are zero.
+    /// - Parameter bytes: 16 bytes; missing ones are zero, and further ones are left out.
     public init(bytes: [UInt8]) { self.bytes = Array((bytes + [UInt8](repeating: 0, count: 16)).prefix(16)) }
 
     /// Reads the layout of Microsoft and VirtualBox, whose first three fields are little-endian.
@@ -10,7 +10,7 @@ public struct ImageUUID: Sendable, Equatable {
         self.init(bytes: ImageUUID(bytes: bytes).mixedEndian)
     }
 
-    /// Reads ``text``; `nil` where that is no UUID.
+    /// Reads ``text``; `nil` for text that is no UUID.
     public init?(text: String) {
         let digits = Array(text.utf8)
         guard digits.count == 36, [8, 13, 18, 23].allSatisfy({ digits[$0] == UInt8(ascii: "-") }) else {
@@ -32,7 +32,7 @@ public struct ImageUUID: Sendable, Equatable {
         [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15].map { bytes[$0] }
     }
 
-    /// A random one (version 4), or, where `seed` is given, always the same for the same seed.
+    /// A random UUID (version 4); with a `seed`, always the same one for the same seed.
     public static func make(seed: String?) -> ImageUUID {
         var words: [UInt64]
         if let seed {
@@ -51,14 +51,13 @@ public struct ImageUUID: Sendable, Equatable {
         return ImageUUID(bytes: bytes)
     }
 
-    /// A random one, or, where `sourceDate` is given, one that follows from it, the file's name and
-    /// `purpose`.
+    /// A random UUID; with a `sourceDate`, one derived from it, the file's name and `purpose`.
     static func make(for purpose: String, in filename: String, sourceDate: Int?) -> ImageUUID {
         let name = FileNames.components(filename).last ?? ""
         return make(seed: sourceDate.map { "\($0) \(name) \(purpose)" })
     }
 
-    /// FNV-1a, stirred.
+    /// FNV-1a, with the finaliser of SplitMix64.
     private static func hash(_ text: String, _ start: UInt64) -> UInt64 {
         var value = start
         for byte in text.utf8 { value = (value ^ UInt64(byte)) &* 0x100_0000_01B3 }

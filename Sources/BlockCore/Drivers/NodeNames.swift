@@ -4,6 +4,8 @@ import Synchronization
 final class NodeNames: Sendable {
     private let taken = Mutex<Set<String>>([])
 
+    /// Reserves `name` until the result is freed.
+    ///
     /// - Throws: `invalidArgument` for the name of another node.
     func take(_ name: String) throws(BlockError) -> NodeName {
         guard taken.withLock({ $0.insert(name).inserted }) else {
@@ -15,7 +17,7 @@ final class NodeNames: Sendable {
     fileprivate func giveBack(_ name: String) { taken.withLock { _ = $0.remove(name) } }
 }
 
-/// A node's name, which is free again when this is let go.
+/// A node's name. Freeing this value frees the name.
 final class NodeName: Sendable {
     let text: String
     private let names: NodeNames

@@ -1,17 +1,15 @@
-/// How a node can be opened again as it is open now: by a plain name, or else by options.
+/// The name or the options that open the same disk again.
 ///
-/// An immutable value. Whoever prints a node's name prints ``plain``, and `json:` with ``options`` where
-/// there is none.
+/// An immutable value. A node is printed as ``plain``, or as `json:` with ``options`` if it has none.
 public struct NodeNaming: Sendable {
-    /// A file name that means the very same disk; `nil` where it takes options too.
+    /// A file name that means the same disk without options; `nil` if options are needed too.
     public let plain: String?
     /// The options that open the node, in the order in which qemu-img prints them.
     public let options: InfoValue
-    /// What messages call the node, and what relative names in the image are resolved against.
+    /// The name of the node in messages; relative names in the image count from its folder.
     public let filename: String
 
-    /// Keys in the order in which qemu-img, which keeps options in hash tables, prints them; others follow
-    /// `driver`.
+    /// Keys in the order in which qemu-img prints them, that of its hash tables; others follow `driver`.
     private static let order = [
         "read-zeroes", "encrypt.key-secret", "force_size_calc", "image", "offset", "driver",
     ]
@@ -31,7 +29,7 @@ public struct NodeNaming: Sendable {
         return order.count + 1 + (lastOrder.firstIndex(of: key) ?? -1)
     }
 
-    /// A protocol's node whose file name says all.
+    /// A protocol's node that needs no options but its file name.
     public init(plain filename: String, driver: String) {
         self.init(
             plain: filename,
@@ -39,9 +37,9 @@ public struct NodeNaming: Sendable {
             filename: filename)
     }
 
-    /// A protocol's node that is made from options alone, or from its name where none of these is given.
+    /// A protocol's node that is opened by options alone, or by its name if none of `keys` is set.
     ///
-    /// - Parameter keys: the options that matter.
+    /// - Parameter keys: the options that are part of the disk's identity.
     public init(_ filename: String, driver: String, _ options: OptionTree, inName keys: [String]) {
         let own = Self.fields(options, keys)
         self.init(
@@ -52,15 +50,15 @@ public struct NodeNaming: Sendable {
     /// A filter's node.
     ///
     /// - Parameters:
-    ///   - keys: the filter's options that matter.
-    ///   - role: what the filter calls the node below.
-    ///   - prefix: what stands before a file's name to have it filtered so; `nil` for a filter that only
-    ///     options ask for.
+    ///   - keys: the filter's options that are part of the disk's identity.
+    ///   - role: the filter's role for the node below.
+    ///   - prefix: the prefix of a file's name that means this filter; `nil` for a filter that only options
+    ///     name.
     public init(
         filter driver: String, _ options: OptionTree, inName keys: [String], over below: NodeNaming,
         as role: String, prefix: String? = nil
     ) {
-        // What the prefix says is an option as well.
+        // The prefix states the option `config` too.
         let isExact = keys.allSatisfy { $0 == "config" }
         let whole = prefix.flatMap { prefix in isExact ? below.plain.map { prefix + $0 } : nil }
         self.init(
@@ -73,7 +71,7 @@ public struct NodeNaming: Sendable {
     /// A format's node over `file`.
     init(_ format: any FormatDriver.Type, _ options: OptionTree, over file: BlockNode) {
         let own = Self.fields(options, format.optionsInName)
-        // A name alone opens no format inside another one.
+        // A plain name cannot open a format inside another format.
         let isExact = own.isEmpty && file.unfiltered.storage != nil
         self.init(
             plain: isExact ? file.naming.plain : nil,

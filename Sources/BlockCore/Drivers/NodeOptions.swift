@@ -1,31 +1,32 @@
-/// What a node does with data that is all zeroes (`detect-zeroes`).
+/// The treatment of written data that is all zeroes (`detect-zeroes`).
 public enum ZeroDetection: String, Sendable {
     case off
-    /// Stores zeroes as the format stores them best, and keeps the space.
+    /// Zeroes the range as ``BlockNode/writeZeroes(at:count:flags:)`` does, keeping its space.
     case on
-    /// The same, and gives the space back.
+    /// The same, giving its space back.
     case unmap
 }
 
 /// The open options that every node has, whatever its driver.
 struct NodeOptions {
-    /// A node's name is at most this long; it begins with a letter.
+    /// The most bytes of a node's name.
     private static let maximumNameBytes = 31
-    /// EPERM, EACCES and EROFS, which are the same numbers wherever this runs.
+    /// EPERM, EACCES and EROFS, which have the same numbers on all supported systems.
     private static let refusals: Set<Int32> = [1, 13, 30]
 
-    /// Where writing is not allowed, open the file without it.
+    /// Whether to open the file read-only when the host does not allow writing.
     var fallsBackToReadOnly = false
     private var discardUnmaps: Bool?
-    /// Keeps the node's name from others while the node is open.
+    /// The node's name, if the user gave one; reserved while the node is open.
     private(set) var name: NodeName?
 
-    /// Takes a node's options off the list and into `settings`, which hold for its file and backing file
-    /// too, but for the detection of zeroes.
+    /// Moves a node's options from the list into `settings`. These hold for its file and its backing file
+    /// too, except the detection of zeroes.
     ///
     /// - Parameters:
-    ///   - isStorage: protocols take the cache options themselves.
-    ///   - names: those of the nodes that are open.
+    ///   - isStorage: whether this is a protocol's node: protocols read the cache options themselves.
+    ///   - names: the names of open nodes.
+    /// - Throws: `invalidArgument`.
     init(
         taking options: inout OptionTree, into settings: inout OpenSettings, isStorage: Bool,
         _ names: NodeNames
@@ -85,7 +86,8 @@ struct NodeOptions {
         }
     }
 
-    /// Opens with these settings, or without writing where the host does not allow that and it is wished.
+    /// Opens with these settings, or read-only when the host does not allow writing and the options ask for
+    /// that.
     func open<Result>(
         _ settings: OpenSettings, _ body: (OpenSettings) throws(BlockError) -> Result
     ) throws(BlockError) -> Result {

@@ -1,13 +1,15 @@
 import Synchronization
 
-/// The images that led to the one being opened: what must not come again, and how deep it is nested.
+/// The images that led to the one being opened, none of which may occur again, and the depth of nesting.
 ///
 /// Every image counts, however it is named: as a backing file, in `json:`, as a `file.` of another format, by
 /// a link or `/proc/self/fd`, as a data file or an extent.
 struct OpenPath: Sendable {
-    /// How many formats may lie one inside the other between a disk and its bytes: reading recurses there.
+    /// Limits the formats nested inside each other between a disk and its bytes: reading recurses through
+    /// them.
     static let maximumNesting = 64
-    /// How many files and images one image may have opened: names are short, and each takes memory.
+    /// Limits the files and images opened for one image: a small image can name many files, and each takes
+    /// memory.
     static let maximumNodes = 65536
 
     /// The places of the images so far; see ``BlockNode/place``.
@@ -16,12 +18,12 @@ struct OpenPath: Sendable {
     /// How many images of the chain are above the one being opened.
     private(set) var depth = 0
     private let count = OpenCount()
-    /// Where the file that is opened next has to lie; `nil` where the user names it.
+    /// The confinement of the file that is opened next; `nil` for a file that the user names.
     var confinement: FileConfinement?
 
-    /// The same, one format deeper.
+    /// The same path, nested one format deeper.
     ///
-    /// - Throws: `limit`.
+    /// - Throws: `limit` for more than ``maximumNesting`` formats.
     func nested(in name: String?) throws(BlockError) -> OpenPath {
         var deeper = self
         deeper.nesting += 1
@@ -32,16 +34,16 @@ struct OpenPath: Sendable {
         return deeper
     }
 
-    /// The same for a file that the user names.
+    /// The same path for a file that the user names.
     var unconfined: OpenPath {
         var path = self
         path.confinement = nil
         return path
     }
 
-    /// Counts a file that is going to be opened.
+    /// Counts a file before it is opened.
     ///
-    /// - Throws: `limit` when there are too many, in all branches together.
+    /// - Throws: `limit` for more than ``maximumNodes`` files, in all branches together.
     func countFile(_ name: String) throws(BlockError) {
         guard count.value.add(1, ordering: .relaxed).newValue <= Self.maximumNodes else {
             throw BlockError(
@@ -51,7 +53,7 @@ struct OpenPath: Sendable {
 
     /// Adds the image whose bytes are in `file`.
     ///
-    /// - Throws: `corrupt` when it is there already.
+    /// - Throws: `corrupt` when that image led here already.
     mutating func enter(_ file: BlockNode) throws(BlockError) {
         try check(file)
         depth += 1
@@ -66,15 +68,15 @@ struct OpenPath: Sendable {
     }
 }
 
-/// How many files were opened for one image. Thread-safe.
+/// The count of files opened for one image. Thread-safe.
 private final class OpenCount: Sendable {
     let value = Atomic<Int>(0)
 }
 
 extension BlockNode {
-    /// What tells the bytes of this node from all others; `nil` where they have no such mark.
+    /// The identity of this node's bytes, different for every place; `nil` for storage without an identity.
     ///
-    /// Several images may lie in one file: a window of a file is another place than the file, and so is the
+    /// One file may hold several places: a window of a file is another place than the file, and so is the
     /// disk of an image in it.
     public var place: String? {
         var node = self
@@ -106,6 +108,6 @@ extension FormatDriver {
 }
 
 extension BlockNode {
-    /// Where the innermost file is now, if that is not under its name.
+    /// The current path of the innermost file, if that is not its name.
     var filePlace: String? { storage?.place ?? file?.filePlace }
 }

@@ -1,14 +1,14 @@
 import Synchronization
 
-/// What a format's `open` gets to work with.
+/// The arguments of a format's `open`, with the calls that open further files.
 public struct OpenRequest: Sendable {
     /// The node that holds the image's bytes.
     public let file: BlockNode
-    /// How the caller wants it opened.
+    /// The caller's settings.
     public let settings: OpenSettings
-    /// Whether the format was guessed rather than named by the caller.
+    /// Whether the format was found by probing rather than named by the caller.
     public let wasProbed: Bool
-    /// Whether the caller names a backing file, whatever the image says.
+    /// Whether the caller names a backing file, instead of the one in the image.
     public let namesBacking: Bool
     private let opener: ImageOpener
     private let path: OpenPath
@@ -18,7 +18,7 @@ public struct OpenRequest: Sendable {
         file: BlockNode, settings: OpenSettings, wasProbed: Bool, namesBacking: Bool = false,
         opener: ImageOpener, path: OpenPath = OpenPath()
     ) {
-        // Options that an image names do not name more than the image may.
+        // Options that an image states may name no other files than the image itself may.
         self.path = path.confinement?.isOfOptions == true ? path : path.unconfined
         self.namesBacking = namesBacking
         self.file = file
@@ -27,33 +27,34 @@ public struct OpenRequest: Sendable {
         self.opener = opener
     }
 
-    /// All drivers, for those that probe.
+    /// All drivers, for formats that probe.
     public var registry: DriverRegistry { opener.registry }
     /// The secrets that options such as `key-secret` name.
     public var secrets: SecretSource { opener.secrets }
 
-    /// Tells a person what is wrong with an image that is opened all the same.
+    /// Reports a fault of an image that can still be opened.
     public func warn(_ text: String) { opener.warn?("\(file.filename): \(text)") }
 
-    /// A UUID for the image: random, or, where repeatable images are wanted, from the file's name and
-    /// `purpose`.
+    /// A UUID for the image: random or, with a ``ImageOpener/sourceDate``, derived from that, the file's name
+    /// and `purpose`.
     public func newUUID(for purpose: String) -> ImageUUID {
         ImageUUID.make(for: purpose, in: file.filename, sourceDate: opener.sourceDate)
     }
 
-    /// Opens a further file that the image consists of, after asking the ``OpenPolicy``.
+    /// Opens a further file of the image, after asking the ``OpenPolicy``.
     ///
-    /// The first one becomes child 1 of the image's node, the next child 2, and so on (``Extent/child``).
-    /// The node closes them; where `open` throws, they are closed too. Options below `role.` that the user
-    /// gave go before what the image states; the policy is not asked about a `filename` among them. A name
-    /// that the image states is one of a file, whatever it looks like: no `json:`, no other protocol.
+    /// The first one becomes child 1 of the image's node, the next child 2, and so on (``Extent/child``). The
+    /// node closes them; if `open` throws, they are closed too. The user's options below `role.` override the
+    /// names in the image; the policy is not asked about a `filename` among them. A name in the image always
+    /// means a file, never `json:` or another protocol.
     ///
     /// - Parameters:
-    ///   - statedName: the name in the image; a relative one is meant from the image's folder.
-    ///   - otherNames: what to try in turn when that leads nowhere.
-    ///   - role: what options and `info` call it: `data-file`, `extents.0`.
+    ///   - statedName: the name in the image; a relative one counts from the image's folder.
+    ///   - otherNames: names to try in turn when no file has that one.
+    ///   - role: its role, in options and in `info`: `data-file`, `extents.0`.
     /// - Returns: `nil` when no other file may be opened (``OpenSettings/metadataOnly``).
-    /// - Throws: `denied`; `corrupt` when it is the image's own file; what opening throws.
+    /// - Throws: `denied`; `corrupt` when it is the image's own file; as
+    ///   ``ImageOpener/open(_:format:settings:options:)``.
     public func openChild(
         _ statedName: String, otherNames: [String] = [], role: String, purpose: OpenPolicy.Request.Role,
         options: inout OptionTree
@@ -61,7 +62,7 @@ public struct OpenRequest: Sendable {
         var own = options.takeSubtree(role)
         let format = own["driver"].flatMap { opener.registry.format(named: $0) }
         if format?.traits.contains(.plainBytes) == true {
-            // The same bytes, told as a format on a file.
+            // `raw` over a file has the same bytes as the file: open the file itself.
             own["driver"] = nil
             let inner = own.takeSubtree("file")
             own.addDefaults(inner)
@@ -96,10 +97,11 @@ public struct OpenRequest: Sendable {
 
     /// Opens a further file that the user names with options below `role.`: a detached header.
     ///
-    /// As ``openChild(_:otherNames:role:purpose:options:)``, but the image has no say, so that no policy is
-    /// asked, and `info` opens it too.
+    /// As ``openChild(_:otherNames:role:purpose:options:)``, but the image does not name it: so the policy is
+    /// not asked, and `info` opens it too.
     /// - Returns: `nil` when there are no such options.
-    /// - Throws: `invalidArgument` when it is the image's own file; what opening throws.
+    /// - Throws: `invalidArgument` when it is the image's own file; as
+    ///   ``ImageOpener/open(_:format:settings:options:)``.
     public func openNamedChild(role: String, options: inout OptionTree) throws(BlockError) -> BlockNode? {
         let own = options.takeSubtree(role)
         if own.isEmpty { return nil }
@@ -115,8 +117,8 @@ public struct OpenRequest: Sendable {
 
     /// Makes a further file for an image that grows, and opens it for writing. The caller closes it.
     ///
-    /// - Parameter statedName: the name that the image is going to state, of which the policy is asked.
-    /// - Throws: `denied`; `exists` for a file that is there and not empty; what making it throws.
+    /// - Parameter statedName: the name that the image will state, about which the policy is asked.
+    /// - Throws: `denied`; `exists` for a file that is not empty; `unsupported`, `noSpace`, `io`.
     public func createFurtherFile(
         _ statedName: String, purpose: OpenPolicy.Request.Role
     ) throws(BlockError) -> BlockNode {
@@ -124,27 +126,27 @@ public struct OpenRequest: Sendable {
         return try opener.makeFile(grant)
     }
 
-    /// Opens what `reference` names as the image's next backing file, read-only and without what lies below
-    /// it, for a driver that keeps in the image which file that is. The caller closes it.
+    /// Opens the image's next backing file, read-only and without its own backing file, for a driver that
+    /// stores its identity in the image. The caller closes it.
     ///
-    /// - Throws: `denied`; what opening throws.
+    /// - Throws: `denied`; as ``ImageOpener/open(_:format:settings:options:)``.
     public func openBacking(_ reference: BackingReference) throws(BlockError) -> BlockNode {
         var settings = OpenSettings()
         settings.withoutKeys = true
         return try opener.openBacking(reference, of: file, settings: settings)
     }
 
-    /// The file and what was opened beside it, with their roles.
+    /// The file and the further files that were opened, with their roles.
     var children: [(role: String, node: BlockNode)] { [("file", file)] + opened.all }
 
     /// The further files that the image names.
     var references: [FileReference] { opened.references }
 
-    /// Closes what was opened beside the file.
+    /// Closes the further files that were opened.
     func closeOpened() { opened.all.forEach { try? $0.node.close() } }
 }
 
-/// Files that a driver had opened beside the first, and those that the image names. Thread-safe.
+/// The further files that a driver opened, and those that the image names. Thread-safe.
 private final class OpenedChildren: Sendable {
     private let nodes = Mutex<[(role: String, node: BlockNode)]>([])
     private let named = Mutex<[FileReference]>([])

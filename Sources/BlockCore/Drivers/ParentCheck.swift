@@ -1,5 +1,5 @@
-/// The open option `parent-check`: whether an image is opened over a backing file that is not the one, or no
-/// longer the one, that it was made over.
+/// The open option `parent-check`: when `off`, an image may be read over a backing file that is another one,
+/// or has changed since the image was made over it.
 struct ParentCheck {
     private static let key = "parent-check"
 
@@ -7,7 +7,7 @@ struct ParentCheck {
     /// What the option is called in the options of the uppermost image.
     private let name: String
 
-    /// Takes the option where the format has such a check.
+    /// Takes the option if the format has such a check.
     ///
     /// - Parameter depth: how many images of the chain are above this one.
     /// - Throws: `invalidArgument` for another value than `on` or `off`.
@@ -18,13 +18,13 @@ struct ParentCheck {
         isEnforced = format.asBackingChecking != nil ? try options.takeFlag(Self.key) ?? true : true
     }
 
-    /// Whether the options of a backing file say nothing of the file, but only this.
+    /// Whether the options of a backing file are only this one, and name no file.
     static func isAll(of options: OptionTree) -> Bool {
         options.keys.allSatisfy { $0 == key || $0.hasSuffix(".backing." + key) || $0 == "backing." + key }
     }
 
-    /// - Throws: `corrupt` when the backing file is the wrong one, unless the image is only to be read and
-    ///   the option is off: then `warn` gets the reason.
+    /// - Throws: `corrupt` for a wrong backing file, unless the image is read-only and the option is `off`:
+    ///   then `warn` gets the reason.
     func run(
         on node: BlockNode, _ settings: OpenSettings, _ warn: (@Sendable (String) -> Void)?
     ) throws(BlockError) {

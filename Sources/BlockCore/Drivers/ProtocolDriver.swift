@@ -1,8 +1,8 @@
-/// How much space a new or grown file gets at once.
+/// The space that a new or grown file gets at once.
 public enum Preallocation: String, Sendable, CaseIterable {
-    /// None: holes, or clusters allocated when written.
+    /// None: the file has holes, and units are allocated when written.
     case off
-    /// The format's tables are filled in; the data behind them is sparse.
+    /// The format's tables are complete; the data is sparse.
     case metadata
     /// Space is reserved without writing it.
     case falloc
@@ -10,17 +10,17 @@ public enum Preallocation: String, Sendable, CaseIterable {
     case full
 }
 
-/// How to zero a range.
+/// Options for zeroing a range.
 public struct ZeroFlags: OptionSet, Sendable {
     public let rawValue: Int
     public init(rawValue: Int) { self.rawValue = rawValue }
     /// The space behind the range may be given back.
     public static let mayUnmap = ZeroFlags(rawValue: 1)
-    /// Fail with kind `unsupported` rather than write zeroes byte for byte.
+    /// Fail with kind `unsupported` rather than write zeroes as data.
     public static let noFallback = ZeroFlags(rawValue: 2)
 }
 
-/// Where bytes are really kept: a file, a device, memory, a socket.
+/// Storage of bytes: a file, a device, memory, a socket.
 ///
 /// All offsets and lengths are in bytes. Every call blocks its thread and may come from any thread at any
 /// time; calls on ranges that do not overlap do not affect each other. Reads past the end give zeroes; writes
@@ -30,42 +30,63 @@ public protocol ProtocolDriver: AnyObject, Sendable {
     static var name: String { get }
 
     /// The file's length now.
+    ///
+    /// - Throws: `io`.
     func length() throws(BlockError) -> Int
-    /// Bytes really taken up on the disk, or `nil` where that means nothing.
+    /// The bytes that the file takes up on the host's disk; `nil` for storage without such a number.
     func allocatedSize() -> Int?
-    /// Equal for two drivers exactly when both access the same storage; `nil` where that cannot be told.
+    /// Equal for two drivers exactly when both access the same storage; `nil` when that is unknown.
     var identity: String? { get }
-    /// Where the file is now, if that is not under its name: a new image that is not whole yet.
+    /// The current path of the file, if that is not its name: that of a new image that is not yet complete.
     var place: String? { get }
-    /// The alignment that the medium wants for offsets and lengths: 1 where it does not matter.
+    /// The alignment of offsets and lengths that the medium needs, in bytes; 1 for no alignment.
     var requestAlignment: Int { get }
     /// Whether new space past the end reads as zeroes without writing them.
     var zeroInitialised: Bool { get }
 
-    /// Fills all of `buffer` from `offset`.
+    /// Fills all of `buffer` from `offset`; bytes past the end are zeroes.
+    ///
+    /// - Throws: `io`.
     func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError)
     /// Stores all of `bytes` at `offset`.
+    ///
+    /// - Throws: `io`, `noSpace`.
     func write(_ bytes: RawSpan, at offset: Int) throws(BlockError)
-    /// Makes the range read as zeroes: give back, allocate zeroed or write, the first that works.
+    /// Makes the range read as zeroes by the first way that works: give back, allocate as zeroes, write
+    /// zeroes.
+    ///
+    /// - Throws: `io`, `noSpace`; `unsupported` with ``ZeroFlags/noFallback``.
     func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError)
-    /// Gives the space back where it can; what it then reads as is not said.
+    /// Gives the range's space back if the medium can. The bytes are unspecified afterwards.
+    ///
+    /// - Throws: `io`.
     func discard(at offset: Int, count: Int) throws(BlockError)
-    /// Changes the length; new space reads as zeroes.
+    /// Changes the length to `length` bytes; new space reads as zeroes.
+    ///
+    /// - Throws: `io`, `noSpace`, `unsupported`, `invalidArgument`.
     func truncate(to length: Int, preallocation: Preallocation) throws(BlockError)
     /// On return, everything written before the call is durable.
+    ///
+    /// - Throws: `io`, `noSpace`.
     func flush() throws(BlockError)
-    /// Has the system begin to store what was written, where it has a way to: a later flush is faster then.
+    /// Asks the system to begin storing the written bytes, if it can: a later flush is then faster.
     func startWriteback()
     /// The run at `offset`: ``Extent/Status/data(hostOffset:)`` with the same offset, or a hole as
     /// ``Extent/Status/zero(hostOffset:)``. `offset` is inside the file, `limit` > 0.
+    ///
+    /// - Throws: `io`.
     func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent
-    /// Switches between read-only and read-write, with the locks that go with it.
+    /// Switches between read-only and read-write, and takes the locks of the new mode.
+    ///
+    /// - Throws: `busy`, `io`, `unsupported`; the driver keeps its old mode then.
     func reopen(readOnly: Bool) throws(BlockError)
-    /// Gives the resources back. No call follows.
+    /// Frees the resources. No call follows.
     func close()
 
     /// Copies `count` bytes from another driver without passing them through memory.
-    /// - Returns: how many bytes were copied; fewer than `count` (also 0) where it cannot.
+    /// - Returns: how many bytes were copied. When these are fewer than `count` (also 0), the caller copies
+    ///   the rest.
+    /// - Throws: `io`, `noSpace`.
     func copyRange(
         from source: any ProtocolDriver, at sourceOffset: Int, to offset: Int, count: Int
     ) throws(BlockError) -> Int
@@ -75,13 +96,13 @@ public protocol ProtocolDriver: AnyObject, Sendable {
     func sharesSpace(with source: any ProtocolDriver) -> Bool
     /// Makes `count` bytes at `offset` those of `source` at `sourceOffset` by sharing their space. All three
     /// are multiples of ``BlockNode/sharingAlignment``.
-    /// - Returns: whether that was done; where not, the bytes at `offset` are the old ones or the new ones.
-    /// - Throws: only what every write would throw: `io` for a file that is read-only.
+    /// - Returns: whether that was done; if not, the bytes at `offset` are either the old or the new ones.
+    /// - Throws: only errors that every write would throw: `io` for a read-only file.
     func shareRange(
         from source: any ProtocolDriver, at sourceOffset: Int, to offset: Int, count: Int
     ) throws(BlockError) -> Bool
 
-    /// The driver itself, where it conforms to that protocol. Not to be implemented.
+    /// The driver itself, if it conforms to that protocol. Not to be implemented.
     var asUseDeclaring: (any UseDeclaring)? { get }
     var asEventListener: (any MetadataEventListener)? { get }
 }
@@ -92,64 +113,68 @@ extension ProtocolDriver {
     public var place: String? { nil }
     public var requestAlignment: Int { 1 }
     public var zeroInitialised: Bool { true }
+    /// - Throws: nothing by default.
     public func copyRange(
         from source: any ProtocolDriver, at sourceOffset: Int, to offset: Int, count: Int
     ) throws(BlockError) -> Int { 0 }
     public func startWriteback() {}
     public func sharesSpace(with source: any ProtocolDriver) -> Bool { false }
+    /// - Throws: nothing by default.
     public func shareRange(
         from source: any ProtocolDriver, at sourceOffset: Int, to offset: Int, count: Int
     ) throws(BlockError) -> Bool { false }
 }
 
-/// Storage that tells other programs how it is used, by locks.
+/// Storage that shows other programs its use by locks.
 public protocol UseDeclaring: ProtocolDriver {
     /// Takes the locks that ``OpenSettings/declaresUseLater`` put off.
     ///
-    /// - Parameter toleratingWriters: whether a reader bears with others writing meanwhile.
-    /// - Throws: `busy` when others' use does not go with ours.
+    /// - Parameter toleratingWriters: whether a read-only open may share the file with writers.
+    /// - Throws: `busy` when another program uses the file in a way that excludes this use; `io`.
     func declareUse(toleratingWriters: Bool) throws(BlockError)
 }
 
-/// How a protocol driver opens and makes files; one value per protocol in the ``DriverRegistry``.
+/// The calls that open and make files of a protocol; one value per protocol in the ``DriverRegistry``.
 public struct ProtocolEntry: Sendable {
-    /// Makes a file.
+    /// Makes a file. Throws as ``CreateContext/createFile(named:size:preallocation:)``.
     public typealias Create =
         @Sendable (_ filename: String, _ options: CreateOptions) throws(BlockError) -> Void
 
-    /// Tells how large a file is.
+    /// Returns the size of a file without opening it; `nil` for anything but a regular file. Throws `denied`
+    /// outside the confinement, `notFound`, `io`.
     public typealias Look =
         @Sendable (_ filename: String, _ confinement: FileConfinement?) throws(BlockError) -> FileSize?
-    /// Makes a file and opens it for writing.
+    /// Makes a file and opens it for writing. Throws `denied` outside the confinement, `exists`, `noSpace`,
+    /// `io`.
     public typealias Make =
         @Sendable (_ filename: String, _ confinement: FileConfinement?) throws(BlockError)
         -> any ProtocolDriver
 
-    /// Tells what its nodes are called; `options` are those that ``open`` gets.
+    /// Returns the naming of a node; `options` are those that ``open`` gets.
     public typealias Naming = @Sendable (_ filename: String, _ options: OptionTree) -> NodeNaming
 
     /// The driver's name, such as `file`.
     public var name: String
     /// The prefixes of file names (`nbd`, `http`) that mean this protocol.
     public var schemes: [String]
-    /// The create options that it takes.
+    /// Its create options.
     public var createOptions: [CreateOption]
-    /// Whether it opens nothing without a file name; when not, options alone may say what to open.
+    /// Whether opening needs a file name; if not, options alone may name the storage.
     public var needsFilename: Bool
-    /// Opens an existing file. `options` holds what `file.` options remain; unknown ones the caller reports.
+    /// Opens an existing file. `options` has the remaining `file.` options; the caller reports those that are
+    /// left over. Throws `notFound`, `invalidArgument`, `denied`, `busy`, `readOnly`, `unsupported`, `io`.
     public var open:
         @Sendable (_ filename: String, _ options: inout OptionTree, _ settings: OpenSettings)
             throws(BlockError) -> any ProtocolDriver
-    /// Makes a file (truncating one that is there), of the size and preallocation in `options`.
+    /// Makes a file, or empties an existing one, with the size and preallocation in `options`.
     public var create: Create?
-    /// Whether ``open`` keeps to ``OpenSettings/confinement``. Where not, names are judged by their text.
+    /// Whether ``open`` obeys ``OpenSettings/confinement``. If not, the opener checks names by their text.
     public var confines: Bool
-    /// How large a file is, without opening it for reading or writing; `nil` for what is no regular file.
-    /// Throws `denied` for one elsewhere than wanted.
+    /// Finds the size of a file without opening it; `nil` for a protocol that cannot.
     public var look: Look?
-    /// Makes a file that is not there yet, or takes an empty one, where an image may have one.
+    /// Makes a further file of an image, or takes an existing empty one; `nil` for a protocol that cannot.
     public var make: Make?
-    /// What its nodes are called, where that is not just the file name.
+    /// The naming of its nodes, if it is not just the file name.
     private var ownNaming: Naming?
 
     public init(
@@ -173,7 +198,7 @@ public struct ProtocolEntry: Sendable {
         self.make = make
     }
 
-    /// What a node is called that ``open`` answers for this name and these options.
+    /// The naming of a node that ``open`` opens by this name and these options.
     public func naming(_ filename: String, _ options: OptionTree) -> NodeNaming {
         ownNaming?(filename, options) ?? NodeNaming(plain: filename, driver: name)
     }

@@ -2,19 +2,19 @@
 public protocol BlockJob: Sendable {
     /// A short name for messages: `stream`, `commit`.
     static var name: String { get }
-    /// Does the work on the calling thread (and helpers), reporting to and obeying `control`.
+    /// Does the work on the calling thread and on helper threads, under `control`.
     ///
-    /// - Throws: `cancelled` when the control said so; whatever the nodes throw.
+    /// - Throws: `cancelled` when `control` cancels it; errors of the nodes.
     func run(_ control: JobControl) throws(BlockError)
 }
 
 /// The handle on a running job: speed, pause, cancel, progress. Thread-safe.
 public final class JobControl: Sendable {
-    /// How far a job is. Units are bytes.
+    /// The progress of a job, in bytes.
     public struct Progress: Sendable, Equatable {
         public var done = 0
         public var total = 0
-        /// From 0 to 1; a job with nothing to do is at 1.
+        /// The share done, from 0 to 1; 1 for a job without work.
         public var fraction: Double { total > 0 ? min(1, Double(done) / Double(total)) : 1 }
     }
 
@@ -63,16 +63,16 @@ public final class JobControl: Sendable {
         state.notifyAll()
     }
 
-    /// Holds the job at its next step.
+    /// Pauses the job at its next step.
     public func pause() { state.withLock { $0.isPaused = true } }
 
-    /// Lets a paused job go on.
+    /// Resumes a paused job.
     public func resume() {
         state.withLock { $0.isPaused = false }
         state.notifyAll()
     }
 
-    /// Called by the job: how much there is to do, in bytes.
+    /// Sets the total work, in bytes. Called by the job.
     public func setTotal(_ total: Int) {
         let progress = state.withLock { state in
             state.progress.total = total
@@ -81,7 +81,7 @@ public final class JobControl: Sendable {
         onProgress(progress)
     }
 
-    /// Called by the job: `bytes` more are done.
+    /// Adds `bytes` to the work done. Called by the job.
     public func advance(by bytes: Int) {
         let progress = state.withLock { state in
             state.progress.done += bytes
@@ -90,7 +90,7 @@ public final class JobControl: Sendable {
         onProgress(progress)
     }
 
-    /// Called by the job before it moves `bytes`: waits for the speed limit and while paused.
+    /// Waits for the speed limit, and while the job is paused. Called by the job before it moves `bytes`.
     ///
     /// - Throws: `cancelled`.
     public func checkpoint(moving bytes: Int) throws(BlockError) {
@@ -102,7 +102,7 @@ public final class JobControl: Sendable {
         try hold(nanoseconds: wait)
     }
 
-    /// Waits in short steps, so that a job that was slowed down can still be cancelled.
+    /// Waits in steps of at most 0.1 s, so that a slow job can still be cancelled.
     private func hold(nanoseconds: Int) throws(BlockError) {
         var left = nanoseconds
         while left > 0 {
@@ -114,11 +114,11 @@ public final class JobControl: Sendable {
     }
 }
 
-/// The real clock, for those who inject none.
+/// The system's monotonic clock.
 public enum MonotonicClock {
     private static let origin = ContinuousClock.now
 
-    /// Nanoseconds since some moment early in this process.
+    /// The nanoseconds since a moment early in this process.
     @Sendable public static func nanoseconds() -> Int {
         let passed = (ContinuousClock.now - origin).components
         return Int(passed.seconds) * 1_000_000_000 + Int(passed.attoseconds / 1_000_000_000)

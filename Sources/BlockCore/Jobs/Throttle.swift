@@ -1,7 +1,7 @@
 /// The arithmetic of a rate limit: how long to wait before the next request may start.
 ///
-/// A leaky bucket: units drain at a steady rate; what exceeds one burst has to wait. Pure: the caller passes
-/// the time, in nanoseconds from any fixed point, and does the waiting.
+/// A leaky bucket: units drain at a steady rate, and units beyond one burst wait. Pure: the caller passes the
+/// time, in nanoseconds from any fixed point, and does the waiting.
 public struct Throttle: Sendable, Equatable {
     /// Units (bytes, operations) a second; 0 means no limit.
     public var unitsPerSecond: Int
@@ -16,7 +16,7 @@ public struct Throttle: Sendable, Equatable {
         self.burstUnits = burstUnits ?? max(1, unitsPerSecond / 10)
     }
 
-    /// Accounts for `units` and answers how many nanoseconds to wait after `now` before going on.
+    /// Accounts for `units`, and returns how many nanoseconds to wait after `now`.
     public mutating func account(_ units: Int, at now: Int) -> Int {
         guard unitsPerSecond > 0 else { return 0 }
         let rate = Double(unitsPerSecond)

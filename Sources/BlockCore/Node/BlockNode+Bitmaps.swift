@@ -1,7 +1,7 @@
 extension BlockNode {
-    /// The driver as one that keeps bitmaps.
+    /// The driver, as one that stores bitmaps in the image.
     ///
-    /// - Throws: `unsupported` when the format or the image's version cannot.
+    /// - Throws: `unsupported` when the format or the image's version stores no bitmaps.
     public func bitmapKeeper() throws(BlockError) -> any BitmapCapable {
         guard let recorder else {
             throw BlockError(
@@ -13,7 +13,8 @@ extension BlockNode {
 
     /// Changes the image's bitmaps when no other request is under way. Durable once the image is closed.
     ///
-    /// - Throws: `readOnly`, `unsupported`, and what `body` throws.
+    /// - Throws: `readOnly`; `io` once the node is closed; `unsupported` as ``bitmapKeeper()``; errors of
+    ///   `body`.
     public func changeBitmaps(
         _ body: (any BitmapCapable) throws(BlockError) -> Void
     ) throws(BlockError) {
@@ -25,7 +26,7 @@ extension BlockNode {
         try body(driver)
     }
 
-    /// Before bytes of `range` change: whoever records changes learns of it.
+    /// Marks `range` as changed in the image's bitmaps. Called before the bytes change.
     @inline(__always)
     func noteChange(in range: Range<Int>) throws(BlockError) {
         guard let recorder, recorder.recordsChanges, !range.isEmpty else { return }

@@ -1,20 +1,20 @@
-/// The one loop for zeroes and discards, and the ladder above it: the driver's own way for whole units, marks
-/// for parts of units of which nothing is stored, plain zeroes for the rest.
+/// The one loop for zeroes and discards, and the choice above it: whole units are cleared by the driver, a
+/// part of a unit that stores nothing becomes zero with its whole unit, other parts get zeroes as data.
 extension BlockNode {
-    /// How many zeroes are written at once where they have to be stored, in bytes.
+    /// The most zeroes that one write stores as data, in bytes.
     private static let zeroBytes = Int.mib(1)
 
-    /// See ``Clearing/marksZeroes``; `false` for what has no way to clear but zeroes.
+    /// See ``Clearing/marksZeroes``; `false` for a driver that is not ``Clearing``.
     public var marksZeroes: Bool { unfiltered.clearing?.marksZeroes ?? false }
-    /// See ``Clearing/zeroGranularity``, in bytes; `nil` for what has no way to clear but zeroes.
+    /// See ``Clearing/zeroGranularity``, in bytes; `nil` for a driver that is not ``Clearing``.
     public var zeroGranularity: Int? { clearing?.zeroGranularity }
-    /// See ``Clearing/discardGranularity``, in bytes; `nil` for what has no way to give space back.
+    /// See ``Clearing/discardGranularity``, in bytes; `nil` for a driver that is not ``Clearing``.
     public var discardGranularity: Int? { clearing?.discardGranularity }
 
     /// Clears whole units of the guest's disk, run by run.
     ///
     /// - Parameter noFallback: whether to fail where zeroes would have to be stored.
-    /// - Throws: what the driver and the files throw; `unsupported` with `noFallback`.
+    /// - Throws: errors of the driver and of the files; `unsupported` with `noFallback`.
     func clear(
         _ range: Range<Int>, _ mode: ClearMode, noFallback: Bool = false, _ guest: GuestAccess
     ) throws(BlockError) {
@@ -52,8 +52,8 @@ extension BlockNode {
         try zeroParts(of: whole.upperBound..<range.upperBound, unit, flags, guest)
     }
 
-    /// Zeroes parts of units. A unit of which this layer holds nothing, and that reads as zeroes, is marked
-    /// as a whole, so that the part stays zero whatever comes to lie below.
+    /// Zeroes parts of units. A unit that is unallocated in this layer and reads as zeroes is marked zero as
+    /// a whole: the part then stays zero over any later backing file.
     private func zeroParts(
         of range: Range<Int>, _ unitBytes: Int, _ flags: ZeroFlags, _ guest: GuestAccess
     ) throws(BlockError) {
@@ -85,13 +85,13 @@ extension BlockNode {
         return true
     }
 
-    /// Writes zeroes as data, leaving out what reads as zeroes anyway.
+    /// Writes zeroes as data, except over runs that already read as zeroes.
     private func storeZeroes(
         in range: Range<Int>, noFallback: Bool, _ guest: GuestAccess
     ) throws(BlockError) {
         var offset = range.lowerBound
         var zeroes: AlignedBuffer?
-        // Behind the end of the disk nothing is known to read as zeroes.
+        // Behind the end of the disk no map shows which bytes are zero.
         let end = guest.driver.virtualSize
         while offset < range.upperBound {
             let left = range.upperBound - offset

@@ -1,10 +1,10 @@
 import Synchronization
 
 extension BlockNode {
-    /// How much is copied at once, in bytes.
+    /// The most bytes that one step copies.
     private static let copyUpBytes = Int.mib(1)
 
-    /// Stores what a range shows of the backing node in this layer, in whole clusters.
+    /// Copies the backing node's bytes that show through in `range` into this layer, in whole units.
     func copyUp(_ range: Range<Int>, _ driver: any FormatDriver) throws(BlockError) {
         guard !isReadOnly, !range.isEmpty, backing != nil else { return }
         let whole = clusters(range, driver).clamped(to: 0..<driver.virtualSize)

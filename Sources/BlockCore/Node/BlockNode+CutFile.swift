@@ -1,16 +1,16 @@
 import Synchronization
 
-/// What the bytes are that an image's tables place behind the end of one of its files.
+/// The meaning of bytes that an image's tables place behind the end of one of its files.
 public enum ShortFileRule: Sendable, Equatable {
-    /// Zeroes: the file may be any length, such as a raw disk's.
+    /// Zeroes: the file may have any length, as that of a raw disk may.
     case zeroes
-    /// Zeroes in the unit of this many bytes in which the file ends: a writer may leave out the last unit's
-    /// rest. Units that begin at the end or behind it are lost.
+    /// Zeroes in the unit, of `unitBytes` bytes, in which the file ends: writers of the format may leave out
+    /// the rest of the last unit. Units that begin at the end or behind it are lost.
     case lastUnitMayBeShort(unitBytes: Int)
     /// Lost: writers of the format store units whole.
     case lost
 
-    /// One past the last byte that can be read of a file of `length` bytes.
+    /// One past the last readable byte of a file of `length` bytes.
     func readableEnd(_ length: Int) -> Int {
         switch self {
         case .zeroes: Int.max
@@ -20,25 +20,26 @@ public enum ShortFileRule: Sendable, Equatable {
     }
 }
 
-/// Files that end before what their image's tables place in them: incomplete downloads, and copies that ran
-/// out of space. Their lost bytes are errors, never zeroes.
+/// Files that are shorter than their image's tables need: incomplete downloads, and copies that ran out of
+/// space. Their lost bytes are errors, never zeroes.
 extension BlockNode {
-    /// The most runs that are looked at to find out how many bytes are missing.
+    /// Limits the runs that are read to count the missing bytes.
     private static let runsAtMost = 1 << 20
-    /// How far a place of the disk whose run cannot be looked up is passed over, in bytes.
+    /// How many bytes of the disk are skipped where the run at an offset cannot be read.
     private static let unmappedBytes = Int.mib(1)
 
-    /// How many of the bytes of `extent` its file has, or a short file may leave out. Only data can be cut.
+    /// How many bytes of `extent`, from its start, can be read: its file has them, or its format lets a short
+    /// file leave them out. Only data can be cut.
     ///
-    /// - Throws: `corrupt` for a child that the image does not have; what asking for the length throws.
+    /// - Throws: `corrupt` for a child that the image does not have; `io`.
     public func readableCount(of extent: Extent) throws(BlockError) -> Int {
         if let filter { return try filter.child.readableCount(of: extent) }
         guard case .data(let hostOffset) = extent.status, let driver = format else { return extent.length }
         return try readableCount(hostOffset, extent.length, extent.child, driver)
     }
 
-    /// The same for `count` bytes from `hostOffset` of a child on. Asks the system only for bytes behind
-    /// every length that the file was seen to have.
+    /// The same for `count` bytes from `hostOffset` of a child on. Asks the system for the file's length only
+    /// where the last known length is too small.
     @inline(__always)
     func readableCount(
         _ hostOffset: Int, _ count: Int, _ child: Int, _ driver: any FormatDriver
@@ -59,17 +60,17 @@ extension BlockNode {
         return max(0, min(count, end - hostOffset))
     }
 
-    /// How many of `count` bytes from `hostOffset` on this file has.
+    /// How many of the `count` bytes at `hostOffset` are inside this file.
     ///
-    /// - Throws: what asking for the length throws.
+    /// - Throws: `io`.
     public func storedCount(at hostOffset: Int, count: Int) throws(BlockError) -> Int {
         try readableCount(hostOffset, count, .lost)
     }
 
-    /// Refuses bytes of this file that are lost. For drivers that read encoded data by themselves.
+    /// Refuses bytes of this file that are lost: for drivers that read encoded data themselves.
     ///
-    /// - Parameter rule: what the image's format makes of a short file.
-    /// - Throws: `corrupt` with the number of bytes that are missing up to the end of these.
+    /// - Parameter rule: the meaning, in the image's format, of bytes behind the end of the file.
+    /// - Throws: `corrupt` with the number of bytes that are missing up to `hostOffset + count`; `io`.
     public func requireStored(
         at hostOffset: Int, count: Int, rule: ShortFileRule = .lost
     ) throws(BlockError) {
@@ -77,18 +78,19 @@ extension BlockNode {
         throw try cutError(end: hostOffset + count, at: hostOffset)
     }
 
-    /// The error for something that this file should have up to `end`, in bytes, and has not.
+    /// The error for bytes up to `end`, an offset in bytes, that this file should have and lacks.
     ///
     /// - Parameters:
-    ///   - what: what is cut off; `nil` for data of the disk.
-    ///   - atLeast: whether more may be missing than up to `end`.
+    ///   - what: the part of the image that is cut off, for the message; `nil` for data of the disk.
+    ///   - atLeast: whether bytes behind `end` may be missing too.
+    /// - Throws: `io` when the file's length cannot be read.
     public func cutError(
         _ what: String? = nil, end: Int, at offset: Int, atLeast: Bool = false
     ) throws(BlockError) -> BlockError {
         let length = try length()
         let subject = what.map { "\($0) is beyond the end of the file, which" } ?? "The file"
         let missing = max(0, end - length)
-        // Behind one thing that is cut off there may have been others.
+        // Other parts may have been behind the one that is cut off, so the number is a minimum.
         var error = BlockError(
             .corrupt,
             "\(subject) is cut short: it ends after \(length) bytes, and "
@@ -98,7 +100,7 @@ extension BlockNode {
         return error
     }
 
-    /// The error for a run of data that is lost, with the number of bytes that the whole disk lacks.
+    /// The error for a lost run of data, with the number of bytes that are missing for the whole disk.
     func cutError(_ hostOffset: Int, _ count: Int, _ child: Int) throws(BlockError) -> BlockError {
         let file = children[child]
         let known = state.withLock { $0.storedEnds[child] }
@@ -109,11 +111,12 @@ extension BlockNode {
             atLeast: !found.isExact)
     }
 
-    /// Refuses to change an image of which a file is cut: the lost bytes would become zeroes that pass for
-    /// the disk's once the file is longer again.
+    /// Refuses to change an image whose file is cut: once the file grew again, the lost bytes would read as
+    /// zeroes, like bytes of the disk.
     ///
-    /// - Throws: `corrupt`.
-    /// - Complexity: that of walking all runs of the disk, where ``FormatDriver/mayBeCut`` asks for it.
+    /// - Throws: `corrupt` for a cut file; `io`.
+    /// - Complexity: O(*runs of the disk*), at most 2^20 of each child, when ``FormatDriver/mayBeCut()`` is
+    ///   `true`.
     public func refuseIfCut() throws(BlockError) {
         guard let driver = format, try driver.mayBeCut() else { return }
         var found = try lookForCut()
@@ -125,9 +128,9 @@ extension BlockNode {
         throw error
     }
 
-    /// Whether a file of this image is cut: the error that reading what is lost would give, or `nil`.
+    /// The error that reading lost bytes would give; `nil` when no file of this image is cut.
     ///
-    /// - Throws: what reading throws.
+    /// - Throws: `io`, `corrupt`.
     /// - Complexity: as ``refuseIfCut()``.
     public func findCut() throws(BlockError) -> BlockError? {
         if let filter { return try filter.child.findCut() }
@@ -135,11 +138,11 @@ extension BlockNode {
         return try lookForCut()
     }
 
-    /// Whether encoded data of this layer at `offset`, up to `count` bytes of the disk, is not whole in its
-    /// file.
+    /// Whether an encoded unit of this layer in the `count` bytes of the disk at `offset` is cut off by the
+    /// end of its file.
     ///
-    /// - Throws: what looking it up throws.
-    /// - Complexity: that of looking at every encoded unit, where ``FormatDriver/mayBeCut`` asks for it.
+    /// - Throws: `io`; `corrupt`.
+    /// - Complexity: O(*runs and encoded units in the range*) when ``FormatDriver/mayBeCut()`` is `true`.
     public func lacksEncoded(at offset: Int, count: Int) throws(BlockError) -> Bool {
         if let filter { return try filter.child.lacksEncoded(at: offset, count: count) }
         guard let driver = format, try driver.mayBeCut() else { return false }
@@ -158,10 +161,10 @@ extension BlockNode {
         return false
     }
 
-    /// The same, whatever the driver thinks of it.
+    /// The same as ``findCut()``, without asking ``FormatDriver/mayBeCut()`` first.
     ///
-    /// - Throws: what reading throws.
-    /// - Complexity: that of walking all runs of the disk.
+    /// - Throws: `io`, `corrupt`.
+    /// - Complexity: O(*runs of the disk*), at most 2^20 of each child.
     public func lookForCut() throws(BlockError) -> BlockError? {
         if let filter { return try filter.child.lookForCut() }
         guard let driver = format else { return nil }
@@ -177,12 +180,13 @@ extension BlockNode {
         return nil
     }
 
-    /// One past the last byte of a child where the tables place data of the disk, as far as they can be read.
+    /// One past the last byte of a child in which the tables place data of the disk, as far as the tables can
+    /// be read.
     struct StoredEnd: Sendable {
         var end = 0
-        /// The same for data and tables that are of no use unless they are whole.
+        /// The same for data and tables that are useless unless they are whole.
         var wholeEnd = 0
-        /// Whether all runs were looked at.
+        /// Whether all runs were read.
         var isExact = true
     }
 
@@ -216,7 +220,7 @@ extension BlockNode {
 }
 
 extension BlockNode.StoredEnd {
-    /// - Returns: how many bytes of the disk were looked at.
+    /// - Returns: how many bytes of the disk `extent` or its encoded unit covers from `offset` on.
     fileprivate mutating func take(
         _ extent: Extent, at offset: Int, _ child: Int, _ driver: any FormatDriver
     ) throws(BlockError) -> Int {
@@ -233,11 +237,11 @@ extension BlockNode.StoredEnd {
     }
 }
 
-/// Where an encoded unit of an image is kept.
+/// The place of an encoded unit in its file.
 public struct EncodedPlace: Sendable {
-    /// One past the last byte of the file without which it cannot be read.
+    /// One past the last byte of the file that decoding the unit needs.
     public var hostEnd: Int
-    /// How many bytes of the disk it is, from the offset that was asked for.
+    /// How many bytes of the disk the unit holds, from the requested offset on.
     public var count: Int
 
     public init(hostEnd: Int, count: Int) {

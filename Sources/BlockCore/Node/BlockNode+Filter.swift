@@ -6,15 +6,15 @@ extension BlockNode {
         return nil
     }
 
-    /// The node without the filters over it: its driver is the one that keeps or maps the bytes. What it is
-    /// asked passes the filters by: read and write through the filter's own node.
+    /// The node below all filters: its driver stores or maps the bytes. Requests to it bypass the filters:
+    /// read and write through the filter's own node.
     public var unfiltered: BlockNode {
         var node = self
         while case .filter(let driver) = node.layer { node = driver.child }
         return node
     }
 
-    /// The alignment that requests to the file or filter should have, in bytes: 1 where it does not matter.
+    /// The alignment that requests to the file or filter should have, in bytes; 1 for no alignment.
     public var requestAlignment: Int {
         switch layer {
         case .storage(let driver): driver.requestAlignment
@@ -23,22 +23,23 @@ extension BlockNode {
         }
     }
 
-    /// Bytes that a file takes up on the disk, also behind filters; `nil` where that means nothing.
+    /// The bytes that a file, also behind filters, takes up on the host's disk; `nil` for storage without
+    /// such a number.
     public func allocatedSize() -> Int? { unfiltered.storage?.allocatedSize() }
 
     /// Whether new space past the end of a file, also behind filters, reads as zeroes without writing them.
     public var isZeroInitialised: Bool { unfiltered.storage?.zeroInitialised == true }
 
     /// Takes the locks that ``OpenSettings/declaresUseLater`` put off, on the file behind filters. A format
-    /// has declared its own.
+    /// has already taken its own.
     ///
-    /// - Throws: `busy` when others' use does not go with ours.
+    /// - Throws: `busy` when another program uses the file in a way that excludes this use.
     func declareUse(toleratingWriters: Bool) throws(BlockError) {
         try unfiltered.storage?.asUseDeclaring?.declareUse(toleratingWriters: toleratingWriters)
     }
 
-    /// Lets a change of a filter in, which must end before the node is resized, reopened or closed. The order
-    /// of changes that overlap is the child's.
+    /// Begins a change through a filter, which must end before the node is resized, reopened or closed. The
+    /// child serialises overlapping changes.
     ///
     /// - Returns: a ticket for `requests.release`.
     /// - Throws: `io` once the node is closed; `readOnly`.
@@ -53,7 +54,7 @@ extension BlockNode {
 
     /// Reads through a filter.
     ///
-    /// - Throws: also `io` once the node is closed.
+    /// - Throws: errors of the filter; `io` once the node is closed.
     func read(
         through driver: any FilterDriver, into buffer: inout MutableRawSpan, at offset: Int
     ) throws(BlockError) {
@@ -63,7 +64,7 @@ extension BlockNode {
         try driver.read(into: &buffer, at: offset)
     }
 
-    /// Reopens a filter and the nodes below it, or leaves all as they are.
+    /// Reopens a filter and the nodes below it; on failure all keep their old mode.
     func reopen(_ driver: any FilterDriver, readOnly: Bool) throws(BlockError) {
         try driver.willReopen(readOnly: readOnly)
         do throws(BlockError) {

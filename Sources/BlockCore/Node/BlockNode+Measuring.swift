@@ -1,5 +1,8 @@
 extension BlockNode {
-    /// How many bytes of blocks of the size `unit` the data of this disk touches.
+    /// The total size, in bytes, of the blocks of `unit` bytes that contain data of this disk.
+    ///
+    /// - Throws: `io`, `corrupt`.
+    /// - Complexity: O(*runs of the disk*).
     public func allocatedBytes(unit: Int) throws(BlockError) -> Int {
         let size = try length()
         var offset = 0

@@ -1,7 +1,8 @@
 extension BlockNode {
-    /// Fills `buffer` with the bytes at `offset`: this layer's, or the backing chain's, or zeroes.
+    /// Fills `buffer` with the bytes at `offset`, in bytes, of this layer, of the backing chain, or zeroes.
+    /// No alignment is needed.
     ///
-    /// - Throws: `io`, also past the end of a disk; `corrupt`.
+    /// - Throws: `io`, also past the end of a disk and once the node is closed; `corrupt`; `unsupported`.
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         let began = statistics.now()
         switch layer {
@@ -22,11 +23,11 @@ extension BlockNode {
         statistics.count(.read, bytes: buffer.byteCount, since: began)
     }
 
-    /// Lets a reader in. While nobody can write, reads conflict only with reopening and closing, so that it
-    /// is enough to count them: `nil` for one that is counted.
+    /// Begins a read. On a read-only node reads conflict only with reopening and closing, so counting them is
+    /// enough: a counted read has no ticket, but `nil`.
     func beginReading(_ range: Range<Int>) -> Int? {
         if isReadOnly, requests.enter() {
-            // It may have become writable in between.
+            // The node may have become writable in between.
             if isReadOnly { return nil }
             requests.leave()
         }
@@ -37,13 +38,16 @@ extension BlockNode {
         if let ticket { requests.release(ticket) } else { requests.leave() }
     }
 
-    /// The bytes at `offset` as an array; for small metadata.
+    /// The `count` bytes at `offset` as an array: for small metadata.
+    ///
+    /// - Throws: as ``read(into:at:)``.
+    /// - Complexity: O(*count*) in memory.
     public func readBytes(at offset: Int, count: Int) throws(BlockError) -> [UInt8] {
         try [UInt8](zeroed: count) { (bytes) throws(BlockError) in try read(into: &bytes, at: offset) }
     }
 
-    /// Fills `buffer` with what the guest sees from `offset` on, without bounds and tickets; behind the end
-    /// of the disk there are zeroes.
+    /// Fills `buffer` with the guest's bytes from `offset` on, without bounds checks and tickets; bytes
+    /// behind the end of the disk are zeroes.
     func readOld(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         switch layer {
         case .storage(let driver): try driver.read(into: &buffer, at: offset)
@@ -58,15 +62,15 @@ extension BlockNode {
         }
     }
 
-    /// Whether something lies below this layer in `range`; where not, unallocated space reads as zeroes.
+    /// Whether the backing node has bytes in `range`. If not, unallocated space reads as zeroes.
     func hasBacking(in range: Range<Int>) -> Bool {
         guard let backing else { return false }
-        // A length that cannot be told must not make the backing file's bytes zeroes: reading them will fail.
+        // An unreadable length must not turn the backing file's bytes into zeroes: reading them will fail.
         guard let length = try? backing.length() else { return true }
         return range.lowerBound < length
     }
 
-    /// Bounds of a request on a disk.
+    /// The range of a request, checked against the bounds of the disk.
     func checkedRange(
         _ offset: Int, _ count: Int, of driver: any FormatDriver
     ) throws(BlockError) -> Range<Int> {
@@ -77,9 +81,9 @@ extension BlockNode {
         return offset..<offset + count
     }
 
-    /// Reads what the map of this layer says.
+    /// Reads `buffer.byteCount` bytes run by run, by the map of this layer.
     ///
-    /// - Parameter ownOnly: whether what this layer lacks reads as zeroes, whatever lies below.
+    /// - Parameter ownOnly: whether unallocated runs read as zeroes even over a backing node.
     func readMapped(
         _ driver: any FormatDriver, into buffer: inout MutableRawSpan, at offset: Int, ownOnly: Bool = false
     ) throws(BlockError) {

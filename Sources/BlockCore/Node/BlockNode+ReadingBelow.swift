@@ -1,8 +1,9 @@
-/// Reading what lies below a layer.
+/// Reading the backing nodes below a layer.
 extension BlockNode {
-    /// Reads what this layer lacks from those below it; past their ends there are zeroes.
+    /// Reads bytes that are unallocated in this layer from the layers below it; bytes past the end of those
+    /// are zeroes.
     ///
-    /// The way down and up again is kept in an array: a chain may have more layers than a thread's stack.
+    /// The layers being read are kept in an array, not on the stack: a long chain would overflow it.
     func readBelow(into part: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         var visits: [LayerVisit] = []
         defer { for visit in visits { visit.leave() } }
@@ -34,7 +35,7 @@ extension BlockNode {
         while let visit = visits.popLast() { visit.leave(reading: visit.byteCount) }
     }
 
-    /// Reads `range` of `part`, which this layer lacks, as far as that needs no map of the layer below.
+    /// Reads `range` of `part`, unallocated in this layer, as far as that needs no map of the layer below.
     ///
     /// - Parameter offset: the guest offset of the start of `part`.
     /// - Returns: how many bytes were read, or, with 0 bytes, a visit to the layer below.
@@ -82,10 +83,10 @@ private struct LayerVisit {
     var ticket: Int?
     var began: ContinuousClock.Instant?
     var byteCount: Int
-    /// Where the read ends, in bytes of the buffer that the whole read fills.
+    /// One past the last byte of this visit, as an offset in the buffer of the whole read.
     var end: Int
 
-    /// Lets others write again; with a number of bytes, the read is counted.
+    /// Ends the read of this layer; with a number of bytes, the statistics count it.
     func leave(reading bytes: Int? = nil) {
         node.endReading(ticket)
         if let bytes { node.statistics.count(.read, bytes: bytes, since: began) }

@@ -1,12 +1,12 @@
 import Synchronization
 
-/// Where the bytes of a disk lie plainly in a file.
+/// A run of a disk's bytes that one file stores as they are, neither compressed nor encrypted.
 public struct PlainPlace: Sendable {
-    /// What keeps the file.
+    /// The storage of the file.
     public var storage: any ProtocolDriver
-    /// Where the bytes begin in it.
+    /// The offset of the run in the file, in bytes.
     public var offset: Int
-    /// How many bytes lie there in a row.
+    /// The length of the run, in bytes.
     public var count: Int
 
     public init(storage: any ProtocolDriver, offset: Int, count: Int) {
@@ -15,19 +15,19 @@ public struct PlainPlace: Sendable {
         self.count = count
     }
 
-    /// The place `bytes` further on, which is inside this one.
+    /// The rest of this place after its first `bytes` bytes; `bytes` is at most ``count``.
     public func advanced(by bytes: Int) -> PlainPlace {
         PlainPlace(storage: storage, offset: offset + bytes, count: count - bytes)
     }
 }
 
-/// Bytes that change their owner without being copied.
+/// Writing by sharing space with another file (reflinks) instead of copying bytes.
 extension BlockNode {
-    /// What offsets and counts have to be multiples of where space is shared, in bytes: the blocks of the
-    /// file systems that can. Those with larger blocks refuse.
+    /// The alignment of offsets and counts of shared space, in bytes: the block size of most file systems
+    /// with reflinks. File systems with larger blocks refuse.
     public static let sharingAlignment = 4096
 
-    /// The storage whose space guest data of this node would share; `nil` where data is not kept plainly.
+    /// The storage in which guest data of this node would share space; `nil` when it is not stored as it is.
     public var sharingStorage: (any ProtocolDriver)? {
         if settings.detectZeroes != .off { return nil }
         guard let format else { return storage }
@@ -37,10 +37,12 @@ extension BlockNode {
         return children[child].sharingStorage
     }
 
-    /// Makes `count` bytes at `offset` those at `source`, by sharing their space with that file. Offsets and
-    /// `count` are multiples of the format's write granularity and of ``sharingAlignment``.
+    /// Stores the first `count` bytes of `source` at `offset`, by sharing their space with the file of
+    /// `source`. Offsets and `count` are multiples of the format's write granularity and of
+    /// ``sharingAlignment``.
     ///
-    /// - Returns: how many bytes were stored; fewer than `count`, also 0, where the rest has to be written.
+    /// - Returns: how many bytes were stored. When these are fewer than `count` (also 0), the caller writes
+    ///   the rest.
     /// - Throws: as ``write(_:at:)``.
     public func share(_ source: PlainPlace, at offset: Int, count: Int) throws(BlockError) -> Int {
         try checkWritable()
@@ -63,7 +65,7 @@ extension BlockNode {
                 sharing.sharingChild == nil
                 ? 0 : try share(source, at: offset, count: count, GuestAccess(self, driver))
             if settings.cache.isWriteThrough { try driver.flush() }
-        // What passes a filter has to be written, so that the filter gets to see it.
+        // A filter must see the bytes, so they are written, not shared.
         case .filter: return 0
         }
         needsFlush.store(true, ordering: .relaxed)
@@ -72,9 +74,9 @@ extension BlockNode {
         return stored
     }
 
-    /// Shares what needs no completing, from the start.
+    /// Shares units from the start on, up to the first that needs other bytes to complete it.
     ///
-    /// - Returns: how many bytes were stored; the rest is as it was.
+    /// - Returns: how many bytes were stored; the rest is unchanged.
     private func share(
         _ source: PlainPlace, at offset: Int, count: Int, _ guest: GuestAccess
     ) throws(BlockError) -> Int {
@@ -104,10 +106,10 @@ extension BlockNode {
         return start - offset
     }
 
-    /// Where the chain keeps the bytes at `offset`, when one file keeps them plainly: one run of at most
-    /// `limit` bytes. `nil` where they are zeroes, encoded, lost, or behind a filter.
+    /// The place of the bytes at `offset` when one file of the chain stores them as they are: one run of at
+    /// most `limit` bytes. `nil` for zeroes, encoded or lost bytes, and behind a filter.
     ///
-    /// - Throws: what asking for the map throws.
+    /// - Throws: `io`, `corrupt`.
     public func plainPlace(at offset: Int, limit: Int) throws(BlockError) -> PlainPlace? {
         var layer = self
         var limit = limit

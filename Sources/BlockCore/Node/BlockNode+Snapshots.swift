@@ -1,28 +1,31 @@
 import Synchronization
 
 extension BlockNode {
-    /// Takes a snapshot inside the image when no other request is under way. Durable on return.
+    /// Takes a snapshot inside the image, after waiting until no other request is under way. Durable on
+    /// return.
     ///
-    /// - Throws: `unsupported` when the format keeps none; `readOnly`, `limit`, `noSpace`, `io`.
+    /// - Throws: `unsupported` when the format stores none; `readOnly`, `limit`, `noSpace`, `io`, `corrupt`.
     public func createSnapshot(_ info: SnapshotInfo) throws(BlockError) {
         try changeSnapshots { driver throws(BlockError) in try driver.createSnapshot(info) }
     }
 
-    /// Goes back to the snapshot with this id or name when no other request is under way. Durable on return.
+    /// Makes the disk that of the snapshot with this id or name, after waiting until no other request is
+    /// under way. Durable on return.
     ///
-    /// - Throws: also `notFound`.
+    /// - Throws: as ``createSnapshot(_:)``; `notFound`.
     public func applySnapshot(_ idOrName: String) throws(BlockError) {
         try changeSnapshots { driver throws(BlockError) in try driver.applySnapshot(idOrName) }
     }
 
-    /// Deletes the first snapshot of this name when no other request is under way. Durable on return.
+    /// Deletes the first snapshot of this name, after waiting until no other request is under way. Durable on
+    /// return.
     ///
-    /// - Throws: also `notFound`.
+    /// - Throws: as ``createSnapshot(_:)``; `notFound`.
     public func deleteSnapshot(named name: String) throws(BlockError) {
         try changeSnapshots { driver throws(BlockError) in try driver.deleteSnapshot(named: name) }
     }
 
-    /// A reader must not look for bytes in clusters that a snapshot's going gives to somebody else.
+    /// All requests wait: a reader must not read clusters that deleting a snapshot frees for other data.
     private func changeSnapshots(
         _ body: (any SnapshotCapable) throws(BlockError) -> Void
     ) throws(BlockError) {
@@ -39,10 +42,10 @@ extension BlockNode {
 
     // MARK: Machine state
 
-    /// Stores a part of a machine's saved state, when no other request is under way. Thread-safe. `flush()`
-    /// makes it durable.
+    /// Stores `bytes` at `offset` of a machine's saved state, after waiting until no other request is under
+    /// way. ``flush()`` makes it durable.
     ///
-    /// - Throws: `unsupported` when the format keeps none; `readOnly`, `limit`, `noSpace`, `io`.
+    /// - Throws: `unsupported` when the format stores none; `readOnly`, `limit`, `noSpace`, `io`, `corrupt`.
     public func saveVMState(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         if let filter { return try filter.child.saveVMState(bytes, at: offset) }
         try checkWritable()
@@ -56,9 +59,9 @@ extension BlockNode {
         if settings.cache.isWriteThrough { try driver.flush() }
     }
 
-    /// Fills `buffer` with a part of the saved state; zeroes where nothing was saved. Thread-safe.
+    /// Fills `buffer` from `offset` of a machine's saved state; zeroes where nothing was saved.
     ///
-    /// - Throws: `unsupported` when the format keeps none; `io`, `corrupt`.
+    /// - Throws: `unsupported` when the format stores no machine state; `io`, `corrupt`.
     public func loadVMState(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         if let filter { return try filter.child.loadVMState(into: &buffer, at: offset) }
         let driver = try stateKeeper()

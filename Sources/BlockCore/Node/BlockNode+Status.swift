@@ -1,12 +1,14 @@
 import Synchronization
 
 extension BlockNode {
-    /// What the chain holds at `offset`: one run, at most `limit` bytes long.
+    /// The status of the chain's bytes at `offset`: one run of at most `limit` bytes.
     ///
     /// - Parameters:
-    ///   - base: look only at the layers above this node of the chain; below them a run is reported as not
-    ///     present.
-    ///   - isForMap: go by ``FormatDriver/mapStyle``.
+    ///   - base: a node of the chain: only the layers above it count, and a run that none of them holds is
+    ///     not present.
+    ///   - isForMap: whether to apply ``FormatDriver/mapStyle``.
+    /// - Throws: `io`, `corrupt`.
+    /// - Complexity: O(*layers of the chain*).
     public func status(
         at offset: Int, limit: Int, above base: BlockNode? = nil, isForMap: Bool = false
     ) throws(BlockError) -> ChainStatus {
@@ -19,7 +21,7 @@ extension BlockNode {
         while true {
             let extent = try layer.layerExtent(at: offset, limit: remaining)
             remaining = min(remaining, extent.length)
-            // The driver whose entry it is knows the place; filters are no layers.
+            // The place in the file belongs to the format's driver: filters are no layers.
             let holder = layer.unfiltered
             if extent.status != .unallocated {
                 return try holder.resolve(
@@ -36,7 +38,7 @@ extension BlockNode {
             }
             let length = try next.length()
             if offset >= length {
-                // Past a short backing file there are zeroes, and this layer is what makes them so.
+                // Bytes past the end of a short backing file are zeroes, and belong to this layer.
                 var answer = ChainStatus(
                     length: remaining, isZero: true, isData: false, isPresent: true, depth: depth)
                 answer.isPastBacking = true
@@ -49,7 +51,9 @@ extension BlockNode {
         }
     }
 
-    /// The run at `offset` in this layer alone.
+    /// The run at `offset` in this layer alone, at most `limit` bytes long.
+    ///
+    /// - Throws: `corrupt`, `io`.
     public func layerExtent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         let extent =
             switch layer {
@@ -65,7 +69,7 @@ extension BlockNode {
         return clipped
     }
 
-    /// Turns an allocated extent of this layer into the chain's answer, asking the file about holes.
+    /// The chain's status for an allocated extent of this layer; holes in the file read as zeroes.
     private func resolve(
         _ extent: Extent, length: Int, depth: Int, showsHoles: Bool
     ) throws(BlockError) -> ChainStatus {
@@ -90,23 +94,23 @@ extension BlockNode {
         return answer
     }
 
-    /// Ends a run where the file ends; what is behind that is lost.
+    /// Ends a run where the file ends; bytes behind its end are lost.
     private func clip(_ answer: inout ChainStatus, _ extent: Extent, _ hostOffset: Int) throws(BlockError) {
         guard let driver = format, children.indices.contains(extent.child) else { return }
         let readable = try readableCount(hostOffset, answer.length, extent.child, driver)
         if readable == 0 { answer.isLost = true } else { answer.length = readable }
     }
 
-    /// Says where space is behind bytes that are not stored.
+    /// Sets the place of space that is reserved for bytes that are not stored.
     private func place(_ hostOffset: Int?, _ extent: Extent, in answer: inout ChainStatus) {
         guard let hostOffset else { return }
         answer.hostOffset = hostOffset
         answer.holder = children.indices.contains(extent.child) ? children[extent.child] : self
     }
 
-    /// The file's length, or, without asking the system, one seen before that the range lies inside.
+    /// The file's length; without asking the system, the last known length, when the range is inside it.
     ///
-    /// A file that became shorter meanwhile reads as zeroes there, so that the answer is still true of it.
+    /// A file that was shortened meanwhile reads as zeroes there, so the range can still be read.
     func lengthCovering(_ offset: Int, _ count: Int) throws(BlockError) -> Int {
         let seen = seenLength.load(ordering: .relaxed)
         if count <= seen, offset <= seen - count { return seen }
@@ -115,7 +119,7 @@ extension BlockNode {
         return length
     }
 
-    /// Where the file below has a hole, the data reads as zeroes; an entry of the format stays data.
+    /// Data in a hole of the file below reads as zeroes, but an entry of the format stays data.
     private func refine(_ answer: inout ChainStatus, _ child: BlockNode, _ hostOffset: Int) throws(BlockError)
     {
         let end = try child.lengthCovering(hostOffset, answer.length)

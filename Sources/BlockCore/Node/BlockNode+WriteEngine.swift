@@ -1,26 +1,31 @@
-/// The write engine: asks the format for space under its lock (grant), moves the bytes without it, and has
-/// the tables refer to them under the lock again (link). Data is in the file before a table refers to it;
-/// whatever fails, what was granted and not linked is given back.
+/// The write engine. Order of a write:
 ///
-/// The caller has the node's range, so that nobody else fills the same units.
+/// 1. grant: the format takes space, under its lock;
+/// 2. move: the bytes are written there, without the lock;
+/// 3. link: the format's tables refer to them, under the lock again.
+///
+/// So data is in the file before a table refers to it. When a step fails, the grant is given back.
+///
+/// The caller holds the ticket for the range, so that no other request fills the same units.
 extension BlockNode {
-    /// Up to this many bytes, a write and what completes its units are put together and written at once.
+    /// Up to this many bytes, a write and the rest of its units are assembled in memory and written at once.
     private static let assembledBytes = 256 << 10
-    /// How much of what completes a unit is copied at once, in bytes.
+    /// The most bytes of the rest of a unit that one step copies.
     private static let copyBytes = Int.mib(1)
-    /// A file that ends inside a sector could grow by a part of one when the power fails.
+    /// The sector size in bytes. A file that ends inside a sector could grow by a part of one when the power
+    /// fails.
     private static let sectorBytes = 512
 
-    /// Where something lies below this layer, up to that offset.
+    /// The end of the backing node's bytes, as an offset of this disk; 0 without a backing node.
     var backingEnd: Int {
         guard let backing else { return 0 }
-        // A length that cannot be told must not make the backing file's bytes zeroes: reading them will fail.
+        // An unreadable length must not turn the backing file's bytes into zeroes: reading them will fail.
         return (try? backing.length()) ?? Int.max
     }
 
     /// Stores `bytes` at `offset` of the guest's disk.
     ///
-    /// - Throws: what the driver and the files throw; parts before the one that failed are stored.
+    /// - Throws: errors of the driver and of the files; the parts before the failed one are stored.
     func store(_ bytes: RawSpan, at offset: Int, _ guest: GuestAccess) throws(BlockError) {
         let end = offset + bytes.byteCount
         var start = offset
@@ -43,7 +48,7 @@ extension BlockNode {
         try guest.driver.link(grant)
     }
 
-    /// Writes a part and what completes its units.
+    /// Writes the bytes of a grant and the rest of its units.
     private func fill(
         _ grant: WriteGrant, with bytes: RawSpan, _ guest: GuestAccess
     ) throws(BlockError) {
@@ -61,13 +66,13 @@ extension BlockNode {
         if grant.form == .wholeUnits || (isPlain && whole.count <= Self.assembledBytes) {
             return try assemble(head, bytes, tail, grant, guest)
         }
-        // From back to front, so that the file ends with the unit and grows once.
+        // From back to front: the first write makes the file as long as the unit, so that it grows once.
         try copyRest(tail, grant, guest)
         try copyRest(head, grant, guest)
         try put(bytes, grant.guest.lowerBound, grant, guest)
     }
 
-    /// Puts a write and what completes it together, and writes them at once.
+    /// Assembles a write and the rest of its units in memory, and writes them at once.
     private func assemble(
         _ head: UnitPart, _ bytes: RawSpan, _ tail: UnitPart, _ grant: WriteGrant, _ guest: GuestAccess
     ) throws(BlockError) {
@@ -91,7 +96,7 @@ extension BlockNode {
         try guest.read(into: &buffer, at: part.range.lowerBound)
     }
 
-    /// Writes what completes a unit on one side.
+    /// Writes the rest of a unit on one side of a write.
     private func copyRest(_ part: UnitPart, _ grant: WriteGrant, _ guest: GuestAccess) throws(BlockError) {
         if part.count == 0 { return }
         if part.isZero {
@@ -100,7 +105,7 @@ extension BlockNode {
         }
         guard part.rest == .missing else { return try copyOld(part.range, grant, guest) }
         var offset = part.range.lowerBound
-        // Behind the end of the disk there is nothing that anyone reads.
+        // Bytes of the unit behind the end of the disk are never read.
         let end = min(part.range.upperBound, guest.driver.virtualSize)
         while offset < end {
             let run = try guest.driver.extent(at: offset, limit: end - offset)
@@ -110,7 +115,7 @@ extension BlockNode {
         }
     }
 
-    /// Copies what the guest saw in `range` to its new place.
+    /// Copies the guest's old bytes in `range` to their new place.
     private func copyOld(_ range: Range<Int>, _ grant: WriteGrant, _ guest: GuestAccess) throws(BlockError) {
         let buffer = AlignedBuffer(count: min(range.count, Self.copyBytes))
         var offset = range.lowerBound
@@ -164,12 +169,12 @@ extension BlockNode {
     }
 }
 
-/// What lies in a unit before or behind the bytes that are written, as far as it has to be written too.
+/// The rest of a unit before or behind the written bytes, as far as it has to be written too.
 private struct UnitPart {
     var range: Range<Int>
     var rest: WriteGrant.Rest
 
-    /// What nothing lies below is zero; what is kept is no part of the write.
+    /// Without backing bytes the rest is zero; a rest that is kept is no part of the write.
     init(_ range: Range<Int>, _ rest: WriteGrant.Rest, _ guest: GuestAccess) {
         self.range = range
         self.rest = rest

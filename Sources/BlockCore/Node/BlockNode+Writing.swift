@@ -1,9 +1,10 @@
 import Synchronization
 
 extension BlockNode {
-    /// Stores `bytes` at `offset`.
+    /// Stores `bytes` at `offset`, in bytes. No alignment is needed.
     ///
-    /// - Throws: `readOnly`; `io`, also past the end of a disk; `noSpace`; `corrupt`.
+    /// - Throws: `readOnly`; `io`, also past the end of a disk and once the node is closed; `noSpace`;
+    ///   `corrupt`; `limit`.
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         try checkWritable()
         if settings.detectZeroes != .off, bytes.byteCount > 0, bytes.isZero {
@@ -37,9 +38,9 @@ extension BlockNode {
         statistics.noteWritten(upTo: offset + bytes.byteCount)
     }
 
-    /// Stores what the driver's `compress` made of the unit at `offset`.
+    /// Stores `payload`, the unit at `offset` as ``CompressedWriting/compress(_:into:)`` compressed it.
     ///
-    /// - Throws: also `unsupported` when the format does not compress.
+    /// - Throws: as ``write(_:at:)``; `unsupported` when the format does not compress.
     public func writeCompressed(_ payload: RawSpan, at offset: Int) throws(BlockError) {
         try checkWritable()
         guard let driver = format as? any CompressedWriting else {
@@ -59,7 +60,10 @@ extension BlockNode {
         statistics.noteWritten(upTo: offset + count)
     }
 
-    /// Makes the range read as zeroes in the cheapest way there is: unmap, allocate as zeroes, write zeroes.
+    /// Makes the range read as zeroes by the first way that works: unmap, allocate as zeroes, write zeroes.
+    /// Offset and count are in bytes; no alignment is needed.
+    ///
+    /// - Throws: as ``write(_:at:)``; `unsupported` with ``ZeroFlags/noFallback``.
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags = .mayUnmap) throws(BlockError) {
         try checkWritable()
         guard count > 0 else { return }
@@ -88,7 +92,9 @@ extension BlockNode {
         statistics.noteWritten(upTo: offset + count)
     }
 
-    /// Gives the range's space back, where the format and the file can. Parts of clusters are left alone.
+    /// Gives the range's space back if the format and the file can. Parts of units are left alone.
+    ///
+    /// - Throws: as ``write(_:at:)``.
     public func discard(at offset: Int, count: Int) throws(BlockError) {
         try checkWritable()
         guard count > 0 else { return }
@@ -116,9 +122,11 @@ extension BlockNode {
         statistics.count(.discard, bytes: count, since: began)
     }
 
-    /// Changes the length of the file or the size of the disk. New space reads as zeroes.
+    /// Changes the length of the file, or the size of the disk, to `size` bytes, after waiting until no other
+    /// request is under way. New space reads as zeroes.
     ///
-    /// - Throws: `unsupported` when the format has no resizing.
+    /// - Throws: `unsupported` when the format or the image cannot be resized; `readOnly`, `invalidArgument`,
+    ///   `limit`, `noSpace`, `io`, `corrupt`.
     public func resize(to size: Int, preallocation: Preallocation = .off) throws(BlockError) {
         try checkWritable()
         let ticket = requests.acquireAll()
@@ -144,9 +152,9 @@ extension BlockNode {
         }
     }
 
-    /// Makes a disk that holds another image reach to the end of a write.
+    /// Grows a disk that holds another image up to the end of a write.
     ///
-    /// - Throws: `noSpace` where its size is fixed.
+    /// - Throws: `noSpace` when its size is fixed.
     private func makeRoom(_ offset: Int, _ count: Int, _ driver: any FormatDriver) throws(BlockError) {
         let (end, overflow) = offset.addingReportingOverflow(count)
         guard !overflow, end > driver.virtualSize else { return }
@@ -160,14 +168,14 @@ extension BlockNode {
                 to: end, preallocation: .off, guest: GuestAccess(self, driver))
         } catch {
             guard error.kind == .unsupported else { throw error }
-            // ENOSPC: what a disk says that has no room behind its end.
+            // ENOSPC: the error of a full disk.
             throw BlockError(.noSpace, "No space left on device", errno: 28, offset: offset)
         }
     }
 
-    /// Gives up everything that this layer holds, so that the backing node shows through. Durable on return.
+    /// Makes every unit of this layer unallocated, so that the backing node shows through. Durable on return.
     ///
-    /// - Throws: `unsupported` when the format cannot; `readOnly`.
+    /// - Throws: `unsupported` when the format cannot; `readOnly`, `io`, `corrupt`.
     public func makeEmpty() throws(BlockError) {
         if let filter { return try filter.child.makeEmpty() }
         try checkWritable()
@@ -182,7 +190,7 @@ extension BlockNode {
         try driver.makeEmpty()
     }
 
-    /// What grows over a longer backing file must not show that file's bytes.
+    /// Zeroes new space over a longer backing file, whose bytes would show through it.
     private func hideBacking(_ driver: any FormatDriver, from old: Int, to new: Int) throws(BlockError) {
         guard new > old, let backing else { return }
         let exposed = min(new, try backing.length())
@@ -197,7 +205,7 @@ extension BlockNode {
         }
     }
 
-    /// `range` grown to whole clusters.
+    /// `range` grown to whole units.
     func clusters(_ range: Range<Int>, _ driver: any FormatDriver) -> Range<Int> {
         let unit = driver.writeGranularity
         let lower = range.lowerBound.roundedDown(to: unit)

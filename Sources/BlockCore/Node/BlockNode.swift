@@ -1,13 +1,22 @@
 import Synchronization
 
-/// The only way to an open image, device or file, with bounds, serialising, backing chain and statistics.
+/// An open image, device or file: every request to a driver passes through its node, which checks bounds,
+/// serialises overlapping requests, follows the backing chain and counts.
 ///
 /// A node owns its driver, its children (a format's storage, `file` first; a filter's one node) and its
-/// backing node. Offsets and lengths are
-/// in bytes. Thread-safe. Overlapping writes, zeroings and discards wait for each other and for reads of the
-/// same clusters; reads share.
+/// backing node. Offsets and lengths are in bytes. Thread-safe. Overlapping writes, zeroings and discards
+/// wait for each other and for reads of the same units; reads share.
+///
+/// ```swift
+/// let registry = DriverRegistry(formats: StandardFormats.all, protocols: StandardProtocols.all)
+/// let disk = try ImageOpener(registry: registry).open(
+///     "disk.qcow2", settings: OpenSettings(readOnly: false))
+/// let sector = try disk.readBytes(at: 0, count: 512)
+/// try disk.write(sector.span.bytes, at: 1024)
+/// try disk.close()
+/// ```
 public final class BlockNode: Sendable {
-    /// What serves this node.
+    /// The driver that serves this node, by its kind.
     public enum Layer: Sendable {
         case storage(any ProtocolDriver)
         case format(any FormatDriver)
@@ -20,49 +29,50 @@ public final class BlockNode: Sendable {
         var name: NodeName?
         var user: String?
         var isClosed = false
-        /// Where the data in each child ends; known once something of it was found to be missing.
+        /// The end of the data in each child; set once some of it was found to be missing.
         var storedEnds: [Int: StoredEnd] = [:]
         var writeGate: (@Sendable () throws(BlockError) -> Void)?
     }
 
     public let layer: Layer
-    /// The name by which it was opened, as the user or the overlay gave it.
+    /// The name by which it was opened, as the user or the overlay stated it.
     public let filename: String
-    /// How it can be opened again as it is open now.
+    /// The name or the options that open the same disk again.
     public let naming: NodeNaming
-    /// The nodes that hold the format's bytes; ``Extent/child`` counts them. A filter's one node; empty for
-    /// protocols.
+    /// The nodes that hold the format's bytes, which ``Extent/child`` counts; of a filter its one node; empty
+    /// for protocols.
     public let children: [BlockNode]
-    /// What the format uses each child for: `file`, `data-file`, `extents.0`, ...
+    /// The role of each child in the format: `file`, `data-file`, `extents.0`, ...
     public let childRoles: [String]
     /// The further files that the image names, opened or not; without its backing file.
     public let references: [FileReference]
     /// Bytes, operations and time so far.
     public let statistics = NodeStatistics()
-    /// How it was opened.
+    /// The settings with which it was opened.
     public let settings: OpenSettings
 
     let state: Mutex<State>
     private let readOnlyNow: Atomic<Bool>
-    /// Closed, or about to be once no request is under way.
+    /// Set when the node is closed, or is only waiting for the requests under way.
     private let closing = Atomic<Bool>(false)
-    /// A length that the file had; saves asking for it with every run of the map.
+    /// The last known length of the file, in bytes: saves asking for it with every run of the map.
     let seenLength = Atomic<Int>(0)
     let requests = RangeLock()
-    /// Something was changed that no flush has made durable yet.
+    /// Set while a change is not yet flushed.
     let needsFlush = Atomic<Bool>(false)
     let clearing: (any Clearing)?
     let recorder: (any BitmapCapable)?
-    /// The storage of this node, or a filter here or below, where it wants to hear of events.
+    /// The listener for events of drivers above: the storage of this node, or a filter here or below; `nil`
+    /// if neither listens.
     public let eventListener: (any MetadataEventListener)?
-    /// The filter of this node itself, where it wants to hear of events.
+    /// The filter of this node itself, if it listens for events.
     let ownListener: (any MetadataEventListener)?
 
     /// Wraps an open driver. The node closes it.
     ///
     /// - Parameters:
-    ///   - children: not for a filter, which has its own.
-    ///   - roles: one for each child; those that are left out are `file`, `child.1`, `child.2`, ...
+    ///   - children: ignored for a filter, which has its own.
+    ///   - roles: one for each child; missing ones become `file`, `child.1`, `child.2`, ...
     public init(
         _ layer: Layer, filename: String, children: [BlockNode] = [], roles: [String] = [],
         references: [FileReference] = [], backing: BlockNode? = nil,
@@ -107,21 +117,21 @@ public final class BlockNode: Sendable {
 
     /// The node below a format that holds the image file, or below a filter; `nil` for a protocol.
     public var file: BlockNode? { children.first }
-    /// The format driver, where this is a format's node.
+    /// The format driver, if this is a format's node.
     public var format: (any FormatDriver)? {
         if case .format(let driver) = layer { return driver }
         return nil
     }
-    /// The protocol driver, where this is a protocol's node.
+    /// The protocol driver, if this is a protocol's node.
     public var storage: (any ProtocolDriver)? {
         if case .storage(let driver) = layer { return driver }
         return nil
     }
-    /// What tells the innermost file from all others; `nil` where it has no such mark. Several images may lie
-    /// in one file, one beside the other.
+    /// The identity of the innermost file, different for every file; `nil` for storage without one. One file
+    /// may hold several images.
     public var identity: String? { storage?.identity ?? file?.identity }
-    /// The marks of all files that this node and its backing nodes are read from, the image files as well as
-    /// data files and extents; of several images in one file that file's.
+    /// The identities of all files that this node and its backing nodes read: image files, data files and
+    /// extents. Several images in one file have that file's.
     public var fileIdentities: Set<String> {
         chain.reduce(into: []) { all, layer in all.formUnion(layer.ownFileIdentities) }
     }
@@ -147,19 +157,19 @@ public final class BlockNode: Sendable {
         set { unfiltered.state.withLock { $0.backing = newValue } }
     }
     public var isReadOnly: Bool { readOnlyNow.load(ordering: .sequentiallyConsistent) }
-    /// A name for messages, where the caller gave one.
+    /// A name for messages, if the caller set one.
     public var deviceName: String? {
         get { state.withLock { $0.deviceName } }
         set { state.withLock { $0.deviceName = newValue } }
     }
 
-    /// Keeps the name that the user gave to the node, until it is closed.
+    /// The node's name, if the user gave one; reserved until the node is closed.
     var name: NodeName? {
         get { state.withLock { $0.name } }
         set { state.withLock { $0.name = newValue } }
     }
 
-    /// The nodes from this one down its backing chain.
+    /// The nodes from this one down its backing chain, this one first.
     public var chain: [BlockNode] {
         var nodes = [self]
         while let next = nodes[nodes.count - 1].backing { nodes.append(next) }
@@ -167,6 +177,8 @@ public final class BlockNode: Sendable {
     }
 
     /// The size of the disk, or the length of the file, in bytes.
+    ///
+    /// - Throws: `io`.
     public func length() throws(BlockError) -> Int {
         switch layer {
         case .storage(let driver): try driver.length()
@@ -179,7 +191,7 @@ public final class BlockNode: Sendable {
 
     /// Marks the node as used by a job.
     ///
-    /// - Throws: `busy` when another job has it.
+    /// - Throws: `busy` when another job uses it.
     public func beginUse(by user: String) throws(BlockError) {
         let holder = state.withLock { state -> String? in
             if state.user == nil { state.user = user }
@@ -194,10 +206,12 @@ public final class BlockNode: Sendable {
     public func endUse() { state.withLock { $0.user = nil } }
 
     /// On return, everything written before is durable and reachable after a crash.
+    ///
+    /// - Throws: `io`, `noSpace`, `corrupt`.
     public func flush() throws(BlockError) {
         if isReadOnly { return }
         let began = statistics.now()
-        // A write that ends meanwhile sets it again.
+        // A write that ends during the flush sets it again.
         needsFlush.store(false, ordering: .relaxed)
         do throws(BlockError) {
             switch layer {
@@ -214,7 +228,8 @@ public final class BlockNode: Sendable {
         statistics.count(.flush, bytes: 0, since: began)
     }
 
-    /// Has the system begin to store what was written to the files of this node. A hint: nothing is durable.
+    /// Asks the system to begin storing the bytes written to the files of this node. A hint: nothing is
+    /// durable.
     public func startWriteback() {
         if isReadOnly { return }
         switch layer {
@@ -228,14 +243,16 @@ public final class BlockNode: Sendable {
         if needsFlush.load(ordering: .relaxed) { try flush() }
     }
 
-    /// Has `gate` asked whenever the node, which an image names, is about to be made writable.
+    /// Sets a check of the policy: `gate` is called before this node, which an image names, becomes writable.
     func askBeforeWriting(_ gate: @escaping @Sendable () throws(BlockError) -> Void) {
         state.withLock { $0.writeGate = gate }
     }
 
-    /// Switches between read-only and read-write. Children follow; the backing node does not.
+    /// Switches between read-only and read-write, after waiting until no request is under way. Children
+    /// follow; the backing node does not.
     ///
-    /// - Throws: `denied` where the ``OpenPolicy`` does not allow writing; what the drivers throw.
+    /// - Throws: `denied` when the ``OpenPolicy`` does not allow writing; `corrupt` for a cut file; `busy`,
+    ///   `io`, `readOnly`. The node keeps its old mode then.
     public func reopen(readOnly: Bool) throws(BlockError) {
         guard readOnly != isReadOnly else { return }
         if !readOnly { try state.withLock { $0.writeGate }?() }
@@ -251,7 +268,7 @@ public final class BlockNode: Sendable {
                 if !readOnly { try refuseIfCut() }
                 try driver.didReopen(readOnly: readOnly)
             } catch {
-                // All or nothing: a driver that takes itself for read-only would write nothing back.
+                // All or nothing: a driver left in read-only mode would write nothing back.
                 for child in children { try? child.reopen(readOnly: !readOnly) }
                 try? driver.didReopen(readOnly: !readOnly)
                 throw error
@@ -261,19 +278,20 @@ public final class BlockNode: Sendable {
         readOnlyNow.store(readOnly, ordering: .sequentiallyConsistent)
     }
 
-    /// Waits for the requests that are under way, then closes driver, children and backing nodes; all that
-    /// was written is durable then. Closing twice does nothing. A request that comes later fails.
+    /// Waits for the requests under way, flushes, then closes the driver, the children and the backing nodes.
+    /// Closing twice does nothing. A later request fails with `io`.
     ///
-    /// - Throws: what the driver could not write back; everything is closed all the same.
+    /// - Throws: the first error of writing back, such as `io` or `noSpace`; everything is closed all the
+    ///   same.
     public func close() throws(BlockError) {
         var failure: BlockError?
         var next: BlockNode? = self
-        // One after the other: a long chain needs no deep stack.
+        // A loop, not a recursion: a long chain needs no deep stack.
         while let node = next { next = node.closeLayer(&failure) }
         if let failure { throw failure }
     }
 
-    /// Closes this layer, and answers the one below; `nil` also when it is closed already.
+    /// Closes this layer and returns the one below; `nil` also when this one is closed already.
     private func closeLayer(_ failure: inout BlockError?) -> BlockNode? {
         let (wasClosed, backing) = state.withLock { state in
             defer { state.isClosed = true }
@@ -288,7 +306,7 @@ public final class BlockNode: Sendable {
         return backing
     }
 
-    /// Frees the layers below one by one: left to themselves, each would free the next from its own frame.
+    /// Frees the layers below one by one: without this loop each would free the next in a nested call.
     deinit {
         var next = takeBacking()
         while next != nil, isKnownUniquelyReferenced(&next) { next = next?.takeBacking() }
@@ -301,7 +319,7 @@ public final class BlockNode: Sendable {
         }
     }
 
-    /// Flushes and closes the driver when no request is under way.
+    /// Flushes and closes the driver, after waiting until no request is under way.
     private func closeAlone() -> BlockError? {
         let ticket = requests.acquireAll()
         defer { requests.releaseAll(ticket) }
@@ -319,8 +337,8 @@ public final class BlockNode: Sendable {
         }
     }
 
-    /// Looks again, with the request's ticket, whether it may change anything: it may have waited for the
-    /// node to be reopened or closed.
+    /// Checks again, once a request has its ticket, that the node is open and writable: it may have been
+    /// reopened or closed while the request waited.
     ///
     /// - Throws: `io` once the node is closed; `readOnly`.
     func checkChangeable() throws(BlockError) {

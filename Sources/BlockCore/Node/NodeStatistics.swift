@@ -1,11 +1,11 @@
 import Synchronization
 
-/// Counts of what a node did. Thread-safe; numbers of different kinds may be a moment apart.
+/// Counts of a node's operations. Thread-safe; counts that are read together need not be of the same moment.
 public final class NodeStatistics: Sendable {
-    /// What is counted apart.
+    /// The kinds of operations, each with counts of its own.
     public enum Operation: Int, Sendable, CaseIterable { case read, write, flush, discard }
 
-    /// The numbers of one kind of operation.
+    /// The counts of one kind of operation.
     public struct Counts: Sendable, Equatable {
         public var operations: Int
         public var bytes: Int
@@ -18,7 +18,7 @@ public final class NodeStatistics: Sendable {
     private let flushes = Row()
     private let discards = Row()
     private let highest = Atomic<Int>(0)
-    /// Timing costs two clock readings a request, so somebody must want it.
+    /// Timing costs two clock readings a request, so it is off unless requested.
     private let timed = Atomic<Bool>(false)
 
     private final class Row: Sendable {
@@ -29,16 +29,16 @@ public final class NodeStatistics: Sendable {
 
     init() {}
 
-    /// Whether time is measured too; off at first.
+    /// Whether time is measured too; `false` at first.
     public var measuresTime: Bool {
         get { timed.load(ordering: .relaxed) }
         set { timed.store(newValue, ordering: .relaxed) }
     }
 
-    /// One past the highest byte ever written.
+    /// One past the highest byte ever written, as an offset in bytes.
     public var highestWrittenOffset: Int { highest.load(ordering: .relaxed) }
 
-    /// What has been counted of one operation so far.
+    /// The counts of one kind of operation so far.
     public func counts(of operation: Operation) -> Counts {
         let row = row(operation)
         return Counts(

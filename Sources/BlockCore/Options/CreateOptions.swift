@@ -1,6 +1,6 @@
 /// The name of a create option, as on the command line (`-o key=value`).
 ///
-/// Here are those that the core itself reads. A format or protocol declares its own beside its driver, as
+/// The keys below are those that the core reads. A format or protocol declares its own beside its driver, as
 /// `extension CreateOptionKey { static let … }`.
 public struct CreateOptionKey: RawRepresentable, Hashable, Sendable {
     public let rawValue: String
@@ -13,11 +13,11 @@ public struct CreateOptionKey: RawRepresentable, Hashable, Sendable {
     public static let preallocation = CreateOptionKey("preallocation")
     public static let backingFile = CreateOptionKey("backing_file")
     public static let backingFormat = CreateOptionKey("backing_fmt")
-    /// The identity of the image, where its format keeps one.
+    /// The identity of the image, if its format stores one.
     public static let uuid = CreateOptionKey("uuid")
 }
 
-/// What values an option takes.
+/// The type of an option's values.
 public enum CreateOptionType: Sendable {
     /// Any text.
     case string
@@ -29,11 +29,11 @@ public enum CreateOptionType: Sendable {
     case size
 }
 
-/// One option that a driver's `create` takes.
+/// One option of a driver's `create`.
 public struct CreateOption: Sendable {
     public var key: CreateOptionKey
     public var type: CreateOptionType
-    /// The value when the user gives none; `nil` leaves it unset and unshown.
+    /// The value if the user sets none; `nil` for an option that stays unset and is not shown.
     public var defaultValue: String?
     /// One line for `-o help`.
     public var help: String
@@ -46,11 +46,11 @@ public struct CreateOption: Sendable {
     }
 }
 
-/// The values of create options, checked against what a driver declares.
+/// The values of create options, checked against a driver's declarations.
 ///
-/// A value type. Texts are kept in normal form: sizes in bytes, booleans as `on` and `off`.
+/// A value type. Texts are stored in normal form: sizes in bytes, booleans as `on` and `off`.
 public struct CreateOptions: Sendable {
-    /// What may be set, in the order in which it is shown.
+    /// The declared options, in the order in which they are listed.
     public let declared: [CreateOption]
     private var values: [CreateOptionKey: String] = [:]
 
@@ -62,7 +62,7 @@ public struct CreateOptions: Sendable {
 
     /// Sets an option by its name on the command line.
     ///
-    /// - Throws: `invalidArgument` for a name that is not declared and a value that its type does not take.
+    /// - Throws: `invalidArgument` for a name that is not declared, and for a value not of its type.
     public mutating func set(name: String, to value: String) throws(BlockError) {
         guard let option = declared.first(where: { $0.key.rawValue == name }) else { throw unknown(name) }
         values[option.key] = try OptionValue.normalise(value, as: option.type, name: name)
@@ -70,7 +70,7 @@ public struct CreateOptions: Sendable {
 
     /// Sets an option that the driver declares; `nil` unsets it.
     ///
-    /// - Throws: `invalidArgument` for an option that is not declared: ask ``declares(_:)`` where one may be.
+    /// - Throws: `invalidArgument` for an option that is not declared; see ``declares(_:)``.
     public mutating func set(_ key: CreateOptionKey, to value: String?) throws(BlockError) {
         guard declares(key) else { throw unknown(key.rawValue) }
         values[key] = value
@@ -81,13 +81,13 @@ public struct CreateOptions: Sendable {
         return BlockError(.invalidArgument, "Invalid parameter '\(name)'", hint: hint)
     }
 
-    /// Whether the driver takes this option.
+    /// Whether the driver declares this option.
     public func declares(_ key: CreateOptionKey) -> Bool { declared.contains { $0.key == key } }
 
-    /// The value as text, or `nil` when neither given nor defaulted.
+    /// The value as text; `nil` when it is neither set nor has a default.
     public subscript(key: CreateOptionKey) -> String? { values[key] }
 
-    /// A size in bytes, or a number.
+    /// The value as a number, of bytes for a size; `nil` when it is unset.
     public func integer(_ key: CreateOptionKey) -> Int? { values[key].flatMap { Int($0) } }
 
     /// An `on`/`off` value.
@@ -98,7 +98,9 @@ public struct CreateOptions: Sendable {
         declared.compactMap { option in values[option.key].map { (option.key, $0) } }
     }
 
-    /// The preallocation asked for; `off` when not given.
+    /// The value of ``CreateOptionKey/preallocation``; `off` when it is unset.
+    ///
+    /// - Throws: `invalidArgument` for a mode that is not in `allowed`.
     public func preallocation(
         allowed: [Preallocation] = Preallocation.allCases
     ) throws(BlockError) -> Preallocation {
@@ -110,9 +112,9 @@ public struct CreateOptions: Sendable {
         return value
     }
 
-    /// The value of ``CreateOptionKey/uuid``; `nil` where none is stated.
+    /// The value of ``CreateOptionKey/uuid``; `nil` when it is unset.
     ///
-    /// - Throws: `invalidArgument`.
+    /// - Throws: `invalidArgument` for text that is no UUID.
     public func uuid() throws(BlockError) -> ImageUUID? {
         guard let text = values[.uuid] else { return nil }
         guard let uuid = ImageUUID(text: text) else {
@@ -124,7 +126,9 @@ public struct CreateOptions: Sendable {
 
 /// Turns option texts into their normal form.
 public enum OptionValue {
-    /// `text` in the normal form of `type`; `name` is for the message.
+    /// `text` in the normal form of `type`; `name` is the option's name for the message.
+    ///
+    /// - Throws: `invalidArgument`.
     public static func normalise(
         _ text: String, as type: CreateOptionType, name: String
     ) throws(BlockError) -> String {
@@ -141,7 +145,9 @@ public enum OptionValue {
         }
     }
 
-    /// `on`, `off` and their synonyms.
+    /// The value of `on`, `off` and their synonyms.
+    ///
+    /// - Throws: `invalidArgument`.
     public static func bool(_ text: String, name: String) throws(BlockError) -> Bool {
         switch text {
         case "on", "yes", "true", "y": return true
@@ -152,6 +158,8 @@ public enum OptionValue {
     }
 
     /// A size in bytes with an optional suffix.
+    ///
+    /// - Throws: `invalidArgument`.
     public static func size(_ text: String, name: String) throws(BlockError) -> Int {
         let hint = """
             Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-

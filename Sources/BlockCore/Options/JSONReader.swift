@@ -1,8 +1,8 @@
 /// Reads the JSON of `json:{...}` file names into dotted keys.
 ///
 /// Limits: 64 KiB of text, 1,024 options, and ``OptionTree/maximumDepth`` levels, whether they are nested or
-/// written with dots. Strings, numbers, booleans and nested objects and arrays are taken; an
-/// array's elements get their index as key, as in `children.0.driver`.
+/// written with dots. Values are strings, numbers, booleans, `null` (an empty text), nested objects and
+/// arrays; an array's elements get their index as key, as in `children.0.driver`.
 public struct JSONReader {
     private static let maximumBytes = 65536
     private static let maximumOptions = 1024
@@ -11,6 +11,8 @@ public struct JSONReader {
     private var position = 0
 
     /// The options in `text`, which must be one JSON object.
+    ///
+    /// - Throws: `invalidArgument` for text that is not JSON; `limit`.
     public static func options(_ text: String) throws(BlockError) -> OptionTree {
         guard text.utf8.count <= maximumBytes else {
             throw BlockError(.limit, "Could not parse the JSON options: too long")
@@ -129,7 +131,7 @@ public struct JSONReader {
         }
         guard peek == quote else { throw malformed("unterminated string") }
         position += 1
-        // A name with a zero byte would be another name to the system.
+        // To the system, a name ends at a zero byte.
         guard !text.contains(0) else { throw malformed("zero byte in a string") }
         return String(decoding: text, as: UTF8.self)
     }
@@ -165,7 +167,7 @@ public struct JSONReader {
             position += 2
             units.append(try hexUnit())
         }
-        // A scalar that stands for a byte elsewhere means itself here.
+        // A scalar that ``RawText`` uses for a byte means itself in JSON.
         return Array(String(raw: String(decoding: units, as: UTF16.self).utf8).utf8)
     }
 }

@@ -1,12 +1,12 @@
 import Synchronization
 
-/// Decides about every file that an image names: backing files, data files, extents.
+/// Decides which files named in an image may be opened: backing files, data files, extents.
 ///
-/// Files that the user names are not asked about. Thread-safe.
+/// Files that the user names need no decision. Thread-safe.
 public struct OpenPolicy: Sendable {
-    /// What an image wants opened.
+    /// A file named in an image, to be opened.
     public struct Request: Sendable {
-        /// What the image wants the file for.
+        /// The purpose of the file in the image.
         public enum Role: String, Sendable {
             case backing = "backing file"
             case dataFile = "data file"
@@ -19,43 +19,44 @@ public struct OpenPolicy: Sendable {
         public var resolvedName: String
         /// The image that names it.
         public var image: String
-        /// Whether the file is going to be written to: one that an image consists of and that is opened for
-        /// writing, and a backing file, opened for reading before, that `commit` writes to.
+        /// Whether the file will be written: `true` for a data file or extent of an image opened for writing,
+        /// and for a backing file before `commit` writes to it.
         public var isForWriting = false
     }
 
-    /// The answer to a request.
+    /// The decision about a request.
     public enum Verdict: Sendable, Equatable {
-        /// The file of that name, wherever it is and whatever it is.
+        /// The file may be opened, in any place and of any kind.
         case anywhere
-        /// A regular file in the folder of the image or below, once links are followed.
+        /// A regular file may be opened, if it is in the folder of the image or below, with all links
+        /// resolved.
         case beneathImage
         case denied
     }
 
     private let decide: @Sendable (Request) -> Verdict
-    /// The files that the user names, which are allowed also where an image names them.
+    /// The files that the user names, which are allowed also when an image names them.
     let named = NamedFiles()
 
-    /// A policy that opens what `decide` answers.
+    /// A policy with the verdicts of `decide`, which may be called on any thread.
     public init(deciding decide: @escaping @Sendable (Request) -> Verdict) { self.decide = decide }
 
-    /// A policy that opens what `decide` answers `true` for, wherever it is.
+    /// A policy that allows a file in any place when `decide` returns `true`, and else denies it.
     public init(_ decide: @escaping @Sendable (Request) -> Bool) {
         self.decide = { decide($0) ? .anywhere : .denied }
     }
 
-    /// Open everything, as qemu-img does.
+    /// Allows any file, as qemu-img does.
     public static var anyFile: OpenPolicy { OpenPolicy(deciding: { _ in .anywhere }) }
-    /// Open regular files in the image's own folder or below: no protocols, and no links that lead elsewhere.
-    /// Of `json:` names each file has to lie there, too.
+    /// Allows regular files in the image's own folder or below: no protocols, and no links out of it. All
+    /// files in a `json:` name must be there too.
     public static var standard: OpenPolicy {
         OpenPolicy(deciding: {
             let isOptions = $0.role == .backing && $0.statedName.hasPrefix("json:")
             return isOptions || isPlain($0.statedName) ? .beneathImage : .denied
         })
     }
-    /// Open nothing.
+    /// Allows no file.
     public static var nothing: OpenPolicy { OpenPolicy(deciding: { _ in .denied }) }
     /// As ``standard``, but only names without a slash.
     public static var sameFolder: OpenPolicy {
@@ -64,25 +65,25 @@ public struct OpenPolicy: Sendable {
         })
     }
 
-    /// Whether a name is one of a file, not options or a protocol's.
+    /// Whether a name is that of a file, without options or a protocol.
     private static func isPlain(_ name: String) -> Bool {
         !name.isEmpty && DriverRegistry.scheme(of: name) == nil
     }
 
-    /// Allows a file that the user names, whichever image names it too.
+    /// Allows a file that the user names, for all images that name it too.
     ///
-    /// - Parameter path: from the working folder.
+    /// - Parameter path: the name, relative to the working folder.
     public func allow(_ path: String) { named.add(path) }
 
     /// Whether the user names this file.
     func names(_ path: String) -> Bool { named.all.contains { $0.isSameName(as: path) } }
 
-    /// What is to be done about a request.
+    /// The verdict about a request.
     public func verdict(_ request: Request) -> Verdict { decide(request) }
 
     /// The error for a file that is not allowed.
     ///
-    /// - Parameter reason: why not, as an end of the sentence; `nil` for what the name alone says.
+    /// - Parameter reason: the reason, as the end of the sentence; `nil` when the name is reason enough.
     public static func denial(_ request: Request, reason: String? = nil) -> BlockError {
         let purpose = request.isForWriting && request.role == .backing ? "writing to " : ""
         return BlockError(

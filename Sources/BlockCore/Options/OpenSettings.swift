@@ -1,4 +1,4 @@
-/// How the host's page cache is used.
+/// The use of the host's page cache.
 public enum CacheMode: String, Sendable, CaseIterable {
     /// Through the page cache; `flush` is obeyed.
     case writeback
@@ -23,11 +23,11 @@ public enum CacheMode: String, Sendable, CaseIterable {
         return isWriteThrough ? .writethrough : .writeback
     }
 
-    /// The mode of that name; `off` is another word for `none`.
+    /// The mode of that name; `off` is a synonym of `none`.
     public init?(name: String) { self.init(rawValue: name == "off" ? "none" : name) }
 }
 
-/// How requests reach a file of the host.
+/// The way in which requests reach a file of the host.
 public enum RequestEngine: String, Sendable, CaseIterable {
     /// System calls on the thread of the request.
     case threads
@@ -37,43 +37,43 @@ public enum RequestEngine: String, Sendable, CaseIterable {
     case uring = "io_uring"
 }
 
-/// How an image is opened.
+/// The settings for opening an image.
 public struct OpenSettings: Sendable {
-    /// Without writing.
+    /// Open read-only.
     public var readOnly: Bool
     public var cache: CacheMode
-    /// Do not object to others writing at the same time (`-U`).
+    /// Allow other programs to write at the same time (`-U`).
     public var forceShare: Bool
     /// Do not open the backing file that the image names.
     public var withoutBacking: Bool
-    /// Open even what is dirty or damaged and repair nothing: somebody is going to check it.
+    /// Open even a dirty or damaged image, and repair nothing: the caller will check it.
     public var forCheck: Bool
     /// Pass discards on to the file.
     public var discardUnmaps: Bool
     /// For `info`: open no file but the image itself, even those that the format needs for reading.
     public var metadataOnly: Bool
-    /// Leave encrypted images locked: only their sizes and structures are wanted.
+    /// Leave encrypted images locked: enough for their sizes and tables.
     public var withoutKeys = false
-    /// Take no locks on the file yet: the format, which decides on them, is still to be found. See
+    /// Take no locks on the file yet: they depend on the format, which is not yet known. See
     /// ``UseDeclaring``.
     public var declaresUseLater = false
-    /// Let nobody write meanwhile, even where the format would bear with it: a copy must be of one moment.
+    /// Exclude writers even for a format that may share the file with them: a copy must be of one moment.
     public var excludesWriters = false
-    /// It holds the bytes of another image, as a file does: what is written past its end makes it longer.
+    /// Whether it holds the bytes of another image, as a file does: writes past its end make it longer.
     public var holdsImage = false
-    /// A file that is written keeps its length: where the format bears with others writing meanwhile, they
-    /// may, and may change the length.
+    /// Whether writing keeps the length of the file: other programs may then write and resize at the same
+    /// time, if the format may share the file with writers.
     public var keepsLength = false
-    /// What is claimed of this file besides what the mode of opening needs, and what others must not do.
+    /// The permissions claimed for this file besides those of its mode, and those denied to other programs.
     public var claims: UsePermissions = []
     public var forbids: UsePermissions = []
-    /// How requests reach the files of the host.
+    /// The way in which requests reach the files of the host.
     public var engine = RequestEngine.threads
-    /// What is read from the backing file is stored in the image itself, which must be writable.
+    /// Store bytes read from the backing file in the image itself, which must be writable.
     public var copyOnRead = false
-    /// Where a file that an image names has to lie. Of this file only: nothing below it or beside it.
+    /// The limits on the place of this file, when an image names it; not on further files.
     public var confinement: FileConfinement?
-    /// What becomes of data that is all zeroes. Of this node only, not of its file and backing file.
+    /// The treatment of written data that is all zeroes, in this node only, not in its file and backing file.
     public var detectZeroes = ZeroDetection.off
 
     public init(

@@ -1,14 +1,14 @@
 /// Open options as flat dotted keys: `driver`, `file.driver`, `file.filename`, `backing.file.filename`.
 ///
-/// A value type. Whoever understands a key takes it out; what is left over at the end is unknown.
+/// A value type. Each reader takes its keys out; keys left over at the end are unknown options.
 public struct OptionTree: Sendable, Equatable {
-    /// How many levels a key may have.
+    /// The most levels of a key.
     static let maximumDepth = 256
 
     private struct Entry: Equatable {
         var key: String
         var value: String
-        /// Whether it was a number or a truth value in JSON.
+        /// Whether it was a number or a boolean in JSON.
         var isLiteral = false
     }
 
@@ -16,10 +16,10 @@ public struct OptionTree: Sendable, Equatable {
 
     public init() {}
 
-    /// How many options there are.
+    /// The number of options.
     var count: Int { entries.count }
 
-    /// How many levels a key has.
+    /// The number of levels of a key.
     static func depth(of key: String) -> Int { key.utf8.reduce(1) { $0 + ($1 == UInt8(ascii: ".") ? 1 : 0) } }
 
     public static func == (left: OptionTree, right: OptionTree) -> Bool {
@@ -27,13 +27,13 @@ public struct OptionTree: Sendable, Equatable {
             && left.entries.map(\.value) == right.entries.map(\.value)
     }
 
-    /// Sets what is a number or a truth value in JSON: `value` is its text.
+    /// Sets an option that is a number or a boolean in JSON: `value` is its text.
     mutating func setLiteral(_ key: String, to value: String) {
         entries.removeAll { $0.key == key }
         entries.append(Entry(key: key, value: value, isLiteral: true))
     }
 
-    /// The value of `key` as JSON has it.
+    /// The value of `key` with its JSON type; `nil` if it is not set.
     public func jsonValue(_ key: String) -> InfoValue? {
         guard let entry = entries.last(where: { $0.key == key }) else { return nil }
         guard entry.isLiteral else { return .text(entry.value) }
@@ -42,7 +42,7 @@ public struct OptionTree: Sendable, Equatable {
     }
 
     public var isEmpty: Bool { entries.isEmpty }
-    /// The keys that are left, in the order given.
+    /// The remaining keys, in the order in which they were set.
     public var keys: [String] { entries.map(\.key) }
 
     public subscript(key: String) -> String? {
@@ -53,31 +53,37 @@ public struct OptionTree: Sendable, Equatable {
         }
     }
 
-    /// Removes and answers the value of `key`.
+    /// Removes and returns the value of `key`; `nil` if it is not set.
     public mutating func take(_ key: String) -> String? {
         defer { entries.removeAll { $0.key == key } }
         return self[key]
     }
 
-    /// Removes and answers an `on`/`off` value.
+    /// Removes and returns an `on`/`off` value; `nil` if it is not set.
+    ///
+    /// - Throws: `invalidArgument`.
     public mutating func takeFlag(_ key: String) throws(BlockError) -> Bool? {
         guard let text = take(key) else { return nil }
         return try OptionValue.bool(text, name: key)
     }
 
-    /// Removes and answers a size in bytes.
+    /// Removes and returns a size in bytes; `nil` if it is not set.
+    ///
+    /// - Throws: `invalidArgument`.
     public mutating func takeSize(_ key: String) throws(BlockError) -> Int? {
         guard let text = take(key) else { return nil }
         return try OptionValue.size(text, name: key)
     }
 
-    /// Removes and answers a number.
+    /// Removes and returns a number; `nil` if it is not set.
+    ///
+    /// - Throws: `invalidArgument`.
     public mutating func takeNumber(_ key: String) throws(BlockError) -> Int? {
         guard let text = take(key) else { return nil }
         return Int(try OptionValue.normalise(text, as: .number, name: key))
     }
 
-    /// Removes and answers everything below `prefix.`, without that prefix.
+    /// Removes and returns all options below `prefix.`, without that prefix.
     public mutating func takeSubtree(_ prefix: String) -> OptionTree {
         var subtree = OptionTree()
         let dotted = prefix + "."
@@ -94,7 +100,7 @@ public struct OptionTree: Sendable, Equatable {
         for entry in other.entries where self[entry.key] == nil { entries.append(entry) }
     }
 
-    /// These options, but with all of `new` as they are there.
+    /// These options, overridden by those of `new`.
     public func changed(by new: OptionTree) -> OptionTree {
         var all = new
         all.addDefaults(self)
@@ -102,6 +108,8 @@ public struct OptionTree: Sendable, Equatable {
     }
 
     /// Splits `k=v,k=v`; `,,` stands for a comma inside a value; `k` alone means `k=on`.
+    ///
+    /// - Throws: `invalidArgument` for an empty key; `limit` for a key of more than 256 levels.
     public static func parse(_ text: String) throws(BlockError) -> OptionTree {
         var tree = OptionTree()
         for (key, value) in try OptionList.parse(text) {
@@ -143,7 +151,7 @@ public enum OptionList {
     private static func split(_ text: String) -> [String] {
         var items: [String] = []
         var current = String.UnicodeScalarView()
-        // By scalars: a mark behind a comma makes one character of both.
+        // By scalars: a comma and a combining mark behind it are one `Character`.
         let scalars = text.unicodeScalars
         var index = scalars.startIndex
         while index < scalars.endIndex {

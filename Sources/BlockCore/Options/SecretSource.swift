@@ -1,4 +1,4 @@
-/// The secrets that the user gave, by their ids. Drivers look up the ids that their options name.
+/// The user's secrets, by id. Drivers look up the ids in their options.
 ///
 /// Thread-safe: an immutable value.
 public struct SecretSource: Sendable {

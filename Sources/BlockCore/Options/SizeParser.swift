@@ -1,9 +1,9 @@
-/// Sizes as people write them: `64k`, `1.5G`, `0x200`, `10`.
+/// Parses sizes such as `64k`, `1.5G`, `0x200`, `10`.
 ///
 /// Suffixes are powers of 1024: `B`/`b` 1, `K`, `M`, `G`, `T`, `P`, `E`, in either case. A fraction is
 /// allowed with decimal digits and a suffix above bytes; hexadecimal takes neither fraction nor suffix.
 public enum SizeParser {
-    /// Why a text is no size.
+    /// The reason why a text is no size.
     public enum Failure: Error, Sendable, Equatable {
         /// Not a size.
         case malformed
@@ -15,7 +15,7 @@ public enum SizeParser {
         "b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60,
     ]
 
-    /// The size in bytes. `defaultSuffix` is used where there is none.
+    /// The size in bytes. `defaultSuffix` counts for a text without a suffix.
     public static func parse(_ text: String, defaultSuffix: Character = "B") -> Result<UInt64, Failure> {
         var rest = Substring(text)
         while let first = rest.first, first.isASCII, first.isWhitespace { rest.removeFirst() }
@@ -79,9 +79,9 @@ public enum SizeParser {
     }
 }
 
-/// Whole numbers as C's `strtoull` with base 0 takes them: decimal, `0x` hexadecimal, `0` octal.
+/// Parses whole numbers as C's `strtoull` does with base 0: decimal, `0x` hexadecimal, `0` octal.
 public enum CLikeNumber {
-    /// The number, or `nil` when the text is none or it does not fit.
+    /// The number; `nil` for text that is no number, or one of 2^64 or more.
     public static func unsigned(_ text: String) -> UInt64? {
         if text.hasPrefix("0x") || text.hasPrefix("0X") { return UInt64(text.dropFirst(2), radix: 16) }
         if text.hasPrefix("0"), text.count > 1 { return UInt64(text.dropFirst(), radix: 8) }

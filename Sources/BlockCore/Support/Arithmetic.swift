@@ -1,5 +1,5 @@
 extension Int {
-    /// How many units of `unit` (> 0) hold this many, which is not negative.
+    /// The number of units of size `unit` (> 0) that hold this number, which must not be negative.
     @inlinable
     public func dividedRoundingUp(by unit: Int) -> Int {
         let (quotient, rest) = quotientAndRemainder(dividingBy: unit)
@@ -8,8 +8,8 @@ extension Int {
 }
 
 extension RandomAccessCollection {
-    /// The first index from which on `isBehind` holds; all elements for which it does not come before those
-    /// for which it does.
+    /// The first index for which `isBehind` is `true`; the collection must be sorted with all `false`
+    /// elements first.
     ///
     /// - Complexity: O(log *n*).
     @inlinable

@@ -1,6 +1,6 @@
 /// Base64 (RFC 4648, section 4).
 public enum Base64 {
-    /// The bytes that `text` encodes; white space between the characters is passed over.
+    /// The bytes that `text` encodes; white space between the characters is skipped.
     ///
     /// - Throws: `invalidArgument` for other characters and wrong padding.
     public static func decode(_ text: [UInt8]) throws(BlockError) -> [UInt8] {
@@ -8,6 +8,8 @@ public enum Base64 {
     }
 
     /// The same for a part of a text.
+    ///
+    /// - Throws: `invalidArgument` for other characters and wrong padding.
     public static func decode(_ text: ArraySlice<UInt8>) throws(BlockError) -> [UInt8] {
         var bytes: [UInt8] = []
         bytes.reserveCapacity(text.count / 4 * 3)
@@ -25,7 +27,7 @@ public enum Base64 {
             }
             bits = bits << 6 | value
             digits += 1
-            // After 2, 3 and 4 of four digits another byte is whole.
+            // After 2, 3 and 4 of four digits another byte is complete.
             if digits % 4 != 1 { bytes.append(UInt8(truncatingIfNeeded: bits >> bitsAhead(digits))) }
         }
         guard (digits + padding) % 4 == 0, padding <= 2 else {
@@ -34,7 +36,7 @@ public enum Base64 {
         return bytes
     }
 
-    /// How many bits of the next byte were read with that many digits.
+    /// How many bits of the next byte are in the first `digits` digits.
     private static func bitsAhead(_ digits: Int) -> UInt32 {
         switch digits % 4 {
         case 2: 4

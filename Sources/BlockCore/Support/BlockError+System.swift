@@ -1,13 +1,13 @@
 import SystemPackage
 
 extension BlockError {
-    /// What a failed system call means, in the block layer's words: the errno's text is the message.
+    /// The error for a failed system call: its kind follows from the errno, whose text is the message.
     public static func system(_ code: Errno, path: String, offset: Int? = nil) -> BlockError {
         BlockError(
             kind(of: code), code.description, errno: code.rawValue, path: path, offset: offset)
     }
 
-    /// The same for an errno value, such as one that a filter was told to fail with.
+    /// The same for an errno value, such as one in a rule of a filter.
     public static func system(errno code: Int32, path: String, offset: Int? = nil) -> BlockError {
         system(Errno(rawValue: code), path: path, offset: offset)
     }

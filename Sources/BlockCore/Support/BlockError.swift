@@ -5,19 +5,19 @@
 public struct BlockError: Error, Sendable, CustomStringConvertible {
     /// What went wrong, as far as code needs to know it.
     public enum Kind: Sendable, Equatable {
-        /// A system call failed; ``BlockError/errno`` says how.
+        /// A system call failed, ``BlockError/errno`` has its reason; or a request is outside the disk.
         case io
         /// The bytes of the image break its format's rules.
         case corrupt
-        /// The image asks for something that this format or this build cannot do.
+        /// The image or the caller needs a feature that this format or this build does not have.
         case unsupported
         /// The bytes are not an image of the requested format.
         case wrongFormat
-        /// The caller passed something that makes no sense.
+        /// The caller passed an invalid value.
         case invalidArgument
         /// A file or a snapshot of that name does not exist.
         case notFound
-        /// The file exists and may not.
+        /// The file already exists and must not.
         case exists
         /// No space left, or a size limit was reached.
         case noSpace
@@ -34,8 +34,8 @@ public struct BlockError: Error, Sendable, CustomStringConvertible {
     }
 
     public var kind: Kind
-    /// One sentence for people, without a full stop and without the program's name. What it names may come
-    /// from an image: characters that could end the line or steer a terminal are shown as escapes.
+    /// One sentence for people, without a full stop and without the program's name. Names in it may come from
+    /// an image: characters that could end the line or control a terminal are shown as escapes.
     public var message: String {
         didSet { message = PrintableText.shown(message) }
     }
@@ -51,7 +51,8 @@ public struct BlockError: Error, Sendable, CustomStringConvertible {
     public var hint: String? {
         didSet { hint = hint.map { PrintableText.shown($0, keepsLines: true) } }
     }
-    /// How many bytes, at least, the file at ``path`` lacks, where it is cut short.
+    /// How many bytes, at least, are missing at the end of the file at ``path``; `nil` unless it is cut
+    /// short.
     public var missingBytes: Int?
 
     public init(
@@ -76,7 +77,7 @@ public struct BlockError: Error, Sendable, CustomStringConvertible {
         return copy
     }
 
-    /// The same error, told to concern `path` unless it already names a file.
+    /// The same error with ``path`` set to `path`, unless it already names a file.
     public func concerning(_ path: String) -> BlockError {
         var copy = self
         copy.path = copy.path ?? path

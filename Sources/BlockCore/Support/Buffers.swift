@@ -6,9 +6,9 @@
     import Darwin
 #endif
 
-/// A page-aligned block of memory that one owner at a time fills and empties.
+/// A page-aligned block of memory with one owner at a time.
 ///
-/// Not thread-safe by itself: hand a buffer from thread to thread, never share it while it is written.
+/// Not thread-safe: pass a buffer from thread to thread, never share it while it is written.
 public final class AlignedBuffer: @unchecked Sendable {
     /// The alignment in bytes of every buffer; enough for O_DIRECT on any device.
     public static let alignmentBytes = 4096
@@ -20,7 +20,7 @@ public final class AlignedBuffer: @unchecked Sendable {
     public init(count: Int, zeroed: Bool = false) {
         storage = .allocate(byteCount: max(count, 1), alignment: Self.alignmentBytes)
         self.count = count
-        // memset, because the library's own loop crawls in debug builds, in which the tests run.
+        // memset: the library's own loop is very slow in debug builds, in which the tests run.
         if zeroed, let start = storage.baseAddress { memset(start, 0, storage.count) }
     }
 
@@ -39,7 +39,7 @@ public final class AlignedBuffer: @unchecked Sendable {
         }
     }
 
-    /// The contents, to be changed. The caller sees to it that nobody else uses them meanwhile.
+    /// The contents, to be changed. The caller must be the only user of the buffer meanwhile.
     @inlinable
     public var mutableBytes: MutableRawSpan {
         @_lifetime(borrow self)
@@ -69,7 +69,7 @@ public final class AlignedBuffer: @unchecked Sendable {
 }
 
 extension MutableRawSpan {
-    /// The part `range` of this span. Traps when out of bounds, so the caller has checked `range`.
+    /// The part `range` of this span. Traps when out of bounds: the caller has checked `range`.
     @inlinable
     @_lifetime(&self)
     public mutating func slice(_ range: Range<Int>) -> MutableRawSpan {
@@ -98,8 +98,8 @@ extension RawSpan {
     /// Whether every byte is zero.
     public var isZero: Bool { zeroPrefixCount == byteCount }
 
-    /// How many bytes at the start are zero; counted in steps of 64 bytes, exact only when all are zero or
-    /// at the step's grain.
+    /// The number of zero bytes at the start: exact when all bytes are zero, else rounded down to 64 bytes
+    /// unless in the last 64.
     private var zeroPrefixCount: Int {
         withUnsafeBytes { buffer in
             var index = 0
@@ -135,9 +135,9 @@ extension RawSpan {
 }
 
 extension [UInt8] {
-    /// `count` bytes: zeroes, and what `body` stores in them.
+    /// `count` zero bytes, changed by `body`.
     ///
-    /// - Throws: what `body` throws.
+    /// - Throws: errors of `body`.
     public init<Failure: Error>(
         zeroed count: Int, _ body: (inout MutableRawSpan) throws(Failure) -> Void
     ) throws(Failure) {
@@ -147,7 +147,7 @@ extension [UInt8] {
 
     /// Runs `body` on the bytes, which it may change in place.
     ///
-    /// - Throws: what `body` throws.
+    /// - Throws: errors of `body`.
     public mutating func edit<Result, Failure: Error>(
         _ body: (inout MutableRawSpan) throws(Failure) -> Result
     ) throws(Failure) -> Result {

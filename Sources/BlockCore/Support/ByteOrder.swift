@@ -20,7 +20,7 @@ extension RawSpan {
         return T(littleEndian: unsafeLoadUnaligned(fromByteOffset: offset, as: T.self))
     }
 
-    /// The part `range`, or `nil` when any of it lies outside.
+    /// The part `range`, or `nil` when any of it is outside.
     @inlinable
     @_lifetime(copy self)
     public func part(_ range: Range<Int>) -> RawSpan? {
@@ -28,7 +28,7 @@ extension RawSpan {
         return extracting(range)
     }
 
-    /// The bytes in `range` as text (see ``RawText``), or `nil` when any of it lies outside.
+    /// The bytes in `range` as text (see ``RawText``), or `nil` when any of it is outside.
     public func text(_ range: Range<Int>) -> String? {
         guard let bytes = part(range) else { return nil }
         return bytes.withUnsafeBytes { String(raw: $0) }
@@ -36,13 +36,13 @@ extension RawSpan {
 }
 
 extension MutableRawSpan {
-    /// Stores a big-endian integer. Traps past the end: the caller laid out this buffer.
+    /// Stores a big-endian integer. Traps past the end: the caller has checked the size.
     @inlinable
     public mutating func storeBigEndian<T: FixedWidthInteger & BitwiseCopyable>(_ value: T, at offset: Int) {
         storeBytes(of: value.bigEndian, toByteOffset: offset, as: T.self)
     }
 
-    /// Stores a little-endian integer. Traps past the end: the caller laid out this buffer.
+    /// Stores a little-endian integer. Traps past the end: the caller has checked the size.
     @inlinable
     public mutating func storeLittleEndian<T: FixedWidthInteger & BitwiseCopyable>(_ value: T, at offset: Int)
     {

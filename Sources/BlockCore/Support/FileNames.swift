@@ -1,20 +1,20 @@
-/// Joining and naming, without looking at the disk. By bytes: to the system a slash is a slash, also with a
-/// mark behind it, which for Swift makes one character of both.
+/// Joins and splits file names, without looking at the disk. Works on bytes: a slash with a combining mark
+/// behind it is a slash to the system, but one `Character` with the mark to Swift.
 public enum FileNames {
     private static let slash = UInt8(ascii: "/")
 
-    /// `name` as an image in `image` means it: relative to that image's folder unless it is absolute, `json:`
-    /// or has a scheme.
+    /// `name`, stated in the image `image`, relative to the working folder: joined with the image's folder
+    /// unless it is absolute or has a scheme, such as `json:`.
     public static func resolve(_ name: String, relativeTo image: String) -> String {
         if isAbsolute(name) || DriverRegistry.scheme(of: name) != nil { return name }
         if image.hasPrefix("json:") { return name }
         return folder(of: path(of: image)) + name
     }
 
-    /// Whether the path begins at the root.
+    /// Whether the path begins with a slash.
     public static func isAbsolute(_ path: String) -> Bool { path.utf8.first == slash }
 
-    /// The path in `file:PATH`; other names as they are.
+    /// The path in `file:PATH`; other names unchanged.
     public static func withoutFileScheme(_ name: String) -> String {
         DriverRegistry.scheme(of: name) == "file" ? String(Substring(name.utf8.dropFirst(5))) : name
     }
@@ -47,21 +47,22 @@ public enum FileNames {
         path.utf8.lastIndex(of: slash).map { String(path[..<path.utf8.index(after: $0)]) } ?? ""
     }
 
-    /// The file in the image's own folder that has the last component of `path`, which may be one of Windows.
-    /// It is a file's name, whatever it looks like.
+    /// The name of the file in the image's own folder with the last component of `path`, which may be a
+    /// Windows path. It always means a file, never a scheme.
     public static func besideImage(_ path: String) -> String {
         let name = lastComponent(String(raw: path.rawBytes.map { $0 == UInt8(ascii: "\\") ? slash : $0 }))
         return DriverRegistry.scheme(of: name) == nil ? name : "./" + name
     }
 
-    /// What stands between slashes, without what is empty.
+    /// The parts between slashes that are not empty.
     public static func components(_ path: String) -> [String] {
         path.utf8.split(separator: slash).map { String(Substring($0)) }
     }
 
-    /// A name by which the image in `image` finds the file `name`, which is meant from the working folder.
+    /// The name to state in the image `image` for the file `name`; both count from the working folder.
     ///
-    /// Names that are absolute or have a scheme, and names of which folders are unknown, stay as they are.
+    /// Names that are absolute or have a scheme are unchanged, and so are all names if the image's folder
+    /// cannot be expressed.
     public static func relative(_ name: String, from image: String) -> String {
         let path = path(of: image)
         if isAbsolute(name) || isAbsolute(path) || image.hasPrefix("json:") { return name }

@@ -1,4 +1,4 @@
-/// Does several things of which none must keep the others from being done, and remembers the first failure.
+/// Runs several closures, all of them even if one fails, and keeps the first error.
 ///
 /// ```swift
 /// var failures = FirstFailure()
@@ -11,12 +11,14 @@ public struct FirstFailure {
 
     public init() {}
 
-    /// Runs `body`, and keeps what it throws if nothing before it did.
+    /// Runs `body`, and keeps its error if it is the first.
     public mutating func note(_ body: () throws(BlockError) -> Void) {
         do throws(BlockError) { try body() } catch { first = first ?? error }
     }
 
-    /// - Throws: the first failure, if there was one.
+    /// Ends the series of calls.
+    ///
+    /// - Throws: the first error, of any kind, if there was one.
     public func throwFirst() throws(BlockError) {
         if let first { throw first }
     }

@@ -9,16 +9,17 @@ import Synchronization
     import Darwin
 #endif
 
-/// Secret bytes: a passphrase or a key. Wiped from memory when the last reference goes. While there is one,
-/// the process leaves no core dump, and no other program of the same user can read its memory.
+/// Secret bytes: a passphrase or a key. Wiped from memory when the last reference is dropped. While a secret
+/// exists, the process leaves no core dump, and no other program of the same user can read its memory.
 ///
-/// Thread-safe: never changed after it is made. Not printed, compared or hashed by accident: it offers its
-/// bytes and nothing else.
+/// Thread-safe: immutable. Not printable, comparable or hashable, so that it does not leak by accident.
 public final class KeyMaterial: @unchecked Sendable {
     @usableFromInline
     let storage: UnsafeMutableRawBufferPointer
 
-    /// `count` zero bytes that `fill` changes.
+    /// `count` zero bytes, changed by `fill`.
+    ///
+    /// - Throws: errors of `fill`.
     public init<Failure: Error>(
         count: Int, _ fill: (inout MutableRawSpan) throws(Failure) -> Void
     ) throws(Failure) {
@@ -59,7 +60,7 @@ public final class KeyMaterial: @unchecked Sendable {
         }
     }
 
-    /// Overwrites memory with zeroes, which no optimiser may leave out.
+    /// Overwrites memory with zeroes, in a way that an optimiser cannot leave out.
     public static func wipe(_ memory: UnsafeMutableRawBufferPointer) {
         guard let start = memory.baseAddress else { return }
         #if canImport(Darwin)
@@ -69,17 +70,17 @@ public final class KeyMaterial: @unchecked Sendable {
         #endif
     }
 
-    /// Overwrites the bytes of a span with zeroes, which no optimiser may leave out.
+    /// Overwrites the bytes of a span with zeroes, in a way that an optimiser cannot leave out.
     public static func wipe(_ bytes: inout MutableRawSpan) {
         bytes.withUnsafeMutableBytes { wipe($0) }
     }
 }
 
-/// Keeps the memory of the process to itself while it holds secrets. Thread-safe.
+/// Makes the memory of the process unreadable to other programs while it holds secrets. Thread-safe.
 private enum SecretMemory {
     private struct State {
         var secrets = 0
-        /// Whether the process could be dumped before.
+        /// Whether the process could be dumped before the first secret.
         var wasDumpable = false
     }
 

@@ -6,11 +6,10 @@
     import Darwin
 #endif
 
-/// A value guarded by a lock on which threads can also wait for a change.
+/// A value guarded by a lock, with waiting for changes of the value.
 ///
 /// Thread-safe. Not recursive: `body` must not enter the same monitor again. The state is `Sendable`: a
-/// value, or an object that says itself why it may be handed from thread to thread; nothing of it may be used
-/// outside.
+/// value, or an object that is safe to pass between threads; no part of it may be used outside.
 public final class Monitor<State: Sendable>: @unchecked Sendable {
     private var state: State
     private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
@@ -26,7 +25,7 @@ public final class Monitor<State: Sendable>: @unchecked Sendable {
         #else
             var attributes = pthread_condattr_t()
             pthread_condattr_init(&attributes)
-            // A wait with an end follows no change of the wall clock.
+            // Waits with a time limit must not depend on changes of the wall clock.
             pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
             pthread_cond_init(changed, &attributes)
             pthread_condattr_destroy(&attributes)
@@ -41,6 +40,8 @@ public final class Monitor<State: Sendable>: @unchecked Sendable {
     }
 
     /// Runs `body` with the lock held.
+    ///
+    /// - Throws: errors of `body`.
     public func withLock<Result, Failure: Error>(
         _ body: (inout State) throws(Failure) -> Result
     ) throws(Failure) -> Result {
@@ -49,7 +50,9 @@ public final class Monitor<State: Sendable>: @unchecked Sendable {
         return try body(&state)
     }
 
-    /// Waits until `ready` holds, then runs `body` under the same hold of the lock.
+    /// Waits until `ready` is `true`, then runs `body` without releasing the lock in between.
+    ///
+    /// - Throws: errors of `body`.
     public func wait<Result, Failure: Error>(
         until ready: (inout State) -> Bool, then body: (inout State) throws(Failure) -> Result
     ) throws(Failure) -> Result {
@@ -59,9 +62,9 @@ public final class Monitor<State: Sendable>: @unchecked Sendable {
         return try body(&state)
     }
 
-    /// Waits until `ready` holds, but no longer than so many nanoseconds.
+    /// Waits until `ready` is `true`, at most `limit` nanoseconds.
     ///
-    /// - Returns: whether it holds.
+    /// - Returns: whether `ready` is `true`.
     public func wait(forNanoseconds limit: Int, until ready: (inout State) -> Bool) -> Bool {
         pthread_mutex_lock(mutex)
         defer { pthread_mutex_unlock(mutex) }
@@ -85,6 +88,6 @@ public final class Monitor<State: Sendable>: @unchecked Sendable {
         #endif
     }
 
-    /// Wakes every waiting thread to look at the state again.
+    /// Wakes all waiting threads to check the state again.
     public func notifyAll() { pthread_cond_broadcast(changed) }
 }

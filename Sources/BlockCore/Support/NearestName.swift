@@ -1,11 +1,13 @@
-/// Finds what somebody who mistyped a name meant.
+/// Finds the known name that is nearest to a mistyped one.
 public enum NearestName {
-    /// Names that are longer are not compared: the work grows with the square of the length.
+    /// Longer names, in bytes, are not compared: the work grows with the square of the length.
     private static let maximumBytes = 64
 
-    /// `Did you mean 'convert'?` for the name that is nearest to `name`; `nil` where none is near.
+    /// `Did you mean 'convert'?` for the name that is nearest to `name`; `nil` when none is near.
     ///
-    /// Near is one letter in three: put in, left out, replaced, or changed places with its neighbour.
+    /// A name is near if at most one letter in three was added, left out, replaced or swapped with the next.
+    ///
+    /// - Complexity: O(*names* × *length*²).
     public static func hint(_ name: String, among known: some Sequence<String>) -> String? {
         nearest(to: name, among: known).map { "Did you mean '\($0)'?" }
     }

@@ -1,11 +1,12 @@
-/// Text from images and of file names, made safe for a terminal and for a line of its own.
+/// Makes text of images and file names safe for a terminal and for one line.
 public enum PrintableText {
-    /// `text` with everything that could move the cursor, end the line or turn the direction of writing shown
-    /// as an escape: `\x1b`, `\n`, `\u{202e}`. Other text stays as it is, among it bytes that are not UTF-8,
-    /// but for 0x80 to 0x9F: these are control characters to terminals with 8-bit character sets.
+    /// `text` with escapes, such as `\x1b`, `
+    /// ` and `\u{202e}`, for characters that could move the cursor, end the line or turn the direction of
+    /// writing. Other text is unchanged, also bytes that are not UTF-8, except 0x80 to 0x9F: these are
+    /// control characters to terminals with 8-bit character sets.
     ///
-    /// - Parameter keepsLines: line feeds and tabs stay, in text that consists of several lines.
-    /// - Complexity: O(n); nothing is copied where there is nothing to escape.
+    /// - Parameter keepsLines: whether to keep line feeds and tabs, for text of several lines.
+    /// - Complexity: O(n); text without escapes is not copied.
     public static func shown(_ text: String, keepsLines: Bool = false) -> String {
         guard mayNeedEscapes(text, keepsLines) else { return text }
         var shown = ""
@@ -39,7 +40,7 @@ public enum PrintableText {
         case 0x00..<0x20, 0x7F..<0xA0: false
         // Marks, embeddings, overrides and isolates of the direction of writing; separators of lines.
         case 0x061C, 0x200E, 0x200F, 0x2028...0x202E, 0x2066...0x206F: false
-        // Characters without a width, behind which a name can look like another one.
+        // Characters without a width, which can make one name look like another.
         case 0x200B, 0x2060...0x2065, 0xFEFF, 0xFFF9...0xFFFB, 0xE0000...0xE007F: false
         default: true
         }

@@ -8,11 +8,11 @@ import Synchronization
     import Darwin
 #endif
 
-/// Tracked requests: readers of a byte range share it, writers have it alone, first come, first served.
+/// Tracked requests: readers share a byte range, writers have it alone, in the order of arrival.
 ///
-/// A request waits for conflicting ones that are under way and for conflicting ones that came before it and
-/// wait themselves; so a writer gets its turn however many readers follow. Only a thread that holds a range
-/// here already passes those that wait: one of them may be waiting for that thread.
+/// A request waits for conflicting ones that are under way, and for earlier conflicting ones that wait too:
+/// so a writer gets its turn however many readers follow. Only a thread that already holds a range here
+/// overtakes waiting requests: one of these may be waiting for that thread.
 ///
 /// Lock order: a range is taken before any driver's metadata lock and never inside one; of two nodes, that of
 /// the overlay before that of its base. Thread-safe. Ranges are half-open, in bytes.
@@ -31,7 +31,7 @@ final class RangeLock: Sendable {
 
     private struct State {
         var active: [Request] = []
-        /// In the order in which they came.
+        /// In the order of arrival.
         var waiting: [Request] = []
         var nextID = 0
 
@@ -43,11 +43,11 @@ final class RangeLock: Sendable {
     }
 
     private let state = Monitor(State())
-    /// Readers that are counted instead of tracked. Negative while somebody wants all ranges alone.
+    /// The number of readers that are counted instead of tracked. Negative during ``acquireAll()``.
     private let counted = Atomic<Int>(0)
     private static let closed = Int.min / 2
 
-    /// Waits for conflicting requests to end, then registers this one and answers its ticket.
+    /// Waits for conflicting requests to end, then begins this one and returns its ticket.
     func acquire(_ range: Range<Int>, exclusive: Bool) -> Int {
         let thread = Self.currentThread
         let (request, hasBegun) = state.withLock { state in
@@ -65,7 +65,7 @@ final class RangeLock: Sendable {
         }
     }
 
-    /// How many requests wait for their turn. For tests of the order.
+    /// The number of waiting requests, for tests of the order.
     var waitingCount: Int { state.withLock { $0.waiting.count } }
 
     /// Ends the request with that ticket.
@@ -82,7 +82,7 @@ final class RangeLock: Sendable {
 
     // MARK: Everything
 
-    /// Waits until no other request is under way, and lets none begin before ``releaseAll(_:)``.
+    /// Waits until no other request is under way. None begins before ``releaseAll(_:)``.
     func acquireAll() -> Int {
         let ticket = acquire(0..<Int.max, exclusive: true)
         counted.add(Self.closed, ordering: .sequentiallyConsistent)
@@ -90,7 +90,7 @@ final class RangeLock: Sendable {
         return ticket
     }
 
-    /// Ends what ``acquireAll()`` began.
+    /// Ends the exclusive use that ``acquireAll()`` began.
     func releaseAll(_ ticket: Int) {
         counted.subtract(Self.closed, ordering: .sequentiallyConsistent)
         release(ticket)
@@ -98,8 +98,8 @@ final class RangeLock: Sendable {
 
     // MARK: Readers of what nobody changes
 
-    /// Lets a reader of a read-only disk in without a ticket, which costs less: it conflicts with
-    /// ``acquireAll()`` alone. `false` while somebody has everything: then it takes a ticket.
+    /// Begins a read of a read-only disk without a ticket, which costs less: it conflicts only with
+    /// ``acquireAll()``. `false` during ``acquireAll()``: then the read takes a ticket.
     func enter() -> Bool {
         let (_, now) = counted.add(1, ordering: .sequentiallyConsistent)
         if now > 0 { return true }
@@ -107,11 +107,11 @@ final class RangeLock: Sendable {
         return false
     }
 
-    /// Ends what ``enter()`` allowed.
+    /// Ends a read that ``enter()`` began.
     func leave() {
         let (_, now) = counted.subtract(1, ordering: .sequentiallyConsistent)
         guard now == Self.closed else { return }
-        // Under the lock, so that who is about to wait does not miss it.
+        // Under the lock, so that a thread about to wait does not miss the change.
         state.withLock { _ in }
         state.notifyAll()
     }

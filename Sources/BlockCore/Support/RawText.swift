@@ -1,10 +1,10 @@
-/// Bytes that need not be UTF-8, as text: file names, and names inside images.
+/// Text for bytes that need not be UTF-8: file names, and names inside images.
 ///
-/// A byte that is part of no UTF-8 character becomes a private scalar, U+10FF80 for 0x80 to U+10FFFF for
-/// 0xFF, and that byte again for the system, for an image and for a terminal. UTF-8 of one of these scalars
-/// itself counts as four such bytes, so that no two names become the same text.
+/// A byte that is part of no UTF-8 character becomes a private scalar, from U+10FF80 for 0x80 to U+10FFFF for
+/// 0xFF; for the system, an image or a terminal that scalar becomes the byte again. The UTF-8 of such a
+/// scalar itself becomes four of them, one for each byte, so that different names stay different texts.
 extension String {
-    /// The text for `bytes`, of which ``rawBytes`` makes the same bytes again.
+    /// The text for `bytes`: its ``rawBytes`` are the same bytes.
     ///
     /// - Complexity: O(n).
     public init(raw bytes: some Collection<UInt8>) {
@@ -22,29 +22,29 @@ extension String {
         self.init(raw: UnsafeBufferPointer(start: start, count: count).map { UInt8(bitPattern: $0) })
     }
 
-    /// The bytes that this text stands for.
+    /// The bytes of this text, with those of private scalars restored.
     public var rawBytes: [UInt8] { isPlain ? Array(utf8) : RawText.encode(self) }
 
-    /// The same with a zero at the end, as system calls take names.
+    /// The same with a zero byte at the end, for system calls.
     public var hostPath: [CChar] { rawBytes.map { CChar(bitPattern: $0) } + [0] }
 
-    /// Whether no scalar of the text stands for a byte.
+    /// Whether no scalar of the text means a byte.
     public var isPlain: Bool {
         // All of these scalars begin with this byte in UTF-8; hardly any other does.
         !utf8.contains(0xF4) || !unicodeScalars.contains { RawText.byte(of: $0) != nil }
     }
 
-    /// Whether both are the same name. To `==`, an accented letter and a letter with its accent behind it are
-    /// equal; to the system they are two files.
+    /// Whether both are the same name, byte for byte. `==` compares characters: an accented letter equals a
+    /// letter with a combining accent, but these are two names to the system.
     public func isSameName(as other: String) -> Bool { utf8.elementsEqual(other.utf8) }
 }
 
-/// The scalars that stand for bytes.
+/// The private scalars for bytes.
 public enum RawText {
-    /// What is added to a byte: nobody uses this end of the last private plane.
+    /// The scalar of a byte is its value plus this: the end of the last private plane, which is unused.
     private static let base: UInt32 = 0x10_FF00
 
-    /// The byte that a scalar stands for; `nil` for characters.
+    /// The byte of a private scalar; `nil` for other scalars.
     public static func byte(of scalar: Unicode.Scalar) -> UInt8? {
         scalar.value >= base + 0x80 ? UInt8(truncatingIfNeeded: scalar.value) : nil
     }
@@ -76,7 +76,7 @@ public enum RawText {
         return bytes
     }
 
-    /// The first character; `nil` where it is none, or one of those that stand for bytes.
+    /// The first scalar; `nil` when the bytes are not UTF-8, or are that of a private scalar for a byte.
     private static func character(_ bytes: ArraySlice<UInt8>) -> Unicode.Scalar? {
         var decoder = Unicode.UTF8()
         var iterator = bytes.prefix(4).makeIterator()

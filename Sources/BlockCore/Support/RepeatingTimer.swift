@@ -1,25 +1,25 @@
-/// Calls something again and again, on a thread of its own, with the same pause before each call.
+/// Calls a function repeatedly, on a thread of its own, with the same pause before each call.
 ///
-/// Thread-safe. It stops when it is let go.
+/// Thread-safe. Freeing the timer stops it.
 public final class RepeatingTimer: Sendable {
     private struct State {
-        /// No call begins any more.
+        /// Whether no further call begins.
         var isOver = false
-        /// The next call does not wait for the end of the pause.
+        /// Whether the next call begins at once, without the rest of the pause.
         var isHurried = false
-        /// How many calls have ended.
+        /// The number of ended calls.
         var calls = 0
     }
 
-    /// The thread keeps this alone, so that the timer can be let go.
+    /// The thread refers to this and not to the timer, so that the timer can be freed.
     private let state: Monitor<State>
-    /// The pause before each call.
+    /// The pause before each call, in nanoseconds.
     public let pauseNanoseconds: Int
 
-    /// Starts at once. A system that has no thread to give makes no call.
+    /// Starts the timer. If the system cannot start a thread, there are no calls.
     ///
     /// - Parameters:
-    ///   - everyNanoseconds: the pause.
+    ///   - everyNanoseconds: the pause before each call, in nanoseconds.
     ///   - body: called on the timer's thread; after `false` it is not called again.
     public init(everyNanoseconds pause: Int, _ body: @escaping @Sendable () -> Bool) {
         let state = Monitor(State())
@@ -38,7 +38,7 @@ public final class RepeatingTimer: Sendable {
         if !hasThread { stop() }
     }
 
-    /// Waits for the pause's end, or for whoever cannot wait for it; `false` once the calls are over.
+    /// Waits for the end of the pause or for ``callNow()``; `false` once the timer is stopped.
     private static func mayCall(_ state: Monitor<State>, afterNanoseconds pause: Int) -> Bool {
         _ = state.wait(forNanoseconds: pause, until: { $0.isOver || $0.isHurried })
         return state.withLock { state in
@@ -47,8 +47,8 @@ public final class RepeatingTimer: Sendable {
         }
     }
 
-    /// Has the timer's thread make the next call at once, and waits until it has ended. Does nothing once the
-    /// calls are over. Must not be called by the body.
+    /// Makes the timer's thread begin the next call at once, and waits until it has ended. Does nothing once
+    /// the timer is stopped. Must not be called by the body.
     public func callNow() {
         let before = state.withLock { state in
             state.isHurried = true
@@ -58,7 +58,7 @@ public final class RepeatingTimer: Sendable {
         state.wait(until: { $0.calls > before || $0.isOver }) { _ in }
     }
 
-    /// No call begins from now on; one that is under way goes on.
+    /// Stops the timer: no further call begins; one under way continues.
     public func stop() {
         state.withLock { $0.isOver = true }
         state.notifyAll()

@@ -6,15 +6,15 @@
     import Darwin
 #endif
 
-/// Plain threads for work that blocks.
+/// Operating system threads for work that blocks.
 public enum WorkerThreads {
-    /// How many processors the system has, at least 1.
+    /// The number of processors of the system, at least 1.
     public static let processorCount = max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))))
 
-    /// Runs `body(0)` to `body(count - 1)` at once, one of them on the calling thread, and waits for all.
+    /// Runs `body(0)` to `body(count - 1)` in parallel, one of them on the calling thread, and waits for all.
     ///
-    /// - Throws: the first error that any of them threw. The others are not interrupted: let them look at a
-    ///   shared flag.
+    /// - Throws: the first error of any call. It does not interrupt the other calls: use a shared flag for
+    ///   that.
     public static func run(
         _ count: Int, _ body: @escaping @Sendable (Int) throws(BlockError) -> Void
     ) throws(BlockError) {
@@ -35,7 +35,7 @@ public enum WorkerThreads {
         if let error = failure.withLock({ $0 }) { throw error }
     }
 
-    /// Runs `body` on a thread that nobody waits for. `false` when the system has none to give.
+    /// Runs `body` on a detached thread. `false` when the system cannot start one.
     @discardableResult
     public static func detach(_ body: @escaping @Sendable () -> Void) -> Bool {
         guard let thread = start(body) else { return false }
@@ -50,7 +50,7 @@ public enum WorkerThreads {
         while nanosleep(&left, &rest) != 0 && errno == EINTR { left = rest }
     }
 
-    /// Starts one thread, or answers `nil` when the system has none to give.
+    /// Starts one thread; `nil` when the system cannot.
     private static func start(_ body: @escaping @Sendable () -> Void) -> pthread_t? {
         let task = Unmanaged.passRetained(ThreadTask(body))
         #if canImport(Darwin)
@@ -70,7 +70,7 @@ public enum WorkerThreads {
     }
 }
 
-/// What a started thread runs; passed through C as an opaque pointer.
+/// The work of a started thread, passed through C as an opaque pointer.
 private final class ThreadTask: Sendable {
     let body: @Sendable () -> Void
     init(_ body: @escaping @Sendable () -> Void) { self.body = body }

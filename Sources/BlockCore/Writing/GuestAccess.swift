@@ -1,34 +1,33 @@
-/// The guest's bytes for an operation that has the node to itself, such as resizing: past the node's bounds
-/// and tickets, through the same write engine.
+/// The guest's bytes for an operation that has the node to itself, such as resizing: without the node's
+/// bounds and tickets, through the same write engine.
 ///
 /// Valid during the call that gets it. Offsets and counts are in bytes, also behind the end of the disk as
 /// long as the format has tables for them. Thread-safe.
 public struct GuestAccess: Sendable {
     let node: BlockNode
     let driver: any FormatDriver
-    /// Where something that lies below this layer ends; 0 without a backing node.
+    /// The end of the backing node's bytes, as an offset of this disk; 0 without a backing node.
     public let backingEnd: Int
-    /// Whether bytes behind the end of the disk are this layer's too, as saved machine state is.
+    /// Whether this layer has bytes behind the end of the disk too, such as saved machine state.
     let readsBehindEnd: Bool
 
-    /// - Parameter readsBehindEnd: whether units behind the end of the disk are completed with what this
-    ///   layer
-    ///   has there; else with zeroes.
+    /// - Parameter readsBehindEnd: whether the rest of a unit behind the end of the disk is this layer's
+    ///   bytes; if not, it is zeroes.
     init(_ node: BlockNode, _ driver: any FormatDriver, readsBehindEnd: Bool = false) {
         self.node = node
         self.driver = driver
-        // No backing file has any of a saved machine's state.
+        // Saved machine state is never in the backing file.
         backingEnd = readsBehindEnd ? 0 : node.backingEnd
         self.readsBehindEnd = readsBehindEnd
     }
 
-    /// Whether there is a backing node, of whatever length.
+    /// Whether there is a backing node, of any length.
     public var hasBackingNode: Bool { node.backing != nil }
 
-    /// Whether something lies below this layer in `range`; where not, unallocated space reads as zeroes.
+    /// Whether the backing node has bytes in `range`. If not, unallocated space reads as zeroes.
     public func hasBacking(in range: Range<Int>) -> Bool { range.lowerBound < backingEnd }
 
-    /// Fills `buffer` with what the guest sees from `offset` on; behind the end of the disk there are zeroes.
+    /// Fills `buffer` with the guest's bytes from `offset` on; bytes behind the end of the disk are zeroes.
     ///
     /// - Throws: `io`, `corrupt`.
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
@@ -43,7 +42,7 @@ public struct GuestAccess: Sendable {
         try node.store(bytes, at: offset, self)
     }
 
-    /// Makes whole units (``Clearing/zeroGranularity``) read as zeroes, as data where there is no other way.
+    /// Makes whole units (``Clearing/zeroGranularity``) read as zeroes, as data if there is no other way.
     ///
     /// - Throws: `io`, `noSpace`, `corrupt`.
     public func writeZeroes(in range: Range<Int>) throws(BlockError) {
@@ -52,7 +51,8 @@ public struct GuestAccess: Sendable {
 
     // MARK: What a disk that grows must not show, overwritten before its size changes
 
-    /// The rest of the last unit may hold bytes of a disk that was larger, or show the backing file's.
+    /// Zeroes the rest of the last unit, which may hold bytes of a larger disk or show those of the backing
+    /// file.
     ///
     /// - Parameter tail: bytes behind the end of the disk, in its last unit.
     /// - Throws: `io`, `noSpace`, `corrupt`.
@@ -70,7 +70,7 @@ public struct GuestAccess: Sendable {
         }
     }
 
-    /// Whole new units in front of which there is a longer backing file get zeroes of their own.
+    /// Zeroes whole new units over a longer backing file, whose bytes would show through them.
     ///
     /// - Throws: `io`, `noSpace`, `corrupt`.
     public func hideBacking(_ added: Range<Int>) throws(BlockError) {
@@ -83,6 +83,6 @@ public struct GuestAccess: Sendable {
         }
     }
 
-    /// How much is hidden at a time, in bytes.
+    /// The most bytes that one step zeroes.
     private static let hiddenBytes = Int.mib(1)
 }

@@ -1,24 +1,25 @@
-/// Where the first part of a write goes, as a format's tables answer it.
+/// The place of the first part of a write: space in a file, given by a format's tables.
 ///
 /// Taken under the format's lock, filled without it, and ended under it again by exactly one of
-/// ``FormatDriver/link(_:)`` and ``FormatDriver/giveBack(_:)``. Offsets are in bytes. An immutable value but
-/// for what a driver takes off while it links.
+/// ``FormatDriver/link(_:)`` and ``FormatDriver/giveBack(_:)``. Offsets are in bytes. A value; a driver may
+/// shorten it while it links.
 public struct WriteGrant: Sendable {
-    /// What completes the units of a grant around the bytes that are written.
+    /// The bytes that complete the units of a grant around the written bytes.
     public enum Rest: Sendable, Equatable {
-        /// Zeroes, whatever lies below.
+        /// Zeroes, even over a backing node.
         case zero
-        /// Nothing of it is in this layer: what the backing node has, or zeroes.
+        /// Unallocated in this layer: the backing node's bytes, or zeroes.
         case below
-        /// What the guest saw: this layer's bytes or the backing node's.
+        /// The guest's old bytes, of this layer or of the backing node.
         case old
-        /// What the guest saw, but only of the runs that this layer lacks; its own bytes are in place.
+        /// The guest's old bytes, but only of runs that are unallocated in this layer; its own bytes are in
+        /// place.
         case missing
-        /// Nothing: what lies there is right, or nobody reads it.
+        /// Nothing: the bytes in the file are already right, or are never read.
         case keep
     }
 
-    /// How the bytes get into the file.
+    /// The way in which the bytes are written to the file.
     public enum Form: Sendable, Equatable {
         /// The node writes them to ``file``.
         case plain
@@ -30,25 +31,24 @@ public struct WriteGrant: Sendable {
 
     /// The guest bytes that this part stores. Begins where the write begins, and is not empty.
     public var guest: Range<Int>
-    /// The guest bytes for which there is space: those of ``guest`` and what completes them.
+    /// The guest bytes for which there is space: those of ``guest`` and the rest of their units.
     public var units: Range<Int>
-    /// Where the bytes go.
+    /// The node of the file that holds the space.
     public var file: BlockNode
-    /// Where ``units`` begin in ``file``.
+    /// The offset in ``file`` at which ``units`` begin.
     public var hostOffset: Int
     public var form: Form
-    /// What comes before and behind ``guest`` in its units.
+    /// The rest of the units before and behind ``guest``.
     public var head: Rest
     public var tail: Rest
-    /// Whether the file has never had anything in this space, so that it reads as zeroes, also behind its
-    /// end.
+    /// Whether this space was never written, so that it reads as zeroes, also behind the end of the file.
     public var isVirgin: Bool
-    /// Whether the tables do not refer to the space yet: it is given back unless it is linked.
+    /// Whether no table refers to the space yet: it is given back unless it is linked.
     public var isNew: Bool
-    /// What the driver wants to know again when it links or gives back.
+    /// A number of the driver's own, for linking or giving back.
     public var tag: Int
 
-    /// Bytes that the guest has already, at `hostOffset`.
+    /// A grant for guest bytes that are stored at `hostOffset` already.
     public init(inPlace guest: Range<Int>, at hostOffset: Int, in file: BlockNode, tag: Int = 0) {
         self.guest = guest
         units = guest
@@ -60,9 +60,9 @@ public struct WriteGrant: Sendable {
         self.tag = tag
     }
 
-    /// New space for whole `units` around `guest`, which begins at `hostOffset`.
+    /// A grant of new space, at `hostOffset`, for whole `units` around `guest`.
     ///
-    /// - Parameter rest: what completes the units, before and behind.
+    /// - Parameter rest: the rest of the units, before and behind.
     public init(
         new guest: Range<Int>, units: Range<Int>, at hostOffset: Int, in file: BlockNode, rest: Rest,
         tag: Int = 0
@@ -73,39 +73,39 @@ public struct WriteGrant: Sendable {
         isNew = true
     }
 
-    /// Where a guest byte of ``units`` goes in ``file``.
+    /// The offset in ``file`` for a guest byte of ``units``.
     public func hostOffset(of guest: Int) -> Int { hostOffset + guest - units.lowerBound }
     /// The space in ``file``.
     public var place: Range<Int> { hostOffset..<hostOffset + units.count }
 }
 
-/// What clearing a range is for.
+/// The purpose of clearing a range.
 public enum ClearMode: Sendable, Equatable {
-    /// The range reads as zeroes afterwards. `keepsSpace` asks that what is stored keeps its space.
+    /// The range reads as zeroes afterwards. With `keepsSpace`, stored bytes keep their space.
     case zero(keepsSpace: Bool)
-    /// The space goes back; where the format can say so, the range reads as zeroes.
+    /// The space is given back; if the format can mark it, the range reads as zeroes.
     case discard
 
     /// What a file may do with the space behind zeroes.
     public var flags: ZeroFlags { self == .zero(keepsSpace: true) ? [] : .mayUnmap }
 }
 
-/// How the first run of a range is cleared, as a format's tables answer it.
+/// The step that clears the first run of a range, chosen by a format.
 public struct ClearStep: Sendable {
-    /// What the node has to do.
+    /// The rest of the step, for the node to do.
     public enum Action: Sendable {
-        /// The tables have it, or nothing is to be done.
+        /// Nothing: the tables mark the run as cleared, or need no change.
         case done
         /// The node writes zeroes to the grant's bytes and then links it.
         case zero(WriteGrant)
-        /// The node gives the space of the grant's bytes back and then links it; what they read as afterwards
-        /// is the file's matter.
+        /// The node discards the grant's bytes in the file and then links it; the file decides what they read
+        /// as afterwards.
         case discard(WriteGrant)
-        /// The format has no way but zeroes stored as data. Nothing was changed; a discard leaves it so.
+        /// The format can only store zeroes as data. Nothing was changed, and a discard does nothing.
         case store
     }
 
-    /// How many bytes from the start of the range; at least 1.
+    /// The length of the run, in bytes from the start of the range; at least 1.
     public var length: Int
     public var action: Action
 
