@@ -117,6 +117,7 @@ extension SessionFormat {
     public func close() throws(BlockError) { try session.close() }
     /// - Throws: `io`, `noSpace`.
     public func willReopen(readOnly: Bool) throws(BlockError) { try session.willReopen(readOnly: readOnly) }
-    /// - Throws: `corrupt`, `unsupported`, `io`: the reason for which the image cannot be written to.
+    /// - Throws: `corrupt`, `unsupported`, `limit`, `io`: the reason for which the image cannot be written
+    ///   to.
     public func didReopen(readOnly: Bool) throws(BlockError) { try session.didReopen(readOnly: readOnly) }
 }
