@@ -1,6 +1,6 @@
 import BlockCore
 
-/// Every format that Platter knows. `raw` is last: it takes anything.
+/// Every format that Platter knows. `raw` is last: it matches any file.
 public enum StandardFormats {
     public static let all: [any FormatDriver.Type] = [
         Qcow2Driver.self, QcowDriver.self, LuksDriver.self, QedDriver.self, VdiDriver.self, VhdDriver.self,
@@ -9,6 +9,6 @@ public enum StandardFormats {
         RawDriver.self,
     ]
 
-    /// What is made where nobody names a format.
+    /// The format of a new image when the user names none.
     public static let defaultName = RawDriver.name
 }

@@ -4,7 +4,7 @@ import BlockCore
 enum BigEndianTable {
     private static let chunkBytes = Int.mib(1)
 
-    /// Reads `count` entries; past the end of the file they are zero.
+    /// Reads `count` entries; those past the end of the file are zero.
     static func read(_ file: BlockNode, at offset: Int, count: Int) throws(BlockError) -> [UInt64] {
         var table: [UInt64] = []
         table.reserveCapacity(count)
@@ -21,7 +21,7 @@ enum BigEndianTable {
         return table
     }
 
-    /// The entries of `range` as the file has them.
+    /// The entries of `range` in the byte order of the file.
     static func part(_ table: [UInt64], _ range: Range<Int>, at offset: Int) -> TableWrites.Part {
         let bytes = [UInt8](zeroed: range.count * 8) { bytes in
             for (index, entry) in table[range].enumerated() { bytes.storeBigEndian(entry, at: index * 8) }

@@ -1,29 +1,29 @@
 import BlockCore
 
-/// A table with one 32-bit number a block, held whole in memory; changes go back to the file by sectors.
+/// A table with one 32-bit number a block, held whole in memory; changes are written to the file by sectors.
 ///
 /// Not thread-safe: the driver's lock guards it.
 struct BlockTable {
-    /// What is written at once, in bytes.
+    /// The unit of a write, in bytes: a table changes by whole sectors.
     private static let sectorBytes = 512
     private static let entriesPerSector = 128
-    /// How much is read at a time, in bytes.
+    /// The size of one read, in bytes.
     private static let readBytes = Int.mib(1)
-    /// How many sectors are written at a time.
+    /// The largest write, in sectors.
     private static let sectorsAtOnce = 2048
 
     /// Where the table starts in the file, in bytes.
     let offset: Int
     let isBigEndian: Bool
     private(set) var entries: [UInt32]
-    /// Sectors of the table that the file does not have yet.
+    /// Sectors of the table that differ from the file.
     private var dirty: Set<Int> = []
-    /// Sectors that are being written without the lock.
+    /// Sectors that a flush is writing without the lock.
     private var held: Set<Int> = []
-    /// Sectors for which the file is known to have space.
+    /// Sectors whose space in the file is allocated.
     private var reserved: Set<Int> = []
 
-    /// A new table that is nowhere in the file yet.
+    /// A new table, no part of which is in the file yet.
     init(entries: [UInt32], offset: Int, isBigEndian: Bool) {
         self.entries = entries
         self.offset = offset
@@ -32,6 +32,9 @@ struct BlockTable {
     }
 
     /// Reads a table. The caller has checked that it lies inside the file and is not too large.
+    ///
+    /// - Throws: `io`.
+    /// - Complexity: O(`count`).
     init(reading file: BlockNode, at offset: Int, count: Int, isBigEndian: Bool) throws(BlockError) {
         self.offset = offset
         self.isBigEndian = isBigEndian
@@ -51,7 +54,7 @@ struct BlockTable {
 
     var count: Int { entries.count }
     var isDirty: Bool { !dirty.isEmpty }
-    /// What the table takes in the file, in bytes: whole sectors.
+    /// The size of the table in the file, in bytes: whole sectors.
     static func fileBytes(entries count: Int) -> Int {
         count.dividedRoundingUp(by: entriesPerSector) * sectorBytes
     }
@@ -65,8 +68,10 @@ struct BlockTable {
         }
     }
 
-    /// Gives an entry its space in the file before it is needed: a full disk must not refuse the entry when
-    /// what it refers to is already written.
+    /// Allocates the space of an entry in the file before the data is written: a full disk must refuse the
+    /// request then, not the entry that refers to written data.
+    ///
+    /// - Throws: `noSpace`, `io`.
     mutating func reserve(_ index: Int, in file: BlockNode) throws(BlockError) {
         let sector = index / Self.entriesPerSector
         guard !reserved.contains(sector) else { return }
@@ -76,11 +81,11 @@ struct BlockTable {
         reserved.insert(sector)
     }
 
-    /// Gives the table another number of entries; new ones are `filler`.
+    /// Changes the number of entries; new ones are `filler`.
     mutating func resize(to count: Int, filler: UInt32) {
         if count < entries.count { entries.removeLast(entries.count - count) }
         if count > entries.count {
-            // By what is needed, not doubled: tables can be large.
+            // Reserves the exact size instead of doubling it: tables can be large.
             entries.reserveCapacity(count)
             dirty.formUnion(entries.count / Self.entriesPerSector...(count - 1) / Self.entriesPerSector)
             entries.append(contentsOf: repeatElement(filler, count: count - entries.count))
@@ -88,7 +93,8 @@ struct BlockTable {
         dirty = dirty.filter { $0 * Self.entriesPerSector < count }
     }
 
-    /// Takes out what changed, to be written without the lock; until ``settle(failed:)``.
+    /// Takes out the changed sectors, to be written without the lock. They are held until
+    /// ``settle(failed:)``.
     mutating func takeChanges() -> [TableWrites.Part] {
         let parts = runs().map { sectors in
             TableWrites.Part(
@@ -98,13 +104,15 @@ struct BlockTable {
         return parts
     }
 
-    /// Lets go of what was taken out; after a failure it is changed again.
+    /// Releases the sectors that were taken out; after a failed write they count as changed again.
     mutating func settle(failed: Bool) {
         if failed { dirty.formUnion(held.filter { $0 * Self.entriesPerSector < count }) }
         held = []
     }
 
-    /// Writes what changed. What could not be written stays to be written.
+    /// Writes the changed sectors. Sectors that could not be written stay marked as changed.
+    ///
+    /// - Throws: `io`, `noSpace`.
     mutating func write(to file: BlockNode) throws(BlockError) {
         for sectors in runs() {
             try file.write(bytes(of: sectors).span.bytes, at: offset + sectors.lowerBound * Self.sectorBytes)
@@ -112,7 +120,7 @@ struct BlockTable {
         }
     }
 
-    /// Changed sectors that follow each other.
+    /// The changed sectors, as runs of neighbours.
     private func runs() -> [Range<Int>] {
         let sectors = dirty.sorted()
         var runs: [Range<Int>] = []
@@ -130,7 +138,7 @@ struct BlockTable {
         return runs
     }
 
-    /// Sectors as the file is to have them.
+    /// The bytes of these sectors as they are to be in the file.
     private func bytes(of sectors: Range<Int>) -> [UInt8] {
         let start = sectors.lowerBound * Self.entriesPerSector
         let result = [UInt8](zeroed: sectors.count * Self.sectorBytes) { bytes in
@@ -143,7 +151,7 @@ struct BlockTable {
                 }
             }
         }
-        // A table that begins inside a sector does not own what follows its last entry.
+        // A table that begins inside a sector does not own the bytes behind its last entry.
         let owned = (entries.count - start) * 4
         return offset % Self.sectorBytes == 0 ? result : Array(result.prefix(owned))
     }

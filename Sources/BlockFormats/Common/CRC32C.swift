@@ -1,7 +1,7 @@
 import BlockCore
 import CHost
 
-/// The checksum CRC-32C (Castagnoli; RFC 3720, appendix B.4), of bytes that may come in parts.
+/// The checksum CRC-32C (Castagnoli; RFC 3720, appendix B.4), of bytes that may be added in parts.
 ///
 /// A value type. Uses the processor's instruction where there is one.
 struct CRC32C: Sendable, Equatable {
@@ -13,22 +13,22 @@ struct CRC32C: Sendable, Equatable {
     /// The checksum of `bytes`.
     init(of bytes: RawSpan) { add(bytes) }
 
-    /// The checksum of what was added so far.
+    /// The checksum of all bytes added so far.
     var value: UInt32 { ~flipped }
 
-    /// Goes on with `bytes`.
+    /// Adds `bytes`.
     mutating func add(_ bytes: RawSpan) {
         let before = flipped
         flipped = bytes.withUnsafeBytes { platter_crc32c(before, $0.baseAddress, $0.count) }
     }
 
-    /// Goes on with `count` zero bytes, few of them.
+    /// Adds `count` zero bytes; meant for small counts.
     mutating func addZeroes(_ count: Int) {
         let zeroes = [UInt8](repeating: 0, count: count)
         add(zeroes.span.bytes)
     }
 
-    /// The checksum by tables, for comparing.
+    /// The checksum computed with tables, without the processor's instruction; for tests.
     static func portable(_ bytes: RawSpan) -> UInt32 {
         ~bytes.withUnsafeBytes { platter_crc32c_portable(.max, $0.baseAddress, $0.count) }
     }
@@ -36,7 +36,7 @@ struct CRC32C: Sendable, Equatable {
 
 extension RawSpan {
     /// The CRC-32C of all bytes, with the four at `offset`, where the checksum itself is kept, taken as zero.
-    /// `nil` when they lie outside.
+    /// `nil` when those four lie outside.
     func crc32c(zeroing offset: Int) -> UInt32? {
         guard let head = part(0..<offset), let tail = part(offset + 4..<byteCount) else { return nil }
         var sum = CRC32C(of: head)

@@ -1,6 +1,6 @@
 import BlockCore
 
-/// Create options that several formats take.
+/// Create options that several formats share.
 extension CreateOptionKey {
     public static let encryption = CreateOptionKey("encryption")
     public static let encryptFormat = CreateOptionKey("encrypt.format")

@@ -1,24 +1,24 @@
 import BlockCore
 
-/// What a survey found: all of it counted, so much of it kept. A value.
+/// The findings of a survey: all are counted, up to a limit are kept. A value.
 struct Findings<Finding: Sendable>: Sendable {
-    /// How many findings are kept.
+    /// The largest number of findings that are kept.
     let limit: Int
     private(set) var kept: [Finding] = []
-    /// How many there are.
+    /// The number of all findings, kept or not.
     private(set) var count = 0
     /// Inconsistencies that harm data or could.
     var corruptions = 0
-    /// Space that nothing refers to, in the format's units.
+    /// Space without a reference, in the format's units.
     var leaks = 0
-    /// Parts that could not be looked at.
+    /// Parts that could not be read.
     var checkErrors = 0
 
     init(keeping limit: Int) { self.limit = limit }
 
     var isEmpty: Bool { count == 0 }
 
-    /// Notes a finding that counts for nothing by itself.
+    /// Notes a finding that is neither a corruption nor a leak.
     mutating func note(_ finding: @autoclosure () -> Finding) {
         count += 1
         if kept.count < limit { kept.append(finding()) }
@@ -30,27 +30,28 @@ struct Findings<Finding: Sendable>: Sendable {
         note(finding())
     }
 
-    /// Notes one unit that nothing refers to.
+    /// Notes one unit without a reference.
     mutating func leak(_ finding: @autoclosure () -> Finding) {
         leaks += 1
         note(finding())
     }
 }
 
-/// Lines for people, of which a damaged image can make very many: some are told, and that there are more.
+/// Limits the lines of a report: a damaged image can produce very many. The last line states that there are
+/// more.
 struct BoundedReport {
-    /// How many lines are told; one more says that there are others.
+    /// The largest number of lines; one more line states that others were left out.
     static let mostLines = 99_999
     private var count = 0
 
-    /// Tells one line, unless there were very many.
+    /// Reports one line, unless the limit is reached.
     mutating func tell(_ line: @autoclosure () -> String, _ report: (String) -> Void) {
         count += 1
         if count <= Self.mostLines { report(line()) }
         if count == Self.mostLines + 1 { report("More is wrong than is told here") }
     }
 
-    /// Tells what was found.
+    /// Reports the kept findings.
     mutating func tell(_ findings: Findings<String>, _ report: (String) -> Void) {
         for line in findings.kept { tell(line, report) }
         if findings.count > findings.kept.count { tell("", report) }

@@ -1,24 +1,26 @@
 import BlockCore
 
-/// Where the bytes of plain clusters are kept: in the image's own file, or in an external data file; and what
-/// encrypts them.
+/// The file that holds the bytes of plain clusters (the image's own, or an external data file), and the
+/// encryption of those bytes.
 ///
-/// All guest data but compressed clusters is read and written through here, and nothing else is. Offsets and
-/// counts are in bytes; `guest` is the guest offset of the first byte. Thread-safe.
+/// All guest data except compressed clusters is read and written here; metadata is not. Offsets and counts
+/// are in bytes; `guest` is the guest offset of the first byte. Thread-safe.
 struct GuestData: Sendable {
     /// The file that holds the data.
     let node: BlockNode
     /// Its number among the children of the image's node (``Extent/child``).
     let child: Int
-    /// What encrypts the data; `nil` for plain data, and where only metadata is wanted.
+    /// The encryption of the data; `nil` for plain data, and when the image was opened for its metadata only.
     var encryption: DataEncryption?
 
-    /// Whether the data has a file to itself, in which a cluster's host offset is its guest offset.
+    /// Whether the data is in an external file, in which a cluster's host offset is its guest offset.
     var isExternal: Bool { child != 0 }
-    /// Whether what lies behind the end of the file reads as zeroes once it is longer.
+    /// Whether space added to the end of the file reads as zeroes.
     var isZeroInitialised: Bool { encryption == nil && node.isZeroInitialised }
 
-    /// Fills `buffer` with what is stored at `hostOffset`.
+    /// Fills `buffer` with the guest bytes stored at `hostOffset`.
+    ///
+    /// - Throws: `io`.
     func read(into buffer: inout MutableRawSpan, at hostOffset: Int, guest: Int) throws(BlockError) {
         guard let encryption else { return try node.read(into: &buffer, at: hostOffset) }
         try node.requireStored(at: hostOffset, count: buffer.byteCount)
@@ -27,6 +29,8 @@ struct GuestData: Sendable {
     }
 
     /// Stores `bytes` at `hostOffset`.
+    ///
+    /// - Throws: `io`, `noSpace`.
     func write(_ bytes: RawSpan, at hostOffset: Int, guest: Int) throws(BlockError) {
         guard let encryption else { return try node.write(bytes, at: hostOffset) }
         let numbering = encryption.numbersByGuest ? guest : hostOffset
@@ -35,7 +39,8 @@ struct GuestData: Sendable {
 
     /// Stores `count` zeroes at `hostOffset`.
     ///
-    /// - Parameter flags: whether the file may give back the space behind them.
+    /// - Parameter flags: whether the file may release the space of the range.
+    /// - Throws: `io`, `noSpace`.
     func writeZeroes(
         at hostOffset: Int, count: Int, guest: Int, flags: ZeroFlags = .mayUnmap
     ) throws(BlockError) {
@@ -51,7 +56,7 @@ struct GuestData: Sendable {
         }
     }
 
-    /// Gives space back that no entry refers to any more. What is there afterwards is not said.
+    /// Releases space that no entry refers to any more. Its contents are undefined afterwards.
     func discard(at hostOffset: Int, count: Int) throws(BlockError) {
         try node.discard(at: hostOffset, count: count)
     }

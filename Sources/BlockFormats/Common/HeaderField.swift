@@ -1,21 +1,21 @@
 import BlockCore
 
-/// A number in a header, stated once: where it stands, how wide it is, and which property has its value. Used
-/// to read it, to write it, and to print the table of the format's page.
+/// A number in a header, stated once: its offset, its width and the property with its value. Used to read it,
+/// to write it, and to print the table of the format's page.
 struct HeaderField<Header>: Sendable {
     /// The name in the specification.
     let name: String
-    /// From the start of the header, and how many bytes it takes: 1, 2, 4 or 8.
+    /// The offset from the start of the header, in bytes; ``width`` is 1, 2, 4 or 8 bytes.
     let offset: Int
     let width: Int
-    /// For the format's page.
+    /// The description on the format's page.
     let meaning: String
     private let value: @Sendable (Header) -> UInt64
     private let take: @Sendable (inout Header, UInt64) throws(BlockError) -> Void
 
     /// - Parameters:
-    ///   - value: what is written; the bits above the width are dropped.
-    ///   - take: gets what was read; refuses what cannot be.
+    ///   - value: the number to write; the bits above the width are dropped.
+    ///   - take: stores the number that was read, or throws when the number is invalid.
     init(
         _ name: String, at offset: Int, width: Int, _ meaning: String,
         value: @escaping @Sendable (Header) -> UInt64,
@@ -31,7 +31,7 @@ struct HeaderField<Header>: Sendable {
 
     /// A field whose property is a number of any type.
     ///
-    /// - Parameter label: its name in messages.
+    /// - Parameter label: the field's name in messages.
     init<Value: FixedWidthInteger & Sendable>(
         _ name: String, at offset: Int, width: Int, _ path: any WritableKeyPath<Header, Value> & Sendable,
         _ meaning: String, label: String? = nil
@@ -48,7 +48,7 @@ struct HeaderField<Header>: Sendable {
             })
     }
 
-    /// What the bytes of a header have there; 0 past their end.
+    /// The number at this field in the bytes of a header; 0 past their end.
     func number(in bytes: RawSpan) -> UInt64 {
         switch width {
         case 1: UInt64(bytes.bigEndian(UInt8.self, at: offset) ?? 0)
@@ -60,12 +60,12 @@ struct HeaderField<Header>: Sendable {
 
     /// Reads the field into its property.
     ///
-    /// - Throws: `corrupt`, `unsupported`, as the field has it.
+    /// - Throws: `corrupt` or `unsupported`, depending on the field.
     func read(_ bytes: RawSpan, into header: inout Header) throws(BlockError) {
         try take(&header, number(in: bytes))
     }
 
-    /// Writes the field, where all of it lies in `bytes`.
+    /// Writes the field if all of it lies in `bytes`.
     func write(_ header: Header, to bytes: inout MutableRawSpan) {
         guard offset + width <= bytes.byteCount else { return }
         let number = value(header)

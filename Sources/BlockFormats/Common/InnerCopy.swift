@@ -1,13 +1,14 @@
 import BlockCore
 
-/// Copying inside a file, for repairs and for moving what an image holds.
+/// Copying inside a file, for repairs and for moving units of an image.
 extension BlockNode {
-    /// What is read at once, in bytes.
+    /// The size of one read, in bytes.
     private static let innerCopyBytes = Int.mib(1)
 
     /// Copies bytes to another place of this file. Holes and zeroes become holes, also behind the file's end.
     ///
-    /// - Returns: how many bytes had to be read.
+    /// - Returns: the number of bytes read; holes are not.
+    /// - Throws: `io`, `noSpace`.
     @discardableResult
     func copyInside(_ source: Range<Int>, to target: Int) throws(BlockError) -> Int {
         let end = min(source.upperBound, max(source.lowerBound, try length()))
@@ -39,7 +40,9 @@ extension BlockNode {
         }
     }
 
-    /// Whether there is nothing but holes in the range, so that it is known to be zero without reading it.
+    /// Whether the range consists of holes only, so that it is zero without a read.
+    ///
+    /// - Throws: `io`.
     func isHole(_ range: Range<Int>) throws(BlockError) -> Bool {
         let end = min(range.upperBound, try length())
         var offset = range.lowerBound

@@ -1,5 +1,5 @@
-/// What a repair says that gave up entries which pointed nowhere: what they referred to may be in the space
-/// that nothing refers to, so that stays until the next repair.
+/// The line of a repair that dropped invalid entries: their data may lie in the leaked space, so the leaks
+/// stay until the next repair.
 enum KeptLeaks {
     static let message = "Leaked space stays, for what was given up may be in it: another repair frees it"
 }

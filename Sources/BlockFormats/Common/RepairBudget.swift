@@ -1,20 +1,20 @@
 import BlockCore
 
-/// Limits the bytes that a repair copies inside a file, so that blocks that share a place get one each: a
-/// small file can map a million guest blocks to one place. What is left, the next repair does.
+/// Limits the bytes that a repair copies to separate blocks with one place: a small file can map a million
+/// guest blocks to one place. The next repair continues with the rest.
 struct RepairBudget {
-    /// How much may be copied, and what the user is told at the end of it.
+    /// The size of the budget, and the line that a report ends with when it is used up.
     enum Rule {
-        /// For formats with clusters: the file's size and 1 GiB; a copy counts for 4 KiB at least.
+        /// For formats with clusters: the file's size plus 1 GiB; a copy counts as at least 4 KiB.
         case clusters
-        /// For formats with blocks of MiBs: the file's size, but at least 4 GiB; a copy counts for 1 MiB at
-        /// least.
+        /// For formats with blocks of MiBs: the file's size, but at least 4 GiB; a copy counts as at least 1
+        /// MiB.
         case blocks
 
-        /// What a copy counts for at least, in bytes.
+        /// The least that a copy counts as, in bytes.
         fileprivate var leastPerCopy: Int { self == .clusters ? 4096 : 1 << 20 }
 
-        /// What a report has at the end where something was left as it is.
+        /// The last line of a report when something was left as it is.
         var message: String {
             switch self {
             case .clusters:
@@ -24,18 +24,19 @@ struct RepairBudget {
         }
     }
 
-    /// What a file of any size may copy in clusters: more than damage by accident comes to.
+    /// The part of the cluster budget that does not depend on the file's size, in bytes: more than accidental
+    /// damage needs.
     private static let extraBytes = 1 << 30
-    /// What may be copied in blocks, also where the file has less, in bytes.
+    /// The smallest block budget, in bytes; larger than a small file.
     private static let leastBytes = 4 << 30
 
     private let file: BlockNode
     private let rule: Rule
     private var bytesLeft: Int
-    /// Whether something was left as it is because of this.
+    /// Whether something was left as it is because the budget was used up.
     private(set) var wasExceeded = false
 
-    /// For a file in which nothing was copied yet.
+    /// The full budget for a file.
     init(for file: BlockNode, _ rule: Rule) {
         self.file = file
         self.rule = rule
@@ -57,10 +58,10 @@ struct RepairBudget {
         return !isExhausted
     }
 
-    /// Notes a copy for which so many bytes were read.
+    /// Notes a copy that read `bytes` bytes.
     mutating func spend(_ bytes: Int) { bytesLeft -= max(bytes, rule.leastPerCopy) }
 
-    /// What a report has at the end where ``wasExceeded``.
+    /// The last line of a report when ``wasExceeded`` is set.
     var message: String { rule.message }
 
     /// Copies `count` bytes. Durable with the next flush.
@@ -71,6 +72,8 @@ struct RepairBudget {
     }
 
     /// Whether a range reads as zeroes, so that nothing has to be copied.
+    ///
+    /// - Throws: `io`.
     mutating func isZero(_ range: Range<Int>) throws(BlockError) -> Bool {
         var offset = range.lowerBound
         var bytesRead = 0
@@ -86,10 +89,11 @@ struct RepairBudget {
 }
 
 extension BlockNode {
-    /// How much is read at once to learn whether it is zero, in bytes.
+    /// The size of one read of a zero check, in bytes.
     private static let zeroCheckBytes = 1 << 20
 
-    /// Whether the start of a range is zero, how far that is known, and how many bytes were read to know it.
+    /// Whether the start of a range is zero, the length of that run, and the number of bytes read to find
+    /// out.
     fileprivate func zeroRun(
         in range: Range<Int>
     ) throws(BlockError) -> (isZero: Bool, length: Int, bytesRead: Int) {

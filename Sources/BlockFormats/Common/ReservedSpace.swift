@@ -1,12 +1,12 @@
 import BlockCore
 
-/// Space for tables, taken before anything needs it: on a full disk it is the request that fails, with all
-/// that it took given back, and not the table that should refer to what is already written.
+/// Space for tables, allocated before the data is written. On a full disk the request then fails early and
+/// gives everything back; without this, the table that should refer to the written data would fail.
 extension BlockNode {
-    /// Up to this many bytes are written rather than reserved.
+    /// Ranges up to this many bytes are written instead of reserved.
     private static let writtenBytes = 64 << 10
 
-    /// Stores zeroes that keep their space, so that other bytes can take their place on a full disk.
+    /// Stores zeroes with allocated space, so that a later overwrite succeeds on a full disk.
     ///
     /// - Throws: `noSpace`, `io`.
     func writeReservedZeroes(at offset: Int, count: Int) throws(BlockError) {
@@ -16,7 +16,7 @@ extension BlockNode {
         try write(AlignedBuffer(count: count, zeroed: true).bytes, at: offset)
     }
 
-    /// Gives the holes of a range of this file their space. What the range holds stays.
+    /// Allocates the holes in a range of this file. The contents of the range stay.
     ///
     /// - Throws: `noSpace`, `io`.
     func fillHoles(in range: Range<Int>) throws(BlockError) {

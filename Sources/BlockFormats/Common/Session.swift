@@ -1,19 +1,20 @@
 import BlockCore
 import Synchronization
 
-/// An open image's tables, their lock and the requests in flight: what every format with tables shares
-/// between opening and closing.
+/// An open image's tables, their lock and the requests in flight. Every format with tables uses it between
+/// opening and closing.
 ///
 /// A request takes space under the lock (``begin(_:_:)``), moves its bytes without it, and ends under it
-/// again (``end(_:_:)``). Whoever changes tables as a whole waits until none is in between
+/// again (``end(_:_:)``). A change of the tables as a whole waits until no request is in flight
 /// (``exclusively(_:)``). Thread-safe. Lock order: the node's range, then this lock, then ``TableWrites``,
 /// then the file's own.
 final class Session<State: SessionState>: Sendable {
     private struct Guarded: Sendable {
         var state: State
-        /// Requests between their two holds of the lock.
+        /// The number of requests between ``begin(_:_:)`` and ``end(_:_:)``.
         var inFlight = 0
-        /// The units that they fill, of formats whose units are not those of the node's ranges.
+        /// The units that those requests fill; only in formats whose units are larger than the node's write
+        /// ranges.
         var fills: [Range<Int>] = []
     }
 
@@ -27,9 +28,10 @@ final class Session<State: SessionState>: Sendable {
         monitor = Monitor(Guarded(state: state))
     }
 
-    /// The size of the disk in bytes, as the tables had it when they were last at rest.
+    /// The size of the disk in bytes, as of the last time that no exclusive change was under way. Read
+    /// without the lock.
     var virtualSize: Int { size.load(ordering: .relaxed) }
-    /// The backing file that the image names, likewise.
+    /// The backing file that the image names, as of the same time.
     var backing: BackingReference? { reference.withLock { $0 } }
 
     /// Runs `body` with the lock held.
@@ -39,10 +41,10 @@ final class Session<State: SessionState>: Sendable {
         try monitor.withLock { (guarded) throws(Failure) in try body(&guarded.state) }
     }
 
-    /// Runs `body` when no request is in flight and what a flush took out is written; then tells everybody
-    /// the disk's size and backing file, which it may have changed.
+    /// Runs `body` when no request is in flight and the changes that a flush took out are written; then
+    /// publishes the disk's size and backing file, which `body` may have changed.
     ///
-    /// - Throws: what `body` throws; `io`, `noSpace` of a flush that is completed first.
+    /// - Throws: the errors of `body`; `io`, `noSpace` of a flush that is completed first.
     func exclusively<Result>(
         _ body: (inout State) throws(BlockError) -> Result
     ) throws(BlockError) -> Result {
@@ -60,9 +62,10 @@ final class Session<State: SessionState>: Sendable {
 
     // MARK: Requests
 
-    /// Begins a request on `guest`: `body` takes what it needs. Waits while others fill the same units.
+    /// Begins a request on `guest`: `body` takes the space that it needs. Waits while other requests fill the
+    /// same units.
     ///
-    /// - Throws: what `body` throws; nothing is in flight then.
+    /// - Throws: the errors of `body`; the request is not in flight then.
     func begin(
         _ guest: Range<Int>, _ body: (inout State) throws(BlockError) -> WriteGrant
     ) throws(BlockError) -> WriteGrant {
@@ -73,7 +76,7 @@ final class Session<State: SessionState>: Sendable {
         }
     }
 
-    /// As ``begin(_:_:)``, for a step of clearing, which may be done at once.
+    /// As ``begin(_:_:)``, for a step of clearing, which `body` may already complete.
     func step(
         _ guest: Range<Int>, _ body: (inout State) throws(BlockError) -> ClearStep
     ) throws(BlockError) -> ClearStep {
@@ -98,9 +101,9 @@ final class Session<State: SessionState>: Sendable {
         return guarded.fills.contains { $0.overlaps(units) }
     }
 
-    /// Ends a request that began, with the lock held, and lets those go on who wait for it.
+    /// Ends a request under the lock, and wakes the requests that wait for it.
     ///
-    /// - Throws: what `body` throws; the request is over all the same.
+    /// - Throws: the errors of `body`; the request has ended all the same.
     func end<Failure: Error>(
         _ grant: WriteGrant, _ body: (inout State) throws(Failure) -> Void
     ) throws(Failure) {
@@ -112,7 +115,7 @@ final class Session<State: SessionState>: Sendable {
         }
     }
 
-    /// Has the tables refer to what was granted; what cannot be linked is given back.
+    /// Links a grant: the tables refer to its space afterwards. The part that cannot be linked is given back.
     ///
     /// - Throws: `noSpace`, `io`, `corrupt`.
     func link(_ grant: WriteGrant) throws(BlockError) {
@@ -125,13 +128,13 @@ final class Session<State: SessionState>: Sendable {
         }
     }
 
-    /// Gives back what was granted.
+    /// Gives back the space of a grant.
     func giveBack(_ grant: WriteGrant) { end(grant) { $0.giveBack(grant) } }
 
     // MARK: Life
 
-    /// Makes everything durable that was there before the call, without the lock while the file is written
-    /// and flushed.
+    /// Makes all changes made before the call durable. The lock is released while the file is written and
+    /// flushed.
     ///
     /// - Throws: `io`, `noSpace`.
     func flush() throws(BlockError) {
@@ -142,7 +145,7 @@ final class Session<State: SessionState>: Sendable {
                 state.writes = try state.takeChanges()
                 return (nil, state.writes)
             }
-            // What another flush took out does not have what was written since.
+            // The changes that another flush took out lack those made since, so a second one is needed.
             if let earlier {
                 let failed = (try? earlier.complete()) == nil
                 withLock { $0.settle(earlier, failed: failed) }
@@ -157,7 +160,8 @@ final class Session<State: SessionState>: Sendable {
         }
     }
 
-    /// Leaves the file as a closed image is, and closes what the state has opened, whatever fails.
+    /// Brings the file to the state of a closed image, and closes the files that the state opened, also after
+    /// a failure.
     ///
     /// - Throws: the first failure.
     func close() throws(BlockError) {
@@ -172,9 +176,9 @@ final class Session<State: SessionState>: Sendable {
         }
     }
 
-    /// Before the files are reopened: writes back before they become read-only.
+    /// Called before the files are reopened: writes all changes back when they become read-only.
     ///
-    /// - Throws: what cannot be written back; the session is as it was.
+    /// - Throws: `io`, `noSpace` when changes cannot be written back; the session is unchanged.
     func willReopen(readOnly: Bool) throws(BlockError) {
         try exclusively { (state) throws(BlockError) in
             guard readOnly else { return try state.checkWritable() }
@@ -183,9 +187,9 @@ final class Session<State: SessionState>: Sendable {
         }
     }
 
-    /// After the files were reopened, or are as they were because that failed.
+    /// Called after the files were reopened, or after that failed and they are open as before.
     ///
-    /// - Throws: what makes the image one that cannot be written to; the session is read-only then.
+    /// - Throws: the reason for which the image cannot be written to; the session is read-only then.
     func didReopen(readOnly: Bool) throws(BlockError) {
         try exclusively { (state) throws(BlockError) in
             guard !readOnly else {

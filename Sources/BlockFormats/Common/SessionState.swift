@@ -1,11 +1,11 @@
 import BlockCore
 
-/// The tables of an image between opening and closing: what of them is in memory, and when the file gets it.
+/// The tables of an open image: their parts in memory, and the times at which those are written to the file.
 ///
-/// Not thread-safe: the lock of its ``Session`` guards it. The answers about runs, grants and links are those
-/// of ``FormatDriver``, which says what they mean.
+/// Not thread-safe: the lock of its ``Session`` guards it. Runs, grants and links are those of
+/// ``FormatDriver``, which defines them.
 protocol SessionState: FlushableTables {
-    /// Whether the file takes no changes now.
+    /// Whether the files are open read-only at the moment.
     var isReadOnly: Bool { get set }
     /// The size of the disk in bytes.
     var virtualSize: Int { get }
@@ -14,38 +14,47 @@ protocol SessionState: FlushableTables {
     /// Whether the node's ranges (``FormatDriver/writeGranularity``) may be smaller than the units of a
     /// grant, so that two requests may fill the same unit.
     static var unitsOverlap: Bool { get }
-    /// The first units that a request on `guest` may fill; asked where ``unitsOverlap``.
+    /// The first units that a request on `guest` may fill; used only when ``unitsOverlap`` is set.
     func units(around guest: Range<Int>) -> Range<Int>
 
-    /// Where the bytes at `offset` are; see ``FormatDriver/extent(at:limit:)``.
+    /// The run at `offset`; see ``FormatDriver/extent(at:limit:)``.
     mutating func run(at offset: Int, limit: Int) throws(BlockError) -> Extent
     /// See ``FormatDriver/grant(_:over:)``.
     mutating func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant
-    /// Refers to what was granted, unit by unit: takes off `grant` what it has linked, so that after a
-    /// failure the rest can be given back.
+    /// Links a grant unit by unit, and removes each linked unit from `grant`, so that after a failure the
+    /// rest can be given back.
+    ///
+    /// - Throws: `noSpace`, `io`, `corrupt`.
     mutating func link(_ grant: inout WriteGrant) throws(BlockError)
-    /// Takes back what nothing refers to. Also called for bytes in place that could not be written.
+    /// Takes back space without a reference. Also called for a failed write to space that was linked before.
     mutating func giveBack(_ grant: WriteGrant)
     /// See ``Clearing/clear(_:_:over:)``.
     mutating func clear(
         _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
     ) throws(BlockError) -> ClearStep
 
-    /// Looks, before the files are reopened for writing, whether they can be.
+    /// Checks whether the image can be written to, before the files are reopened for writing.
     ///
-    /// - Throws: what stands in the way.
+    /// - Throws: `unsupported`, `corrupt` or `readOnly`, with the reason for which it cannot.
     func checkWritable() throws(BlockError)
-    /// Learns what writing needs to know. Called before the first change, and after each reopening.
+    /// Reads the tables as far as writing needs them. Called before the first change, and after each
+    /// reopening.
     ///
-    /// - Throws: `corrupt` where writing could destroy what can still be read.
+    /// - Throws: `corrupt` when writing could destroy data that can still be read.
     mutating func prepareForWriting() throws(BlockError)
-    /// Forgets what could not be written, after ``prepareForWriting()`` failed.
+    /// Drops the unwritten changes after ``prepareForWriting()`` failed.
     mutating func abandonChanges()
-    /// Makes all that was written durable, data before what refers to them.
+    /// Makes all changes durable, data before the entries that refer to it.
+    ///
+    /// - Throws: `io`, `noSpace`.
     mutating func commit() throws(BlockError)
-    /// Commits what there is, and leaves the file as a closed image is. Does nothing when read-only.
+    /// Commits all changes, and brings the file to the state of a closed image. Does nothing when read-only.
+    ///
+    /// - Throws: `io`, `noSpace`.
     mutating func finish() throws(BlockError)
-    /// Closes files that are no children of the node.
+    /// Closes the files that are not children of the node.
+    ///
+    /// - Throws: `io`.
     mutating func closeFiles() throws(BlockError)
 }
 
@@ -53,7 +62,7 @@ extension SessionState {
     var backing: BackingReference? { nil }
     static var unitsOverlap: Bool { false }
     func units(around guest: Range<Int>) -> Range<Int> { guest }
-    /// For formats whose driver clears by itself.
+    /// For formats whose driver implements clearing itself.
     mutating func clear(
         _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
     ) throws(BlockError) -> ClearStep {
@@ -74,22 +83,26 @@ extension SessionFormat {
     public var virtualSize: Int { session.virtualSize }
     public var backing: BackingReference? { session.backing }
 
+    /// - Throws: `io`, `corrupt`.
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         try session.withLock { (state) throws(BlockError) in try state.run(at: offset, limit: limit) }
     }
 
+    /// - Throws: `noSpace`, `io`, `corrupt`, `readOnly`.
     public func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
         try session.begin(guest) { (state) throws(BlockError) in
             try state.grant(guest, over: backingEnd)
         }
     }
 
+    /// - Throws: `noSpace`, `io`, `corrupt`.
     public func link(_ grant: WriteGrant) throws(BlockError) { try session.link(grant) }
     public func giveBack(_ grant: WriteGrant) { session.giveBack(grant) }
 
     public var zeroGranularity: Int { writeGranularity }
     public var discardGranularity: Int { writeGranularity }
 
+    /// - Throws: `noSpace`, `io`, `corrupt`.
     public func clear(
         _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
     ) throws(BlockError) -> ClearStep {
@@ -98,8 +111,13 @@ extension SessionFormat {
         }
     }
 
+    /// - Throws: `io`, `noSpace`.
     public func flush() throws(BlockError) { try session.flush() }
+    /// - Throws: `io`, `noSpace`: the first failure.
     public func close() throws(BlockError) { try session.close() }
+    /// - Throws: `io`, `noSpace`.
     public func willReopen(readOnly: Bool) throws(BlockError) { try session.willReopen(readOnly: readOnly) }
+    /// - Throws: `corrupt`, `unsupported`, `limit`, `io`: the reason for which the image cannot be written
+    ///   to.
     public func didReopen(readOnly: Bool) throws(BlockError) { try session.didReopen(readOnly: readOnly) }
 }

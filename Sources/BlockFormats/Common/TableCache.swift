@@ -1,6 +1,6 @@
 import BlockCore
 
-/// A bounded cache of table parts ("slices"), written back in the order that its owner decides.
+/// A bounded cache of table parts ("slices"), written back when its owner asks.
 ///
 /// Not thread-safe: used under the driver's lock. Offsets and sizes are in bytes.
 /// Unchecked: only the driver's monitor hands it from thread to thread.
@@ -8,19 +8,19 @@ final class TableCache: @unchecked Sendable {
     private struct Slot {
         var offset: Int
         let buffer: AlignedBuffer
-        /// The bytes that differ from the file.
+        /// The bytes of the slice that differ from the file.
         var dirty: Range<Int>?
-        /// Used since the clock hand last came by.
+        /// Whether it was used since the clock hand last passed.
         var wasUsed: Bool
-        /// The bytes of it that are being written without the lock.
+        /// The bytes of the slice that a flush is writing without the lock.
         var held: Range<Int>?
-        /// Whether the file has space for all of it.
+        /// Whether the whole slice has allocated space in the file.
         var hasSpace = false
-        /// The last round of ``dropUnused()`` before which it was used.
+        /// The round of ``dropUnused()`` in which it was last used.
         var round = 0
     }
 
-    /// The unit that is written as a whole or not at all.
+    /// The unit that a disk writes atomically, in bytes.
     private static let sectorBytes = 512
 
     let sliceSize: Int
@@ -36,7 +36,7 @@ final class TableCache: @unchecked Sendable {
     private var last = (offset: -1, slot: 0)
     private var round = 0
 
-    /// Slices that are looked through whenever changes are written.
+    /// The largest number of slices: each writing of changes goes through all of them.
     private static let mostSlices = 1 << 20
 
     /// A cache of `budgetBytes` in slices of `sliceSize`: at least 4, at most 2^20 of them.
@@ -49,12 +49,14 @@ final class TableCache: @unchecked Sendable {
 
     var hasDirty: Bool { dirtyCount > 0 }
 
-    /// Whether loading another slice may have to throw out a changed one.
+    /// Whether loading another slice may have to evict a changed one.
     var isCrowdedByDirty: Bool { dirtyCount + heldCount >= capacity - 2 }
 
-    /// The number of the slot that holds the slice at `offset`, loaded if need be. Good until the next call.
+    /// The number of the slot with the slice at `offset`, which is loaded if missing. Valid until the next
+    /// call.
     ///
-    /// - Parameter load: `false` gives a slice of zeroes without reading.
+    /// - Parameter load: `false` for a slice of zeroes without a read.
+    /// - Throws: `io`; `noSpace` when a changed slice has to be written first; `limit`.
     func slot(at offset: Int, load: Bool = true) throws(BlockError) -> Int {
         if last.offset == offset { return last.slot }
         if let slot = index[offset] {
@@ -77,7 +79,7 @@ final class TableCache: @unchecked Sendable {
         return slot
     }
 
-    /// A slot with nothing in it: a new one, or the clean one that was not used for longest.
+    /// An empty slot: a new one, or that of the clean slice that was unused for longest.
     private func freeSlot() throws(BlockError) -> Int {
         if slots.count < capacity {
             slots.append(
@@ -107,7 +109,7 @@ final class TableCache: @unchecked Sendable {
         last = (-1, 0)
     }
 
-    /// Drops what is cached of `range` (whole slices), changes and all.
+    /// Drops the cached slices of `range` (whole slices) with their changes.
     func discard(_ range: Range<Int>) {
         var offset = range.lowerBound
         while offset < range.upperBound {
@@ -116,7 +118,7 @@ final class TableCache: @unchecked Sendable {
         }
     }
 
-    /// Drops everything, changes and all.
+    /// Drops all slices with their changes.
     func discardAll() {
         index.removeAll()
         slots.removeAll()
@@ -127,7 +129,7 @@ final class TableCache: @unchecked Sendable {
         last = (-1, 0)
     }
 
-    /// Gives back the memory of slices that were not used since the last call, and hold no changes.
+    /// Frees the memory of unchanged slices that were not used since the last call.
     func dropUnused() {
         let kept = slots.filter { slot in
             slot.offset >= 0 && (slot.dirty != nil || slot.held != nil || slot.round == round)
@@ -136,16 +138,18 @@ final class TableCache: @unchecked Sendable {
         index.removeAll(keepingCapacity: true)
         for (number, slot) in kept.enumerated() { index[slot.offset] = number }
         hand = 0
-        // The next use of the same slice has to be noted.
+        // Without the shortcut for the last slice, so that its next use is noted.
         last = (-1, 0)
         round += 1
     }
 
-    /// How much memory the slices take, in bytes.
+    /// The memory of all slices, in bytes.
     var cachedBytes: Int { slots.count * sliceSize }
 
-    /// Gives a slice its space in the file before it is changed, so that a full disk cannot refuse the
-    /// change when what it refers to is already written.
+    /// Allocates the space of a slice in the file before the data is written: a full disk must refuse the
+    /// request then, not the table that refers to written data.
+    ///
+    /// - Throws: `noSpace`, `io`.
     func reserve(_ slot: Int) throws(BlockError) {
         if slots[slot].hasSpace { return }
         try file.fillHoles(in: slots[slot].offset..<slots[slot].offset + sliceSize)
@@ -179,7 +183,8 @@ final class TableCache: @unchecked Sendable {
         markDirty(slot, entry * 8..<entry * 8 + 8)
     }
 
-    /// Notes that bytes of a slot were changed; grown to whole sectors, the unit that is written atomically.
+    /// Notes that bytes of a slot were changed. The range grows to whole sectors, the unit that is written
+    /// atomically.
     func markDirty(_ slot: Int, _ range: Range<Int>) {
         let sector = Self.sectorBytes
         let grown =
@@ -195,9 +200,11 @@ final class TableCache: @unchecked Sendable {
             min(dirty.lowerBound, grown.lowerBound)..<max(dirty.upperBound, grown.upperBound)
     }
 
-    /// Writes all changes to the file, in the order of the file, without making them durable.
+    /// Writes all changes to the file in ascending order, without making them durable.
+    ///
+    /// - Throws: `io`, `noSpace`.
     func writeBack() throws(BlockError) {
-        // Older changes of the same slices come first.
+        // Older changes of the same slices are written first.
         try inFlight?.complete()
         for slot in dirtySlots {
             guard let dirty = slots[slot].dirty else { continue }
@@ -216,7 +223,7 @@ final class TableCache: @unchecked Sendable {
 
     // MARK: Writing without the lock
 
-    /// Takes out all changes, in the order of the file. Their slices stay until ``settle(failed:)``.
+    /// Takes out all changes, in ascending order. Their slices stay in memory until ``settle(failed:)``.
     func takeChanges() -> [TableWrites.Part] {
         dirtySlots.compactMap { slot in
             guard let dirty = slots[slot].dirty else { return nil }
@@ -230,10 +237,10 @@ final class TableCache: @unchecked Sendable {
         }
     }
 
-    /// Notes what the changes that were taken out belong to.
+    /// Notes the writes that the changes that were taken out belong to.
     func hold(for writes: TableWrites) { inFlight = heldCount > 0 ? writes : nil }
 
-    /// Lets go of what was taken out; after a failure it is changed again.
+    /// Releases the changes that were taken out; after a failed write they count as changes again.
     func settle(failed: Bool) {
         inFlight = nil
         guard heldCount > 0 else { return }

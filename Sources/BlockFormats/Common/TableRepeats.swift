@@ -1,32 +1,34 @@
 import BlockCore
 
-/// Bounds what a small file can say: where two levels of tables map a disk, a million entries of the upper
-/// one can refer to one and the same lower table, and to look at the disk takes days.
+/// Refuses small files that map a huge disk: with two levels of tables, a million entries of the upper one
+/// can refer to the same lower table, and a walk through the disk would take days.
 ///
-/// No sound image has two; one that was repaired has a few.
+/// A sound image has no two entries for one lower table; a repaired image has a few.
 struct TableRepeats {
-    /// How many entries of lower tables may be looked at again.
+    /// The largest number of lower entries that are mapped more than once.
     private static let maximumEntries = 1 << 24
-    /// Upper entries that are compared: 32 MiB of places. Tables of their own for more take a large file.
+    /// The largest number of upper entries that are compared: 32 MiB of memory. More distinct lower tables
+    /// need a large file anyway.
     private static let maximumPlaces = 8 << 20
 
     private var places: [UInt32] = []
 
-    /// Room for so many places, of which no more than is sensible is taken.
+    /// Reserves memory for `capacity` places, within the limit.
     init(capacity: Int) { places.reserveCapacity(min(capacity, Self.maximumPlaces)) }
 
-    /// Notes that an upper entry refers to the lower table number `place` of the file, counted in the
-    /// format's unit of space; 0 for none.
+    /// Notes the place of the lower table that an upper entry refers to, in the format's unit of space; 0 for
+    /// none.
     mutating func note(_ place: UInt64) {
         guard place != 0, places.count < Self.maximumPlaces else { return }
         places.append(UInt32(truncatingIfNeeded: place))
     }
 
     /// - Parameters:
-    ///   - entriesPerTable: of a lower table; where they have parts that can differ, the number of those.
-    ///   - path: the file, for the message.
-    /// - Throws: `limit` when too much of the disk is mapped by tables that are used again.
-    /// - Complexity: O(n log n); O(n) where the places ascend.
+    ///   - entriesPerTable: the number of entries of a lower table, or of its parts where parts can be
+    ///     shared.
+    ///   - path: the file's name in the message.
+    /// - Throws: `limit` when too much of the disk is mapped by repeated tables.
+    /// - Complexity: O(n log n); O(n) when the places ascend.
     consuming func check(entriesPerTable: Int, path: String) throws(BlockError) {
         if isAscending { return }
         places.sort()
@@ -48,8 +50,9 @@ struct TableRepeats {
     /// Compares the entries of an upper table in a file, of 8 bytes each; holes are skipped.
     ///
     /// - Parameters:
-    ///   - unit: what divides the offsets in the entries, in bytes.
-    ///   - entry: reads the entry at an offset of some bytes.
+    ///   - unit: the divisor of the offsets in the entries, in bytes.
+    ///   - entry: reads the entry at an offset in the given bytes.
+    /// - Throws: `limit` when too much of the disk is mapped by repeated tables; `io`.
     static func check(
         _ file: BlockNode, at offset: Int, count: Int, unit: Int, entriesPerTable: Int,
         entry: (RawSpan, Int) -> UInt64

@@ -1,14 +1,17 @@
 import BlockCore
 import Synchronization
 
-/// Changed parts of tables on their way to the file, so that a flush does not keep the tables' lock while the
-/// disk works.
+/// Changed parts of tables on their way to the file. A flush writes them without holding the tables' lock.
 ///
-/// With the lock, whoever flushes takes the parts out of memory, all at once
-/// (``FlushableTables/takeChanges()``); without it, they are written in steps, with a flush of the file
-/// before each and at the end; with it again, the tables learn how that went. What changes meanwhile waits
-/// for the next time: it is not among the parts. Until then the parts stay in memory too, so that nobody
-/// reads old ones from the file, and whoever writes tables with the lock completes the steps first.
+/// The order of a flush:
+///
+/// 1. with the lock, all changed parts are copied out of memory (``FlushableTables/takeChanges()``);
+/// 2. without the lock, they are written in steps, with a flush of the file before each step and at the end;
+/// 3. with the lock, the tables learn the outcome (``FlushableTables/settle(failed:)``).
+///
+/// Changes made meanwhile are not among the parts; the next flush takes them. Until step 3 the parts stay in
+/// memory too, so that no reader loads old ones from the file. Code that writes tables with the lock held
+/// completes the steps first.
 ///
 /// Thread-safe. Lock order: the tables' lock, then this one, then the file's own.
 final class TableWrites: Sendable {
@@ -27,15 +30,15 @@ final class TableWrites: Sendable {
     private let file: BlockNode?
     private let first: [Part]
     private let steps: [Step]
-    /// What becomes durable before anything else; and the tables of several files.
+    /// The external data file, which becomes durable first; and the writes of several files.
     private let dataFile: BlockNode?
     private let others: [TableWrites]
-    /// How it went; `nil` until somebody has completed it.
+    /// The outcome; `nil` until the steps were completed.
     private let outcome = Mutex<Result<Void, BlockError>?>(nil)
 
     /// - Parameters:
-    ///   - first: what may be written before the first flush, with guest data.
-    ///   - dataFile: another file in which the guest's data is.
+    ///   - first: parts that may be written before the first flush, together with guest data.
+    ///   - dataFile: the external file with the guest's data, if any.
     init(
         _ steps: [Step], to file: BlockNode, first: [Part] = [], dataFile: BlockNode? = nil
     ) {
@@ -52,7 +55,7 @@ final class TableWrites: Sendable {
         (file, dataFile, first, steps) = (nil, nil, [], [])
     }
 
-    /// Writes everything, once: later calls wait for the first and answer the same. Durable on return.
+    /// Writes everything, once: later calls wait for the first and have its outcome. Durable on return.
     ///
     /// - Throws: `io`, `noSpace`.
     func complete() throws(BlockError) {
@@ -91,19 +94,23 @@ final class TableWrites: Sendable {
 /// Tables that can be flushed without their lock.
 protocol FlushableTables: Sendable {
     var isReadOnly: Bool { get }
-    /// What was taken out and is not settled yet.
+    /// The changes that were taken out and are not settled yet.
     var writes: TableWrites? { get set }
 
-    /// Takes out everything that would make what is there now durable, or makes it durable at once and
-    /// answers `nil`. ``writes`` is `nil` before.
+    /// Takes out all changes that are not durable yet; or makes them durable immediately and returns `nil`.
+    /// ``writes`` must be `nil` before the call.
+    ///
+    /// - Throws: `io`, `noSpace`.
     mutating func takeChanges() throws(BlockError) -> TableWrites?
 
-    /// Learns how the writing of what was taken out last went: after a failure it is changed again.
+    /// Releases the changes that were taken out last; after a failed write they count as changes again.
     mutating func settle(failed: Bool)
 }
 
 extension FlushableTables {
-    /// Completes what was taken out. To be called, with the lock, before tables are written in another way.
+    /// Completes the changes that were taken out. Call it with the lock held before writing tables directly.
+    ///
+    /// - Throws: `io`, `noSpace`.
     mutating func finishWrites() throws(BlockError) {
         guard let writes else { return }
         self.writes = nil

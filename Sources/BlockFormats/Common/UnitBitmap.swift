@@ -1,18 +1,18 @@
-/// The units of a file (clusters, blocks, grains) that something uses, one bit each. A value.
+/// The units of a file (clusters, blocks, grains) that are in use, one bit each. A value.
 struct UnitBitmap: Sendable {
-    /// The units that it knows; no other is ever used.
+    /// The units of this set; no other unit is ever in use.
     private(set) var units: Range<Int>
-    /// How many units are used.
+    /// The number of used units.
     private(set) var usedCount = 0
     private var words: [UInt64]
 
-    /// None of these units is used.
+    /// A set of these units, all unused.
     init(_ units: Range<Int>) {
         self.units = units
         words = [UInt64](repeating: 0, count: (units.count + 63) / 64)
     }
 
-    /// How many units nothing uses.
+    /// The number of unused units.
     var unusedCount: Int { units.count - usedCount }
 
     /// Whether a unit is used.
@@ -27,7 +27,7 @@ struct UnitBitmap: Sendable {
         range.clamped(to: units).contains { contains($0) }
     }
 
-    /// Takes a unit. `false` when it was used, or is none that this set knows.
+    /// Marks a unit as used. `false` when it was used already or is not among ``units``.
     @discardableResult
     mutating func insert(_ unit: Int) -> Bool {
         guard units.contains(unit) else { return false }
@@ -39,12 +39,13 @@ struct UnitBitmap: Sendable {
         return true
     }
 
-    /// Takes all units of a range that this set knows.
+    /// Marks all units of a range as used, as far as they are among ``units``.
     mutating func insert(_ range: Range<Int>) {
         for unit in range.clamped(to: units) { insert(unit) }
     }
 
-    /// Takes all units of a range, or none. `false` when one of them was used or is not known.
+    /// Marks all units of a range as used, or none. `false` when one was used already or is not among
+    /// ``units``.
     mutating func insertUnused(_ range: Range<Int>) -> Bool {
         guard range.isEmpty || range.clamped(to: units) == range else { return false }
         if containsAny(of: range) { return false }
@@ -52,7 +53,7 @@ struct UnitBitmap: Sendable {
         return true
     }
 
-    /// Nothing uses these units any more.
+    /// Marks these units as unused.
     mutating func remove(_ range: Range<Int>) {
         for unit in range.clamped(to: units) where contains(unit) {
             let index = unit - units.lowerBound
@@ -61,7 +62,7 @@ struct UnitBitmap: Sendable {
         }
     }
 
-    /// Knows the units up to `end`, too.
+    /// Extends ``units`` to `end`.
     mutating func grow(to end: Int) {
         guard end > units.upperBound else { return }
         units = units.lowerBound..<end
@@ -69,7 +70,7 @@ struct UnitBitmap: Sendable {
         if wanted > words.count { words += [UInt64](repeating: 0, count: wanted - words.count) }
     }
 
-    /// The first unit from `start` on that nothing uses; `nil` when there is none.
+    /// The first unused unit from `start` on; `nil` when there is none.
     func firstUnused(from start: Int) -> Int? {
         var index = max(start, units.lowerBound) - units.lowerBound
         while index < units.count {
@@ -83,7 +84,7 @@ struct UnitBitmap: Sendable {
         return nil
     }
 
-    /// The first place from `start` on where `count` units in a row are unused; `nil` when there is none.
+    /// The first of `count` adjacent unused units from `start` on; `nil` when there are none.
     func firstUnused(_ count: Int, from start: Int) -> Int? {
         var first = firstUnused(from: start)
         while let place = first, place <= units.upperBound - count {
@@ -93,7 +94,7 @@ struct UnitBitmap: Sendable {
         return nil
     }
 
-    /// The last unit that is used.
+    /// The last used unit; `nil` when all are unused.
     var lastUsed: Int? {
         guard let word = words.lastIndex(where: { $0 != 0 }) else { return nil }
         return units.lowerBound + word * 64 + 63 - words[word].leadingZeroBitCount

@@ -11,7 +11,7 @@ enum Parallels {
     /// An entry of the block allocation table (BAT): nothing is stored, which reads as zeroes.
     static let unallocated: UInt32 = 0
 
-    /// The two kinds of images, told by their first 16 bytes.
+    /// The two kinds of images, distinguished by their first 16 bytes.
     enum Kind: String, Sendable, CaseIterable {
         /// Entries count sectors, the disk has at most 2^32 of them.
         case sectors = "WithoutFreeSpace"
@@ -19,7 +19,7 @@ enum Parallels {
         case clusters = "WithouFreSpacExt"
     }
 
-    /// What the field `in_use` says.
+    /// The values of the field `in_use`.
     enum Use {
         /// Last closed by a program that knows nothing of the format extension.
         static let closedByOld: UInt32 = 0
@@ -29,24 +29,24 @@ enum Parallels {
     }
 
     enum Limit {
-        /// As QEMU: 2 GiB, less a little.
+        /// QEMU's limit: slightly less than 2 GiB.
         static let clusterSectors = Int(Int32.max) / 513
         /// 16 TiB of the usual clusters of 1 MiB; the table then takes 64 MiB of memory.
         static let entries = 16 << 20
         static let virtualSize = 1 << 60
-        /// Clusters of the file of which it is known whether they are used, for each entry and besides.
+        /// The clusters of a file that the bitmap of used clusters covers, per entry and in addition.
         static let fileClustersPerEntry = 4
         static let fileClusters = 1 << 25
         /// The format extension, which takes a cluster, is read as a whole.
         static let extensionBytes = 16 << 20
         static let extensionSections = 1024
-        /// What all bitmaps of an image take in memory.
+        /// The memory for all bitmaps of an image, in bytes.
         static let bitmapBytes = 32 << 20
-        /// How many clusters are copied to mend an image because somebody wants to write to it.
+        /// The clusters that the repair on opening an image for writing may copy.
         static let automaticCopies = 1024
-        /// How many entries a table that is too short gets for that.
+        /// The entries that the same repair may add to a table that is too short.
         static let automaticEntries = 1 << 20
-        /// Freed clusters are made durable when there are so many runs of them.
+        /// The runs of freed clusters that are kept in memory before a commit.
         static let freedRuns = 1 << 16
     }
 }

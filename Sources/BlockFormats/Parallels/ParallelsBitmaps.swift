@@ -1,15 +1,16 @@
 import BlockCore
 
-/// Dirty bitmaps in the format extension. Their names are UUIDs, and all of them record.
+/// Dirty bitmaps in the format extension. Their names are UUIDs, and all of them record changes.
 ///
-/// With the first change of a session they are read and the file's reference to them goes, since a crash
-/// would leave them outdated; when the image is closed they are stored anew.
+/// The first change of a session reads them and drops the file's reference to them, because a crash would
+/// leave them outdated. Closing the image stores them again.
 extension ParallelsDriver: BitmapCapable {
     public var bitmapObstacle: String? {
         clusterBytes <= Parallels.Limit.extensionBytes
             ? nil : "Cannot store dirty bitmaps in images with so large clusters"
     }
 
+    /// - Throws: nothing.
     public func bitmaps() throws(BlockError) -> [BitmapInfo] {
         session.withLock { state in
             state.features.bitmaps.map { bitmap in
@@ -20,6 +21,7 @@ extension ParallelsDriver: BitmapCapable {
         }
     }
 
+    /// - Throws: `notFound`; `corrupt` for unusable bits; `io`.
     public func bitmap(named name: String) throws(BlockError) -> DirtyBitmap {
         try session.exclusively { (state) throws(BlockError) -> DirtyBitmap in
             let bitmap = state.features.bitmaps[try state.usableBitmap(name)]
@@ -28,6 +30,7 @@ extension ParallelsDriver: BitmapCapable {
         }
     }
 
+    /// - Throws: `invalidArgument`, `unsupported`, `exists`, `limit`, `readOnly`; `io`.
     public func addBitmap(_ name: String, granularity: Int?, isEnabled: Bool) throws(BlockError) {
         guard let id = ImageUUID(text: name) else {
             throw BlockError(
@@ -49,18 +52,21 @@ extension ParallelsDriver: BitmapCapable {
         }
     }
 
+    /// - Throws: `notFound`, `readOnly`; `io`.
     public func removeBitmap(_ name: String) throws(BlockError) {
         try change { state throws(BlockError) in
             state.features.bitmaps.remove(at: try state.bitmapIndex(name))
         }
     }
 
+    /// - Throws: `notFound`, `corrupt`, `readOnly`; `io`.
     public func clearBitmap(_ name: String) throws(BlockError) {
         try change { state throws(BlockError) in
             state.features.bitmaps[try state.usableBitmap(name)].bits?.clearAll()
         }
     }
 
+    /// - Throws: `unsupported` when disabling; `notFound`, `corrupt`.
     public func setBitmap(_ name: String, isEnabled: Bool) throws(BlockError) {
         guard isEnabled else {
             throw BlockError(.unsupported, "Bitmaps in a Parallels image cannot be disabled")
@@ -68,13 +74,14 @@ extension ParallelsDriver: BitmapCapable {
         _ = try session.withLock { (state) throws(BlockError) in try state.usableBitmap(name) }
     }
 
+    /// - Throws: `notFound`, `corrupt`, `readOnly`; `io`.
     public func mergeBitmap(_ source: DirtyBitmap, into name: String) throws(BlockError) {
         try change { state throws(BlockError) in
             try state.features.bitmaps[try state.usableBitmap(name)].bits?.merge(source)
         }
     }
 
-    /// Changes the bitmaps when no write is under way, with all of them in memory.
+    /// Changes the bitmaps while no request is in flight and all of them are in memory.
     private func change(
         _ body: (inout ParallelsState) throws(BlockError) -> Void
     ) throws(BlockError) {
@@ -91,6 +98,7 @@ extension ParallelsDriver: BitmapCapable {
 
     public var recordsChanges: Bool { session.withLock { !$0.isReadOnly && $0.features.hasUsableBitmaps } }
 
+    /// - Throws: `corrupt`, `io`.
     public func recordChange(in range: Range<Int>) throws(BlockError) {
         try session.withLock { (state) throws(BlockError) in
             try state.beginGuestChange()
@@ -100,7 +108,7 @@ extension ParallelsDriver: BitmapCapable {
 }
 
 extension ParallelsFeatures {
-    /// Whether any bitmap has to follow changes.
+    /// Whether any bitmap has to record changes.
     var hasUsableBitmaps: Bool { bitmaps.contains { $0.obstacle == nil } }
 }
 
@@ -112,7 +120,7 @@ extension ParallelsState {
         return index
     }
 
-    /// - Throws: `notFound`; `corrupt` for one whose bits cannot be relied on.
+    /// - Throws: `notFound`; `corrupt` for a bitmap with unusable bits.
     fileprivate func usableBitmap(_ name: String) throws(BlockError) -> Int {
         let index = try bitmapIndex(name)
         if let obstacle = features.bitmaps[index].obstacle {

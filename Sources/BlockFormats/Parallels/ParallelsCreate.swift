@@ -12,12 +12,14 @@ extension ParallelsDriver: Measurable {
         ]
     }
 
-    /// The order of writes: nothing but the header makes the file an image, and it comes last.
+    /// The header is written last, because it makes the file an image.
+    ///
+    /// - Throws: `invalidArgument`, `limit`; `io`, `noSpace`, `exists`.
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         let header = try newHeader(options, size: options.integer(.size) ?? 0)
         let file = try context.createFile(size: 0)
         do throws(BlockError) {
-            // A table of nothing is all zeroes.
+            // An empty table is all zeroes.
             try file.resize(to: header.dataSector * Parallels.sectorBytes)
             try file.flush()
             try file.write(header.serialised().span.bytes, at: 0)
@@ -42,6 +44,7 @@ extension ParallelsDriver: Measurable {
         return ParallelsHeader(newOfSize: size, clusterBytes: clusterBytes)
     }
 
+    /// - Throws: `invalidArgument`, `limit`; `io` when the source cannot be read.
     public static func measure(
         _ options: CreateOptions, virtualSize: Int, source: BlockNode?
     ) throws(BlockError) -> MeasuredSize {

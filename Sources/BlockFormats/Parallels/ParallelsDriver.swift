@@ -3,8 +3,8 @@ import BlockCore
 /// Parallels' expandable disk images (`.hds`), of both kinds.
 ///
 /// Lock order: the node's range, then this driver's lock, then the file's own. Data is read and written
-/// outside the lock. An image names no backing file; where the caller names one (`backing.file.filename`), it
-/// has what is not allocated.
+/// outside the lock. An image names no backing file; the caller may name one (`backing.file.filename`) that
+/// provides the unallocated clusters.
 public final class ParallelsDriver: SessionFormat {
     public static let name = "parallels"
 
@@ -20,6 +20,7 @@ public final class ParallelsDriver: SessionFormat {
         ParallelsHeader.kind(header) == nil ? 0 : 100
     }
 
+    /// - Throws: `wrongFormat`, `unsupported`, `corrupt`, `limit`, `invalidArgument`; `io`.
     public static func open(
         _ request: OpenRequest, options: inout OptionTree
     ) throws(BlockError) -> ParallelsDriver {
@@ -40,6 +41,7 @@ public final class ParallelsDriver: SessionFormat {
     public var dataMayBeHoles: Bool { true }
     public var mapStyle: MapStyle { .unitsAreWhole }
 
+    /// - Throws: nothing.
     public func describe() throws(BlockError) -> FormatInfo {
         let (isDirty, kind) = session.withLock { ($0.isUnclean, $0.header.kind) }
         var fields = [InfoField("magic", .text(kind.rawValue))]

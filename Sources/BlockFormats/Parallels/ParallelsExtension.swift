@@ -1,6 +1,6 @@
 import BlockCore
 
-/// The format extension: a cluster of sections with features that the header has no place for.
+/// The format extension: a cluster with sections for features that the header has no fields for.
 ///
 /// ```
 /// 00 magic (8)    08 MD5 of the rest of the cluster (16)    18 sections
@@ -19,11 +19,11 @@ struct ParallelsExtension: Sendable {
         var flags: UInt64 = 0
         var data: [UInt8]
 
-        /// Who cannot read the section must not change the image.
+        /// Whether a program that cannot read the section must not change the image.
         var isNecessary: Bool { flags & 1 != 0 }
-        /// Who does not know the section leaves it as it is.
+        /// Whether a program that does not know the section keeps it unchanged.
         var isTransit: Bool { flags & 2 != 0 }
-        /// What it takes in the cluster.
+        /// Its size in the cluster, in bytes.
         var storedBytes: Int { sectionHeaderBytes + (data.count + 7) / 8 * 8 }
     }
 
@@ -57,12 +57,12 @@ struct ParallelsExtension: Sendable {
         }
     }
 
-    /// What a cluster needs for these sections, in bytes, with the end mark.
+    /// The size of these sections in a cluster, in bytes, with the end mark.
     static func bytesNeeded(_ sections: [Section]) -> Int {
         sections.reduce(headerBytes + sectionHeaderBytes) { $0 + $1.storedBytes }
     }
 
-    /// The cluster with these sections, which fit.
+    /// The bytes of a cluster with these sections, which must fit.
     static func serialised(_ sections: [Section], clusterBytes: Int) throws(BlockError) -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: clusterBytes)
         guard bytesNeeded(sections) <= clusterBytes else {
@@ -94,39 +94,39 @@ struct ParallelsExtension: Sendable {
     }
 }
 
-/// A dirty bitmap as the format extension has it.
+/// A dirty bitmap in the format extension.
 ///
 /// ```
 /// 00 size in sectors (8)  08 UUID (16)  18 granularity in sectors (4)  1C entries (4)  20 entries (8 each)
 /// ```
 ///
-/// Each entry is for as many bytes of the bitmap as a cluster has: 0 all clear, 1 all set, else the sector in
-/// which they begin.
+/// Each entry stands for one cluster of bitmap bytes: 0 all clear, 1 all set, otherwise the sector at which
+/// they begin.
 struct ParallelsBitmap: Sendable {
     static let headerBytes = 32
     static let allClear: UInt64 = 0
     static let allSet: UInt64 = 1
 
     var id: ImageUUID
-    /// How many bytes of the disk one bit stands for.
+    /// The bytes of the disk that one bit stands for.
     var granularity: Int
     var flags: UInt64 = 0
-    /// Where the stored bits are.
+    /// The entries that locate the stored bits.
     var entries: [UInt64] = []
-    /// The bits, where they were read or made.
+    /// The bits, once they were read or made.
     var bits: DirtyBitmap?
-    /// Why the bits cannot be relied on.
+    /// The reason for which the bits are unusable; `nil` when they are usable.
     var obstacle: String?
 
-    /// The size in bytes of what is stored for a disk.
+    /// The size of the stored bits for a disk, in bytes.
     static func storedBytes(diskBytes: Int, granularity: Int) -> Int {
         let bits = diskBytes / granularity + (diskBytes % granularity == 0 ? 0 : 1)
         return bits / 8 + (bits % 8 == 0 ? 0 : 1)
     }
 
-    /// Reads a section. What does not fit the disk makes an ``obstacle``.
+    /// Reads a section. A bitmap that does not fit the disk gets an ``obstacle``.
     ///
-    /// - Throws: `corrupt` for a section that does not even name its bitmap.
+    /// - Throws: `corrupt` for a section too short to name its bitmap.
     init(_ section: ParallelsExtension.Section, diskBytes: Int, clusterBytes: Int) throws(BlockError) {
         let bytes = section.data.span.bytes
         guard let sectors: UInt64 = bytes.littleEndian(at: 0), let name = bytes.part(8..<24),
@@ -158,14 +158,14 @@ struct ParallelsBitmap: Sendable {
         entries = (0..<Int(count)).map { bytes.littleEndian(at: Self.headerBytes + $0 * 8) ?? 0 }
     }
 
-    /// A new one, clean.
+    /// A new bitmap with all bits clear.
     init(_ id: ImageUUID, diskBytes: Int, granularity: Int) throws(BlockError) {
         self.id = id
         self.granularity = granularity
         bits = try DirtyBitmap(size: diskBytes, granularity: granularity)
     }
 
-    /// Where its clusters are, in bytes; `nil` when an entry is beyond all bounds.
+    /// The offsets of its clusters in the file, in bytes; `nil` when an entry is out of range.
     var clusterOffsets: [Int]? {
         let stored = entries.filter { $0 != Self.allClear && $0 != Self.allSet }
         let most = UInt64(Parallels.Limit.virtualSize / Parallels.sectorBytes)

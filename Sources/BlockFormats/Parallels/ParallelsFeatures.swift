@@ -1,18 +1,18 @@
 import BlockCore
 
-/// What the format extension of an open image has: dirty bitmaps, and sections that others understand.
+/// The format extension of an open image: dirty bitmaps, and sections that only other programs understand.
 struct ParallelsFeatures {
     var bitmaps: [ParallelsBitmap] = []
-    /// Sections to be left as they are.
+    /// Unknown sections, which are stored unchanged.
     var kept: [ParallelsExtension.Section] = []
-    /// Why the extension cannot be used; `nil` when it can, or there is none.
+    /// The reason for which the extension is unusable; `nil` when it is usable or absent.
     private(set) var problem: String?
-    /// Why the image must not be changed.
+    /// The reason for which the image must not be changed; `nil` when it may be.
     private(set) var obstacle: String?
-    /// Where the extension's and the bitmaps' clusters are, in bytes.
+    /// The offsets of the extension's and the bitmaps' clusters, in bytes.
     var ownClusters: [Int] = []
 
-    /// Whether parts of the file may belong to what is not understood.
+    /// Whether clusters of the file may belong to unknown sections.
     var keepsUnknown: Bool { !kept.isEmpty }
 
     init(reading file: BlockNode, _ header: ParallelsHeader, fileBytes: Int) throws(BlockError) {
@@ -62,25 +62,25 @@ struct ParallelsFeatures {
         bitmaps.append(bitmap)
     }
 
-    /// Gives up the extension: what it says is not to be relied on.
+    /// Drops the extension as unusable, with the reason.
     mutating func fail(_ reason: String) {
         (bitmaps, kept, ownClusters) = ([], [], [])
         problem = reason
     }
 
-    /// Forgets what cannot be used.
+    /// Drops the unusable extension.
     mutating func dropProblem() { problem = nil }
 }
 
 extension ParallelsBitmap {
-    /// What the bits take in memory, at most.
+    /// The memory that the bits need at most, in bytes.
     fileprivate func storedBytes(_ header: ParallelsHeader) -> Int {
         entries.isEmpty ? 0 : Self.storedBytes(diskBytes: header.virtualSize, granularity: granularity)
     }
 }
 
 extension ParallelsState {
-    /// The bits of a bitmap as they are in the file.
+    /// Reads the bits of a bitmap from the file.
     func readBits(_ bitmap: ParallelsBitmap) throws(BlockError) -> DirtyBitmap {
         let bits = try DirtyBitmap(size: header.virtualSize, granularity: bitmap.granularity)
         let stored = bits.byteCount
@@ -96,7 +96,7 @@ extension ParallelsState {
         return bits
     }
 
-    /// The part of the disk that the bits in these bytes stand for.
+    /// The guest bytes that the bits in these bytes stand for.
     private func guestBytes(ofBits bytes: Range<Int>, _ bits: DirtyBitmap) -> Range<Int> {
         let step = 8 * bits.granularity
         let (end, overflow) = bytes.upperBound.multipliedReportingOverflow(by: step)
@@ -114,7 +114,7 @@ extension ParallelsState {
         }
     }
 
-    /// Reads the bits of all bitmaps, so that they can follow changes.
+    /// Reads the bits of all bitmaps, so that they can record changes.
     mutating func loadBitmaps() throws(BlockError) {
         for index in features.bitmaps.indices where features.bitmaps[index].obstacle == nil {
             if features.bitmaps[index].bits == nil {
@@ -123,26 +123,26 @@ extension ParallelsState {
         }
     }
 
-    /// Where an extension was written; the header refers to it later.
+    /// The place of a written extension, to which the header refers later.
     struct StoredExtension {
-        /// 0 when there is none.
+        /// The first sector; 0 for no extension.
         var sector = 0
         /// Its clusters and those of its bitmaps, in bytes.
         var clusters: [Int] = []
     }
 
-    /// Writes an extension with nothing but what is to be left as it is, durable on return.
+    /// Writes an extension that has only the unknown sections. Durable on return.
     mutating func storeKeptSections() throws(BlockError) -> StoredExtension {
         var stored = StoredExtension()
         try store(features.kept, &stored)
         return stored
     }
 
-    /// Writes the bitmaps and what is to be left as it is, durable on return.
+    /// Writes the bitmaps and the unknown sections. Durable on return.
     mutating func storeFeatures() throws(BlockError) -> StoredExtension {
         var stored = StoredExtension()
         var sections = features.kept
-        // A bitmap that could not follow the changes says nothing any more.
+        // A bitmap that did not record the changes is outdated, and is dropped.
         features.bitmaps.removeAll { $0.bits == nil }
         for index in features.bitmaps.indices {
             guard let bits = features.bitmaps[index].bits else { continue }
@@ -183,8 +183,8 @@ extension ParallelsState {
         return entries
     }
 
-    /// Writes a cluster of a bitmap, its last part first, so that the file grows by the whole cluster at
-    /// once.
+    /// Writes a cluster of a bitmap, its last part first, so that the file grows by the whole cluster in one
+    /// step.
     private func write(_ bits: DirtyBitmap, from start: Int, at offset: Int) throws(BlockError) {
         let buffer = AlignedBuffer(count: min(header.clusterBytes, 1 << 20))
         for done in stride(from: 0, to: header.clusterBytes, by: buffer.count).reversed() {

@@ -8,9 +8,9 @@ import BlockCore
 /// 34 flags            38 format extension's offset, in sectors (8)    40 BAT
 /// ```
 ///
-/// It shares its sector with the first entries, so it is written by itself.
+/// It shares its sector with the first entries, so only its own bytes are written.
 struct ParallelsHeader: Sendable, Equatable {
-    /// The bytes as they are in the file; the fields below go over them.
+    /// The bytes in the file; the fields below replace their part of them.
     var bytes: [UInt8]
 
     var kind: Parallels.Kind
@@ -18,17 +18,17 @@ struct ParallelsHeader: Sendable, Equatable {
     var entryCount: Int
     var virtualSize: Int
     var inUse: UInt32
-    /// Where the data area begins, in sectors; 0 means right behind the table.
+    /// The start of the data area, in sectors; 0 for directly behind the table.
     var dataSector: Int
-    /// Where the format extension is, in sectors; 0 for none.
+    /// The start of the format extension, in sectors; 0 for none.
     var extensionSector: Int
 
-    /// Where the table ends, in bytes from the start of the file.
+    /// The end of the table, in bytes from the start of the file.
     var tableEnd: Int { Parallels.headerBytes + entryCount * Parallels.entryBytes }
-    /// What an entry counts, in bytes.
+    /// The unit of an entry, in bytes.
     var entryUnit: Int { kind == .clusters ? clusterBytes : Parallels.sectorBytes }
     var wasClosed: Bool { inUse == Parallels.Use.closed || inUse == Parallels.Use.closedByOld }
-    /// How many entries a disk of that size needs.
+    /// The number of entries for a disk of `size` bytes.
     func entries(forSize size: Int) -> Int { size.dividedRoundingUp(by: clusterBytes) }
 
     static func kind(_ bytes: RawSpan) -> Parallels.Kind? {
@@ -55,7 +55,7 @@ struct ParallelsHeader: Sendable, Equatable {
         guard span.number(0x20) <= Parallels.Limit.entries else {
             throw BlockError(.limit, "Catalog too large")
         }
-        // The older kind has but 32 bits for the size.
+        // The older kind has only 32 bits for the size.
         let sectors: UInt64 =
             kind == .clusters ? span.littleEndian(at: 0x24) ?? 0 : UInt64(span.number(0x24))
         let extensionSector: UInt64 = span.littleEndian(at: 0x38) ?? 0
@@ -112,7 +112,7 @@ struct ParallelsHeader: Sendable, Equatable {
         span.storeLittleEndian(UInt32(clamping: cylinders), at: 0x18)
     }
 
-    /// Says that the image is not empty: a flag, bit 0.
+    /// Clears the flag "empty image", bit 0.
     mutating func clearEmptyFlag() { bytes[0x34] &= 0xFE }
 
     /// The bytes with the fields as they are now.

@@ -1,6 +1,6 @@
 import BlockCore
 
-/// What the block allocation table says, and what becomes of it when the guest writes.
+/// The mapping: runs, grants, links and clearing.
 extension ParallelsState {
     func run(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         let block = offset / layout.clusterBytes
@@ -13,7 +13,7 @@ extension ParallelsState {
         return Extent(.data(hostOffset: layout.hostOffset(entry) + inside), length: length)
     }
 
-    /// How many blocks from `first` on are unallocated, or allocated one behind the other.
+    /// The number of blocks from `first` on that are all unallocated, or adjacent in the file.
     private func runLength(at first: Int, atMost most: Int) -> Int {
         let entry = table[first]
         let step = entry == Parallels.unallocated ? 0 : UInt32(layout.clusterBytes / layout.entryUnit)
@@ -30,9 +30,9 @@ extension ParallelsState {
 
     // MARK: Writing
 
-    /// Readies the image for a change of the guest's bytes.
+    /// Prepares the image for a change of the guest's bytes.
     ///
-    /// - Throws: `corrupt` for an image that was opened to be checked; what ``beginChanges()`` throws.
+    /// - Throws: `corrupt` for an image that was opened for a check; the errors of ``beginChanges()``.
     mutating func beginGuestChange() throws(BlockError) {
         guard isSound else {
             throw BlockError(.corrupt, "The image was opened to be checked, not to be written to")
@@ -75,8 +75,9 @@ extension ParallelsState {
 
     // MARK: Clearing
 
-    /// Clusters that may be given back lose their entries, others become holes of the file. Over a backing
-    /// node there is no way to say zero but zeroes, and what lost its entry would show that node's bytes.
+    /// Clusters that may be given back lose their entries, others become holes of the file. The format has no
+    /// zero entry: over a backing node, clusters without an entry would show that node's bytes, so zeroes are
+    /// stored.
     mutating func clear(
         _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
     ) throws(BlockError) -> ClearStep {

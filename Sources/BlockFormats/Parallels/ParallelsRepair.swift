@@ -1,14 +1,15 @@
 import BlockCore
 
 extension ParallelsDriver: Checkable {
+    /// - Throws: `io`, `noSpace`, `limit`; findings are in the result.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try session.exclusively { (state) throws(BlockError) in try state.check(repair: repair, report) }
     }
 }
 
 extension ParallelsState {
-    /// Looks through the image before the first change, and mends it, as QEMU does: what was not closed, and
-    /// what must not be written to as it is.
+    /// Surveys the image before the first change and, as QEMU does, repairs it if it was not closed or has
+    /// findings.
     mutating func prepareForWriting() throws(BlockError) {
         guard !isSound else { return }
         if let obstacle = features.obstacle { throw BlockError(.unsupported, obstacle) }
@@ -26,7 +27,7 @@ extension ParallelsState {
         isSound = true
     }
 
-    /// Blocks that the file lacks are not given up unless a repair is asked for.
+    /// Blocks behind the end of the file are dropped only by an explicit repair.
     private func refuseLoss() throws(BlockError) {
         var end = 0
         for block in 0..<table.count where table[block] != Parallels.unallocated {
@@ -45,11 +46,11 @@ extension ParallelsState {
             "The image's block allocation table is damaged; it can be read, and repaired with 'check -r all'")
     }
 
-    /// Goes on with the space that a survey found.
+    /// Uses the space that a survey found.
     private mutating func adopt(_ survey: ParallelsSurvey) throws(BlockError) {
         space = survey.space
         guard features.keepsUnknown else { return }
-        // What is not understood may have clusters anywhere: new ones go behind all of the file.
+        // Unknown sections may own clusters anywhere: new clusters are placed behind the end of the file.
         let clusters = max(0, try file.length() - layout.dataStart - 1) / layout.clusterBytes
         guard clusters < Parallels.Limit.fileClusters else {
             throw BlockError(.limit, "The clusters of the image are scattered too far")
@@ -57,26 +58,26 @@ extension ParallelsState {
         space.mark(clusters)
     }
 
-    /// Checks and repairs; whether the image was closed is reported before anything is looked at.
+    /// Checks and repairs; first reports an image that was not closed.
     mutating func check(repair: RepairMode, _ report: (String) -> Void) throws(BlockError) -> CheckResult {
         if isUnclean { report("\(repair == .all ? "Repairing" : "ERROR") image was not closed correctly") }
         return try check(repair, report)
     }
 }
 
-/// What is done about a survey, in this order: every look is a step, for what it finds depends on what those
-/// before it have repaired.
+/// The steps of a check, in this order. Each part of the check is a step, because its findings depend on the
+/// repairs before it.
 struct ParallelsRepairPlan: RepairPlan {
     enum Step: CaseIterable {
-        /// Where the data area begins, and the format extension.
+        /// The start of the data area, and the format extension.
         case header
         /// The entries of the block allocation table.
         case table
-        /// Whether the table has entries for all of the disk.
+        /// The length of the table: it must have entries for all of the disk.
         case length
-        /// The mark of an image that was not closed goes.
+        /// Clears the mark "in use" of an unclosed image.
         case close
-        /// What the file has behind the last cluster in use.
+        /// The bytes of the file behind the last used cluster.
         case leaks
     }
 
@@ -85,14 +86,14 @@ struct ParallelsRepairPlan: RepairPlan {
 
     var repairsAll: Bool { mode == .all }
 
-    /// Whether a step is to be done, now that those before it are.
+    /// Whether a step is to be done, after the steps before it.
     func includes(_ step: Step, after survey: ParallelsCheck) -> Bool { step != .close || wasUnclean }
 }
 
-/// A survey of an image, and what came of it so far: a value.
+/// A survey of an image with the counts of the steps so far. A value.
 struct ParallelsCheck {
     var table: ParallelsSurvey
-    /// A repair gives up what entries or the format extension referred to.
+    /// Whether a repair drops data of entries or the format extension.
     var isLossy: Bool
     var result = CheckResult()
 }
@@ -107,7 +108,7 @@ extension ParallelsState: Surveying {
         ParallelsRepairPlan(mode: mode, wasUnclean: isUnclean)
     }
 
-    /// Nothing: each step reports what it finds.
+    /// Does nothing: each step reports its findings.
     func tell(_ survey: ParallelsCheck, _ plan: ParallelsRepairPlan, _ report: (String) -> Void) {}
 
     mutating func apply(
@@ -144,7 +145,7 @@ extension ParallelsState: Surveying {
         return result
     }
 
-    /// Leaks stay where they may hold what entries that were given up referred to.
+    /// Leaks stay when they may hold the data of dropped entries.
     private mutating func checkLeaks(
         _ plan: ParallelsRepairPlan, _ survey: inout ParallelsCheck, _ report: (String) -> Void
     ) throws(BlockError) {
@@ -159,7 +160,7 @@ extension ParallelsState: Surveying {
 
     // MARK: Steps
 
-    /// What the header says, and what it refers to.
+    /// Checks the header and the format extension.
     private mutating func checkHeader(
         _ repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) {
@@ -172,7 +173,7 @@ extension ParallelsState: Surveying {
         if let problem = features.problem {
             report("\(what) format extension: \(problem)")
             if repair {
-                // Beginning to change the image drops it.
+                // The first change of a session drops the extension.
                 try beginChanges()
                 features.dropProblem()
             }
@@ -198,7 +199,7 @@ extension ParallelsState: Surveying {
 
     private mutating func correctDataOffset() throws(BlockError) {
         try beginChanges()
-        // A file that ends before its data area would make the new offset wrong, too.
+        // Extends a file that ends before its data area: the new offset would be wrong otherwise.
         if try file.length() < layout.dataStart { try file.resize(to: layout.dataStart) }
         header.dataSector = layout.dataStart / Parallels.sectorBytes
         try writeHeader()
@@ -223,10 +224,10 @@ extension ParallelsState: Surveying {
         result.corruptionsFixed += survey.findingCount - left
     }
 
-    /// Blocks without data become unallocated; those whose place is not theirs get a copy of it. The order is
-    /// that of all changes: copies, a flush, the entries.
+    /// Blocks without data become unallocated; blocks with a shared or misaligned place get a copy of it. The
+    /// order of writes: copies, a flush, the entries.
     ///
-    /// - Returns: whether nothing was left because of the number of copies.
+    /// - Returns: `false` when the budget left some blocks as they are.
     private mutating func mendTable() throws(BlockError) -> Bool {
         try beginChanges()
         var copies = RepairBudget(for: file, .blocks)
@@ -248,7 +249,7 @@ extension ParallelsState: Surveying {
 
     /// Gives a block a copy of its cluster. The old one is not freed.
     ///
-    /// - Returns: how many bytes were written.
+    /// - Returns: the number of bytes written.
     @discardableResult
     mutating func moveBlock(_ block: Int) throws(BlockError) -> Int {
         let clusters = try takeClusters(atMost: 1)
@@ -265,7 +266,8 @@ extension ParallelsState: Surveying {
         return written
     }
 
-    /// What the file has behind the last cluster in use. Gaps before it are free, and are taken first.
+    /// Checks the bytes of the file behind the last used cluster. Gaps before it are free space, which is
+    /// granted first.
     private mutating func checkLeaks(
         _ survey: ParallelsSurvey, _ repair: RepairMode, _ result: inout CheckResult,
         _ report: (String) -> Void

@@ -1,11 +1,18 @@
 import BlockCore
 
 extension ParallelsDriver: Resizable {
-    /// The order of writes. Growing: clusters that are in the way of a longer table move, as any new ones;
-    /// then the new entries; a flush; then the header, one sector, that makes them and the new size true.
-    /// Over a backing file that is longer than the disk, the header has the new entries with the old size
-    /// first; then zeroes are stored in front of that file's bytes, and what refers to them; a flush; then
-    /// the header with the new size. Shrinking: the header; a flush; only then the lost clusters are free.
+    /// The order of writes when growing, with a flush after each step:
+    ///
+    /// 1. copies of the clusters that a longer table will overwrite, and then their entries;
+    /// 2. the new entries;
+    /// 3. the header, atomically, with the new number of entries and the new size. Over a longer backing file
+    ///    it still has the old size;
+    /// 4. over a longer backing file: zeroes that hide its bytes, then their entries, then the header with
+    ///    the new size.
+    ///
+    /// When shrinking, the header is first; after a flush the clusters behind the new end are free.
+    ///
+    /// - Throws: `unsupported`, `invalidArgument`, `limit`, `corrupt`, `noSpace`, `io`.
     public func resize(
         to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
@@ -30,8 +37,7 @@ extension ParallelsDriver: Resizable {
         try session.exclusively { (state) throws(BlockError) in try state.resizeBitmaps() }
     }
 
-    /// Stores zeroes in front of a longer backing file, if that was not stated to be hidden already, and then
-    /// states the new size.
+    /// Hides the bytes of a longer backing file with zeroes, if necessary, and then writes the new size.
     private func finishGrowth(_ added: Range<Int>, _ guest: GuestAccess) throws(BlockError) {
         guard virtualSize < added.upperBound else { return }
         let end = added.lowerBound.roundedUp(to: clusterBytes) ?? added.upperBound
@@ -59,12 +65,12 @@ extension ParallelsState {
         for bitmap in features.bitmaps { try bitmap.bits?.resize(to: header.virtualSize) }
     }
 
-    /// Gives the table the entries that a disk of that size needs.
+    /// Extends the table for a disk of that size.
     mutating func grow(to virtualSize: Int) throws(BlockError) {
         try grow(to: virtualSize, entriesFor: virtualSize)
     }
 
-    /// States a size, and gives the table the entries of a disk that is as large or larger.
+    /// Writes a new size, and extends the table for a disk of `larger` bytes.
     fileprivate mutating func grow(to virtualSize: Int, entriesFor larger: Int) throws(BlockError) {
         try hideWhatIsBehindTheEnd()
         let count = max(table.count, header.entries(forSize: larger))
@@ -87,7 +93,7 @@ extension ParallelsState {
         if shift > 0 { space = try survey().space }
     }
 
-    /// States another size, for which the table has the entries.
+    /// Writes a new size, for which the table is long enough.
     fileprivate mutating func setSize(_ virtualSize: Int) throws(BlockError) {
         let before = header
         do throws(BlockError) {
@@ -125,15 +131,15 @@ extension ParallelsState {
             dataStart: dataStart, headerIsWrong: false)
     }
 
-    /// After a failure: nobody knows which header the file has, so the old one is written before anything
-    /// else changes. What was vacated stays taken, since the new one may have its table there.
+    /// Called after a failure: the file may have either header, so the old one is written again before any
+    /// other change. Vacated clusters stay taken, because the new header's table may lie there.
     private mutating func restore(_ header: ParallelsHeader, entries: Int) {
         self.header = header
         table.resize(to: entries, filler: Parallels.unallocated)
         headerIsUncertain = true
     }
 
-    /// What lay behind the end of the disk must not come back when it grows.
+    /// Clears the old data behind the end of the disk, which must not reappear when it grows.
     private mutating func hideWhatIsBehindTheEnd() throws(BlockError) {
         let size = header.virtualSize
         let block = size / layout.clusterBytes
@@ -148,14 +154,14 @@ extension ParallelsState {
         try commit()
     }
 
-    /// How many clusters of the data area a longer table takes.
+    /// The number of clusters of the data area that a longer table overlaps.
     private func clustersInTheWay(ofTableWith entries: Int) -> Int {
         let end = Parallels.headerBytes + entries * Parallels.entryBytes
         guard end > layout.dataStart else { return 0 }
         return (end - layout.dataStart).dividedRoundingUp(by: layout.clusterBytes)
     }
 
-    /// Moves the guest's data out of the first clusters of the data area, which nobody gets meanwhile.
+    /// Moves the guest's data out of the first clusters of the data area, which are not granted meanwhile.
     private mutating func vacate(_ shift: Int) throws(BlockError) {
         guard !features.keepsUnknown else {
             throw BlockError(

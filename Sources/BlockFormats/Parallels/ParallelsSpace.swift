@@ -1,18 +1,18 @@
 import BlockCore
 
-/// Which clusters of the data area are in use: one bit for each. They are counted from its start.
+/// The used clusters of the data area, one bit each, counted from its start.
 struct ParallelsSpace {
     private var words: [UInt64] = []
-    /// The end of the last cluster in use.
+    /// The number behind the last used cluster.
     private(set) var end = 0
-    /// Below it every cluster is in use.
+    /// All clusters below this number are used.
     private var cursor = 0
 
     func contains(_ cluster: Int) -> Bool {
         cluster / 64 < words.count && words[cluster / 64] & (1 << UInt64(cluster % 64)) != 0
     }
 
-    /// Takes a cluster. `false` when it was in use.
+    /// Marks a cluster as used. `false` when it was used already.
     @discardableResult
     mutating func mark(_ cluster: Int) -> Bool {
         if cluster / 64 >= words.count {
@@ -34,12 +34,12 @@ struct ParallelsSpace {
         }
         cursor = min(cursor, clusters.lowerBound)
         while end > 0, !contains(end - 1) {
-            // Whole words of nothing at once.
+            // Skips whole words without a used cluster.
             end = end % 64 == 0 && words[end / 64 - 1] == 0 ? end - 64 : end - 1
         }
     }
 
-    /// Takes 1 to `most` clusters that follow each other, the first that are free.
+    /// Takes 1 to `most` adjacent clusters, the first free ones.
     mutating func allocate(atMost most: Int) -> Range<Int> {
         let first = firstFree()
         var last = first + 1

@@ -11,7 +11,7 @@ import BlockCore
 /// 4. when the image is closed, the bitmaps, in clusters of their own;
 /// 5. the header, marked as closed, that refers to the bitmaps.
 ///
-/// Killed anywhere, the worst is a cluster that nothing refers to, which is free.
+/// After a crash at any point the worst result is a cluster without a reference, which is free.
 struct ParallelsState: SessionState {
     let file: BlockNode
     var header: ParallelsHeader
@@ -19,18 +19,18 @@ struct ParallelsState: SessionState {
     var layout: ParallelsLayout
     var isReadOnly: Bool
     var space = ParallelsSpace()
-    /// Clusters without an entry, while the file may still have one for them.
+    /// Clusters that lost their entries in memory, but not yet in the file.
     var freed: [Range<Int>] = []
     var writes: TableWrites?
-    /// Clusters that will be free once what is being written is durable.
+    /// Clusters that are free once the changes being written are durable.
     private var freeing: [Range<Int>] = []
-    /// Whether the table was looked through, so that it may be written to.
+    /// Whether the table was checked, so that it may be written to.
     var isSound = false
-    /// Somebody did not close the image, and nobody has checked it since.
+    /// Whether the image was not closed and has not been repaired since.
     var isUnclean: Bool
     /// Whether this session has marked the image as in use.
     var isInUse = false
-    /// A failed write has left open what the file's header is.
+    /// Whether a failed write left the file's header undefined.
     var headerIsUncertain = false
     var features: ParallelsFeatures
     var growth: ParallelsGrowth?
@@ -54,7 +54,7 @@ struct ParallelsState: SessionState {
 
     var virtualSize: Int { header.virtualSize }
 
-    /// Looks through the table; what is found is not mended here.
+    /// Surveys the table without a repair.
     mutating func survey() throws(BlockError) -> ParallelsSurvey {
         var survey = try ParallelsSurvey(table, layout, fileBytes: try file.length())
         if !survey.mark(extensionClusters: features.ownClusters) {
@@ -63,12 +63,12 @@ struct ParallelsState: SessionState {
         return survey
     }
 
-    /// Whether the disk ends behind the last entry.
+    /// Whether the table has too few entries for the disk.
     var tableIsShort: Bool { header.entries(forSize: header.virtualSize) > table.count }
 
     // MARK: Space
 
-    /// Takes 1 to `most` clusters that follow each other. They have no entries until they are linked.
+    /// Takes 1 to `most` adjacent clusters. They have no entries until they are linked.
     mutating func takeClusters(atMost most: Int) throws(BlockError) -> Range<Int> {
         let clusters = features.keepsUnknown ? space.append(most) : space.allocate(atMost: most)
         do throws(BlockError) {
@@ -81,7 +81,7 @@ struct ParallelsState: SessionState {
         return clusters
     }
 
-    /// Points entries from `block` on to clusters whose data is in the file: all of them, or none.
+    /// Links clusters with written data to the entries from `block` on: all of them, or none.
     mutating func link(_ block: Int, to clusters: Range<Int>) throws(BlockError) {
         let entries = try clusters.map { (cluster) throws(BlockError) in
             try layout.entry(forCluster: cluster)
@@ -89,7 +89,7 @@ struct ParallelsState: SessionState {
         for (index, entry) in entries.enumerated() { table[block + index] = entry }
     }
 
-    /// Makes a block unallocated; its cluster is free once that is durable.
+    /// Makes a block unallocated; its cluster is free once the entry is durable.
     mutating func unlink(_ block: Int) {
         let cluster = layout.cluster(table[block])
         table[block] = Parallels.unallocated
@@ -102,8 +102,8 @@ struct ParallelsState: SessionState {
 
     // MARK: Order
 
-    /// Marks the image as in use, before anything in it changes. Flushes with the lock held, once a session:
-    /// no other request may change anything before the mark is durable.
+    /// Marks the image as in use before its first change. Flushes with the lock held, once a session: no
+    /// request may change anything before the mark is durable.
     mutating func beginChanges() throws(BlockError) {
         if isInUse && !headerIsUncertain { return }
         if let obstacle = features.obstacle { throw BlockError(.unsupported, obstacle, path: file.filename) }
@@ -122,7 +122,7 @@ struct ParallelsState: SessionState {
         }
     }
 
-    /// Makes everything durable, in the order above.
+    /// Makes all changes durable, in the order above.
     mutating func commit() throws(BlockError) {
         try finishWrites()
         if headerIsUncertain { try writeHeader() }
@@ -149,11 +149,11 @@ struct ParallelsState: SessionState {
         freed += waiting
     }
 
-    /// What lost its entries for good is free, and the host may have it.
+    /// Frees the clusters whose lost entries are durable, and discards them on the host.
     mutating func releaseFreed() {
         for clusters in freed {
             space.release(clusters)
-            // Only a wish: where it fails, the space stays the file's.
+            // A failure is ignored: the file keeps the space.
             try? file.discard(
                 at: layout.hostOffset(ofCluster: clusters.lowerBound),
                 count: clusters.count * layout.clusterBytes)
@@ -170,14 +170,14 @@ struct ParallelsState: SessionState {
         headerIsUncertain = false
     }
 
-    /// Where the used part of the file ends, in bytes.
+    /// The end of the used part of the file, in bytes.
     var usedEnd: Int { layout.hostOffset(ofCluster: space.end) }
 
-    /// Brings the file to the state of an image that nobody uses.
+    /// Brings the file to the state of a closed image.
     mutating func finish() throws(BlockError) {
         guard !isReadOnly, isInUse || headerIsUncertain || table.isDirty else { return }
         try commit()
-        // What was found unclean and not mended must stay marked.
+        // An unclosed image that was not repaired must stay marked.
         guard !isUnclean, isInUse || headerIsUncertain else { return }
         let stored = try storeFeatures()
         header.extensionSector = stored.sector
@@ -194,12 +194,12 @@ extension ParallelsLayout {
     func cluster(ofHostOffset offset: Int) -> Int { (offset - dataStart) / clusterBytes }
 }
 
-/// Growing the file by more than is needed at the moment, as the open options ask for.
+/// Preallocation: the file grows by more than a request needs, as set by the open options.
 struct ParallelsGrowth: Sendable {
     var bytes: Int
     var preallocation: Preallocation
 
-    /// Makes the file reach to `end` and beyond, if it does not.
+    /// Extends a file that ends before `end`, to beyond it.
     func makeRoom(upTo end: Int, in file: BlockNode) throws(BlockError) {
         guard bytes > 0, try file.length() < end else { return }
         let (target, overflow) = end.addingReportingOverflow(bytes)
@@ -207,7 +207,8 @@ struct ParallelsGrowth: Sendable {
         try file.resize(to: target, preallocation: preallocation)
     }
 
-    /// Takes `prealloc-mode` and `prealloc-size` out of the options, with QEMU's defaults where one is given.
+    /// Takes `prealloc-mode` and `prealloc-size` out of the options, with QEMU's default for the other if
+    /// only one is given.
     static func take(_ options: inout OptionTree) throws(BlockError) -> ParallelsGrowth? {
         let mode = options.take("prealloc-mode")
         let size = try options.takeSize("prealloc-size")

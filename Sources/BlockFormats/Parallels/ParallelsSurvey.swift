@@ -1,21 +1,21 @@
 import BlockCore
 
-/// What a look at a whole table finds.
+/// The survey of a whole table.
 struct ParallelsSurvey {
     enum Finding: Equatable {
         /// The entry points before the data area or behind the end of the file.
         case outside(block: Int)
-        /// The cluster is the file's last and not all there.
+        /// The cluster is the file's last, and the file ends inside it.
         case cut(block: Int)
-        /// The cluster does not begin where one should.
+        /// The cluster does not begin at a multiple of the cluster size.
         case misaligned(block: Int)
-        /// The cluster is an earlier entry's.
+        /// An earlier entry refers to the same cluster.
         case shared(block: Int)
 
-        /// Whether a repair gives up what the entry referred to.
+        /// Whether the repair drops the data that the entry referred to.
         var isLoss: Bool { if case .outside = self { true } else { false } }
 
-        /// Whether the block gets a new cluster.
+        /// Whether the repair copies the block to a new cluster.
         var wantsCopy: Bool {
             switch self {
             case .outside, .cut: false
@@ -25,12 +25,12 @@ struct ParallelsSurvey {
     }
 
     private(set) var findings = Findings<Finding>(keeping: 4096)
-    /// How many findings there are.
+    /// The number of findings.
     var findingCount: Int { findings.count }
-    /// Findings whose blocks get new clusters.
+    /// The number of findings whose repair is a copy.
     private(set) var copyCount = 0
     private(set) var allocated = 0
-    /// Entries whose cluster does not follow the one before.
+    /// The number of entries whose cluster does not follow that of the entry before.
     private(set) var fragmented = 0
     private(set) var space = ParallelsSpace()
 
@@ -38,9 +38,9 @@ struct ParallelsSurvey {
     private let fileBytes: Int
     private let mostClusters: Int
 
-    /// Looks at all entries.
+    /// Surveys all entries.
     ///
-    /// - Throws: `limit` when clusters are scattered too far to keep account of them.
+    /// - Throws: `limit` when clusters are scattered too far for the bitmap of used clusters.
     init(_ table: BlockTable, _ layout: ParallelsLayout, fileBytes: Int) throws(BlockError) {
         self.init(of: table.count, layout, fileBytes: fileBytes)
         var previous = 0
@@ -58,14 +58,14 @@ struct ParallelsSurvey {
         }
     }
 
-    /// A survey of that many entries, which has yet to look at each.
+    /// An empty survey of that many entries; ``look(at:_:)`` adds each.
     init(of entries: Int, _ layout: ParallelsLayout, fileBytes: Int) {
         self.layout = layout
         self.fileBytes = fileBytes
         mostClusters = entries * Parallels.Limit.fileClustersPerEntry + Parallels.Limit.fileClusters
     }
 
-    /// What is wrong with the next entry, which is allocated; `nil` for nothing. Takes its cluster.
+    /// The finding for the next allocated entry; `nil` for a sound one. Marks its cluster as used.
     mutating func look(at block: Int, _ entry: UInt32) throws(BlockError) -> Finding? {
         let offset = layout.hostOffset(entry)
         guard offset >= layout.tableEnd, offset < fileBytes else { return .outside(block: block) }
@@ -91,7 +91,7 @@ struct ParallelsSurvey {
         if finding.wantsCopy { copyCount += 1 }
     }
 
-    /// Takes the clusters of the format extension. `false` when one is not theirs to have.
+    /// Marks the clusters of the format extension as used. `false` when one is used already or invalid.
     mutating func mark(extensionClusters offsets: [Int]) -> Bool {
         let before = space
         for offset in offsets {
@@ -108,15 +108,15 @@ struct ParallelsSurvey {
     }
 }
 
-/// Where clusters are in the file. An immutable value.
+/// The layout of clusters in the file. An immutable value.
 struct ParallelsLayout: Sendable, Equatable {
     let clusterBytes: Int
-    /// What an entry counts, in bytes.
+    /// The unit of an entry, in bytes.
     let entryUnit: Int
     let tableEnd: Int
-    /// Where the data area begins, in bytes.
+    /// The start of the data area, in bytes.
     let dataStart: Int
-    /// Whether the header says something else.
+    /// Whether the header states another start.
     let headerIsWrong: Bool
 
     func hostOffset(_ entry: UInt32) -> Int { Int(entry) * entryUnit }
@@ -125,7 +125,7 @@ struct ParallelsLayout: Sendable, Equatable {
 
     /// The entry for a cluster of the data area.
     ///
-    /// - Throws: `noSpace` when it has no number.
+    /// - Throws: `noSpace` when its number does not fit into an entry.
     func entry(forCluster cluster: Int) throws(BlockError) -> UInt32 {
         guard let entry = UInt32(exactly: hostOffset(ofCluster: cluster) / entryUnit) else {
             throw BlockError(.noSpace, "The image cannot hold more clusters")
@@ -135,8 +135,8 @@ struct ParallelsLayout: Sendable, Equatable {
 }
 
 extension ParallelsLayout {
-    /// Finds the start of the data area, also where the header states none or a wrong one: then it is the
-    /// first place behind the table from which the clusters can be counted.
+    /// Finds the start of the data area. If the header states none or a wrong one, it is the first offset
+    /// behind the table from which the clusters can be counted.
     init(_ header: ParallelsHeader, _ table: BlockTable, fileBytes: Int) {
         let stated = header.dataSector * Parallels.sectorBytes
         var lowest = Int.max

@@ -3,6 +3,7 @@ import BlockCore
 extension QcowDriver: CompressedWriting {
     public var compressedUnitBytes: Int { clusterBytes }
 
+    /// - Throws: `limit` when the compressor gets no memory.
     public func compress(_ unit: RawSpan, into output: inout MutableRawSpan) throws(BlockError) -> Int? {
         var room = output.slice(0..<min(output.byteCount, clusterBytes - 1))
         if unit.byteCount == clusterBytes { return try Deflate.compress(unit, into: &room) }
@@ -12,6 +13,8 @@ extension QcowDriver: CompressedWriting {
         return try Deflate.compress(padded.bytes, into: &room)
     }
 
+    /// - Throws: `unsupported` for an encrypted image; `invalidArgument` for less than a whole cluster; `io`,
+    ///   `noSpace`, `corrupt`.
     public func writeCompressed(_ payload: RawSpan, at offset: Int) throws(BlockError) {
         guard !isEncrypted else {
             throw BlockError(

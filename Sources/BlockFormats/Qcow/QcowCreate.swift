@@ -3,7 +3,8 @@ import BlockCore
 extension QcowDriver: Measurable {
     private static let defaultClusterBits = 12
     private static let tableBitsOfDefault = 9
-    /// Over a backing file small clusters, so that little has to be copied; tables map as much.
+    /// Overlays have small clusters, so that a write copies little; the tables map as much as without a
+    /// backing file.
     private static let overlayClusterBits = 9
     private static let overlayTableBits = 12
 
@@ -35,7 +36,7 @@ extension QcowDriver: Measurable {
         return header
     }
 
-    /// - Throws: `invalidArgument` for options that do not go together.
+    /// - Throws: `invalidArgument` for options that contradict each other.
     private static func encrypts(_ options: CreateOptions) throws(BlockError) -> Bool {
         guard let format = try EncryptionChoice.format(options) else {
             guard options[.encryptKeySecret] == nil else {
@@ -52,7 +53,9 @@ extension QcowDriver: Measurable {
         return true
     }
 
-    /// The order of writes: the header comes last and makes the file an image.
+    /// The header is written last, because it makes the file an image.
+    ///
+    /// - Throws: `invalidArgument`, `limit`; `io`, `noSpace`, `exists`.
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         var header = try newHeader(options, size: options.integer(.size) ?? 0)
         if header.isEncrypted, let secret = options[.encryptKeySecret] {
@@ -80,7 +83,7 @@ extension QcowDriver: Measurable {
         try file.close()
     }
 
-    /// The image cannot keep the backing file's format: probing must find what the user says.
+    /// The image cannot store the backing file's format, so probing must find the format that the user names.
     private static func checkBackingFormat(
         _ options: CreateOptions, _ filename: String, _ context: CreateContext
     ) throws(BlockError) {
@@ -102,6 +105,7 @@ extension QcowDriver: Measurable {
                 + "format 'qcow' cannot name it")
     }
 
+    /// - Throws: `invalidArgument`, `limit`; `io` when the source cannot be read.
     public static func measure(
         _ options: CreateOptions, virtualSize: Int, source: BlockNode?
     ) throws(BlockError) -> MeasuredSize {

@@ -26,11 +26,13 @@ public final class QcowDriver: SessionFormat {
         session = Session(state)
     }
 
-    /// Version 1 only: later ones are qcow2.
+    /// Matches version 1 only: later versions are qcow2.
     public static func probe(_ header: RawSpan, filename: String) -> Int {
         header.bigEndian(at: 0) == Qcow.magic && header.bigEndian(at: 4) == Qcow.version ? 100 : 0
     }
 
+    /// - Throws: `wrongFormat`, `unsupported`, `corrupt`, `limit`; `invalidArgument`, `notFound` for the
+    ///   options of an encrypted image; `io`.
     public static func open(
         _ request: OpenRequest, options: inout OptionTree
     ) throws(BlockError) -> QcowDriver {
@@ -76,17 +78,20 @@ public final class QcowDriver: SessionFormat {
     }
 
     public var writeGranularity: Int { clusterBytes }
-    /// Zeroed clusters stay where they are, as holes of the file.
+    /// Zeroed clusters keep their places, as holes of the file.
     public var dataMayBeHoles: Bool { !isEncrypted }
     public var mapStyle: MapStyle { .unitsAreWhole }
 
-    /// Encrypts guest bytes on their way to the place of a grant.
+    /// Encrypts guest bytes and writes them to the space of a grant.
+    ///
+    /// - Throws: `io`, `noSpace`.
     public func storeEncoded(
         _ bytes: RawSpan, for grant: WriteGrant, at guest: Int
     ) throws(BlockError) {
         try data.write(bytes, at: grant.hostOffset(of: guest), guest: guest)
     }
 
+    /// - Throws: nothing.
     public func describe() throws(BlockError) -> FormatInfo {
         let header = session.withLock { $0.header }
         return FormatInfo(

@@ -10,9 +10,9 @@ import BlockCore
 struct QcowHeader: Sendable, Equatable {
     var backingOffset = 0
     var backingBytes = 0
-    /// What other programs note of the backing file; kept.
+    /// The backing file's time as other programs store it; left unchanged.
     var modificationTime: UInt32 = 0
-    /// As it is stored; the guest sees whole sectors of it.
+    /// The stored size in bytes; the guest sees the whole sectors of it.
     var storedSize: Int
     var clusterBits: Int
     var tableBits: Int
@@ -28,7 +28,7 @@ struct QcowHeader: Sendable, Equatable {
     var guestBytesPerTable: Int { 1 << (clusterBits + tableBits) }
     var l1Entries: Int { l1Entries(for: storedSize) }
     var l1Range: Range<Int> { l1Offset..<l1Offset + l1Entries * 8 }
-    /// Where the backing file's name is; empty without one.
+    /// The bytes of the backing file's name in the file; empty without one.
     var nameRange: Range<Int> { backingOffset..<backingOffset + backingBytes }
 
     func l1Entries(for size: Int) -> Int {
@@ -86,7 +86,7 @@ struct QcowHeader: Sendable, Equatable {
         else { throw BlockError(.corrupt, "The qcow backing file name is misplaced") }
     }
 
-    /// The fixed fields: less than a sector, so that they are written whole or not at all.
+    /// The fixed fields: less than a sector, so that they are written atomically.
     func serialised() -> [UInt8] {
         var result = [UInt8](repeating: 0, count: Qcow.headerBytes)
         var elements = result.mutableSpan
@@ -115,8 +115,8 @@ extension RawSpan {
     }
 }
 
-/// An L2 entry: 0, or a place in the file. Bit 63 says that the cluster is compressed; its size in bytes then
-/// stands in the `clusterBits` bits below.
+/// An L2 entry: 0, or an offset in the file. Bit 63 is set for a compressed cluster; the `clusterBits` bits
+/// below it then hold its size in bytes.
 enum QcowEntry: Equatable {
     case unallocated
     case data(Int)
@@ -137,7 +137,7 @@ enum QcowEntry: Equatable {
         }
     }
 
-    /// The entry of a compressed cluster; `nil` for a place that the bits cannot tell.
+    /// The entry of a compressed cluster; `nil` for a place that the entry's bits cannot hold.
     static func compressed(_ place: Range<Int>, clusterBits: Int) -> UInt64? {
         let shift = UInt64(63 - clusterBits)
         guard place.lowerBound < 1 << shift, place.count < 1 << clusterBits else { return nil }

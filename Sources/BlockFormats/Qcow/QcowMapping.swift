@@ -1,10 +1,10 @@
 import BlockCore
 
-/// What the tables say, and what becomes of it when the guest writes.
+/// The mapping: runs, grants, links and clearing.
 extension QcowState {
-    /// What a grant's space is for; its tag.
+    /// The use of a grant's space, stored as its tag.
     enum Purpose: Equatable {
-        /// Plain clusters; whether they read as zeroes as long as nothing is stored for them.
+        /// Plain clusters; `readsAsZero` if their guest bytes read as zeroes while unallocated.
         case data(readsAsZero: Bool)
         /// A compressed cluster of that many bytes, more than 0.
         case compressed(bytes: Int)
@@ -19,7 +19,7 @@ extension QcowState {
         }
     }
 
-    /// How many clusters `count` bytes touch that start `inside` bytes into one.
+    /// The number of clusters that `count` bytes touch, from `inside` bytes into the first one.
     func clusters(_ inside: Int, _ count: Int) -> Int { (inside + count - 1) >> header.clusterBits + 1 }
 
     func run(at offset: Int, limit: Int) throws(BlockError) -> Extent {
@@ -36,8 +36,8 @@ extension QcowState {
         }
     }
 
-    /// The clusters from that of a guest offset on that are stored in one way and, where they are plain data,
-    /// in one place: at most `limit` of them.
+    /// The run of clusters of one kind from that of a guest offset on; plain clusters of a run also follow
+    /// each other in the file. At most `limit` clusters.
     func clusterRun(at guest: Int, limit: Int) throws(BlockError) -> (first: QcowEntry, count: Int) {
         guard let (slot, first, most) = try entries(at: guest, limit: limit) else {
             let inside = (guest % header.guestBytesPerTable) >> header.clusterBits
@@ -57,8 +57,8 @@ extension QcowState {
         return (kind, count)
     }
 
-    /// - Throws: `corrupt` where no cluster can be. A place behind the end of the file is none of those: the
-    ///   node knows what is lost.
+    /// - Throws: `corrupt` for an offset at which no cluster can be. An offset behind the end of the file is
+    ///   accepted: the node reports lost data.
     private func checkPlace(_ host: Int) throws(BlockError) {
         guard isClusterStart(host), host <= Self.longestFile else {
             throw corrupt("A data cluster is misplaced (offset \(host))", at: 0)
@@ -76,8 +76,8 @@ extension QcowState {
             try checkIsData(host..<host + run.count << header.clusterBits)
             return inPlace(part, at: host + inside)
         }
-        // A cluster that is written in part goes by itself, so that it is put together in memory and
-        // encrypted whole.
+        // A partly written cluster gets a grant of its own, so that it is assembled in memory and encrypted
+        // as a whole.
         let isWhole = inside == 0 && part.count >= header.clusterBytes
         let count = isWhole ? part.count >> header.clusterBits : 1
         return try newClusters(
@@ -104,7 +104,7 @@ extension QcowState {
         return grant
     }
 
-    /// Reserves entries after the clusters were taken, so that a new table comes to lie behind them.
+    /// Reserves entries after the clusters were taken, so that a new table lies behind them.
     private func reserveEntries(for grant: WriteGrant) throws(BlockError) {
         do throws(BlockError) { try reserveEntries(at: grant.units.lowerBound) } catch {
             giveBack(grant)
@@ -144,7 +144,7 @@ extension QcowState {
     }
 
     func giveBack(_ grant: WriteGrant) {
-        // Bytes in place may be half written.
+        // An overwrite in place may be half written.
         hasUnflushedWrites = true
         guard grant.isNew else { return }
         switch Purpose(tag: grant.tag) {
@@ -156,9 +156,9 @@ extension QcowState {
 
     // MARK: Clearing
 
-    /// Stored clusters become holes of the file. Others get clusters, holes too, where the backing node shows
-    /// through: the format has no mark for zeroes. A discard leaves those alone, and encrypted clusters too:
-    /// their holes would be noise to the guest.
+    /// Stored clusters become holes of the file. Unallocated clusters over the backing node get clusters that
+    /// are holes: the format has no entry for zeroes. A discard leaves those alone, and encrypted clusters
+    /// too: a hole would decrypt to noise.
     func clear(
         _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
     ) throws(BlockError) -> ClearStep {
@@ -182,7 +182,7 @@ extension QcowState {
         }
     }
 
-    /// - Throws: `corrupt` when data at `range` would lie over metadata.
+    /// - Throws: `corrupt` when data at `range` would overlap metadata.
     private func checkIsData(_ range: Range<Int>) throws(BlockError) {
         guard isMetadata(range) else { return }
         throw corrupt("A data cluster lies over a table (offset \(range.lowerBound))", at: 0)

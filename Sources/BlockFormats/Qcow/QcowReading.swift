@@ -1,10 +1,12 @@
 import BlockCore
 
 extension QcowDriver {
-    /// Compressed clusters that lie this close together are read from the file at once.
+    /// The size of one read, in bytes: compressed clusters within it are read together.
     private static let readBytes = 1 << 20
 
     /// Reads compressed and encrypted clusters.
+    ///
+    /// - Throws: `io`, `corrupt`, `limit`.
     public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         var done = 0
         while done < buffer.byteCount {
@@ -28,7 +30,7 @@ extension QcowDriver {
         }
     }
 
-    /// Fills `buffer` from clusters at `places`, from `inside` bytes into the first one on.
+    /// Fills `buffer` from the clusters at `places`, starting `inside` bytes into the first one.
     private func readCompressed(
         _ places: [Range<Int>], into buffer: inout MutableRawSpan, inside: Int
     ) throws(BlockError) {
@@ -73,7 +75,7 @@ extension QcowDriver {
 }
 
 extension QcowState {
-    /// Where the compressed clusters from that of `guest` on are; they are in one table.
+    /// The places of the compressed clusters from that of `guest` on; their entries are in one table.
     func compressedPlaces(at guest: Int, count: Int) throws(BlockError) -> [Range<Int>] {
         guard let (slot, first, most) = try entries(at: guest, limit: count) else { return [] }
         var places: [Range<Int>] = []

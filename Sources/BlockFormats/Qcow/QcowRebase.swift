@@ -1,16 +1,17 @@
 import BlockCore
 
 extension QcowHeader {
-    /// In images that are made here, the L1 table starts here; in front of it are header and backing name.
+    /// The offset of the L1 table in images that Platter makes, in bytes; header and backing name are in
+    /// front of it.
     static let frontBytes = 4096
 
-    /// What is free for a name in front: up to the L1 table; where that is elsewhere, the first sector.
+    /// The space for a name in front: up to the L1 table, or the first sector when the L1 table is elsewhere.
     private var front: Range<Int> {
         Qcow.headerBytes..<(l1Offset <= Self.frontBytes ? l1Offset : Qcow.sectorBytes)
     }
 
-    /// A place in front of the tables for the backing name, away from the present one unless both header and
-    /// name are in one sector, which is written at once; `nil` when there is none.
+    /// An offset for the backing name in front of the tables; `nil` when there is none. It avoids the present
+    /// name, unless header and name share one sector, which is written atomically.
     ///
     /// - Throws: `limit` for a name that is too long.
     func placeInFront(_ name: [UInt8]) throws(BlockError) -> Int? {
@@ -27,8 +28,12 @@ extension QcowHeader {
 }
 
 extension QcowState {
-    /// The order of writes: a name that does not fit into the first sector goes where the header does not
-    /// refer to, behind all else if need be, a flush; then the first sector: old or new after a crash.
+    /// The order of writes:
+    ///
+    /// 1. a name that does not fit into the first sector, to unused space or to the end of the file; a flush;
+    /// 2. the first sector, atomically: after a crash the image has the old or the new name.
+    ///
+    /// - Throws: `limit` for a name that is too long; `io`, `noSpace`.
     func setBacking(_ reference: BackingReference?) throws(BlockError) {
         let name = (reference?.filename ?? "").rawBytes
         var changed = header
@@ -57,9 +62,11 @@ extension QcowState {
         try allocate((name.count - 1) >> header.clusterBits + 1)
     }
 
-    /// The order of writes: the L1 table becomes zero, a flush: nothing else refers to anything. Then table
-    /// and name go to the front, where they are not there, each durable before the header has it; then the
-    /// rest of the file goes.
+    /// The order of writes:
+    ///
+    /// 1. zeroes over the L1 table, the only reference to anything; a flush;
+    /// 2. table and name move to the front, each durable before the header refers to it;
+    /// 3. the file is cut behind them.
     func makeEmpty() throws(BlockError) {
         try commit()
         try file.writeZeroes(at: header.l1Offset, count: l1Range.count)
@@ -82,7 +89,7 @@ extension QcowState {
         try cut(to: kept.roundedUp(to: Qcow.sectorBytes) ?? kept)
     }
 
-    /// Makes the file shorter; nothing refers to what goes.
+    /// Shortens the file; nothing refers to the part that is cut off.
     func cut(to length: Int) throws(BlockError) {
         let longest = max(end, try file.length())
         guard length < longest else { return }
@@ -93,8 +100,11 @@ extension QcowState {
 }
 
 extension QcowDriver: Rebasable, Emptying {
-    /// Durable on return. The format cannot keep the backing file's format, so probing must find the one that
-    /// the caller names, where the file can be opened.
+    /// Durable on return. The image cannot store the backing file's format, so probing must find the format
+    /// that the caller names, if the file can be opened.
+    ///
+    /// - Throws: `invalidArgument` for a format that probing does not find; `limit` for a name that is too
+    ///   long; `io`, `noSpace`.
     public func changeBacking(to backing: BackingReference?) throws(BlockError) {
         if let backing, let format = backing.format,
             let node = try? request.openBacking(BackingReference(filename: backing.filename, format: nil))
@@ -109,6 +119,7 @@ extension QcowDriver: Rebasable, Emptying {
         }
     }
 
+    /// - Throws: `io`, `noSpace`, `limit`.
     public func makeEmpty() throws(BlockError) {
         try session.exclusively { (tables) throws(BlockError) in try tables.makeEmpty() }
     }

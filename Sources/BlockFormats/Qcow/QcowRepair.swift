@@ -1,6 +1,7 @@
 import BlockCore
 
 extension QcowDriver: Checkable {
+    /// - Throws: `io`, `noSpace`; findings are in the result.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try session.exclusively { (tables) throws(BlockError) in
             try tables.check(repair: repair, report: report)
@@ -9,7 +10,7 @@ extension QcowDriver: Checkable {
 }
 
 extension QcowState {
-    /// - Returns: what was found and not mended, and what was.
+    /// - Returns: the counts of the findings that remain, and of those that were repaired.
     func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         var result = CheckResult()
         guard var survey = QcowSurvey(self) else {
@@ -55,10 +56,10 @@ extension QcowState {
         result.leaksFixed = leaks - result.leaks
     }
 
-    /// What refers to nothing becomes unallocated; what shares its place gets one of its own, with the bytes
-    /// that it shared, which are durable before the entry is.
+    /// Entries without a cluster become unallocated. A cluster with a shared place gets one of its own with
+    /// the same bytes, which are durable before its entry.
     ///
-    /// - Returns: `false` where too much was copied already.
+    /// - Returns: `false` when the budget is used up.
     private func mend(_ finding: QcowSurvey.Finding, _ budget: inout RepairBudget) throws(BlockError) -> Bool
     {
         if budget.wasExceeded { return false }
@@ -74,7 +75,7 @@ extension QcowState {
         return true
     }
 
-    /// Whether a cluster reads as zeroes, as one does that is not there.
+    /// Whether a cluster is a hole and reads as zeroes, as an unallocated one does.
     private func isPlainHole(_ host: Int) throws(BlockError) -> Bool {
         guard header.backing == nil, !header.isEncrypted else { return false }
         return try file.isHole(host..<host + header.clusterBytes)
@@ -82,7 +83,7 @@ extension QcowState {
 
     /// Gives a cluster a new place, with the same bytes.
     ///
-    /// - Returns: how many bytes were read for it.
+    /// - Returns: the number of bytes read for the copy.
     @discardableResult
     private func copyCluster(_ guest: Int, _ entry: QcowEntry) throws(BlockError) -> Int {
         let moved: UInt64
@@ -109,14 +110,14 @@ extension QcowState {
 
     // MARK: Gaps
 
-    /// Moves what is in a range of the file to its end.
+    /// Moves the tables and clusters in a range of the file to its end.
     ///
     /// The order: copies, a flush, the L2 entries, a flush, the L1 entries, a flush.
-    /// - Returns: `false` when that cannot be done; nothing was changed.
+    /// - Returns: `false` when something in the range cannot move; nothing was changed.
     func evacuate(_ range: Range<Int>) throws(BlockError) -> Bool {
         if range.lowerBound >= end { return true }
         guard let survey = try soundSurvey(watching: range), !survey.watchedIsFixed else { return false }
-        // Where the range reaches over the end, nothing may be put into it.
+        // When the range reaches over the end of the file, the copies must not land in it.
         end = max(end, range.upperBound)
         for (place, number) in survey.tablesThere { try moveTable(number, from: place, to: nil) }
         for (guest, entry) in survey.clustersThere { try copyCluster(guest, entry) }
@@ -136,7 +137,7 @@ extension QcowState {
         try cut(to: after.usedEnd.roundedUp(to: Qcow.sectorBytes) ?? after.usedEnd)
     }
 
-    /// What is in use, of an image without findings; `nil` for others. The places of its tables stay noted.
+    /// The survey of an image without findings; `nil` when there are any. Its table places stay noted.
     private func soundSurvey(watching range: Range<Int> = 0..<0) throws(BlockError) -> QcowSurvey? {
         let places = l2Places
         defer { l2Places = places }

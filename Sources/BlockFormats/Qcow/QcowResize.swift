@@ -1,9 +1,16 @@
 import BlockCore
 
 extension QcowDriver: Resizable {
-    /// The order of writes when growing: stale entries behind the end are cleared, durably; a longer L1 table
-    /// is durable before the header has it; what the new space must not show is overwritten, durably; then
-    /// the size. When shrinking, the size comes first; what is behind it is then free.
+    /// The order of writes when growing, with a flush after each step:
+    ///
+    /// 1. stale entries behind the end are cleared;
+    /// 2. a longer L1 table, and then the header that refers to it;
+    /// 3. zeroes over old data and backing bytes in the new space;
+    /// 4. the header with the new size.
+    ///
+    /// When shrinking, the header with the new size is first; the space behind it is free after that.
+    ///
+    /// - Throws: `unsupported` for a preallocation; `invalidArgument`, `limit`, `corrupt`, `noSpace`, `io`.
     public func resize(
         to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
@@ -46,13 +53,14 @@ extension QcowState {
         changed.storedSize = size
         try writeHeader(changed)
         useL1(count: header.l1Entries)
-        // A disk that became smaller has fewer tables.
+        // A smaller disk has fewer tables.
         try prepareForWriting()
     }
 
-    /// Lets the tables reach to `size`: in its place, out of which everything else moves, where it can.
+    /// Extends the L1 table to map `size` bytes. It grows in place, and the data behind it moves, if
+    /// possible.
     ///
-    /// - Returns: whether the L1 table went to another place.
+    /// - Returns: whether the L1 table moved.
     fileprivate func makeRoom(for size: Int) throws(BlockError) -> Bool {
         try clearStaleEntries()
         let needed = header.l1Entries(for: size)
@@ -69,8 +77,8 @@ extension QcowState {
         return true
     }
 
-    /// Entries of the last table may map what was there of a larger disk; all of them where the stored size
-    /// is less than a sector more than what the guest sees, and that is where a table ends.
+    /// Clears the entries behind the end of the disk, which may map data of a formerly larger disk. That can
+    /// be a whole table: the stored size may be less than a sector larger than the visible size.
     private func clearStaleEntries() throws(BlockError) {
         let start = header.virtualSize.roundedUp(to: header.clusterBytes) ?? header.virtualSize
         guard let (slot, first, count) = try entries(at: start, limit: header.entriesPerTable),
@@ -80,7 +88,7 @@ extension QcowState {
         try commit()
     }
 
-    /// Copies the L1 table, with entries that are 0 behind, to the end of the file.
+    /// Copies the L1 table, extended with entries of 0, to the end of the file.
     private func moveL1(count: Int) throws(BlockError) {
         let old = l1Range
         let place = try allocate((count * 8 - 1) >> header.clusterBits + 1)

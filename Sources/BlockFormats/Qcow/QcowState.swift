@@ -8,34 +8,34 @@ import BlockCore
 /// 2. the L2 entries that refer to data;
 /// 3. the L1 entries that refer to new tables.
 ///
-/// Space to which an entry ever referred is not used again. Killed anywhere, the worst is space that nothing
-/// refers to: the format has neither counts nor a mark that would tell.
-/// Unchecked: only the driver's session hands it from thread to thread.
+/// Space that an entry ever referred to is not reused. After a crash at any point the worst result is leaked
+/// space; the format has neither reference counts nor a dirty mark to detect it. Sendable is unchecked: only
+/// the driver's session passes it between threads.
 final class QcowState: SessionState, @unchecked Sendable {
     let file: BlockNode
-    /// Where the guest's bytes go, and what encrypts them.
+    /// The file of the guest's bytes, and their encryption.
     let data: GuestData
     var header: QcowHeader
     var isReadOnly: Bool
-    /// Never changed in memory: its slices may reach over what lies behind the table.
+    /// Never changed in memory: its slices may reach over the data behind the table.
     private let l1: TableCache
-    /// L1 entries that the file does not have yet.
+    /// L1 entries that are not in the file yet.
     private var newL1Entries: [Int: Int] = [:]
     private let l2: TableCache
-    /// How many entries the L1 table has; more than the disk needs while that grows.
+    /// The number of L1 entries; more than the disk needs while it grows.
     private(set) var l1Count: Int
     private var space: TailSpace
-    /// Where the used part of the file ends, in bytes.
+    /// The end of the used part of the file, in bytes.
     var end: Int {
         get { space.end }
         set { space = TailSpace(end: newValue) }
     }
-    /// Where the L2 tables are, in ascending order; known only where the image is written to.
+    /// The offsets of the L2 tables, ascending; filled only when the image is open for writing.
     var l2Places: [Int] = []
     var writes: TableWrites?
     /// Those of ``newL1Entries`` that are being written.
     private var heldL1Entries: [Int: Int] = [:]
-    /// Whether data or new tables were written that no flush has made durable.
+    /// Whether data or new tables were written since the last flush.
     var hasUnflushedWrites = false
 
     private static let l1SliceBytes = 4096
@@ -65,7 +65,7 @@ final class QcowState: SessionState, @unchecked Sendable {
 
     // MARK: Looking up
 
-    /// Entry `number` of the L1 table, which has it.
+    /// Entry `number` of the L1 table; must be below ``l1Count``.
     private func l1Entry(_ number: Int) throws(BlockError) -> UInt64 {
         if let entry = newL1Entries[number] ?? heldL1Entries[number] { return UInt64(entry) }
         let perSlice = Self.l1SliceBytes / 8
@@ -73,7 +73,7 @@ final class QcowState: SessionState, @unchecked Sendable {
         return l1.bigEndian64(slot, number % perSlice)
     }
 
-    /// Where an L2 table is; `nil` when there is none.
+    /// The offset of an L2 table; `nil` when there is none.
     func l2Table(_ number: Int) throws(BlockError) -> Int? {
         guard number < l1Count else { return nil }
         let entry = try l1Entry(number)
@@ -88,7 +88,7 @@ final class QcowState: SessionState, @unchecked Sendable {
         return offset
     }
 
-    /// The L2 entries from that of a guest offset on, as far as `limit` entries of one table go.
+    /// The L2 entries from that of a guest offset on: at most `limit`, all in one table.
     func entries(at guest: Int, limit: Int) throws(BlockError) -> (slot: Int, first: Int, count: Int)? {
         guard let table = try l2Table(guest / header.guestBytesPerTable) else { return nil }
         let first = (guest % header.guestBytesPerTable) >> header.clusterBits
@@ -110,7 +110,7 @@ final class QcowState: SessionState, @unchecked Sendable {
 
     // MARK: Changing
 
-    /// Looks where the tables are, so that nothing is written over them.
+    /// Collects the offsets of the tables, so that nothing is written over them.
     func prepareForWriting() throws(BlockError) {
         l2Places = []
         try forEachTable { (number, entry) throws(BlockError) in
@@ -143,21 +143,21 @@ final class QcowState: SessionState, @unchecked Sendable {
         }
     }
 
-    /// Where the L1 table is.
+    /// The bytes of the L1 table in the file.
     var l1Range: Range<Int> { header.l1Offset..<header.l1Offset + l1Count * 8 }
 
-    /// The L1 table has a new place or another number of entries; the file has all that it held.
+    /// Notes that the L1 table has moved or has another number of entries. All its entries are in the file.
     func useL1(count: Int) {
         l1Count = count
         l1.discardAll()
     }
 
-    /// Takes whole clusters that follow each other.
+    /// Takes adjacent whole clusters.
     func allocate(_ count: Int) throws(BlockError) -> Int {
         try take(count << header.clusterBits, unit: header.clusterBytes)
     }
 
-    /// Takes bytes, wherever they begin.
+    /// Takes bytes without alignment.
     func allocateBytes(_ count: Int) throws(BlockError) -> Range<Int> {
         let place = try take(count, unit: 1)
         return place..<place + count
@@ -172,10 +172,10 @@ final class QcowState: SessionState, @unchecked Sendable {
 
     /// Gives back space that nothing refers to.
     ///
-    /// - Parameter guest: what it was taken for, where that reads as zeroes.
+    /// - Parameter guest: the guest offset for which it was taken, if that reads as zeroes.
     func giveBack(_ place: Range<Int>, guest: Int? = nil) { space.giveBack(place, guest: guest) }
 
-    /// Lets guest clusters that read as zeroes have what is left between others, as holes.
+    /// Links unused gaps, as holes, to guest clusters that read as zeroes, so that they are no leaks.
     private func fillGaps() throws(BlockError) {
         let unit = header.clusterBytes
         for gap in space.takeZeroGaps() where gap.guest % unit == 0 {
@@ -189,7 +189,7 @@ final class QcowState: SessionState, @unchecked Sendable {
         }
     }
 
-    /// Whether data at `range` would lie over the header, the backing name or a table.
+    /// Whether data at `range` would overlap the header, the backing name or a table.
     func isMetadata(_ range: Range<Int>) -> Bool {
         let fixed = [0..<Qcow.headerBytes, header.nameRange, l1Range]
         if fixed.contains(where: { $0.overlaps(range) }) { return true }
@@ -198,8 +198,7 @@ final class QcowState: SessionState, @unchecked Sendable {
         return behind > 0 && l2Places[behind - 1] + header.tableBytes > range.lowerBound
     }
 
-    /// Gives the L2 entries in the table of that of `guest` their space in the file, with the table where
-    /// there is none.
+    /// Allocates the space of the L2 table of `guest` in the file, and makes the table if there is none.
     func reserveEntries(at guest: Int) throws(BlockError) {
         if l2.isCrowdedByDirty { try commit() }
         let number = guest / header.guestBytesPerTable
@@ -207,7 +206,7 @@ final class QcowState: SessionState, @unchecked Sendable {
         if let (slot, _, _) = try entries(at: guest, limit: 1) { try l2.reserve(slot) }
     }
 
-    /// Sets the L2 entries from that of `guest` on, making their table where there is none. One table.
+    /// Sets the L2 entries from that of `guest` on, all in one table, which is made if there is none.
     func setEntries(at guest: Int, count: Int, to value: (Int) -> UInt64) throws(BlockError) {
         try reserveEntries(at: guest)
         guard let (slot, first, _) = try entries(at: guest, limit: 1) else { return }
@@ -233,7 +232,7 @@ final class QcowState: SessionState, @unchecked Sendable {
         l2Places.insert(place, at: l2Places.partitioningIndex { $0 >= place })
     }
 
-    /// Takes space for a table, which is zero and has its space in the file.
+    /// Takes allocated space for a table and fills it with zeroes.
     private func reserveTable() throws(BlockError) -> Range<Int> {
         let count = ((header.tableBytes - 1) >> header.clusterBits + 1) << header.clusterBits
         let place = try allocate(count >> header.clusterBits)
@@ -244,13 +243,13 @@ final class QcowState: SessionState, @unchecked Sendable {
         return place..<place + count
     }
 
-    /// Points the L1 table to a table at another place, of which the cache may have what was there before.
+    /// Points an L1 entry to a table at another offset, and drops outdated slices of that offset.
     private func use(_ place: Int, forTable number: Int) {
         l2.discard(place..<place + header.tableBytes)
         newL1Entries[number] = place
     }
 
-    /// Copies an L2 table, which has no changes in memory, to free space, or to the end of the file.
+    /// Copies an L2 table without changes in memory to free space, or to the end of the file.
     func moveTable(_ number: Int, from old: Int, to free: Int?) throws(BlockError) {
         var place = free ?? 0
         if free == nil { place = try reserveTable().lowerBound }
@@ -261,10 +260,10 @@ final class QcowState: SessionState, @unchecked Sendable {
         notePlace(place)
     }
 
-    /// Makes entry `number` of the L1 table refer to nothing.
+    /// Clears entry `number` of the L1 table.
     func dropTable(_ number: Int) { newL1Entries[number] = 0 }
 
-    /// Makes everything durable, in the order above.
+    /// Makes all changes durable, in the order above.
     func commit() throws(BlockError) {
         try finishPendingWrites()
         try file.flush()
@@ -290,7 +289,7 @@ final class QcowState: SessionState, @unchecked Sendable {
         l1.discardAll()
     }
 
-    /// New L1 entries as the file is to have them, each on its own.
+    /// The new L1 entries as parts of the file, one each.
     private func newL1Parts() -> [TableWrites.Part] {
         newL1Entries.sorted { $0.key < $1.key }.map { number, place in
             var bytes = [UInt8](repeating: 0, count: 8)
@@ -321,16 +320,16 @@ final class QcowState: SessionState, @unchecked Sendable {
         heldL1Entries = [:]
     }
 
-    /// Leaves nothing in memory that the file should have.
+    /// Writes all changes, and cuts unused space off the end of the file.
     func finish() throws(BlockError) {
         guard !isReadOnly else { return }
-        // A gap that cannot be filled is a leak, nothing worse.
+        // A gap that cannot be filled stays a leak.
         try? fillGaps()
         if hasChanges { try commit() }
         space.trim(file)
     }
 
-    /// Drops what is cached: the file was changed behind it.
+    /// Drops all cached slices: the file was changed directly.
     func forgetTables() {
         l1.discardAll()
         l2.discardAll()
@@ -338,7 +337,8 @@ final class QcowState: SessionState, @unchecked Sendable {
         heldL1Entries = [:]
     }
 
-    /// Writes the header, one sector, and makes it durable. `name` goes with it where it is in that sector.
+    /// Writes the header, one sector, and makes it durable. `name` is written with it if it lies in that
+    /// sector.
     func writeHeader(_ changed: QcowHeader, name: [UInt8] = []) throws(BlockError) {
         var bytes = changed.serialised()
         if !name.isEmpty {

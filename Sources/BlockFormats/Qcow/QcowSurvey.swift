@@ -1,15 +1,15 @@
 import BlockCore
 
-/// A look at every entry of every table: what of the file is in use, once.
+/// A survey of every entry of every table: the used clusters of the file, and the entries that share them.
 ///
-/// Plain clusters have theirs alone; compressed ones may share it with each other.
+/// A plain cluster must not share its file cluster; compressed ones may share one with each other.
 struct QcowSurvey {
     enum Finding {
         case table(number: Int, message: String)
         case cluster(guest: Int, entry: QcowEntry, message: String)
         case sharedCluster(guest: Int, entry: QcowEntry, message: String)
 
-        /// Whether a repair gives up what the entry referred to.
+        /// Whether the repair drops the data that the entry referred to.
         var isLoss: Bool { if case .sharedCluster = self { false } else { true } }
 
         var message: String {
@@ -22,26 +22,26 @@ struct QcowSurvey {
 
     private let tables: QcowState
     private var header: QcowHeader { tables.header }
-    /// The clusters of the file that are in use, and those that plain clusters have alone.
+    /// All used clusters of the file, and those of plain clusters, which are not shared.
     private var used: UnitBitmap
     private var alone: UnitBitmap
     private var clusterCount: Int { used.units.count }
-    /// A range of the file of which to tell what is there.
+    /// A range of the file whose tables and clusters are collected.
     private let watched: Range<Int>
     private(set) var tablesThere: [(place: Int, number: Int)] = []
     private(set) var clustersThere: [(guest: Int, entry: QcowEntry)] = []
-    /// Something is there that has no other place, or too much.
+    /// Whether the range holds something that cannot move, or too much.
     private(set) var watchedIsFixed = false
     private static let keptClusters = 1 << 20
-    /// Where the last byte in use is.
+    /// The end of the last used byte.
     private(set) var usedEnd = 0
-    /// The tables that are sound: their numbers, by place.
+    /// The sound tables: their numbers, ordered by place.
     private(set) var sound: [(place: Int, number: Int)] = []
     private(set) var allocated = 0
     private(set) var compressed = 0
     private(set) var fragmented = 0
 
-    /// `nil` for a file that is too large to look at.
+    /// `nil` for a file with too many clusters.
     init?(_ tables: QcowState, watching watched: Range<Int> = 0..<0) {
         self.tables = tables
         self.watched = watched
@@ -51,7 +51,7 @@ struct QcowSurvey {
         alone = used
     }
 
-    /// Goes through all tables; `found` may mend, for the entries that are looked at later.
+    /// Surveys all tables. `found` may repair: entries that come later are read after the repair.
     mutating func run(_ found: (Finding) throws(BlockError) -> Void) throws(BlockError) {
         try collectTables(found)
         for (_, number) in sound { try lookAtEntries(number, found) }
@@ -79,7 +79,7 @@ struct QcowSurvey {
 
     private mutating func note(_ range: Range<Int>) { usedEnd = max(usedEnd, range.upperBound) }
 
-    /// Header, name and tables; and, beside them, what is kept free for them.
+    /// Marks header, name and tables, and the space that is kept free for them.
     private mutating func markMetadata() {
         let l1 = tables.l1Range
         let padding =
@@ -102,24 +102,23 @@ struct QcowSurvey {
 
     private mutating func mark(_ range: Range<Int>) { used.insert(clusters(range)) }
 
-    /// How many clusters nothing refers to.
+    /// The number of clusters without a reference.
     var unusedCount: Int { used.unusedCount }
     var usedCount: Int { used.usedCount }
 
-    /// The same without the part of a cluster at the end of a file, which is padding of the program that
-    /// wrote it.
+    /// ``unusedCount`` without the last, partial cluster of the file: other programs pad the file with it.
     var leakedCount: Int {
         let isUsed = used.contains(max(0, clusterCount - 1))
         let isPart = clusterCount << tables.header.clusterBits > tables.end
         return unusedCount - (isPart && !isUsed ? 1 : 0)
     }
 
-    /// The first place from `start` on where `count` clusters are unused.
+    /// The first of `count` adjacent unused clusters from `start` on.
     func unused(_ count: Int, from start: Int) -> Int? { used.firstUnused(count, from: start) }
 
     // MARK: Tables
 
-    /// Finds the tables that are where a table can be and do not lie over others.
+    /// Collects the tables at valid offsets that do not overlap others.
     private mutating func collectTables(
         _ found: (Finding) throws(BlockError) -> Void
     ) throws(BlockError) {

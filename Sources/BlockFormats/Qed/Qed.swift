@@ -14,7 +14,7 @@ enum Qed {
     enum Feature {
         static let backingFile: UInt64 = 1
         static let needCheck: UInt64 = 2
-        /// The backing file is raw, whatever it looks like.
+        /// The backing file is raw; probing is skipped.
         static let backingIsRaw: UInt64 = 4
         static let known: UInt64 = 7
     }
@@ -23,19 +23,18 @@ enum Qed {
         static let clusterBytes = 4096...(64 << 20)
         static let tableClusters = 1...16
         static let backingNameBytes = 1023
-        /// So that sums of guest offsets and what a table maps stay numbers.
+        /// Keeps the sum of a guest offset and the bytes of a table below 2^63.
         static let virtualSize = 1 << 61
-        /// L2 tables of an image that is written to: their places are kept in memory.
+        /// The L2 tables of an image that is open for writing: their offsets are kept in memory.
         static let l2Tables = 1 << 20
-        /// What a repair may copy that nobody asked for, as an image that was not closed is opened for
-        /// writing.
+        /// The bytes that the repair on opening an unclosed image for writing may copy.
         static let automaticCopyBytes = 256 << 20
-        /// Clusters that a check can look at: one bit of memory each.
+        /// The clusters of a file that a check accepts: one bit of memory each.
         static let checkedClusters = 512 << 20
     }
 
-    /// How much memory the tables may take, in bytes.
+    /// The memory for cached tables, in bytes.
     static let cacheBytes = 8 << 20
-    /// Tables are cached in parts of at most this size.
+    /// The largest cached part of a table, in bytes.
     static let sliceBytes = 65536
 }

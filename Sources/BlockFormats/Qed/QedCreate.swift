@@ -41,7 +41,9 @@ extension QedDriver: Measurable {
             autoclear: 0, l1Offset: cluster, virtualSize: rounded, backingOffset: 0, backingBytes: 0)
     }
 
-    /// The order of writes: the header comes last and makes the file an image.
+    /// The header is written last, because it makes the file an image.
+    ///
+    /// - Throws: `invalidArgument`, `limit`; `io`, `noSpace`, `exists`.
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         var header = try newHeader(options, size: options.integer(.size) ?? 0)
         let backing = options[.backingFile].flatMap { name in
@@ -62,6 +64,7 @@ extension QedDriver: Measurable {
         try file.close()
     }
 
+    /// - Throws: `invalidArgument`, `limit`; `io` when the source cannot be read.
     public static func measure(
         _ options: CreateOptions, virtualSize: Int, source: BlockNode?
     ) throws(BlockError) -> MeasuredSize {
@@ -83,12 +86,12 @@ extension QedDriver: Measurable {
 }
 
 extension QedHeader {
-    /// Where names go that do not fit into the first sector: behind it, in turn.
+    /// The offsets for names that do not fit into the first sector, used in turn.
     private static let namePlaces = [Qed.sectorBytes, Qed.sectorBytes * 4]
 
     /// Sets the backing file and finds a place for its name.
     ///
-    /// - Parameter old: where a name is that must survive until the header is written.
+    /// - Parameter old: the place of the present name, which must survive until the header is written.
     /// - Returns: the name's bytes; they belong at ``backingOffset``.
     mutating func setBacking(
         _ reference: BackingReference?, avoiding old: Range<Int>
@@ -109,14 +112,18 @@ extension QedHeader {
                 Self.namePlaces.first { !old.overlaps($0..<$0 + name.count) } ?? Self.namePlaces[0]
         }
         if backingOffset == Qed.headerBytes { return name }
-        // Behind the fixed fields, so that they and the name can be written at once.
+        // Padded to the name's place behind the fixed fields, so that both are one write.
         return [UInt8](repeating: 0, count: backingOffset - Qed.headerBytes) + name
     }
 }
 
 extension QedDriver: Rebasable {
-    /// The order of writes: a name that does not fit into the first sector goes where the header does not
-    /// refer to, a flush; then the first sector: old or new after a crash.
+    /// The order of writes:
+    ///
+    /// 1. a name that does not fit into the first sector, away from the present one; a flush;
+    /// 2. the first sector, atomically: after a crash the image has the old or the new name.
+    ///
+    /// - Throws: `limit` for a name that is too long; `io`, `noSpace`, `corrupt`.
     public func changeBacking(to backing: BackingReference?) throws(BlockError) {
         try session.exclusively { (tables) throws(BlockError) in
             try tables.commit()

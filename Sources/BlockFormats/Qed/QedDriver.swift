@@ -22,6 +22,7 @@ public final class QedDriver: SessionFormat {
         return magic == Qed.magic ? 100 : 0
     }
 
+    /// - Throws: `wrongFormat`, `unsupported`, `corrupt`, `limit`; `io`.
     public static func open(_ request: OpenRequest, options: inout OptionTree) throws(BlockError) -> QedDriver
     {
         do throws(BlockError) {
@@ -51,11 +52,12 @@ public final class QedDriver: SessionFormat {
     }
 
     public var writeGranularity: Int { clusterBytes }
-    /// Zeroed clusters stay where they are, as holes of the file.
+    /// Zeroed clusters keep their places, as holes of the file.
     public var dataMayBeHoles: Bool { true }
     public var mapStyle: MapStyle { .unitsAreWhole }
     public var marksZeroes: Bool { true }
 
+    /// - Throws: nothing.
     public func describe() throws(BlockError) -> FormatInfo {
         let header = session.withLock { $0.header }
         return FormatInfo(

@@ -26,9 +26,9 @@ struct QedHeader: Sendable, Equatable {
     var guestBytesPerTable: Int { entriesPerTable * clusterBytes }
     var sliceBytes: Int { min(tableBytes, Qed.sliceBytes) }
     var needsCheck: Bool { features & Qed.Feature.needCheck != 0 }
-    /// How many L2 tables may be, so that the guest offsets that they map stay numbers.
+    /// The largest number of L2 tables whose guest offsets stay below 2^62.
     var mappableTables: Int { min(entriesPerTable, (1 << 62) / guestBytesPerTable) }
-    /// How many L2 tables the disk can have.
+    /// The number of L2 tables that the disk can have.
     var tableCount: Int {
         virtualSize / guestBytesPerTable + (virtualSize % guestBytesPerTable == 0 ? 0 : 1)
     }
@@ -40,7 +40,7 @@ struct QedHeader: Sendable, Equatable {
         return overflow ? Qed.Limit.virtualSize : min(bytes, Qed.Limit.virtualSize)
     }
 
-    /// Whether what tables of this size can map is less than 2 to the power of 64 bytes, as QEMU wants.
+    /// Whether tables of this size map less than 2^64 bytes, as QEMU requires.
     static func isUsable(clusterBytes: Int, tableClusters: Int) -> Bool {
         let entries = tableClusters * clusterBytes / 8
         return UInt(entries * entries).multipliedReportingOverflow(by: UInt(clusterBytes)).overflow == false

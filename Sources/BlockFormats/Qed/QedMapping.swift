@@ -1,8 +1,8 @@
 import BlockCore
 
-/// What the tables say, and what becomes of it when the guest writes.
+/// The mapping: runs, grants, links and clearing.
 extension QedState {
-    /// Whether the units of a grant read as zeroes as long as nothing is stored for them; its tag.
+    /// The tag of a grant: whether its guest bytes read as zeroes while unallocated.
     private enum Tag {
         static let showsBacking = 0
         static let readsAsZero = 1
@@ -30,7 +30,7 @@ extension QedState {
 
     // MARK: Writing
 
-    /// Clusters that a write meets first: new ones, or those that follow each other in the file.
+    /// The first clusters of a write: all unallocated, or all adjacent in the file.
     private struct FirstClusters {
         var count: Int
         /// The L2 entries of the first and the last of them.
@@ -54,7 +54,7 @@ extension QedState {
         var grant = WriteGrant(
             new: part, units: units, at: try allocate(met.count), in: file, rest: .below,
             tag: start < backingEnd ? Tag.showsBacking : Tag.readsAsZero)
-        // After the clusters, so that a new table comes to lie behind them.
+        // Reserved after the clusters, so that a new table lies behind them.
         do throws(BlockError) { try reserveEntries(at: start) } catch {
             giveBack(grant)
             throw error
@@ -64,10 +64,10 @@ extension QedState {
         return grant
     }
 
-    /// The first of `limit` clusters from `start` on that a write can take at once: entries of one slice.
+    /// The first of `limit` clusters from `start` on that one grant can cover: entries of one slice.
     private func firstClusters(at start: Int, limit: Int) throws(BlockError) -> FirstClusters {
         let found = try entries(at: start, limit: limit)
-        // A new table is all zeroes; its entries come to lie in slices as those of any table.
+        // A new table is all zeroes; its entries are in slices like those of any table.
         let most = found?.count ?? min(limit, clustersInSlice(from: start))
         func entry(_ index: Int) -> UInt64 { found.map { self.entry($0.slot, $0.first + index) } ?? 0 }
         var met = FirstClusters(count: 1, head: entry(0), tail: entry(0))
@@ -83,7 +83,7 @@ extension QedState {
         return met
     }
 
-    /// How many clusters from that at `guest` on have their entries in its slice.
+    /// The number of clusters from that at `guest` on whose entries are in the same slice.
     private func clustersInSlice(from guest: Int) -> Int {
         let perSlice = header.sliceBytes / 8
         return perSlice - guest / header.clusterBytes % perSlice
@@ -99,7 +99,7 @@ extension QedState {
     }
 
     func giveBack(_ grant: WriteGrant) {
-        // Bytes in place may be half written.
+        // An overwrite in place may be half written.
         hasUnflushedWrites = true
         guard grant.isNew else { return }
         giveBack(
@@ -109,8 +109,8 @@ extension QedState {
 
     // MARK: Clearing
 
-    /// Stored clusters become holes of the file; others get a mark, so that no backing file shows through,
-    /// now or later.
+    /// Stored clusters become holes of the file; unallocated ones get the zero entry, which hides any backing
+    /// file, also a later one.
     func clear(
         _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
     ) throws(BlockError) -> ClearStep {
@@ -129,7 +129,7 @@ extension QedState {
         }
     }
 
-    /// - Throws: `corrupt` when data at `host` would lie over the header or a table.
+    /// - Throws: `corrupt` when data at `host` would overlap the header or a table.
     private func checkIsData(_ host: Range<Int>) throws(BlockError) {
         guard isMetadata(host) else { return }
         throw corrupt("A data cluster lies over a table (offset \(host.lowerBound))", at: 0)

@@ -1,6 +1,7 @@
 import BlockCore
 
 extension QedDriver: Checkable {
+    /// - Throws: `io`, `noSpace`, `unsupported`; findings are in the result.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try session.exclusively { (tables) throws(BlockError) in
             if repair != .none { try tables.clearFeatures() }
@@ -10,7 +11,7 @@ extension QedDriver: Checkable {
 }
 
 extension QedState {
-    /// - Returns: what was found and not mended, and what was.
+    /// - Returns: the counts of the findings that remain, and of those that were repaired.
     func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         var check = QedCheck(self, repair: repair)
         guard check.isPossible else {
@@ -23,11 +24,13 @@ extension QedState {
         return check.result
     }
 
-    /// Mends an image that nobody closed before it is written to, where that does not take much copying.
+    /// Repairs an unclosed image before it is written to, if that copies little.
+    ///
+    /// - Throws: `corrupt` when the image needs an explicit repair; `io`, `noSpace`.
     func mendUnclosed() throws(BlockError) {
         var look = QedCheck(self, repair: .none)
         if look.isPossible { try look.run { _ in } }
-        // Data that the file lacks is not given up unless a repair is asked for.
+        // Entries whose data lies behind the end of the file are dropped only by an explicit repair.
         guard look.isPossible, look.lostClusters == 0,
             look.sharedClusters <= Qed.Limit.automaticCopyBytes / header.clusterBytes,
             try check(repair: .all, report: { _ in }).corruptions == 0
@@ -38,7 +41,7 @@ extension QedState {
     }
 }
 
-/// A look at every entry of every table. Each cluster of the file may be used once.
+/// A check of every entry of every table. Each cluster of the file may be used once.
 private struct QedCheck {
     private let tables: QedState
     private let repair: RepairMode
@@ -50,7 +53,7 @@ private struct QedCheck {
     /// Clusters and tables behind the end of the file.
     private(set) var lostClusters = 0
     private var budget: RepairBudget
-    /// Entries that pointed nowhere were given up.
+    /// Whether entries without valid data were dropped.
     private var hasLosses = false
 
     init(_ tables: QedState, repair: RepairMode) {
@@ -66,7 +69,7 @@ private struct QedCheck {
     var isPossible: Bool { !used.units.isEmpty }
     private var header: QedHeader { tables.header }
 
-    /// Takes clusters for a table, the header or data. `false` when one of them is taken already.
+    /// Marks clusters as used by a table, the header or data. `false` when one of them is used already.
     private mutating func use(_ offset: Int, clusters: Int) -> Bool {
         let first = offset / header.clusterBytes
         return used.insertUnused(first..<first + clusters)
@@ -85,11 +88,11 @@ private struct QedCheck {
         result.totalClusters =
             header.virtualSize / header.clusterBytes + (header.virtualSize % header.clusterBytes == 0 ? 0 : 1)
         var places: [(number: Int, offset: Int)] = []
-        // All tables first, so that data that lies over one is what gives way.
+        // All tables first: of a table and a data cluster with one place, the data cluster moves.
         for number in 0..<min(header.tableCount, header.entriesPerTable) {
             if let place = try checkTable(number, report) { places.append((number, place)) }
         }
-        // Other programs look at what is behind the end of the disk, too, and may use it.
+        // Other programs also read entries behind the end of the disk, and may use them.
         try tables.eachTableBehindEnd { (number) throws(BlockError) in
             if let place = try checkTable(number, report) { places.append((number, place)) }
         }
@@ -101,7 +104,7 @@ private struct QedCheck {
         try finishRepair()
     }
 
-    /// - Returns: where the table is, when it can be read.
+    /// - Returns: the offset of the table, if it can be read.
     private mutating func checkTable(_ number: Int, _ report: (String) -> Void) throws(BlockError) -> Int? {
         var place: Int?
         do throws(BlockError) { place = try tables.l2Table(number: number) } catch {
@@ -173,10 +176,10 @@ private struct QedCheck {
         result.corruptions += 1
     }
 
-    /// Gives a cluster a place of its own, with the bytes that it shared, which are durable before the entry
-    /// is; one that is a hole becomes a cluster of zeroes.
+    /// Gives a cluster a place of its own with the same bytes, which are durable before its entry. A hole
+    /// becomes a zero cluster.
     ///
-    /// - Returns: `false` where too much was copied already.
+    /// - Returns: `false` when the budget is used up.
     private mutating func separate(_ guest: Int, from offset: Int) throws(BlockError) -> Bool {
         if budget.wasExceeded { return false }
         let shared = offset..<offset + header.clusterBytes
@@ -194,11 +197,12 @@ private struct QedCheck {
         return true
     }
 
-    /// What lies behind the last used cluster is cut off; a gap stays a leak, as nothing can be put there.
+    /// Cuts the file behind the last used cluster. A gap before it stays a leak, because the format cannot
+    /// reuse it.
     private mutating func checkLeaks(_ report: (String) -> Void) throws(BlockError) {
         let lastUsed = lastUsed
         var clusters = tables.end / header.clusterBytes
-        // The part of a cluster at the end of a file is padding of the program that wrote it.
+        // A partial cluster at the end of the file is padding of the program that wrote it.
         if try tables.file.length() < tables.end, lastUsed + 1 < clusters { clusters -= 1 }
         result.leaks = max(0, clusters - used.usedCount)
         guard result.leaks > 0 else { return }

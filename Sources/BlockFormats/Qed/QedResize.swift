@@ -1,9 +1,16 @@
 import BlockCore
 
 extension QedDriver: Resizable {
-    /// The order of writes: entries behind the old end are cleared, a flush; what the new space must not show
-    /// is overwritten, a flush; then the header.
-    /// Images do not shrink: the format knows no free clusters, so that what is cut off would be lost space.
+    /// The order of writes, with a flush after each step:
+    ///
+    /// 1. entries behind the old end are cleared;
+    /// 2. zeroes over old data and backing bytes in the new space;
+    /// 3. the header with the new size.
+    ///
+    /// Images do not shrink: the format has no free clusters, so the space behind the new end would leak.
+    ///
+    /// - Throws: `unsupported` for a preallocation and for shrinking; `invalidArgument`; `noSpace`, `io`,
+    ///   `corrupt`.
     public func resize(
         to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
@@ -34,7 +41,9 @@ extension QedDriver: Resizable {
 }
 
 extension QedDriver: Emptying {
-    /// Only the L1 table refers to anything: when it is zero, the rest of the file can go.
+    /// Zeroes over the L1 table, the only reference to anything, come first; then the file is cut.
+    ///
+    /// - Throws: `io`, `noSpace`, `unsupported`.
     public func makeEmpty() throws(BlockError) {
         try session.exclusively { (tables) throws(BlockError) in
             try tables.commit()
@@ -44,7 +53,7 @@ extension QedDriver: Emptying {
             try file.writeZeroes(at: header.l1Offset, count: header.tableBytes)
             try file.flush()
             let behind = header.l1Offset + header.tableBytes
-            // Only where nothing of use lies behind that table.
+            // Cuts the file only if nothing of use lies behind that table.
             guard header.l1Offset == header.headerClusters * header.clusterBytes else { return }
             try file.resize(to: behind)
             try file.flush()
@@ -66,7 +75,7 @@ extension QedState {
         }
     }
 
-    /// Clears what a growth that was stopped left behind the end of the disk. Durable on return.
+    /// Clears the entries that an interrupted growth left behind the end of the disk. Durable on return.
     fileprivate func clearEntries(from start: Int) throws(BlockError) {
         guard var guest = start.roundedUp(to: header.clusterBytes) else { return }
         while guest % header.guestBytesPerTable != 0 {

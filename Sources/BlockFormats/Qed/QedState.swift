@@ -10,8 +10,8 @@ import BlockCore
 /// 4. the L1 entries that refer to new tables;
 /// 5. when the image is closed, the header without the mark.
 ///
-/// Killed anywhere, the worst is a cluster that nothing refers to.
-/// Unchecked: only the driver's session hands it from thread to thread.
+/// After a crash at any point the worst result is a leaked cluster. Sendable is unchecked: only the driver's
+/// session passes it between threads.
 final class QedState: SessionState, @unchecked Sendable {
     let file: BlockNode
     var header: QedHeader
@@ -19,15 +19,15 @@ final class QedState: SessionState, @unchecked Sendable {
     private let l1: TableCache
     private let l2: TableCache
     private var space: TailSpace
-    /// Where the used part of the file ends, in whole clusters.
+    /// The end of the used part of the file, in bytes: whole clusters.
     var end: Int {
         get { space.end }
         set { space = TailSpace(end: newValue) }
     }
-    /// Where the L2 tables are, in ascending order; known only where the image is written to.
+    /// The offsets of the L2 tables, ascending; filled only when the image is open for writing.
     var l2Places: [Int] = []
     var writes: TableWrites?
-    /// Whether data or new tables were written that no flush has made durable.
+    /// Whether data or new tables were written since the last flush.
     var hasUnflushedWrites = false
 
     init(file: BlockNode, header: QedHeader, isReadOnly: Bool) throws(BlockError) {
@@ -62,7 +62,7 @@ final class QedState: SessionState, @unchecked Sendable {
         return (slot, index % perSlice)
     }
 
-    /// Where the L2 table for a guest offset is; `nil` when there is none.
+    /// The offset of the L2 table for a guest offset; `nil` when there is none.
     func l2Table(for guest: Int) throws(BlockError) -> Int? {
         try l2Table(number: guest / header.guestBytesPerTable)
     }
@@ -81,7 +81,7 @@ final class QedState: SessionState, @unchecked Sendable {
         return offset
     }
 
-    /// The L2 entries from that of a guest offset on, as far as `limit` entries of one slice go.
+    /// The L2 entries from that of a guest offset on: at most `limit`, all in one slice.
     func entries(at guest: Int, limit: Int) throws(BlockError) -> (slot: Int, first: Int, count: Int)? {
         guard let table = try l2Table(for: guest) else { return nil }
         let number = guest % header.guestBytesPerTable / header.clusterBytes
@@ -96,8 +96,7 @@ final class QedState: SessionState, @unchecked Sendable {
         l2.bytes(of: slot).bytes(entries.lowerBound * 8..<entries.upperBound * 8).isZero
     }
 
-    /// The host offset that an L2 entry states, also of a cluster that the file lacks: the node knows what is
-    /// lost.
+    /// The host offset in an L2 entry, also one behind the end of the file: the node reports lost data.
     func statedOffset(_ entry: UInt64) throws(BlockError) -> Int {
         guard let offset = Int(exactly: entry), offset < Int.max / 2, isClusterStart(offset) else {
             throw corrupt("A data cluster is misplaced (offset \(entry))", at: 0)
@@ -105,7 +104,7 @@ final class QedState: SessionState, @unchecked Sendable {
         return offset
     }
 
-    /// The host offset that an L2 entry states, checked.
+    /// The host offset in an L2 entry, checked to be inside the file.
     func dataOffset(_ entry: UInt64) throws(BlockError) -> Int {
         guard let offset = Int(exactly: entry), isDataPlace(offset) else {
             throw corrupt("A data cluster is misplaced (offset \(entry))", at: 0)
@@ -121,8 +120,8 @@ final class QedState: SessionState, @unchecked Sendable {
 
     // MARK: Changing
 
-    /// Looks where the tables are, so that nothing is written over them, and mends an image that was not
-    /// closed.
+    /// Collects the offsets of the tables, so that nothing is written over them, and repairs an unclosed
+    /// image.
     func prepareForWriting() throws(BlockError) {
         if header.needsCheck { try mendUnclosed() }
         l2Places = []
@@ -137,7 +136,7 @@ final class QedState: SessionState, @unchecked Sendable {
         try clearFeatures()
     }
 
-    /// Before the first change: none of the features that a writer has to keep up to date is known here.
+    /// Clears the autoclear features before the first change: Platter implements none of them.
     func clearFeatures() throws(BlockError) {
         guard header.autoclear != 0 else { return }
         header.autoclear = 0
@@ -149,8 +148,8 @@ final class QedState: SessionState, @unchecked Sendable {
         try file.write(header.serialised().span.bytes, at: 0)
     }
 
-    /// Says in the file that it was not closed, before anything changes that a crash could leave half done.
-    /// Flushes with the lock held, once a session: nobody else may change anything before that.
+    /// Sets the mark "needs a check", durably, before the first change that a crash could leave half done.
+    /// Flushes with the lock held, once a session: no other change may precede the mark.
     private func markAsOpen() throws(BlockError) {
         guard !header.needsCheck else { return }
         header.features |= Qed.Feature.needCheck
@@ -163,7 +162,7 @@ final class QedState: SessionState, @unchecked Sendable {
         }
     }
 
-    /// Takes clusters that follow each other.
+    /// Takes adjacent clusters.
     func allocate(_ count: Int) throws(BlockError) -> Int {
         try markAsOpen()
         let unit = header.clusterBytes
@@ -173,14 +172,14 @@ final class QedState: SessionState, @unchecked Sendable {
         return place
     }
 
-    /// Gives back clusters that nothing refers to.
+    /// Gives back clusters without a reference.
     ///
-    /// - Parameter guest: what they were taken for, where that reads as zeroes.
+    /// - Parameter guest: the guest offset for which they were taken, if that reads as zeroes.
     func giveBack(_ offset: Int, _ count: Int, guest: Int? = nil) {
         space.giveBack(offset..<offset + count * header.clusterBytes, guest: guest)
     }
 
-    /// Lets guest clusters that read as zeroes have what is left between others, as holes.
+    /// Links unused gaps, as holes, to guest clusters that read as zeroes, so that they are no leaks.
     private func fillGaps() throws(BlockError) {
         for gap in space.takeZeroGaps() {
             let unit = header.clusterBytes
@@ -198,7 +197,7 @@ final class QedState: SessionState, @unchecked Sendable {
         }
     }
 
-    /// Whether data at `offset` would lie over the header or a table.
+    /// Whether data at `range` would overlap the header or a table.
     func isMetadata(_ range: Range<Int>) -> Bool {
         let size = header.tableBytes
         if range.overlaps(header.l1Offset..<header.l1Offset + size) { return true }
@@ -207,8 +206,7 @@ final class QedState: SessionState, @unchecked Sendable {
         return behind > 0 && l2Places[behind - 1] + size > range.lowerBound
     }
 
-    /// Gives the L2 entries in the slice of that of `guest` their space in the file, with their table where
-    /// there is none.
+    /// Allocates the space of the L2 slice of `guest` in the file, and makes the table if there is none.
     func reserveEntries(at guest: Int) throws(BlockError) {
         try markAsOpen()
         if l1.isCrowdedByDirty || l2.isCrowdedByDirty { try commit() }
@@ -216,7 +214,7 @@ final class QedState: SessionState, @unchecked Sendable {
         if let (slot, _, _) = try entries(at: guest, limit: 1) { try l2.reserve(slot) }
     }
 
-    /// Sets the L2 entries from that of `guest` on, making their table where there is none. One slice.
+    /// Sets the L2 entries from that of `guest` on, all in one slice; their table is made if there is none.
     func setEntries(at guest: Int, count: Int, to value: (Int) -> UInt64) throws(BlockError) {
         try reserveEntries(at: guest)
         guard let (slot, first, _) = try entries(at: guest, limit: 1) else { return }
@@ -235,12 +233,12 @@ final class QedState: SessionState, @unchecked Sendable {
             giveBack(place, header.tableClusters)
             throw error
         }
-        // The cache may have what was there before.
+        // The cache may hold slices of the former contents.
         l2.discard(place..<place + header.tableBytes)
         l2Places.insert(place, at: l2Places.partitioningIndex { $0 >= place })
     }
 
-    /// Makes everything durable, in the order above.
+    /// Makes all changes durable, in the order above.
     func commit() throws(BlockError) {
         try finishPendingWrites()
         try file.flush()
@@ -276,10 +274,10 @@ final class QedState: SessionState, @unchecked Sendable {
         if failed { hasUnflushedWrites = true }
     }
 
-    /// Leaves nothing in memory that the file should have, and takes the mark away.
+    /// Writes all changes, cuts unused space off the end of the file, and clears the mark "needs a check".
     func finish() throws(BlockError) {
         guard !isReadOnly else { return }
-        // A gap that cannot be filled is a leak, nothing worse.
+        // A gap that cannot be filled stays a leak.
         try? fillGaps()
         if hasChanges { try commit() }
         space.trim(file)
@@ -294,7 +292,7 @@ final class QedState: SessionState, @unchecked Sendable {
         }
     }
 
-    /// Drops what is cached: the file was changed behind it.
+    /// Drops all cached slices: the file was changed directly.
     func forgetTables() {
         l1.discardAll()
         l2.discardAll()
@@ -306,9 +304,8 @@ final class QedState: SessionState, @unchecked Sendable {
         l1.setLittleEndian64(slot, index, to: UInt64(offset))
     }
 
-    /// Makes the L1 table refer to no tables behind the end of the disk. A growth that was stopped leaves
-    /// some, which are empty, and other programs may; as nobody looks after what they have, nothing is done
-    /// to them. Durable on return.
+    /// Clears the L1 entries behind the end of the disk. An interrupted growth leaves some, with empty
+    /// tables; other programs may leave some too. The tables themselves stay as they are. Durable on return.
     func dropTablesBehindEnd() throws(BlockError) {
         try eachTableBehindEnd { (number) throws(BlockError) in
             if l1.isCrowdedByDirty { try commit() }

@@ -8,7 +8,7 @@ enum Vdi {
     static let signatureOffset = 0x40
     static let version: UInt32 = 0x0001_0001
     static let sectorBytes = 512
-    /// An entry of the block map: nothing is stored; the parent has it, or it reads as zeroes.
+    /// An entry of the block map: nothing is stored; the block shows the parent, or reads as zeroes.
     static let unallocated: UInt32 = 0xFFFF_FFFF
     /// An entry of the block map: reads as zeroes.
     static let discarded: UInt32 = 0xFFFF_FFFE
@@ -18,7 +18,7 @@ enum Vdi {
         static let blockExtraBytes = Int.mib(1)
         /// 16 TiB of the usual blocks of 1 MiB; the map then takes 64 MiB of memory.
         static let blocks = 16 << 20
-        /// The largest size that QEMU reads a header of: 0x1FFFFF80 blocks of 1 MiB.
+        /// The largest disk size in a header that QEMU accepts: 0x1FFFFF80 blocks of 1 MiB.
         static let statedBytes = 0x1FFF_FF80 << 20
     }
 
@@ -37,7 +37,7 @@ enum Vdi {
             }
         }
 
-        /// Whether what is not stored comes from a parent image.
+        /// Whether unallocated blocks come from a parent image.
         var hasParent: Bool { self == .undo || self == .differencing }
     }
 }

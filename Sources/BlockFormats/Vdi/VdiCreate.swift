@@ -12,7 +12,9 @@ extension VdiDriver: Measurable {
         ]
     }
 
-    /// The order of writes: nothing but the header makes the file an image, and it comes last.
+    /// The header is written last, because it makes the file an image.
+    ///
+    /// - Throws: `invalidArgument`, `limit`; `io`, `noSpace`, `exists`.
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         let isStatic = options.flag(.staticImage)
         let size = options.integer(.size) ?? 0
@@ -33,12 +35,14 @@ extension VdiDriver: Measurable {
         try file.close()
     }
 
-    /// A static image has room for all data from the start.
+    /// Static images have space for all data from the start.
+    ///
+    /// - Throws: `invalidArgument` for an invalid option.
     public static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool {
         options.flag(.staticImage)
     }
 
-    /// The image's UUID, and that of its last change, which follows from a stated one.
+    /// The image's UUID and that of its last change, which is derived from a stated one.
     private static func uuids(
         _ options: CreateOptions, _ size: Int, _ context: CreateContext
     ) throws(BlockError) -> [ImageUUID] {
@@ -65,7 +69,7 @@ extension VdiDriver: Measurable {
             allocatedCount: isStatic ? blocks : 0)
     }
 
-    /// The first sector with what does not depend on the disk: texts, versions, UUIDs.
+    /// The first sector with the fields that do not depend on the disk: texts, versions, UUIDs.
     private static func constantFields(_ uuids: [ImageUUID]) -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: Vdi.sectorBytes)
         bytes.replaceSubrange(0..<creator.count, with: creator)
@@ -86,6 +90,7 @@ extension VdiDriver: Measurable {
 
     private static let creator = Array("<<< Platter VM Virtual Disk Image >>>\n".utf8)
 
+    /// - Throws: `limit`; `io` when the source cannot be read.
     public static func measure(
         _ options: CreateOptions, virtualSize: Int, source: BlockNode?
     ) throws(BlockError) -> MeasuredSize {

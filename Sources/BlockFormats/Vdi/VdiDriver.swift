@@ -23,6 +23,7 @@ public final class VdiDriver: SessionFormat, BackingChecking, ParentIdentifying 
         return signature == Vdi.signature ? 100 : 0
     }
 
+    /// - Throws: `wrongFormat`, `unsupported`, `corrupt`, `limit`, `invalidArgument`; `io`.
     public static func open(_ request: OpenRequest, options: inout OptionTree) throws(BlockError) -> VdiDriver
     {
         do throws(BlockError) {
@@ -39,7 +40,8 @@ public final class VdiDriver: SessionFormat, BackingChecking, ParentIdentifying 
         }
     }
 
-    /// Without its parent, a differencing image would read, and be completed by writes, as zeroes.
+    /// Refuses a differencing image without its parent: its unallocated blocks would read as zeroes, and
+    /// partial writes would store those.
     private static func checkParent(_ header: VdiHeader, _ request: OpenRequest) throws(BlockError) {
         let settings = request.settings
         guard header.type.hasParent, !request.namesBacking else { return }
@@ -52,8 +54,10 @@ public final class VdiDriver: SessionFormat, BackingChecking, ParentIdentifying 
 
     public var parentIdentity: [UInt8] { session.withLock { $0.header.uuid } }
 
-    /// The parent must be the image over which this one was made. An UUID of zeroes states nothing, and
-    /// another format has none; whoever names such a file knows why.
+    /// The parent must be the image over which this one was made. The check is skipped for a UUID of zeroes
+    /// and for a backing file of another format, which has none.
+    ///
+    /// - Throws: `corrupt` for another image.
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {
         guard let found = backing.parentIdentity(of: Self.name) else { return }
         let (isChild, expected) = session.withLock { ($0.header.type.hasParent, $0.header.parentUUID) }
@@ -70,6 +74,7 @@ public final class VdiDriver: SessionFormat, BackingChecking, ParentIdentifying 
     public var dataMayBeHoles: Bool { true }
     public var mapStyle: MapStyle { session.withLock { $0.header.type == .fixed } ? [] : .unitsAreWhole }
 
+    /// - Throws: nothing.
     public func describe() throws(BlockError) -> FormatInfo {
         let header = session.withLock { $0.header }
         var fields = [

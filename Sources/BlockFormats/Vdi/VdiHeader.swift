@@ -10,7 +10,7 @@ import BlockCore
 /// 188 UUIDs: image, its last change, parent, the parent's last change
 /// ```
 struct VdiHeader: Sendable, Equatable {
-    /// The bytes that all of the fields lie in: one sector, so that it changes as a whole.
+    /// The bytes of all fields: one sector, which changes atomically.
     var bytes: [UInt8]
 
     var type: Vdi.ImageType
@@ -20,19 +20,20 @@ struct VdiHeader: Sendable, Equatable {
     var blockBytes: Int
     var blockExtraBytes: Int
     var blockCount: Int
-    /// How many blocks of the data area are taken; the next one is appended there.
+    /// The number of taken blocks of the data area; the next block is appended behind them.
     var allocatedCount: Int
 
-    /// Where block number `index` of the data area has its guest bytes, in bytes from the start of the file.
+    /// The offset of the guest bytes of block number `index` of the data area, in bytes from the start of the
+    /// file.
     func hostOffset(ofBlock index: Int) -> Int {
         dataOffset + index * (blockBytes + blockExtraBytes) + blockExtraBytes
     }
 
     var uuid: [UInt8] { Array(bytes[0x188..<0x198]) }
-    /// The ``uuid`` of the parent; all zeroes where there is none, or it is not known.
+    /// The ``uuid`` of the parent; all zeroes when there is no parent, or it is unknown.
     var parentUUID: [UInt8] { Array(bytes[0x1A8..<0x1B8]) }
 
-    /// What is wrong is found in QEMU's order and, where it is the same, told in its words.
+    /// Errors are detected in QEMU's order, and reported in QEMU's words where it has the same ones.
     ///
     /// - Throws: `wrongFormat` for other files; `unsupported`; `corrupt` with the reason.
     static func parse(_ bytes: [UInt8]) throws(BlockError) -> VdiHeader {
@@ -58,7 +59,7 @@ struct VdiHeader: Sendable, Equatable {
             throw BlockError(
                 .unsupported, "unsupported VDI image (version \(version >> 16).\(version & 0xFFFF))")
         }
-        // What type it is, QEMU does not ask: an unknown one is reported last.
+        // QEMU does not check the type: an unknown one is reported last.
         let stated = UInt32(span.number(0x4C))
         let header = VdiHeader(
             bytes: bytes, type: Vdi.ImageType(rawValue: stated) ?? .dynamic,

@@ -1,6 +1,6 @@
 import BlockCore
 
-/// What the block map says, and what becomes of it when the guest writes. A block that is stored is one unit.
+/// The mapping: runs, grants, links and clearing. The unit is a block.
 extension VdiState {
     func run(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         let first = offset / header.blockBytes
@@ -56,8 +56,8 @@ extension VdiState {
             UInt32(grant.tag), for: grant.head == .zero ? grant.units.lowerBound / header.blockBytes : nil)
     }
 
-    /// What is stored becomes a hole of the file and stays in the map, whose blocks other programs expect to
-    /// be all in use; over a parent, what is not stored gets the mark that says zero.
+    /// Stored blocks become holes of the file and stay in the map: other programs expect all counted blocks
+    /// to be in use. Over a parent, unallocated blocks get the zero entry.
     mutating func clear(
         _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
     ) throws(BlockError) -> ClearStep {

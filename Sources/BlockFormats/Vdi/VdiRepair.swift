@@ -1,39 +1,41 @@
 import BlockCore
 
 extension VdiDriver: Checkable {
+    /// - Throws: `io`, `noSpace`; findings are in the result.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try session.exclusively { (state) throws(BlockError) in try state.check(repair, report) }
     }
 }
 
-/// What is done about a survey, in this order: every look is a step, for what it finds depends on what those
-/// before it have repaired.
+/// The steps of a check, in this order. Each part of the check is a step, because its findings depend on the
+/// repairs before it.
 struct VdiRepairPlan: RepairPlan {
     enum Step: CaseIterable {
-        /// Blocks that are not counted are, and blocks whose place is another's get one of their own.
+        /// Counts uncounted blocks, and gives blocks with a shared place one of their own.
         case places
-        /// Blocks of which the file lacks bytes are looked for, and dropped or filled up.
+        /// Finds blocks that lie partly or wholly behind the end of the file, and fills them up or drops
+        /// them.
         case missing
-        /// Blocks that nothing refers to are counted, and their places filled.
+        /// Counts blocks without a reference, and moves others into their places.
         case leaks
     }
 
     let mode: RepairMode
-    /// Whether entries that point nowhere are given up.
+    /// Whether entries without data are dropped.
     let hasLosses: Bool
 
     var repairsAll: Bool { mode == .all }
 
-    /// Whether a step is to be done, now that those before it are.
+    /// Whether a step is to be done, after the steps before it.
     func includes(_ step: Step, after survey: VdiCheck) -> Bool {
         step != .places || repairsAll && survey.map.findingCount > 0
     }
 }
 
-/// A survey of an image, and what came of it so far: a value.
+/// A survey of an image with the counts of the steps so far. A value.
 struct VdiCheck {
     var map: VdiSurvey
-    /// How many blocks there are whose bytes the file lacks.
+    /// The number of blocks behind the end of the file.
     let missing: Int
     var result = CheckResult()
 }
@@ -82,8 +84,8 @@ extension VdiState: Surveying {
 
     // MARK: Steps
 
-    /// Blocks of which the file lacks bytes of the disk. A repair drops those of which it has none, and makes
-    /// the file long enough for the others.
+    /// Checks for blocks that the file does not wholly contain. A repair drops those behind its end, and
+    /// extends the file for those that it ends inside of.
     private mutating func checkMissing(
         repair: Bool, _ report: (String) -> Void
     ) throws(BlockError) -> Int {
@@ -117,7 +119,7 @@ extension VdiState: Surveying {
         }
     }
 
-    /// Blocks none of whose bytes the file has, and blocks in whose part of the disk it ends.
+    /// The blocks behind the end of the file, and the blocks that it ends inside of.
     private func missingBlocks() throws(BlockError) -> (missing: [Int], cut: [Int]) {
         let length = try file.length()
         var (missing, cut): ([Int], [Int]) = ([], [])
@@ -133,10 +135,10 @@ extension VdiState: Surveying {
         return (missing, cut)
     }
 
-    /// Goes through the map once: blocks whose place is another's get one of their own. The order is that of
-    /// all changes: copies and the count, a flush, the map.
+    /// Gives blocks with a shared place one of their own, in one pass through the map. The order of writes:
+    /// copies and the count, a flush, the map.
     private mutating func separate(countIsWrong: Bool, _ report: (String) -> Void) throws(BlockError) {
-        // First the count: only then are the places of copies free.
+        // The count first: the places behind it are free only then.
         if countIsWrong { try raiseCount(within: try file.length()) }
         var survey = VdiSurvey(ofEmpty: map, count: header.allocatedCount)
         var budget = RepairBudget(for: file, .clusters)
@@ -147,7 +149,7 @@ extension VdiState: Surveying {
             guard survey.take(Int(entry), for: block) != nil else { continue }
             if entry != hole, try file.isHole(hostRange(ofBlock: Int(entry))) { hole = entry }
             if entry == hole {
-                // The mark that says zero is as good, and needs no place.
+                // The zero entry reads the same and needs no place.
                 map[block] = Vdi.discarded
             } else {
                 try separate(block, &budget)
@@ -157,8 +159,8 @@ extension VdiState: Surveying {
         try commit()
     }
 
-    /// Makes the header count all blocks that the map refers to and the file has, as far as it may. Space
-    /// that is counted stays so: it may be that of a block which is given up here.
+    /// Raises the header's count to cover all blocks that the map refers to and the file contains, up to the
+    /// limit. The count never falls here: counted space may belong to a block that this repair drops.
     private mutating func raiseCount(within length: Int) throws(BlockError) {
         let most = VdiSurvey.mostBlocks(map)
         var count = header.allocatedCount <= most ? header.allocatedCount : 0
@@ -175,7 +177,7 @@ extension VdiState: Surveying {
         try commit()
     }
 
-    /// Gives a block a place of its own, with the bytes that it shared.
+    /// Gives a block a place of its own with the same bytes.
     private mutating func separate(_ block: Int, _ budget: inout RepairBudget) throws(BlockError) {
         guard header.allocatedCount < VdiSurvey.mostBlocks(map), budget.allowsCopy() else { return }
         let index = try takeBlock()
@@ -183,7 +185,7 @@ extension VdiState: Surveying {
         map[block] = index
     }
 
-    /// - Returns: how many bytes were read for it.
+    /// - Returns: the number of bytes read for the copy.
     @discardableResult
     func copyBlock(_ source: Int, to target: Int) throws(BlockError) -> Int {
         try file.copyInside(hostRange(ofBlock: source), to: header.hostOffset(ofBlock: target))
@@ -213,8 +215,8 @@ extension VdiState: Surveying {
         if plan.hasLosses { report(KeptLeaks.message) }
     }
 
-    /// Moves the last blocks into the places of those that are not used, so that the count is that of the
-    /// entries. The order: copies, flush, the map, flush, the count, flush, the length of the file.
+    /// Moves the last blocks into unused places, so that the count equals the number of entries. The order of
+    /// writes: copies, a flush, the map, a flush, the count, a flush, the length of the file.
     mutating func closeGaps(_ survey: VdiSurvey) throws(BlockError) {
         let count = survey.allocated
         var gap = 0
@@ -224,7 +226,7 @@ extension VdiState: Surveying {
             map[block] = UInt32(place)
             gap = place + 1
         }
-        // A header that was changed before must not come with a count that is too low.
+        // Commits earlier changes first: the header must not be written with a count that is too low.
         try commit()
         header.allocatedCount = count
         headerIsDirty = true

@@ -1,10 +1,16 @@
 import BlockCore
 
 extension VdiDriver: Resizable {
-    /// The order of writes. Growing: what the new part of the last block must not show is overwritten; blocks
-    /// that are in the way of a longer map move to the end, as any new block; then the longer map, which over
-    /// a parent says that the new blocks are zero; then the header, one sector, that makes it and the new
-    /// size true. Shrinking: the header; then the gaps that the lost blocks left are closed.
+    /// The order of writes when growing:
+    ///
+    /// 1. zeroes over the new part of the last block;
+    /// 2. copies of the blocks that a longer map will overwrite, at the end of the file;
+    /// 3. the longer map, in which the new blocks are zero over a parent; a flush;
+    /// 4. the header, atomically, with the map's place and the new size; a flush.
+    ///
+    /// When shrinking, the header is first; then the gaps of the lost blocks are closed.
+    ///
+    /// - Throws: `unsupported` for a preallocation; `limit`, `noSpace`, `io`.
     public func resize(
         to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
@@ -62,18 +68,18 @@ extension VdiState {
         }
     }
 
-    /// After a failure: nobody knows which header the file has, so the old one is written before anything
-    /// else, and nothing is stored meanwhile where the new one may have its map.
+    /// Called after a failure: the file may have either header, so the old one is written again before any
+    /// other change. No block is stored before that where the new header's map may lie.
     private mutating func restore(_ before: VdiHeader) {
         header = before
         spare = SpareBlocks(survey: nil)
         headerIsDirty = true
     }
 
-    /// What is said of a block that the disk did not have: it is zero, whatever a longer parent has there.
+    /// The entry of a new block: it reads as zeroes, even if the parent is longer.
     private var newEntry: UInt32 { header.type.hasParent ? Vdi.discarded : Vdi.unallocated }
 
-    /// How many blocks of the data area a longer map takes; 0 where it fits before the data.
+    /// The number of blocks of the data area that a longer map overlaps; 0 when it fits before the data.
     private func blocksInTheWay(ofMapWith blocks: Int) -> Int {
         let bytes = BlockTable.fileBytes(entries: blocks)
         guard header.mapOffset + bytes > header.dataOffset else { return 0 }
@@ -99,7 +105,8 @@ extension VdiState {
         try file.flush()
     }
 
-    /// Writes the longer map to the first, vacated blocks of the data area, with the blocks' new numbers.
+    /// Writes the longer map over the first, vacated blocks of the data area; the other blocks get new
+    /// numbers.
     private mutating func moveMap(to blocks: Int, by shift: Int) throws(BlockError) {
         let total = header.blockBytes + header.blockExtraBytes
         var entries = map.entries.map { $0 < Vdi.discarded ? $0 - UInt32(shift) : $0 }
@@ -128,7 +135,7 @@ extension VdiState {
         try commit()
     }
 
-    /// A static image has all of its blocks.
+    /// Takes all new blocks of a static image.
     private mutating func takeAll(from block: Int) throws(BlockError) {
         for block in block..<map.count { map[block] = try takeBlock() }
         let end = header.dataOffset + header.allocatedCount * (header.blockBytes + header.blockExtraBytes)

@@ -2,23 +2,27 @@ import BlockCore
 
 /// Header and block map of an open image. Used under the driver's lock.
 ///
-/// The order of writes: data; the header, whose count of blocks covers them; a flush; the map that refers to
-/// them; a flush. Other programs append where the count says, so that the count must never be too low. Killed
-/// anywhere, the worst is a count that is too high: a leaked block, which is taken again later. When the
-/// image is closed, gaps are closed and the count is that of the entries, as QEMU's check wants it: after
-/// copies, a flush, the map, a flush, the count, a flush, the length of the file.
+/// The order of writes:
+///
+/// 1. data, and the header whose count covers its blocks; a flush;
+/// 2. the map that refers to them; a flush.
+///
+/// Other programs append blocks at the count, so it must never be too low. After a crash at any point the
+/// worst result is a count that is too high: a leaked block, which is granted again later. Closing the image
+/// closes gaps, so that the count equals the number of entries, as QEMU's check requires: copies, a flush,
+/// the map, a flush, the count, a flush, the length of the file.
 struct VdiState: SessionState {
     let file: BlockNode
     var header: VdiHeader
     var map: BlockTable
     var isReadOnly: Bool
     var headerIsDirty = false
-    /// Blocks of the data area that the header counts and no entry refers to.
+    /// Blocks of the data area that the header counts without an entry for them.
     var spare = SpareBlocks(survey: nil)
-    /// Whether the map was looked through, so that it may be written to.
+    /// Whether the map was checked, so that it may be written to.
     private var isSound = false
     var writes: TableWrites?
-    /// Whether the header is among what is being written.
+    /// Whether the header is among the changes being written.
     private var headerIsHeld = false
 
     init(file: BlockNode, header: VdiHeader, isReadOnly: Bool) throws(BlockError) {
@@ -33,14 +37,14 @@ struct VdiState: SessionState {
             reading: file, at: header.mapOffset, count: header.blockCount, isBigEndian: false)
     }
 
-    /// Sizes are shown in whole sectors.
+    /// The size in bytes, rounded to whole sectors.
     var virtualSize: Int {
         min(
             header.virtualSize.roundedUp(to: Vdi.sectorBytes) ?? header.virtualSize,
             header.blockCount * header.blockBytes)
     }
 
-    /// Looks through the map before the first change: what is shared or not counted must not be written to.
+    /// Surveys the map before the first change: shared and uncounted blocks must not be written to.
     mutating func prepareForWriting() throws(BlockError) {
         let survey = VdiSurvey(map: map, count: header.allocatedCount)
         guard survey.findings.isEmpty else {
@@ -52,7 +56,7 @@ struct VdiState: SessionState {
         isSound = true
     }
 
-    /// Takes a block of the data area. It is not in the map until it is linked.
+    /// Takes a block of the data area. It has no entry until it is linked.
     mutating func takeBlock() throws(BlockError) -> UInt32 {
         if let index = spare.take() { return index }
         // The two highest numbers have another meaning in the map.
@@ -65,9 +69,9 @@ struct VdiState: SessionState {
         return index
     }
 
-    /// Gives back a block that the map never referred to. The last blocks are not counted any more.
+    /// Gives back a block that never had an entry. Blocks at the end are removed from the count.
     ///
-    /// - Parameter block: what it was taken for, where that reads as zeroes.
+    /// - Parameter block: the guest block for which it was taken, if that reads as zeroes.
     mutating func giveBack(_ index: UInt32, for block: Int?) {
         spare.returned.append(index)
         spare.zeroBlocks[index] = block
@@ -81,8 +85,8 @@ struct VdiState: SessionState {
         }
     }
 
-    /// Lets blocks that read as zeroes have what is left between others, as holes; and cuts off what lies
-    /// behind the last block. Where either fails, space is left that the next writer takes.
+    /// Links unused places, as holes, to blocks that read as zeroes, and cuts the file behind the last block.
+    /// If either fails, the next session uses the space.
     private mutating func tidyUp() throws(BlockError) {
         for index in spare.returned {
             guard let block = spare.zeroBlocks[index], map[block] >= Vdi.discarded else { continue }
@@ -102,7 +106,7 @@ struct VdiState: SessionState {
 
     var hasChanges: Bool { headerIsDirty || map.isDirty }
 
-    /// Makes everything durable, in the order above.
+    /// Makes all changes durable, in the order above.
     mutating func commit() throws(BlockError) {
         try finishWrites()
         if headerIsDirty { try writeHeader() }
@@ -138,7 +142,7 @@ struct VdiState: SessionState {
         trim()
     }
 
-    /// Closes what a failed write or a killed program left over. Where this fails, blocks stay leaked.
+    /// Closes the gaps that a failed write or a crash left. If this fails, blocks stay leaked.
     private mutating func closeLastGaps() throws(BlockError) {
         guard isSound else { return }
         let survey = VdiSurvey(map: map, count: header.allocatedCount)

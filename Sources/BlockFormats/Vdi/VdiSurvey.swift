@@ -1,6 +1,6 @@
 import BlockCore
 
-/// What a look at a whole block map finds.
+/// The survey of a whole block map.
 struct VdiSurvey {
     enum Finding: Equatable {
         /// The header counts more blocks than an image of this size can have.
@@ -10,14 +10,14 @@ struct VdiSurvey {
         /// The entry refers to a block that an earlier entry refers to.
         case shared(block: Int)
 
-        /// Whether the header's count has to change for it.
+        /// Whether the repair changes the header's count.
         var concernsCount: Bool { if case .shared = self { false } else { true } }
     }
 
     private(set) var findings = Findings<Finding>(keeping: 4096)
-    /// Whether the header counts too much or too little.
+    /// Whether the header's count is too high or too low.
     private(set) var countIsWrong = false
-    /// Entries that refer to a block.
+    /// The number of entries that refer to a block.
     private(set) var allocated = 0
     /// The blocks of the data area that entries refer to.
     private var used: UnitBitmap
@@ -31,15 +31,15 @@ struct VdiSurvey {
         }
     }
 
-    /// A survey that begins with nothing taken.
+    /// A survey in which no block is used yet.
     init(ofEmpty map: BlockTable, count: Int) {
         used = UnitBitmap(0..<min(count, Self.mostBlocks(map)))
     }
 
-    /// How many blocks an image may count. Leaks may make it more than the disk has, but not by much.
+    /// The largest valid count of blocks. Leaks may raise the count above that of the disk, but not by much.
     static func mostBlocks(_ map: BlockTable) -> Int { map.count * 2 + 64 }
 
-    /// Takes a block of the data area for an entry; answers what is wrong with that.
+    /// Marks a block of the data area as used by an entry. Returns a finding if it cannot be.
     mutating func take(_ index: Int, for block: Int) -> Finding? {
         guard used.units.contains(index) else { return .beyondCount(block: block) }
         return used.insert(index) ? nil : .shared(block: block)
@@ -50,21 +50,21 @@ struct VdiSurvey {
         if finding.concernsCount { countIsWrong = true }
     }
 
-    /// How many findings there are.
+    /// The number of findings.
     var findingCount: Int { findings.count }
-    /// How many blocks are counted that nothing refers to.
+    /// The number of counted blocks without a reference.
     var unusedCount: Int { used.unusedCount }
 
-    /// The first block from `start` on that nothing refers to; `nil` when there is none.
+    /// The first block from `start` on without a reference; `nil` when there is none.
     func unused(from start: Int) -> Int? { used.firstUnused(from: start) }
 }
 
-/// Blocks that are counted and free: left over by a crash, or given back. Filled again first.
+/// Counted blocks that are free: left by a crash, or given back. They are granted first.
 struct SpareBlocks {
     let survey: VdiSurvey?
     private var cursor = 0
     var returned: [UInt32] = []
-    /// Blocks of the disk that read as zeroes, by what was taken for them and given back.
+    /// Guest blocks that read as zeroes, keyed by the place that was taken for them and given back.
     var zeroBlocks: [UInt32: Int] = [:]
     /// Whether the file may be longer than its blocks need.
     var isTooLong = false

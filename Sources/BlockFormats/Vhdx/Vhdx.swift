@@ -16,30 +16,31 @@ enum Vhdx {
     static let headerBytes = 4096
     static let regionTableOffsets = [192 << 10, 256 << 10]
     static let regionTableBytes = 64 << 10
-    /// Everything behind the header section begins at multiples of this, and is as long.
+    /// The unit of the file in bytes: everything behind the header section is aligned to it, and as long as a
+    /// multiple of it.
     static let unitBytes = 1 << 20
-    /// What the log changes at a time.
+    /// The unit of a change in the log, in bytes.
     static let pageBytes = 4096
-    /// Logical sectors that a sector bitmap block has bits for.
+    /// The logical sectors that one sector bitmap block covers.
     static let sectorsPerBitmap = 1 << 23
 
     enum Limit {
         static let blockBytes = unitBytes...(256 << 20)
         static let virtualSize = 64 << 40
-        /// No offset in a file may be higher; its bitmap of units takes 16 MiB.
+        /// The highest offset in a file; the bitmap of its units takes 16 MiB.
         static let fileBytes = 1 << 47
         static let tableEntries = 2047
         static let metadataItemBytes = 1 << 20
-        /// A longer log is not looked through.
+        /// The largest log that is replayed.
         static let logBytes = 256 << 20
-        /// What the changes of a log may take in memory, when the file is not to be changed.
+        /// The memory for the changes of a log when the file is open read-only.
         static let patchBytes = 32 << 20
         static let zeroPatches = 1024
         static let locatorEntries = 256
         static let parentNameUnits = 4096
     }
 
-    /// What a BAT entry says of its payload block.
+    /// The states of a payload block in its BAT entry.
     enum BlockState: UInt64, Sendable {
         case notPresent = 0
         case undefined = 1
@@ -51,23 +52,23 @@ enum Vhdx {
         case partiallyPresent = 7
     }
 
-    /// What a BAT entry says of a sector bitmap block.
+    /// The state of a stored sector bitmap block in its BAT entry.
     static let bitmapPresent: UInt64 = 6
 
-    /// The entry that says "zero". Hyper-V takes no offset beside it.
+    /// The entry of a zero block. Hyper-V accepts no offset in it.
     static let zeroEntry: UInt64 = 2
     static let stateMask: UInt64 = 7
 
     /// The entry of a block that is stored at `offset`.
     static func entry(_ state: BlockState, at offset: Int) -> UInt64 { UInt64(offset) | state.rawValue }
 
-    /// The offset that an entry states, a multiple of 1 MiB; `nil` beyond what a file may have.
+    /// The offset in an entry, a multiple of 1 MiB; `nil` beyond the largest file.
     static func offset(of entry: UInt64) -> Int? {
         let offset = entry & ~0xF_FFFF
         return offset <= UInt64(Limit.fileBytes) ? Int(offset) : nil
     }
 
-    /// Whether a payload block's entry says that a bitmap tells which sectors are here.
+    /// Whether a payload block is stored in part, with a bitmap of its stored sectors.
     static func isPartial(_ entry: UInt64) -> Bool {
         entry & stateMask == BlockState.partiallyPresent.rawValue
     }

@@ -4,7 +4,7 @@ import BlockCore
 extension VhdxDriver: BackingChecking, ParentIdentifying {
     /// The parent that the image names.
     ///
-    /// - Throws: `corrupt`, `unsupported` for a locator that cannot be used, where the parent is needed.
+    /// - Throws: `corrupt`, `unsupported` for an unusable locator, if the parent is needed.
     static func findParent(
         _ state: VhdxState, _ request: OpenRequest
     ) throws(BlockError) -> BackingReference? {
@@ -25,7 +25,9 @@ extension VhdxDriver: BackingChecking, ParentIdentifying {
         }
     }
 
-    /// The parent must be the image that this one was made over, with the data that it had then.
+    /// The parent must be the image that this one was made over, unchanged since.
+    ///
+    /// - Throws: `corrupt` for another or a changed image.
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {
         guard let bytes = backing.parentIdentity(of: Self.name) else {
             return try checkForeignParent(backing)
@@ -45,16 +47,16 @@ extension VhdxDriver: BackingChecking, ParentIdentifying {
         }
     }
 
-    /// Another format has no such identity; the caller may vouch for it by naming it.
+    /// A parent of another format has no such identity; it is accepted only if the caller names it.
     private func checkForeignParent(_ backing: BlockNode) throws(BlockError) {
         guard !request.namesBacking else { return }
         throw BlockError(
             .corrupt, "The parent '\(backing.filename)' is no VHDX image", path: file.filename)
     }
 
-    /// What children know the data of `parent` by, now and after its next change.
+    /// The data write GUIDs of `parent` now and after its next change, by which children identify it.
     ///
-    /// - Throws: `unsupported` when it is no VHDX image.
+    /// - Throws: `unsupported` when it is not a VHDX image.
     static func identities(of parent: BlockNode) throws(BlockError) -> (now: ImageUUID, next: ImageUUID) {
         guard let now = parent.parentIdentity(of: name), let next = parent.nextParentIdentity(of: name) else {
             throw isNoParent(parent)
@@ -66,7 +68,7 @@ extension VhdxDriver: BackingChecking, ParentIdentifying {
         BlockError(.unsupported, "The parent '\(node.filename)' is no VHDX image", path: node.filename)
     }
 
-    /// What children know this image's data by: its data write GUID.
+    /// The data write GUID, by which children identify this image's data.
     public var parentIdentity: [UInt8] { session.withLock { $0.headers.current.dataWriteGUID.bytes } }
     public func nextParentIdentity() -> [UInt8] { session.withLock { $0.nextDataGUID().bytes } }
 }

@@ -18,7 +18,9 @@ extension VhdxDriver: Measurable {
         ]
     }
 
-    /// The order of writes: the file identifier makes the file an image, and it comes last.
+    /// The file identifier is written last, because it makes the file an image.
+    ///
+    /// - Throws: `invalidArgument`, `unsupported`, `limit`; `io`, `noSpace`, `exists`.
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         var plan = try VhdxPlan(options)
         if let name = options[.backingFile], !name.isEmpty {
@@ -36,12 +38,14 @@ extension VhdxDriver: Measurable {
         plan.fileBytes(blocks: plan.isFixed ? plan.geometry.blockCount : 0)
     }
 
-    /// A fixed image has room for all data from the start.
+    /// Fixed images have space for all data from the start.
+    ///
+    /// - Throws: `invalidArgument` for an invalid option.
     public static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool {
         try VhdxPlan(options).isFixed
     }
 
-    /// Notes the parent, its name and what its data are known by.
+    /// Notes the parent, its name and its data write GUID.
     private static func setParent(
         _ reference: BackingReference, _ plan: inout VhdxPlan, _ context: CreateContext
     ) throws(BlockError) {
@@ -65,9 +69,9 @@ extension VhdxDriver: Measurable {
         plan.geometry.hasParent = true
     }
 
-    /// What the data of `parent` are known by.
+    /// The data write GUID of `parent`.
     ///
-    /// - Throws: `unsupported` when it is no VHDX image.
+    /// - Throws: `unsupported` when it is not a VHDX image.
     static func linkage(to parent: BlockNode) throws(BlockError) -> ImageUUID {
         guard let bytes = parent.parentIdentity(of: VhdxDriver.name) else {
             throw BlockError(
@@ -108,7 +112,7 @@ extension VhdxDriver: Measurable {
         Vhdx.signature + "Platter".utf16.flatMap { [UInt8(truncatingIfNeeded: $0), UInt8($0 >> 8)] }
     }
 
-    /// Writes what of the BAT is not zero.
+    /// Writes the BAT except its zeroes.
     private static func writeTable(_ plan: VhdxPlan, to file: BlockNode) throws(BlockError) {
         let perPart = Vhdx.unitBytes / 8
         let count = plan.geometry.entryCount
@@ -125,6 +129,7 @@ extension VhdxDriver: Measurable {
         }
     }
 
+    /// - Throws: `invalidArgument`, `limit`; `io` when the source cannot be read.
     public static func measure(
         _ options: CreateOptions, virtualSize: Int, source: BlockNode?
     ) throws(BlockError) -> MeasuredSize {

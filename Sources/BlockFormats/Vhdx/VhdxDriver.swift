@@ -23,6 +23,7 @@ public final class VhdxDriver: SessionFormat {
         header.number64(0) == Vhdx.signatureNumber ? 100 : 0
     }
 
+    /// - Throws: `wrongFormat`, `unsupported`, `corrupt`, `limit`; `io`.
     public static func open(_ request: OpenRequest, options: inout OptionTree) throws(BlockError)
         -> VhdxDriver
     {
@@ -43,17 +44,18 @@ public final class VhdxDriver: SessionFormat {
         }
     }
 
-    /// Requests on one block get on with each other; only its first filling is done alone.
+    /// Requests on one block run concurrently; only the first write to a block excludes others.
     public var writeGranularity: Int { 1 }
     /// Zeroed parts of blocks become holes of the file.
     public var dataMayBeHoles: Bool { true }
 
-    /// Parts of stored blocks are zeroed in their places.
+    /// Parts of stored blocks are zeroed in place.
     public var zeroGranularity: Int { Vhdx.smallestSectorBytes }
     public var discardGranularity: Int { Vhdx.smallestSectorBytes }
-    /// What an image without a parent does not store is marked when it gets one.
+    /// Unallocated blocks of an image without a parent are marked as zero when it gets a parent.
     public var marksZeroes: Bool { true }
 
+    /// - Throws: `io`, `corrupt`.
     public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         let count = buffer.byteCount
         let (extent, view) = try session.withLock { (state) throws(BlockError) in
@@ -68,6 +70,7 @@ public final class VhdxDriver: SessionFormat {
         view.patches.apply(to: &buffer, at: host)
     }
 
+    /// - Throws: `io`, `corrupt`.
     public func describe() throws(BlockError) -> FormatInfo {
         session.withLock { state in
             let metadata = state.metadata

@@ -1,7 +1,7 @@
 import BlockCore
 
 /// The header ([MS-VHDX] 2.2.2), of which the file has two copies; the one with the higher sequence number is
-/// in force. All little-endian:
+/// valid. All little-endian:
 ///
 /// ```
 /// 00 "head"   04 CRC-32C   08 sequence number   10 file write GUID   20 data write GUID   30 log GUID
@@ -14,9 +14,9 @@ struct VhdxHeader: Sendable, Equatable {
     var sequence: UInt64
     /// Changes with every opening for writing.
     var fileWriteGUID: ImageUUID
-    /// Changes with the guest's data; what a child knows its parent by.
+    /// Changes with the guest's data; a child identifies its parent by it.
     var dataWriteGUID: ImageUUID
-    /// Of the entries in the log that count; all zeroes when there are none.
+    /// The GUID of the valid entries in the log; all zeroes when there are none.
     var logGUID: ImageUUID
     var logVersion = 0
     var version = 1
@@ -40,7 +40,7 @@ struct VhdxHeader: Sendable, Equatable {
             logOffset: Int(clamping: bytes.number64(0x48)))
     }
 
-    /// - Throws: `unsupported` for other versions; `corrupt` for a log that is nowhere.
+    /// - Throws: `unsupported` for other versions; `corrupt` for a log outside the file's layout.
     func validate() throws(BlockError) {
         guard version == Self.version else {
             throw BlockError(.unsupported, "Unsupported VHDX version \(version)")
@@ -73,18 +73,18 @@ struct VhdxHeader: Sendable, Equatable {
     }
 }
 
-/// Both copies of the header, and which of them counts.
+/// Both copies of the header, and the choice of the current one.
 struct VhdxHeaders: Sendable {
-    /// The header in force.
+    /// The current header.
     private(set) var current: VhdxHeader
-    /// Which of the two places has it.
+    /// The number of the place that holds it, 0 or 1.
     private var place: Int
     /// Whether the other place has a header too.
     private(set) var bothAreValid: Bool
 
-    /// Reads both.
+    /// Reads both copies.
     ///
-    /// - Throws: `corrupt` when neither is valid, or it cannot be told which is newer.
+    /// - Throws: `corrupt` when neither is valid, or both have the same number and differ.
     init(reading file: BlockNode) throws(BlockError) {
         var found: [VhdxHeader?] = []
         for offset in Vhdx.headerOffsets {
@@ -96,7 +96,7 @@ struct VhdxHeaders: Sendable {
         case (let first?, nil): (current, place, bothAreValid) = (first, 0, false)
         case (nil, let second?): (current, place, bothAreValid) = (second, 1, false)
         case (let first?, let second?):
-            // Disk2vhd writes two equal ones.
+            // Disk2vhd writes two equal headers.
             guard first.sequence != second.sequence || first == second else {
                 throw BlockError(.corrupt, "Both headers of the VHDX image have the same sequence number")
             }
@@ -106,8 +106,8 @@ struct VhdxHeaders: Sendable {
         try current.validate()
     }
 
-    /// Makes `header` the one in force: it goes to the other place with the next number, and is durable on
-    /// return. Stopped in between, the one that was in force still is.
+    /// Makes `header` the current one: it is written to the other place with the next sequence number.
+    /// Durable on return. After a crash in between, the old header is still current.
     mutating func replace(with header: VhdxHeader, in file: BlockNode) throws(BlockError) {
         var next = header
         let (sequence, overflow) = current.sequence.addingReportingOverflow(1)

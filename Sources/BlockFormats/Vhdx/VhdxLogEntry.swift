@@ -1,6 +1,6 @@
 import BlockCore
 
-/// An entry of the log ([MS-VHDX] 2.3.1): changes to the file that are made together. All little-endian.
+/// An entry of the log ([MS-VHDX] 2.3.1): changes to the file that are made atomically. All little-endian.
 ///
 /// ```
 /// 00 "loge"  04 CRC-32C   08 entry length   0C tail   10 sequence number (8)   18 number of descriptors
@@ -17,11 +17,11 @@ struct VhdxLogEntry: Sendable, Equatable {
     static let dataDescriptor = 0x6373_6564
     static let zeroDescriptor = 0x6F72_657A
     static let dataSignature = 0x6174_6164
-    /// As many descriptors as fit beside the header, so that our entries have one page of them.
+    /// The number of descriptors that fit beside the header, so that Platter's entries have one page of them.
     static let pagesAtMost = (Vhdx.pageBytes - headerBytes) / descriptorBytes
 
     var length: Int
-    /// Where the sequence begins that this entry ends, from the start of the log.
+    /// The start of the sequence that this entry ends, in bytes from the start of the log.
     var tail: Int
     var sequence: UInt64
     var descriptorCount: Int
@@ -30,7 +30,7 @@ struct VhdxLogEntry: Sendable, Equatable {
     var neededFileBytes: UInt64
     var checksum: UInt32
 
-    /// The header of an entry, as far as it makes sense in a log of `logBytes`; `nil` where it does not.
+    /// The header of an entry in a log of `logBytes` bytes; `nil` when its fields are invalid.
     init?(_ bytes: RawSpan, guid: ImageUUID, logBytes: Int) {
         guard bytes.number32(0) == Self.signature, bytes.guid(at: 0x20) == guid else { return nil }
         length = bytes.number32(8)
@@ -41,14 +41,14 @@ struct VhdxLogEntry: Sendable, Equatable {
         flushedFileBytes = bytes.number64(0x30)
         neededFileBytes = bytes.number64(0x38)
         checksum = UInt32(truncatingIfNeeded: bytes.number32(4))
-        // As many descriptors as the entry has room for; both numbers are of 32 bits.
+        // The entry must have room for its descriptors; both numbers have 32 bits, so nothing overflows.
         guard length >= Vhdx.pageBytes, length % Vhdx.pageBytes == 0, length <= logBytes,
             tail % Vhdx.pageBytes == 0, tail < logBytes, sequence > 0,
             Self.headerBytes + descriptorCount * Self.descriptorBytes <= length
         else { return nil }
     }
 
-    /// Where the data pages begin in the entry.
+    /// The start of the data pages in the entry, in bytes.
     var dataOffset: Int {
         let used = Self.headerBytes + descriptorCount * Self.descriptorBytes
         return (used + Vhdx.pageBytes - 1) / Vhdx.pageBytes * Vhdx.pageBytes
@@ -65,9 +65,9 @@ extension VhdxLogEntry {
     /// An entry that changes `pages`, at most ``pagesAtMost``, and begins its own sequence.
     ///
     /// - Parameters:
-    ///   - place: where in the log it will be.
-    ///   - flushed: the length that the file durably has.
-    ///   - needed: the length that everything in it needs.
+    ///   - place: its offset in the log, in bytes.
+    ///   - flushed: the durable length of the file, in bytes.
+    ///   - needed: the length of the file that its contents need, in bytes.
     static func make(
         _ pages: [VhdxPage], sequence: UInt64, at place: Int, guid: ImageUUID, flushed: Int, needed: Int
     ) -> AlignedBuffer {

@@ -1,13 +1,13 @@
 import BlockCore
 
-/// Finds the entries of a log that count, and goes through their changes.
+/// Finds the valid sequence of entries in a log, and replays its changes.
 ///
-/// What is read and summed up is bounded by a few times the length of the log, whatever it holds.
+/// The bytes read and checksummed are limited to a few times the length of the log, even when it is damaged.
 struct VhdxLogReplay {
-    /// How often the log may be read over again because entries in it are damaged.
+    /// How many times the log's length may be read because of damaged entries.
     private static let readings = 4
     private static let readBytes = 1 << 20
-    /// How many entries are looked at in search of the sequence.
+    /// The largest number of entries that the search for the sequence visits.
     private static let mostSteps = 1 << 20
 
     private struct Found {
@@ -18,13 +18,13 @@ struct VhdxLogReplay {
     private let file: BlockNode
     private let header: VhdxHeader
     private var bytesLeft: Int
-    /// The entries of the sequence in force, oldest first.
+    /// The entries of the valid sequence, oldest first.
     private var sequence: [Found] = []
 
-    /// Looks through the log of `header`, which is not empty.
+    /// Reads the log of `header`, which must not be empty.
     ///
-    /// - Throws: `limit` for a log that is too long; `corrupt` when it holds nothing but damage, or the file
-    ///   was cut off since.
+    /// - Throws: `limit` for a log that is too long; `corrupt` when no entry is valid, or the file was cut
+    ///   since; `io`.
     init(file: BlockNode, header: VhdxHeader) throws(BlockError) {
         self.file = file
         self.header = header
@@ -43,14 +43,15 @@ struct VhdxLogReplay {
         }
     }
 
-    /// How long the file has to be afterwards.
+    /// The length that the file needs after the replay, in bytes.
     var neededFileBytes: Int { Int(clamping: sequence.last?.entry.neededFileBytes ?? 0) }
-    /// Whether there is nothing to do.
+    /// Whether there is nothing to replay.
     var isEmpty: Bool { sequence.isEmpty }
 
     // MARK: Finding
 
-    /// All valid entries, in the order of their places. A valid one is not looked into for others.
+    /// All valid entries, in the order of their places. The search continues behind a valid entry, not inside
+    /// it.
     private mutating func allEntries() throws(BlockError) -> [Found] {
         var found: [Found] = []
         var offset = 0
@@ -91,7 +92,7 @@ struct VhdxLogReplay {
         return sum.value
     }
 
-    /// Bytes of the log, which goes on at its start when it ends.
+    /// Reads bytes of the log, which wraps around at its end.
     private func read(at offset: Int, count: Int) throws(BlockError) -> [UInt8] {
         let inside = offset % header.logBytes
         let first = min(count, header.logBytes - inside)
@@ -100,7 +101,7 @@ struct VhdxLogReplay {
         return try bytes + file.readBytes(at: header.logOffset, count: count - first)
     }
 
-    /// The sequence whose last entry has the highest number, from the entry that this one calls the tail.
+    /// The sequence whose last entry has the highest number. It begins at that entry's tail.
     private static func best(_ entries: [Found], _ logBytes: Int) -> [Found] {
         var places: [Int: Int] = [:]
         for (index, found) in entries.enumerated() { places[found.offset] = index }
@@ -122,9 +123,9 @@ struct VhdxLogReplay {
 
     // MARK: Going through
 
-    /// Calls for every change, in order.
+    /// Calls `page` or `zero` for every change, in order.
     ///
-    /// - Throws: `corrupt` for descriptors that make no sense; what the calls throw.
+    /// - Throws: `corrupt` for invalid descriptors; the errors of the calls.
     func eachChange(
         page: (_ bytes: [UInt8], _ offset: Int) throws(BlockError) -> Void,
         zero: (_ range: Range<Int>) throws(BlockError) -> Void
@@ -154,7 +155,7 @@ struct VhdxLogReplay {
         BlockError(.corrupt, "A descriptor of the VHDX log is damaged", path: file.filename)
     }
 
-    /// The page of a descriptor, put together again.
+    /// The page of a descriptor, assembled from descriptor and data.
     private func page(_ found: Found, _ data: Int, _ descriptor: RawSpan) throws(BlockError) -> [UInt8] {
         let read = try read(at: found.offset + data, count: Vhdx.pageBytes)
         let end = Vhdx.pageBytes - 4
@@ -170,7 +171,7 @@ struct VhdxLogReplay {
         return bytes
     }
 
-    /// Where a descriptor's change goes: never over the headers or the log.
+    /// The range that a descriptor changes; never the headers or the log.
     private func range(_ descriptor: RawSpan, count: UInt64) throws(BlockError) -> Range<Int> {
         let offset = descriptor.number64(16)
         guard offset <= UInt64(Vhdx.Limit.fileBytes), count <= UInt64(Vhdx.Limit.fileBytes),

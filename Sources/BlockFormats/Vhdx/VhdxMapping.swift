@@ -1,19 +1,19 @@
 import BlockCore
 
-/// Where the disk's bytes are, and what becomes of them when the guest writes. A block is one unit; requests
-/// on one block get on with each other, and only its first filling is done alone.
+/// The mapping: runs, grants, links and clearing. The unit is a block. Requests on one block run
+/// concurrently; only the first write to a block excludes others.
 extension VhdxState {
-    /// What a BAT entry means for readers.
+    /// The meaning of a BAT entry for a read.
     enum Kind: Equatable {
         case zero
-        /// The parent has it.
+        /// The block shows the parent.
         case absent
         case stored(at: Int)
-        /// A sector bitmap tells which sectors the parent has.
+        /// Stored in part: a sector bitmap marks the sectors that are stored; the others show the parent.
         case partial(at: Int)
     }
 
-    /// - Throws: `corrupt` for an entry that makes no sense.
+    /// - Throws: `corrupt` for an invalid entry.
     func kind(_ entry: UInt64, block: Int) throws(BlockError) -> Kind {
         switch Vhdx.state(of: entry) {
         case .notPresent: return geometry.hasParent ? .absent : .zero
@@ -27,7 +27,7 @@ extension VhdxState {
         }
     }
 
-    /// Where a block is, also one that the file lacks: the node knows what is lost.
+    /// The offset of a block, also one behind the end of the file: the node reports lost data.
     private func place(_ entry: UInt64, block: Int) throws(BlockError) -> Int {
         guard let offset = Vhdx.offset(of: entry), offset >= Vhdx.unitBytes else {
             throw BlockError(
@@ -36,7 +36,7 @@ extension VhdxState {
         return offset
     }
 
-    /// - Throws: `limit` for a BAT that refers to sector bitmaps again and again; `io`.
+    /// - Throws: `limit` for a BAT that refers to the same sector bitmaps too often; `io`.
     mutating func checkRepeats() throws(BlockError) {
         guard geometry.hasParent else { return }
         var repeats = TableRepeats(capacity: geometry.blockCount / geometry.blocksPerChunk + 1)
@@ -50,15 +50,14 @@ extension VhdxState {
 
     mutating func run(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         let extent = try mapped(at: offset, limit: limit)
-        // What only the log has so far, the driver reads itself.
+        // Bytes that are only in the log are read by the driver itself.
         guard case .data(let host) = extent.status, try needsLog(host..<host + extent.length) else {
             return extent
         }
         return Extent(.encoded(compressed: false), length: extent.length)
     }
 
-    /// Whether bytes of the file are what the log makes of them: also those by which it makes the file
-    /// longer.
+    /// Whether the log replaces bytes of this range, also behind the end of the file that it extends.
     private func needsLog(_ range: Range<Int>) throws(BlockError) -> Bool {
         let patches = view.patches
         if !patches.isEmpty, patches.overlap(range) { return true }
@@ -87,7 +86,7 @@ extension VhdxState {
         }
     }
 
-    /// How many blocks from `first` on, whose entry and kind are known, go on like it.
+    /// The number of blocks from `first` on that continue the run of its entry and kind.
     private mutating func run(from first: Int, atMost most: Int, _ entry: UInt64, _ kind: Kind) -> Int {
         var sure = most
         var step: UInt64 = 0
@@ -99,7 +98,7 @@ extension VhdxState {
         var entry = entry
         while count < most {
             count += alike(first + count..<max(first + count, first + sure), entry &+ step, step)
-            // An entry that makes no sense ends the run; it is told when it is asked for.
+            // An invalid entry ends the run; the read of its own block reports it.
             guard count < most, let next = try? self.entry(ofBlock: first + count),
                 let kindThere = try? self.kind(next, block: first + count),
                 continues(kindThere, kind, by: count)
@@ -110,11 +109,11 @@ extension VhdxState {
         return count
     }
 
-    /// How many of these blocks have the entries that begin with `entry` and grow by `step`.
+    /// The number of these blocks whose entries begin with `entry` and grow by `step`.
     private mutating func alike(_ blocks: Range<Int>, _ entry: UInt64, _ step: UInt64) -> Int {
         var next = blocks.lowerBound
         while next < blocks.upperBound {
-            // Between two chunks there is the entry of a bitmap.
+            // The entry of a sector bitmap lies between two chunks.
             let chunkEnd = (next / geometry.blocksPerChunk + 1) * geometry.blocksPerChunk
             let most = min(chunkEnd, blocks.upperBound) - next
             let value = entry &+ step &* UInt64(next - blocks.lowerBound)
@@ -131,7 +130,8 @@ extension VhdxState {
         return next == .stored(at: place + distance * geometry.blockBytes)
     }
 
-    /// Whether the sector at `inside` of a partial block is here, and for how many bytes that stays so.
+    /// Whether the sector at `inside` of a partial block is stored, and the length of the run of such sectors
+    /// in bytes.
     private mutating func sectorRun(
         block: Int, inside: Int, limit: Int
     ) throws(BlockError) -> (isPresent: Bool, length: Int) {
@@ -151,7 +151,7 @@ extension VhdxState {
         return (run.isSet, min(limit, end - inside))
     }
 
-    /// How many bits from `first` on are the same; the lowest bit of a byte is the first.
+    /// The run of equal bits from `first` on; the lowest bit of a byte is the first.
     private static func run(in page: [UInt8], from first: Int) -> (isSet: Bool, count: Int) {
         let isSet = page[first / 8] & (1 << UInt8(first % 8)) != 0
         let whole: UInt8 = isSet ? 0xFF : 0
@@ -171,11 +171,11 @@ extension VhdxState {
 // MARK: Writing
 
 extension VhdxState {
-    /// What a grant was for.
+    /// The use of a grant, stored as its tag.
     private enum Grant: Int {
-        /// Bytes of a block that is there.
+        /// Bytes of a stored block.
         case stored
-        /// A block that was stored in part, and becomes whole in its place.
+        /// A block that was stored in part, and becomes whole in place.
         case partial
         /// A new place for a block.
         case block
@@ -187,7 +187,7 @@ extension VhdxState {
 
     func units(around guest: Range<Int>) -> Range<Int> { unit(of: guest.lowerBound / geometry.blockBytes) }
 
-    /// A block's bytes, the last one's beyond the end of the disk.
+    /// The guest bytes of a block; the last one reaches beyond the end of the disk.
     private func unit(of block: Int) -> Range<Int> {
         block * geometry.blockBytes..<(block + 1) * geometry.blockBytes
     }
@@ -238,8 +238,8 @@ extension VhdxState {
             grant.hostOffset, ofZeroBlock: isZero ? grant.units.lowerBound / geometry.blockBytes : nil)
     }
 
-    /// Whole blocks get a mark that says zero and lose their place, but for those of a fixed image; parts of
-    /// stored ones become holes of the file. Parts that the parent shows are stored, unless it is a discard.
+    /// Whole blocks get the zero entry and lose their place, except in a fixed image; parts of stored blocks
+    /// become holes of the file. Parts that show the parent are stored as zeroes, except for a discard.
     mutating func clear(
         _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
     ) throws(BlockError) -> ClearStep {
@@ -265,8 +265,8 @@ extension VhdxState {
         return ClearStep(.done, length: part.count)
     }
 
-    /// Says of a whole block that it reads as zeroes. The caller releases its place only after this: what is
-    /// released when the entry is written, nothing may refer to.
+    /// Sets the zero entry of a whole block. The caller releases its place only after this, because no table
+    /// may refer to released space.
     private mutating func markZero(_ block: Int) throws(BlockError) {
         try beginDataChanges()
         if table.isCrowded { try commit() }
@@ -274,7 +274,7 @@ extension VhdxState {
     }
 }
 
-/// Pages of sector bitmaps that were read. They are never changed: blocks that are written to become whole.
+/// A cache of sector bitmap pages. They never change: a write makes a partial block whole.
 struct VhdxBitmapCache: Sendable {
     private static let keptPages = 1024
     private var pages: [Int: [UInt8]] = [:]

@@ -1,6 +1,6 @@
 import BlockCore
 
-/// What the metadata region says of the disk ([MS-VHDX] 2.6).
+/// The metadata region: the properties of the disk ([MS-VHDX] 2.6).
 ///
 /// ```
 /// 00 "metadata"   0A number of entries   20 entries: 00 GUID  10 offset  14 length  18 flags (4: required)
@@ -14,7 +14,7 @@ struct VhdxMetadata: Sendable, Equatable {
     static let leaveAllocatedFlag = 1
     static let hasParentFlag = 2
 
-    /// Where an item is, and where the table says so; both in bytes of the file.
+    /// The place of an item, and of its table entry; both in bytes of the file.
     struct Place: Sendable, Equatable {
         var range: Range<Int>
         var entryOffset: Int
@@ -22,12 +22,12 @@ struct VhdxMetadata: Sendable, Equatable {
 
     private(set) var places: [Place] = []
     private var guids: [ImageUUID] = []
-    /// How many entries the table has, with unknown ones.
+    /// The number of entries of the table, including unknown ones.
     private(set) var entryCount = 0
-    /// Where the items end, but for the parent locator; in bytes of the file.
+    /// The end of all items except the parent locator, in bytes of the file.
     private(set) var otherItemsEnd = 0
     var geometry = VhdxGeometry()
-    /// A fixed image: its blocks keep their places.
+    /// Set for a fixed image: its blocks keep their places.
     var leavesBlocksAllocated = false
     var diskID = Vhdx.noGUID
     var physicalSectorBytes = 4096
@@ -85,10 +85,10 @@ struct VhdxMetadata: Sendable, Equatable {
         ].contains(guid)
     }
 
-    /// Where that item is, if there is one.
+    /// The place of an item; `nil` when it is missing.
     func place(of guid: ImageUUID) -> Place? { guids.firstIndex(of: guid).map { places[$0] } }
 
-    /// The bytes of an item that must be there.
+    /// The bytes of a required item.
     private func item(
         _ guid: ImageUUID, _ name: String, count: Int, _ view: VhdxView
     ) throws(BlockError) -> [UInt8] {
@@ -125,9 +125,9 @@ struct VhdxMetadata: Sendable, Equatable {
     }
 }
 
-/// Sizes, and the places of entries in the BAT that follow from them ([MS-VHDX] 2.5).
+/// Sizes, and the positions of entries in the BAT derived from them ([MS-VHDX] 2.5).
 ///
-/// After the entries of as many payload blocks as one sector bitmap covers there is the entry of that bitmap.
+/// The entries of all payload blocks that one sector bitmap covers are followed by the entry of that bitmap.
 struct VhdxGeometry: Sendable, Equatable {
     var virtualSize = 0
     var blockBytes = 1 << 20
@@ -150,14 +150,14 @@ struct VhdxGeometry: Sendable, Equatable {
         }
     }
 
-    /// Payload blocks for which there is one sector bitmap: 16 or more.
+    /// The payload blocks per sector bitmap: 16 or more.
     var blocksPerChunk: Int { Vhdx.sectorsPerBitmap * sectorBytes / blockBytes }
     var blockCount: Int { Self.blocks(in: virtualSize, of: blockBytes) }
     var entryCount: Int { entryCount(forSize: virtualSize) }
 
     static func blocks(in size: Int, of bytes: Int) -> Int { size / bytes + (size % bytes == 0 ? 0 : 1) }
 
-    /// How many entries the BAT of a disk of that size has.
+    /// The number of BAT entries for a disk of `size` bytes.
     func entryCount(forSize size: Int) -> Int {
         let blocks = Self.blocks(in: size, of: blockBytes)
         guard blocks > 0 else { return 0 }
@@ -178,15 +178,15 @@ struct VhdxGeometry: Sendable, Equatable {
         return inside == blocksPerChunk ? nil : index / (blocksPerChunk + 1) * blocksPerChunk + inside
     }
 
-    /// Entries from here on are no blocks'.
+    /// The first entry behind those of all blocks.
     var firstUnusedEntry: Int { blockCount == 0 ? 0 : entryIndex(ofBlock: blockCount - 1) + 1 }
 
-    /// Whether an entry is in use: a block's, or of a bitmap that covers one.
+    /// Whether an entry is in use: that of a block, or of a bitmap that covers one.
     func hasEntry(_ index: Int) -> Bool {
         guard index < entryCount else { return false }
         return block(ofEntry: index).map { $0 < blockCount } ?? true
     }
 
-    /// How many bytes of a block belong to the disk.
+    /// The number of bytes of a block that belong to the disk.
     func bytes(ofBlock block: Int) -> Int { min(blockBytes, virtualSize - block * blockBytes) }
 }

@@ -1,6 +1,6 @@
 import BlockCore
 
-/// How a differencing image says which file it is based on ([MS-VHDX] 2.6.2.6).
+/// The parent locator: the names and the identity of a differencing image's parent ([MS-VHDX] 2.6.2.6).
 ///
 /// ```
 /// 00 GUID of the type   12 number of entries
@@ -19,7 +19,7 @@ struct VhdxParentLocator: Sendable, Equatable {
 
     init(entries: [(key: String, value: String)]) { self.entries = entries }
 
-    /// - Throws: `corrupt`; `unsupported` for another type of locator.
+    /// - Throws: `corrupt`, `limit`; `unsupported` for another type of locator.
     init(parsing bytes: RawSpan) throws(BlockError) {
         guard bytes.guid(at: 0) == Vhdx.locatorType else {
             throw BlockError(
@@ -46,10 +46,10 @@ struct VhdxParentLocator: Sendable, Equatable {
         return String(decoding: units, as: UTF16.self)
     }
 
-    /// The value of a key; keys differ in case too.
+    /// The value of a key; keys are case-sensitive.
     subscript(key: String) -> String? { entries.first { $0.key == key }?.value }
 
-    /// What the parent's data write GUID may be. The second one counts while a merge is under way.
+    /// The valid data write GUIDs of the parent. The second one is valid while a merge is under way.
     var linkages: [ImageUUID] {
         get { Self.linkageKeys.compactMap { self[$0] }.compactMap { ImageUUID(guidText: $0) } }
         set {
@@ -60,9 +60,8 @@ struct VhdxParentLocator: Sendable, Equatable {
     }
     private static let linkageKeys = ["parent_linkage", "parent_linkage2"]
 
-    /// Names by which the parent may be found from the image's folder, in the order in which they are tried:
-    /// the relative path, then the last components of all paths, as in an image that was moved with its
-    /// parent.
+    /// Names of the parent relative to the image's folder, in the order in which they are tried: the relative
+    /// path, then the last components of all paths, for an image that was moved with its parent.
     var filenames: [String] {
         let paths = ["relative_path", "volume_path", "absolute_win32_path"].compactMap { self[$0] }
         let relative = self["relative_path"].map(Self.hostPath)
@@ -74,14 +73,14 @@ struct VhdxParentLocator: Sendable, Equatable {
         return filenames
     }
 
-    /// A relative path of Windows in the host's spelling. It is a file's name, whatever it looks like.
+    /// A relative Windows path in the host's spelling. It is always a file name, also if it looks like a URL.
     private static func hostPath(_ path: String) -> String {
         var name = path.replacing("\\", by: "/")
         while name.hasPrefix("./") { name.removeFirst(2) }
         return name.utf8.contains(UInt8(ascii: ":")) ? "./" + name : name
     }
 
-    /// The locator of a parent with that data write GUID, under a name that counts from the image's folder.
+    /// A locator for a parent with that data write GUID; `filename` is relative to the image's folder.
     ///
     /// - Throws: `limit` for a name that is too long.
     static func make(linkage: ImageUUID, filename: String) throws(BlockError) -> VhdxParentLocator {

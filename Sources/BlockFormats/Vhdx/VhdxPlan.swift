@@ -1,10 +1,10 @@
 import BlockCore
 
-/// What a new image is to be like, and where its parts go: header section, log, BAT, metadata, blocks.
+/// The properties of a new image and the places of its parts: header section, log, BAT, metadata, blocks.
 struct VhdxPlan {
     var geometry = VhdxGeometry()
     var isFixed = false
-    /// Whether unwritten blocks say that they are zero, or only that they are not there.
+    /// Whether unwritten blocks get the zero entry instead of the absent one.
     var marksZero = true
     var logBytes = Vhdx.unitBytes
     var locator: VhdxParentLocator?
@@ -12,7 +12,7 @@ struct VhdxPlan {
     static let defaultLogBytes = "1048576"
     private static let gigabyte = 1 << 30
 
-    /// - Throws: `invalidArgument`, `limit` as qemu-img says it.
+    /// - Throws: `invalidArgument`, `limit`, with qemu-img's messages.
     init(_ options: CreateOptions) throws(BlockError) {
         let size = options.integer(.size) ?? 0
         guard size <= Vhdx.Limit.virtualSize else {
@@ -41,7 +41,8 @@ struct VhdxPlan {
         return rounded
     }
 
-    /// 0 lets the size of the disk decide; other sizes are brought to whole MiB and within the limits.
+    /// The block size in bytes. A stated 0 derives it from the disk's size; other sizes are rounded to whole
+    /// MiB and clamped to the limits.
     private static func blockBytes(_ stated: Int, diskBytes: Int) throws(BlockError) -> Int {
         if stated == 0 {
             if diskBytes > 32 << 40 { return 64 << 20 }
@@ -81,7 +82,7 @@ struct VhdxPlan {
 
     // MARK: Metadata
 
-    /// The table and the items of the metadata region, as far as they go.
+    /// The table and the items of the metadata region, without the zeroes behind them.
     func metadata(diskID: ImageUUID) -> [UInt8] {
         var items: [(guid: ImageUUID, flags: UInt32, bytes: [UInt8])] = [
             (Vhdx.Item.fileParameters, 4, Self.numbers([UInt32(geometry.blockBytes), parameterFlags])),

@@ -1,12 +1,17 @@
 import BlockCore
 
 extension VhdxDriver: Rebasable, Emptying {
-    /// The order of writes. What an image without a parent does not store says that it is zero, durably,
-    /// before there is a parent. Where the parent goes, blocks that are stored in part get zeroes in the
-    /// places of the sectors that the parent shows, which nobody reads yet, and a new BAT goes elsewhere in
-    /// which they are whole. Then one entry of the log has the flag, the locator and its entry in the
-    /// metadata table, and where the BAT is. Stopped anywhere, the image shows all of its parent, or
-    /// nothing of it.
+    /// The order of writes:
+    ///
+    /// 1. when the image gets its first parent: zero entries for all unallocated blocks, durable;
+    /// 2. when the image loses its parent: zeroes in partial blocks over the sectors that show the parent,
+    ///    which no read uses yet, and then a new BAT at another place, in which these blocks are whole;
+    /// 3. one entry of the log with the flag, the locator, its entry in the metadata table, and the place of
+    ///    the BAT.
+    ///
+    /// After a crash at any point the image shows all of its parent or nothing of it.
+    ///
+    /// - Throws: `unsupported` for a parent of another format; `limit`, `corrupt`, `noSpace`, `io`.
     public func changeBacking(to backing: BackingReference?) throws(BlockError) {
         let locator = try backing.map { (reference) throws(BlockError) in try self.locator(of: reference) }
         try session.exclusively { (state) throws(BlockError) in
@@ -18,7 +23,7 @@ extension VhdxDriver: Rebasable, Emptying {
         }
     }
 
-    /// How the image is to name its next parent, which is opened to see what its data are known by.
+    /// The locator of the next parent, which is opened to read its data write GUID.
     private func locator(of reference: BackingReference) throws(BlockError) -> VhdxParentLocator {
         guard reference.format == nil || reference.format == Self.name else {
             throw BlockError(
@@ -32,7 +37,9 @@ extension VhdxDriver: Rebasable, Emptying {
             linkage: Self.linkage(to: node), filename: reference.filename)
     }
 
-    /// The parent has what this image held, so that the disk reads as before.
+    /// The parent holds the same data, so the disk reads as before.
+    ///
+    /// - Throws: `unsupported`, `noSpace`, `io`.
     public func makeEmpty() throws(BlockError) {
         try session.exclusively { (state) throws(BlockError) in
             guard !state.metadata.leavesBlocksAllocated else {
@@ -48,15 +55,18 @@ extension VhdxDriver: Rebasable, Emptying {
 }
 
 extension VhdxDriver: ContentIdentifying {
+    /// - Throws: `unsupported`, `limit`, `corrupt`, `noSpace`, `io`.
     public func announceIdentity(of backing: BlockNode) throws(BlockError) {
         let (now, next) = try Self.identities(of: backing)
         try link(to: now == next ? [now] : [now, next])
     }
 
+    /// - Throws: `noSpace`, `io`, `unsupported`.
     public func renewIdentity() throws(BlockError) {
         try session.withLock { (state) throws(BlockError) in try state.beginDataChanges() }
     }
 
+    /// - Throws: `unsupported`, `limit`, `corrupt`, `noSpace`, `io`.
     public func adoptIdentity(of backing: BlockNode) throws(BlockError) {
         guard let now = backing.parentIdentity(of: Self.name) else { throw Self.isNoParent(backing) }
         try link(to: [ImageUUID(bytes: now)])
@@ -64,7 +74,7 @@ extension VhdxDriver: ContentIdentifying {
 
     public func keepIdentity(_ isKept: Bool) { session.withLock { $0.keepsIdentity = isKept } }
 
-    /// Names in the locator, in one entry of the log, by which GUIDs the parent is known.
+    /// Writes the valid GUIDs of the parent to the locator, in one entry of the log.
     private func link(to linkages: [ImageUUID]) throws(BlockError) {
         try session.exclusively { (state) throws(BlockError) in
             guard state.geometry.hasParent else { return }
@@ -88,12 +98,12 @@ extension VhdxState {
             try log(try pages(changing: try metadata.changes(to: nil, view, region: metadataRange)))
         }
         try readMetadata()
-        // Bitmaps that stay behind cost space and no more.
+        // A failure is ignored: bitmaps that stay only cost space.
         try? clearBitmaps(before)
         try? commit()
     }
 
-    /// Zeroes what lies where the parent shows in blocks that are stored in part.
+    /// Zeroes the sectors of partial blocks that show the parent.
     ///
     /// - Returns: whether there are such blocks.
     private mutating func zeroAbsentSectors() throws(BlockError) -> Bool {
@@ -116,7 +126,7 @@ extension VhdxState {
         return isPartial
     }
 
-    /// Puts a BAT in force in which all blocks are whole, and takes the parent away with it.
+    /// Replaces the BAT by one in which all blocks are whole, and removes the parent, atomically.
     private mutating func dropParentAndBitmaps() throws(BlockError) {
         let changes = try metadata.changes(to: nil, view, region: metadataRange)
         var unused: [Range<Int>] = []
@@ -135,7 +145,7 @@ extension VhdxState {
         for range in unused { release(range) }
     }
 
-    /// What reads as zeroes because nothing is stored must say so, and the bitmaps need entries.
+    /// Sets the zero entries of all unallocated blocks, and makes room in the BAT for the entries of bitmaps.
     fileprivate mutating func prepareForParent() throws(BlockError) {
         var next = geometry
         next.hasParent = true
@@ -155,7 +165,7 @@ extension VhdxState {
         }
     }
 
-    /// Changes the parent in the metadata, all at once.
+    /// Changes the parent in the metadata, atomically.
     fileprivate mutating func change(_ locator: VhdxParentLocator) throws(BlockError) {
         try settle()
         let changes = try metadata.changes(to: locator.serialised(), view, region: metadataRange)
@@ -184,9 +194,9 @@ extension VhdxState {
 }
 
 extension VhdxMetadata {
-    /// The bytes that give the image another parent locator, or none.
+    /// The changes of the metadata that set another parent locator, or none.
     ///
-    /// - Throws: `limit` when there is no room for it.
+    /// - Throws: `limit` when the region has no room for it.
     func changes(
         to locator: [UInt8]?, _ view: VhdxView, region: Range<Int>
     ) throws(BlockError) -> [VhdxState.Change] {
@@ -213,7 +223,7 @@ extension VhdxMetadata {
         return changes
     }
 
-    /// The last entry of the table takes the place of the locator's.
+    /// The changes that remove the locator: the last entry of the table replaces its entry.
     private func removingLocator(
         _ view: VhdxView, _ region: Range<Int>
     ) throws(BlockError) -> [VhdxState.Change] {

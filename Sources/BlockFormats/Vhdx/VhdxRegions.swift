@@ -1,6 +1,6 @@
 import BlockCore
 
-/// The region table ([MS-VHDX] 2.2.3): where the BAT and the metadata are. The file has two copies.
+/// The region table ([MS-VHDX] 2.2.3): the places of the BAT and the metadata. The file has two copies.
 ///
 /// ```
 /// 00 "regi"   04 CRC-32C   08 number of entries   10 entries: 00 GUID  10 offset  18 length  1C required
@@ -20,7 +20,7 @@ struct VhdxRegions: Sendable, Equatable {
 
     /// The regions in a copy of the table; `nil` when its signature or checksum is wrong.
     ///
-    /// - Throws: `corrupt` and `unsupported` for a table that is valid and cannot be used.
+    /// - Throws: `corrupt` and `unsupported` for a table with a valid checksum that is unusable.
     static func parse(_ bytes: RawSpan) throws(BlockError) -> VhdxRegions? {
         let sum: UInt32? = bytes.littleEndian(at: 4)
         guard bytes.byteCount == Vhdx.regionTableBytes, bytes.number32(0) == signature,
@@ -68,9 +68,9 @@ struct VhdxRegions: Sendable, Equatable {
         }
     }
 
-    /// Where a region is.
+    /// The place of a region, in bytes of the file.
     ///
-    /// - Throws: `corrupt` when the table does not have it, or it lies over the log.
+    /// - Throws: `corrupt` when the table lacks it, or it overlaps the log.
     func range(of guid: ImageUUID, beside log: Range<Int>) throws(BlockError) -> Range<Int> {
         guard let region = all.first(where: { $0.guid == guid }), !region.range.isEmpty else {
             throw BlockError(.corrupt, "The VHDX image has no region \(guid.text)")
@@ -81,9 +81,9 @@ struct VhdxRegions: Sendable, Equatable {
         return region.range
     }
 
-    /// The first of both copies that is valid.
+    /// Reads the first valid copy.
     ///
-    /// - Returns: also which of the copies are not.
+    /// - Returns: the regions, and the numbers of the copies that are damaged.
     static func read(_ view: VhdxView) throws(BlockError) -> (regions: VhdxRegions, damaged: [Int]) {
         var result: VhdxRegions?
         var damaged: [Int] = []

@@ -1,6 +1,7 @@
 import BlockCore
 
 extension VhdxDriver: Checkable {
+    /// - Throws: `io`, `noSpace`, `limit`, `unsupported`; findings are in the result.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try session.exclusively { (state) throws(BlockError) in
             var result = CheckResult()
@@ -16,10 +17,10 @@ extension VhdxDriver: Checkable {
 }
 
 extension VhdxState {
-    /// How many findings of a kind are told one by one.
+    /// The largest number of findings of a kind that are reported one by one.
     private static let reportedFindings = 100
 
-    /// A log that is not empty is no damage: the image reads as if it were replayed.
+    /// A log that is not empty is not damage: the image reads as if it were replayed.
     fileprivate mutating func checkLog(
         repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) {
@@ -35,7 +36,7 @@ extension VhdxState {
         result.corruptionsFixed += 1
     }
 
-    /// - Returns: whether entries that pointed nowhere were dropped.
+    /// - Returns: whether entries without data were dropped.
     fileprivate mutating func checkTable(
         repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) -> Bool {
@@ -68,9 +69,9 @@ extension VhdxState {
         }
     }
 
-    /// In one pass, however much there is to repair. The order is that of all changes: copies first.
+    /// Repairs all findings in one pass. As for all changes, copies are durable before the entries.
     ///
-    /// - Returns: whether nothing was left because of the number of copies.
+    /// - Returns: `false` when the budget left some blocks as they are.
     private mutating func repairTable() throws(BlockError) -> Bool {
         var copies = RepairBudget(for: file, .blocks)
         _ = try VhdxSurvey(&self) { (state, finding) throws(BlockError) in
@@ -86,7 +87,7 @@ extension VhdxState {
     ) throws(BlockError) {
         switch finding {
         case .invalid(let block), .outside(let block):
-            // Nothing is lost that could be read.
+            // No readable data is lost.
             try beginChanges()
             try setEntry(ofBlock: block, to: Vhdx.zeroEntry)
         case .cutOff(let block):
@@ -98,7 +99,7 @@ extension VhdxState {
         }
     }
 
-    /// Gives a block a place of its own, with the bytes that it shared, or none where these are zero.
+    /// Gives a block a place of its own with the same bytes, or the zero entry if they are zero.
     private mutating func separate(_ block: Int, _ copies: inout RepairBudget) throws(BlockError) {
         let entry = try entry(ofBlock: block)
         guard let source = Vhdx.offset(of: entry), !copies.isExhausted else { return }
@@ -114,7 +115,7 @@ extension VhdxState {
 
     // MARK: Copies
 
-    /// A header that was being written when the machine stopped is no damage: the other one counts.
+    /// A header that a crash interrupted is not damage: the other one is valid.
     fileprivate mutating func checkCopies(
         repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) {
@@ -139,7 +140,7 @@ extension VhdxState {
         damagedRegionTables = []
     }
 
-    /// Bytes that begin and end with pages, as pages.
+    /// Page-aligned bytes, split into pages.
     static func pages(of bytes: [UInt8], at offset: Int) -> [VhdxPage] {
         stride(from: 0, to: bytes.count, by: Vhdx.pageBytes).map {
             VhdxPage(offset: offset + $0, bytes: Array(bytes[$0..<$0 + Vhdx.pageBytes]))
@@ -148,7 +149,7 @@ extension VhdxState {
 
     // MARK: Leaks
 
-    /// Space that nothing refers to and that is neither a hole of the file nor zero.
+    /// Checks for leaks: space without a reference that is neither a hole nor zero.
     fileprivate mutating func checkLeaks(
         repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) {
@@ -167,7 +168,7 @@ extension VhdxState {
         result.leaksFixed = found - result.leaks
     }
 
-    /// How many MiB are leaked; tells the gaps in which they are.
+    /// The number of leaked MiB; calls `body` with the gaps.
     private func leakedUnits(
         _ body: (Range<Int>) throws(BlockError) -> Void
     ) throws(BlockError) -> Int {
@@ -183,7 +184,8 @@ extension VhdxState {
         return count
     }
 
-    /// How many MiB of `range`, begun ones too, hold something: copying a file fills its holes with zeroes.
+    /// The number of whole or partial MiB of `range` that are not zero. Zeroes do not count: copying a file
+    /// can fill its holes with them.
     private func storedUnits(_ range: Range<Int>) throws(BlockError) -> Int {
         let buffer = AlignedBuffer(count: Vhdx.unitBytes)
         var count = 0

@@ -1,11 +1,17 @@
 import BlockCore
 
 extension VhdxDriver: Resizable {
-    /// The order of writes. Growing: what lies behind the end of the disk is zeroed, blocks of a fixed image
-    /// get their space, and the new entries of the BAT, which nobody looks at yet, are made durable; a BAT
-    /// that has no room is written elsewhere as a whole. Then one entry of the log has the new size, and
-    /// where the BAT is. Shrinking: the size first; then the lost entries are cleared, and their space given
-    /// back.
+    /// The order of writes when growing:
+    ///
+    /// 1. zeroes over old data behind the end of the disk, and space for the blocks of a fixed image;
+    /// 2. the new entries of the BAT, which no read uses yet, durable. A BAT without room is written to
+    ///    another place as a whole;
+    /// 3. one entry of the log with the new size and the place of the BAT.
+    ///
+    /// When shrinking, the size is first; then the lost entries are cleared, and their space is given back.
+    ///
+    /// - Throws: `unsupported` for a preallocation or a size that is not a multiple of the sector size;
+    ///   `limit`, `corrupt`, `noSpace`, `io`.
     public func resize(
         to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
@@ -16,7 +22,7 @@ extension VhdxDriver: Resizable {
             throw BlockError(.limit, "Image size too large; max of 64TB")
         }
         let before = self.virtualSize
-        // Children must not find another identity where nothing changes.
+        // The identity must not change without a change of the disk: children would refuse it.
         if virtualSize == before { return }
         if virtualSize > before { try storeLastBlock(guest) }
         try session.exclusively { (state) throws(BlockError) in
@@ -36,7 +42,8 @@ extension VhdxDriver: Resizable {
         }
     }
 
-    /// Behind the end of the disk, the last block must not show more of the parent when the disk grows.
+    /// Stores the last block, so that its part behind the end of the disk does not show the parent when the
+    /// disk grows.
     private func storeLastBlock(_ guest: GuestAccess) throws(BlockError) {
         let (sector, isMissing) = try session.withLock { (state) throws(BlockError) -> (Int, Bool) in
             let geometry = state.geometry
@@ -68,7 +75,7 @@ extension VhdxState {
         }
     }
 
-    /// What lay behind the end of the disk must not come back when it grows.
+    /// Clears the old data behind the end of the disk, which must not reappear when it grows.
     private mutating func clearTail() throws(BlockError) {
         let inside = geometry.virtualSize % geometry.blockBytes
         let block = geometry.virtualSize / geometry.blockBytes
@@ -78,7 +85,7 @@ extension VhdxState {
         try file.writeZeroes(at: host + inside, count: geometry.blockBytes - inside)
     }
 
-    /// An entry that a grown BAT gets: zero, or a place in a fixed image.
+    /// A new entry of a grown BAT: zero, or a place in a fixed image.
     private mutating func newEntry(_ index: Int, blockCount: Int) throws(BlockError) -> UInt64 {
         guard let block = geometry.block(ofEntry: index), block < blockCount else { return 0 }
         guard metadata.leavesBlocksAllocated else { return Vhdx.zeroEntry }
@@ -113,15 +120,15 @@ extension VhdxState {
         try? commit()
     }
 
-    /// Writes a BAT of `bytes` bytes elsewhere, and puts it in force together with changes of the metadata.
-    /// The old one has no changes that the file does not have.
+    /// Writes a BAT of `bytes` bytes to another place, and makes it valid together with changes of the
+    /// metadata, atomically. The old BAT must have no unwritten changes.
     ///
-    /// - Parameter entry: what the new one has, by the entries' numbers.
+    /// - Parameter entry: the entries of the new BAT, by number.
     mutating func moveTable(
         _ bytes: Int, with changes: [Change],
         _ entry: (inout VhdxState, Int) throws(BlockError) -> UInt64
     ) throws(BlockError) {
-        // Should the change fail half-way, the file may refer to the new place all the same: it leaks.
+        // After a failure the file may refer to the new place all the same, so it is not given back.
         let target = try allocate(bytes)
         try writeTable(at: target..<target + bytes, entry)
         try settle()
@@ -156,12 +163,12 @@ extension VhdxState {
         let before = geometry
         try log(try pages(changing: [try sizeChange(size)]))
         metadata.geometry.virtualSize = size
-        // It is done; an entry that stays behind costs space and no more.
+        // The size is durable. A failure here is ignored: an entry that stays only costs space.
         try? clearEntries(of: before, butNotOf: geometry)
         try? commit()
     }
 
-    /// Takes away what entries refer to that one geometry has and another, smaller one does not.
+    /// Clears the entries that a smaller geometry lacks, and gives back their space.
     mutating func clearEntries(
         of geometry: VhdxGeometry, butNotOf kept: VhdxGeometry
     ) throws(BlockError) {
@@ -180,7 +187,7 @@ extension VhdxState {
 
     // MARK: Changing metadata
 
-    /// Bytes that go somewhere into the metadata.
+    /// Bytes to write at an offset of the metadata.
     typealias Change = (offset: Int, bytes: [UInt8])
 
     private func sizeChange(_ size: Int) throws(BlockError) -> Change {
@@ -190,9 +197,9 @@ extension VhdxState {
         return (place.range.lowerBound, (0..<8).map { UInt8(truncatingIfNeeded: size >> ($0 * 8)) })
     }
 
-    /// The pages around `changes` with them made.
+    /// The pages of the file that `changes` touch, with the changes made.
     mutating func pages(changing changes: [Change]) throws(BlockError) -> [VhdxPage] {
-        // The file has to be up to date.
+        // The pages are read from the file, so it must be up to date.
         try settle()
         var pages: [Int: [UInt8]] = [:]
         for change in changes {

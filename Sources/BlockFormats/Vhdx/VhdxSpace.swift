@@ -1,18 +1,18 @@
 import BlockCore
 
-/// Which parts of the file are taken, in units of 1 MiB. Not thread-safe: the driver's lock guards it.
+/// The taken parts of the file, in units of 1 MiB. Not thread-safe: the driver's lock guards it.
 struct VhdxSpace: Sendable {
     private var words: [UInt64] = []
     /// One past the highest unit that is taken.
     private(set) var end = 0
     /// Free units below ``end``.
     private var freeUnits = 0
-    /// So many units in a row are nowhere below ``end``.
+    /// A count of adjacent free units that is known not to exist below ``end``.
     private var knownToLack = Int.max
 
     private static let unit = Vhdx.unitBytes
 
-    /// Bytes up to which something is taken.
+    /// The end of the taken space, in bytes.
     var endOffset: Int { end * Self.unit }
 
     private static func units(_ range: Range<Int>) -> Range<Int> {
@@ -23,7 +23,7 @@ struct VhdxSpace: Sendable {
         index / 64 < words.count && words[index / 64] & (1 << UInt64(index % 64)) != 0
     }
 
-    /// Whether nothing in that range of bytes is taken.
+    /// Whether all of a range of bytes is free.
     func isFree(_ range: Range<Int>) -> Bool { !Self.units(range).contains { isTaken($0) } }
 
     /// Takes a range of bytes.
@@ -54,9 +54,9 @@ struct VhdxSpace: Sendable {
         knownToLack = .max
     }
 
-    /// Takes `bytes` somewhere: the first gap, else the end of the file.
+    /// Takes `bytes` bytes in the first gap that is large enough, or at the end of the file.
     ///
-    /// - Throws: `noSpace` beyond what an offset may be.
+    /// - Throws: `noSpace` beyond the highest offset.
     mutating func allocate(_ bytes: Int) throws(BlockError) -> Int {
         let count = bytes / Self.unit
         let start = firstGap(count) ?? end
@@ -85,7 +85,7 @@ struct VhdxSpace: Sendable {
         return nil
     }
 
-    /// The first free range of bytes from `offset` on, as far as `length`; `nil` when there is none.
+    /// The first free range of bytes from `offset` on and below `length`; `nil` when there is none.
     func gap(from offset: Int, below length: Int) -> Range<Int>? {
         let last = (length + Self.unit - 1) / Self.unit
         var start = offset / Self.unit

@@ -4,28 +4,28 @@ import BlockCore
 ///
 /// Not thread-safe: the session's lock guards it. The order of writes:
 ///
-/// 1. The header, first of all in a session, with a new GUID of the file; before the first change of what
-///    the disk reads as, also with a new one of the data. A flush, under the lock: no other change may
+/// 1. The header, with a new GUID of the file before the first change of a session, and a new GUID of the
+///    data before the first change of the disk's contents. A flush, under the lock: no other change may
 ///    overtake it.
 /// 2. Guest data; a flush.
 /// 3. An entry of the log with the changed pages of the BAT; a flush.
 /// 4. The header that names the log, with the session's first entry; a flush.
 /// 5. The pages in their places.
 ///
-/// The pages are durable before the next entry, so that the newest entry of the log is always all that needs
-/// replaying; entries take turns in two halves of the log, so that the one in force is never written over.
-/// Space is used again, or given back, once an entry without it is durable. Closing: a flush; the header
-/// without the log; and only then may the file become shorter.
+/// The pages are durable before the next entry, so only the newest entry of the log ever needs a replay.
+/// Entries alternate between two halves of the log, so the valid one is never overwritten. Space is reused
+/// once the BAT without it is durable. Closing: a flush; the header without the log; only then may the file
+/// become shorter.
 struct VhdxState: SessionState {
     let file: BlockNode
     let newGUID: @Sendable (String) -> ImageUUID
-    /// The parent's name, as it was when the image was opened or since changed.
+    /// The parent's name, as of the opening or the last change.
     var backing: BackingReference?
     var headers: VhdxHeaders
-    /// The file as it is once the log is replayed.
+    /// The file as it reads after a replay of the log.
     var view: VhdxView
     var regions: VhdxRegions
-    /// Copies of the region table that are not as they should be.
+    /// The numbers of the damaged copies of the region table.
     var damagedRegionTables: [Int]
     var batRange: Range<Int>
     var metadataRange: Range<Int>
@@ -33,36 +33,37 @@ struct VhdxState: SessionState {
     var table: VhdxTable
     var bitmaps = VhdxBitmapCache()
     var space = VhdxSpace()
-    /// How far the file reaches.
+    /// The length of the file, in bytes.
     var fileBytes: Int
     var isReadOnly: Bool
-    /// Set where a repair has dropped entries: what they may have referred to stays, also at the file's end.
+    /// Set when a repair has dropped entries: the space that they may have referred to stays, also at the end
+    /// of the file.
     var keepsTail = false
     /// Whether this session has changed the file.
     private var hasBegun = false
-    /// Whether this session has changed what the disk reads as, so that the data have their new GUID.
+    /// Whether this session has changed the disk's contents, so that the data have their new GUID.
     private var hasChangedData = false
-    /// The GUID that the data get with their first change in this session, once somebody has asked for it.
+    /// The GUID of the data after their first change in this session, once a caller has asked for it.
     private var plannedDataGUID: ImageUUID?
-    /// Set while a job writes what the disk reads as anyway.
+    /// Set while a job writes data that does not change the disk's contents.
     var keepsIdentity = false
     private var logGUID = Vhdx.noGUID
     private var logSequence: UInt64 = 0
-    /// Pages that the log durably has and whose places in the file could not be written yet.
+    /// Pages that are durable in the log, but could not be written in place yet.
     private var applying: [VhdxPage] = []
-    /// Whether pages of the newest entry are not durable in their places.
+    /// Whether pages of the newest entry are not durable in place.
     private var isUnsettled = false
-    /// The length that the file durably has, at least.
+    /// The durable length of the file at least, in bytes.
     private var durableBytes = 0
-    /// Places of blocks that the file's tables may still refer to.
+    /// Released places to which the tables in the file may still refer.
     private var released: [Range<Int>] = []
-    /// Where pages of the BAT are that are known to have their space in the file.
+    /// The offsets of BAT pages whose space in the file is allocated.
     private var reservedPages: Set<Int> = []
-    /// Places that were taken for blocks that read as zeroes, and given back.
+    /// Places that were taken for blocks that read as zeroes, and given back; with their blocks.
     private var zeroPlaces: [Int: Int] = [:]
     var writes: TableWrites?
-    /// What is so once what is being written is durable: the file's length, whether the log has another
-    /// entry, and what is free.
+    /// The state after the changes being written are durable: the file's length, whether the log has a new
+    /// entry, and the space that is free.
     private var pending: (fileBytes: Int, hasEntry: Bool, released: [Range<Int>])?
 
     init(
@@ -112,7 +113,7 @@ struct VhdxState: SessionState {
 
     var geometry: VhdxGeometry { metadata.geometry }
     var virtualSize: Int { geometry.virtualSize }
-    /// Whether the log has changes of another session.
+    /// Whether the log holds changes of another session.
     var hasForeignLog: Bool { headers.current.hasLog && !hasBegun }
     var hasChanges: Bool { table.isDirty || !applying.isEmpty }
 
@@ -126,7 +127,7 @@ struct VhdxState: SessionState {
 
     // MARK: Session
 
-    /// Replays the log, and looks through the BAT: what is shared or damaged must not be written to.
+    /// Replays the log, and surveys the BAT: shared and damaged blocks must not be written to.
     mutating func prepareForWriting() throws(BlockError) {
         guard headers.current.logBytes >= Vhdx.unitBytes else {
             throw BlockError(.unsupported, "The VHDX image has no log, and cannot be written to")
@@ -141,7 +142,7 @@ struct VhdxState: SessionState {
         fileBytes = max(fileBytes, space.endOffset)
     }
 
-    /// Gives the file its new GUID before its first change in this session. What the disk reads as stays.
+    /// Gives the file its new GUID before the first change of this session that keeps the disk's contents.
     mutating func beginChanges() throws(BlockError) {
         guard !hasBegun else { return }
         var header = headers.current
@@ -150,8 +151,8 @@ struct VhdxState: SessionState {
         hasBegun = true
     }
 
-    /// Gives the data their new GUID, by which children know them, before the first change in this session of
-    /// what the disk reads as, its size included.
+    /// Gives the data their new GUID, by which children identify them, before the first change of this
+    /// session to the disk's contents or size.
     mutating func beginDataChanges() throws(BlockError) {
         if keepsIdentity { return try beginChanges() }
         guard !hasChangedData else { return }
@@ -163,7 +164,7 @@ struct VhdxState: SessionState {
         hasChangedData = true
     }
 
-    /// The GUID that the data have after their next change: in a session, all changes share one.
+    /// The GUID of the data after their next change. All changes of a session share one.
     mutating func nextDataGUID() -> ImageUUID {
         let current = headers.current
         if hasChangedData { return current.dataWriteGUID }
@@ -172,22 +173,22 @@ struct VhdxState: SessionState {
         return next
     }
 
-    /// Makes everything durable, in the order above.
+    /// Makes all changes durable, in the order above.
     mutating func commit() throws(BlockError) {
         try finishWrites()
         try settle()
         while table.isDirty {
             let changes = table.changes(atMost: VhdxLogEntry.pagesAtMost)
             try log(changes)
-            // What only the log has stays in memory too, as a change to be written again.
+            // Pages that only the log holds stay in memory too, as changes to be written again.
             if applying.isEmpty { table.written(changes) } else if table.dirtyCount == changes.count { break }
             if table.isDirty { try settle() }
         }
         freeReleased()
     }
 
-    /// In the same order as ``commit()``. The first entry of a session, for which the header changes too, and
-    /// more pages than one entry has, are written with the lock.
+    /// In the same order as ``commit()``. The first entry of a session, which changes the header too, and
+    /// pages for more than one entry are written with the lock held.
     mutating func takeChanges() throws(BlockError) -> TableWrites? {
         guard applying.isEmpty, table.dirtyCount <= VhdxLogEntry.pagesAtMost,
             !table.isDirty || (logSequence > 0 && headers.current.hasLog)
@@ -231,17 +232,17 @@ struct VhdxState: SessionState {
         return (place, entry)
     }
 
-    /// Makes guest data durable, and pages that only the log has.
+    /// Makes guest data durable, and writes the pages that only the log holds in place.
     mutating func settle() throws(BlockError) {
         try apply()
-        // Before the flush: others may make the file longer meanwhile.
+        // Read before the flush: other requests may extend the file meanwhile.
         let length = try file.length()
         try file.flush()
         durableBytes = length
         isUnsettled = false
     }
 
-    /// Changes pages of the file, all or none, and for good. What precedes them is durable already.
+    /// Changes pages of the file atomically and durably. The changes before them must be durable already.
     ///
     /// - Parameter pages: at most ``VhdxLogEntry/pagesAtMost``.
     mutating func log(_ pages: [VhdxPage]) throws(BlockError) {
@@ -285,8 +286,8 @@ struct VhdxState: SessionState {
 
     // MARK: Space
 
-    /// Gives the log, and the page of a block's entry, their space in the file: a full disk must not refuse
-    /// the entry when the block is already written.
+    /// Allocates the space of the log and of the page of a block's entry: a full disk must refuse the request
+    /// before the block is written.
     mutating func reserve(block: Int) throws(BlockError) {
         let page = geometry.entryIndex(ofBlock: block) / VhdxTable.entriesPerPage
         let start = batRange.lowerBound + page * Vhdx.pageBytes
@@ -296,14 +297,14 @@ struct VhdxState: SessionState {
         reservedPages.insert(start)
     }
 
-    /// Gives back a place that nothing refers to.
+    /// Gives back a place without a reference.
     mutating func giveBack(_ host: Int, ofZeroBlock block: Int?) {
         space.release(host..<host + geometry.blockBytes)
         if let block { zeroPlaces[block] = host }
     }
 
-    /// Lets blocks that read as zeroes have what is left between others, as holes. What cannot be given to
-    /// them is taken by the next writer.
+    /// Links unused gaps, as holes, to blocks that read as zeroes, so that they are no leaks. The next
+    /// session uses the rest.
     private mutating func fillGaps() throws(BlockError) {
         defer { zeroPlaces = [:] }
         for (block, host) in zeroPlaces {
@@ -328,8 +329,8 @@ struct VhdxState: SessionState {
         return offset
     }
 
-    /// Gives a place back once no table that may be in force refers to it: after the next commit, so that
-    /// its entry has to be gone from the table before this is called.
+    /// Gives back a place after the next commit, when no valid table refers to it. Its entry must be cleared
+    /// before this call.
     mutating func release(_ range: Range<Int>) { released.append(range) }
 
     private mutating func freeReleased() {
@@ -342,7 +343,7 @@ struct VhdxState: SessionState {
 
     // MARK: Ends
 
-    /// Leaves nothing in memory that the file should have, and the log empty.
+    /// Writes all changes, and empties the log.
     mutating func finish() throws(BlockError) {
         guard !isReadOnly, hasBegun else { return }
         try? fillGaps()
@@ -351,7 +352,7 @@ struct VhdxState: SessionState {
             try settle()
             var header = headers.current
             header.logGUID = Vhdx.noGUID
-            // Twice, so that either copy alone would do.
+            // Written twice, so that both copies are equal.
             try headers.replace(with: header, in: file)
             try headers.replace(with: header, in: file)
             table.forgetChanges()
@@ -363,7 +364,7 @@ struct VhdxState: SessionState {
         try trim()
     }
 
-    /// Cuts off what nothing refers to.
+    /// Cuts unused space off the end of the file.
     private func trim() throws(BlockError) {
         guard space.endOffset > 0, !keepsTail else { return }
         var needed = space.endOffset
@@ -375,7 +376,7 @@ struct VhdxState: SessionState {
         if try file.length() > needed { try file.resize(to: needed) }
     }
 
-    /// Makes the changes of the log for good. Stopped anywhere, they can be made again.
+    /// Replays the log and empties it. After a crash in between, the replay is repeated.
     mutating func replayLog() throws(BlockError) {
         guard headers.current.hasLog else { return }
         let replay = try VhdxLogReplay(file: file, header: headers.current)

@@ -1,20 +1,20 @@
 import BlockCore
 
-/// What a look at all entries of the BAT finds, and which parts of the file are taken.
+/// The survey of the whole BAT, and of the taken parts of the file.
 struct VhdxSurvey {
     enum Finding: Equatable {
-        /// The entry has a state that there is not, or not in such an image.
+        /// The entry has an invalid state, or one that this type of image must not have.
         case invalid(block: Int)
-        /// Nothing of the block is in the file.
+        /// The block lies wholly behind the end of the file.
         case outside(block: Int)
         /// The file ends within the block.
         case cutOff(block: Int)
-        /// The block's place is something else's too.
+        /// The block's place overlaps something else.
         case shared(block: Int)
-        /// A block is stored in part, and no sector bitmap tells which.
+        /// The block is stored in part, without a usable sector bitmap.
         case withoutBitmap(block: Int)
 
-        /// Whether a repair gives up what the entry referred to.
+        /// Whether the repair drops the data that the entry referred to.
         var isLoss: Bool {
             switch self {
             case .invalid, .outside: true
@@ -30,10 +30,10 @@ struct VhdxSurvey {
     private(set) var space = VhdxSpace()
     private var fileBytes: Int
 
-    /// What mends a finding as soon as it is made: ``VhdxState/space`` knows already what all entries take.
+    /// Repairs a finding during the survey: ``VhdxState/space`` already covers the places of all entries.
     typealias Mending = (inout VhdxState, Finding) throws(BlockError) -> Void
 
-    /// - Throws: what reading and `mend` throw; `limit` for a file that is too large to be looked through.
+    /// - Throws: `io`, and the errors of the repair; `limit` for a file with too many blocks.
     init(_ state: inout VhdxState, mend: Mending = { (_, _) in }) throws(BlockError) {
         fileBytes = try state.view.length()
         guard fileBytes <= Vhdx.Limit.fileBytes else {
@@ -65,12 +65,12 @@ struct VhdxSurvey {
                 }
             }
         }
-        // Places that blocks without data may come back to: nothing else goes there.
+        // Places reserved for blocks without data are kept free for them.
         for range in reserved where space.isFree(range) { space.take(range) }
         if hasPartialBlocks { try lookAtPartial(&state) }
     }
 
-    /// - Returns: what is wrong with a block, and the place that it reserves where it has no data.
+    /// - Returns: the finding for a block, and the place that a block without data reserves.
     private mutating func look(
         at block: Int, _ entry: UInt64, _ geometry: VhdxGeometry
     ) -> (findings: [Finding], reserved: Range<Int>?) {
@@ -104,11 +104,11 @@ struct VhdxSurvey {
         if space.isFree(range) { space.take(range) } else { sharedBitmaps.insert(offset) }
     }
 
-    /// Sector bitmaps that lie over something else.
+    /// The numbers of sector bitmaps that overlap something else.
     private var sharedBitmaps: Set<Int> = []
     private var hasPartialBlocks = false
 
-    /// Blocks that are stored in part need a sector bitmap.
+    /// Surveys partial blocks, which need a sector bitmap.
     private mutating func lookAtPartial(_ state: inout VhdxState) throws(BlockError) {
         let geometry = state.geometry
         for first in stride(from: 0, to: geometry.entryCount, by: VhdxTable.entriesPerPage) {

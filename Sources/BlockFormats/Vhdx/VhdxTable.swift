@@ -3,27 +3,27 @@ import BlockCore
 /// The BAT, of which the pages in use are held in memory. Not thread-safe: the driver's lock guards it.
 struct VhdxTable: Sendable {
     static let entriesPerPage = Vhdx.pageBytes / 8
-    /// Clean pages that are kept: 8 MiB.
+    /// The largest number of clean pages in memory: 8 MiB.
     private static let keptPages = 2048
-    /// Changed pages after which they should go to the file.
+    /// The number of changed pages from which they should be written.
     private static let crowd = 512
 
-    /// Where it is in the file.
+    /// The offset in the file, in bytes.
     let offset: Int
     private var pages: [Int: [UInt64]] = [:]
     private var dirty: Set<Int> = []
-    /// Changed pages that are being written without the lock.
+    /// Changed pages that a flush is writing without the lock.
     private var held: Set<Int> = []
 
     init(offset: Int) { self.offset = offset }
 
     var isDirty: Bool { !dirty.isEmpty }
-    /// How many pages are changed.
+    /// The number of changed pages.
     var dirtyCount: Int { dirty.count }
     /// Whether the changed pages should be written before more are changed.
     var isCrowded: Bool { dirty.count >= Self.crowd }
 
-    /// The entries of a page, read if need be.
+    /// The entries of a page, which is read if it is not in memory.
     mutating func page(_ number: Int, _ view: VhdxView) throws(BlockError) -> [UInt64] {
         if let page = pages[number] { return page }
         let bytes = try view.read(at: offset + number * Vhdx.pageBytes, count: Vhdx.pageBytes)
@@ -37,12 +37,12 @@ struct VhdxTable: Sendable {
         return entries
     }
 
-    /// Entry number `index`; the caller knows that the table has it.
+    /// Entry number `index`, which must be inside the table.
     mutating func entry(_ index: Int, _ view: VhdxView) throws(BlockError) -> UInt64 {
         try page(index / Self.entriesPerPage, view)[index % Self.entriesPerPage]
     }
 
-    /// How many entries from number `index` on have the values that begin with `value` and grow by `step`.
+    /// The number of entries from `index` on whose values begin with `value` and grow by `step`.
     mutating func run(
         from index: Int, atMost most: Int, of value: UInt64, step: UInt64, _ view: VhdxView
     ) throws(BlockError) -> Int {
@@ -70,7 +70,7 @@ struct VhdxTable: Sendable {
         dirty.insert(number)
     }
 
-    /// The changed pages with the lowest numbers, as the file is to have them.
+    /// The changed pages with the lowest numbers, as bytes of the file.
     func changes(atMost count: Int) -> [VhdxPage] {
         dirty.sorted().prefix(count).map { number in
             VhdxPage(
@@ -78,25 +78,25 @@ struct VhdxTable: Sendable {
         }
     }
 
-    /// Notes that the file has these pages.
+    /// Notes that these pages are written.
     mutating func written(_ changes: [VhdxPage]) {
         for change in changes { dirty.remove((change.offset - offset) / Vhdx.pageBytes) }
     }
 
-    /// Takes out all changed pages, to be written without the lock; until ``settle(failed:)``.
+    /// Takes out all changed pages, to be written without the lock. They are held until ``settle(failed:)``.
     mutating func takeChanges() -> [VhdxPage] {
         let pages = changes(atMost: dirty.count)
         (held, dirty) = (dirty, [])
         return pages
     }
 
-    /// Lets go of what was taken out; after a failure it is changed again.
+    /// Releases the pages that were taken out; after a failed write they count as changed again.
     mutating func settle(failed: Bool) {
         if failed { dirty.formUnion(held) }
         held = []
     }
 
-    /// Notes that the file has everything.
+    /// Notes that all pages are written.
     mutating func forgetChanges() { dirty = [] }
 
     /// Entries as bytes.

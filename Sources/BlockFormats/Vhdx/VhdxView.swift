@@ -1,6 +1,6 @@
 import BlockCore
 
-/// The metadata of a file as they are once the log is replayed, though the file may not be changed.
+/// The file as it reads after a replay of the log, without changing it.
 struct VhdxView: Sendable {
     let file: BlockNode
     var patches = VhdxPatches()
@@ -22,24 +22,24 @@ struct VhdxView: Sendable {
     func length() throws(BlockError) -> Int { max(try file.length(), patches.fileBytes) }
 }
 
-/// Changes that a log makes to a file, kept in memory.
+/// The changes of a log to a file, in memory.
 struct VhdxPatches: Sendable {
     /// Pages of 4096 bytes by their offsets.
     private var pages: [Int: [UInt8]] = [:]
     /// Ranges that are zero where no page covers them.
     private var zeroes: [Range<Int>] = []
-    /// The length that the file has afterwards, at least.
+    /// The least length of the file after the replay, in bytes.
     var fileBytes = 0
 
     var isEmpty: Bool { pages.isEmpty && zeroes.isEmpty }
 
-    /// - Throws: `limit` when it becomes too much.
+    /// - Throws: `limit` when the changes need too much memory.
     mutating func setPage(_ bytes: [UInt8], at offset: Int) throws(BlockError) {
         guard pages.count < Vhdx.Limit.patchBytes / Vhdx.pageBytes else { throw Self.tooMuch }
         pages[offset] = bytes
     }
 
-    /// - Throws: `limit` when it becomes too much.
+    /// - Throws: `limit` when the changes need too much memory.
     mutating func setZero(_ range: Range<Int>) throws(BlockError) {
         pages = pages.filter { !range.contains($0.key) }
         if let last = zeroes.last, last.upperBound == range.lowerBound {
@@ -53,7 +53,7 @@ struct VhdxPatches: Sendable {
     private static let tooMuch = BlockError(
         .limit, "The VHDX log holds too much to be replayed in memory; open the image for writing")
 
-    /// Whether any of the changes concerns `range`.
+    /// Whether any change overlaps `range`.
     func overlap(_ range: Range<Int>) -> Bool {
         if zeroes.contains(where: { $0.overlaps(range) }) { return true }
         if range.count / Vhdx.pageBytes > pages.count {
@@ -64,7 +64,7 @@ struct VhdxPatches: Sendable {
         ).contains { pages[$0] != nil }
     }
 
-    /// Makes the changes to bytes that were read at `offset`.
+    /// Applies the changes to bytes that were read at `offset`.
     func apply(to bytes: inout MutableRawSpan, at offset: Int) {
         let range = offset..<offset + bytes.byteCount
         for zero in zeroes where zero.overlaps(range) {
