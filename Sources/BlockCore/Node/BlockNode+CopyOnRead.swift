@@ -10,6 +10,9 @@ extension BlockNode {
         let whole = clusters(range, driver).clamped(to: 0..<driver.virtualSize)
         let ticket = requests.acquire(whole, exclusive: true)
         defer { requests.release(ticket) }
+        // The node may have been reopened or closed, or have shrunk, while the request waited.
+        try checkOpen()
+        guard !isReadOnly, whole.upperBound <= driver.virtualSize else { return }
         var offset = whole.lowerBound
         while offset < whole.upperBound {
             let limit = min(whole.upperBound - offset, Self.copyUpBytes)

@@ -17,6 +17,8 @@ extension BlockNode {
             let ticket = beginReading(range)
             defer { endReading(ticket) }
             try checkOpen()
+            // The disk may have shrunk while the request waited.
+            _ = try checkedRange(offset, buffer.byteCount, of: driver)
             try readMapped(driver, into: &buffer, at: offset)
         case .filter(let driver): try read(through: driver, into: &buffer, at: offset)
         }

@@ -60,6 +60,7 @@ extension BlockNode {
             let ticket = requests.acquire(clusters(range, driver), exclusive: true)
             defer { requests.release(ticket) }
             try checkChangeable()
+            _ = try checkedRange(offset, count, of: driver)
             try noteChange(in: range)
             stored =
                 sharing.sharingChild == nil
@@ -90,7 +91,8 @@ extension BlockNode {
                     file?.emit(.writeData)
                     let part = source.advanced(by: start - offset)
                     isStored =
-                        try grant.file.share(part, at: grant.hostOffset, count: grant.guest.count) > 0
+                        try grant.file.share(part, at: grant.hostOffset, count: grant.guest.count)
+                        == grant.guest.count
                 }
             } catch {
                 guest.driver.giveBack(grant)

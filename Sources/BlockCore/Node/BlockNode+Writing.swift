@@ -19,13 +19,10 @@ extension BlockNode {
             emit(.storageWritten)
         case .format(let driver):
             if settings.holdsImage { try makeRoom(offset, bytes.byteCount, driver) }
-            let range = try checkedRange(offset, bytes.byteCount, of: driver)
-            let ticket = requests.acquire(clusters(range, driver), exclusive: true)
-            defer { requests.release(ticket) }
-            try checkChangeable()
-            try noteChange(in: range)
-            try store(bytes, at: offset, GuestAccess(self, driver))
-            if settings.cache.isWriteThrough { try driver.flush() }
+            try change(offset, bytes.byteCount, driver) { range throws(BlockError) in
+                try noteChange(in: range)
+                try store(bytes, at: offset, GuestAccess(self, driver))
+            }
         case .filter(let driver):
             let ticket = try beginPassing(offset, bytes.byteCount)
             defer { requests.release(ticket) }
@@ -48,13 +45,10 @@ extension BlockNode {
         }
         let began = statistics.now()
         let count = min(driver.compressedUnitBytes, driver.virtualSize - offset)
-        let range = try checkedRange(offset, count, of: driver)
-        let ticket = requests.acquire(clusters(range, driver), exclusive: true)
-        defer { requests.release(ticket) }
-        try checkChangeable()
-        try noteChange(in: range)
-        try driver.writeCompressed(payload, at: offset)
-        if settings.cache.isWriteThrough { try driver.flush() }
+        try change(offset, count, driver) { range throws(BlockError) in
+            try noteChange(in: range)
+            try driver.writeCompressed(payload, at: offset)
+        }
         needsFlush.store(true, ordering: .relaxed)
         statistics.count(.write, bytes: count, since: began)
         statistics.noteWritten(upTo: offset + count)
@@ -74,13 +68,10 @@ extension BlockNode {
             try driver.writeZeroes(at: offset, count: count, flags: flags)
         case .format(let driver):
             if settings.holdsImage { try makeRoom(offset, count, driver) }
-            let range = try checkedRange(offset, count, of: driver)
-            let ticket = requests.acquire(clusters(range, driver), exclusive: true)
-            defer { requests.release(ticket) }
-            try checkChangeable()
-            try noteChange(in: range)
-            try zero(range, flags, GuestAccess(self, driver))
-            if settings.cache.isWriteThrough { try driver.flush() }
+            try change(offset, count, driver, unit: zeroGranularity ?? 1) { range throws(BlockError) in
+                try noteChange(in: range)
+                try zero(range, flags, GuestAccess(self, driver))
+            }
         case .filter(let driver):
             let ticket = try beginPassing(offset, count)
             defer { requests.release(ticket) }
@@ -103,16 +94,13 @@ extension BlockNode {
         case .storage(let driver):
             try driver.discard(at: offset, count: count)
         case .format(let driver):
-            let range = try checkedRange(offset, count, of: driver)
             guard let unit = discardGranularity else { return }
-            let whole = wholeUnits(of: range, unit: unit, end: driver.virtualSize)
-            guard !whole.isEmpty else { return }
-            let ticket = requests.acquire(clusters(whole, driver), exclusive: true)
-            defer { requests.release(ticket) }
-            try checkChangeable()
-            try noteChange(in: whole)
-            try clear(whole, .discard, GuestAccess(self, driver))
-            if settings.cache.isWriteThrough { try driver.flush() }
+            try change(offset, count, driver) { range throws(BlockError) in
+                let whole = wholeUnits(of: range, unit: unit, end: driver.virtualSize)
+                guard !whole.isEmpty else { return }
+                try noteChange(in: whole)
+                try clear(whole, .discard, GuestAccess(self, driver))
+            }
         case .filter(let driver):
             let ticket = try beginPassing(offset, count)
             defer { requests.release(ticket) }
@@ -205,9 +193,26 @@ extension BlockNode {
         }
     }
 
-    /// `range` grown to whole units.
-    func clusters(_ range: Range<Int>, _ driver: any FormatDriver) -> Range<Int> {
-        let unit = driver.writeGranularity
+    /// Runs `body`, which changes a range of the disk, with the units around it to itself; writes through.
+    ///
+    /// - Parameter unit: of what size the units are at least, in bytes.
+    /// - Throws: `io` past the end of the disk, also where it has shrunk while the request waited, and once the
+    ///   node is closed; `readOnly`; what `body` throws.
+    private func change(
+        _ offset: Int, _ count: Int, _ driver: any FormatDriver, unit: Int = 1,
+        _ body: (Range<Int>) throws(BlockError) -> Void
+    ) throws(BlockError) {
+        let range = try checkedRange(offset, count, of: driver)
+        let ticket = requests.acquire(clusters(range, driver, unit: unit), exclusive: true)
+        defer { requests.release(ticket) }
+        try checkChangeable()
+        try body(try checkedRange(offset, count, of: driver))
+        if settings.cache.isWriteThrough { try driver.flush() }
+    }
+
+    /// `range` grown to whole units of the format, of `unit` bytes at least.
+    func clusters(_ range: Range<Int>, _ driver: any FormatDriver, unit: Int = 1) -> Range<Int> {
+        let unit = max(unit, driver.writeGranularity)
         let lower = range.lowerBound.roundedDown(to: unit)
         return lower..<(range.upperBound.roundedUp(to: unit) ?? Int.max)
     }

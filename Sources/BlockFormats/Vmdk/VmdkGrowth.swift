@@ -24,6 +24,7 @@ extension VmdkDriver {
             try growSplit(&state, to: size, &growth)
         }
         state.shareTableMemory()
+        state.sizeBeforeGrowth = growth.extents.last?.guest.upperBound
         return growth
     }
 
@@ -47,6 +48,7 @@ extension VmdkDriver {
                 undo(growth, &state)
                 throw error
             }
+            state.sizeBeforeGrowth = nil
             if growth.single != nil { return try state.noteSize(size) }
             try complete(growth, &state)
         }
@@ -68,6 +70,7 @@ extension VmdkDriver {
     private func undo(_ growth: VmdkGrowth, _ state: inout VmdkState) {
         growth.single?.tables.restore(growth.single?.before)
         state.extents = growth.extents
+        state.sizeBeforeGrowth = nil
         VmdkState.abandon(growth.made)
     }
 

@@ -256,8 +256,9 @@ extension VmdkState {
         _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
     ) throws(BlockError) -> ClearStep {
         let here = try run(at: range.lowerBound, limit: range.count)
-        let part = range.lowerBound..<range.lowerBound + here.length
-        let shows = part.lowerBound < backingEnd
+        let part = clearable(range.lowerBound..<range.lowerBound + here.length)
+        // A mark is the whole grain's: what the parent has of any of it must not vanish.
+        let shows = wholeGrains(part).lowerBound < backingEnd
         switch here.status {
         case .zero: break
         case .data, .encoded(compressed: false):
@@ -278,6 +279,22 @@ extension VmdkState {
             return ClearStep(.zero(grant), length: grant.guest.count)
         }
         return ClearStep(.done, length: part.count)
+    }
+
+    /// The start of a run that is cleared in one way: the rest of the grain in which it begins, else whole
+    /// grains, else a part of one.
+    private func clearable(_ run: Range<Int>) -> Range<Int> {
+        let extent = extents[extentIndex(at: run.lowerBound)]
+        guard let grain = extent.grainBytes, grain > 1 else { return run }
+        let start = run.lowerBound - extent.guest.lowerBound
+        let end = min(run.upperBound, extent.guest.upperBound) - extent.guest.lowerBound
+        var stop = end
+        if start % grain != 0 {
+            stop = min(end, start.roundedDown(to: grain) + grain)
+        } else if end - start > grain, end < extent.guest.count {
+            stop = end.roundedDown(to: grain)
+        }
+        return run.lowerBound..<extent.guest.lowerBound + stop
     }
 
     /// Sets the entries of whole grains to "zero", or to nothing where nothing lies below.

@@ -4,6 +4,10 @@ extension VmdkDriver: Rebasable {
     /// The order of writes: the lines of the parent are in the descriptor's first sector, which is written
     /// as a whole or not at all.
     public func changeBacking(to backing: BackingReference?) throws(BlockError) {
+        // The parent is another image, with locks of its own: it is opened without this one's.
+        let stated = session.withLock { $0.descriptor?.descriptor.parentCID }
+        var parent = Vmdk.noParent
+        if let backing { parent = try identity(of: backing, stated: stated) }
         try session.exclusively { (state) throws(BlockError) in
             guard var changed = state.descriptor?.descriptor, changed.cid != nil else {
                 throw BlockError(
@@ -14,8 +18,6 @@ extension VmdkDriver: Rebasable {
                 throw BlockError(
                     .unsupported, "Flat image can't have backing file", path: file.filename)
             }
-            var parent = Vmdk.noParent
-            if let backing { parent = try identity(of: backing, stated: changed.parentCID) }
             changed.set("parentCID", to: "parentCID=" + VmdkPlan.hex(parent), after: "CID")
             changed.removeAnnouncements()
             changed.set("parentFileNameHint", to: backing.map { "parentFileNameHint=\"\($0.filename)\"" })

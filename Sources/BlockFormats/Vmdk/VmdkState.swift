@@ -75,7 +75,9 @@ struct VmdkState: SessionState {
             filename: hint, format: VmdkDriver.name, otherNames: descriptor.otherParents)
     }
 
-    var virtualSize: Int { extents.last?.guest.upperBound ?? 0 }
+    /// The size of the disk while it is about to become larger: that is not true yet.
+    var sizeBeforeGrowth: Int?
+    var virtualSize: Int { sizeBeforeGrowth ?? extents.last?.guest.upperBound ?? 0 }
 
     /// Lets the tables of all extents share the memory that there is for them.
     func shareTableMemory() {
