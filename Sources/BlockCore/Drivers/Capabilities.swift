@@ -11,6 +11,8 @@ public protocol Creatable: FormatDriver {
     static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError)
     /// Whether the protocol may reserve the space of files that are made with these options. Not called for
     /// formats that declare an option `preallocation`.
+    ///
+    /// - Throws: `invalidArgument` for invalid options.
     static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool
 }
 

@@ -1,6 +1,6 @@
 import BlockCore
 
-/// Lets one thread through at a time. Unlike a mutex's closure, it can be held around a use of spans.
+/// A lock without a closure: unlike that of a mutex, code that uses spans can hold it.
 final class Gate: Sendable {
     private let isTaken = Monitor(false)
 
