@@ -5,7 +5,7 @@ import SystemPackage
 /// The locks by which QEMU and Platter show each other their use of an image file.
 ///
 /// Each permission has two bytes of the file: a shared lock at 100 + bit means that its holder uses the
-/// permission, one at 200 + bit that no other process may. Locks belong to the open file, so two opens in one
+/// permission, one at 200 + bit that no other open may. Locks belong to the open file, so two opens in one
 /// process exclude each other too.
 struct FileLocks: Sendable, Equatable {
     static let usedBase: Int64 = 100

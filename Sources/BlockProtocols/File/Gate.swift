@@ -1,6 +1,7 @@
 import BlockCore
 
-/// A lock without a closure: unlike that of a mutex, code that uses spans can hold it.
+/// A lock that one thread at a time holds. It needs no closure, unlike `Mutex`, so that code with spans can
+/// hold it.
 final class Gate: Sendable {
     private let isTaken = Monitor(false)
 

@@ -85,6 +85,7 @@ public enum HostPath {
     /// The bytes of a file, which must have at most `limit` bytes.
     ///
     /// - Throws: `io` with the system's reason; `limit` for a longer file.
+    /// - Complexity: O(*limit*) in memory.
     public static func contents(of path: String, limit: Int) throws(BlockError) -> [UInt8] {
         let bytes = try prefix(of: path, count: limit + 1)
         guard bytes.count <= limit else {

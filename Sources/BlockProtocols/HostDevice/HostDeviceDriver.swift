@@ -125,7 +125,7 @@ public final class HostDeviceDriver: UseDeclaring {
         try writeOut(offset..<end)
     }
 
-    /// - Throws: `io`.
+    /// - Throws: `io`; `noSpace` for an offset that overflows.
     public func discard(at offset: Int, count: Int) throws(BlockError) {
         let end = try file.checkRange(offset, count)
         let whole = wholeSectors(offset..<end)
