@@ -127,7 +127,7 @@ public final class DirtyBitmap: Sendable {
     ///
     /// - Throws: `invalidArgument` for a disk of another size; `limit` when the bits of a larger granularity
     ///   would take more than 64 MiB here.
-    /// - Complexity: O(*bits* / 64) for equal granularities, else O(*runs* of `other`) runs to set.
+    /// - Complexity: O(*bits* / 64) for equal granularities, else one ``set(_:)`` for each run of `other`.
     public func merge(_ other: DirtyBitmap) throws(BlockError) {
         // A copy, so that no two locks are held at once.
         let theirs = other.state.withLock { $0 }
