@@ -1,5 +1,5 @@
-/// What the process was started with.
+/// The environment of the process.
 public enum HostEnvironment {
-    /// The value of an environment variable, unless it is empty.
+    /// The value of an environment variable; `nil` when it is unset or empty.
     public static func value(_ name: String) -> String? { FileStatus.environment(name) }
 }

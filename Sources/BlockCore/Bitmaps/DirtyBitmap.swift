@@ -94,6 +94,8 @@ public final class DirtyBitmap: Sendable {
     }
 
     /// The first run of marked bytes at or behind `offset`, cut at the end of the disk; `nil` for none.
+    ///
+    /// - Complexity: O(*bits* / 64) up to the end of the run.
     public func nextRun(from offset: Int) -> Range<Int>? {
         let shift = granularity.trailingZeroBitCount
         return state.withLock { state in
@@ -125,6 +127,7 @@ public final class DirtyBitmap: Sendable {
     ///
     /// - Throws: `invalidArgument` for a disk of another size; `limit` when the bits of a larger granularity
     ///   would take more than 64 MiB here.
+    /// - Complexity: O(*bits* / 64) for equal granularities, else one ``set(_:)`` for each run of `other`.
     public func merge(_ other: DirtyBitmap) throws(BlockError) {
         // A copy, so that no two locks are held at once.
         let theirs = other.state.withLock { $0 }

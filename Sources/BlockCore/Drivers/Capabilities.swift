@@ -11,6 +11,8 @@ public protocol Creatable: FormatDriver {
     static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError)
     /// Whether the protocol may reserve the space of files that are made with these options. Not called for
     /// formats that declare an option `preallocation`.
+    ///
+    /// - Throws: `invalidArgument` for invalid options.
     static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool
 }
 
@@ -120,8 +122,8 @@ public protocol ContentIdentifying: BackingChecking {
     ///
     /// - Throws: `unsupported` for another format; `readOnly`, `noSpace`, `io`.
     func adoptIdentity(of backing: BlockNode) throws(BlockError)
-    /// Whether writes keep the identity: set by a job that stores only bytes that the disk already reads as.
-    /// No other writer may write meanwhile.
+    /// Whether writes keep the identity: set by a job that leaves all bytes of the disk unchanged. No other
+    /// writer may write meanwhile.
     func keepIdentity(_ isKept: Bool)
 }
 
@@ -144,7 +146,8 @@ public protocol CompressedWriting: FormatDriver {
     /// Compresses one unit into `output`, which is as large as the unit. Thread-safe; uses no metadata.
     /// - Returns: the compressed size in bytes; `nil` when it is not smaller than the unit, or when the image
     ///   stores this unit uncompressed.
-    /// - Throws: `unsupported` for a compression that this build cannot do; `io` when the compressor fails.
+    /// - Throws: `limit` when the compressor has no memory; `unsupported` for an image without compressed
+    ///   units.
     func compress(_ unit: RawSpan, into output: inout MutableRawSpan) throws(BlockError) -> Int?
     /// Stores `payload`, the result of ``compress(_:into:)``, as the unit at `offset`.
     ///
@@ -273,7 +276,7 @@ public protocol SnapshotCapable: FormatDriver {
     func deleteSnapshot(named name: String) throws(BlockError)
     /// Makes all later reads those of the snapshot instead of the present disk. The node must be read-only.
     ///
-    /// - Throws: `notFound`, `unsupported`, `io`, `corrupt`.
+    /// - Throws: `notFound`, `unsupported`, `invalidArgument`, `io`, `corrupt`.
     func selectSnapshot(id: String?, name: String?) throws(BlockError)
 }
 
@@ -289,7 +292,7 @@ public protocol VMStateCapable: SnapshotCapable {
     /// - Throws: `readOnly`; `limit` for an offset that the format cannot address; `io`, `noSpace`,
     ///   `corrupt`.
     func saveVMState(_ bytes: RawSpan, at offset: Int, guest: GuestAccess) throws(BlockError)
-    /// Fills `buffer` from `offset` of the state; zeroes where nothing was saved.
+    /// Fills `buffer` from `offset` of the state; bytes that were not saved are zeroes.
     ///
     /// - Throws: `io`, `corrupt`.
     func loadVMState(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError)
@@ -326,7 +329,7 @@ public enum RepairMode: Sendable, Equatable {
 /// Checks and repairs its own tables.
 public protocol Checkable: FormatDriver {
     /// - Parameter report: gets one line of text per finding.
-    /// - Throws: `io`, `corrupt`, `limit` or `readOnly` when the check cannot run at all; findings are in the
-    ///   result.
+    /// - Throws: `unsupported`, `limit`, `corrupt`, `readOnly` or `io` when the check cannot run at all;
+    ///   findings are in the result.
     func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult
 }

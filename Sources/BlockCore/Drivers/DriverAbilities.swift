@@ -56,7 +56,7 @@ extension FormatDriver {
     public var asCheckable: (any Checkable)? { nil }
     public var asAmendable: (any Amendable)? { nil }
 
-    /// Whether each answer is that of a cast: it is not where a subclass adds a conformance.
+    /// Whether each answer is that of a cast, which differs if a subclass adds a conformance.
     var knowsItsAbilities: Bool {
         let answers: [(any FormatDriver)?] = [
             asClearing,

@@ -1,4 +1,4 @@
-/// A run of bytes with one status: the answer to "where are these bytes?".
+/// A run of bytes with one status.
 ///
 /// An immutable value. Lengths and offsets are in bytes.
 public struct Extent: Sendable, Equatable {

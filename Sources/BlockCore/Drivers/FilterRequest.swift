@@ -26,7 +26,7 @@ public struct FilterRequest: Sendable {
         self.path = path
     }
 
-    /// Opens the node below: a file, a format with its backing chain where the options name one, or another
+    /// Opens the node below: a file, a format with its backing chain, if the options name one, or another
     /// filter.
     ///
     /// - Parameter own: settings to use instead of ``settings``, for example with claims.

@@ -69,7 +69,8 @@ public protocol FormatDriver: AbilityKnowing {
     /// Opens an image, and takes its own keys out of `options`. Further files (a data file, extents) are
     /// opened through ``OpenRequest/openChild(_:otherNames:role:purpose:options:)`` and nowhere else.
     ///
-    /// - Throws: `wrongFormat`, `corrupt`, `unsupported`, `invalidArgument`, `limit`, `denied`, `io`.
+    /// - Throws: `wrongFormat`, `corrupt`, `unsupported`, `invalidArgument`, `notFound`, `denied`, `limit`,
+    ///   `io`.
     static func open(_ request: OpenRequest, options: inout OptionTree) throws(BlockError) -> Self
     /// The open options that are part of the disk's identity: with others, the same file is another disk.
     static var optionsInName: [String] { get }
@@ -97,8 +98,8 @@ public protocol FormatDriver: AbilityKnowing {
     ///
     /// - Throws: `io`, `corrupt`.
     func mayBeCut() throws(BlockError) -> Bool
-    /// One past the last byte of a cut file that belongs not to the disk, but for example to a snapshot;
-    /// `nil` when no such byte is known to be lost.
+    /// One past the last byte, in a cut file, of data that belongs not to the disk but, for example, to a
+    /// snapshot; `nil` when no such data is known to be lost.
     ///
     /// - Throws: `io`, `corrupt`.
     func endOfHiddenData() throws(BlockError) -> Int?

@@ -112,6 +112,8 @@ extension ImageOpener {
     }
 
     /// The findings about the files that an open image names, its backing file last, without opening them.
+    ///
+    /// - Complexity: O(*named files*), with a look at each that is allowed.
     public func findings(of node: BlockNode) -> [FileFinding] {
         var references = node.references
         if let backing = node.format?.backing {

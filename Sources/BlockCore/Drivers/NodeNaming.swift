@@ -9,7 +9,8 @@ public struct NodeNaming: Sendable {
     /// The name of the node in messages; relative names in the image count from its folder.
     public let filename: String
 
-    /// Keys in the order in which qemu-img prints them, that of its hash tables; others follow `driver`.
+    /// Keys in the order in which qemu-img prints them, which is that of its hash tables; others follow
+    /// `driver`.
     private static let order = [
         "read-zeroes", "encrypt.key-secret", "force_size_calc", "image", "offset", "driver",
     ]

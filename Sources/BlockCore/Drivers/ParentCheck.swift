@@ -4,7 +4,7 @@ struct ParentCheck {
     private static let key = "parent-check"
 
     private let isEnforced: Bool
-    /// What the option is called in the options of the uppermost image.
+    /// The full name of the option, in the options of the uppermost image.
     private let name: String
 
     /// Takes the option if the format has such a check.

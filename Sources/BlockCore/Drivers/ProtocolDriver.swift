@@ -46,7 +46,7 @@ public protocol ProtocolDriver: AnyObject, Sendable {
 
     /// Fills all of `buffer` from `offset`; bytes past the end are zeroes.
     ///
-    /// - Throws: `io`.
+    /// - Throws: `io`; `noSpace` for an offset that overflows.
     func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError)
     /// Stores all of `bytes` at `offset`.
     ///
@@ -59,7 +59,7 @@ public protocol ProtocolDriver: AnyObject, Sendable {
     func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError)
     /// Gives the range's space back if the medium can. The bytes are unspecified afterwards.
     ///
-    /// - Throws: `io`.
+    /// - Throws: `io`; `noSpace` for an offset that overflows.
     func discard(at offset: Int, count: Int) throws(BlockError)
     /// Changes the length to `length` bytes; new space reads as zeroes.
     ///
@@ -74,11 +74,11 @@ public protocol ProtocolDriver: AnyObject, Sendable {
     /// The run at `offset`: ``Extent/Status/data(hostOffset:)`` with the same offset, or a hole as
     /// ``Extent/Status/zero(hostOffset:)``. `offset` is inside the file, `limit` > 0.
     ///
-    /// - Throws: `io`.
+    /// - Throws: `io`; `noSpace` for an offset that overflows.
     func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent
     /// Switches between read-only and read-write, and takes the locks of the new mode.
     ///
-    /// - Throws: `busy`, `io`, `unsupported`; the driver keeps its old mode then.
+    /// - Throws: `busy`, `notFound`, `denied`, `unsupported`, `io`; the driver keeps its old mode then.
     func reopen(readOnly: Bool) throws(BlockError)
     /// Frees the resources. No call follows.
     func close()

@@ -13,7 +13,7 @@ extension BlockNode {
 
     /// Clears whole units of the guest's disk, run by run.
     ///
-    /// - Parameter noFallback: whether to fail where zeroes would have to be stored.
+    /// - Parameter noFallback: whether to fail rather than store zeroes as data.
     /// - Throws: errors of the driver and of the files; `unsupported` with `noFallback`.
     func clear(
         _ range: Range<Int>, _ mode: ClearMode, noFallback: Bool = false, _ guest: GuestAccess

@@ -39,7 +39,7 @@ extension BlockNode {
     }
 
     /// The same for `count` bytes from `hostOffset` of a child on. Asks the system for the file's length only
-    /// where the last known length is too small.
+    /// if the last known length is too small.
     @inline(__always)
     func readableCount(
         _ hostOffset: Int, _ count: Int, _ child: Int, _ driver: any FormatDriver

@@ -1,6 +1,6 @@
 /// Nodes below and between filters.
 extension BlockNode {
-    /// The filter driver, where this is a filter's node.
+    /// The filter driver, if this is a filter's node.
     public var filter: (any FilterDriver)? {
         if case .filter(let driver) = layer { return driver }
         return nil

@@ -59,7 +59,7 @@ extension BlockNode {
         if settings.cache.isWriteThrough { try driver.flush() }
     }
 
-    /// Fills `buffer` from `offset` of a machine's saved state; zeroes where nothing was saved.
+    /// Fills `buffer` from `offset` of a machine's saved state; bytes that were not saved are zeroes.
     ///
     /// - Throws: `unsupported` when the format stores no machine state; `io`, `corrupt`.
     public func loadVMState(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {

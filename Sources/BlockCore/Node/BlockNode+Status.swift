@@ -21,7 +21,7 @@ extension BlockNode {
         while true {
             let extent = try layer.layerExtent(at: offset, limit: remaining)
             remaining = min(remaining, extent.length)
-            // The place in the file belongs to the format's driver: filters are no layers.
+            // The place is one in the file of the format's node: filters are no layers.
             let holder = layer.unfiltered
             if extent.status != .unallocated {
                 return try holder.resolve(

@@ -132,6 +132,8 @@ public final class BlockNode: Sendable {
     public var identity: String? { storage?.identity ?? file?.identity }
     /// The identities of all files that this node and its backing nodes read: image files, data files and
     /// extents. Several images in one file have that file's.
+    ///
+    /// - Complexity: O(*files of the chain*).
     public var fileIdentities: Set<String> {
         chain.reduce(into: []) { all, layer in all.formUnion(layer.ownFileIdentities) }
     }
@@ -170,6 +172,8 @@ public final class BlockNode: Sendable {
     }
 
     /// The nodes from this one down its backing chain, this one first.
+    ///
+    /// - Complexity: O(*layers of the chain*).
     public var chain: [BlockNode] {
         var nodes = [self]
         while let next = nodes[nodes.count - 1].backing { nodes.append(next) }

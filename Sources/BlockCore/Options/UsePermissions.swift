@@ -6,7 +6,7 @@ public struct UsePermissions: OptionSet, Sendable {
     /// Reads data in a consistent state, not halfway through a change.
     public static let consistentRead = UsePermissions(rawValue: 1)
     public static let write = UsePermissions(rawValue: 2)
-    /// Writes that do not change what the file reads as.
+    /// Writes that leave the bytes of the file unchanged.
     public static let writeUnchanged = UsePermissions(rawValue: 4)
     public static let resize = UsePermissions(rawValue: 8)
 

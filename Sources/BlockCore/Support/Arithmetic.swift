@@ -8,8 +8,7 @@ extension Int {
 }
 
 extension RandomAccessCollection {
-    /// The first index for which `isBehind` is `true`; the collection must be sorted with all `false`
-    /// elements first.
+    /// The first index with `true` from `isBehind`, or `endIndex`; all elements with `false` must come first.
     ///
     /// - Complexity: O(log *n*).
     @inlinable

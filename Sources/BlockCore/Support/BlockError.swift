@@ -3,7 +3,7 @@
 /// Code decides on ``kind``; people read ``message``; nothing compares messages.
 /// Thread-safe: an immutable value.
 public struct BlockError: Error, Sendable, CustomStringConvertible {
-    /// What went wrong, as far as code needs to know it.
+    /// The kind of failure, for code to decide on.
     public enum Kind: Sendable, Equatable {
         /// A system call failed, ``BlockError/errno`` has its reason; or a request is outside the disk.
         case io
@@ -39,13 +39,13 @@ public struct BlockError: Error, Sendable, CustomStringConvertible {
     public var message: String {
         didSet { message = PrintableText.shown(message) }
     }
-    /// The C `errno`, where a system call failed.
+    /// The C `errno` of a failed system call; else `nil`.
     public var errno: Int32?
-    /// The file concerned.
+    /// The path of the file concerned, if there is one.
     public var path: String?
-    /// The byte offset in ``path`` concerned.
+    /// The offset concerned, in bytes of the file at ``path``.
     public var offset: Int?
-    /// What led to this error.
+    /// The error that caused this one.
     public var underlying: (any Error)?
     /// Further lines for people, printed after the message; free of control characters but line feeds.
     public var hint: String? {

@@ -98,8 +98,8 @@ extension RawSpan {
     /// Whether every byte is zero.
     public var isZero: Bool { zeroPrefixCount == byteCount }
 
-    /// The number of zero bytes at the start: exact when all bytes are zero, else rounded down to 64 bytes
-    /// unless in the last 64.
+    /// The number of zero bytes at the start, counted in steps of 64 bytes: at most 63 too low, and exact if
+    /// all bytes are zero.
     private var zeroPrefixCount: Int {
         withUnsafeBytes { buffer in
             var index = 0

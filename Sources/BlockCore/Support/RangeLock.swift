@@ -80,7 +80,7 @@ final class RangeLock: Sendable {
         if someWait { state.notifyAll() }
     }
 
-    // MARK: Everything
+    // MARK: All ranges
 
     /// Waits until no other request is under way. None begins before ``releaseAll(_:)``.
     func acquireAll() -> Int {
@@ -96,7 +96,7 @@ final class RangeLock: Sendable {
         release(ticket)
     }
 
-    // MARK: Readers of what nobody changes
+    // MARK: Counted readers
 
     /// Begins a read of a read-only disk without a ticket, which costs less: it conflicts only with
     /// ``acquireAll()``. `false` during ``acquireAll()``: then the read takes a ticket.

@@ -49,7 +49,7 @@ public struct GuestAccess: Sendable {
         try node.clear(range, .zero(keepsSpace: false), self)
     }
 
-    // MARK: What a disk that grows must not show, overwritten before its size changes
+    // MARK: Hiding old bytes before a disk grows
 
     /// Zeroes the rest of the last unit, which may hold bytes of a larger disk or show those of the backing
     /// file.

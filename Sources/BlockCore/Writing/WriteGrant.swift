@@ -86,7 +86,7 @@ public enum ClearMode: Sendable, Equatable {
     /// The space is given back; if the format can mark it, the range reads as zeroes.
     case discard
 
-    /// What a file may do with the space behind zeroes.
+    /// The flags for zeroing the range in the file.
     public var flags: ZeroFlags { self == .zero(keepsSpace: true) ? [] : .mayUnmap }
 }
 
@@ -98,8 +98,8 @@ public struct ClearStep: Sendable {
         case done
         /// The node writes zeroes to the grant's bytes and then links it.
         case zero(WriteGrant)
-        /// The node discards the grant's bytes in the file and then links it; the file decides what they read
-        /// as afterwards.
+        /// The node discards the grant's bytes in the file and then links it; the file decides how they read
+        /// afterwards.
         case discard(WriteGrant)
         /// The format can only store zeroes as data. Nothing was changed, and a discard does nothing.
         case store

@@ -3,9 +3,10 @@ import BlockCore
 /// `blkdebug:CONFIG:FILE`, or `driver=blkdebug,image.filename=…` with `config`, `inject-error.N.…`,
 /// `set-state.N.…`, the limits (``DebugLimits``), and `take-child-perms.N` and `unshare-child-perms.N`.
 extension DebugDriver {
-    /// How long a file of rules may be, in bytes.
+    /// The most bytes of a file of rules that are read.
     private static let maximumConfigBytes = Int.mib(1)
 
+    /// - Throws: `invalidArgument` for a name without a colon behind the file of rules.
     public static func childName(
         in filename: String, _ options: inout OptionTree
     ) throws(BlockError) -> String {
@@ -23,6 +24,7 @@ extension DebugDriver {
         "\(name):\(options["config"] ?? ""):"
     }
 
+    /// - Throws: `invalidArgument`, `readOnly`; as ``FilterRequest/openChild(_:)``.
     public static func open(
         _ request: FilterRequest, options: inout OptionTree
     ) throws(BlockError) -> DebugDriver {

@@ -1,6 +1,6 @@
 import BlockCore
 
-/// Requests, cut and completed by the limits, that rules may make fail.
+/// Requests, split and grown to whole blocks by the limits. Rules can make them fail.
 extension DebugDriver {
     public var requestAlignment: Int { max(child.requestAlignment, limits.alignment) }
 
@@ -15,8 +15,8 @@ extension DebugDriver {
         return offset..<(overflow ? .max : end)
     }
 
-    /// Asks the rules about `range` as the node below gets it: in whole blocks, and no more at once than it
-    /// takes.
+    /// Applies the rules to `range` as the node below would get it: in whole blocks, split at its largest
+    /// transfer.
     private func checkTransfer(_ request: DebugRules.Request, _ range: Range<Int>) throws(BlockError) {
         let whole = limits.whole(range)
         if whole.isEmpty { return try check(request, whole) }
@@ -25,11 +25,13 @@ extension DebugDriver {
         }
     }
 
+    /// - Throws: errors of the rules; as ``BlockNode/read(into:at:)``.
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         try checkTransfer(.read, range(offset, buffer.byteCount))
         try child.read(into: &buffer, at: offset)
     }
 
+    /// - Throws: errors of the rules; as ``BlockNode/write(_:at:)``.
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         let range = range(offset, bytes.byteCount)
         try readEdges(of: range)
@@ -43,8 +45,8 @@ extension DebugDriver {
         }
     }
 
-    /// Reads the blocks in which a write begins or ends in the middle, for the events and faults of that:
-    /// the node below takes any write. Neighbouring edges are read at once.
+    /// Emits the events and faults of reading the blocks in which a write begins or ends in the middle.
+    /// Nothing is read: the node below accepts any write. Two neighbouring blocks count as one read.
     private func readEdges(of range: Range<Int>) throws(BlockError) {
         let whole = limits.whole(range)
         let hasHead = whole.lowerBound < range.lowerBound
@@ -65,6 +67,7 @@ extension DebugDriver {
         hear(.storageMergedTail)
     }
 
+    /// - Throws: errors of the rules; as ``BlockNode/writeZeroes(at:count:flags:)``.
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
         let unit = max(limits.alignment, limits.zeroAlignment)
         try readEdges(of: range(offset, count))
@@ -81,6 +84,8 @@ extension DebugDriver {
     }
 
     /// Parts of blocks are left alone.
+    ///
+    /// - Throws: errors of the rules; as ``BlockNode/discard(at:count:)``.
     public func discard(at offset: Int, count: Int) throws(BlockError) {
         let unit = max(limits.alignment, limits.discardAlignment)
         try DebugLimits.eachPart(of: range(offset, count), unit: unit, maximum: limits.maximumDiscard) {
@@ -91,12 +96,14 @@ extension DebugDriver {
         }
     }
 
+    /// - Throws: errors of the rules; as ``BlockNode/flush()``.
     public func flush() throws(BlockError) {
         if ignoresFlush { return }
         try check(.flush)
         try child.flush()
     }
 
+    /// - Throws: errors of the rules; as ``BlockNode/layerExtent(at:limit:)``.
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         try check(.status, limits.whole(range(offset, limit)))
         return try child.layerExtent(at: offset, limit: limit)

@@ -1,10 +1,10 @@
 import BlockCore
 import Synchronization
 
-/// Stops requests at steps of the driver above, and makes requests fail by rules: QEMU's `blkdebug`.
+/// Suspends requests at events of the driver above, and makes requests fail by rules: QEMU's `blkdebug`.
 ///
-/// A breakpoint holds the first request that meets its event, on the request's own thread, with the locks
-/// that it has there, until it is resumed. Thread-safe. Copying between files goes through `read` and
+/// A breakpoint suspends the first request that reaches its event, on the request's own thread and with the
+/// locks that it holds, until it is resumed. Thread-safe. Copies between files are done by `read` and
 /// `write`.
 public final class DebugDriver: OpenableFilter, MetadataEventListener {
     public static let name = "blkdebug"
@@ -51,15 +51,16 @@ public final class DebugDriver: OpenableFilter, MetadataEventListener {
 
     // MARK: Breakpoints
 
-    /// Gets told what happens to requests: "Suspended request 'TAG'". Called on any thread.
+    /// Sets the receiver of notices about requests, such as "Suspended request 'TAG'". Called on any thread.
     public func onNotice(_ body: @escaping @Sendable (String) -> Void) { notice.withLock { $0 = body } }
 
-    /// Holds the next request that meets `event` under the name `tag`.
+    /// Suspends the next request that reaches `event`, under the name `tag`.
     public func setBreakpoint(at event: MetadataEvent, tag: String) {
         state.withLock { $0.breakpoints.append(Breakpoint(event: event, tag: tag)) }
     }
 
-    /// Removes the breakpoints of that tag, and lets go who is held there. `false` when there is neither.
+    /// Removes the breakpoints of that tag, and resumes the requests suspended there. `false` when there is
+    /// neither.
     public func removeBreakpoint(tag: String) -> Bool {
         let (found, held) = state.withLock { state in
             let before = state.breakpoints.count
@@ -68,24 +69,24 @@ public final class DebugDriver: OpenableFilter, MetadataEventListener {
             state.held.removeAll { $0.tag == tag }
             return (state.breakpoints.count < before || held > 0, held)
         }
-        if held > 0 { tell("Resuming request '\(tag)'") }
+        if held > 0 { report("Resuming request '\(tag)'") }
         state.notifyAll()
         return found
     }
 
-    /// Lets the first request that is held under that tag go on. `false` when there is none.
+    /// Resumes the first request that is suspended under that tag. `false` when there is none.
     public func resume(tag: String) -> Bool {
         let found = state.withLock { state in
             guard let index = state.held.firstIndex(where: { $0.tag == tag }) else { return false }
             state.held.remove(at: index)
             return true
         }
-        if found { tell("Resuming request '\(tag)'") }
+        if found { report("Resuming request '\(tag)'") }
         state.notifyAll()
         return found
     }
 
-    /// Drops all breakpoints and lets every request go on, so that the image can be closed.
+    /// Removes all breakpoints and resumes all requests, so that the image can be closed.
     public func resumeAll() {
         state.withLock { state in
             state.breakpoints = []
@@ -94,20 +95,20 @@ public final class DebugDriver: OpenableFilter, MetadataEventListener {
         state.notifyAll()
     }
 
-    /// Whether a request is held under that tag.
+    /// Whether a request is suspended under that tag.
     public func isSuspended(tag: String) -> Bool {
         state.withLock { state in state.held.contains { $0.tag == tag } }
     }
 
-    /// How many requests are held.
+    /// The number of suspended requests.
     public var suspendedRequests: Int { state.withLock { $0.held.count } }
 
-    /// The errno with which a request has to fail now.
+    /// The errno with which a request fails by the rules; `nil` when it passes.
     func fault(of request: DebugRules.Request, _ range: Range<Int>?) -> Int32? {
         state.withLock { $0.rules.fault(of: request, range) }
     }
 
-    private func tell(_ text: String) { notice.withLock { $0 }("blkdebug: " + text) }
+    private func report(_ text: String) { notice.withLock { $0 }("blkdebug: " + text) }
 
     public func hear(_ event: MetadataEvent) {
         let held = state.withLock { state -> Held? in
@@ -119,7 +120,7 @@ public final class DebugDriver: OpenableFilter, MetadataEventListener {
             return held
         }
         guard let held else { return }
-        tell("Suspended request '\(held.tag)'")
+        report("Suspended request '\(held.tag)'")
         state.withLock { $0.held.append(held) }
         state.notifyAll()
         state.wait(until: { state in !state.held.contains { $0.id == held.id } }, then: { _ in })

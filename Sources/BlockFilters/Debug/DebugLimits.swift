@@ -1,12 +1,12 @@
 import BlockCore
 
-/// What a ``DebugDriver`` tells the driver above of the node below: how requests have to be aligned, and how
-/// long they may be. All in bytes; 0 where nothing is asked for.
+/// The limits on requests that a ``DebugDriver`` imitates: their alignment and their largest size. All in
+/// bytes; 0 for no limit.
 struct DebugLimits: Sendable {
-    /// Parts of blocks of this size are read and written as whole blocks.
+    /// Reads and writes of parts of blocks of this size count as whole blocks.
     var alignment = 0
     var maximumTransfer = 0
-    /// Zeroing shorter than this is writing.
+    /// Shorter zeroings count as writes.
     var zeroAlignment = 0
     var maximumZero = 0
     var discardAlignment = 0
@@ -16,7 +16,7 @@ struct DebugLimits: Sendable {
 
     /// Takes the limits out of `options`.
     ///
-    /// - Throws: `invalidArgument` for those that contradict each other.
+    /// - Throws: `invalidArgument` for limits that contradict each other.
     init(_ options: inout OptionTree, over child: BlockNode) throws(BlockError) {
         alignment = try options.takeSize("align") ?? 0
         if alignment > 0, alignment >= Int32.max || !alignment.isPowerOfTwo {
@@ -49,8 +49,8 @@ struct DebugLimits: Sendable {
             to: alignment)..<(range.upperBound.roundedUp(to: alignment) ?? .max)
     }
 
-    /// Calls `body` for one part of `range` after the other: cut at multiples of `unit`, so that only the
-    /// first and the last part may be smaller, and no longer than `maximum`.
+    /// Calls `body` for the parts of `range` in order: split at multiples of `unit`, so that only the first
+    /// and the last part may be smaller, and no longer than `maximum` bytes.
     static func eachPart(
         of range: Range<Int>, unit: Int, maximum: Int, _ body: (Range<Int>) throws(BlockError) -> Void
     ) throws(BlockError) {

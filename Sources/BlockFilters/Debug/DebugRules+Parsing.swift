@@ -1,7 +1,7 @@
 import BlockCore
 
-/// Rules from a file with sections, and from `inject-error.N.KEY` and `set-state.N.KEY`. What is refused, and
-/// with which words, is as in QEMU.
+/// Rules from a file with sections, and from `inject-error.N.KEY` and `set-state.N.KEY`. Refusals and their
+/// messages are those of QEMU.
 extension DebugRules {
     private static let faultSection = "inject-error"
     private static let transitionSection = "set-state"
@@ -12,7 +12,7 @@ extension DebugRules {
 
     /// Takes the rules of `config`, the text of a file, and those of `options`.
     ///
-    /// - Throws: `invalidArgument` for what is no rule.
+    /// - Throws: `invalidArgument` for an invalid rule.
     mutating func take(config: String?, _ options: inout OptionTree) throws(BlockError) {
         var rules = try config.map(Self.parse) ?? []
         for section in [Self.faultSection, Self.transitionSection] {
@@ -58,7 +58,7 @@ extension DebugRules {
         return keys
     }
 
-    /// Whether a value is one of its key's type.
+    /// Checks that a value is of its key's type.
     private static func check(_ key: String, _ value: String) throws(BlockError) {
         switch key {
         case "event", "iotype": break
@@ -101,7 +101,7 @@ extension DebugRules {
         return String(name)
     }
 
-    /// The parts of `key = "value"`. The value is empty where it is not in quotes.
+    /// The parts of `key = "value"`. A value without quotes is empty.
     private static func assignment(_ line: Substring) -> (key: String, value: String)? {
         let start = line.drop(while: \.isWhitespace)
         let key = start.prefix { !$0.isWhitespace }
@@ -129,7 +129,7 @@ extension DebugRules {
         }
         var rule = rule
         fault.once = try rule.takeFlag("once") ?? false
-        // `immediately` makes no difference: a request has its thread to itself.
+        // `immediately` has no effect: each request has its own thread.
         return fault
     }
 

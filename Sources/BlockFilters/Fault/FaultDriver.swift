@@ -1,7 +1,7 @@
 import BlockCore
 import Synchronization
 
-/// Makes chosen calls fail, for tests. Thread-safe. Copying between files goes through `read` and `write`.
+/// Makes chosen calls fail, for tests. Thread-safe. Copies between files are done by `read` and `write`.
 public final class FaultDriver: FilterDriver {
     public static let name = "fault"
 
@@ -12,13 +12,13 @@ public final class FaultDriver: FilterDriver {
         public static let changing: Set<Call> = [.write, .writeZeroes, .discard, .truncate, .flush]
     }
 
-    /// A fault to come.
+    /// A fault that has not yet occurred.
     public struct Fault: Sendable {
-        /// Which calls count and fail.
+        /// The calls that count and fail.
         public var calls: Set<Call>
-        /// How many of these calls still succeed before.
+        /// How many of these calls succeed before the fault.
         public var successes: Int
-        /// The errno that the call fails with.
+        /// The errno of the failure.
         public var code: Int32
         /// Whether all later calls fail too, as on a disk that stays full.
         public var persists: Bool
@@ -42,10 +42,10 @@ public final class FaultDriver: FilterDriver {
         state.withLock { $0.faults.append(fault) }
     }
 
-    /// Drops the faults that have not happened.
+    /// Removes all pending faults.
     public func heal() { state.withLock { $0.faults = [] } }
 
-    /// Faults that have not happened yet.
+    /// The faults that have not yet occurred.
     public var pendingFaults: [Fault] { state.withLock { $0.faults } }
 
     /// How often `call` was made, failed calls included.
@@ -61,41 +61,49 @@ public final class FaultDriver: FilterDriver {
         if let code { throw .system(errno: code, path: Self.name, offset: offset) }
     }
 
+    /// - Throws: errors of the faults; as ``BlockNode/length()``.
     public func length() throws(BlockError) -> Int {
         try pass(.length)
         return try child.length()
     }
 
+    /// - Throws: errors of the faults; as ``BlockNode/read(into:at:)``.
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         try pass(.read, at: offset)
         try child.read(into: &buffer, at: offset)
     }
 
+    /// - Throws: errors of the faults; as ``BlockNode/write(_:at:)``.
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         try pass(.write, at: offset)
         try child.write(bytes, at: offset)
     }
 
+    /// - Throws: errors of the faults; as ``BlockNode/writeZeroes(at:count:flags:)``.
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
         try pass(.writeZeroes, at: offset)
         try child.writeZeroes(at: offset, count: count, flags: flags)
     }
 
+    /// - Throws: errors of the faults; as ``BlockNode/discard(at:count:)``.
     public func discard(at offset: Int, count: Int) throws(BlockError) {
         try pass(.discard, at: offset)
         try child.discard(at: offset, count: count)
     }
 
+    /// - Throws: errors of the faults; as ``BlockNode/resize(to:preallocation:)``.
     public func resize(to size: Int, preallocation: Preallocation) throws(BlockError) {
         try pass(.truncate, at: size)
         try child.resize(to: size, preallocation: preallocation)
     }
 
+    /// - Throws: errors of the faults; as ``BlockNode/flush()``.
     public func flush() throws(BlockError) {
         try pass(.flush)
         try child.flush()
     }
 
+    /// - Throws: errors of the faults; as ``BlockNode/layerExtent(at:limit:)``.
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         try pass(.extent, at: offset)
         return try child.layerExtent(at: offset, limit: limit)
@@ -103,7 +111,7 @@ public final class FaultDriver: FilterDriver {
 }
 
 extension FaultDriver.Fault {
-    /// Counts one call; the errno when it has to fail.
+    /// Counts one call, and returns the errno when it fails.
     fileprivate mutating func take(_ call: FaultDriver.Call) -> Int32? {
         guard calls.contains(call) else { return nil }
         successes = max(-1, successes - 1)

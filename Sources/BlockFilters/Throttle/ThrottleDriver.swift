@@ -1,6 +1,6 @@
 import BlockCore
 
-/// Limits the speed of reads and writes by making them wait. Thread-safe.
+/// Limits the speed of reads and writes by making them wait on their own threads. Thread-safe.
 ///
 /// `driver=throttle,file.filename=…,limits.bps-total=…,limits.iops-total=…`
 public final class ThrottleDriver: OpenableFilter {
@@ -32,6 +32,7 @@ public final class ThrottleDriver: OpenableFilter {
         self.sleep = sleep
     }
 
+    /// - Throws: `invalidArgument`; as ``FilterRequest/openChild(_:)``.
     public static func open(
         _ request: FilterRequest, options: inout OptionTree
     ) throws(BlockError) -> ThrottleDriver {
@@ -50,21 +51,25 @@ public final class ThrottleDriver: OpenableFilter {
         if pause > 0 { sleep(pause) }
     }
 
+    /// - Throws: as ``BlockNode/read(into:at:)``.
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         wait(for: buffer.byteCount)
         try child.read(into: &buffer, at: offset)
     }
 
+    /// - Throws: as ``BlockNode/write(_:at:)``.
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         wait(for: bytes.byteCount)
         try child.write(bytes, at: offset)
     }
 
+    /// - Throws: as ``BlockNode/writeZeroes(at:count:flags:)``.
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
         wait(for: count)
         try child.writeZeroes(at: offset, count: count, flags: flags)
     }
 
+    /// - Throws: as ``BlockNode/discard(at:count:)``.
     public func discard(at offset: Int, count: Int) throws(BlockError) {
         wait(for: 0)
         try child.discard(at: offset, count: count)

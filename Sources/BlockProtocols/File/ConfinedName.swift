@@ -10,19 +10,19 @@ import SystemPackage
     import Darwin
 #endif
 
-/// A name in an image, which has to lead to a regular file in the folder of the image or below.
+/// A name in an image, which must lead to a regular file in the folder of the image or below.
 ///
-/// The name is looked up once, to a descriptor of the kind that neither reads nor writes. Only when that is
-/// one of a regular file, the file is opened, by the descriptor: no device is touched and no pipe is woken,
-/// whatever becomes of the name meanwhile.
+/// The name is resolved once, to a descriptor that can neither read nor write. Only if that is of a regular
+/// file, the file is opened, by the descriptor: so no device and no pipe is opened, even if the name changes
+/// meanwhile.
 struct ConfinedName {
     private let confinement: FileConfinement
 
     init(_ confinement: FileConfinement) { self.confinement = confinement }
 
-    /// How large the file is, without opening it; `nil` for what is no regular file.
+    /// The size of the file, found without opening it; `nil` for anything but a regular file.
     ///
-    /// - Throws: `denied`; `notFound`; with the message `Could not open 'path': …`.
+    /// - Throws: `denied`; `notFound`, `io`, with the message `Could not open 'path': …`.
     static func size(of path: String, _ confinement: FileConfinement?) throws(BlockError) -> FileSize? {
         do {
             let found =
@@ -51,7 +51,7 @@ struct ConfinedName {
         }
     }
 
-    /// The way without /proc: the name once more, in the folder that it was found in, and the same file.
+    /// Opens without /proc: the name again, in the folder where it was found; it must still be the same file.
     private func openByParent(_ found: FoundFile, _ flags: Int32) throws -> FileDescriptor {
         var found = found
         if found.folder == nil { found = try walk(try folders()) }
@@ -68,7 +68,7 @@ struct ConfinedName {
 
     // MARK: Looking up
 
-    /// The file, without having opened it for reading or writing.
+    /// Finds the file without opening it for reading or writing.
     ///
     /// - Throws: ``BlockError`` `denied`, or an `Errno`.
     func find() throws -> FoundFile {
@@ -81,7 +81,8 @@ struct ConfinedName {
         return found
     }
 
-    /// The kernel's own look-up beneath a folder; `nil` where it has none, or the name leads out by its way.
+    /// The kernel's own look-up beneath a folder; `nil` if it has none, or if the path of the name leaves the
+    /// folder.
     private func beneath(_ folders: ImageFolders) throws(Errno) -> FoundFile? {
         guard confinement.allowsFolder else { return nil }
         let name = confinement.name
@@ -103,13 +104,14 @@ struct ConfinedName {
         }
     }
 
-    /// Step by step, following links, and then up from the file to see whether the folder is above it.
+    /// Resolves the name step by step, following links, then climbs from the file to check that the image's
+    /// folder is above it.
     func walk(_ folders: ImageFolders) throws -> FoundFile {
         let start = confinement.isFromWorkingFolder ? try PathDescriptor(path: ".") : folders.start
         let walk = FolderWalk(from: start)
         let found: FoundFile
         do throws(FolderWalk.Failure) { found = try walk.find(confinement.name) } catch {
-            // What is missing elsewhere is not told apart from what is there.
+            // Outside the image's folder, a missing file and an existing one give the same error.
             guard confinement.allowsFolder, folders.contain(error.folder) else { throw outside }
             throw error.code
         }
@@ -117,7 +119,7 @@ struct ConfinedName {
         return try namedFile(found.file)
     }
 
-    /// The file that the user names, where it is that one.
+    /// The same file, if the user names it.
     private func namedFile(_ file: PathDescriptor) throws -> FoundFile {
         for name in confinement.named {
             if let named = try? PathDescriptor(path: name), named.identity == file.identity {
@@ -136,12 +138,12 @@ struct ConfinedName {
     }
 }
 
-/// A file that was looked up.
+/// The result of a look-up.
 struct FoundFile {
     var file: PathDescriptor
-    /// The folder that it was found in, where that is known, and its name there.
+    /// The folder in which it was found, if known, and its name there.
     var folder: PathDescriptor?
     var lastName = ""
-    /// Whether the user names it, so that it may be anything.
+    /// Whether the user names it, so that it may be of any kind.
     var isNamed = false
 }

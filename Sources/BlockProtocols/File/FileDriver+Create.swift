@@ -10,9 +10,9 @@ import SystemPackage
     import Darwin
 #endif
 
-/// Making files, and the driver's place in the registry.
+/// Making files, and the driver's entry in the registry.
 extension FileDriver {
-    /// The driver as the registry knows it.
+    /// The driver's entry in the registry.
     public static let entry = ProtocolEntry(
         name: name, schemes: ["file"], createOptions: createOptions,
         open: { (path, options, settings) throws(BlockError) -> any ProtocolDriver in
@@ -29,7 +29,7 @@ extension FileDriver {
             return FileDriver(try HostFile.make(path, FileOpenOptions(settings)))
         })
 
-    /// The options that making a file takes.
+    /// The options for making a file.
     public static let createOptions = [
         CreateOption(.size, .size, help: "How long the file is, in bytes"),
         CreateOption(.nocow, .bool, help: "Turn copy-on-write off for the file (btrfs)"),
@@ -37,7 +37,7 @@ extension FileDriver {
         CreateOption(.extentSizeHint, .size, help: "How much to allocate at once (XFS); 0 for no hint"),
     ]
 
-    /// How much file systems that take a hint are told to allocate at once, in bytes.
+    /// The default hint for file systems of how much to allocate at once, in bytes.
     private static let defaultExtentSize = Int.mib(1)
 
     private static func open(
@@ -49,10 +49,10 @@ extension FileDriver {
         return FileDriver(file)
     }
 
-    /// Makes an empty file of the size and preallocation in `options`, or empties one that is there.
+    /// Makes a file of zeroes with the size and preallocation in `options`, or empties an existing one first.
     ///
-    /// - Throws: with the message `Could not create 'path': …`; `busy`, without having changed anything, when
-    ///   another process uses the file.
+    /// - Throws: `notFound`, `io`, `noSpace`, with the message `Could not create 'path': …`; `busy`, with
+    ///   nothing changed, when another process uses the file; `invalidArgument`, `unsupported`.
     public static func create(_ path: String, _ options: CreateOptions) throws(BlockError) {
         let preallocation = try options.preallocation()
         let (descriptor, isNew) = try openForCreation(path)
@@ -63,13 +63,13 @@ extension FileDriver {
             try file.changeLocks { _ in .creating }
             try empty(file, size: options.integer(.size) ?? 0, preallocation, options)
         } catch {
-            // What somebody else uses already is not removed.
+            // A file that another process uses already is not removed.
             if isNew, error.kind != .busy { HostPath.remove(path, identity: file.identity) }
             throw error
         }
     }
 
-    /// Empties a file, or looks whether a device is large enough, and takes the space.
+    /// Empties a file, or checks that a device is large enough, and reserves the space.
     static func empty(
         _ file: HostFile, size: Int, _ preallocation: Preallocation, _ options: CreateOptions
     ) throws(BlockError) {
@@ -98,8 +98,8 @@ extension FileDriver {
     /// Opens a file for writing.
     ///
     /// - Parameters:
-    ///   - isNew: whether it must not be there yet.
-    ///   - name: what messages call it.
+    ///   - isNew: whether the file must not exist yet.
+    ///   - name: the name in messages.
     static func openForCreation(
         _ path: String, isNew: Bool, named name: String
     ) throws(BlockError) -> FileDescriptor {
@@ -115,7 +115,7 @@ extension FileDriver {
         }
     }
 
-    /// Sets what must be set while the file is empty.
+    /// Sets the attributes that can be set only while the file is empty.
     private static func setAttributes(of file: HostFile, _ options: CreateOptions) throws(BlockError) {
         if options.flag(.nocow) {
             try ignoringUnsupported("Could not turn copy-on-write off", file) {

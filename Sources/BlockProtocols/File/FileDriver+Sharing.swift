@@ -4,7 +4,7 @@ import SystemPackage
 
 /// Sharing blocks with another file of the same file system (reflinks: XFS, btrfs and others).
 extension FileDriver {
-    /// Behind the end of every file, so that asking there changes nothing.
+    /// An offset behind the end of every file: a request there changes nothing.
     private static let nowhere: Int64 = 1 << 62
 
     public func sharesSpace(with source: any ProtocolDriver) -> Bool {
@@ -13,10 +13,12 @@ extension FileDriver {
         }
         let code = platter_share_range(
             other.file.descriptor, Self.nowhere, file.descriptor, 0, Int64(BlockNode.sharingAlignment))
-        // Who can share blocks finds that there are none; who cannot says that.
+        // A file system with reflinks fails with EINVAL, as there are no blocks; others fail with another
+        // error.
         return code == Errno.invalidArgument.rawValue
     }
 
+    /// - Throws: `io`, `noSpace`.
     public func shareRange(
         from source: any ProtocolDriver, at sourceOffset: Int, to offset: Int, count: Int
     ) throws(BlockError) -> Bool {
@@ -25,7 +27,7 @@ extension FileDriver {
         else { return false }
         let sourceEnd = try other.file.checkRange(sourceOffset, count)
         let end = try file.checkRange(offset, count)
-        // Behind its end a file has no blocks.
+        // Behind its end, a file has no blocks to share.
         guard try sourceEnd <= other.length() else { return false }
         file.gate.enter()
         defer { file.gate.leave() }
@@ -34,7 +36,7 @@ extension FileDriver {
             other.file.descriptor, Int64(sourceOffset), file.descriptor, Int64(offset), Int64(count))
         guard code == 0 else {
             if code == Errno.badFileDescriptor.rawValue { throw .system(.badFileDescriptor, path: file.path) }
-            // Whatever the reason, copying either works or fails with a reason of its own.
+            // The reason does not matter: copying either works or fails with an error of its own.
             note(missing: .shareRange)
             return false
         }

@@ -5,9 +5,10 @@ import SystemPackage
 
 /// Space without contents: zeroing, giving back, growing and shrinking, copying inside the kernel.
 extension FileDriver {
-    /// What zeroes are written from, where nothing better works.
+    /// The source of zeroes that are written as data.
     private static let zeroes = AlignedBuffer(count: 256 << 10, zeroed: true)
 
+    /// - Throws: `io`, `noSpace`; `unsupported` with ``ZeroFlags/noFallback``.
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
         let end = try file.checkRange(offset, count)
         guard count > 0 else { return }
@@ -18,7 +19,7 @@ extension FileDriver {
         try syncIfWriteThrough()
     }
 
-    /// The ladder: give back, zero in place, give back and reserve, grow, write.
+    /// Tries in turn: give back, zero in place, give back and reserve, grow, write zeroes.
     private func zero(_ range: Range<Int>, length: Int, _ flags: ZeroFlags) throws(BlockError) {
         let inside = range.clamped(to: 0..<max(length, range.lowerBound))
         let mayUnmap = flags.contains(.mayUnmap)
@@ -41,7 +42,7 @@ extension FileDriver {
         try writeOut(inside)
     }
 
-    /// Writes zeroes byte for byte. The range is inside the file, or the gate is held.
+    /// Writes zeroes as data. The range is inside the file, or the caller holds the gate.
     private func writeOut(_ range: Range<Int>) throws(BlockError) {
         var offset = range.lowerBound
         while offset < range.upperBound {
@@ -51,6 +52,7 @@ extension FileDriver {
         }
     }
 
+    /// - Throws: `io`, `noSpace`.
     public func discard(at offset: Int, count: Int) throws(BlockError) {
         try file.checkRange(offset, count)
         guard count > 0, file.options.discardUnmaps else { return }
@@ -61,6 +63,7 @@ extension FileDriver {
         try syncIfWriteThrough()
     }
 
+    /// - Throws: `invalidArgument`, `unsupported`, `noSpace`, `io`.
     public func truncate(to length: Int, preallocation: Preallocation) throws(BlockError) {
         guard length >= 0 else { throw .system(.invalidArgument, path: file.path) }
         file.gate.enter()
@@ -108,6 +111,7 @@ extension FileDriver {
         }
     }
 
+    /// - Throws: `io`, `noSpace`.
     public func copyRange(
         from source: any ProtocolDriver, at sourceOffset: Int, to offset: Int, count: Int
     ) throws(BlockError) -> Int {
@@ -145,19 +149,19 @@ extension FileDriver {
         return done
     }
 
-    // MARK: Steps of the ladder
+    // MARK: System calls
 
-    /// Gives the range's space back. `false` where the file system cannot.
+    /// Gives the range's space back. `false` if the file system cannot.
     private func punch(_ range: Range<Int>) throws(BlockError) -> Bool {
         try step(.punchHole, range, platter_punch_hole)
     }
 
-    /// Zeroes the range, keeping its space and growing the file. `false` where the file system cannot.
+    /// Zeroes the range, keeping its space and growing the file. `false` if the file system cannot.
     private func zeroInPlace(_ range: Range<Int>) throws(BlockError) -> Bool {
         try step(.zeroRange, range, platter_zero_range)
     }
 
-    /// Reserves space, growing the file. `false` where the file system cannot.
+    /// Reserves space, growing the file. `false` if the file system cannot.
     private func reserve(_ range: Range<Int>) throws(BlockError) -> Bool {
         try step(.allocate, range, platter_allocate)
     }
@@ -170,7 +174,7 @@ extension FileDriver {
         let code = Errno(rawValue: call(file.descriptor, Int64(range.lowerBound), Int64(range.count)))
         if code.rawValue == 0 { return true }
         if code.meansUnsupported { note(missing: feature) }
-        // EINVAL is about this range (its alignment), so the next may work.
+        // EINVAL concerns this range (its alignment), so another range may work.
         if code.meansUnsupported || code == .invalidArgument { return false }
         throw .system(code, path: file.path, offset: range.lowerBound)
     }
@@ -182,7 +186,7 @@ extension FileDriver {
         }
     }
 
-    /// Runs `body` alone when it may change the length or touches parts of direct I/O's blocks.
+    /// Runs `body` with the gate held if it may change the length, or writes parts of direct I/O's blocks.
     private func gated<Result>(
         _ offset: Int, _ count: Int, _ body: () throws(BlockError) -> Result
     ) throws(BlockError) -> Result {

@@ -9,7 +9,7 @@ import SystemPackage
 public final class FileDriver: UseDeclaring {
     public static let name = "file"
 
-    /// What the file turned out not to support, so that it is not tried again.
+    /// The features that the file was found not to support, so that they are not tried again.
     struct Missing: OptionSet, Sendable {
         let rawValue: UInt8
         static let punchHole = Missing(rawValue: 1)
@@ -22,14 +22,15 @@ public final class FileDriver: UseDeclaring {
 
     let file: HostFile
     private let missing = Atomic<UInt8>(0)
-    /// The last run of data that was found; holes are not kept, as a write may fill them at any time.
+    /// The last run of data that was found. Holes are not remembered: a write may fill them at any time.
     private let lastData = Mutex(0..<0)
 
     init(_ file: HostFile) { self.file = file }
 
     /// Opens an existing regular file.
     ///
-    /// - Throws: with the message `Could not open 'path': …`; `busy` when another process's use conflicts.
+    /// - Throws: `notFound`, `io`, `denied`, `unsupported`, with the message `Could not open 'path': …`;
+    ///   `invalidArgument` for a file that is not regular; `busy` when the use by another process conflicts.
     public convenience init(opening path: String, settings: OpenSettings = OpenSettings()) throws(BlockError)
     {
         let file = try HostFile.open(path, FileOpenOptions(settings))
@@ -45,8 +46,9 @@ public final class FileDriver: UseDeclaring {
         }
     }
 
-    // MARK: What is known of the file
+    // MARK: Properties of the file
 
+    /// - Throws: `io`.
     public func length() throws(BlockError) -> Int {
         let length = try reporting(file.path) { () throws(Errno) in try FileStatus.length(file.descriptor) }
         return length
@@ -66,30 +68,36 @@ public final class FileDriver: UseDeclaring {
 
     // MARK: Requests
 
+    /// - Throws: `io`; `noSpace` for an offset that overflows.
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         try file.read(into: &buffer, at: offset)
     }
 
+    /// - Throws: `io`, `noSpace`.
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         try file.write(bytes, at: offset)
     }
 
+    /// - Throws: `io`, `noSpace`; after one failure every later call fails too.
     public func flush() throws(BlockError) { try file.flush() }
 
     public func startWriteback() {
         if !file.options.ignoresFlush { platter_start_writeback(file.descriptor) }
     }
 
+    /// - Throws: `busy`, `io`, `unsupported`.
     public func declareUse(toleratingWriters: Bool) throws(BlockError) {
         try file.declareUse(toleratingWriters: toleratingWriters)
     }
 
+    /// - Throws: `busy`, `notFound`, `denied`, `unsupported`, `io`; the file keeps its old mode then.
     public func reopen(readOnly: Bool) throws(BlockError) { try file.reopen(readOnly: readOnly) }
 
     public func close() { file.close() }
 
     // MARK: Holes
 
+    /// - Throws: `noSpace` for an offset that overflows.
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         let end = try file.checkRange(offset, limit)
         let known = lastData.withLock { $0 }
@@ -105,9 +113,9 @@ public final class FileDriver: UseDeclaring {
         return data(offset, min(end, stop))
     }
 
-    /// The answer where the search for data failed.
+    /// The extent at `offset` when the search for data failed.
     private func withoutData(_ offset: Int, _ end: Int, _ code: Errno) throws(BlockError) -> Extent {
-        // Nothing but a hole up to the end of the file.
+        // ENXIO: there is no data up to the end of the file.
         if code == .noSuchAddressOrDevice { return hole(offset, end) }
         note(missing: .seekData)
         return data(offset, end)
@@ -121,6 +129,6 @@ public final class FileDriver: UseDeclaring {
         Extent(.zero(hostOffset: offset), length: end - offset)
     }
 
-    /// To be called after space was given back.
+    /// Forgets the last run of data. Called when space may be given back.
     func forgetData() { lastData.withLock { $0 = 0..<0 } }
 }

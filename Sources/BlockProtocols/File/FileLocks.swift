@@ -2,21 +2,22 @@ import BlockCore
 import CHost
 import SystemPackage
 
-/// The locks by which QEMU and Platter tell each other how they use an image file.
+/// The locks by which QEMU and Platter show each other their use of an image file.
 ///
-/// For each permission there are two bytes of the file: at 100 + bit a shared lock says "I use this", at
-/// 200 + bit "nobody else may". Locks belong to the open file, so two opens in one process notice each other.
+/// Each permission has two bytes of the file: a shared lock at 100 + bit means that its holder uses the
+/// permission, one at 200 + bit that no other open may. Locks belong to the open file, so two opens in one
+/// process exclude each other too.
 struct FileLocks: Sendable, Equatable {
     static let usedBase: Int64 = 100
     static let unsharedBase: Int64 = 200
 
-    /// What is done with the file.
+    /// The permissions in use.
     var used: UsePermissions
-    /// What others must not do meanwhile.
+    /// The permissions denied to others.
     var unshared: UsePermissions
 
     static let none = FileLocks(used: [], unshared: [])
-    /// For making an image: it is emptied, and nobody else may be writing it.
+    /// For making an image: it is emptied, and no other process may write it.
     static let creating = FileLocks(used: [.write, .resize], unshared: [.write, .resize])
 
     init(used: UsePermissions, unshared: UsePermissions) {
@@ -24,9 +25,9 @@ struct FileLocks: Sendable, Equatable {
         self.unshared = unshared
     }
 
-    /// What an open image wants.
+    /// The locks of an open image.
     ///
-    /// - Parameter toleratesWriters: whether the format bears with others writing, or the caller does.
+    /// - Parameter toleratesWriters: whether the format or the caller allows other writers.
     init(_ options: FileOpenOptions, readOnly: Bool, toleratesWriters: Bool) {
         let isShared = toleratesWriters && (readOnly || options.keepsLength)
         used = options.claims.union(.consistentRead)
@@ -36,9 +37,10 @@ struct FileLocks: Sendable, Equatable {
 
     /// Replaces the locks `old` of an open file by these.
     ///
-    /// - Parameter required: fail where the file system has no such locks, instead of going without.
-    /// - Returns: the locks that are held now: these, or none where the file system has none.
-    /// - Throws: `busy` when others' use conflicts, `io` where locking fails; the locks are `old` then.
+    /// - Parameter required: whether to fail on a file system without such locks, instead of taking none.
+    /// - Returns: the present locks: these, or none on a file system without locks.
+    /// - Throws: `busy` when the use by another process conflicts, `unsupported`, `io`; the locks are `old`
+    ///   then.
     func replace(
         _ old: FileLocks, of descriptor: Int32, path: String, required: Bool
     ) throws(BlockError) -> FileLocks {
@@ -56,15 +58,15 @@ struct FileLocks: Sendable, Equatable {
         return self
     }
 
-    /// Takes these locks on another open file of `path`, after ``replace(_:of:path:required:)`` found that
-    /// nobody minds.
+    /// Takes these locks on another descriptor of `path`, after ``replace(_:of:path:required:)`` found no
+    /// conflict.
     ///
-    /// - Throws: as that does; none is held then.
+    /// - Throws: as ``replace(_:of:path:required:)``; no lock is held then.
     func take(on descriptor: Int32, path: String) throws(BlockError) {
         do throws(Failure) { try acquire(on: descriptor) } catch { throw error.reported(path) }
     }
 
-    /// Takes those that `old` has not. What was taken is given back when one cannot be had.
+    /// Takes the locks that `old` does not have. If one fails, those taken before are released.
     private func acquire(on descriptor: Int32, except old: FileLocks = .none) throws(Failure) {
         var taken: [Int64] = []
         for lock in locks where !old.bytes.contains(lock.byte) {
@@ -78,14 +80,14 @@ struct FileLocks: Sendable, Equatable {
         }
     }
 
-    /// Gives back what `all` has and these have not.
+    /// Releases the locks that `all` has and these do not have.
     private func release(on descriptor: Int32, all: FileLocks) {
         for byte in all.bytes where !bytes.contains(byte) { _ = platter_unlock(descriptor, byte) }
     }
 
     private typealias Lock = (byte: Int64, name: String)
 
-    /// The lock bytes, with what messages call them.
+    /// The lock bytes, with their names in messages.
     private var locks: [Lock] {
         used.bits.map { (Self.usedBase + Int64($0), Self.usedName($0)) }
             + unshared.bits.map { (Self.unsharedBase + Int64($0), Self.unsharedName($0)) }
@@ -106,7 +108,9 @@ struct FileLocks: Sendable, Equatable {
         }
     }
 
-    /// - Throws: when somebody else holds a lock on the byte.
+    /// Checks that no other open file has a lock on the byte.
+    ///
+    /// - Throws: `busy` if one has.
     private static func check(_ descriptor: Int32, _ lock: Lock) throws(Failure) {
         var isLocked: Int32 = 0
         let code = Errno(rawValue: platter_is_locked(descriptor, lock.byte, &isLocked))
@@ -114,18 +118,18 @@ struct FileLocks: Sendable, Equatable {
         if isLocked != 0 { throw .busy(lock.name) }
     }
 
-    /// Why a lock was not had.
+    /// The reason why a lock could not be taken.
     private enum Failure: Error {
-        /// Another program holds one that conflicts.
+        /// Another program holds a conflicting lock.
         case busy(String)
         /// The file system or the kernel has no such locks.
         case unsupported(Errno)
         case failed(String, Errno)
 
-        /// - Parameter name: what messages call the lock.
+        /// - Parameter name: the name of the lock in messages.
         init(_ code: Errno, _ name: String) {
             switch code {
-            // What POSIX has fcntl answer for a lock that somebody holds.
+            // By POSIX, `fcntl` fails with either for a conflicting lock.
             case .resourceTemporarilyUnavailable, .permissionDenied: self = .busy(name)
             case .noLocks, .notSupported, .notSupportedOnSocket, .noFunction, .invalidArgument:
                 self = .unsupported(code)

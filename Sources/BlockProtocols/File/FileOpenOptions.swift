@@ -1,35 +1,35 @@
 import BlockCore
 
-/// How to open a file, from the caller's settings and the `file.…` options.
+/// The options for opening a file, from the caller's settings and the `file.…` options.
 struct FileOpenOptions: Sendable {
-    /// Whether the locks that tell other programs of our use are taken.
+    /// Whether to take the locks that show our use to other programs.
     enum Locking: String, Sendable {
-        /// Where the file system has them.
+        /// If the file system has such locks.
         case auto
         case on
         case off
     }
 
     var readOnly: Bool
-    /// Past the page cache.
+    /// Whether to bypass the page cache.
     var isDirect: Bool
-    /// Each write is durable when it returns.
+    /// Whether each write is durable when it returns.
     var isWriteThrough: Bool
-    /// `flush` does nothing.
+    /// Whether `flush` does nothing.
     var ignoresFlush: Bool
     var locking: Locking
-    /// Others may write meanwhile.
+    /// Whether other programs may write at the same time.
     var forceShare: Bool
-    /// The locks are taken when the format is known.
+    /// Whether the locks are taken later, when the format is known.
     var declaresUseLater: Bool
     /// See ``OpenSettings/keepsLength``, ``OpenSettings/claims`` and ``OpenSettings/forbids``.
     var keepsLength: Bool
     var claims: UsePermissions
     var forbids: UsePermissions
-    /// `discard` gives space back.
+    /// Whether `discard` gives space back.
     var discardUnmaps: Bool
     var engine: RequestEngine
-    /// Where the file has to lie, where an image names it.
+    /// The limits on the place of the file, when an image names it.
     var confinement: FileConfinement?
 
     init(_ settings: OpenSettings) {
@@ -48,9 +48,9 @@ struct FileOpenOptions: Sendable {
         confinement = settings.confinement
     }
 
-    /// Takes the keys that it knows out of `options`.
+    /// Takes its own keys out of `options`.
     ///
-    /// - Throws: `invalidArgument` for a value that makes no sense, `unsupported` for one that Platter lacks.
+    /// - Throws: `invalidArgument` for an invalid value.
     init(_ settings: OpenSettings, taking options: inout OptionTree) throws(BlockError) {
         self.init(settings)
         if let direct = try options.takeFlag("cache.direct") { isDirect = direct }
@@ -82,13 +82,13 @@ struct FileOpenOptions: Sendable {
         }
     }
 
-    /// Takes the largest number of requests that are handed to the kernel at once. Each is handed over alone,
-    /// so every limit holds.
+    /// Takes the limit on requests that are passed to the kernel at once. Each is passed alone, so any limit
+    /// is kept.
     private static func takeBatching(_ options: inout OptionTree) throws(BlockError) {
         _ = try options.takeNumber("aio-max-batch")
     }
 
-    /// Takes what concerns only the moment when a live migration hands an image over, which never comes here.
+    /// Takes options for handing an image over in a live migration, which Platter does not have.
     private static func takeMigration(_ options: inout OptionTree) throws(BlockError) {
         _ = try options.takeFlag("drop-cache")
         _ = try options.takeFlag("x-check-cache-dropped")

@@ -9,14 +9,14 @@ import SystemPackage
     import Darwin
 #endif
 
-/// What `fstat` tells of an open file.
+/// The result of `fstat` on an open file.
 struct FileStatus: Sendable {
     enum Kind: Sendable { case regular, directory, blockDevice, characterDevice, other }
 
     var kind: Kind
-    /// The length in bytes; means nothing for devices.
+    /// The length in bytes; not valid for devices.
     var length: Int
-    /// Bytes that the file takes up on its disk.
+    /// The bytes that the file takes up on its disk.
     var allocatedBytes: Int
     /// The same for two descriptors exactly when both are of one file or device.
     var identity: String
@@ -39,7 +39,7 @@ struct FileStatus: Sendable {
 
     private static func identity(_ info: stat) -> String { "\(info.st_dev):\(info.st_ino)" }
 
-    /// The identity of the regular file that has this name itself, not through a link; `nil` without one.
+    /// The identity of the regular file of this name, without following links; `nil` if there is none.
     static func identity(ofName path: String) -> String? {
         var info = stat()
         guard lstat(path.hostPath, &info) == 0, info.st_mode & S_IFMT == S_IFREG else { return nil }
@@ -64,26 +64,26 @@ struct FileStatus: Sendable {
     /// The open flag that makes each write durable before it returns.
     static let durableWrites = FileDescriptor.OpenOptions(rawValue: O_DSYNC)
 
-    /// Where the next sequential read starts; `nil` for what has no positions.
+    /// The offset of the next sequential read; `nil` for a stream without offsets.
     static func position(_ descriptor: Int32) -> Int? {
         let position = lseek(descriptor, 0, SEEK_CUR)
         return position < 0 ? nil : Int(position)
     }
 
-    /// A second descriptor of the same open file, not inherited by programs that are started.
+    /// A second descriptor of the same open file, closed in programs that are started.
     static func duplicate(_ descriptor: Int32) throws(Errno) -> FileDescriptor {
         let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
         if copy < 0 { throw Errno(rawValue: errno) }
         return FileDescriptor(rawValue: copy)
     }
 
-    /// The value of an environment variable, unless it is empty.
+    /// The value of an environment variable; `nil` when it is unset or empty.
     static func environment(_ name: String) -> String? {
         guard let value = getenv(name).map({ String(rawCString: $0) }), !value.isEmpty else { return nil }
         return value
     }
 
-    /// Takes O_NONBLOCK, which opening needed, off again.
+    /// Clears O_NONBLOCK, which was needed only for opening.
     static func makeBlocking(_ descriptor: Int32) {
         let flags = fcntl(descriptor, F_GETFL)
         if flags != -1 { _ = fcntl(descriptor, F_SETFL, flags & ~O_NONBLOCK) }

@@ -10,7 +10,7 @@ import SystemPackage
     import Darwin
 #endif
 
-/// A descriptor that tells what a file or folder is, without having opened it for reading or writing.
+/// A descriptor for the identity and kind of a file or folder, which is not open for reading or writing.
 ///
 /// Closed with its last reference. Thread-safe.
 final class PathDescriptor: Sendable {
@@ -58,7 +58,7 @@ final class PathDescriptor: Sendable {
         }
     }
 
-    /// Where a link leads.
+    /// The target of a link.
     func linkText() throws(Errno) -> String {
         var bytes = [CChar](repeating: 0, count: Int(PATH_MAX) + 1)
         let count = readlinkat(number, "", &bytes, bytes.count - 1)
@@ -67,9 +67,9 @@ final class PathDescriptor: Sendable {
     }
 }
 
-/// Looks names up one component at a time, by descriptor, following links.
+/// Resolves names one component at a time, by descriptor, following links.
 struct FolderWalk {
-    /// Why a look-up ended, and the folder in which it did.
+    /// The error of a look-up, and the folder in which it occurred.
     struct Failure: Error {
         var code: Errno
         var folder: PathDescriptor
@@ -80,7 +80,7 @@ struct FolderWalk {
 
     init(from start: PathDescriptor) { self.start = start }
 
-    /// The file that `name` leads to, with the folder that it is in.
+    /// The file that `name` leads to, with its folder.
     func find(_ name: String) throws(Failure) -> FoundFile {
         var folder = start
         var links = 0
@@ -104,7 +104,7 @@ struct FolderWalk {
         return FoundFile(file: folder, folder: folder, lastName: ".")
     }
 
-    /// The components of a path, last first. An absolute one begins at the root.
+    /// The components of a path, last first. For an absolute path, `folder` becomes the root.
     private static func components(_ path: String, _ folder: inout PathDescriptor) -> [String] {
         if FileNames.isAbsolute(path), let root = try? PathDescriptor(path: "/") { folder = root }
         return FileNames.components(path).filter { $0 != "." }.reversed()
@@ -121,18 +121,18 @@ struct FolderWalk {
     }
 }
 
-/// The folders that are an image's own: that of its name, and that of the file behind a link.
+/// The folders that belong to an image: that of its name, and that of the file behind a link.
 struct ImageFolders {
-    /// Deeper folders than the system makes end a climb.
+    /// The most levels to climb: deeper than any folder of the system.
     private static let mostLevels = 4096
 
-    /// Where relative names start.
+    /// The folder from which relative names count.
     let start: PathDescriptor
-    /// What is the image's own, as far as the image is still found there.
+    /// The folders that belong to the image, as far as the image is still in them.
     let own: [PathDescriptor]
 
-    /// - Parameter identity: what tells the open image; a folder where its name is another file's is not its
-    ///   own.
+    /// - Parameter identity: the identity of the open image: a folder in which its name is that of another
+    ///   file does not belong to it.
     init(of image: String, identity: String?) throws(Errno) {
         start = try PathDescriptor(path: Self.folder(of: image))
         var own: [PathDescriptor] = []
@@ -159,7 +159,7 @@ struct ImageFolders {
 
     func owns(_ folder: PathDescriptor) -> Bool { own.contains { $0.identity == folder.identity } }
 
-    /// Whether one of the folders is `folder`, or above it.
+    /// Whether `folder` is one of the folders, or inside one.
     func contain(_ folder: PathDescriptor) -> Bool {
         var here = folder
         for _ in 0..<Self.mostLevels {
@@ -172,7 +172,8 @@ struct ImageFolders {
         return false
     }
 
-    /// An absolute name as one of the folders and the rest behind it; `nil` when it passes through none.
+    /// Splits an absolute name into one of the folders and the rest behind it; `nil` when it passes through
+    /// none.
     func split(_ name: String) -> (folder: PathDescriptor?, rest: String) {
         let parts = FileNames.components(name)
         var prefix = ""

@@ -1,6 +1,7 @@
 import BlockCore
 
-/// Lets one thread through at a time. Unlike a mutex's closure, it can be held around a use of spans.
+/// A lock that one thread at a time holds. It needs no closure, unlike `Mutex`, so that code with spans can
+/// hold it.
 final class Gate: Sendable {
     private let isTaken = Monitor(false)
 

@@ -2,12 +2,12 @@ import BlockCore
 import Synchronization
 import SystemPackage
 
-/// The first sector of an image file that is filled anew, kept in memory until the image is whole.
+/// The first sector of an existing file that becomes a new image, kept in memory until the image is complete.
 ///
-/// In the file there are zeroes meanwhile, so that what a killed process leaves is no image of any format
-/// that is known by its start. Thread-safe.
+/// Until then the file has zeroes there: after a kill it is no image of any format with a signature at its
+/// start. Thread-safe.
 final class HeldStart: Sendable {
-    /// How many bytes are held.
+    /// The number of bytes held in memory.
     static let byteCount = 512
 
     private struct State {
@@ -17,10 +17,11 @@ final class HeldStart: Sendable {
 
     private let state = Mutex(State())
 
-    /// Notes that what is written has to be durable in the end.
+    /// Makes ``release(to:)`` flush the file.
     func makeDurable() { state.withLock { $0.isDurable = true } }
 
-    /// Puts what is held of `offset..<offset + buffer.byteCount` into a buffer that was read from the file.
+    /// Copies the held bytes of `offset..<offset + buffer.byteCount` into a buffer that was read from the
+    /// file.
     func overlay(_ buffer: inout MutableRawSpan, at offset: Int) {
         let count = min(buffer.byteCount, Self.byteCount - offset)
         guard count > 0 else { return }
@@ -29,7 +30,8 @@ final class HeldStart: Sendable {
         }
     }
 
-    /// Takes the first of `bytes`, which are written at `offset`. Returns how many.
+    /// Stores the first of `bytes`, those of a write at `offset` that are in the held sector, and returns how
+    /// many.
     func take(_ bytes: RawSpan, at offset: Int) -> Int {
         let count = min(bytes.byteCount, Self.byteCount - offset)
         guard count > 0 else { return 0 }
@@ -41,7 +43,7 @@ final class HeldStart: Sendable {
         return count
     }
 
-    /// Writes it to the file.
+    /// Writes the held sector to the file.
     func release(to file: HostFile) throws(BlockError) {
         let (bytes, isDurable) = state.withLock { ($0.bytes, $0.isDurable) }
         let length = try reporting(file.path) { () throws(Errno) in try FileStatus.length(file.descriptor) }
@@ -50,7 +52,7 @@ final class HeldStart: Sendable {
     }
 }
 
-/// A file whose start is held back.
+/// A file whose first sector is held in memory.
 final class HeldStartDriver: UseDeclaring {
     static let name = FileDriver.name
 
@@ -127,7 +129,7 @@ final class HeldStartDriver: UseDeclaring {
         return try file.shareRange(from: source, at: sourceOffset, to: offset, count: count)
     }
 
-    /// The file is as long as it would be with what is held.
+    /// Makes the file at least as long as the held bytes need.
     private func reach(_ end: Int) throws(BlockError) {
         if try file.length() < end { try file.truncate(to: end, preallocation: .off) }
     }

@@ -2,12 +2,12 @@ import BlockCore
 import Synchronization
 import SystemPackage
 
-/// Reading and writing. Past the page cache, what is not aligned goes through a buffer that is.
+/// Reading and writing. With direct I/O, unaligned requests use an aligned buffer.
 extension HostFile {
-    /// How much a bounce buffer holds, in bytes; a multiple of every alignment.
+    /// The most bytes of a bounce buffer; a multiple of every alignment.
     private static let bounceBytes = Int.mib(1)
 
-    /// Fills all of `buffer`; past the end there are zeroes.
+    /// Fills all of `buffer`; bytes past the end are zeroes.
     func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         let count = buffer.byteCount
         try checkRange(offset, count)
@@ -16,7 +16,7 @@ extension HostFile {
         try fill(&buffer, at: offset)
     }
 
-    /// Stores all of `bytes`, making the file longer where needed.
+    /// Stores all of `bytes`, making the file longer if needed.
     func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         let end = try checkRange(offset, bytes.byteCount)
         if end <= knownLength.load(ordering: .relaxed) && isAligned(offset, bytes.byteCount) {
@@ -28,7 +28,7 @@ extension HostFile {
         try writeGated(bytes, at: offset)
     }
 
-    /// Stores all of `bytes` for a caller who holds the gate, or who writes whole blocks inside the file.
+    /// Stores all of `bytes`, for a caller that holds the gate or writes whole blocks inside the file.
     func writeGated(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         if isAligned(offset, bytes.byteCount) {
             try writeAligned(bytes, at: offset)
@@ -38,12 +38,14 @@ extension HostFile {
         noteLength(offset + bytes.byteCount)
     }
 
-    /// The file is at least `length` bytes long.
+    /// Raises the lower bound of the file's length to `length` bytes.
     func noteLength(_ length: Int) { _ = knownLength.max(length, ordering: .relaxed) }
 
-    /// Whether a request needs no completing of blocks.
+    /// Whether a request covers whole blocks only.
     func isAligned(_ offset: Int, _ count: Int) -> Bool { (offset | count) & (alignment - 1) == 0 }
 
+    /// Checks that the range does not overflow.
+    ///
     /// - Returns: the end of the range.
     @discardableResult
     func checkRange(_ offset: Int, _ count: Int) throws(BlockError) -> Int {
@@ -54,7 +56,7 @@ extension HostFile {
         return end
     }
 
-    /// Reads with nothing between the caller's buffer and the system call.
+    /// Reads directly into the caller's buffer.
     private func fill(_ buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         let got: Int
         do throws(Errno) {
@@ -98,7 +100,8 @@ extension HostFile {
         }
     }
 
-    /// Writes parts of blocks: reads what they hold, changes it and writes it back. The gate is held.
+    /// Writes parts of blocks: reads the blocks, changes them and writes them back. The caller holds the
+    /// gate.
     private func writeEdges(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         let before = try reporting(path) { () throws(Errno) in try FileStatus.length(descriptor) }
         let bounce = AlignedBuffer(count: bounceSize(offset, bytes.byteCount))
@@ -119,7 +122,7 @@ extension HostFile {
         try dropPadding(to: max(before, offset + bytes.byteCount), written: written)
     }
 
-    /// Reads the first and the last block of `bounce` where the new bytes cover them only in part.
+    /// Reads the first and the last block of `bounce`, if the new bytes cover them only in part.
     private func fillEdges(
         of bounce: AlignedBuffer, from: Int, to: Int, whole: Int, at start: Int
     ) throws(BlockError) {
@@ -134,7 +137,7 @@ extension HostFile {
         }
     }
 
-    /// Cuts off what only filled up the last block.
+    /// Cuts off the padding of the last block.
     private func dropPadding(to length: Int, written: Int) throws(BlockError) {
         guard written > length, kind == .regular else { return }
         try reporting(path, at: length) { () throws(Errno) in try FileStatus.setLength(descriptor, length) }

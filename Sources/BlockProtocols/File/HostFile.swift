@@ -3,44 +3,44 @@ import CHost
 import Synchronization
 import SystemPackage
 
-/// An open file or device of the host: the part that `file` and `host_device` share.
+/// An open file or device of the host: the common part of `file` and `host_device`.
 ///
-/// Thread-safe. Requests that may change the length, and those that rewrite parts of blocks past the page
-/// cache, pass through one gate; all others run side by side.
+/// Thread-safe. Requests that may change the length, and those that rewrite parts of blocks with direct I/O,
+/// hold one gate; all others run in parallel.
 final class HostFile: Sendable {
-    /// As the user named it, for messages.
+    /// The name that the user stated, for messages.
     let path: String
-    /// Where it is opened again: a new image has another name until it is whole.
+    /// The path for reopening it: a new image has a temporary name until it is complete.
     let place: String
-    /// Keeps its number when the file is reopened.
+    /// The descriptor, which keeps its number when the file is reopened.
     let descriptor: Int32
     let options: FileOpenOptions
     let kind: FileStatus.Kind
     let identity: String
-    /// What direct I/O wants offsets, lengths and memory to be multiples of; 1 through the page cache.
+    /// The alignment of offsets, lengths and memory for direct I/O, in bytes; 1 with the page cache.
     let alignment: Int
-    /// The file is at least this long, in bytes; saves asking for it before each write.
+    /// A lower bound of the file's length, in bytes: saves asking for it before each write.
     let knownLength: Atomic<Int>
-    /// Where requests go instead of plain system calls.
+    /// The queue for requests; `nil` for plain system calls.
     let queue: RequestQueue?
-    /// Held by whoever may change the length or writes back a block that it read.
+    /// Held by a request that may change the length, or that writes back a block it read.
     let gate = Gate()
-    /// Space that was taken past the end.
+    /// Space reserved past the end.
     let growth = Mutex(Growth())
 
     private struct Use {
         var locks = FileLocks.none
         var toleratesWriters = false
-        /// Gets the locks back when this one is closed.
+        /// The file that gets the locks back when this one is closed.
         var keeper: HostFile?
     }
 
     private let use = Mutex(Use())
-    /// The errno of the first flush that failed; 0 for none.
+    /// The errno of the first failed flush; 0 for none.
     private let failedFlush = Atomic<Int32>(0)
     private let isOpen = Atomic<Bool>(true)
 
-    /// Takes over the descriptor, which it closes in the end (also when this throws).
+    /// Takes over the descriptor, and closes it in the end, also when this throws.
     private init(
         _ opened: FileDescriptor, path: String, place: String? = nil, options: FileOpenOptions
     ) throws(BlockError) {
@@ -72,9 +72,11 @@ final class HostFile: Sendable {
     /// Opens an existing file or device and takes the locks.
     ///
     /// - Parameters:
-    ///   - place: where the file is, if not at `path`.
-    ///   - keeper: the same file, open and locked by us, whose locks this one has while it is open.
-    /// - Throws: with the message `Could not open 'path': …`, or `busy` when another process's use conflicts.
+    ///   - place: the present path of the file; `nil` for `path`.
+    ///   - keeper: the same file, opened and locked by this process: the new one has its locks while it is
+    ///     open.
+    /// - Throws: `notFound`, `io`, `unsupported`, `denied`, with the message `Could not open 'path': …`;
+    ///   `busy` when the use by another process conflicts.
     static func open(
         _ path: String, _ options: FileOpenOptions, at place: String? = nil, keeper: HostFile? = nil
     ) throws(BlockError) -> HostFile {
@@ -84,9 +86,9 @@ final class HostFile: Sendable {
         return try prepared(file, options)
     }
 
-    /// Opens a new file, or an empty one, for writing: never through a link that leads to nothing.
+    /// Opens a new file, or an empty one, for writing: never through a dangling link.
     ///
-    /// - Throws: `exists` when it is not empty; `denied`; as for opening.
+    /// - Throws: `exists` when it is not empty; `denied`; as ``open(_:_:at:keeper:)``.
     static func make(_ path: String, _ options: FileOpenOptions) throws(BlockError) -> HostFile {
         let descriptor = try NewName(path, options.confinement).make()
         let file = try prepared(try HostFile(descriptor, path: path, options: options), options)
@@ -105,14 +107,14 @@ final class HostFile: Sendable {
         return file
     }
 
-    /// Wraps a descriptor that is open already, without locks; the file is its owner from now on.
+    /// Wraps an open descriptor, without locks. The file then owns it.
     static func adopting(
         _ descriptor: FileDescriptor, path: String, _ options: FileOpenOptions
     ) throws(BlockError) -> HostFile {
         try HostFile(descriptor, path: path, options: options)
     }
 
-    /// Opens without waiting, so that a named pipe cannot hold us up.
+    /// Opens with O_NONBLOCK, so that a named pipe cannot block.
     private static func descriptor(
         _ place: String, named path: String, _ options: FileOpenOptions
     ) throws(BlockError) -> FileDescriptor {
@@ -138,9 +140,9 @@ final class HostFile: Sendable {
     }
 
     private static func directAlignment(_ descriptor: Int32, isDevice: Bool) -> Int {
-        let told = Int(platter_direct_alignment(descriptor))
+        let reported = Int(platter_direct_alignment(descriptor))
         let sector = isDevice ? Int(platter_device_sector_size(descriptor)) : 0
-        let alignment = max(told, sector)
+        let alignment = max(reported, sector)
         return alignment.isPowerOfTwo ? alignment : AlignedBuffer.alignmentBytes
     }
 
@@ -149,9 +151,9 @@ final class HostFile: Sendable {
         return platter_device_size(descriptor, &bytes) == 0 ? Int(bytes) : 0
     }
 
-    // MARK: Life
+    // MARK: Flush, reopen and close
 
-    /// On return, what was written is durable, unless the cache mode says not to care.
+    /// On return, everything written is durable, unless the options ignore flushes.
     ///
     /// After one failure every later call fails too: the system reports lost writes only once.
     func flush() throws(BlockError) {
@@ -159,7 +161,7 @@ final class HostFile: Sendable {
         var code = failedFlush.load(ordering: .relaxed)
         if code == 0 {
             code = platter_flush(descriptor)
-            // Pipes and terminals keep nothing that could be made durable.
+            // Pipes and terminals have no data to make durable.
             if code == 0 || (kind != .regular && code == Errno.invalidArgument.rawValue) { return }
             failedFlush.store(code, ordering: .relaxed)
         }
@@ -168,8 +170,8 @@ final class HostFile: Sendable {
 
     /// Opens the same file again in the other mode under the same descriptor number, and changes the locks.
     ///
-    /// - Throws: `busy` when others' use conflicts, `io` when the name is another file's now; file and locks
-    ///   are as they were then.
+    /// - Throws: `busy` when the use by another process conflicts, `io` when the name is that of another file
+    ///   now; file and locks are then unchanged.
     func reopen(readOnly: Bool) throws(BlockError) {
         releaseReserve()
         var options = options
@@ -182,7 +184,8 @@ final class HostFile: Sendable {
                 throw BlockError(
                     .io, "Could not reopen '\(path)': the name is another file's now", path: path)
             }
-            // The old file asks for the locks, where our own do not count; the new one then just takes them.
+            // The old descriptor checks for conflicts, as its own locks do not conflict with it; the new one
+            // then takes the locks without a check.
             try changeLocks { FileLocks(options, readOnly: readOnly, toleratesWriters: $0) }
             try copyLocks(to: opened.rawValue, else: before)
         } catch {
@@ -196,7 +199,8 @@ final class HostFile: Sendable {
         throw .system(Errno(rawValue: code), path: path)
     }
 
-    /// Takes our locks on another open file of the same path, too; when that fails, ours are `before` again.
+    /// Takes the same locks on another descriptor of the same path; if that fails, the locks here are
+    /// `before` again.
     private func copyLocks(to opened: Int32, else before: FileLocks) throws(BlockError) {
         do throws(BlockError) {
             try use.withLock { (use) throws(BlockError) in try use.locks.take(on: opened, path: path) }
@@ -206,7 +210,7 @@ final class HostFile: Sendable {
         }
     }
 
-    /// Closes the descriptor, which gives the locks back. Closing twice does nothing.
+    /// Closes the descriptor, which releases the locks. Closing twice does nothing.
     func close() {
         if isOpen.load(ordering: .acquiring) { releaseReserve() }
         if isOpen.exchange(false, ordering: .acquiringAndReleasing) {
@@ -218,12 +222,12 @@ final class HostFile: Sendable {
         }
     }
 
-    /// Whether our locks keep all others from changing the length.
+    /// Whether our locks keep all other processes from changing the length.
     var isResizedByUsAlone: Bool {
         options.locking != .off && use.withLock { $0.locks.unshared.contains(.resize) }
     }
 
-    /// Goes on with the locks of another open file of ours, without a moment in which nobody has them.
+    /// Takes over the locks of `keeper`, without a moment in which neither has them.
     private func takeLocks(from keeper: HostFile) throws(BlockError) {
         guard keeper.identity == identity else {
             throw BlockError(.io, "'\(path)' is another file by now", path: path)
@@ -239,7 +243,7 @@ final class HostFile: Sendable {
     }
 
     private func takeBackLocks() {
-        // A file system without locks has none to take back.
+        // On a file system without locks this fails, and there are none to take back.
         guard (try? FileLocks.creating.take(on: descriptor, path: path)) != nil else { return }
         use.withLock { $0.locks = .creating }
     }
@@ -251,7 +255,7 @@ final class HostFile: Sendable {
         try changeLocks { FileLocks(options, readOnly: readOnly, toleratesWriters: $0) }
     }
 
-    /// Replaces the locks that are held. `wanted` gets to know whether other writers are tolerated.
+    /// Replaces the present locks. The argument of `wanted` is whether other writers are tolerated.
     func changeLocks(_ wanted: (Bool) -> FileLocks) throws(BlockError) {
         guard options.locking != .off, kind == .regular || kind == .blockDevice else { return }
         try use.withLock { (use) throws(BlockError) in

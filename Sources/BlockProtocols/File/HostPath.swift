@@ -9,23 +9,24 @@ import SystemPackage
     import Darwin
 #endif
 
-/// The host's files by their names; an open one is a ``HostFile``. Thread-safe: it keeps nothing.
+/// Operations on the host's files by their names; an open file is a ``HostFile``. Thread-safe: it has no
+/// state.
 public enum HostPath {
-    /// As many links in a row the kernel follows.
+    /// The most links in a row, which is the kernel's limit.
     private static let maximumLinks = 40
-    /// File names have at most 255 bytes; of the image's own this many are in that of its temporary file.
+    /// The most bytes of the image's name in that of its temporary file: a file name has at most 255 bytes.
     private static let ownNameBytes = 200
 
     static func exists(_ path: String) -> Bool { access(path.hostPath, F_OK) == 0 }
 
-    /// The absolute path without links and dots; `nil` where no such file exists.
+    /// The absolute path without links and dots; `nil` when no such file exists.
     public static func canonical(_ path: String) -> String? {
         guard let resolved = realpath(path.hostPath, nil) else { return nil }
         defer { free(resolved) }
         return String(rawCString: resolved)
     }
 
-    /// The name behind symbolic links that lead nowhere; other names as they are.
+    /// The target of a dangling symbolic link; other names unchanged.
     static func followingLinks(_ path: String) -> String {
         var path = path
         for _ in 0..<maximumLinks {
@@ -40,10 +41,11 @@ public enum HostPath {
 
     // MARK: Temporary files
 
-    /// The folder for files without a name of their own.
+    /// The folder for temporary files.
     static var temporaryFolder: String { FileStatus.environment("TMPDIR") ?? "/var/tmp" }
 
-    /// Makes an empty file in `$TMPDIR` or `/var/tmp`, whose name begins with `prefix`, and answers its name.
+    /// Makes an empty file in `$TMPDIR` or `/var/tmp`, with a name that begins with `prefix`, and returns its
+    /// name.
     ///
     /// - Throws: `io` with the system's reason.
     public static func makeTemporary(prefix: String) throws(BlockError) -> String {
@@ -55,12 +57,12 @@ public enum HostPath {
             throw BlockError(
                 .io, "Could not make a temporary file in '\(folder)': \(reason)", errno: errno)
         }
-        // Whoever asked for it opens it by its name.
+        // The caller opens the file by its name.
         try? FileDescriptor(rawValue: descriptor).close()
         return String(raw: name.dropLast().map { UInt8(bitPattern: $0) })
     }
 
-    /// A name that nobody has, in the same folder, which tells whose it is and that it is not whole.
+    /// An unused name in the same folder. It contains the image's name and marks the file as incomplete.
     static func temporaryName(beside path: String) -> String {
         let own = FileNames.lastComponent(path).rawBytes.prefix(ownNameBytes)
         let mark = String(UInt64.random(in: 0...UInt64.max), radix: 36)
@@ -80,9 +82,10 @@ public enum HostPath {
 
     // MARK: Contents
 
-    /// The bytes of a file, which has at most `limit`.
+    /// The bytes of a file, which must have at most `limit` bytes.
     ///
     /// - Throws: `io` with the system's reason; `limit` for a longer file.
+    /// - Complexity: O(*limit*) in memory.
     public static func contents(of path: String, limit: Int) throws(BlockError) -> [UInt8] {
         let bytes = try prefix(of: path, count: limit + 1)
         guard bytes.count <= limit else {

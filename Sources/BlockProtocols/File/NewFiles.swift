@@ -3,25 +3,25 @@ import CHost
 import Synchronization
 import SystemPackage
 
-/// The files that a command makes for one image, until the image is whole.
+/// The files that a command makes for one image, until the image is complete.
 ///
-/// A new image file has a name of its own beside its place until ``commit()``: a process that is killed
-/// leaves nothing under the image's name. An image file that was there before is emptied where it is, gets
-/// its first sector last, and keeps its owner, mode and links. Both stay open and locked until the end, also
-/// while nobody else in this process has them open. Further files (extents, a data file) are made under their
-/// names, before the image that names them.
+/// A new image file has a temporary name in the same folder until ``commit()``: a killed process leaves
+/// nothing under the image's name. An existing image file is emptied in place, gets its first sector last,
+/// and keeps its owner, mode and links. Both stay open and locked until the end, also while no driver of this
+/// process has them open. Further files (extents, a data file) are made under their names, before the image
+/// that names them.
 ///
-/// What fails removes only what it made: names are compared by device and inode. Thread-safe.
+/// A failure removes only files made here: they are compared by device and inode. Thread-safe.
 public final class NewFiles: Sendable {
     /// The image's file.
     private struct Main {
-        /// Where the image belongs, with links followed.
+        /// The final path of the image, with links followed.
         var path: String
-        /// Where it is; the same where it was there before.
+        /// The present path; the same as ``path`` for an existing file.
         var place: String
-        /// Open and, while nobody else here has it open, locked.
+        /// The open file, locked while no driver of this process has it open.
         var keeper: HostFile
-        /// What a file that was there before gets last.
+        /// The first sector of an existing file, which is written last.
         let start = HeldStart()
         var isNew: Bool { !place.isSameName(as: path) }
     }
@@ -36,11 +36,11 @@ public final class NewFiles: Sendable {
         var further: [Further] = []
     }
 
-    /// The image's path as the caller names it.
+    /// The image's path, as the caller states it.
     private let path: String
     private let state = Mutex(State())
 
-    /// - Parameter path: the image's file; others that are made are further files.
+    /// - Parameter path: the image's file; all others that are made are further files.
     public init(for path: String) { self.path = path }
 
     /// The `file` protocol, making files through this object.
@@ -74,7 +74,7 @@ public final class NewFiles: Sendable {
         do throws(BlockError) {
             try keeper.changeLocks { _ in .creating }
         } catch {
-            // A file that was there is somebody else's, in use perhaps.
+            // An existing file belongs to the user, and may be in use.
             if !isThere { HostPath.remove(place, identity: keeper.identity) }
             keeper.close()
             throw error
@@ -91,10 +91,10 @@ public final class NewFiles: Sendable {
         return main.isNew ? FileDriver(file) : HeldStartDriver(FileDriver(file), main.start)
     }
 
-    /// The image is whole and closed: gives it its name.
+    /// Gives the image its final name. To be called when it is complete and closed.
     ///
-    /// - Throws: `exists` when there is another file of that name by now, which stays; `io` when the name
-    ///   cannot be given, so that the image stays where it is, which the message tells. What writing throws.
+    /// - Throws: `exists` when another program made a file of that name, which stays; `io` when renaming
+    ///   fails: the image then keeps its temporary name, which is in the message; `noSpace`.
     public func commit() throws(BlockError) {
         guard let main = state.withLock({ $0.main }) else { return }
         if main.keeper.kind == .regular, !main.isNew { try main.start.release(to: main.keeper) }
@@ -114,15 +114,15 @@ public final class NewFiles: Sendable {
         finish()
     }
 
-    /// The image came to nothing: removes what was made, and empties an image file that was there before,
-    /// which would else pass for an image. Calling it after ``commit()`` does nothing.
+    /// Removes the new files after a failure, and empties an existing image file, which must not look like an
+    /// image. Does nothing after ``commit()``.
     public func discard() {
         remove()
         finish()
     }
 
-    /// What ``discard()`` does to the files, but for closing them, while another thread may still write: for
-    /// a process that ends at once.
+    /// Removes and empties files as ``discard()`` does, without closing them, while another thread may still
+    /// write: for a process that ends at once.
     public func remove() {
         let (main, further) = state.withLock { ($0.main, $0.further) }
         if let main {
@@ -137,7 +137,7 @@ public final class NewFiles: Sendable {
         }
     }
 
-    /// Whether somebody else has locks on a file that we have closed.
+    /// Whether another process has locks on a file that this one has closed.
     private static func isInUse(_ path: String) -> Bool {
         do throws(BlockError) {
             try HostFile.open(path, FileOpenOptions(OpenSettings(readOnly: false))).close()

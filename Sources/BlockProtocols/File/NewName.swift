@@ -9,10 +9,9 @@ import SystemPackage
     import Darwin
 #endif
 
-/// The name of a further file that an image is going to have.
+/// The name of a further file for an image.
 ///
-/// It is made only where nothing has the name, not even a link that leads nowhere; else what is there is
-/// opened.
+/// The file is made only if nothing has the name, not even a dangling link; if a file exists, it is opened.
 struct NewName {
     private let path: String
     private let confinement: FileConfinement?
@@ -24,7 +23,7 @@ struct NewName {
 
     /// The file, open for reading and writing.
     ///
-    /// - Throws: `denied`; with the message `Could not create 'path': …`.
+    /// - Throws: `denied`; `notFound`, `io`, `noSpace`, with the message `Could not create 'path': …`.
     func make() throws(BlockError) -> FileDescriptor {
         do {
             return try confinement.map { try make(beneath: $0) } ?? make(in: AT_FDCWD, path)

@@ -9,12 +9,13 @@ import SystemPackage
     import Darwin
 #endif
 
-/// `pread` and `pwrite` that are repeated until all is done. The one file with raw pointers to data.
+/// Repeats `pread` and `pwrite` until all bytes are transferred. The one file with raw pointers to data.
 enum PositionedIO {
     /// Reads until `buffer` is full or the file ends.
     ///
-    /// - Parameter unit: a transfer that ends inside a unit of this size has met the end of the file.
-    /// - Returns: how many bytes there were.
+    /// - Parameter unit: the alignment in bytes: a transfer that is no multiple of it has reached the end of
+    ///   the file.
+    /// - Returns: how many bytes were read.
     static func read(
         _ descriptor: Int32, into buffer: inout MutableRawSpan, at offset: Int, unit: Int = 1,
         through queue: RequestQueue? = nil
@@ -84,7 +85,7 @@ enum PositionedIO {
         }
     }
 
-    /// Takes what a stream has, at most `buffer.byteCount` bytes; 0 at its end.
+    /// Reads the next bytes of a stream, at most `buffer.byteCount`, and returns how many; 0 at its end.
     static func take(_ descriptor: Int32, into buffer: inout MutableRawSpan) throws(Errno) -> Int {
         try buffer.withUnsafeMutableBytes { (bytes) throws(Errno) -> Int in
             while true {
@@ -96,7 +97,7 @@ enum PositionedIO {
     }
 }
 
-/// The C functions, whose names the methods above would hide.
+/// The C functions, under names that the methods above do not hide.
 private func systemWrite(_ descriptor: Int32, _ bytes: UnsafeRawPointer?, _ count: Int) -> Int {
     write(descriptor, bytes, count)
 }

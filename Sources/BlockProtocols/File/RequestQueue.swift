@@ -3,9 +3,9 @@ import CRing
 import Synchronization
 import SystemPackage
 
-/// Queues of the kernel through which a file's requests go, one for each request that is under way.
+/// Kernel queues for a file's requests, one for each request under way.
 ///
-/// Thread-safe: whoever makes a request takes a queue for its time. Queues are kept for the next one.
+/// Thread-safe: each request has a queue of its own while it runs. Idle queues are kept for later requests.
 final class RequestQueue: Sendable {
     private struct Ring: @unchecked Sendable {
         let pointer: OpaquePointer
@@ -13,10 +13,10 @@ final class RequestQueue: Sendable {
 
     private let kind: Int32
     private let idle: Mutex<[Ring]>
-    /// Whether a queue stopped taking requests; none is used from then on.
+    /// Whether a queue failed; no queue is used after that.
     private let failed = Atomic<Bool>(false)
 
-    /// - Throws: `unsupported` where the kernel or this build has no such queue.
+    /// - Throws: `unsupported` if the kernel or this build has no such queue.
     init(_ engine: RequestEngine) throws(BlockError) {
         kind = Int32(engine == .native ? platter_ring_native : platter_ring_uring)
         do throws(Errno) { idle = Mutex([try Self.open(kind)]) } catch {
@@ -36,8 +36,8 @@ final class RequestQueue: Sendable {
         return Ring(pointer: pointer)
     }
 
-    /// Runs `body` on a queue. `nil` where none can be had or the one that was used failed: that one is
-    /// closed with whatever is left in it, and the caller makes the request by a plain system call.
+    /// Runs `body` on a queue. `nil` when there is no queue, or it failed: it is then closed with all
+    /// requests in it, and the caller makes a plain system call.
     private func use(_ body: (OpaquePointer, inout Int32) -> Int64) throws(Errno) -> Int? {
         guard let ring = take() else { return nil }
         var code: Int32 = 0
@@ -52,20 +52,20 @@ final class RequestQueue: Sendable {
         return Int(done)
     }
 
-    /// An idle queue or a new one; `nil` where the system has no more, or one failed before.
+    /// An idle queue or a new one; `nil` when the system has no more, or one failed before.
     private func take() -> Ring? {
         if failed.load(ordering: .relaxed) { return nil }
         return idle.withLock { $0.popLast() } ?? (try? Self.open(kind))
     }
 
-    /// Like `pread`; `nil` where no queue made the request.
+    /// Like `pread`; `nil` when no queue made the request.
     func read(
         _ descriptor: Int32, _ bytes: UnsafeMutableRawPointer?, _ count: Int, at offset: Int
     ) throws(Errno) -> Int? {
         try use { platter_ring_read($0, descriptor, bytes, count, Int64(offset), &$1) }
     }
 
-    /// Like `pwrite`; `nil` where no queue made the request, or it is not known.
+    /// Like `pwrite`; `nil` when no queue made the request, or its result is unknown.
     func write(
         _ descriptor: Int32, _ bytes: UnsafeRawPointer?, _ count: Int, at offset: Int
     ) throws(Errno) -> Int? {

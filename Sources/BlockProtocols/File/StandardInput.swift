@@ -2,16 +2,17 @@ import BlockCore
 import CHost
 import SystemPackage
 
-/// Standard input as a file that can be read at any offset.
+/// Opens standard input as a file that can be read at any offset.
 public enum StandardInput {
-    /// The unit in which zeroes are left out of the temporary file, in bytes.
+    /// The size of the blocks of zeroes that become holes in the temporary file, in bytes.
     private static let blockBytes = 64 << 10
     private static let bufferBytes = Int.mib(1)
 
-    /// Opens what `descriptor` reads: a regular file at its start directly, anything else through a temporary
-    /// file without a name in `$TMPDIR` or `/var/tmp`, which is gone when the driver is closed.
+    /// Opens the input of `descriptor`: a regular file at its start directly, any other input through an
+    /// unnamed temporary file in `$TMPDIR` or `/var/tmp`, which closing the driver removes.
     ///
-    /// - Throws: what reading, or writing the temporary file, fails with.
+    /// - Throws: `io`, `noSpace`.
+    /// - Complexity: O(*n*) in time and temporary space, unless it is a regular file.
     public static func open(descriptor: Int32 = 0) throws(BlockError) -> FileDriver {
         let options = FileOpenOptions(OpenSettings(readOnly: true))
         let name = "standard input"
@@ -39,7 +40,7 @@ public enum StandardInput {
         return FileDescriptor(rawValue: descriptor)
     }
 
-    /// Copies the stream, leaving holes where it is zero.
+    /// Copies the stream to `file`; zeroes become holes.
     private static func spool(_ stream: Int32, into file: HostFile) throws(BlockError) {
         let buffer = AlignedBuffer(count: bufferBytes)
         var offset = 0
@@ -57,7 +58,7 @@ public enum StandardInput {
         file.noteLength(length)
     }
 
-    /// Reads until `buffer` is full or the stream ends; answers how many bytes there were.
+    /// Reads until `buffer` is full or the stream ends, and returns how many bytes were read.
     private static func fill(
         _ buffer: AlignedBuffer, from stream: Int32, at offset: Int
     ) throws(BlockError) -> Int {

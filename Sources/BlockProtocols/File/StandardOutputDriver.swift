@@ -2,9 +2,10 @@ import BlockCore
 import Synchronization
 import SystemPackage
 
-/// A stream that takes bytes in order, such as standard output. Thread-safe, but requests must come in order.
+/// A stream that accepts bytes in order only, such as standard output. Thread-safe, but writes must have
+/// ascending offsets.
 ///
-/// Space that is skipped is written as zeroes. What was written cannot be read or changed.
+/// Skipped space is written as zeroes. Written bytes cannot be read or changed.
 public final class StandardOutputDriver: ProtocolDriver {
     public static let name = "stdout"
 
@@ -13,16 +14,20 @@ public final class StandardOutputDriver: ProtocolDriver {
     private let gate = Gate()
     private let position = Atomic<Int>(0)
 
-    /// - Parameter descriptor: open for writing; stays open when the driver is closed.
+    /// - Parameter descriptor: open for writing; closing the driver leaves it open.
     public init(descriptor: Int32 = 1) { self.descriptor = descriptor }
 
-    /// How many bytes have been written.
+    /// The number of bytes written so far.
+    ///
+    /// - Throws: nothing.
     public func length() throws(BlockError) -> Int { position.load(ordering: .acquiring) }
 
+    /// - Throws: `unsupported`.
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         throw unsupported("Cannot read from standard output", offset)
     }
 
+    /// - Throws: `unsupported` before the present position; `io`, `noSpace`.
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         gate.enter()
         defer { gate.leave() }
@@ -30,6 +35,8 @@ public final class StandardOutputDriver: ProtocolDriver {
         try append(bytes)
     }
 
+    /// - Throws: `unsupported` before the present position and with ``ZeroFlags/noFallback``; `io`,
+    ///   `noSpace`.
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
         guard !flags.contains(.noFallback) else { throw unsupported("Operation not supported", offset) }
         let (end, overflow) = offset.addingReportingOverflow(count)
@@ -40,30 +47,38 @@ public final class StandardOutputDriver: ProtocolDriver {
         try pad(to: end)
     }
 
-    /// Nothing can be given back.
+    /// Does nothing: a stream cannot give space back.
+    ///
+    /// - Throws: nothing.
     public func discard(at offset: Int, count: Int) throws(BlockError) {}
 
-    /// Writes zeroes up to `length`.
+    /// Writes zeroes up to `length` bytes.
+    ///
+    /// - Throws: `unsupported` before the present position; `io`, `noSpace`.
     public func truncate(to length: Int, preallocation: Preallocation) throws(BlockError) {
         gate.enter()
         defer { gate.leave() }
         try pad(to: length)
     }
 
-    /// Nothing is buffered here.
+    /// Does nothing: the driver has no buffer.
+    ///
+    /// - Throws: nothing.
     public func flush() throws(BlockError) {}
 
+    /// - Throws: nothing.
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         Extent(.data(hostOffset: offset), length: limit)
     }
 
+    /// - Throws: `unsupported` for read-only.
     public func reopen(readOnly: Bool) throws(BlockError) {
         if readOnly { throw unsupported("Cannot read from standard output", 0) }
     }
 
     public func close() {}
 
-    /// Writes zeroes from the position up to `offset`. The gate is held.
+    /// Writes zeroes from the present position up to `offset`. The caller holds the gate.
     private func pad(to offset: Int) throws(BlockError) {
         let start = position.load(ordering: .acquiring)
         guard offset >= start else { throw unsupported("Standard output takes bytes only in order", offset) }

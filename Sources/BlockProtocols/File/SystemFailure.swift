@@ -2,7 +2,7 @@ import BlockCore
 import SystemPackage
 
 extension Errno {
-    /// Whether the system or the file system lacks the call, so that it need not be tried again.
+    /// Whether the system or the file system lacks the call: it need not be tried again.
     var meansUnsupported: Bool {
         switch self {
         case .notSupported, .notSupportedOnSocket, .noFunction, .inappropriateIOCTLForDevice: true
@@ -11,7 +11,7 @@ extension Errno {
     }
 }
 
-/// Runs a call of CHost that answers 0 or an errno value.
+/// Throws the result of a CHost call, which is an errno value, unless it is 0.
 func checked(_ code: Int32) throws(Errno) {
     if code != 0 { throw Errno(rawValue: code) }
 }

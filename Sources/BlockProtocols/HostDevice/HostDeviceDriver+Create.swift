@@ -1,8 +1,8 @@
 import BlockCore
 
-/// The driver's place in the registry.
+/// The driver's entry in the registry.
 extension HostDeviceDriver {
-    /// The driver as the registry knows it.
+    /// The driver's entry in the registry.
     public static let entry = ProtocolEntry(
         name: name, schemes: [name], createOptions: createOptions,
         open: { (filename, options, settings) throws(BlockError) -> any ProtocolDriver in
@@ -20,7 +20,7 @@ extension HostDeviceDriver {
                 size: options.integer(.size) ?? 0, preallocation: try options.preallocation())
         }, confines: true)
 
-    /// The options that making an image on a device takes.
+    /// The options for making an image on a device.
     public static let createOptions = [
         CreateOption(.size, .size, help: "How much of the device is needed, in bytes"),
         CreateOption(.preallocation, .string, help: "How space is reserved (off)"),

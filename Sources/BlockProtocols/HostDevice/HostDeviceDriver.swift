@@ -11,13 +11,13 @@ public final class HostDeviceDriver: UseDeclaring {
 
     private let file: HostFile
     private let lacksFastZeroes = Atomic<Bool>(false)
-    /// What zeroes are written from, where nothing better works.
+    /// The source of zeroes that are written as data.
     private static let zeroes = AlignedBuffer(count: 256 << 10, zeroed: true)
 
-    /// Drives an open file of whatever kind; ``checkDevice(_:)`` is the caller's business.
+    /// Drives an open file of any kind; the caller may call ``checkDevice(_:)`` first.
     init(_ file: HostFile) { self.file = file }
 
-    /// - Throws: `invalidArgument` for what is no device.
+    /// - Throws: `invalidArgument` for a file that is no device.
     static func checkDevice(_ file: HostFile) throws(BlockError) {
         guard file.kind == .blockDevice || file.kind == .characterDevice else {
             throw BlockError(
@@ -27,8 +27,9 @@ public final class HostDeviceDriver: UseDeclaring {
         }
     }
 
-    // MARK: What is known of the device
+    // MARK: Properties of the device
 
+    /// - Throws: `io`.
     public func length() throws(BlockError) -> Int {
         if file.kind == .characterDevice { return 0 }
         var bytes: Int64 = 0
@@ -43,34 +44,41 @@ public final class HostDeviceDriver: UseDeclaring {
     public var requestAlignment: Int { file.alignment }
     public var zeroInitialised: Bool { false }
 
-    /// The whole of the range is taken as data: devices do not tell.
+    /// The whole range is data: devices have no map of their holes.
+    ///
+    /// - Throws: nothing.
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         Extent(.data(hostOffset: offset), length: limit)
     }
 
     // MARK: Requests
 
+    /// - Throws: `io`; `noSpace` for an offset that overflows.
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         try file.read(into: &buffer, at: offset)
     }
 
+    /// - Throws: `io`, `noSpace`.
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         try file.write(bytes, at: offset)
     }
 
+    /// - Throws: `io`, `noSpace`.
     public func flush() throws(BlockError) { try file.flush() }
 
+    /// - Throws: `busy`, `io`, `unsupported`.
     public func declareUse(toleratingWriters: Bool) throws(BlockError) {
         try file.declareUse(toleratingWriters: toleratingWriters)
     }
 
+    /// - Throws: `busy`, `notFound`, `io`, `unsupported`; the device keeps its old mode then.
     public func reopen(readOnly: Bool) throws(BlockError) { try file.reopen(readOnly: readOnly) }
 
     public func close() { file.close() }
 
-    /// A device is as long as it is.
+    /// Checks the length: that of a device cannot change.
     ///
-    /// - Throws: `noSpace` for more than it has, `unsupported` for less.
+    /// - Throws: `noSpace` for a larger length, `unsupported` for a smaller one and for preallocation; `io`.
     public func truncate(to length: Int, preallocation: Preallocation) throws(BlockError) {
         try checkPreallocation(preallocation)
         let size = try self.length()
@@ -80,7 +88,8 @@ public final class HostDeviceDriver: UseDeclaring {
         }
     }
 
-    /// Gets the device ready for a new image of `size` bytes: nothing recognisable stays at its start.
+    /// Prepares the device for a new image of `size` bytes: zeroes at its start remove the signature of an
+    /// old one.
     func prepare(size: Int, preallocation: Preallocation) throws(BlockError) {
         try checkPreallocation(preallocation)
         let length = try self.length()
@@ -102,6 +111,7 @@ public final class HostDeviceDriver: UseDeclaring {
 
     // MARK: Zeroes and discards
 
+    /// - Throws: `io`, `noSpace`; `unsupported` with ``ZeroFlags/noFallback``.
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
         let end = try file.checkRange(offset, count)
         let whole = wholeSectors(offset..<end)
@@ -115,6 +125,7 @@ public final class HostDeviceDriver: UseDeclaring {
         try writeOut(offset..<end)
     }
 
+    /// - Throws: `io`; `noSpace` for an offset that overflows.
     public func discard(at offset: Int, count: Int) throws(BlockError) {
         let end = try file.checkRange(offset, count)
         let whole = wholeSectors(offset..<end)
@@ -125,7 +136,7 @@ public final class HostDeviceDriver: UseDeclaring {
         throw .system(code, path: file.path, offset: offset)
     }
 
-    /// Has the device or the kernel zero the range. `false` where neither can.
+    /// Zeroes the range by the device or the kernel. `false` when neither can.
     private func zeroInPlace(_ range: Range<Int>, _ flags: ZeroFlags) throws(BlockError) -> Bool {
         guard file.kind == .blockDevice, !range.isEmpty else { return false }
         let call = flags.contains(.mayUnmap) ? platter_punch_hole : platter_zero_range

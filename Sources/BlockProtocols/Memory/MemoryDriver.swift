@@ -12,14 +12,17 @@ public final class MemoryDriver: ProtocolDriver {
     /// A file with these bytes.
     public init(_ bytes: [UInt8] = []) { contents = Mutex(bytes) }
 
-    /// All bytes as they are now.
+    /// A copy of all bytes.
     public var snapshot: [UInt8] { contents.withLock { $0 } }
 
+    /// - Throws: nothing.
     public func length() throws(BlockError) -> Int { contents.withLock { $0.count } }
 
+    /// - Throws: nothing.
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         let wanted = buffer.byteCount
-        // Only the part that is read: a second owner of all the bytes would make the next write copy them.
+        // Copies only the requested part: a second reference to all bytes would make the next write copy
+        // them.
         let part = contents.withLock { bytes in
             Array(bytes[min(offset, bytes.count)..<min(offset + wanted, bytes.count)])
         }
@@ -28,6 +31,7 @@ public final class MemoryDriver: ProtocolDriver {
         if !part.isEmpty { buffer.copy(from: part.span.bytes) }
     }
 
+    /// - Throws: `noSpace` past ``maximumBytes``.
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         let data = bytes.array
         try checkRange(offset, data.count)
@@ -40,13 +44,16 @@ public final class MemoryDriver: ProtocolDriver {
         }
     }
 
+    /// - Throws: `noSpace` past ``maximumBytes``.
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
         try checkRange(offset, count)
         try write([UInt8](repeating: 0, count: count).span.bytes, at: offset)
     }
 
+    /// - Throws: nothing.
     public func discard(at offset: Int, count: Int) throws(BlockError) {}
 
+    /// - Throws: `noSpace` past ``maximumBytes``.
     public func truncate(to length: Int, preallocation: Preallocation) throws(BlockError) {
         try checkRange(0, length)
         contents.withLock { contents in
@@ -58,12 +65,15 @@ public final class MemoryDriver: ProtocolDriver {
         }
     }
 
+    /// - Throws: nothing.
     public func flush() throws(BlockError) {}
 
+    /// - Throws: nothing.
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         Extent(.data(hostOffset: offset), length: limit)
     }
 
+    /// - Throws: nothing.
     public func reopen(readOnly: Bool) throws(BlockError) {}
     public func close() {}
 

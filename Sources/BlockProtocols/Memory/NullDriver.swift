@@ -1,6 +1,6 @@
 import BlockCore
 
-/// A device of a given size that reads as zeroes and forgets what is written; for measuring. Thread-safe.
+/// A device of a given size that reads as zeroes and drops all writes; for measuring. Thread-safe.
 public final class NullDriver: ProtocolDriver {
     public static let name = "null-co"
 
@@ -20,19 +20,28 @@ public final class NullDriver: ProtocolDriver {
             NodeNaming(filename, driver: name, options, inName: ["size", "read-zeroes"])
         })
 
+    /// - Throws: nothing.
     public func length() throws(BlockError) -> Int { sizeBytes }
     public func allocatedSize() -> Int? { 0 }
+    /// - Throws: nothing.
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) { buffer.fill() }
+    /// - Throws: nothing.
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {}
+    /// - Throws: nothing.
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {}
+    /// - Throws: nothing.
     public func discard(at offset: Int, count: Int) throws(BlockError) {}
+    /// - Throws: `unsupported`.
     public func truncate(to length: Int, preallocation: Preallocation) throws(BlockError) {
         throw BlockError(.unsupported, "Operation not supported")
     }
+    /// - Throws: nothing.
     public func flush() throws(BlockError) {}
+    /// - Throws: nothing.
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         Extent(.zero(hostOffset: offset), length: limit)
     }
+    /// - Throws: nothing.
     public func reopen(readOnly: Bool) throws(BlockError) {}
     public func close() {}
 }
