@@ -18,10 +18,10 @@ struct VhdLayout {
     /// A fixed disk has guest bytes at the start. Only the footer at the end can make a disk fixed, and it
     /// stays fixed when the guest writes a footer to its start.
     ///
-    ///  A header with a wrong checksum is accepted, because other programs do not verify it; its fields are
-    ///  validated anyway.
+    /// A header with a wrong checksum is accepted, because other programs do not verify it; its fields are
+    /// validated anyway.
     ///
-    ///  Errors are detected in QEMU's order, and reported in QEMU's words where it has the same ones.
+    /// Errors are detected in QEMU's order, and reported in QEMU's words where it has the same ones.
     ///
     /// - Parameters:
     ///   - leniently: accepts footers with wrong checksums, for a check.

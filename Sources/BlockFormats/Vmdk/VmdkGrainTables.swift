@@ -12,7 +12,7 @@ import BlockCore
 /// Reads use the primary tables only, so the redundant ones may be behind or ahead after a crash. After a
 /// crash at any point the worst result is a grain without a reference.
 ///
-///  Sendable is unchecked: only the driver's monitor passes it between threads.
+/// Sendable is unchecked: only the driver's monitor passes it between threads.
 final class VmdkGrainTables: @unchecked Sendable {
     /// The largest number of tables in memory.
     private static let mostKeptTables = 4096
