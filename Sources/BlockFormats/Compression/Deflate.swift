@@ -116,7 +116,7 @@ enum CRC32 {
 
     /// The checksum of `count` zeroes, computed by doubling.
     ///
-    /// - Complexity: O(log `count`).
+    /// - Complexity: O(log² `count`).
     static func ofZeroes(_ count: Int) -> UInt32 {
         var result: UInt32 = 0
         var power = checksum([UInt8(0)].span.bytes)

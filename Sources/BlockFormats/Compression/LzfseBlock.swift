@@ -50,7 +50,7 @@ struct LzfseBlock {
     var states: [Int]
     var frequencies: [Int]
 
-    /// `nil` when the header is damaged or its payload leads outside.
+    /// `nil` when the header is damaged or its payload exceeds the input.
     init?(packed input: RawSpan, at offset: Int) {
         guard let fields: UInt64 = input.littleEndian(at: offset + 8),
             let middle: UInt64 = input.littleEndian(at: offset + 16),
@@ -76,7 +76,7 @@ struct LzfseBlock {
         guard isSound else { return nil }
     }
 
-    /// `nil` when the header is damaged or its payload leads outside.
+    /// `nil` when the header is damaged or its payload exceeds the input.
     init?(plain input: RawSpan, at offset: Int) {
         guard let header = input.part(offset..<offset + Self.plainHeaderBytes) else { return nil }
         func number(_ place: Int) -> Int { Int((header.littleEndian(at: place) ?? 0) as UInt32) }

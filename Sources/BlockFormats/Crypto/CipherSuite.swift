@@ -76,9 +76,10 @@ struct CipherSuite: Sendable, Equatable {
 
     var keyBytes: Int { algorithm.keyBytes * mode.keyCount }
 
-    /// The cipher that encrypts sector numbers: the one whose key is as long as the hash's digest.
+    /// The cipher that encrypts sector numbers: the one whose key is as long as the hash's digest; `nil` for
+    /// other generators than ESSIV.
     ///
-    /// - Throws: `unsupported` when there is none.
+    /// - Throws: `unsupported` when no cipher has such a key.
     var essivAlgorithm: CipherAlgorithm? {
         get throws(BlockError) {
             guard let hash = ivGenerator.hash else { return nil }

@@ -1,7 +1,7 @@
 import BlockCore
 import Synchronization
 
-/// The bytes of a file as they are, or a window of them.
+/// The bytes of a file, or a window of them, without any metadata.
 ///
 /// Options: `offset` (bytes to skip) and `size` (bytes to show, a multiple of 512). A file whose length is
 /// not a multiple of 512 is shown rounded up; the rest reads as zeroes. Thread-safe.

@@ -67,14 +67,14 @@ extension VhdState {
         adopt(survey)
         let hasLosses = repair ? try !self.survey(listing: .nowhere).listed.isEmpty : false
         if repair && survey.findingCount > 0 {
-            let isAll = try mendTable()
+            let isAll = try repairTable()
             survey = try self.survey()
             adopt(survey)
             if !isAll && survey.findingCount > 0 { report(RepairBudget.Rule.blocks.message) }
         }
         if repair && survey.findingCount == 0 && !damages.isEmpty {
             try writeHeader()
-            try mendFooters()
+            try repairFooters()
         }
         result.corruptions = survey.findingCount + damages.count
         result.corruptionsFixed = found - result.corruptions
@@ -96,7 +96,7 @@ extension VhdState {
     /// Repairs all findings in one pass.
     ///
     /// - Returns: `false` when the budget left some blocks as they are.
-    private mutating func mendTable() throws(BlockError) -> Bool {
+    private mutating func repairTable() throws(BlockError) -> Bool {
         // The footer first, behind all used space: only then is there space for copies.
         for block in try self.survey(listing: .nowhere).listed { unlink(Int(block)) }
         try commit()
@@ -104,7 +104,7 @@ extension VhdState {
         nextFree = survey.end.roundedUp(to: Vhd.sectorBytes) ?? survey.end
         if footerOffset.map({ $0 < nextFree }) ?? true {
             footerOffset = footerOffset.map { max($0, nextFree) }
-            try mendFooters()
+            try repairFooters()
         }
         var copies = RepairBudget(for: file, .blocks)
         for block in survey.listed where !copies.isExhausted { try separate(Int(block), &copies) }
@@ -134,7 +134,7 @@ extension VhdState {
         if isCopyStale { report("\(what): the copy of the footer is older than the footer") }
         result.leaks = unused + (isCopyStale ? 1 : 0)
         guard repair, result.leaks > 0, survey.findingCount == 0, damages.isEmpty else { return }
-        if isCopyStale { try mendFooters() }
+        if isCopyStale { try repairFooters() }
         let blocks = blocks(of: try footer.virtualSize())
         for block in min(blocks, table.count)..<table.count { unlink(block) }
         try closeGaps()

@@ -94,7 +94,7 @@ struct VhdState: SessionState {
                     + "'check -r all'")
         }
         adopt(survey)
-        if footerOffset == nil || isCopyStale || !damages.isEmpty { try mendFooters() }
+        if footerOffset == nil || isCopyStale || !damages.isEmpty { try repairFooters() }
     }
 
     mutating func adopt(_ survey: VhdSurvey) {
@@ -338,7 +338,7 @@ struct VhdState: SessionState {
         max(nextFree, max(0, try file.length() - 1).roundedDown(to: Vhd.sectorBytes))
     }
 
-    mutating func mendFooters() throws(BlockError) {
+    mutating func repairFooters() throws(BlockError) {
         try writeFooters()
         damages = []
         isCopyStale = false

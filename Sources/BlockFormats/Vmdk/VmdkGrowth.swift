@@ -58,7 +58,7 @@ extension VmdkDriver {
         guard let changed = growth.descriptor else { return }
         do throws(BlockError) { try state.descriptor?.replace(with: changed) } catch {
             state.extents = growth.extents
-            state.doubtfulFiles += growth.made
+            state.suspectFiles += growth.made
             try? state.settleDescriptor()
             throw error
         }

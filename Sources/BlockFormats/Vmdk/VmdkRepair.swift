@@ -144,7 +144,7 @@ private struct VmdkExtentCheck {
         }
     }
 
-    private func what(_ mends: Bool) -> String { mends ? "Repairing" : "ERROR" }
+    private func what(_ repairs: Bool) -> String { repairs ? "Repairing" : "ERROR" }
 
     // MARK: Flat files
 
@@ -153,9 +153,9 @@ private struct VmdkExtentCheck {
         let end = offset + extent.guest.count
         let length = try file.length()
         guard length < end else { return }
-        let mends = repair == .all
-        report("\(what(mends)) '\(extent.filename)': it ends \(end - length) bytes too early")
-        guard mends else {
+        let repairs = repair == .all
+        report("\(what(repairs)) '\(extent.filename)': it ends \(end - length) bytes too early")
+        guard repairs else {
             result.corruptions += 1
             return
         }
@@ -217,10 +217,11 @@ private struct VmdkExtentCheck {
         _ tables: VmdkGrainTables, _ report: (String) -> Void
     ) throws(BlockError) {
         guard tables.hasLostDirectory else { return }
-        let mends = repair == .all
+        let repairs = repair == .all
         report(
-            "\(what(mends)) the grain directory: it is beyond the end of the file; the redundant one is used")
-        guard mends else {
+            "\(what(repairs)) the grain directory: it is beyond the end of the file; "
+                + "the redundant one is used")
+        guard repairs else {
             result.corruptions += 1
             return
         }
@@ -242,7 +243,9 @@ private struct VmdkExtentCheck {
         var progresses = repair == .all
         while progresses && survey.findingCount > 0 {
             let before = survey.findingCount
-            _ = try VmdkSurvey(tables) { finding throws(BlockError) in try mend(finding, tables, &budget) }
+            _ = try VmdkSurvey(tables) { finding throws(BlockError) in
+                try repairFinding(finding, tables, &budget)
+            }
             try tables.commit()
             // The next survey must read the file, not the tables in memory.
             tables.forgetTables()
@@ -264,14 +267,14 @@ private struct VmdkExtentCheck {
         }
     }
 
-    private mutating func mend(
+    private mutating func repairFinding(
         _ finding: VmdkSurvey.Finding, _ tables: VmdkGrainTables, _ budget: inout RepairBudget
     ) throws(BlockError) {
         switch finding {
         case .badTable(let number):
             guard budget.allowsCopy() else { return }
             budget.spend(tables.header.tableBytes)
-            try mendTable(number, tables)
+            try repairTable(number, tables)
         case .beyondEnd(let grain), .badMarker(let grain):
             // The grain has no data to lose, but the redundant table may hold its place.
             let number = grain / tables.entriesPerTable
@@ -285,7 +288,7 @@ private struct VmdkExtentCheck {
     }
 
     /// Replaces a table by a new one with the entries of the redundant copy, if there is one.
-    private mutating func mendTable(_ number: Int, _ tables: VmdkGrainTables) throws(BlockError) {
+    private mutating func repairTable(_ number: Int, _ tables: VmdkGrainTables) throws(BlockError) {
         let empty = [UInt32](repeating: 0, count: tables.entriesPerTable)
         let copy = try tables.redundantTable(number)
         if copy == nil { hasLosses = true }
@@ -319,19 +322,20 @@ private struct VmdkExtentCheck {
     private mutating func checkLeaks(
         _ tables: VmdkGrainTables, _ survey: VmdkSurvey, _ report: (String) -> Void
     ) throws(BlockError) {
-        let mends = repair != .none && survey.findingCount == 0 && !hasLosses
+        let repairs = repair != .none && survey.findingCount == 0 && !hasLosses
         if hasLosses && survey.leaks > 0 { report(KeptLeaks.message) }
         if survey.staleTableCount > 0 {
             report(
-                "\(mends ? "Repairing" : "Leaked") \(survey.staleTableCount) redundant grain tables: "
+                "\(repairs ? "Repairing" : "Leaked") \(survey.staleTableCount) redundant grain tables: "
                     + "they are not like the primary ones, which count")
         }
         if survey.leaks > 0 {
             report(
-                "\(mends ? "Repairing" : "Leaked") room for \(survey.leaks) grains, which nothing refers to")
+                "\(repairs ? "Repairing" : "Leaked") room for \(survey.leaks) grains, "
+                    + "which nothing refers to")
         }
         let found = survey.leaks + survey.staleTableCount
-        guard mends, found > 0 else {
+        guard repairs, found > 0 else {
             result.leaks += found
             return
         }

@@ -61,7 +61,7 @@ struct VmdkState: SessionState {
     /// Files made by resizing, which are not children of the node.
     var ownFiles: [BlockNode] = []
     /// Files made by a failed resize that the descriptor in the file may still name.
-    var doubtfulFiles: [BlockNode] = []
+    var suspectFiles: [BlockNode] = []
 
     init(descriptor: VmdkDescriptorStore?, extents: [VmdkExtent], isReadOnly: Bool) {
         self.descriptor = descriptor
@@ -122,10 +122,10 @@ struct VmdkState: SessionState {
     /// Called after a failed resize: writes the descriptor in memory to the file again, and gives up the
     /// files that it does not name.
     mutating func settleDescriptor() throws(BlockError) {
-        guard !doubtfulFiles.isEmpty, let descriptor = descriptor?.descriptor else { return }
+        guard !suspectFiles.isEmpty, let descriptor = descriptor?.descriptor else { return }
         try self.descriptor?.replace(with: descriptor)
-        Self.abandon(doubtfulFiles)
-        doubtfulFiles = []
+        Self.abandon(suspectFiles)
+        suspectFiles = []
     }
 
     /// Empties and closes new files without a reference. Empty files do not block another attempt.
@@ -195,11 +195,11 @@ struct VmdkState: SessionState {
 
     mutating func closeFiles() throws(BlockError) {
         var failures = FirstFailure()
-        for file in ownFiles + doubtfulFiles {
+        for file in ownFiles + suspectFiles {
             failures.note { () throws(BlockError) in try file.close() }
         }
         ownFiles = []
-        doubtfulFiles = []
+        suspectFiles = []
         try failures.throwFirst()
     }
 
