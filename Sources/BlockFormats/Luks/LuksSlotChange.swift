@@ -156,11 +156,20 @@ struct LuksSlotChange: Sendable {
 extension LuksVolume {
     /// Changes key slots. Durable on return.
     ///
-    /// The order of writes when filling a slot: new key material and the slot's entry, still inactive; a
-    /// flush; then the flag that makes it active. An erased slot loses flag and salt, durably, before its key
-    /// material is overwritten. An active slot is replaced with the help of a spare one, so that the old or
-    /// the new passphrase opens the volume at any time; when all eight slots are active, only the other
-    /// passphrases open it meanwhile.
+    /// The order of writes, with a flush after each step. When filling a slot:
+    ///
+    /// 1. the new key material and the slot's entry, still inactive;
+    /// 2. the entry with the flag that makes it active.
+    ///
+    /// When erasing a slot:
+    ///
+    /// 1. the entry without flag and salt;
+    /// 2. random bytes over the key material.
+    ///
+    /// An active slot is replaced with the help of a spare one, so that the old or the new passphrase opens
+    /// the volume at any time; when all eight slots are active, only the other passphrases open it meanwhile.
+    ///
+    /// - Throws: `limit`, `io`.
     mutating func apply(_ action: LuksSlotChange.Action, key: KeyMaterial) throws(BlockError) {
         switch action {
         case .fill(let index, let passphrase, let milliseconds):

@@ -1,7 +1,7 @@
 import BlockCore
 
 extension QcowDriver: Checkable {
-    /// - Throws: `io`, `noSpace`; findings are in the result.
+    /// - Throws: `io`, `noSpace`, `limit`; findings are in the result.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try session.exclusively { (tables) throws(BlockError) in
             try tables.check(repair: repair, report: report)

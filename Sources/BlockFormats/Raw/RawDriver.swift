@@ -73,7 +73,7 @@ public final class RawDriver: FormatDriver {
     /// - Throws: nothing.
     public func mayBeCut() throws(BlockError) -> Bool { false }
 
-    /// - Throws: `io`.
+    /// - Throws: nothing.
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         Extent(.data(hostOffset: windowOffset + offset), length: limit)
     }

@@ -140,10 +140,15 @@ struct VmdkDescriptorStore {
 
     /// Replaces the text. Durable on return.
     ///
-    /// The order of writes. If only one sector changes, that one. Otherwise the sectors behind the first; a
-    /// flush; then the first, which holds the important fields and is written atomically. If the lines before
-    /// the data base need more than one sector, they are one write: a killed process does not split it, a
-    /// power failure may.
+    /// The order of writes, if more than one sector changes:
+    ///
+    /// 1. the sectors behind the first; a flush;
+    /// 2. the first sector, which holds the important fields, atomically.
+    ///
+    /// If the lines before the data base need more than one sector, they are one write: a killed process does
+    /// not split it, a power failure may.
+    ///
+    /// - Throws: `limit` for a text that is too long; `io`, `noSpace`.
     mutating func replace(with changed: VmdkDescriptor) throws(BlockError) {
         let text = changed.text
         guard text.count <= min(room ?? .max, Vmdk.Limit.descriptorBytes) else {

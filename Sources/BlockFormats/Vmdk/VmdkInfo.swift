@@ -1,7 +1,7 @@
 import BlockCore
 
 extension VmdkDriver {
-    /// - Throws: `io`, `corrupt`.
+    /// - Throws: nothing.
     public func describe() throws(BlockError) -> FormatInfo {
         session.withLock { state in
             let descriptor = state.descriptor?.descriptor
