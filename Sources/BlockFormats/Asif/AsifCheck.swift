@@ -1,6 +1,6 @@
 import BlockCore
 
-/// Who uses which chunk of an ASIF file, and what is wrong with that.
+/// The survey of an ASIF file: the users of its chunks, and the findings.
 private struct AsifSurvey {
     private var used: [UInt64]
     private let chunkCount: Int
@@ -12,7 +12,8 @@ private struct AsifSurvey {
         used = [UInt64](repeating: 0, count: chunkCount / 64 + 1)
     }
 
-    /// Counts a user of a chunk; `false`, with a line for people, where it is not in the file or not free.
+    /// Notes a user of a chunk. Reports and returns `false` when the chunk is not in the file or used
+    /// already.
     mutating func take(_ entry: UInt64, _ user: String, _ report: (String) -> Void) -> Bool {
         let number = Int(entry & Asif.chunkMask)
         guard number > 0, number < chunkCount else {
@@ -28,7 +29,7 @@ private struct AsifSurvey {
         return true
     }
 
-    /// Takes the chunks of header and directories, which may share one.
+    /// Marks the chunks of header and directories, which may share one.
     mutating func takeMetadata(_ chunks: ClosedRange<Int>) {
         for number in chunks.clamped(to: 0...chunkCount - 1) {
             used[number / 64] |= 1 << UInt64(number % 64)
@@ -43,12 +44,12 @@ private struct AsifSurvey {
 }
 
 extension AsifDriver: Checkable {
-    /// Whether tables, sector maps and chunks lie in the file, each for itself, and have known states.
+    /// Checks that tables, sector maps and chunks lie in the file, do not overlap, and have known states.
     ///
-    /// What else is in the file (the metadata chunk, chunks kept in reserve) is not described, so nothing
-    /// counts as leaked.
+    /// Other contents of the file (the metadata chunk, reserved chunks) are undocumented, so nothing counts
+    /// as leaked.
     ///
-    /// - Throws: `unsupported` when a repair is asked for; `limit` for a file of too many chunks.
+    /// - Throws: `unsupported` for a repair; `limit` for a file with too many chunks; `io`.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try refuseRepair(repair)
         let chunks = fileLength / header.chunkBytes + (fileLength % header.chunkBytes == 0 ? 0 : 1)
@@ -78,7 +79,7 @@ extension AsifDriver: Checkable {
         while group < header.groupsPerTable {
             let place = start + group * groupBytes
             guard place < fileLength else { return }
-            // Holes of the file are passed at once.
+            // Skips holes of the file.
             let run = try file.status(at: place, limit: (header.groupsPerTable - group) * groupBytes)
             if run.isZero, run.length >= groupBytes {
                 group += run.length / groupBytes
@@ -91,7 +92,7 @@ extension AsifDriver: Checkable {
         }
     }
 
-    /// Looks at the entries of a group at `place`, the first of which is for the guest's chunk `first`.
+    /// Checks the entries of the group at `place`; the first one is that of the guest's chunk `first`.
     private func check(
         group place: Int, first: Int, _ survey: inout AsifSurvey, _ report: (String) -> Void
     ) throws(BlockError) {
@@ -115,7 +116,7 @@ extension AsifDriver: Checkable {
                 survey.corrupt("\(user) has no sector map", report)
                 continue
             }
-            // Two bits a sector, of which the higher one has no known meaning.
+            // Two bits per sector; the higher one has no known meaning.
             let bytes = header.chunkBytes / header.sectorBytes / 4
             let part = map.dropFirst(index * bytes).prefix(bytes)
             if part.contains(where: { $0 & 0b1010_1010 != 0 }) {
@@ -124,7 +125,7 @@ extension AsifDriver: Checkable {
         }
     }
 
-    /// Big-endian numbers; what is behind the end of the file is 0.
+    /// Reads big-endian entries; those behind the end of the file are 0.
     private func entries(at place: Int, count: Int) throws(BlockError) -> [UInt64] {
         let bytes = try file.readBytes(at: place, count: max(0, min(count * 8, fileLength - place)))
         let span = bytes.span.bytes

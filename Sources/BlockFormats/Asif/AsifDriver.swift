@@ -8,7 +8,7 @@ enum Asif {
     static let headerBytes = 0x50
     /// The low 55 bits of an entry are a chunk's number, 0 for none.
     static let chunkMask: UInt64 = 1 << 55 - 1
-    /// Bits 62 and 63 tell how much of a data chunk is there.
+    /// Bits 62 and 63 of an entry: the state of a data chunk.
     enum State {
         static let none: UInt64 = 0
         static let whole: UInt64 = 1
@@ -19,13 +19,13 @@ enum Asif {
         static let chunkBytes = 4096...(16 << 20)
         static let sectorBytes = 512...4096
         static let virtualSize = 1 << 60
-        /// Tables that the directory may name.
+        /// The largest number of tables in the directory.
         static let tables = 1 << 20
-        /// Chunks of a file that a check looks at: a bit each, 16 MiB.
+        /// The chunks of a file that a check accepts: a bit each, 16 MiB.
         static let checkedChunks = 1 << 27
     }
 
-    /// How much of the tables and the sector maps is cached, in bytes.
+    /// The memory for cached tables and sector maps, in bytes.
     static let cacheBytes = 8 << 20
     static let sliceBytes = 4096
 }
@@ -44,7 +44,7 @@ struct AsifHeader: Equatable {
     var sectorBytes: Int
     var tableCount: Int
 
-    /// Data chunks that one chunk of 2-bit sector states covers; its entry follows theirs.
+    /// The data chunks that one chunk of 2-bit sector states covers; its entry follows theirs.
     var chunksPerGroup: Int { 4 * sectorBytes }
     var groupsPerTable: Int { chunkBytes / (8 * (chunksPerGroup + 1)) }
     /// Guest bytes that one table maps.
@@ -98,15 +98,15 @@ struct AsifHeader: Equatable {
     }
 }
 
-/// Apple's sparse images (ASIF): a directory of tables, which name chunks. Read only.
+/// Apple's sparse images (ASIF): a directory of tables, whose entries refer to chunks. Read only.
 ///
-/// Thread-safe: a lock guards the cache of tables and sector maps. The metadata chunk is left alone.
+/// Thread-safe: a lock guards the cache of tables and sector maps. The metadata chunk is ignored.
 public final class AsifDriver: ReadOnlyFormat {
     public static let name = "asif"
 
     let file: BlockNode
     let header: AsifHeader
-    /// Where the directory that counts begins in the file.
+    /// The offset of the valid directory in the file, in bytes.
     let directory: Int
     let fileLength: Int
     private let cache: Monitor<TableCache>
@@ -125,6 +125,7 @@ public final class AsifDriver: ReadOnlyFormat {
         header.bigEndian(at: 0) == Asif.magic && header.bigEndian(at: 4) == UInt32(1) ? 100 : 0
     }
 
+    /// - Throws: `wrongFormat`, `unsupported`, `corrupt`, `limit`, `readOnly`; `io`.
     public static func open(
         _ request: OpenRequest, options: inout OptionTree
     ) throws(BlockError) -> AsifDriver {
@@ -154,14 +155,14 @@ public final class AsifDriver: ReadOnlyFormat {
     }
 
     public var virtualSize: Int { header.virtualSize }
-    /// Chunks that were never written to as a whole may be holes of the file.
+    /// Partly written chunks may have holes in the file.
     public var dataMayBeHoles: Bool { true }
 
     private func corrupt(_ message: String, at offset: Int) -> BlockError {
         BlockError(.corrupt, message, path: file.filename, offset: offset)
     }
 
-    /// The big-endian number at a place of the file.
+    /// The big-endian number at an offset of the file.
     private func number(at place: Int, _ cache: TableCache) throws(BlockError) -> UInt64 {
         let slot = try cache.slot(at: place.roundedDown(to: Asif.sliceBytes))
         let slice = cache.bytes(of: slot)
@@ -171,12 +172,12 @@ public final class AsifDriver: ReadOnlyFormat {
         return whole.span.bytes.bigEndian(at: 0) ?? 0
     }
 
-    /// The last chunk may end behind the file, and reads as zeroes there.
+    /// The last chunk may reach behind the end of the file, and reads as zeroes there.
     public func shortFileRule(ofChild child: Int) -> ShortFileRule {
         .lastUnitMayBeShort(unitBytes: header.chunkBytes)
     }
 
-    /// Where a chunk is, also one that is lost.
+    /// The offset of a chunk, also one behind the end of the file.
     private func place(of entry: UInt64, _ what: String, at guest: Int) throws(BlockError) -> Int {
         let (place, overflow) = Int(entry & Asif.chunkMask).multipliedReportingOverflow(by: header.chunkBytes)
         guard !overflow, place > 0, place <= Int.max - header.chunkBytes else {
@@ -185,7 +186,7 @@ public final class AsifDriver: ReadOnlyFormat {
         return place
     }
 
-    /// Where a chunk with a table is, which must be there.
+    /// The offset of a chunk with a table, which must be in the file.
     private func tablePlace(of entry: UInt64, _ what: String, at guest: Int) throws(BlockError) -> Int {
         let place = try place(of: entry, what, at: guest)
         guard place < fileLength else {
@@ -194,6 +195,7 @@ public final class AsifDriver: ReadOnlyFormat {
         return place
     }
 
+    /// - Throws: `corrupt`, `unsupported`, `io`.
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         try cache.withLock { (cache) throws(BlockError) in
             let perTable = header.guestBytesPerTable
@@ -227,8 +229,8 @@ public final class AsifDriver: ReadOnlyFormat {
         }
     }
 
-    /// How many bytes from `inside` an entry's chunk on are like it: the next entries of its group are each
-    /// `step` more.
+    /// The length in bytes of a run that starts `inside` bytes into an entry's chunk: each next entry of the
+    /// group is `step` larger.
     private func run(
         from group: Int, _ index: Int, _ entry: UInt64, step: UInt64, _ inside: Int, _ limit: Int,
         _ cache: TableCache
@@ -247,7 +249,7 @@ public final class AsifDriver: ReadOnlyFormat {
             .unsupported, "The state \(state) of a \(what) is not known", path: file.filename, offset: offset)
     }
 
-    /// The run of a chunk of which only some sectors are there: two bits a sector, the first one lowest.
+    /// A run of a partly stored chunk: two bits per sector, the first sector in the lowest bits.
     private func part(
         _ host: Int, _ map: Int, _ index: Int, _ inside: Int, _ most: Int, _ offset: Int, _ cache: TableCache
     ) throws(BlockError) -> Extent {
@@ -270,6 +272,7 @@ public final class AsifDriver: ReadOnlyFormat {
             isStored == 1 ? .data(hostOffset: host + inside) : .zero(hostOffset: nil), length: length)
     }
 
+    /// - Throws: nothing.
     public func describe() throws(BlockError) -> FormatInfo {
         FormatInfo(
             clusterSizeBytes: header.chunkBytes,

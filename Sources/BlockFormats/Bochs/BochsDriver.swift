@@ -74,7 +74,7 @@ private struct BochsHeader {
     }
 }
 
-/// Bochs' growing images: a catalog of extents, each with a bitmap of the sectors that it holds. Read only.
+/// Bochs' growing images: a catalog of extents, each with a bitmap of its stored sectors. Read only.
 ///
 /// Thread-safe without a lock: nothing changes after opening.
 public final class BochsDriver: ReadOnlyFormat {
@@ -98,6 +98,7 @@ public final class BochsDriver: ReadOnlyFormat {
         header.part(0..<Bochs.magic.utf8.count)?.array == Array(Bochs.magic.utf8) ? 100 : 0
     }
 
+    /// - Throws: `wrongFormat`, `unsupported`, `corrupt`, `limit`, `readOnly`; `io`.
     public static func open(
         _ request: OpenRequest, options: inout OptionTree
     ) throws(BlockError) -> BochsDriver {
@@ -120,9 +121,10 @@ public final class BochsDriver: ReadOnlyFormat {
     }
 
     public var virtualSize: Int { header.virtualSize }
-    /// What an extent takes in the file: its bitmap in whole sectors, and its bytes.
+    /// The size of an extent in the file, in bytes: its bitmap in whole sectors, and its data.
     private var blockBytes: Int { bitmapSectors * Bochs.sectorBytes + header.extentBytes }
 
+    /// - Throws: `io`, `corrupt`.
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         let number = offset / header.extentBytes
         let inside = offset % header.extentBytes
@@ -145,6 +147,7 @@ public final class BochsDriver: ReadOnlyFormat {
         number / 8 < bitmap.count && bitmap[number / 8] & 1 << UInt8(number % 8) != 0
     }
 
+    /// - Throws: nothing.
     public func describe() throws(BlockError) -> FormatInfo {
         FormatInfo(
             specific: [
@@ -155,9 +158,9 @@ public final class BochsDriver: ReadOnlyFormat {
 }
 
 extension BochsDriver: Checkable {
-    /// Whether every extent has a block to itself that lies inside the file, and every block an extent.
+    /// Checks that every extent has a block of its own inside the file, and that every block has an extent.
     ///
-    /// - Throws: `unsupported` when a repair is asked for.
+    /// - Throws: `unsupported` for a repair; `io`.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try refuseRepair(repair)
         var result = CheckResult()

@@ -4,27 +4,28 @@ import BlockCore
 enum Cloop {
     static let magic =
         "#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n"
-    /// The script at the start, in bytes; block size and count follow, and then the offsets of the blocks.
+    /// The size of the script at the start, in bytes. Block size and count follow it, then the offsets of the
+    /// blocks.
     static let scriptBytes = 128
     static let offsetsStart = 136
     static let sectorBytes = 512
 
     enum Limit {
         static let blockBytes = 512...(16 << 20)
-        /// Each has an offset of 8 bytes in memory.
+        /// The number of blocks: each has an offset of 8 bytes in memory.
         static let blocks = 4 << 20
     }
 }
 
-/// Compressed loop images: blocks of zlib data, one after the other. Read only.
+/// Compressed loop images: a sequence of blocks of zlib data. Read only.
 ///
-/// Thread-safe: the lock guards the block that was decompressed last; decompressing happens outside.
+/// Thread-safe: a lock guards the block that was decompressed last, and is not held during decompression.
 public final class CloopDriver: ReadOnlyFormat {
     public static let name = "cloop"
 
     private let file: BlockNode
     private let blockBytes: Int
-    /// Where the blocks begin, and where the last one ends; ascending.
+    /// The offsets of the blocks, ascending, and the end of the last one, in bytes.
     private let offsets: [Int]
     private let recent = Monitor<(block: Int, bytes: [UInt8])>((-1, []))
 
@@ -39,6 +40,7 @@ public final class CloopDriver: ReadOnlyFormat {
         return header.part(0..<start.count)?.array == start ? 100 : 0
     }
 
+    /// - Throws: `wrongFormat`, `corrupt`, `limit`, `readOnly`; `io`.
     public static func open(
         _ request: OpenRequest, options: inout OptionTree
     ) throws(BlockError) -> CloopDriver {
@@ -81,7 +83,7 @@ public final class CloopDriver: ReadOnlyFormat {
             for index in 0..<part {
                 let value: UInt64 = span.bigEndian(at: index * 8) ?? 0
                 let last = offsets.last ?? Cloop.offsetsStart
-                // zlib makes incompressible data a little longer.
+                // zlib's result for incompressible data is slightly longer.
                 guard let offset = Int(exactly: value), offset >= last,
                     offsets.isEmpty || offset - last <= 2 * blockBytes
                 else { throw BlockError(.corrupt, "A cloop offset is not allowed (\(value))") }
@@ -93,10 +95,12 @@ public final class CloopDriver: ReadOnlyFormat {
 
     public var virtualSize: Int { (offsets.count - 1) * blockBytes }
 
+    /// - Throws: nothing.
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         Extent(.encoded(compressed: true), length: limit)
     }
 
+    /// - Throws: `corrupt`, `limit`, `io`.
     public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         var done = 0
         while done < buffer.byteCount {
@@ -114,7 +118,8 @@ public final class CloopDriver: ReadOnlyFormat {
         }
     }
 
-    /// A block of which only a part is wanted is likely to be wanted again.
+    /// The whole block, from the cache or decompressed into it: a block that is read in part is likely to be
+    /// read again.
     private func whole(_ block: Int) throws(BlockError) -> [UInt8] {
         let known = recent.withLock { $0.block == block ? $0.bytes : nil }
         if let known { return known }
@@ -141,6 +146,7 @@ public final class CloopDriver: ReadOnlyFormat {
         }
     }
 
+    /// - Throws: nothing.
     public func describe() throws(BlockError) -> FormatInfo {
         FormatInfo(
             specific: [
@@ -150,9 +156,9 @@ public final class CloopDriver: ReadOnlyFormat {
 }
 
 extension CloopDriver: Checkable {
-    /// Whether every block can be decompressed. The offsets were checked when the image was opened.
+    /// Checks that every block decompresses. Opening the image has validated the offsets.
     ///
-    /// - Throws: `unsupported` when a repair is asked for.
+    /// - Throws: `unsupported` for a repair; `io`, `limit`.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try refuseRepair(repair)
         var result = CheckResult()

@@ -1,7 +1,7 @@
 import BlockCore
 
-/// Limits the bytes that a repair copies to separate blocks with one place: a small file can map a million
-/// guest blocks to one place. The next repair continues with the rest.
+/// Limits the bytes that a repair copies when it separates blocks that share a place: a small file can map a
+/// million guest blocks to one place. The next repair continues with the rest.
 struct RepairBudget {
     /// The size of the budget, and the line that a report ends with when it is used up.
     enum Rule {

@@ -83,12 +83,12 @@ extension SessionFormat {
     public var virtualSize: Int { session.virtualSize }
     public var backing: BackingReference? { session.backing }
 
-    /// - Throws: `io`, `corrupt`.
+    /// - Throws: `io`, `corrupt`, `unsupported`.
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         try session.withLock { (state) throws(BlockError) in try state.run(at: offset, limit: limit) }
     }
 
-    /// - Throws: `noSpace`, `io`, `corrupt`, `readOnly`.
+    /// - Throws: `noSpace`, `io`, `corrupt`, `unsupported`, `readOnly`.
     public func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
         try session.begin(guest) { (state) throws(BlockError) in
             try state.grant(guest, over: backingEnd)
@@ -102,7 +102,7 @@ extension SessionFormat {
     public var zeroGranularity: Int { writeGranularity }
     public var discardGranularity: Int { writeGranularity }
 
-    /// - Throws: `noSpace`, `io`, `corrupt`.
+    /// - Throws: `noSpace`, `io`, `corrupt`, `unsupported`, `readOnly`.
     public func clear(
         _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
     ) throws(BlockError) -> ClearStep {
@@ -115,7 +115,7 @@ extension SessionFormat {
     public func flush() throws(BlockError) { try session.flush() }
     /// - Throws: `io`, `noSpace`: the first failure.
     public func close() throws(BlockError) { try session.close() }
-    /// - Throws: `io`, `noSpace`.
+    /// - Throws: `io`, `noSpace` when becoming read-only; otherwise the errors of `checkWritable()`.
     public func willReopen(readOnly: Bool) throws(BlockError) { try session.willReopen(readOnly: readOnly) }
     /// - Throws: `corrupt`, `unsupported`, `limit`, `io`: the reason for which the image cannot be written
     ///   to.

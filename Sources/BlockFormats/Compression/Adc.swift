@@ -1,6 +1,7 @@
 import BlockCore
 
-/// Apple Data Compression: literals and matches of up to 64 KiB back, told apart by the upper bits of a byte.
+/// Apple Data Compression: literals and matches of up to 64 KiB back, distinguished by the upper bits of a
+/// byte.
 ///
 /// ```
 /// 1nnnnnnn                      n + 1 literal bytes follow

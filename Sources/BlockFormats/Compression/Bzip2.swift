@@ -3,13 +3,14 @@ import CBzip2
 
 /// bzip2 streams of whole chunks; decoding only. Thread-safe.
 enum Bzip2 {
-    /// What decoding takes beyond input and output, in bytes: blocks of 900 kB, of which each byte needs
-    /// four.
+    /// The decoder's memory besides input and output, in bytes: a block has 900 kB, and each of its bytes
+    /// needs four.
     static let workingBytes = 4 << 20
 
     /// Decompresses exactly `output.byteCount` bytes.
     ///
-    /// - Throws: `corrupt` when the stream is damaged, ends early or holds more; `limit` without memory.
+    /// - Throws: `corrupt` when the stream is damaged, ends early or holds more; `limit` when there is no
+    ///   memory.
     static func decompress(_ input: RawSpan, into output: inout MutableRawSpan) throws(BlockError) {
         guard let inputCount = UInt32(exactly: input.byteCount),
             let wanted = UInt32(exactly: output.byteCount)

@@ -1,9 +1,9 @@
 import Synchronization
 
-/// Compression states of a C library that no thread uses at the moment. Thread-safe.
+/// The idle compression states of a C library. Thread-safe.
 ///
-/// Making a state costs more than compressing a small cluster; they are kept to the end of the process, as
-/// many as threads ever worked at once.
+/// Making a state costs more than compressing a small cluster, so states are kept until the process ends;
+/// there are as many as threads ever worked at the same time.
 final class CodecPool: Sendable {
     /// A C pointer on its way through the lock.
     private struct State: @unchecked Sendable {
@@ -12,7 +12,7 @@ final class CodecPool: Sendable {
 
     private let idle = Mutex<[State]>([])
 
-    /// Runs `body` with a state that is nobody else's meanwhile; `nil` when `make` has no memory for one.
+    /// Runs `body` with a state that no other thread uses meanwhile; `nil` when `make` has no memory for one.
     func withState<Result>(
         orMake make: () -> OpaquePointer?, _ body: (OpaquePointer) -> Result
     ) -> Result? {

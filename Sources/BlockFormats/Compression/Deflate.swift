@@ -26,7 +26,7 @@ enum Deflate {
         return size > 0 ? size : nil
     }
 
-    /// Decompresses exactly `output.byteCount` bytes; `input` may go on after the stream.
+    /// Decompresses exactly `output.byteCount` bytes; `input` may have more bytes behind the stream.
     ///
     /// - Throws: `corrupt` when the stream is damaged, ends early or holds more.
     static func decompress(_ input: RawSpan, into output: inout MutableRawSpan) throws(BlockError) {
@@ -80,7 +80,7 @@ enum Deflate {
         return size > 0 ? size : nil
     }
 
-    /// zlib's opinion: a stream without an end marker is good when it fills the output exactly.
+    /// Accepts a stream without an end marker if it fills the output exactly, as zlib does.
     private static func decompressUnterminated(
         _ input: RawSpan, into output: inout MutableRawSpan
     ) throws(BlockError) {
@@ -102,19 +102,21 @@ enum Deflate {
     }
 }
 
-/// CRC-32 as zlib, Ethernet and disk images have it (polynomial 0x04C11DB7, reflected).
+/// CRC-32 as in zlib, Ethernet and disk images (polynomial 0x04C11DB7, reflected).
 enum CRC32 {
-    /// The checksum of what `start` is that of, followed by `bytes`.
+    /// Continues the checksum `start` with `bytes`.
     static func checksum(_ bytes: RawSpan, after start: UInt32 = 0) -> UInt32 {
         bytes.withUnsafeBytes { libdeflate_crc32(start, $0.baseAddress, $0.count) }
     }
 
-    /// The checksum of two parts, the second of which has `count` bytes.
+    /// The checksum of two joined parts, from those of each; the second part has `count` bytes.
     static func combined(_ first: UInt32, _ second: UInt32, count: Int) -> UInt32 {
         UInt32(truncatingIfNeeded: crc32_combine(UInt(first), UInt(second), count))
     }
 
-    /// The checksum of `count` zeroes, found by doubling.
+    /// The checksum of `count` zeroes, computed by doubling.
+    ///
+    /// - Complexity: O(log² `count`).
     static func ofZeroes(_ count: Int) -> UInt32 {
         var result: UInt32 = 0
         var power = checksum([UInt8(0)].span.bytes)

@@ -2,7 +2,7 @@ import BlockCore
 
 /// LZFSE streams of whole chunks (Apple's open-source `lzfse`, 2016); decoding only. Thread-safe.
 ///
-/// A stream is a row of blocks, each known by its first four bytes, to the end marker `bvx$`:
+/// A stream is a sequence of blocks, whose first four bytes are their type, and ends with the marker `bvx$`:
 ///
 /// ```
 /// bvx-  stored         raw bytes (4), then the bytes
@@ -32,7 +32,7 @@ enum Lzfse {
             guard let raw: UInt32 = input.littleEndian(at: read + 4),
                 Int(raw) <= output.byteCount - written
             else { throw damaged }
-            // The block sees what was written before it: matches reach back.
+            // The block's target includes the earlier output: matches reach back into it.
             var target = output.slice(0..<written + Int(raw))
             switch magic {
             case Magic.stored: read = try stored(input, read, into: &target, from: written)

@@ -38,18 +38,19 @@ struct LzfseBlock {
 
     var literalCount: Int
     var matchCount: Int
-    /// Where the literals' bits end, and the matches' bits after them: both are read backwards.
+    /// The ends of the literals' bits, and of the matches' bits after them (``end``): both are read
+    /// backwards.
     var literalsEnd: Int
     var end: Int
-    /// How many bits of the last byte are not used, as a negative number.
+    /// The number of unused bits of the last byte, as a negative number.
     var literalBits: Int
     var matchBits: Int
     var literalStates: [Int]
-    /// Of L, M and D.
+    /// The initial states of L, M and D.
     var states: [Int]
     var frequencies: [Int]
 
-    /// `nil` when the header is damaged or its payload leads outside.
+    /// `nil` when the header is damaged or its payload exceeds the input.
     init?(packed input: RawSpan, at offset: Int) {
         guard let fields: UInt64 = input.littleEndian(at: offset + 8),
             let middle: UInt64 = input.littleEndian(at: offset + 16),
@@ -75,7 +76,7 @@ struct LzfseBlock {
         guard isSound else { return nil }
     }
 
-    /// `nil` when the header is damaged or its payload leads outside.
+    /// `nil` when the header is damaged or its payload exceeds the input.
     init?(plain input: RawSpan, at offset: Int) {
         guard let header = input.part(offset..<offset + Self.plainHeaderBytes) else { return nil }
         func number(_ place: Int) -> Int { Int((header.littleEndian(at: place) ?? 0) as UInt32) }
@@ -98,7 +99,7 @@ struct LzfseBlock {
             && matchCount <= LzfseAlphabet.maximumMatches && -7...0 ~= literalBits && -7...0 ~= matchBits
     }
 
-    /// The frequencies, lowest bits first; all zero where there are no bytes at all.
+    /// Unpacks the frequencies, lowest bits first; all zero for no bytes at all.
     private static func unpack(_ bytes: RawSpan) -> [Int]? {
         var frequencies = [Int](repeating: 0, count: LzfseAlphabet.symbols)
         guard bytes.byteCount > 0 else { return frequencies }
@@ -120,8 +121,8 @@ struct LzfseBlock {
         return count < 8 && read == bytes.byteCount ? frequencies : nil
     }
 
-    /// The frequency whose code begins at the lowest bit, and the length of the code:
-    /// `x0` and `x01` for 0 to 3, `xx011` for 4 to 7, `xxxx0111` from 8 and `xxxxxxxxxx1111` from 24 on.
+    /// The frequency whose code begins at the lowest bit, and the length of the code in bits: `x0` and `x01`
+    /// for 0 to 3, `xx011` for 4 to 7, `xxxx0111` from 8 and `xxxxxxxxxx1111` from 24 on.
     private static func frequency(_ bits: UInt32) -> (Int, Int) {
         switch bits & 15 {
         case 15: (24 + Int(bits >> 4 & 0x3FF), 14)

@@ -1,7 +1,7 @@
 import BlockCore
 
 /// Decodes compressed blocks of LZFSE: tabled asymmetric numeral systems (FSE), read backwards. Its tables
-/// and its buffer of literals are used again for each block.
+/// and its buffer of literals are reused for each block.
 struct LzfseDecoder {
     private var literals = [UInt8](repeating: 0, count: LzfseAlphabet.maximumLiterals)
     private var literalTable = [LzfseSymbol](repeating: LzfseSymbol(), count: LzfseAlphabet.literalStates)
@@ -32,7 +32,7 @@ struct LzfseDecoder {
             && LzfseSymbol.fill(&literalTable, frequencies[literal...])
     }
 
-    /// Four streams take turns, with a state each.
+    /// Decodes four interleaved streams with one state each.
     private mutating func decodeLiterals(_ block: LzfseBlock, _ input: RawSpan) -> Bool {
         guard block.literalCount > 0 else { return true }
         guard var bits = BackwardBits(input, end: block.literalsEnd, bits: block.literalBits) else {
@@ -67,7 +67,7 @@ struct LzfseDecoder {
         var literal = 0
         var distance = 0
         for _ in 0..<block.matchCount {
-            // At least 56 bits, and no three symbols take more than 54.
+            // Refills to at least 56 bits; three symbols take at most 54.
             guard bits.refill(input) else { return false }
             let literalLength = literalLengths.next(&states.0, &bits)
             let matchLength = matchLengths.next(&states.1, &bits)
@@ -88,17 +88,18 @@ struct LzfseDecoder {
     }
 }
 
-/// One state of a table: which symbol it stands for, and which state follows.
+/// One state of a table: its symbol and the next state.
 struct LzfseSymbol {
     var symbol: UInt16 = 0
-    /// How many bits are read to be added to the base.
+    /// The number of bits that are read and added to the base.
     var bits: UInt16 = 0
     var base: UInt16 = 0
 
-    /// Gives every symbol as many states as its frequency says; more than there are is `false`.
+    /// Gives every symbol as many states as its frequency. `false` when the frequencies exceed the number of
+    /// states.
     ///
-    /// The states from which a symbol came are the numbers from its frequency to twice that, less one; they
-    /// are shifted to the left until they are states again, the smaller ones by one bit more.
+    /// The predecessor states of a symbol are the numbers from its frequency f to 2f - 1. They are shifted
+    /// left until they are states again, the smaller ones by one bit more.
     static func fill(_ table: inout [LzfseSymbol], _ frequencies: ArraySlice<Int>) -> Bool {
         guard frequencies.reduce(0, +) <= table.count else { return false }
         var state = 0
@@ -116,7 +117,7 @@ struct LzfseSymbol {
                 state += 1
             }
         }
-        // What no symbol has is where only a damaged stream gets.
+        // Only a damaged stream reaches states without a symbol.
         for rest in state..<table.count { table[rest] = LzfseSymbol() }
         return true
     }
@@ -157,7 +158,7 @@ struct LzfseValueTable {
         return true
     }
 
-    /// The number of this state; goes on to the next.
+    /// The number of this state; advances to the next state.
     @inline(__always)
     func next(_ state: inout Int, _ bits: inout BackwardBits) -> Int {
         let entry = entries[state & (entries.count - 1)]
@@ -167,18 +168,18 @@ struct LzfseValueTable {
     }
 }
 
-/// Bits that are read from the end of their bytes to the start.
+/// Reads bits from the end of their bytes to the start.
 ///
-/// Like the format's own decoder, it may run on into whatever lies before them, but never out of the input.
+/// Like the format's reference decoder, it may read the bytes before them, but never outside the input.
 struct BackwardBits {
     private var bits: UInt64
     private var count: Int
-    /// Where the bytes start that were taken last.
+    /// The start of the bytes that were read last.
     private var position: Int
 
     /// - Parameters:
-    ///   - end: where the bytes end.
-    ///   - bits: minus how many bits of the last byte are not used; those must be zero.
+    ///   - end: the end of the bytes.
+    ///   - bits: minus the number of unused bits of the last byte, which must be zero.
     init?(_ input: RawSpan, end: Int, bits unused: Int) {
         guard let word: UInt64 = input.littleEndian(at: end - 8) else { return nil }
         if unused == 0 {
@@ -193,7 +194,7 @@ struct BackwardBits {
         if bits >> UInt64(count) != 0 { return nil }
     }
 
-    /// Sees to it that there are at least 56 bits. `false` before the start of the input.
+    /// Refills to at least 56 bits. `false` before the start of the input.
     @inline(__always)
     mutating func refill(_ input: RawSpan) -> Bool {
         let wanted = (63 - count) & ~7
@@ -205,7 +206,7 @@ struct BackwardBits {
         return true
     }
 
-    /// The next `wanted` bits; the caller has refilled often enough.
+    /// The next `wanted` bits; the caller has refilled before.
     @inline(__always)
     mutating func take(_ wanted: Int) -> Int {
         count -= wanted

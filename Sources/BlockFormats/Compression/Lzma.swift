@@ -5,9 +5,11 @@ import CLzma
 enum Lzma {
     /// Decompresses exactly `output.byteCount` bytes.
     ///
-    /// - Parameter memoryLimit: what the decoder may take beyond input and output, in bytes.
-    /// - Returns: `nil`, or how much memory the stream needs when that is more; nothing is written then.
-    /// - Throws: `corrupt` when the stream is damaged, ends early or holds more; `limit` without memory.
+    /// - Parameter memoryLimit: the decoder's memory besides input and output, in bytes.
+    /// - Returns: `nil`; or, when the stream needs more memory than the limit, that size in bytes, with
+    ///   nothing written.
+    /// - Throws: `corrupt` when the stream is damaged, ends early or holds more; `limit` when there is no
+    ///   memory.
     static func decompress(
         _ input: RawSpan, into output: inout MutableRawSpan, memoryLimit: Int
     ) throws(BlockError) -> Int? {

@@ -1,9 +1,9 @@
 import BlockCore
 
-/// LZVN, the small sister of LZFSE: literals and matches behind opcodes of one to three bytes.
+/// LZVN, LZFSE's variant for small inputs: literals and matches behind opcodes of one to three bytes.
 ///
-/// An opcode says how many literals follow it (L), and then how many bytes (M) are repeated from how far back
-/// (D); without a distance of its own, a match uses the last one.
+/// An opcode holds the number of literals that follow it (L), then the length of a match (M) and its distance
+/// back (D); a match without a distance of its own uses the last one.
 ///
 /// ```
 /// LLMMMDDD dddddddd             D < 0x600: 11 bits, the opcode's first        M + 3
@@ -18,9 +18,9 @@ enum Lzvn {
     private struct Step {
         var literals = 0
         var matched = 0
-        /// 0: the last one.
+        /// 0 for the last distance.
         var distance = 0
-        /// How long the opcode is.
+        /// The length of the opcode.
         var bytes = 1
         var isEnd = false
     }
@@ -55,7 +55,7 @@ enum Lzvn {
 
     private static var damaged: BlockError { BlockError(.corrupt, "Compressed data is damaged") }
 
-    /// What the opcode at `offset` says; `nil` where there is none, or one without a meaning.
+    /// The step of the opcode at `offset`; `nil` when there is none, or an invalid one.
     private static func step(_ input: RawSpan, at offset: Int) -> Step? {
         guard let opcode: UInt8 = input.littleEndian(at: offset) else { return nil }
         switch opcode {

@@ -1,8 +1,8 @@
 import BlockCore
 
-/// What dictionary decoders do with their output: append bytes, and repeat what they wrote before.
+/// The output operations of dictionary decoders: append bytes, and repeat earlier output.
 ///
-/// Every step says with `false` that its numbers lead outside the buffer; nothing is written then.
+/// Every operation returns `false`, with nothing written, when its numbers exceed the buffer.
 extension MutableRawSpan {
     /// Copies the part `range` of `source` to `offset`.
     mutating func append(_ source: RawSpan, _ range: Range<Int>, at offset: Int) -> Bool {
@@ -13,14 +13,14 @@ extension MutableRawSpan {
         return true
     }
 
-    /// Writes at `offset` the `count` bytes that begin `distance` before it; the two may overlap, so that a
-    /// short pattern is repeated.
+    /// Copies to `offset` the `count` bytes that begin `distance` before it. The two may overlap, which
+    /// repeats a short pattern.
     mutating func repeatBytes(at offset: Int, distance: Int, count: Int) -> Bool {
         guard distance > 0, distance <= offset, count >= 0, count <= byteCount - offset else { return false }
         withUnsafeMutableBytes { bytes in
             let source = bytes[(offset - distance)...]
             var done = 0
-            // What is there doubles with each step, and is always a whole number of patterns.
+            // The copied bytes double with each step, and are always a whole number of patterns.
             while done < count {
                 let step = Swift.min(count - done, distance + done)
                 let target = UnsafeMutableRawBufferPointer(rebasing: bytes[(offset + done)...])

@@ -25,10 +25,9 @@ enum Zstandard {
         return ZSTD_isError(size) == 0 ? size : nil
     }
 
-    /// Decompresses exactly `output.byteCount` bytes; `input` may go on after the last frame.
+    /// Decompresses exactly `output.byteCount` bytes; `input` may have more bytes behind the last frame.
     ///
-    /// One call for a whole frame: the streaming interface would take memory for the window that the frame
-    /// states.
+    /// One call for a whole frame: the streaming interface would allocate the window that the frame states.
     /// - Throws: `corrupt` when a frame is damaged, ends early or holds more.
     static func decompress(_ input: RawSpan, into output: inout MutableRawSpan) throws(BlockError) {
         var consumed = 0

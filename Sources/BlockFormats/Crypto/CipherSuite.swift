@@ -1,6 +1,6 @@
 import BlockCore
 
-/// Hashes, under the names that QEMU's options and LUKS headers have for them.
+/// Hashes. The raw value is the name in QEMU's options and LUKS headers.
 enum HashAlgorithm: String, Sendable, CaseIterable {
     case sha1
     case sha224
@@ -25,7 +25,7 @@ enum CipherAlgorithm: String, Sendable, CaseIterable {
     case aes192 = "aes-192"
     case aes256 = "aes-256"
 
-    /// The key's length in bytes; XTS takes two of them.
+    /// The key's length in bytes; XTS needs two keys.
     var keyBytes: Int {
         switch self {
         case .aes128: 16
@@ -40,17 +40,17 @@ enum CipherMode: String, Sendable, CaseIterable {
     case cbc
     case xts
 
-    /// How many keys of the cipher make one of the mode.
+    /// The number of cipher keys in a key of the mode.
     var keyCount: Int { self == .xts ? 2 : 1 }
 }
 
-/// How a sector's initialisation vector follows from its number.
+/// The generators of a sector's initialisation vector from its number.
 enum IVGenerator: Sendable, Equatable {
-    /// The low 32 bits, little-endian.
+    /// The low 32 bits of the number, little-endian.
     case plain
-    /// All 64 bits, little-endian.
+    /// All 64 bits of the number, little-endian.
     case plain64
-    /// Those 64 bits, encrypted with the hash of the key.
+    /// All 64 bits, encrypted with the hash of the key.
     case essiv(HashAlgorithm)
 
     /// QEMU's name, without the hash.
@@ -68,7 +68,7 @@ enum IVGenerator: Sendable, Equatable {
     }
 }
 
-/// What sectors are encrypted with.
+/// The cipher, mode and vector generator of sectors.
 struct CipherSuite: Sendable, Equatable {
     var algorithm: CipherAlgorithm
     var mode: CipherMode
@@ -76,7 +76,10 @@ struct CipherSuite: Sendable, Equatable {
 
     var keyBytes: Int { algorithm.keyBytes * mode.keyCount }
 
-    /// The cipher that encrypts sector numbers: the one whose key is as long as the hash's digest.
+    /// The cipher that encrypts sector numbers: the one whose key is as long as the hash's digest; `nil` for
+    /// other generators than ESSIV.
+    ///
+    /// - Throws: `unsupported` when no cipher has such a key.
     var essivAlgorithm: CipherAlgorithm? {
         get throws(BlockError) {
             guard let hash = ivGenerator.hash else { return nil }

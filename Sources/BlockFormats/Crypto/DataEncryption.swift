@@ -1,16 +1,16 @@
 import BlockCore
 
-/// How an image's data are encrypted: every sector by itself.
+/// The encryption of an image's data, sector by sector.
 struct DataEncryption: Sendable {
     let store: EncryptedStore
-    /// Whether sectors are numbered by their guest offset; else by their place in the file.
+    /// Whether sectors are numbered by their guest offset instead of their offset in the file.
     let numbersByGuest: Bool
 
-    /// The name of the old way in `encrypt.format`.
+    /// The name of the old encryption in `encrypt.format`.
     static let aesName = "aes"
 
-    /// The way of images of old: AES-128-CBC with the password as its key, cut or filled up with zeroes;
-    /// sectors are numbered by guest offset.
+    /// The old encryption: AES-128-CBC with the password as its key, cut or padded with zeroes. Sectors are
+    /// numbered by guest offset.
     static func aes(password: KeyMaterial) throws(BlockError) -> DataEncryption {
         let suite = CipherSuite(algorithm: .aes128, mode: .cbc, ivGenerator: .plain64)
         let key = KeyMaterial(count: suite.keyBytes) { key in
@@ -19,21 +19,21 @@ struct DataEncryption: Sendable {
         return DataEncryption(store: EncryptedStore(try SectorCipher(suite, key: key)), numbersByGuest: true)
     }
 
-    /// Sectors are numbered by their place in the file.
+    /// LUKS encryption. Sectors are numbered by their offset in the file.
     static func luks(_ volume: LuksVolume, key: KeyMaterial) throws(BlockError) -> DataEncryption {
         DataEncryption(
             store: EncryptedStore(try SectorCipher(volume.header.suite, key: key)), numbersByGuest: false)
     }
 }
 
-/// What the options `encrypt.…` of an image that is opened say.
+/// The options `encrypt.…` for opening an image.
 struct EncryptionChoice {
     private let format: String?
     private let secret: String?
 
-    /// Takes the options out.
+    /// Takes the options out of `options`.
     ///
-    /// - Throws: `invalidArgument` for one that is not known.
+    /// - Throws: `invalidArgument` for an unknown option.
     init(taking options: inout OptionTree) throws(BlockError) {
         var own = options.takeSubtree("encrypt")
         format = own.take("format")
@@ -43,8 +43,8 @@ struct EncryptionChoice {
         }
     }
 
-    /// - Parameter stated: what the image's header says; `nil` for no encryption.
-    /// - Throws: `invalidArgument` where the user insists on something else.
+    /// - Parameter stated: the encryption in the image's header; `nil` for none.
+    /// - Throws: `invalidArgument` when the options name another one.
     func check(against stated: String?) throws(BlockError) {
         guard let format, format != stated else { return }
         guard let stated else {
@@ -56,7 +56,7 @@ struct EncryptionChoice {
             "Header reported '\(stated)' encryption format but options specify '\(format)'")
     }
 
-    /// - Throws: `invalidArgument` where the user names none; `notFound`.
+    /// - Throws: `invalidArgument` when the options name no secret; `notFound`.
     func password(_ secrets: SecretSource) throws(BlockError) -> KeyMaterial {
         guard let secret else {
             throw BlockError(.invalidArgument, "Parameter 'encrypt.key-secret' is required for cipher")
@@ -64,7 +64,7 @@ struct EncryptionChoice {
         return try secrets.secret(secret)
     }
 
-    /// The format that create options name, also by the old option `encryption`.
+    /// The encryption format in create options, also by the old option `encryption`.
     static func format(_ options: CreateOptions) throws(BlockError) -> String? {
         let format = options[.encryptFormat]
         guard options.flag(.encryption) else { return format }

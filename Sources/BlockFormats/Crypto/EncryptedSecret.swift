@@ -1,16 +1,17 @@
 import BlockCore
 
-/// Secrets that are given encrypted with another one: AES-256-CBC, padded to whole blocks (PKCS #7).
+/// Decrypts secrets that are encrypted with another one: AES-256-CBC, padded to whole blocks (PKCS #7).
+/// Thread-safe.
 public enum EncryptedSecret {
     private static let keyBytes = 32
     private static let blockBytes = 16
 
-    /// The plain secret.
+    /// Decrypts a secret.
     ///
     /// - Parameters:
     ///   - key: 32 bytes.
     ///   - vector: the initialisation vector, 16 bytes.
-    /// - Throws: `invalidArgument` for wrong lengths and padding.
+    /// - Throws: `invalidArgument` for wrong lengths and padding; `io`, `limit` for a failure of libcrypto.
     public static func decrypt(
         _ ciphertext: [UInt8], key: KeyMaterial, vector: [UInt8]
     ) throws(BlockError) -> KeyMaterial {

@@ -4,7 +4,7 @@ import Synchronization
 /// Reads and writes encrypted bytes of a file. Thread-safe.
 ///
 /// Offsets are in bytes and need no alignment. Sectors that a write covers in part are read first: the caller
-/// sees to it that nobody writes to the same sectors meanwhile.
+/// excludes other writes to these sectors meanwhile.
 struct EncryptedStore: Sendable {
     let cipher: SectorCipher
     private let buffers = BufferPool()
@@ -15,7 +15,8 @@ struct EncryptedStore: Sendable {
 
     /// Fills `buffer` with the plain bytes at `offset` of `file`.
     ///
-    /// - Parameter numbering: the offset from which sectors are numbered; as far into a sector as `offset`.
+    /// - Parameter numbering: the offset that numbers the sectors; it must have the same position in a sector
+    ///   as `offset`.
     func read(
         _ file: BlockNode, into buffer: inout MutableRawSpan, at offset: Int, numbering: Int
     ) throws(BlockError) {

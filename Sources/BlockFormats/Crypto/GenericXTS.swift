@@ -1,6 +1,6 @@
 import BlockCore
 
-/// XTS (IEEE 1619) over the plain block cipher, for key lengths that libcrypto has no XTS for: AES-192.
+/// XTS (IEEE 1619) over the plain block cipher, for AES-192, for which libcrypto has no XTS.
 ///
 /// Thread-safe.
 final class GenericXTS: SectorContexts {
@@ -32,7 +32,8 @@ final class GenericXTS: SectorContexts {
         Self.combine(&bytes, masks.bytes)
     }
 
-    /// The tweak of every block: the encrypted vector, then each the one before times x in GF(2^128).
+    /// Computes the tweak of every block: first the encrypted vector, then the previous tweak times x in
+    /// GF(2^128).
     private func fill(_ masks: inout MutableRawSpan, _ vectors: RawSpan) throws(BlockError) {
         let sectors = masks.byteCount / SectorCipher.sectorBytes
         var first = [UInt8](repeating: 0, count: sectors * CipherContexts.blockBytes)

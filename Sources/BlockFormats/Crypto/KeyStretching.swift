@@ -8,11 +8,11 @@ import BlockCore
     import Darwin
 #endif
 
-/// How many iterations of PBKDF2 take a given time on this machine.
+/// Measures how many iterations of PBKDF2 take a given time on this machine.
 enum KeyStretching {
-    /// Fewer are never used, however slow the machine.
+    /// The smallest number of iterations, also on a slow machine.
     static let minimumIterations = 1000
-    /// Enough for the clock to be exact.
+    /// The least time of a measurement, long enough for the clock's precision.
     private static let sampleNanoseconds = 10_000_000
 
     /// Iterations that derive `keyBytes` bytes in about `milliseconds` of processor time: at least
@@ -40,7 +40,7 @@ enum KeyStretching {
         }
     }
 
-    /// Nanoseconds that this thread has computed.
+    /// The processor time of this thread, in nanoseconds.
     private static func processorTime() -> Int {
         var time = timespec()
         clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)

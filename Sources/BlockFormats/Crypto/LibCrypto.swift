@@ -4,12 +4,12 @@ import Synchronization
 
 /// Hashes, key derivation and random bytes of OpenSSL's libcrypto. Thread-safe.
 enum LibCrypto {
-    /// Sets the library up once, without reading the system's configuration file.
+    /// Initialises the library once, without reading the system's configuration file.
     private static let isReady: Bool = OPENSSL_init_crypto(UInt64(OPENSSL_INIT_NO_LOAD_CONFIG), nil) == 1
 
     static func failure(_ what: String) -> BlockError { BlockError(.io, "\(what) failed in libcrypto") }
 
-    /// - Throws: when the library does not start.
+    /// - Throws: `io` when the library cannot be initialised.
     static func prepare() throws(BlockError) {
         guard isReady else { throw failure("Starting") }
     }
@@ -28,7 +28,7 @@ enum LibCrypto {
         try [UInt8](zeroed: count) { (bytes) throws(BlockError) in try randomise(&bytes) }
     }
 
-    /// The digest of `parts`, one after the other, into `digest`, which is as long as the hash's digests.
+    /// Stores the digest of the concatenated parts in `digest`, which must be as long as the hash's digests.
     static func hash(
         _ algorithm: HashAlgorithm, _ first: RawSpan, _ second: RawSpan, into digest: inout MutableRawSpan
     ) throws(BlockError) {
@@ -44,7 +44,7 @@ enum LibCrypto {
         guard isDone, code == 1 else { throw failure("Hashing") }
     }
 
-    /// The MD5 of `bytes`, 16 bytes: a checksum where a format wants it, no protection.
+    /// The MD5 of `bytes`, 16 bytes: a checksum that a format requires, not a protection.
     static func md5(_ bytes: RawSpan) throws(BlockError) -> [UInt8] {
         try prepare()
         guard let context = EVP_MD_CTX_new() else { throw failure("Hashing") }
@@ -79,7 +79,7 @@ enum LibCrypto {
         guard code == 1 else { throw failure("Key derivation") }
     }
 
-    /// Whether both spans hold the same bytes, in a time that does not tell where they differ.
+    /// Whether both spans hold the same bytes. The time does not depend on where they differ.
     static func areEqual(_ left: RawSpan, _ right: RawSpan) -> Bool {
         guard left.byteCount == right.byteCount else { return false }
         return left.withUnsafeBytes { one in
@@ -98,9 +98,10 @@ enum LibCrypto {
     }
 }
 
-/// One key in one mode and direction, with as many of libcrypto's contexts as threads ever used it at once.
+/// One key in one mode and direction, with one of libcrypto's contexts for each thread that used it at the
+/// same time.
 ///
-/// Thread-safe. The contexts, which hold the expanded key, are wiped and freed with it.
+/// Thread-safe. The contexts hold the expanded key; they are wiped and freed with this object.
 final class CipherContexts: Sendable {
     enum Mode {
         case ecb
@@ -121,7 +122,7 @@ final class CipherContexts: Sendable {
     private let encrypts: Bool
     private let idle = Mutex<[Context]>([])
 
-    /// - Throws: when the key does not fit.
+    /// - Throws: `invalidArgument` for a key of the wrong length.
     init(
         _ algorithm: CipherAlgorithm, _ mode: Mode, key: KeyMaterial, encrypts: Bool
     ) throws(BlockError) {
@@ -142,7 +143,7 @@ final class CipherContexts: Sendable {
         for context in idle.withLock({ $0 }) { EVP_CIPHER_CTX_free(context.pointer) }
     }
 
-    /// Works on `source`, cut into sectors, each with its 16 bytes of `vectors`; writes to `target`.
+    /// Processes the sectors of `source`, each with its 16 bytes of `vectors`, into `target`.
     func process(
         _ source: RawSpan, into target: inout MutableRawSpan, vectors: RawSpan, sectorBytes: Int
     ) throws(BlockError) {
@@ -159,7 +160,7 @@ final class CipherContexts: Sendable {
         guard isDone else { throw LibCrypto.failure("A cipher") }
     }
 
-    /// The same in place.
+    /// As above, in place.
     func process(
         _ bytes: inout MutableRawSpan, vectors: RawSpan, sectorBytes: Int
     ) throws(BlockError) {

@@ -1,8 +1,10 @@
 import BlockCore
 
 extension SecretSource {
-    /// The secret of that id, if QEMU could take it for a passphrase: an image that only one of both programs
-    /// opens is not to be made.
+    /// The secret of that id, restricted to passphrases that QEMU accepts too, so that both programs open the
+    /// image.
+    ///
+    /// - Throws: `invalidArgument` for bytes that are not text; `notFound`.
     func passphrase(_ id: String) throws(BlockError) -> KeyMaterial {
         let secret = try secret(id)
         guard secret.bytes.isText else {
@@ -13,7 +15,7 @@ extension SecretSource {
 }
 
 extension RawSpan {
-    /// Whether this is UTF-8 without a zero. Leaves no copy behind, as a `String` would.
+    /// Whether this is UTF-8 without a zero. Unlike a `String`, it leaves no copy in memory.
     var isText: Bool {
         var position = 0
         while position < byteCount {
@@ -23,7 +25,7 @@ extension RawSpan {
         return true
     }
 
-    /// How many bytes the character at `position` has; `nil` where there is none (RFC 3629, section 4).
+    /// The length of the character at `position` in bytes; `nil` when it is invalid (RFC 3629, section 4).
     private func characterSize(at position: Int) -> Int? {
         let lead: UInt8 = bigEndian(at: position) ?? 0
         let second: ClosedRange<UInt8>

@@ -2,20 +2,21 @@ import BlockCore
 
 /// Encrypts and decrypts runs of 512-byte sectors, each with an initialisation vector from its number.
 ///
-/// Thread-safe: threads work at the same time, each with contexts of its own. The key is wiped with it.
+/// Thread-safe: threads work concurrently, each with contexts of its own. The key is wiped with this object.
 final class SectorCipher: Sendable {
     static let sectorBytes = 512
-    /// How many sectors get their vectors at once.
+    /// The number of sectors whose vectors are computed together.
     private static let batch = 256
 
     let suite: CipherSuite
     let key: KeyMaterial
     private let encryptor: any SectorContexts
     private let decryptor: any SectorContexts
-    /// Encrypts sector numbers, where the vectors are made that way.
+    /// Encrypts sector numbers; only for the ESSIV generator.
     private let essiv: CipherContexts?
 
-    /// - Throws: `unsupported` for what does not go together; `invalidArgument` for a key of another length.
+    /// - Throws: `unsupported` for a suite that contradicts itself; `invalidArgument` for a key of another
+    ///   length.
     init(_ suite: CipherSuite, key: KeyMaterial) throws(BlockError) {
         guard key.count == suite.keyBytes else {
             throw BlockError(
@@ -48,7 +49,7 @@ final class SectorCipher: Sendable {
         return try CipherContexts(algorithm, .ecb, key: salt, encrypts: true)
     }
 
-    /// Encrypts whole sectors from `plain` into `target`, which is as long.
+    /// Encrypts whole sectors from `plain` into `target`, which must have the same length.
     func encrypt(_ plain: RawSpan, into target: inout MutableRawSpan, firstSector: Int) throws(BlockError) {
         let count = plain.byteCount
         let step = Self.batch * Self.sectorBytes
@@ -101,9 +102,9 @@ final class SectorCipher: Sendable {
 
 /// One direction of a cipher over sectors.
 protocol SectorContexts: Sendable {
-    /// Works on whole sectors of `source`, each with its 16 bytes of `vectors`.
+    /// Processes whole sectors of `source`, each with its 16 bytes of `vectors`.
     func process(_ source: RawSpan, into target: inout MutableRawSpan, vectors: RawSpan) throws(BlockError)
-    /// The same in place.
+    /// As above, in place.
     func process(_ bytes: inout MutableRawSpan, vectors: RawSpan) throws(BlockError)
 }
 

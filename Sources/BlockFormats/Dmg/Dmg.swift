@@ -2,45 +2,45 @@ import BlockCore
 
 /// Names, numbers and limits of Apple's disk images (UDIF).
 ///
-/// Source: Apple has published no description; the layouts are those on which QEMU, libdmg-hfsplus and 7-Zip
-/// agree.
+/// Source: Apple has published no specification; the layouts are those on which QEMU, libdmg-hfsplus and
+/// 7-Zip agree.
 enum Dmg {
     static let sectorBytes = 512
     static let trailerMagic: UInt32 = 0x6B6F_6C79
     static let trailerBytes = 512
-    /// The trailer is looked for in so many bytes at the end: some files were padded afterwards.
+    /// The bytes at the end in which the trailer is searched: some files were padded afterwards.
     static let tailBytes = 1024
     static let tableMagic: UInt32 = 0x6D69_7368
     static let tableHeaderBytes = 204
     static let entryBytes = 40
     /// The type of resource that holds block tables, and its name in the property list.
     static let resourceType = "blkx"
-    /// What encrypted images begin with, or end with in the older form.
+    /// The first bytes of encrypted images; the older form has its own at the end.
     static let encryptedStart = Array("encrcdsa".utf8)
     static let encryptedEnd = Array("cdsaencr".utf8)
 
     enum Limit {
-        /// The property list or the resource fork, as in QEMU.
+        /// The size of the property list or the resource fork; QEMU's limit.
         static let directoryBytes = 16 << 20
-        /// 40 bytes of memory each.
+        /// The number of chunks: 40 bytes of memory each.
         static let chunks = 1 << 19
         static let tables = 1 << 16
         static let sectors = 1 << 53
-        /// A compressed chunk, before and after; Apple's have 256 KiB to 1 MiB.
+        /// The size of a chunk, stored and decompressed; Apple's have 256 KiB to 1 MiB.
         static let chunkBytes = 32 << 20
-        /// All that is in memory for chunks at a time, by whichever threads.
+        /// The memory for chunks of all threads together.
         static let memoryBytes = 68 << 20
-        /// What decompressed chunks keep when nobody reads them.
+        /// The memory of cached chunks that no thread reads.
         static let cacheBytes = 16 << 20
         static let cachedChunks = 64
     }
 }
 
-/// How a chunk is stored.
+/// The encodings of a chunk.
 enum DmgEncoding: UInt32 {
     case zero = 0
     case raw = 1
-    /// Space that nothing uses; reads as zeroes.
+    /// Unused space; reads as zeroes.
     case ignored = 2
     case adc = 0x8000_0004
     case zlib = 0x8000_0005
@@ -48,7 +48,7 @@ enum DmgEncoding: UInt32 {
     case lzfse = 0x8000_0007
     case lzma = 0x8000_0008
 
-    /// Entries that describe no sectors.
+    /// The type of entries that describe no sectors.
     static let comment: UInt32 = 0x7FFF_FFFE
     static let terminator: UInt32 = 0xFFFF_FFFF
 
@@ -57,7 +57,7 @@ enum DmgEncoding: UInt32 {
     var isCompressed: Bool { !isZero && self != .raw }
 }
 
-/// A checksum that an image states. Only CRC-32 is known to be used.
+/// A stored checksum. Only CRC-32 is known to be used.
 struct DmgChecksum {
     static let bytes = 136
     private static let crc32: UInt32 = 2
@@ -73,6 +73,6 @@ struct DmgChecksum {
         value = bytes.bigEndian(at: offset + 8) ?? 0
     }
 
-    /// The CRC-32 that must come out, `nil` where another checksum is stated, or none.
+    /// The expected CRC-32; `nil` for another type of checksum, or none.
     var expected: UInt32? { type == Self.crc32 ? value : nil }
 }

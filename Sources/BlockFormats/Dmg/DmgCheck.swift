@@ -1,13 +1,15 @@
 import BlockCore
 import Synchronization
 
-/// Reads everything: every chunk must be decompressed, every sector described, every checksum come out.
+/// A check reads everything: every chunk must decompress, every sector must be described, every checksum must
+/// match.
 extension DmgDriver: Checkable {
-    /// Findings that are told one by one; more are only counted.
+    /// The largest number of findings that are reported one by one; more are only counted.
     private static let maximumReports = 100
     private static let workers = 4
     private static let pieceBytes = Int.mib(1)
 
+    /// - Throws: `unsupported` for a repair; `limit`, `io`; findings are in the result.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         var findings: [String] = []
         var result = CheckResult()
@@ -53,11 +55,12 @@ extension DmgDriver: Checkable {
     // MARK: Chunks
 
     private struct Survey {
-        /// Of every chunk; `nil` where it could not be read, or where checksums pass over it.
+        /// The checksum of every chunk; `nil` when it could not be read, or when table checksums leave it
+        /// out.
         var checksums: [UInt32?]
         var damagedCount = 0
         var unreadableCount = 0
-        /// The first that were met.
+        /// The first failures.
         var failures: [BlockError] = []
 
         mutating func add(_ failure: BlockError) {
@@ -84,7 +87,7 @@ extension DmgDriver: Checkable {
         return survey.withLock { $0 }
     }
 
-    /// Of the chunk's bytes on the disk.
+    /// The checksum of the chunk's decompressed bytes.
     private func checksum(_ chunk: DmgChunk) throws(BlockError) -> UInt32? {
         switch chunk.encoding {
         case nil, .ignored: return nil
@@ -93,14 +96,14 @@ extension DmgDriver: Checkable {
         default:
             let buffer = try decoder.decompressed(chunk)
             let result = CRC32.checksum(buffer.bytes)
-            // First the memory, then the word that it is free.
+            // The buffer is freed before its memory counts as available.
             _ = consume buffer
             decoder.cache.giveBack(chunk.count)
             return result
         }
     }
 
-    /// Of bytes of the file.
+    /// The checksum of bytes of the file.
     private func checksum(_ range: Range<Int>) throws(BlockError) -> UInt32 {
         let buffer = AlignedBuffer(count: min(range.count, Self.pieceBytes))
         var result: UInt32 = 0
@@ -117,12 +120,12 @@ extension DmgDriver: Checkable {
 
     // MARK: Checksums
 
-    /// A table's covers all its chunks but those that nothing uses.
+    /// Checks a table's checksum, which covers all of its chunks except unused ones.
     private func checkTable(_ table: DmgTable, _ checksums: [UInt32?], _ found: (String) -> Void) {
         guard let expected = table.checksum.expected else { return }
         var result: UInt32 = 0
         for number in table.chunks where tables.chunks[number].encoding != .ignored {
-            // Without one of its chunks there is nothing to compare.
+            // With an unreadable chunk there is no checksum to compare.
             guard let checksum = checksums[number] else { return }
             result = CRC32.combined(result, checksum, count: tables.chunks[number].count)
         }

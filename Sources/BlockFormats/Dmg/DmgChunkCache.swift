@@ -1,12 +1,12 @@
 import BlockCore
 
-/// Decompressed chunks, within a limit of memory that all threads share.
+/// A cache of decompressed chunks, within a memory limit that all threads share.
 ///
 /// Thread-safe. The lock is not held while a chunk is decompressed; no chunk is decompressed by two threads
 /// at a time. A thread that waits for memory holds none, so that no two can wait for each other: a caller
 /// must not claim a chunk while it has another one.
 final class DmgChunkCache: Sendable {
-    /// A chunk that somebody reads or has read lately.
+    /// A chunk that is in use or cached.
     private struct Slot {
         /// `nil` while it is being decompressed.
         var buffer: AlignedBuffer?
@@ -16,13 +16,13 @@ final class DmgChunkCache: Sendable {
 
     private struct State {
         var slots: [Int: Slot] = [:]
-        /// All that is reserved, in bytes.
+        /// The reserved memory, in bytes.
         var reserved = 0
         var clock = 0
-        /// The damaged chunk that was met last: salvaging comes back to it for each of its sectors.
+        /// The last damaged chunk: salvaging reads it again for each of its sectors.
         var damaged: (number: Int, error: BlockError)?
 
-        /// Reserves `count` bytes; gives up chunks that nobody uses for it.
+        /// Reserves `count` bytes, and evicts unused chunks for them if necessary.
         mutating func reserve(_ count: Int) -> Bool {
             while reserved + count > Dmg.Limit.memoryBytes {
                 guard dropOldest() else { return false }
@@ -31,7 +31,7 @@ final class DmgChunkCache: Sendable {
             return true
         }
 
-        /// Gives up the chunk that was not used for longest. `false`: all are in use.
+        /// Evicts the least recently used chunk. `false` when all are in use.
         mutating func dropOldest() -> Bool {
             let idle = slots.filter { $0.value.buffer != nil && $0.value.users == 0 }
             guard let oldest = idle.min(by: { $0.value.lastUse < $1.value.lastUse }) else { return false }
@@ -40,7 +40,7 @@ final class DmgChunkCache: Sendable {
             return true
         }
 
-        /// Keeps what is cached small; the newest chunk stays, however large it is.
+        /// Limits the cached chunks; the newest one stays, whatever its size.
         mutating func trim() {
             while slots.count > 1,
                 reserved > Dmg.Limit.cacheBytes || slots.count > Dmg.Limit.cachedChunks
@@ -56,13 +56,13 @@ final class DmgChunkCache: Sendable {
         }
     }
 
-    /// What ``claim(_:waits:)`` finds.
+    /// The result of ``claim(_:waits:)``.
     enum Claim {
-        /// It is there; the caller lets go of it with ``release(_:)``.
+        /// The chunk is ready; the caller ends its use with ``release(_:)``.
         case ready(AlignedBuffer)
-        /// The caller decompresses it, and says what came of it with ``finish(_:_:)``.
+        /// The caller decompresses the chunk, and passes the outcome to ``finish(_:_:)``.
         case mine
-        /// Another thread is at it.
+        /// Another thread is decompressing the chunk.
         case busy
     }
 
@@ -70,8 +70,9 @@ final class DmgChunkCache: Sendable {
 
     /// Asks for a chunk.
     ///
-    /// - Parameter waits: whether to wait while another thread decompresses it; then it is never busy.
-    /// - Throws: what decompressing it threw before, where it is damaged.
+    /// - Parameter waits: whether to wait while another thread decompresses it; the result is then never
+    ///   `busy`.
+    /// - Throws: the earlier error of decompressing it, if it is damaged.
     func claim(_ number: Int, waits: Bool) throws(BlockError) -> Claim {
         try state.wait(
             until: { state in !waits || state.slots[number].map { $0.buffer != nil } ?? true },
@@ -86,10 +87,11 @@ final class DmgChunkCache: Sendable {
             })
     }
 
-    /// Whether nobody has the chunk or works on it.
+    /// Whether the chunk is neither cached nor being decompressed.
     func isUnknown(_ number: Int) -> Bool { state.withLock { $0.slots[number] == nil } }
 
-    /// Ends a claim of ``Claim/mine``. With a buffer, whose bytes are reserved, the caller has it ready.
+    /// Ends a claim of ``Claim/mine``. After success, with a buffer whose bytes are reserved, the caller
+    /// holds the chunk as with ``Claim/ready(_:)``.
     func finish(_ number: Int, _ outcome: Result<AlignedBuffer, BlockError>) {
         state.withLock { state in
             switch outcome {
@@ -103,7 +105,7 @@ final class DmgChunkCache: Sendable {
         state.notifyAll()
     }
 
-    /// The caller does not need the chunk any more.
+    /// Ends the caller's use of a chunk.
     func release(_ number: Int) {
         state.withLock { state in
             state.slots[number]?.users -= 1
@@ -112,9 +114,9 @@ final class DmgChunkCache: Sendable {
         state.notifyAll()
     }
 
-    /// Waits until so much memory is free, and takes it.
+    /// Waits until that much memory is free, and reserves it.
     ///
-    /// - Throws: `limit` for more than there is at all.
+    /// - Throws: `limit` for more than the whole limit.
     func reserve(_ bytes: Int) throws(BlockError) {
         guard bytes <= Dmg.Limit.memoryBytes else {
             throw BlockError(.limit, "A chunk needs \(bytes) bytes of memory to be decompressed")

@@ -1,16 +1,17 @@
 import BlockCore
 import Synchronization
 
-/// Decompresses chunks, with the cache's memory. Thread-safe.
+/// Decompresses chunks, within the memory limit of the cache. Thread-safe.
 final class DmgDecoder: Sendable {
     let cache = DmgChunkCache()
     private let file: BlockNode
-    /// What an LZMA decoder takes: xz's default dictionary, until a chunk is met that wants a larger one.
+    /// The memory of an LZMA decoder, in bytes: that of xz's default dictionary, until a chunk needs a larger
+    /// one.
     private let lzmaBytes = Atomic<Int>(10 << 20)
 
     init(file: BlockNode) { self.file = file }
 
-    /// All of a chunk in a buffer, whose memory stays reserved: the caller gives it back.
+    /// A whole chunk in a buffer whose memory stays reserved; the caller gives it back.
     func decompressed(_ chunk: DmgChunk) throws(BlockError) -> AlignedBuffer {
         var result: AlignedBuffer?
         try withInput(of: chunk, keeping: chunk.count) { (input, limit) throws(BlockError) in
@@ -30,9 +31,9 @@ final class DmgDecoder: Sendable {
         }
     }
 
-    /// Runs `body` on the chunk's stored bytes, with so much memory for a decoder as it is told. Where `body`
-    /// answers that it needs more, it is run again with that. All is reserved at once, before anything is
-    /// taken, and only `kept` bytes stay so, after success.
+    /// Runs `body` on the chunk's stored bytes, with a memory limit for the decoder. If `body` returns a
+    /// larger need, it is run again with that limit. All memory is reserved in one step before any is
+    /// allocated; after success, only `kept` bytes stay reserved.
     private func withInput(
         of chunk: DmgChunk, keeping kept: Int,
         _ body: (_ input: RawSpan, _ limit: Int) throws(BlockError) -> Int?
@@ -73,12 +74,12 @@ final class DmgDecoder: Sendable {
         switch chunk.encoding {
         case .bzip2: Bzip2.workingBytes
         case .lzma: lzmaBytes.load(ordering: .relaxed)
-        // Their tables are small.
+        // The tables of the other decoders are small.
         default: 1 << 17
         }
     }
 
-    /// - Returns: `nil`, or how much memory it takes where that is more than `limit`.
+    /// - Returns: `nil`, or the memory that it needs in bytes if that is more than `limit`.
     private static func decompress(
         _ input: RawSpan, _ chunk: DmgChunk, into output: inout MutableRawSpan, _ limit: Int
     ) throws(BlockError) -> Int? {

@@ -21,7 +21,8 @@ public final class DmgDriver: ReadOnlyFormat {
         virtualSize = trailer.virtualSize > 0 ? trailer.virtualSize : tables.end
     }
 
-    /// Encrypted images have nothing else that tells them; to know them is to say why they are not read.
+    /// Matches encrypted images only, by their first bytes, so that opening one reports that encryption is
+    /// not supported.
     public static func probe(_ header: RawSpan, filename: String) -> Int {
         header.part(0..<Dmg.encryptedStart.count)?.array == Dmg.encryptedStart ? 90 : 0
     }
@@ -33,6 +34,7 @@ public final class DmgDriver: ReadOnlyFormat {
         return DmgTrailer.isEncrypted(start: tail.extracting(0..<0), tail: tail) ? 90 : 0
     }
 
+    /// - Throws: `wrongFormat`, `unsupported`, `corrupt`, `limit`, `readOnly`; `io`.
     public static func open(_ request: OpenRequest, options: inout OptionTree) throws(BlockError) -> DmgDriver
     {
         do throws(BlockError) {
@@ -47,11 +49,12 @@ public final class DmgDriver: ReadOnlyFormat {
 
     // MARK: Mapping
 
+    /// - Throws: nothing.
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         let chunks = tables.chunks
         let number = firstChunk(endingAfter: offset)
         guard number < chunks.count, chunks[number].start <= offset else {
-            // Nothing describes these sectors: reading them fails, as what they hold is not known.
+            // No table describes these sectors: reading them fails, because their contents are unknown.
             let end = number < chunks.count ? chunks[number].start : virtualSize
             return Extent(.encoded(compressed: false), length: min(limit, end - offset))
         }
@@ -75,7 +78,7 @@ public final class DmgDriver: ReadOnlyFormat {
         return low
     }
 
-    /// Whether a chunk goes on with a run.
+    /// Whether a chunk continues the run of the one before.
     private static func continues(_ chunk: DmgChunk, _ next: DmgChunk) -> Bool {
         guard chunk.end == next.start, let encoding = chunk.encoding, let other = next.encoding else {
             return false
@@ -94,6 +97,7 @@ public final class DmgDriver: ReadOnlyFormat {
 
     // MARK: Reading
 
+    /// - Throws: `corrupt`, `unsupported` for an unknown encoding, `limit`, `io`.
     public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         let end = offset + buffer.byteCount
         var position = offset
@@ -101,7 +105,8 @@ public final class DmgDriver: ReadOnlyFormat {
         var busy: [Int] = []
         while position < end {
             let chunk = try chunk(number, at: position)
-            // What others are at is taken last: neighbours then work side by side, not one after the other.
+            // Chunks that other threads decompress are read last, so that concurrent requests do not wait for
+            // each other in turn.
             if !(try read(number, chunk, into: &buffer, at: offset, waits: false)) { busy.append(number) }
             position = chunk.end
             number += 1
@@ -111,7 +116,7 @@ public final class DmgDriver: ReadOnlyFormat {
         }
     }
 
-    /// The chunk of that number, which must hold the byte at `position` and be of a known kind.
+    /// The chunk of that number, which must contain the byte at `position` and have a known encoding.
     private func chunk(_ number: Int, at position: Int) throws(BlockError) -> DmgChunk {
         guard number < tables.chunks.count, tables.chunks[number].start <= position else {
             throw BlockError(
@@ -127,7 +132,7 @@ public final class DmgDriver: ReadOnlyFormat {
         return chunk
     }
 
-    /// Copies as much of the chunk as `buffer`, whose bytes start at `offset` of the disk, has room for.
+    /// Copies the part of the chunk that overlaps `buffer`, whose bytes start at `offset` of the disk.
     ///
     /// - Returns: `false` when another thread is decompressing it (only when not waiting).
     private func read(
@@ -163,6 +168,7 @@ public final class DmgDriver: ReadOnlyFormat {
         }
     }
 
+    /// - Throws: nothing.
     public func describe() throws(BlockError) -> FormatInfo {
         let used = Set(tables.chunks.compactMap(\.encoding)).sorted { $0.rawValue < $1.rawValue }
         return FormatInfo(

@@ -14,7 +14,7 @@ enum DmgResourceFork {
     private static let typeBytes = 8
     private static let referenceBytes = 12
 
-    /// Where in `fork` the resources of the type are, in the order of the map.
+    /// The places in `fork` of the resources of a type, in the order of the map.
     ///
     /// - Throws: `corrupt`.
     static func resources(of type: String, in fork: RawSpan) throws(BlockError) -> [Range<Int>] {
@@ -23,7 +23,7 @@ enum DmgResourceFork {
         else { throw damaged }
         let list = Int(map) + Int(listOffset)
         let types: UInt16 = fork.bigEndian(at: list) ?? .max
-        // All ones stand for none.
+        // A count of all ones stands for no types.
         for number in 0..<Int(types &+ 1) {
             let entry = list + 2 + number * typeBytes
             guard let name = fork.part(entry..<entry + 4), let last: UInt16 = fork.bigEndian(at: entry + 4),

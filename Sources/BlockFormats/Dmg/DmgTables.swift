@@ -4,17 +4,17 @@ import BlockCore
 struct DmgChunk {
     var start: Int
     var count: Int
-    /// Where the stored bytes are in the file, and how many.
+    /// The offset of the stored bytes in the file. ``length`` is their number.
     var offset: Int
     var length: Int
-    /// As the table has it; not all have a meaning.
+    /// The type in the table; not all values are known.
     var type: UInt32
 
     var end: Int { start + count }
     var encoding: DmgEncoding? { DmgEncoding(rawValue: type) }
 }
 
-/// What describes a part of the disk, mostly a partition. Big-endian:
+/// The table of a part of the disk, mostly a partition. Big-endian:
 ///
 /// ```
 /// 00 'mish'  04 version  08 first sector (8)  10 sectors (8)  18 offset of the data (8)
@@ -27,7 +27,7 @@ struct DmgTable {
     var range: Range<Int>
     var name: String
     var checksum: DmgChecksum
-    /// Its chunks' places in ``DmgTables/chunks``.
+    /// The indices of its chunks in ``DmgTables/chunks``.
     var chunks: Range<Int>
 }
 
@@ -36,13 +36,13 @@ struct DmgTables {
     /// In the order of the disk.
     private(set) var tables: [DmgTable] = []
     private(set) var chunks: [DmgChunk] = []
-    /// The tables' checksums as the master checksum covers them: in the order of the image.
+    /// The tables' checksums in the order of the image, as the master checksum covers them.
     private(set) var checksums: [UInt32] = []
     private let trailer: DmgTrailer
 
-    /// Reads the tables from the property list, or from the resource fork where there is none.
+    /// Reads the tables from the property list, or from the resource fork when there is no property list.
     ///
-    /// - Throws: `corrupt`, `limit`: for all that must not be believed when chunks are read.
+    /// - Throws: `corrupt`, `limit`; after this, all places and sizes of chunks are validated. `io`.
     static func read(_ file: BlockNode, _ trailer: DmgTrailer) throws(BlockError) -> DmgTables {
         var tables = DmgTables(trailer: trailer)
         if !trailer.propertyList.isEmpty {
@@ -61,7 +61,7 @@ struct DmgTables {
 
     private init(trailer: DmgTrailer) { self.trailer = trailer }
 
-    /// Where the last chunk ends, in bytes.
+    /// The end of the last chunk, in bytes.
     var end: Int { chunks.last?.end ?? 0 }
 
     private static func directory(
@@ -96,7 +96,7 @@ struct DmgTables {
 
     private mutating func add(_ bytes: RawSpan, name: String) throws(BlockError) {
         let magic: UInt32? = bytes.bigEndian(at: 0)
-        // Resources that are no tables are passed over, as by others.
+        // Resources that are not tables are skipped, as in other programs.
         guard magic == Dmg.tableMagic else { return }
         guard let entries: UInt32 = bytes.bigEndian(at: Dmg.tableHeaderBytes - 4),
             Int(entries) <= (bytes.byteCount - Dmg.tableHeaderBytes) / Dmg.entryBytes
@@ -139,7 +139,7 @@ struct DmgTables {
         chunks.append(chunk)
     }
 
-    /// Finds the chunk's bytes, and checks that they are in the file and not too many.
+    /// Sets the place of the chunk's bytes, and checks that they are in the file and within the limit.
     private func place(
         _ chunk: inout DmgChunk, _ encoding: DmgEncoding, _ entry: RawSpan, _ dataOffset: Int
     ) throws(BlockError) {

@@ -1,6 +1,6 @@
 import BlockCore
 
-/// The end of the file, which says where all else is. Big-endian:
+/// The trailer at the end of the file, which locates everything else. Big-endian:
 ///
 /// ```
 /// 000 'koly'  004 version (4)  008 size (512)  00C flags  010 offset of the running data fork
@@ -10,9 +10,9 @@ import BlockCore
 /// 1E8 variant  1EC sectors of the disk  (numbers of 8 bytes, but for the segment's)
 /// ```
 struct DmgTrailer {
-    /// Where the trailer is in the file, in bytes.
+    /// The offset of the trailer in the file, in bytes.
     var offset: Int
-    /// Where the chunks' offsets count from.
+    /// The base of the chunks' offsets, in bytes of the file.
     var dataOffset: Int
     var dataFork: Range<Int>
     var resourceFork: Range<Int>
@@ -21,7 +21,7 @@ struct DmgTrailer {
     var masterChecksum: DmgChecksum
     var virtualSize: Int
 
-    /// Where in the last bytes of a file the trailer is: the last place that looks like one.
+    /// The offset of the trailer in the last bytes of a file: the last place that looks like one.
     static func find(in tail: RawSpan) -> Int? {
         var place = tail.byteCount - Dmg.trailerBytes
         while place >= 0 {
@@ -33,7 +33,7 @@ struct DmgTrailer {
         return nil
     }
 
-    /// Reads the trailer and checks what it says against the file.
+    /// Reads the trailer and validates it against the file.
     static func read(_ file: BlockNode) throws(BlockError) -> DmgTrailer {
         let length = try file.length()
         let count = min(length, Dmg.tailBytes)

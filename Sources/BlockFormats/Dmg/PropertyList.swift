@@ -1,32 +1,32 @@
 import BlockCore
 
-/// A property list in Apple's XML form: as much of it as disk images need.
+/// A property list in Apple's XML form, with the types that disk images need.
 indirect enum PropertyList {
     case dictionary([(key: String, value: PropertyList)])
     case array([PropertyList])
     case string(String)
-    /// Base64, at this place of the text.
+    /// Base64 text at this range of the document.
     case data(Range<Int>)
-    /// A number, a date or a truth value: not looked at.
+    /// A number, a date or a truth value, which is not parsed.
     case other
 
-    /// The value for a key, the first where there are several; `nil` also where this is no dictionary.
+    /// The first value for a key; `nil` also when this is not a dictionary.
     subscript(key: String) -> PropertyList? {
         guard case .dictionary(let entries) = self else { return nil }
         return entries.first { $0.key == key }?.value
     }
 
-    /// Reads a whole document. What the XML of property lists never has is refused: entities of its own,
+    /// Parses a whole document. XML that property lists never contain is refused: entity declarations,
     /// processing instructions, CDATA sections.
     ///
-    /// - Throws: `corrupt`; `limit` where it is too deep or has too many values.
+    /// - Throws: `corrupt`; `limit` when it is too deep or has too many values.
     static func parse(_ text: [UInt8]) throws(BlockError) -> PropertyList {
         var reader = PropertyListReader(text)
         return try reader.document()
     }
 }
 
-/// Reads XML from front to back. A value; offsets are in bytes.
+/// Reads XML sequentially. A value; offsets are in bytes.
 private struct PropertyListReader {
     static let maximumDepth = 32
     static let maximumValues = 1 << 17
@@ -61,7 +61,7 @@ private struct PropertyListReader {
 
     // MARK: Values
 
-    /// The next value; `nil` where `container` ends instead.
+    /// The next value; `nil` when `container` ends instead.
     private mutating func value(depth: Int, until container: String?) throws(BlockError) -> PropertyList? {
         let tag = try tag()
         switch tag {
@@ -137,7 +137,7 @@ private struct PropertyListReader {
 
     // MARK: Text
 
-    /// Everything up to the next tag.
+    /// The text up to the next tag.
     private mutating func textRange() -> Range<Int> {
         let start = position
         while position < text.count, text[position] != UInt8(ascii: "<") { position += 1 }
@@ -151,7 +151,7 @@ private struct PropertyListReader {
         var rest = text[range]
         while let start = rest.firstIndex(of: UInt8(ascii: "&")) {
             result += String(decoding: rest[..<start], as: UTF8.self)
-            // The longest is &#x10FFFF; and the like.
+            // The longest references are like &#x10FFFF;.
             guard let end = rest[start...].prefix(12).firstIndex(of: UInt8(ascii: ";")) else {
                 throw damaged("a character reference does not end")
             }
@@ -189,7 +189,7 @@ private struct PropertyListReader {
         while position < text.count, Self.isNameByte(text[position]), position - start < 32 { position += 1 }
         let name = String(decoding: text[start..<position], as: UTF8.self)
         guard !name.isEmpty else { throw damaged("a tag has no name") }
-        // Attributes say nothing that is needed.
+        // Attributes are skipped.
         while position < text.count, ![0x3C, 0x3E].contains(text[position]) { position += 1 }
         guard skip(">") else { throw damaged("the tag <\(name) does not end") }
         if isClosing { return .closing(name) }
@@ -210,7 +210,8 @@ private struct PropertyListReader {
         }
     }
 
-    /// A document type names a definition elsewhere, which is not read; one with entities inside is refused.
+    /// Skips a document type. Its external definition is not read; one with an internal definition is
+    /// refused.
     private mutating func passDocumentType() throws(BlockError) {
         while position < text.count, text[position] != UInt8(ascii: ">") {
             if text[position] == UInt8(ascii: "[") { throw damaged("it defines entities") }
@@ -220,7 +221,7 @@ private struct PropertyListReader {
         try skipMisc()
     }
 
-    /// Goes on behind the next `end`.
+    /// Advances behind the next `end`.
     private mutating func pass(_ end: String) throws(BlockError) {
         while position < text.count {
             if skip(end) { return }
@@ -229,7 +230,7 @@ private struct PropertyListReader {
         throw damaged("'\(end)' is missing")
     }
 
-    /// Goes on behind `word` where it comes next.
+    /// Advances behind `word` if it is next.
     @discardableResult
     private mutating func skip(_ word: String) -> Bool {
         let wanted = word.utf8

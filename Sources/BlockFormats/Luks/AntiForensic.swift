@@ -1,9 +1,9 @@
 import BlockCore
 
 /// The anti-forensic splitter (LUKS1 specification, section 2.4): a key becomes many stripes, all of which
-/// are needed to get it back, so that overwriting a few of them destroys it.
+/// are needed to recover it, so that overwriting a few of them destroys it.
 enum AntiForensic {
-    /// The stripes of `key`, one after the other.
+    /// The stripes of `key`, concatenated.
     static func split(_ key: KeyMaterial, hash: HashAlgorithm) throws(BlockError) -> KeyMaterial {
         let size = key.count
         let last = size * (Luks.stripes - 1)
@@ -17,7 +17,7 @@ enum AntiForensic {
         }
     }
 
-    /// The key of `keyBytes` bytes whose stripes these are.
+    /// The key of `keyBytes` bytes from its stripes.
     static func merge(
         _ stripes: RawSpan, keyBytes: Int, hash: HashAlgorithm
     ) throws(BlockError) -> KeyMaterial {
@@ -46,7 +46,8 @@ enum AntiForensic {
         }
     }
 
-    /// Replaces each part of a digest's length by the digest of its number and itself, cut to its length.
+    /// Replaces each part as long as a digest by the digest of its number and itself, cut to the part's
+    /// length.
     private static func diffuse(_ block: inout MutableRawSpan, _ hash: HashAlgorithm) throws(BlockError) {
         let size = block.byteCount
         var offset = 0

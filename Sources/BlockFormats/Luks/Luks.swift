@@ -14,21 +14,21 @@ enum Luks {
     static let saltBytes = 32
     static let activeFlag: UInt32 = 0x00AC_71F3
     static let inactiveFlag: UInt32 = 0x0000_DEAD
-    /// Into how many parts the anti-forensic splitter cuts a key.
+    /// The number of stripes into which the anti-forensic splitter splits a key.
     static let stripes = 4000
-    /// Where key material starts, and to what its size is rounded.
+    /// The start and the alignment of key material, in bytes.
     static let alignmentBytes = 4096
 
-    /// What a header may ask for; more is refused before any of it is done.
+    /// Limits of the work that a header demands; more is refused before any of it is done.
     enum Limit {
-        /// Digests that opening may compute: iterations times digests in a key, over all active slots and
-        /// the checks of what they unlock. Less than a minute on a machine of 2024.
+        /// The digests that opening may compute: iterations times digests per key, for all active slots and
+        /// the checks of their keys. Less than a minute on a machine of 2024.
         static let derivationWork = 1 << 28
-        /// Digests for one new slot.
+        /// The digests for one new slot.
         static let slotWork = 1 << 26
     }
 
-    /// The bytes that split key material takes, rounded up to sectors.
+    /// The size of split key material, in bytes rounded up to sectors.
     static func materialBytes(keyBytes: Int) -> Int {
         (keyBytes * stripes).dividedRoundingUp(by: sectorBytes) * sectorBytes
     }
@@ -38,7 +38,7 @@ enum Luks {
         (keyBytes * stripes).dividedRoundingUp(by: alignmentBytes) * alignmentBytes
     }
 
-    /// How many bytes header and key material take in volumes made here.
+    /// The size of header and key material in volumes made by Platter, in bytes.
     static func areaBytes(keyBytes: Int) -> Int { alignmentBytes + slotCount * slotBytes(keyBytes: keyBytes) }
 }
 
@@ -47,16 +47,16 @@ struct LuksSlot: Sendable, Equatable {
     var isActive = false
     var iterations = 0
     var salt = [UInt8](repeating: 0, count: Luks.saltBytes)
-    /// Where the key material is, in bytes from the start of the header.
+    /// The offset of the key material, in bytes from the start of the header.
     var materialOffset = 0
 }
 
-/// Where a LUKS header and its key material lie: a whole file, or some clusters of a qcow2 image.
+/// The place of a LUKS header and its key material: a whole file, or some clusters of a qcow2 image.
 struct LuksArea: Sendable {
     let node: BlockNode
-    /// Where the header starts in `node`, in bytes.
+    /// The offset of the header in `node`, in bytes.
     let base: Int
-    /// How far header and key material may go, in bytes.
+    /// The space for header and key material, in bytes.
     let length: Int
 
     func checked(_ offset: Int, _ count: Int) throws(BlockError) -> Int {
@@ -76,6 +76,6 @@ struct LuksArea: Sendable {
         try node.write(bytes, at: checked(offset, bytes.byteCount))
     }
 
-    /// Makes what was written durable.
+    /// Makes all writes durable.
     func flush() throws(BlockError) { try node.flush() }
 }

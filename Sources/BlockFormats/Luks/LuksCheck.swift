@@ -2,10 +2,10 @@ import BlockCore
 import Synchronization
 
 extension LuksDriver: Checkable {
-    /// Whether a key slot is active, and key material and data lie inside the file. That the header makes
-    /// sense and that nothing overlaps was checked when the volume was opened. No key is needed.
+    /// Checks that a key slot is active, and that key material and data lie inside the file. Opening the
+    /// volume has already validated the header and excluded overlaps. No key is needed.
     ///
-    /// - Throws: `unsupported` when a repair is asked for: a lost key cannot be made again.
+    /// - Throws: `unsupported` for a repair: a lost key cannot be restored; `io`.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         guard repair == .none else {
             throw BlockError(.unsupported, "Images of format '\(Self.name)' cannot be repaired")

@@ -18,6 +18,8 @@ extension LuksDriver: Measurable {
         ]
     }
 
+    /// - Throws: `invalidArgument`, `unsupported`, `limit`, `notFound` for the secret; `io`, `noSpace`,
+    ///   `exists`.
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         let plan = try LuksPlan(options, .plain)
         let passphrase = try context.secrets.passphrase(try secretName(options))
@@ -45,7 +47,7 @@ extension LuksDriver: Measurable {
         return name
     }
 
-    /// Header, key material and disk, in bytes.
+    /// The size of header, key material and disk, in bytes.
     private static func fileSize(_ plan: LuksPlan, _ virtualSize: Int) throws(BlockError) -> Int {
         let area = Luks.areaBytes(keyBytes: plan.suite.keyBytes)
         guard let rounded = virtualSize.roundedUp(to: Luks.sectorBytes), rounded <= Int.max - area else {
@@ -54,6 +56,7 @@ extension LuksDriver: Measurable {
         return area + rounded
     }
 
+    /// - Throws: `invalidArgument`, `unsupported`, `limit`.
     public static func measure(
         _ options: CreateOptions, virtualSize: Int, source: BlockNode?
     ) throws(BlockError) -> MeasuredSize {

@@ -3,18 +3,19 @@ import Synchronization
 
 /// A raw LUKS1 volume: a header with key slots, and behind it, or in another file, the encrypted disk.
 ///
-/// Options: `key-secret` (the id of the passphrase), `header.…` (the file with a detached header). No lock is
-/// held while data are read, written or encrypted: only the header changes, under a lock of its own.
+/// Options: `key-secret` (the id of the passphrase), `header.…` (the file with a detached header).
+/// Thread-safe: no lock is held while data are read, written or encrypted; only the header changes, under a
+/// lock of its own.
 public final class LuksDriver: FormatDriver {
     public static let name = "luks"
     public static let optionsInName = ["key-secret"]
 
     let file: BlockNode
-    /// `nil` where only metadata is wanted.
+    /// `nil` when the volume was opened for its metadata only.
     let store: EncryptedStore?
     let volume: Mutex<LuksVolume>
     let isDetached: Bool
-    /// Where the disk starts in ``file``, in bytes.
+    /// The offset of the disk in ``file``, in bytes.
     let payloadOffset: Int
     private let size: Atomic<Int>
 
@@ -34,6 +35,8 @@ public final class LuksDriver: FormatDriver {
         return header.part(0..<Luks.magic.count)?.array == Luks.magic && version == Luks.version ? 100 : 0
     }
 
+    /// - Throws: `wrongFormat`, `unsupported`, `corrupt`, `limit`; `invalidArgument`, `notFound`, `denied`
+    ///   for the passphrase; `io`.
     public static func open(
         _ request: OpenRequest, options: inout OptionTree
     ) throws(BlockError) -> LuksDriver {
@@ -53,7 +56,7 @@ public final class LuksDriver: FormatDriver {
                 throw BlockError(.corrupt, "The LUKS data are beyond the end of the file")
             }
             let store = try unlock(volume, secret, request)
-            // A last sector that the file has a part of is read with zeroes behind it.
+            // A partial last sector of the file is read with zeroes behind it.
             guard let size = (length - offset).roundedUp(to: Luks.sectorBytes) else {
                 throw BlockError(.limit, "The file is too large")
             }
@@ -69,7 +72,7 @@ public final class LuksDriver: FormatDriver {
         _ volume: LuksVolume, _ secret: String?, _ request: OpenRequest
     ) throws(BlockError) -> EncryptedStore? {
         if request.settings.metadataOnly || request.settings.withoutKeys { return nil }
-        // The structure can be checked without the key.
+        // A check needs no key.
         if request.settings.forCheck, secret == nil { return nil }
         guard let secret else {
             throw BlockError(.invalidArgument, "Parameter 'key-secret' is required for cipher")
@@ -82,9 +85,12 @@ public final class LuksDriver: FormatDriver {
     /// Sectors are encrypted as a whole.
     public var writeGranularity: Int { Luks.sectorBytes }
     public static let traits: FormatTraits = .unwrittenIsUndefined
-    /// The file's length is the disk's.
+    /// The length of the disk is that of the file, so a shorter file is not damage.
+    ///
+    /// - Throws: nothing.
     public func mayBeCut() throws(BlockError) -> Bool { false }
 
+    /// - Throws: nothing.
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         Extent(.encoded(compressed: false), length: limit)
     }
@@ -96,27 +102,33 @@ public final class LuksDriver: FormatDriver {
         return store
     }
 
+    /// - Throws: `denied` without the key; `io`.
     public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
-        // Of a sector that is not whole, the cipher makes noise.
+        // A partial sector would decrypt to noise.
         try file.requireStored(at: payloadOffset + offset, count: buffer.byteCount)
         try unlocked().read(file, into: &buffer, at: payloadOffset + offset, numbering: offset)
     }
 
+    /// - Throws: nothing.
     public func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
         var grant = WriteGrant(inPlace: guest, at: payloadOffset + guest.lowerBound, in: file)
         grant.form = .encrypted
         return grant
     }
 
+    /// - Throws: `denied` without the key; `io`, `noSpace`.
     public func storeEncoded(
         _ bytes: RawSpan, for grant: WriteGrant, at guest: Int
     ) throws(BlockError) {
         try unlocked().write(file, bytes, at: payloadOffset + guest, numbering: guest)
     }
 
+    /// - Throws: `io`, `noSpace`.
     public func flush() throws(BlockError) { try file.flush() }
+    /// - Throws: nothing.
     public func close() throws(BlockError) {}
 
+    /// - Throws: nothing.
     public func describe() throws(BlockError) -> FormatInfo {
         let header = volume.withLock { $0.header }
         return FormatInfo(isEncrypted: true, specific: header.description(isDetached: isDetached))
@@ -126,7 +138,9 @@ public final class LuksDriver: FormatDriver {
 }
 
 extension LuksDriver: Resizable {
-    /// New space holds whatever the cipher makes of zeroes in the file: noise, as with any LUKS volume.
+    /// New space reads as noise, the decrypted zeroes of the file, as in any LUKS volume.
+    ///
+    /// - Throws: `limit`, `unsupported`, `noSpace`, `io`.
     public func resize(
         to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
@@ -141,6 +155,7 @@ extension LuksDriver: Resizable {
 extension LuksDriver: Amendable {
     public static var amendOptions: [CreateOption] { LuksSlotChange.Keys.plain.declared }
 
+    /// - Throws: `invalidArgument`, `notFound`, `denied`, `limit`; `io`.
     public func amend(
         _ amendment: Amendment, guest: GuestAccess, _ control: JobControl
     ) throws(BlockError) {
@@ -153,9 +168,9 @@ extension LuksDriver: Amendable {
 }
 
 extension LuksHeader {
-    /// What `info` tells, in QEMU's order.
+    /// The fields of `info`, in QEMU's order.
     ///
-    /// - Parameter format: named where the volume is inside another format's image.
+    /// - Parameter format: the name `luks`, given when the volume is inside another format's image.
     func description(isDetached: Bool, format: String? = nil) -> [InfoField] {
         var fields = [
             InfoField("ivgen-alg", .text(suite.ivGenerator.name)),

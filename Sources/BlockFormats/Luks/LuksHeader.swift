@@ -9,10 +9,10 @@ import BlockCore
 /// A value type.
 struct LuksHeader: Sendable, Equatable {
     var suite: CipherSuite
-    /// As stored: the mode and how vectors are made, such as `xts-plain64`.
+    /// The stored text of the mode and the vector generator, such as `xts-plain64`.
     var modeText: String
     var hash: HashAlgorithm
-    /// Where the data start, in bytes from the start of the header; 0 where they are in another file.
+    /// The start of the data, in bytes from the start of the header; 0 when they are in another file.
     var payloadOffset: Int
     var digest = [UInt8](repeating: 0, count: Luks.digestBytes)
     var digestSalt = [UInt8](repeating: 0, count: Luks.saltBytes)
@@ -23,7 +23,7 @@ struct LuksHeader: Sendable, Equatable {
     private static let slotsOffset = 208
     private static let slotSize = 48
 
-    /// - Parameter vectorHash: a hash to be named after the vectors, also where they need none.
+    /// - Parameter vectorHash: a hash that is appended to the vector generator's name, even if it needs none.
     init(suite: CipherSuite, hash: HashAlgorithm, vectorHash: HashAlgorithm?, payloadOffset: Int) {
         self.suite = suite
         self.hash = hash
@@ -32,7 +32,7 @@ struct LuksHeader: Sendable, Equatable {
         modeText = "\(suite.mode.rawValue)-\(suite.ivGenerator.name)\(suffix)"
     }
 
-    /// The hash that is named after the vectors.
+    /// The hash in the vector generator's name.
     var vectorHash: String? {
         let parts = modeText.split(separator: ":", maxSplits: 1)
         return parts.count == 2 ? Self.printable(String(parts[1])) : nil
@@ -43,9 +43,9 @@ struct LuksHeader: Sendable, Equatable {
 
     // MARK: Reading
 
-    /// Reads and checks a header from the first bytes of its place.
+    /// Parses and validates a header.
     ///
-    /// - Throws: `wrongFormat`, `unsupported`, `corrupt` or `limit`, naming what is wrong.
+    /// - Throws: `wrongFormat`, `unsupported`, `corrupt` or `limit`, with the reason.
     static func parse(_ bytes: RawSpan) throws(BlockError) -> LuksHeader {
         guard bytes.part(0..<Luks.magic.count)?.array == Luks.magic else {
             throw BlockError(.wrongFormat, "Volume is not in LUKS format")
@@ -81,7 +81,7 @@ struct LuksHeader: Sendable, Equatable {
         return String(decoding: field.prefix { $0 != 0 }, as: UTF8.self)
     }
 
-    /// What a stranger's text may do on a terminal.
+    /// The text of an untrusted header, made safe for a terminal.
     private static func printable(_ text: String) -> String {
         String(text.map { $0.isASCII && $0 >= " " && $0 <= "~" ? $0 : "?" })
     }
@@ -130,7 +130,8 @@ struct LuksHeader: Sendable, Equatable {
             materialOffset: Int(bytes.bigEndian(UInt32.self, at: start + 40) ?? 0) * Luks.sectorBytes)
     }
 
-    /// Key material neither overlaps the header, the data, nor another slot's; the work is bounded.
+    /// Checks that key material overlaps neither the header, the data nor another slot's, and that the work
+    /// is within the limit.
     private func validate() throws(BlockError) {
         let size = Luks.materialBytes(keyBytes: keyBytes)
         for (index, slot) in slots.enumerated() {
@@ -156,21 +157,21 @@ struct LuksHeader: Sendable, Equatable {
         }
     }
 
-    /// The digests that trying all active slots takes.
+    /// The number of digests for trying all active slots.
     var derivationWork: Int {
         activeSlots.reduce(into: 0) { sum, index in
             sum += slots[index].iterations * digests(in: keyBytes) + checkWork
         }
     }
 
-    /// The digests that checking one key takes.
+    /// The number of digests for checking one key.
     private var checkWork: Int { digestIterations * digests(in: Luks.digestBytes) }
 
     private func digests(in bytes: Int) -> Int { bytes.dividedRoundingUp(by: hash.digestBytes) }
 
-    /// How many iterations one more slot may ask for, so that the volume is still opened.
+    /// The most iterations that one more slot may have within the limit of opening.
     ///
-    /// - Throws: `limit` when the active slots ask for as many as may be.
+    /// - Throws: `limit` when the active slots use up the limit.
     var maximumIterations: Int {
         get throws(BlockError) {
             let rest = Luks.Limit.derivationWork - derivationWork - checkWork
@@ -184,7 +185,7 @@ struct LuksHeader: Sendable, Equatable {
 
     // MARK: Writing
 
-    /// The header as it stands at the start of its place.
+    /// The bytes of the header.
     func bytes() -> [UInt8] {
         [UInt8](zeroed: Luks.headerBytes) { span in
             let magic = Luks.magic

@@ -1,14 +1,14 @@
 import BlockCore
 
-/// How a new LUKS volume is to be made, from create options, checked.
+/// The plan of a new LUKS volume, from validated create options.
 struct LuksPlan: Sendable {
     var suite: CipherSuite
     var hash: HashAlgorithm
-    /// The hash that is named after the vectors, where one was given.
+    /// The hash in the vector generator's name, if one was given.
     var vectorHash: HashAlgorithm?
     var iterationMilliseconds: Int
 
-    /// The names of the options: plain for `luks`, with `encrypt.` in front for `qcow2`.
+    /// The names of the options: plain for `luks`, with the prefix `encrypt.` for `qcow2`.
     struct Keys: Sendable {
         var cipher: CreateOptionKey
         var mode: CreateOptionKey

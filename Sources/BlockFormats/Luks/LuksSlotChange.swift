@@ -1,10 +1,10 @@
 import BlockCore
 
-/// What `amend` is to do to the key slots of a volume.
+/// A change of a volume's key slots by `amend`.
 struct LuksSlotChange: Sendable {
-    /// What becomes of slots.
+    /// The changes of slots.
     enum Action: Sendable {
-        /// The passphrase goes into that slot.
+        /// Fill a slot with a passphrase.
         case fill(Int, KeyMaterial, milliseconds: Int)
         case erase([Int])
     }
@@ -14,7 +14,7 @@ struct LuksSlotChange: Sendable {
         case inactive
     }
 
-    /// The names of the options: plain for `luks`, with `encrypt.` in front for `qcow2`.
+    /// The names of the options: plain for `luks`, with the prefix `encrypt.` for `qcow2`.
     struct Keys: Sendable {
         var state: CreateOptionKey
         var newSecret: CreateOptionKey
@@ -28,7 +28,7 @@ struct LuksSlotChange: Sendable {
             state: .encryptState, newSecret: .encryptNewSecret, oldSecret: .encryptOldSecret,
             slot: .encryptKeyslot, time: .encryptIterTime)
 
-        /// As `amend` declares them.
+        /// The declared options of `amend`.
         var declared: [CreateOption] {
             [
                 CreateOption(time, .number, help: "Time for deriving a slot's key, in milliseconds"),
@@ -47,7 +47,7 @@ struct LuksSlotChange: Sendable {
     private let milliseconds: Int?
     private let force: Bool
 
-    /// - Throws: `invalidArgument` for options that do not go together; `notFound` for a secret.
+    /// - Throws: `invalidArgument` for options that contradict each other; `notFound` for a secret.
     init(_ amendment: Amendment, _ keys: Keys) throws(BlockError) {
         let options = amendment.options
         guard let text = options[keys.state] else { throw Self.refusal("Parameter 'state' is missing") }
@@ -94,7 +94,9 @@ struct LuksSlotChange: Sendable {
 
     private static func refusal(_ message: String) -> BlockError { BlockError(.invalidArgument, message) }
 
-    /// What is to be done to the volume as it is now; refuses what would lose its data, unless forced to.
+    /// The action for the volume's present slots.
+    ///
+    /// - Throws: `invalidArgument` for a change that would lose the data, unless it is forced; `io`.
     func action(on volume: LuksVolume) throws(BlockError) -> Action {
         switch state {
         case .active: try filling(volume)
@@ -154,10 +156,20 @@ struct LuksSlotChange: Sendable {
 extension LuksVolume {
     /// Changes key slots. Durable on return.
     ///
-    /// Order of writes: new key material and the slot's entry, still inactive, a barrier, then the flag that
-    /// makes it active. A slot that is given up loses flag and salt, durably, before its key material is
-    /// overwritten. An active slot is replaced by way of a spare one, so that at every moment the old or the
-    /// new passphrase opens; with all eight active, others must.
+    /// The order of writes, with a flush after each step. When filling a slot:
+    ///
+    /// 1. the new key material and the slot's entry, still inactive;
+    /// 2. the entry with the flag that makes it active.
+    ///
+    /// When erasing a slot:
+    ///
+    /// 1. the entry without flag and salt;
+    /// 2. random bytes over the key material.
+    ///
+    /// An active slot is replaced with the help of a spare one, so that the old or the new passphrase opens
+    /// the volume at any time; when all eight slots are active, only the other passphrases open it meanwhile.
+    ///
+    /// - Throws: `limit`, `io`.
     mutating func apply(_ action: LuksSlotChange.Action, key: KeyMaterial) throws(BlockError) {
         switch action {
         case .fill(let index, let passphrase, let milliseconds):
@@ -179,7 +191,9 @@ extension LuksVolume {
         if isActive, let spare { try erase(spare) }
     }
 
-    /// Refuses, before anything is changed, what the other slots' iterations leave no room for.
+    /// Checks before any change that the limit of work has room for the new slot.
+    ///
+    /// - Throws: `limit`.
     private func checkWork(replacing index: Int, by spare: Int?) throws(BlockError) {
         var changed = header
         if let spare {
@@ -191,7 +205,7 @@ extension LuksVolume {
         _ = try changed.maximumIterations
     }
 
-    /// Fills and activates a slot that is not active.
+    /// Fills and activates an inactive slot.
     private mutating func add(
         _ index: Int, _ key: KeyMaterial, _ passphrase: KeyMaterial, _ milliseconds: Int
     ) throws(BlockError) {
@@ -213,7 +227,7 @@ extension LuksVolume {
         try area.flush()
     }
 
-    /// Writes a slot's entry, durably; in memory it stays as it was when that fails.
+    /// Writes a slot's entry, durably. After a failure the entry in memory is unchanged.
     private mutating func put(_ slot: LuksSlot, _ index: Int) throws(BlockError) {
         let before = header
         header.slots[index] = slot

@@ -1,6 +1,6 @@
 import BlockCore
 
-/// A LUKS header with its key slots, and where it is kept. A value type.
+/// A LUKS header with its key slots, and its place. A value type.
 struct LuksVolume: Sendable {
     let area: LuksArea
     var header: LuksHeader
@@ -10,7 +10,7 @@ struct LuksVolume: Sendable {
         self.header = header
     }
 
-    /// Reads the header; no key yet.
+    /// Reads the header; needs no key.
     init(reading area: LuksArea) throws(BlockError) {
         self.area = area
         let bytes = try area.read(at: 0, count: min(area.length, Luks.headerBytes))
@@ -19,9 +19,9 @@ struct LuksVolume: Sendable {
 
     // MARK: Unlocking
 
-    /// The master key, by the first slot that the passphrase opens.
+    /// The master key from the first slot that the passphrase opens.
     ///
-    /// - Throws: `denied` when it opens none.
+    /// - Throws: `denied` when it opens none; `io`.
     func unlock(_ passphrase: KeyMaterial) throws(BlockError) -> KeyMaterial {
         for index in header.activeSlots {
             if let key = try unlock(slot: index, passphrase) { return key }
@@ -45,7 +45,7 @@ struct LuksVolume: Sendable {
         return LibCrypto.areEqual(digest.bytes, header.digest.span.bytes) ? key : nil
     }
 
-    /// What the key material of a slot is encrypted with.
+    /// The cipher of a slot's key material.
     private func slotCipher(
         _ slot: LuksSlot, _ passphrase: KeyMaterial
     ) throws(BlockError) -> SectorCipher {
@@ -69,8 +69,8 @@ struct LuksVolume: Sendable {
 
     /// Makes a master key and a header for it, with one slot for the passphrase.
     ///
-    /// Order of writes: key material and the header's end, a barrier, then the header's first sector: a
-    /// half-made volume is none.
+    /// The order of writes: key material and the header's end; a flush; then the header's first sector, which
+    /// makes the file a volume.
     static func create(
         _ plan: LuksPlan, passphrase: KeyMaterial, payloadOffset: Int, in area: LuksArea
     ) throws(BlockError) -> (volume: LuksVolume, key: KeyMaterial) {
@@ -101,7 +101,7 @@ struct LuksVolume: Sendable {
 
     // MARK: Slots
 
-    /// Writes new key material for a slot that is not active, and answers what its entry shall be.
+    /// Writes new key material for an inactive slot, and returns its new entry.
     func fill(
         slot index: Int, _ key: KeyMaterial, _ passphrase: KeyMaterial, _ milliseconds: Int
     ) throws(BlockError) -> LuksSlot {
@@ -122,7 +122,7 @@ struct LuksVolume: Sendable {
         return slot
     }
 
-    /// Writes a part of the header, which is not durable yet.
+    /// Writes a part of the header, without making it durable.
     func writeHeader(_ range: Range<Int> = 0..<Luks.headerBytes) throws(BlockError) {
         let bytes = header.bytes()
         try area.write(bytes.span.bytes.extracting(range), at: range.lowerBound)

@@ -214,7 +214,7 @@ extension ParallelsState: Surveying {
         for finding in survey.findings.kept { report(finding.text(repair ? "Repairing" : "ERROR")) }
         var left = survey.findingCount
         if repair && left > 0 {
-            let isAll = try mendTable()
+            let isAll = try repairTable()
             let after = try self.survey()
             try adopt(after)
             left = after.findingCount
@@ -228,7 +228,7 @@ extension ParallelsState: Surveying {
     /// order of writes: copies, a flush, the entries.
     ///
     /// - Returns: `false` when the budget left some blocks as they are.
-    private mutating func mendTable() throws(BlockError) -> Bool {
+    private mutating func repairTable() throws(BlockError) -> Bool {
         try beginChanges()
         var copies = RepairBudget(for: file, .blocks)
         var survey = ParallelsSurvey(of: table.count, layout, fileBytes: try file.length())

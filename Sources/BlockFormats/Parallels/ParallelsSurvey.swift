@@ -7,7 +7,7 @@ struct ParallelsSurvey {
         case outside(block: Int)
         /// The cluster is the file's last, and the file ends inside it.
         case cut(block: Int)
-        /// The cluster does not begin at a multiple of the cluster size.
+        /// The cluster does not begin at a multiple of the cluster size from the start of the data area.
         case misaligned(block: Int)
         /// An earlier entry refers to the same cluster.
         case shared(block: Int)

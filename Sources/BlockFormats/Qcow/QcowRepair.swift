@@ -1,7 +1,7 @@
 import BlockCore
 
 extension QcowDriver: Checkable {
-    /// - Throws: `io`, `noSpace`; findings are in the result.
+    /// - Throws: `io`, `noSpace`, `limit`; findings are in the result.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try session.exclusively { (tables) throws(BlockError) in
             try tables.check(repair: repair, report: report)
@@ -18,18 +18,18 @@ extension QcowState {
             report("ERROR the file is too large for its clusters to be counted")
             return result
         }
-        let mends = repair == .all
+        let repairs = repair == .all
         var budget = RepairBudget(for: file, .clusters)
         var hasLosses = false
         try survey.run { (finding) throws(BlockError) in
-            var isMended = false
-            if mends { isMended = try mend(finding, &budget) }
-            if isMended, finding.isLoss { hasLosses = true }
-            report("\(isMended ? "Repairing" : "ERROR") \(finding.message)")
-            if isMended { result.corruptionsFixed += 1 } else { result.corruptions += 1 }
+            var isRepaired = false
+            if repairs { isRepaired = try repairFinding(finding, &budget) }
+            if isRepaired, finding.isLoss { hasLosses = true }
+            report("\(isRepaired ? "Repairing" : "ERROR") \(finding.message)")
+            if isRepaired { result.corruptionsFixed += 1 } else { result.corruptions += 1 }
         }
         if budget.wasExceeded { report(budget.message) }
-        if mends { try commit() }
+        if repairs { try commit() }
         result.totalClusters = (header.storedSize - 1) >> header.clusterBits + 1
         result.allocatedClusters = survey.allocated
         result.compressedClusters = survey.compressed
@@ -43,12 +43,12 @@ extension QcowState {
     private func checkLeaks(
         _ result: inout CheckResult, _ leaks: Int, _ repair: RepairMode, _ report: (String) -> Void
     ) throws(BlockError) {
-        let mends = repair != .none && result.corruptions == 0
+        let repairs = repair != .none && result.corruptions == 0
         result.leaks = leaks
         if leaks > 0 {
-            report("\(mends ? "Repairing" : "Leaked") \(leaks) clusters: nothing refers to them")
+            report("\(repairs ? "Repairing" : "Leaked") \(leaks) clusters: nothing refers to them")
         }
-        guard mends, leaks > 0 else { return }
+        guard repairs, leaks > 0 else { return }
         try closeGaps()
         guard var survey = QcowSurvey(self) else { return }
         try survey.run { _ in }
@@ -60,8 +60,9 @@ extension QcowState {
     /// the same bytes, which are durable before its entry.
     ///
     /// - Returns: `false` when the budget is used up.
-    private func mend(_ finding: QcowSurvey.Finding, _ budget: inout RepairBudget) throws(BlockError) -> Bool
-    {
+    private func repairFinding(
+        _ finding: QcowSurvey.Finding, _ budget: inout RepairBudget
+    ) throws(BlockError) -> Bool {
         if budget.wasExceeded { return false }
         switch finding {
         case .table(let number, _): dropTable(number)

@@ -1,7 +1,7 @@
 import BlockCore
 
 extension QedDriver: Checkable {
-    /// - Throws: `io`, `noSpace`, `unsupported`; findings are in the result.
+    /// - Throws: `io`, `noSpace`; findings are in the result.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try session.exclusively { (tables) throws(BlockError) in
             if repair != .none { try tables.clearFeatures() }
@@ -27,7 +27,7 @@ extension QedState {
     /// Repairs an unclosed image before it is written to, if that copies little.
     ///
     /// - Throws: `corrupt` when the image needs an explicit repair; `io`, `noSpace`.
-    func mendUnclosed() throws(BlockError) {
+    func repairUnclosed() throws(BlockError) {
         var look = QedCheck(self, repair: .none)
         if look.isPossible { try look.run { _ in } }
         // Entries whose data lies behind the end of the file are dropped only by an explicit repair.
@@ -76,10 +76,10 @@ private struct QedCheck {
     }
 
     private mutating func found(_ message: String, _ report: (String) -> Void) -> Bool {
-        let mends = repair == .all
-        report("\(mends ? "Repairing" : "ERROR") \(message)")
-        if mends { result.corruptionsFixed += 1 } else { result.corruptions += 1 }
-        return mends
+        let repairs = repair == .all
+        report("\(repairs ? "Repairing" : "ERROR") \(message)")
+        if repairs { result.corruptionsFixed += 1 } else { result.corruptions += 1 }
+        return repairs
     }
 
     mutating func run(_ report: (String) -> Void) throws(BlockError) {
@@ -206,10 +206,10 @@ private struct QedCheck {
         if try tables.file.length() < tables.end, lastUsed + 1 < clusters { clusters -= 1 }
         result.leaks = max(0, clusters - used.usedCount)
         guard result.leaks > 0 else { return }
-        let mends = repair != .none && result.corruptions == 0 && !hasLosses
-        report("\(mends ? "Repairing" : "Leaked") \(result.leaks) clusters: nothing refers to them")
+        let repairs = repair != .none && result.corruptions == 0 && !hasLosses
+        report("\(repairs ? "Repairing" : "Leaked") \(result.leaks) clusters: nothing refers to them")
         if hasLosses { report(KeptLeaks.message) }
-        guard mends, lastUsed + 1 < clusters else { return }
+        guard repairs, lastUsed + 1 < clusters else { return }
         try tables.commit()
         tables.end = (lastUsed + 1) * header.clusterBytes
         try tables.file.resize(to: tables.end)

@@ -43,7 +43,7 @@ extension QedDriver: Resizable {
 extension QedDriver: Emptying {
     /// Zeroes over the L1 table, the only reference to anything, come first; then the file is cut.
     ///
-    /// - Throws: `io`, `noSpace`, `unsupported`.
+    /// - Throws: `io`, `noSpace`.
     public func makeEmpty() throws(BlockError) {
         try session.exclusively { (tables) throws(BlockError) in
             try tables.commit()

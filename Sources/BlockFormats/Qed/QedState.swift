@@ -123,7 +123,7 @@ final class QedState: SessionState, @unchecked Sendable {
     /// Collects the offsets of the tables, so that nothing is written over them, and repairs an unclosed
     /// image.
     func prepareForWriting() throws(BlockError) {
-        if header.needsCheck { try mendUnclosed() }
+        if header.needsCheck { try repairUnclosed() }
         l2Places = []
         for number in 0..<min(header.tableCount, header.entriesPerTable) {
             guard let place = try l2Table(number: number) else { continue }

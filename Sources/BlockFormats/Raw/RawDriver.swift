@@ -1,10 +1,10 @@
 import BlockCore
 import Synchronization
 
-/// The bytes of a file as they are, or a window of them.
+/// The bytes of a file, or a window of them, without any metadata.
 ///
-/// Options: `offset` (bytes to skip) and `size` (bytes to show). A file whose length is no multiple of 512 is
-/// shown rounded up; the rest reads as zeroes.
+/// Options: `offset` (bytes to skip) and `size` (bytes to show, a multiple of 512). A file whose length is
+/// not a multiple of 512 is shown rounded up; the rest reads as zeroes. Thread-safe.
 public final class RawDriver: FormatDriver {
     public static let name = "raw"
     public static let optionsInName = ["offset", "size"]
@@ -29,9 +29,10 @@ public final class RawDriver: FormatDriver {
         self.size = Mutex(size)
     }
 
-    /// Raw takes anything, but last.
+    /// Matches any file, with the lowest score.
     public static func probe(_ header: RawSpan, filename: String) -> Int { 1 }
 
+    /// - Throws: `invalidArgument` for a window outside the file; `limit`, `io`.
     public static func open(
         _ request: OpenRequest, options: inout OptionTree
     ) throws(BlockError) -> RawDriver {
@@ -69,19 +70,23 @@ public final class RawDriver: FormatDriver {
     public var dataMayBeHoles: Bool { true }
     public var isTransparent: Bool { true }
     public func shortFileRule(ofChild child: Int) -> ShortFileRule { .zeroes }
+    /// - Throws: nothing.
     public func mayBeCut() throws(BlockError) -> Bool { false }
 
+    /// - Throws: nothing.
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         Extent(.data(hostOffset: windowOffset + offset), length: limit)
     }
 
+    /// - Throws: nothing.
     public func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
         var grant = WriteGrant(inPlace: guest, at: windowOffset + guest.lowerBound, in: file)
-        // Where the ends are guarded, the bytes are looked at first.
+        // With guarded ends, ``storeEncoded(_:for:at:)`` inspects the bytes first.
         if guardsEnds { grant.form = .encrypted }
         return grant
     }
 
+    /// - Throws: `denied` for bytes that would change the probed format; `io`, `noSpace`.
     public func storeEncoded(
         _ bytes: RawSpan, for grant: WriteGrant, at guest: Int
     ) throws(BlockError) {
@@ -90,12 +95,17 @@ public final class RawDriver: FormatDriver {
         try file.write(bytes, at: windowOffset + guest)
     }
 
+    /// - Throws: `io`, `noSpace`.
     public func flush() throws(BlockError) { try file.flush() }
+    /// - Throws: nothing.
     public func close() throws(BlockError) {}
+    /// - Throws: nothing.
     public func describe() throws(BlockError) -> FormatInfo { FormatInfo() }
 
-    /// A guest whose disk was probed as raw must not turn it into another format: the next probe would
-    /// believe its header.
+    /// A guest whose disk was probed as raw must not turn it into another format: the next probe would open
+    /// the file by the guest's header.
+    ///
+    /// - Throws: `denied`, `io`.
     private func checkFirstSector(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         guard guardsEnds, offset < Self.sectorBytes, bytes.byteCount > 0 else { return }
         var sector = [UInt8](repeating: 0, count: Self.sectorBytes)
@@ -116,10 +126,10 @@ public final class RawDriver: FormatDriver {
 }
 
 extension RawDriver {
-    /// The same for formats that are known by the end of the file.
+    /// As ``checkFirstSector(_:at:)``, for formats that are recognised by the end of the file.
     private func checkTail(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         let reach = DriverRegistry.probeTailBytes
-        // The size is rounded up, by less than a sector.
+        // The size may be rounded up by less than a sector.
         guard guardsEnds, bytes.byteCount > virtualSize - offset - reach - Self.sectorBytes else { return }
         let length = max(try file.length(), windowOffset + offset + bytes.byteCount)
         let start = max(0, length - reach)
@@ -138,6 +148,7 @@ extension RawDriver {
 }
 
 extension RawDriver: Resizable {
+    /// - Throws: `unsupported` for a fixed size or the preallocation; `limit`, `noSpace`, `io`.
     public func resize(
         to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
@@ -157,6 +168,7 @@ extension RawDriver: Clearing {
     public var zeroGranularity: Int { 1 }
     public var discardGranularity: Int { 1 }
 
+    /// - Throws: `denied` for zeroes that would change the probed format; `io`.
     public func clear(
         _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
     ) throws(BlockError) -> ClearStep {
@@ -170,7 +182,7 @@ extension RawDriver: Clearing {
 }
 
 extension RawDriver: SpaceSharing {
-    /// What would have to be looked at is written.
+    /// With guarded ends, bytes must be written, because they are inspected.
     public var sharingChild: Int? { guardsEnds ? nil : 0 }
 }
 
@@ -179,8 +191,10 @@ extension RawDriver: Measurable {
         [CreateOption(.size, .size, help: "Virtual disk size")]
     }
 
+    /// - Throws: nothing.
     public static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool { true }
 
+    /// - Throws: `invalidArgument`; `io`, `noSpace`, `exists`.
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         let size = options.integer(.size) ?? 0
         let rounded = size.roundedUp(to: sectorBytes) ?? size
@@ -188,6 +202,7 @@ extension RawDriver: Measurable {
         try context.createFile(size: rounded, preallocation: preallocation).close()
     }
 
+    /// - Throws: nothing.
     public static func measure(
         _ options: CreateOptions, virtualSize: Int, source: BlockNode?
     ) throws(BlockError) -> MeasuredSize {

@@ -2,7 +2,7 @@ import BlockCore
 
 /// Names, numbers and limits of VirtualBox's disk images.
 ///
-/// Source: formats.kaitai.io/vdi (VirtualBox Disk Image 1.1), and what VirtualBox writes.
+/// Source: formats.kaitai.io/vdi (VirtualBox Disk Image 1.1), and the images that VirtualBox writes.
 enum Vdi {
     static let signature: UInt32 = 0xBEDA_107F
     static let signatureOffset = 0x40

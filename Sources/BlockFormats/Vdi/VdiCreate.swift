@@ -37,7 +37,7 @@ extension VdiDriver: Measurable {
 
     /// Static images have space for all data from the start.
     ///
-    /// - Throws: `invalidArgument` for an invalid option.
+    /// - Throws: nothing.
     public static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool {
         options.flag(.staticImage)
     }

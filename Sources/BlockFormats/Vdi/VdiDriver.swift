@@ -23,7 +23,7 @@ public final class VdiDriver: SessionFormat, BackingChecking, ParentIdentifying 
         return signature == Vdi.signature ? 100 : 0
     }
 
-    /// - Throws: `wrongFormat`, `unsupported`, `corrupt`, `limit`, `invalidArgument`; `io`.
+    /// - Throws: `wrongFormat`, `unsupported`, `corrupt`, `limit`; `io`.
     public static func open(_ request: OpenRequest, options: inout OptionTree) throws(BlockError) -> VdiDriver
     {
         do throws(BlockError) {

@@ -11,16 +11,16 @@ enum Vhd {
     static let headerBytes = 1024
     static let cookie = Array("conectix".utf8)
     static let headerCookie = Array("cxsparse".utf8)
-    /// Where the header of a dynamic disk usually is.
+    /// The usual offset of the header of a dynamic disk, in bytes.
     static let usualHeaderOffset = 512
-    /// An entry of the block table: nothing is stored; the parent has it, or it reads as zeroes.
+    /// An entry of the block table: nothing is stored; the block shows the parent, or reads as zeroes.
     static let unallocated: UInt32 = .max
     /// Times count from 2000-01-01, in seconds since 1970.
     static let epoch = 946_684_800
     static let defaultBlockBytes = 2 << 20
     /// New blocks have their data at multiples of this, as Hyper-V's do.
     static let dataAlignment = 4096
-    /// Azure takes disks of a multiple of this size.
+    /// Azure accepts disks whose size is a multiple of this, in bytes.
     static let azureUnit = 1 << 20
 
     enum DiskType: UInt32, Sendable {
@@ -28,7 +28,7 @@ enum Vhd {
         case dynamic = 3
         case differencing = 4
 
-        /// As `subformat` names it.
+        /// The name in the option `subformat`.
         var name: String {
             switch self {
             case .fixed: "fixed"
@@ -39,18 +39,19 @@ enum Vhd {
     }
 
     enum Limit {
-        /// 2040 GiB, as other programs have it.
+        /// 2040 GiB, the limit of other programs.
         static let diskBytes = 0xFF00_0000 * sectorBytes
         static let blockBytes = sectorBytes...(256 << 20)
-        /// QEMU takes smaller blocks to have no bitmaps, and would read and write other bytes.
+        /// The block sizes of new images. QEMU assumes that smaller blocks have no bitmaps, and would read
+        /// and write other bytes.
         static let newBlockBytes = 4096...(256 << 20)
         /// The largest disk in blocks of 512 KiB; the table then takes 16 MiB of memory, and a check two to
         /// three times as much.
         static let blocks = 4 << 20
-        /// A parent's name in one spelling.
+        /// The size of one locator: a spelling of the parent's name.
         static let locatorBytes = 16384
         static let locators = 8
-        /// The table can refer to what begins before this.
+        /// The end of the offsets that the table can refer to.
         static let blockOffset = Int(UInt32.max - 1) * sectorBytes
     }
 

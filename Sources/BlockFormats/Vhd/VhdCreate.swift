@@ -24,7 +24,7 @@ extension VhdDriver: Measurable {
         ]
     }
 
-    /// What the options ask for.
+    /// The new image, as set by the options.
     private struct Plan {
         var type: Vhd.DiskType
         var footer: VhdFooter
@@ -82,6 +82,7 @@ extension VhdDriver: Measurable {
         }
     }
 
+    /// - Throws: `invalidArgument`, `limit`; `io`, `noSpace`, `exists`.
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         let uuid = try options.uuid() ?? context.newUUID(for: "vpc")
         var plan = try plan(options, uuid: uuid, time: time(context, options))
@@ -99,7 +100,9 @@ extension VhdDriver: Measurable {
         }
     }
 
-    /// A fixed image has room for all data from the start.
+    /// Fixed images have space for all data from the start.
+    ///
+    /// - Throws: `invalidArgument` for an unknown subformat.
     public static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool {
         try diskType(options) == .fixed
     }
@@ -115,7 +118,7 @@ extension VhdDriver: Measurable {
         try file.close()
     }
 
-    /// In seconds since 2000; 0 in an image with a stated UUID, which is to be the same whenever it is made.
+    /// Seconds since 2000. 0 in an image with a stated UUID, so that its bytes do not depend on the time.
     private static func time(_ context: CreateContext, _ options: CreateOptions) -> UInt32 {
         var now = context.sourceDate ?? 0
         if context.sourceDate == nil {
@@ -127,7 +130,7 @@ extension VhdDriver: Measurable {
         return UInt32(clamping: now - Vhd.epoch)
     }
 
-    /// The footer comes last and makes the file an image.
+    /// The footer is written last, because it makes the file an image.
     private static func writeFixed(_ plan: Plan, to file: BlockNode) throws(BlockError) {
         try file.resize(to: plan.size)
         try file.flush()
@@ -137,7 +140,7 @@ extension VhdDriver: Measurable {
 
     // MARK: Dynamic disks
 
-    /// Who the parent is; a child of the same size takes over how the parent says it.
+    /// The parent of a new child. A child of the same size copies the parent's size fields.
     private static func parent(
         _ options: CreateOptions, _ plan: inout Plan, _ context: CreateContext
     ) throws(BlockError) -> VhdParent? {
@@ -157,8 +160,8 @@ extension VhdDriver: Measurable {
         return parent
     }
 
-    /// The footers come last and make the file an image. The parent's names stand before the table, which
-    /// then has no neighbours but blocks.
+    /// The footers are written last, because they make the file an image. The parent's names are placed
+    /// before the table, so that only blocks follow the table.
     private static func writeDynamic(
         _ plan: Plan, _ parent: VhdParent?, _ filename: String, to file: BlockNode
     ) throws(BlockError) {
@@ -166,7 +169,8 @@ extension VhdDriver: Measurable {
         if let parent {
             let spellings = parent.spellings(from: filename)
             let names = VhdNames(spellings, at: header.range.upperBound)
-            // As much again, so that another parent can be named before this one is given up.
+            // Leaves the same space again, so that another parent can be named before this name is
+            // overwritten.
             let tableOffset = names.end + (names.end - header.range.upperBound)
             header.setTable(offset: tableOffset, blocks: header.blocks)
             header.setParent(parent, names.locators)
@@ -183,6 +187,7 @@ extension VhdDriver: Measurable {
         try file.flush()
     }
 
+    /// - Throws: `invalidArgument`, `limit`; `io` when the source cannot be read.
     public static func measure(
         _ options: CreateOptions, virtualSize: Int, source: BlockNode?
     ) throws(BlockError) -> MeasuredSize {
@@ -209,11 +214,11 @@ extension VhdDriver: Measurable {
     }
 }
 
-/// The spellings of a parent's name, laid out one behind the other.
+/// The spellings of a parent's name, laid out in sequence.
 struct VhdNames {
     let locators: [VhdHeader.Locator]
     private let spellings: [(platform: String, bytes: [UInt8])]
-    /// Where they end, in bytes.
+    /// The end of the last one, in bytes.
     let end: Int
 
     init(_ spellings: [(platform: String, bytes: [UInt8])], at start: Int) {

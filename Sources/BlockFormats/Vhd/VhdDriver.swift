@@ -3,8 +3,8 @@ import BlockCore
 /// Virtual PC's and Hyper-V's disk images (VHD), which QEMU calls vpc: fixed, dynamic and differencing.
 ///
 /// Lock order: the node's range, then this driver's lock, then the file's own. Data is read and written
-/// outside the lock. Options: `force_size_calc` (`chs` or `current_size`), by which of its two sizes the disk
-/// goes, whatever program made it.
+/// outside the lock. Options: `force_size_calc` (`chs` or `current_size`) chooses which of the two stored
+/// sizes is the disk's, regardless of the creator.
 public final class VhdDriver: SessionFormat, BackingChecking, ParentIdentifying {
     public static let name = "vpc"
     public static let optionsInName = ["force_size_calc"]
@@ -38,10 +38,11 @@ public final class VhdDriver: SessionFormat, BackingChecking, ParentIdentifying 
         header.part(0..<Vhd.cookie.count)?.array == Vhd.cookie ? 100 : 0
     }
 
-    /// Fixed disks have nothing but their footer to tell them.
+    /// A fixed disk is recognised by its footer only.
     public static var suffixesKnownByEnd: [String] { [".vhd"] }
 
-    /// Fixed disks only: what a guest writes at the end of its disk must not make a host look for a parent.
+    /// Matches fixed disks only: bytes that a guest writes to the end of its disk must not make the host open
+    /// a parent.
     public static func probe(tail: RawSpan, filename: String) -> Int {
         for count in [Vhd.footerBytes, Vhd.oldFooterBytes] {
             let end = tail.byteCount
@@ -53,6 +54,7 @@ public final class VhdDriver: SessionFormat, BackingChecking, ParentIdentifying 
         return 0
     }
 
+    /// - Throws: `wrongFormat`, `corrupt`, `unsupported`, `limit`, `invalidArgument`; `io`.
     public static func open(_ request: OpenRequest, options: inout OptionTree) throws(BlockError) -> VhdDriver
     {
         do throws(BlockError) {
@@ -64,8 +66,8 @@ public final class VhdDriver: SessionFormat, BackingChecking, ParentIdentifying 
         }
     }
 
-    /// Without its parent, a differencing image would read, and be completed by writes, as zeroes; any other
-    /// would hide what it has not.
+    /// Refuses a differencing image without its parent, whose unallocated sectors would read as zeroes, and a
+    /// parent for any other image, which would hide it.
     private func checkParentIsNamed() throws(BlockError) {
         let child = self.child
         let settings = request.settings
@@ -81,7 +83,7 @@ public final class VhdDriver: SessionFormat, BackingChecking, ParentIdentifying 
     }
 
     public var writeGranularity: Int { blockBytes }
-    /// Zeroed blocks stay in the table, as holes of the file.
+    /// Zeroed blocks keep their places, as holes of the file.
     public var dataMayBeHoles: Bool { true }
     public var mapStyle: MapStyle {
         guard isDynamic else { return [] }
@@ -92,20 +94,22 @@ public final class VhdDriver: SessionFormat, BackingChecking, ParentIdentifying 
     public var discardGranularity: Int { Vhd.sectorBytes }
 
     var footer: VhdFooter { session.withLock { $0.footer } }
-    /// The header of a differencing disk.
+    /// The header, if this is a differencing disk.
     var child: VhdHeader? {
         session.withLock { image in image.dynamic.flatMap { $0.isDifferencing ? $0.header : nil } }
     }
 
-    /// The footer: its UUID is what tells images apart, and a new child takes over more of it.
+    /// The footer: its UUID identifies the image, and a new child copies further fields.
     public var parentIdentity: [UInt8] { footer.bytes }
 
-    /// The parent must be the image over which this one was made. An UUID of zeroes states nothing. The UUID
-    /// of an image stays when it is written to.
+    /// The parent must be the image over which this one was made. The check is skipped for a UUID of zeroes.
+    /// It does not detect changes of the parent, because its UUID stays.
+    ///
+    /// - Throws: `corrupt` for another image.
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {
         guard let expected = child?.parentUUID, expected != VhdParent.unknown else { return }
         guard let parent = VhdFooter(parentIdentity: backing) else {
-            // Somebody who names another format knows why.
+            // A parent of another format is accepted if the caller names it.
             if request.namesBacking { return }
             throw BlockError(
                 .corrupt, "The parent '\(backing.filename)' is not a VHD image", path: file.filename)

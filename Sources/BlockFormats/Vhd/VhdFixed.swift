@@ -9,10 +9,10 @@ struct VhdFixed: Sendable {
     var isReadOnly: Bool
     var writes: TableWrites?
     var footer: VhdFooter
-    /// Where the footer is in the file, in bytes.
+    /// The offset of the footer in the file, in bytes.
     var footerOffset: Int
     var damages: [String]
-    /// What the file has of the footer is not known, after a failure.
+    /// Whether a failed write left the footer in the file undefined.
     var footerIsDirty = false
 
     init(file: BlockNode, layout: VhdLayout, sizeBy sizeRule: VhdFooter.SizeRule?, isReadOnly: Bool) {
@@ -24,15 +24,15 @@ struct VhdFixed: Sendable {
         damages = layout.damages
     }
 
-    /// Opening the image has found that the footer's size is good.
+    /// The footer's size was validated when the image was opened.
     var virtualSize: Int { (try? footer.virtualSize(by: sizeRule)) ?? 0 }
 
-    /// How much room the disk wants before the footer: by either of its sizes.
+    /// The bytes that the disk needs before the footer: the larger of its two sizes.
     func neededBytes() throws(BlockError) -> Int {
         max(try footer.virtualSize(), try footer.statedSize())
     }
 
-    /// The guest must neither see nor write the footer.
+    /// Checks that the disk ends before the footer, which the guest must neither read nor write.
     func checkLength() throws(BlockError) {
         guard virtualSize <= footerOffset else {
             throw BlockError(
@@ -47,8 +47,11 @@ struct VhdFixed: Sendable {
         try file.flush()
     }
 
-    /// Makes the disk larger. The order of writes: the footer of the disk as it is goes to the new end, a
-    /// flush; zeroes where it was and what else is new, a flush; then the new size, in one sector.
+    /// Makes the disk larger. The order of writes:
+    ///
+    /// 1. the footer with the old size, at the new end; a flush;
+    /// 2. zeroes over the old footer and the new space; a flush;
+    /// 3. the footer with the new size, one sector.
     mutating func grow(from old: Int, to size: Int, _ file: BlockNode) throws(BlockError) {
         let place = max(size, footerOffset)
         var stale = old..<min(size, footerOffset)
@@ -62,14 +65,14 @@ struct VhdFixed: Sendable {
         try setSize(size, file)
     }
 
-    /// Makes the disk smaller: first the size; then the footer moves, and the file is cut. When only that
-    /// fails, the file is longer than it needs to be.
+    /// Makes the disk smaller: the size first; then the footer moves, and the file is cut. If the cut fails,
+    /// the file stays longer than necessary.
     mutating func shrink(to size: Int, _ file: BlockNode) throws(BlockError) {
         try setSize(size, file)
         do throws(BlockError) { try cut(to: size, file) } catch {}
     }
 
-    /// Cuts what the file has between the disk and the footer.
+    /// Removes unused space between the disk and the footer.
     mutating func cut(to size: Int, _ file: BlockNode) throws(BlockError) {
         guard size < footerOffset else { return }
         try write(footer, at: size, file)
@@ -88,7 +91,7 @@ struct VhdFixed: Sendable {
         }
     }
 
-    /// Writes the footer of the disk as it is, where a failure or damage left another.
+    /// Writes the current footer again after a failure or damage.
     mutating func settle(_ file: BlockNode) throws(BlockError) {
         guard footerIsDirty else { return }
         try write(footer, at: footerOffset, file)
@@ -96,7 +99,7 @@ struct VhdFixed: Sendable {
     }
 }
 
-/// The disk's bytes lie in the file as they are.
+/// The mapping: guest offsets are file offsets.
 extension VhdFixed {
     func run(at offset: Int, limit: Int) -> Extent { Extent(.data(hostOffset: offset), length: limit) }
 

@@ -1,6 +1,6 @@
 import BlockCore
 
-/// The footer, with which every image ends and most begin, all big-endian:
+/// The footer at the end of every image, with a copy at the start of most; all big-endian:
 ///
 /// ```
 /// 000 "conectix"   008 features      00C version      010 data offset (8)  018 time       01C creator
@@ -8,7 +8,7 @@ import BlockCore
 /// 038 cylinders (2), heads, sectors  03C type         040 checksum         044 UUID (16)  054 saved state
 /// ```
 struct VhdFooter: Sendable, Equatable {
-    /// 512 of them; what is not known is kept.
+    /// All 512 bytes; unknown fields stay unchanged.
     private(set) var bytes: [UInt8]
 
     private enum Field {
@@ -30,16 +30,16 @@ struct VhdFooter: Sendable, Equatable {
 
     private static let version: UInt32 = 0x0001_0000
     private static let noOffset = UInt64.max
-    /// QEMU's names for itself: a disk as large as its geometry, and one as large as the stated size.
+    /// QEMU's creator codes: for a disk of its geometry's size, and for one of the stated size.
     static let creatorByGeometry = Array("qemu".utf8)
     static let creatorBySize = Array("qem2".utf8)
-    /// The creators whose disks are as large as their geometry: Virtual PC, and QEMU without `force_size`.
+    /// The creators whose disks have their geometry's size: Virtual PC, and QEMU without `force_size`.
     private static let creatorsByGeometry = ["vpc ", "qemu"].map { Array($0.utf8) }
-    /// The only creators whose stated size counts for QEMU before 10.0; of others it takes the geometry.
+    /// The creators whose stated size QEMU before 10.0 uses; for all others it uses the geometry.
     private static let creatorsBySizeForOldQEMU = ["win ", "qem2", "d2v ", "tap\0", "CTXS"]
         .map { Array($0.utf8) }
 
-    /// A new footer; the sizes are to be set.
+    /// A new footer, without sizes.
     init(type: Vhd.DiskType, headerOffset: Int?, uuid: ImageUUID, time: UInt32) {
         bytes = Vhd.cookie + [UInt8](repeating: 0, count: Vhd.footerBytes - Vhd.cookie.count)
         bytes.put(2 as UInt32, at: Field.features)
@@ -54,13 +54,13 @@ struct VhdFooter: Sendable, Equatable {
 
     private init(bytes: [UInt8]) { self.bytes = bytes }
 
-    /// That of an open image; `nil` for an image of another format.
+    /// The footer of an open image; `nil` for an image of another format.
     init?(parentIdentity node: BlockNode) {
         guard let bytes = node.parentIdentity(of: VhdDriver.name) else { return nil }
         self.init(bytes: bytes)
     }
 
-    /// The footer in `bytes`, of which the last may be missing; `nil` where there is none.
+    /// The footer in `bytes`, whose last byte may be missing; `nil` when there is none.
     static func find(_ bytes: [UInt8]) -> VhdFooter? {
         guard bytes.count >= Vhd.oldFooterBytes, bytes.starts(with: Vhd.cookie) else { return nil }
         return VhdFooter(bytes: Array((bytes + [0]).prefix(Vhd.footerBytes)))
@@ -68,7 +68,7 @@ struct VhdFooter: Sendable, Equatable {
 
     var isIntact: Bool { bytes.number32(Field.checksum) == Vhd.checksum(bytes, at: Field.checksum) }
 
-    /// The bytes with the checksum that belongs to them.
+    /// The bytes with their checksum.
     func sealed() -> [UInt8] {
         var result = bytes
         result.put(Vhd.checksum(bytes, at: Field.checksum), at: Field.checksum)
@@ -81,7 +81,7 @@ struct VhdFooter: Sendable, Equatable {
         get { Vhd.DiskType(rawValue: bytes.number32(Field.type)) }
         set { bytes.put(newValue?.rawValue ?? 0, at: Field.type) }
     }
-    /// Where the header of a dynamic disk is, in bytes.
+    /// The offset of the header of a dynamic disk, in bytes.
     var headerOffset: Int? {
         get { Int(exactly: bytes.number64(Field.dataOffset)) }
         set { bytes.put(newValue.map { UInt64($0) } ?? Self.noOffset, at: Field.dataOffset) }
@@ -111,7 +111,7 @@ struct VhdFooter: Sendable, Equatable {
 
     // MARK: Sizes
 
-    /// Which of the two sizes in the footer is the disk's.
+    /// The choice between the two sizes in the footer.
     enum SizeRule: String, Sendable {
         case geometry = "chs"
         case currentSize = "current_size"
@@ -125,7 +125,8 @@ struct VhdFooter: Sendable, Equatable {
     ///
     /// - Throws: `limit` for more than ``Vhd/Limit/diskBytes``.
     func virtualSize(by stated: SizeRule? = nil) throws(BlockError) -> Int {
-        // The number of sectors tells the largest geometry, as in QEMU: several have as many.
+        // The largest geometry is recognised by its number of sectors, as in QEMU: several geometries have as
+        // many.
         guard (stated ?? rule) == .geometry, geometry.sectors != VhdGeometry.largest.sectors else {
             return try statedSize()
         }
@@ -140,9 +141,9 @@ struct VhdFooter: Sendable, Equatable {
         return Int(currentSize).roundedDown(to: Vhd.sectorBytes)
     }
 
-    /// Sets the size of the disk, a multiple of the sector size, so that all programs see it, QEMU before
-    /// 10.0 too: where no geometry holds exactly that size, and a program might take the geometry, the image
-    /// becomes one of QEMU's `force_size`.
+    /// Sets the size of the disk, a multiple of the sector size, such that all programs use it, including
+    /// QEMU before 10.0. If no geometry has exactly that size, and a program might use the geometry, the
+    /// creator changes to QEMU's `force_size` code.
     mutating func setSize(_ size: Int) {
         let fitting = VhdGeometry(of: size / Vhd.sectorBytes)
         let isExact = fitting == .largest || fitting.sectors == size / Vhd.sectorBytes
@@ -151,7 +152,7 @@ struct VhdFooter: Sendable, Equatable {
         bytes.put(UInt64(size), at: Field.currentSize)
     }
 
-    /// Sets the size of a new disk: exactly, or the next one that a geometry can say.
+    /// Sets the size of a new disk: exactly, or the next larger size of a geometry.
     mutating func setNewSize(_ size: Int, exactly: Bool) {
         let geometry = exactly ? nil : VhdGeometry.holding(size / Vhd.sectorBytes)
         creator = exactly ? Self.creatorBySize : Self.creatorByGeometry
@@ -161,14 +162,14 @@ struct VhdFooter: Sendable, Equatable {
         bytes.put(UInt64(size), at: Field.currentSize)
     }
 
-    /// Takes creator, sizes and geometry of the parent, whose disk is as large.
+    /// Copies creator, sizes and geometry of the parent, whose disk has the same size.
     mutating func takeSizes(of parent: VhdFooter) {
         for range in [Field.creator..<Field.creator + 4, Field.originalSize..<Field.type] {
             bytes.replaceSubrange(range, with: parent.bytes[range])
         }
     }
 
-    /// - Throws: `unsupported` for what is no image of ours.
+    /// - Throws: `unsupported` for an unknown version or disk type.
     func validate() throws(BlockError) {
         guard bytes.number32(Field.version) >> 16 == Self.version >> 16 else {
             throw BlockError(.unsupported, "The VHD image has a version other than 1")

@@ -1,4 +1,4 @@
-/// Cylinders, heads and sectors a track, by which Virtual PC takes the size of a disk.
+/// Cylinders, heads and sectors per track, from which Virtual PC computes the size of a disk.
 struct VhdGeometry: Sendable, Equatable {
     var cylinders: Int
     var heads: Int
@@ -6,10 +6,10 @@ struct VhdGeometry: Sendable, Equatable {
 
     var sectors: Int { cylinders * heads * sectorsPerTrack }
 
-    /// The largest one; it says that the disk is as large or larger.
+    /// The largest geometry; it stands for a disk of at least that size.
     static let largest = VhdGeometry(cylinders: 65535, heads: 16, sectorsPerTrack: 255)
 
-    /// The geometry of a disk of that many sectors, which holds at most as many (appendix of the
+    /// The geometry for a disk of that many sectors; it holds at most as many (appendix of the
     /// specification).
     init(of sectors: Int) {
         let total = min(sectors, Self.largest.sectors)
@@ -19,7 +19,7 @@ struct VhdGeometry: Sendable, Equatable {
         }
         var tracks = total / 17
         self.init(cylinders: 0, heads: max(4, (tracks + 1023) / 1024), sectorsPerTrack: 17)
-        // First the small tracks of the first disks, then those of later ones.
+        // The appendix tries 31 sectors per track first, then 63.
         for sectorsPerTrack in [31, 63] where tracks >= heads * 1024 || heads > 16 {
             heads = 16
             self.sectorsPerTrack = sectorsPerTrack
@@ -34,15 +34,14 @@ struct VhdGeometry: Sendable, Equatable {
         self.sectorsPerTrack = sectorsPerTrack
     }
 
-    /// The smallest geometry of which the appendix's method says that it holds `sectors`; `nil` for disks
-    /// that no geometry can hold.
+    /// The smallest geometry by the appendix's method that holds `sectors`; `nil` when there is none.
     static func holding(_ sectors: Int) -> VhdGeometry? {
         guard sectors < largest.sectors else { return nil }
         var wanted = sectors
-        // Rounding down loses less than a cylinder of 16 heads with 255 sectors each.
+        // Rounding down loses less than a cylinder: 16 heads with 255 sectors each.
         while wanted <= sectors + 2 * 16 * 255 {
             let geometry = VhdGeometry(of: wanted)
-            // The largest one would say that the disk is as large as is stated.
+            // The largest geometry would make programs use the stated size.
             if geometry == largest { return nil }
             if geometry.sectors >= sectors { return geometry }
             wanted += 1

@@ -8,9 +8,9 @@ import BlockCore
 /// 240 eight parent locators: 00 platform  04 space  08 length  10 offset (8)
 /// ```
 struct VhdHeader: Sendable, Equatable {
-    /// 1024 of them; what is not known is kept.
+    /// All 1024 bytes; unknown fields stay unchanged.
     private(set) var bytes: [UInt8]
-    /// Where it is in the file.
+    /// The offset in the file, in bytes.
     var offset: Int
 
     private enum Field {
@@ -30,13 +30,13 @@ struct VhdHeader: Sendable, Equatable {
 
     private static let version: UInt32 = 0x0001_0000
 
-    /// How a parent is named on one platform.
+    /// A parent's name for one platform.
     struct Locator: Sendable, Equatable {
         var platform: String
         var offset: Int
         var length: Int
 
-        /// What it takes in the file.
+        /// Its space in the file, in bytes.
         var range: Range<Int> { offset..<offset + (length.roundedUp(to: Vhd.sectorBytes) ?? length) }
     }
 
@@ -49,9 +49,9 @@ struct VhdHeader: Sendable, Equatable {
         setTable(offset: tableOffset, blocks: blocks)
     }
 
-    /// The checksum is not looked at; see ``isIntact``.
+    /// Does not verify the checksum; see ``isIntact``.
     ///
-    /// ``checkPlaces()`` is left to do.
+    /// The caller also calls ``checkPlaces()``.
     /// - Throws: `corrupt`, `unsupported`, `limit`.
     static func parse(_ bytes: [UInt8], at offset: Int) throws(BlockError) -> VhdHeader {
         let header = VhdHeader(bytes: bytes, offset: offset)
@@ -82,7 +82,7 @@ struct VhdHeader: Sendable, Equatable {
         }
     }
 
-    /// - Throws: `corrupt` where footer, header and block table cannot lie as they are stated to.
+    /// - Throws: `corrupt` when footer, header and block table overlap or are out of range.
     func checkPlaces() throws(BlockError) {
         let place = bytes.number64(Field.tableOffset)
         guard place < 1 << 60, place % UInt64(Vhd.sectorBytes) == 0, offset % Vhd.sectorBytes == 0 else {
@@ -96,7 +96,7 @@ struct VhdHeader: Sendable, Equatable {
 
     var isIntact: Bool { bytes.number32(Field.checksum) == Vhd.checksum(bytes, at: Field.checksum) }
 
-    /// The bytes with the checksum that belongs to them.
+    /// The bytes with their checksum.
     func sealed() -> [UInt8] {
         var result = bytes
         result.put(Vhd.checksum(bytes, at: Field.checksum), at: Field.checksum)
@@ -110,20 +110,20 @@ struct VhdHeader: Sendable, Equatable {
     var tableOffset: Int { Int(truncatingIfNeeded: bytes.number64(Field.tableOffset)) }
     var blocks: Int { Int(bytes.number32(Field.blocks)) }
     var blockBytes: Int { Int(bytes.number32(Field.blockBytes)) }
-    /// What the block table takes in the file.
+    /// The space of the block table in the file, in bytes.
     var tableRange: Range<Int> { tableOffset..<tableOffset + BlockTable.fileBytes(entries: blocks) }
 
-    /// What stands before a block's data: a bit for each sector, in whole sectors.
+    /// The size of the bitmap before a block's data, in bytes: one bit per sector, in whole sectors.
     var bitmapBytes: Int { Self.bitmapBytes(ofBlock: blockBytes) }
 
     static func bitmapBytes(ofBlock blockBytes: Int) -> Int {
         (blockBytes / Vhd.sectorBytes + 4095) / 4096 * Vhd.sectorBytes
     }
 
-    /// A bitmap and the data behind it.
+    /// The size of a bitmap and the data behind it, in bytes.
     var strideBytes: Int { bitmapBytes + blockBytes }
 
-    /// Changes fields of the first sector only, so that it can be written as a whole.
+    /// Changes fields of the first sector only, so that the change is one atomic write.
     mutating func setTable(offset: Int, blocks: Int) {
         bytes.put(UInt64(offset), at: Field.tableOffset)
         bytes.put(UInt32(blocks), at: Field.blocks)
@@ -141,7 +141,7 @@ struct VhdHeader: Sendable, Equatable {
         return String(decoding: units.prefix { $0 != 0 }, as: UTF16.self)
     }
 
-    /// Those that are used and make sense.
+    /// The used and valid locators.
     var locators: [Locator] {
         stride(from: Field.locators, to: Field.end, by: Field.locatorBytes).compactMap { start in
             let length = Int(bytes.number32(start + 8))
@@ -152,7 +152,7 @@ struct VhdHeader: Sendable, Equatable {
         }
     }
 
-    /// Says which image the parent is; all zeroes for none.
+    /// Sets the parent; `nil` clears all of its fields.
     mutating func setParent(_ parent: VhdParent?, _ locators: [Locator]) {
         bytes.replaceSubrange(
             Field.parentUUID..<Field.end,
@@ -167,7 +167,7 @@ struct VhdHeader: Sendable, Equatable {
         for (index, locator) in locators.prefix(Vhd.Limit.locators).enumerated() {
             let start = Field.locators + index * Field.locatorBytes
             bytes.put(Array(locator.platform.utf8.prefix(4)), at: start)
-            // The specification says sectors; Windows writes bytes.
+            // The specification has sectors here; Windows writes bytes.
             bytes.put(UInt32(locator.range.count), at: start + 4)
             bytes.put(UInt32(locator.length), at: start + 8)
             bytes.put(UInt64(locator.offset), at: start + 16)

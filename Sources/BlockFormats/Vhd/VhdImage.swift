@@ -1,12 +1,12 @@
 import BlockCore
 
-/// An open image of either kind: what has tables answers for itself, a fixed disk without them.
+/// An open image of either kind: a dynamic or differencing disk with tables, or a fixed disk.
 ///
 /// Not thread-safe: the session's lock guards it.
 struct VhdImage: SessionState {
     /// A dynamic or differencing disk's tables; `nil` for a fixed disk.
     var dynamic: VhdState?
-    /// What a fixed disk has; unused where there are tables.
+    /// The state of a fixed disk; unused when ``dynamic`` is set.
     var fixed: VhdFixed
     /// The parent that the image names.
     var backing: BackingReference?
@@ -14,7 +14,7 @@ struct VhdImage: SessionState {
     private static let suspectHeader =
         "The checksum of the VHD image's header is wrong; 'check -r all' repairs it"
 
-    /// Reads what the image says of itself, and gets ready for what it is opened for.
+    /// Reads footers and header, and prepares the image for the requested access.
     ///
     /// - Throws: `wrongFormat`, `corrupt`, `unsupported`, `limit`; `io`.
     init(_ request: OpenRequest, sizeBy rule: VhdFooter.SizeRule?) throws(BlockError) {

@@ -1,6 +1,7 @@
 import BlockCore
 
 extension VhdDriver {
+    /// - Throws: nothing.
     public func describe() throws(BlockError) -> FormatInfo {
         guard isDynamic else {
             var fields = Self.fields(.fixed, footer)

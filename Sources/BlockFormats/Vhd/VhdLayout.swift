@@ -1,27 +1,31 @@
 import BlockCore
 
-/// What an image's own descriptions say: its footers, and the header of a dynamic disk.
+/// The descriptions of an image: its footers, and the header of a dynamic disk.
 struct VhdLayout {
     var footer: VhdFooter
-    /// Where the footer at the end of the file is; `nil` where that is damaged.
+    /// The offset of the footer at the end of the file, in bytes; `nil` when that footer is damaged.
     var footerOffset: Int?
     /// `nil` for fixed disks.
     var header: VhdHeader?
-    /// What is wrong with them, one line each.
+    /// The damages of the descriptions, one line each.
     var damages: [String] = []
-    /// Both footers are good, but one is older: an update was interrupted.
+    /// Whether both footers are valid but differ: an update was interrupted.
     var isCopyStale = false
 
-    /// Reads them. The footer at the end is the image; its copy at the start counts where that is damaged.
+    /// Reads the descriptions. The footer at the end defines the image; its copy at the start is used when
+    /// that is damaged.
     ///
-    /// A fixed disk has its guest's bytes at the start. Only the end can say that a disk is fixed, and what
-    /// begins with a footer of a guest's making is still fixed then.
-    /// A header with a wrong checksum is taken, as other programs do that do not look at it: what it states
-    /// has to make sense anyway.
-    /// What is wrong is found in QEMU's order and, where it is the same, told in its words.
+    /// A fixed disk has guest bytes at the start. Only the footer at the end can make a disk fixed, and it
+    /// stays fixed when the guest writes a footer to its start.
+    ///
+    /// A header with a wrong checksum is accepted, because other programs do not verify it; its fields are
+    /// validated anyway.
+    ///
+    /// Errors are detected in QEMU's order, and reported in QEMU's words where it has the same ones.
+    ///
     /// - Parameters:
-    ///   - leniently: takes footers with wrong checksums, for a check.
-    ///   - rule: by which of its two sizes the disk goes; `nil` for the footer's own.
+    ///   - leniently: accepts footers with wrong checksums, for a check.
+    ///   - rule: which of the two sizes is the disk's; `nil` for the footer's own rule.
     /// - Throws: `wrongFormat`, `corrupt`, `unsupported`, `limit`.
     static func read(
         _ file: BlockNode, leniently: Bool, sizeBy rule: VhdFooter.SizeRule? = nil
@@ -113,7 +117,7 @@ extension VhdLayout {
         }
         let paths = VhdParent.paths(of: spellings, name: header.parentName)
         guard let stated = paths.first else { return nil }
-        // Without a UUID nothing tells that another file is the parent.
+        // Without a UUID, a file under another name cannot be verified to be the parent.
         let others = header.parentUUID == VhdParent.unknown ? [] : Array(paths.dropFirst())
         return BackingReference(filename: stated, format: VhdDriver.name, otherNames: others)
     }

@@ -1,11 +1,11 @@
 import BlockCore
 
-/// Where a dynamic disk's bytes are, and what becomes of them when the guest writes.
+/// The mapping of a dynamic disk: runs, grants, links and clearing.
 ///
-/// Without a parent, a stored block is one unit. Over a parent, a sector is: the block's bitmap says which of
-/// them are here, and the data of the others is not looked at.
+/// Without a parent, the unit is a block. Over a parent, the unit is a sector: the block's bitmap marks the
+/// stored sectors, and the data of the others is ignored.
 extension VhdState {
-    /// Where the bitmap and then the data of a block is, in bytes; `nil` where it is not stored.
+    /// The offset of a block's bitmap, which its data follows, in bytes; `nil` when the block is not stored.
     func place(of block: Int) -> Int? {
         let entry = table[block]
         return entry == Vhd.unallocated ? nil : Int(entry) * Vhd.sectorBytes
@@ -15,12 +15,12 @@ extension VhdState {
         block * header.blockBytes..<(block + 1) * header.blockBytes
     }
 
-    /// Where a guest byte of the block at `place` is.
+    /// The file offset of a guest byte in the block at `place`.
     private func hostOffset(_ place: Int, _ guest: Int) -> Int {
         place + header.bitmapBytes + guest % header.blockBytes
     }
 
-    /// The sectors of a block that a part of it touches.
+    /// The sectors of a block that a guest range touches.
     private func sectors(of guest: Range<Int>) -> Range<Int> {
         let first = guest.lowerBound % header.blockBytes
         return first / Vhd.sectorBytes..<(first + guest.count + Vhd.sectorBytes - 1) / Vhd.sectorBytes
@@ -39,7 +39,7 @@ extension VhdState {
         let end = min(unit(of: block).upperBound, offset + limit)
         let data = Extent.Status.data(hostOffset: hostOffset(place, offset))
         guard isDifferencing else { return Extent(data, length: end - offset) }
-        // A lost bitmap would let the parent show through.
+        // A lost bitmap must not make the sectors show the parent.
         try file.requireStored(at: place, count: header.bitmapBytes)
         let sectors = sectors(of: offset..<end)
         let run = try sectorRun(at: place, sectors)
@@ -47,7 +47,7 @@ extension VhdState {
         return Extent(run.isSet ? data : .unallocated, length: min(end, stop) - offset)
     }
 
-    /// How far there are no blocks.
+    /// The length of the unallocated run, in bytes.
     private func unallocated(from offset: Int, _ limit: Int) -> Int {
         var end = offset / header.blockBytes + 1
         while end < table.count, end * header.blockBytes - offset < limit, table[end] == Vhd.unallocated {
@@ -85,9 +85,9 @@ extension VhdState {
         if grant.isNew { giveBack(grant.tag, for: grant.guest.lowerBound / header.blockBytes) }
     }
 
-    /// What is stored becomes a hole of the file and stays in the table, as other programs expect of a file
-    /// without gaps; over a parent, zeroes that are not stored get a block that is a hole. A discard leaves
-    /// what the parent shows.
+    /// Stored blocks become holes of the file and stay in the table: other programs expect a file without
+    /// gaps. Over a parent, unallocated zeroes get a block that is a hole. A discard leaves sectors that show
+    /// the parent.
     mutating func clear(
         _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
     ) throws(BlockError) -> ClearStep {

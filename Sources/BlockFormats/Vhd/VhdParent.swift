@@ -1,20 +1,20 @@
 import BlockCore
 
-/// How a differencing disk names its parent: paths for Windows, relative and absolute, and a URL.
+/// The parent of a differencing disk, named by relative and absolute Windows paths and a URL.
 struct VhdParent: Sendable, Equatable {
     var uuid: ImageUUID
     var time: UInt32
-    /// The parent's path; a relative one counts from the image's folder.
+    /// The parent's path; a relative one starts at the image's folder.
     var path: String
 
     static let relativeWindows = "W2ru"
     static let absoluteWindows = "W2ku"
     static let url = "MacX"
 
-    /// An UUID of zeroes says nothing of the parent.
+    /// A UUID of zeroes stands for an unknown parent.
     static let unknown = ImageUUID(bytes: [])
 
-    /// - Throws: `invalidArgument` for what cannot be a file's path; `limit`.
+    /// - Throws: `invalidArgument` for an invalid file path; `limit` for one that is too long.
     static func path(of reference: BackingReference) throws(BlockError) -> String {
         var path = reference.filename
         path = FileNames.withoutFileScheme(path)
@@ -36,7 +36,7 @@ struct VhdParent: Sendable, Equatable {
 
     // MARK: Writing
 
-    /// The spellings of the path, by platform. Windows' absolute one needs an absolute path.
+    /// The spellings of the path, by platform. The absolute Windows spelling needs an absolute path.
     ///
     /// - Parameter image: the file name of the image itself.
     func spellings(from image: String) -> [(platform: String, bytes: [UInt8])] {
@@ -72,12 +72,12 @@ struct VhdParent: Sendable, Equatable {
 
     // MARK: Reading
 
-    /// The paths where the parent may be, in the order in which they are tried: relative ones, absolute ones,
-    /// and beside the image the names that the header and the paths end with, as in an image that was moved
-    /// with its parent.
+    /// The possible paths of the parent, in the order in which they are tried: relative ones, absolute ones,
+    /// and the last components of the header's name and the paths beside the image, for an image that was
+    /// moved with its parent.
     ///
     /// - Parameters:
-    ///   - spellings: by platform.
+    ///   - spellings: the stored spellings, by platform.
     ///   - name: the parent's own name in the header.
     static func paths(of spellings: [String: [UInt8]], name: String) -> [String] {
         let fromURL = spellings[url].flatMap(unescaped)
@@ -93,7 +93,7 @@ struct VhdParent: Sendable, Equatable {
         return paths
     }
 
-    /// A path that nobody takes for a protocol's name, without `./` where it can be.
+    /// A path that cannot be mistaken for a protocol's name, without a needless `./`.
     private static func local(_ path: String) -> String {
         var path = path
         while path.hasPrefix("./") { path.removeFirst(2) }
@@ -130,7 +130,7 @@ struct VhdParent: Sendable, Equatable {
 }
 
 extension String {
-    /// By scalars: a mark behind a slash makes one character of both.
+    /// Works on scalars: a slash and a combining mark behind it are one character.
     func replacing(_ scalar: Unicode.Scalar, by other: Unicode.Scalar) -> String {
         var result = UnicodeScalarView()
         for own in unicodeScalars { result.append(own == scalar ? other : own) }

@@ -1,13 +1,21 @@
 import BlockCore
 
 extension VhdDriver: Rebasable {
-    /// The order of writes. Where the disk gets a parent, its bitmaps first say that blocks are whole, as
-    /// they are. Where it loses its parent, zeroes go first where that shows in stored blocks, which nobody
-    /// reads yet; the bitmaps follow when the parent is gone and say the same. The names go where the
-    /// header does not refer to, and a copy of the new header to free space; a flush. The footers then
-    /// refer to it, in one sector each: either header is good. At last the header goes back to its usual
-    /// place, and the footers with it. Stopped anywhere, the disk shows all of its parent, or nothing of
-    /// it.
+    /// The order of writes:
+    ///
+    /// 1. when the disk gets its first parent: bitmaps that mark all sectors of its stored blocks; when it
+    ///    loses its parent: zeroes over the sectors of stored blocks that show the parent, which no read uses
+    ///    yet;
+    /// 2. the new names, in space that the header does not refer to, and the new header, in free space; a
+    ///    flush;
+    /// 3. the footers that refer to the new header, one sector each. Both headers are valid meanwhile;
+    /// 4. the header at its usual place again, and then the footers that refer to it;
+    /// 5. when the disk has lost its parent: bitmaps that mark all sectors.
+    ///
+    /// After a crash at any point the disk shows all of its parent or nothing of it.
+    ///
+    /// - Throws: `unsupported` for a fixed disk; `invalidArgument`, `limit`, `notFound` for the parent;
+    ///   `noSpace`, `io`.
     public func changeBacking(to backing: BackingReference?) throws(BlockError) {
         guard isDynamic else {
             throw BlockError(.unsupported, "A fixed VHD image has no backing file", path: file.filename)
@@ -26,7 +34,7 @@ extension VhdDriver: Rebasable {
         do throws(BlockError) {
             node = try request.openBacking(BackingReference(filename: path, format: Self.name))
         } catch {
-            // Who asks for the reference alone may name a file that is not there yet.
+            // A change of the reference alone may name a missing file.
             if request.settings.withoutBacking, error.kind == .notFound { return parent }
             throw error
         }
@@ -50,11 +58,11 @@ extension VhdState {
         if parent == nil { try zeroAbsentSectors() }
         if parent != nil && !wasDifferencing { try fillBitmaps() }
         try setParent(parent, of: file.filename)
-        // Without a parent, what this leaves undone is done with the next write to the block.
+        // A failure is ignored: without a parent, the next write to a block completes its bitmap.
         if parent == nil && wasDifferencing { try? fillBitmaps() }
     }
 
-    /// Zeroes what lies where the parent shows in stored blocks. Durable on return.
+    /// Zeroes the sectors of stored blocks that show the parent. Durable on return.
     private mutating func zeroAbsentSectors() throws(BlockError) {
         guard isDifferencing else { return }
         let sectors = header.blockBytes / Vhd.sectorBytes
@@ -74,7 +82,7 @@ extension VhdState {
         try file.flush()
     }
 
-    /// Makes the bitmaps of stored blocks say that all sectors are there.
+    /// Marks all sectors in the bitmaps of stored blocks.
     private mutating func fillBitmaps() throws(BlockError) {
         for block in 0..<table.count {
             guard let place = place(of: block) else { continue }
@@ -90,14 +98,14 @@ extension VhdState {
         let length = VhdNames(spellings, at: 0).end
         let names = VhdNames(spellings, at: survey.place(forDescriptions: length))
         new.setParent(parent, names.locators)
-        // The new header waits behind everything else.
+        // The new header's temporary place is behind everything else.
         new.offset = max(survey.end.roundedUp(to: Vhd.sectorBytes) ?? survey.end, names.end, nextFree)
         spare = VhdSpareBlocks()
         nextFree = new.range.upperBound
         if nextFree > footerOffset ?? 0 { try moveFooter(to: nextFree) }
         try names.write(to: file)
         try switchHeader(to: new, parent == nil ? .dynamic : .differencing)
-        // From here on the parent is changed; what fails leaves the header where it is.
+        // The parent is changed from here on; a failure only leaves the header at its temporary place.
         new.offset = Vhd.usualHeaderOffset
         let usual = new.range
         if !VhdSurvey.metadata(of: new).contains(where: { $0 != usual && $0.overlaps(usual) }) {
@@ -107,7 +115,7 @@ extension VhdState {
         trim()
     }
 
-    /// Writes a header where no footer refers to, then makes the footers refer to it.
+    /// Writes a header to a place without a reference, then the footers that refer to it.
     private mutating func switchHeader(
         to new: VhdHeader, _ type: Vhd.DiskType?
     ) throws(BlockError) {

@@ -1,6 +1,7 @@
 import BlockCore
 
 extension VhdDriver: Checkable {
+    /// - Throws: `io`, `noSpace`; findings are in the result.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try session.exclusively { (image) throws(BlockError) in
             if let result = try image.dynamic?.check(repair: repair, report) { return result }
@@ -27,7 +28,7 @@ extension VhdFixed {
             result.leaks = 1
         }
         if repair == .all, result.corruptions > 0 {
-            // Over the old footer, where the disk goes on, come zeroes.
+            // Zeroes replace the old footer, which is inside the disk.
             try grow(from: min(size, footerOffset), to: size, file)
             damages = []
             result.corruptionsFixed = result.corruptions
@@ -54,7 +55,7 @@ extension VhdState {
         return result
     }
 
-    /// - Returns: whether entries that pointed nowhere were given up.
+    /// - Returns: whether entries without data were dropped.
     private mutating func checkCorruptions(
         repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) -> Bool {
@@ -66,14 +67,14 @@ extension VhdState {
         adopt(survey)
         let hasLosses = repair ? try !self.survey(listing: .nowhere).listed.isEmpty : false
         if repair && survey.findingCount > 0 {
-            let isAll = try mendTable()
+            let isAll = try repairTable()
             survey = try self.survey()
             adopt(survey)
             if !isAll && survey.findingCount > 0 { report(RepairBudget.Rule.blocks.message) }
         }
         if repair && survey.findingCount == 0 && !damages.isEmpty {
             try writeHeader()
-            try mendFooters()
+            try repairFooters()
         }
         result.corruptions = survey.findingCount + damages.count
         result.corruptionsFixed = found - result.corruptions
@@ -92,18 +93,18 @@ extension VhdState {
         return "\(what) block \(finding.block): \(problem)"
     }
 
-    /// In one pass, however much there is to mend.
+    /// Repairs all findings in one pass.
     ///
-    /// - Returns: whether nothing was left because of the number of copies.
-    private mutating func mendTable() throws(BlockError) -> Bool {
-        // First a footer behind all that is used: only then is there space for copies.
+    /// - Returns: `false` when the budget left some blocks as they are.
+    private mutating func repairTable() throws(BlockError) -> Bool {
+        // The footer first, behind all used space: only then is there space for copies.
         for block in try self.survey(listing: .nowhere).listed { unlink(Int(block)) }
         try commit()
         let survey = try self.survey(listing: .shared)
         nextFree = survey.end.roundedUp(to: Vhd.sectorBytes) ?? survey.end
         if footerOffset.map({ $0 < nextFree }) ?? true {
             footerOffset = footerOffset.map { max($0, nextFree) }
-            try mendFooters()
+            try repairFooters()
         }
         var copies = RepairBudget(for: file, .blocks)
         for block in survey.listed where !copies.isExhausted { try separate(Int(block), &copies) }
@@ -111,7 +112,7 @@ extension VhdState {
         return !copies.isExhausted
     }
 
-    /// Gives a block a place of its own, with the bytes that it shared, or none where these are zero.
+    /// Gives a block a place of its own with the same bytes, or no place if they are zero.
     private mutating func separate(_ block: Int, _ copies: inout RepairBudget) throws(BlockError) {
         guard let source = place(of: block) else { return }
         let data = source + header.bitmapBytes..<source + header.strideBytes
@@ -133,7 +134,7 @@ extension VhdState {
         if isCopyStale { report("\(what): the copy of the footer is older than the footer") }
         result.leaks = unused + (isCopyStale ? 1 : 0)
         guard repair, result.leaks > 0, survey.findingCount == 0, damages.isEmpty else { return }
-        if isCopyStale { try mendFooters() }
+        if isCopyStale { try repairFooters() }
         let blocks = blocks(of: try footer.virtualSize())
         for block in min(blocks, table.count)..<table.count { unlink(block) }
         try closeGaps()

@@ -1,10 +1,19 @@
 import BlockCore
 
 extension VhdDriver: Resizable {
-    /// The order of writes. Growing: what the new space would show is cleared, a flush; blocks that are in
-    /// the way of a longer table move to the end, as any new block; then the longer table, a flush; the
-    /// header's first sector, which makes it true; then the size, in the footers. Shrinking: the size; then
-    /// the table, a flush; then the gaps that the lost blocks left are closed, and the file is cut.
+    /// The order of writes when growing:
+    ///
+    /// 1. zeroes over old data and parent bytes in the new space; a flush;
+    /// 2. copies of the blocks that a longer table will overwrite, at the end of the file;
+    /// 3. the longer table; a flush;
+    /// 4. the header's first sector, which refers to it;
+    /// 5. the footers with the new size.
+    ///
+    /// When shrinking, the size is first; then the table, a flush; then the gaps of the lost blocks are
+    /// closed, and the file is cut.
+    ///
+    /// - Throws: `unsupported` for a preallocation or `force_size_calc`; `invalidArgument`, `limit`,
+    ///   `noSpace`, `io`.
     public func resize(
         to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
@@ -46,7 +55,7 @@ extension VhdState {
 
     private mutating func shrink(to size: Int) throws(BlockError) {
         try setSize(size)
-        // The disk is as asked for; what is left to do makes the file smaller.
+        // The disk has its new size; the rest only makes the file smaller.
         for block in blocks(of: size)..<table.count { unlink(block) }
         do throws(BlockError) {
             try commit()
@@ -68,7 +77,7 @@ extension VhdState {
         }
     }
 
-    /// Takes a block out of the table.
+    /// Removes a block from the table.
     mutating func unlink(_ block: Int) {
         guard let place = place(of: block) else { return }
         bitmaps.discard(place..<place + 1)
@@ -87,7 +96,7 @@ extension VhdState {
         try setSize(size)
     }
 
-    /// Makes new space read as zeroes, where a block is stored or the parent would show through.
+    /// Makes new space read as zeroes where a block is stored or the parent would show.
     private mutating func clear(_ range: Range<Int>, _ guest: GuestAccess) throws(BlockError) {
         var offset = range.lowerBound
         while offset < range.upperBound {
@@ -96,7 +105,7 @@ extension VhdState {
             let count = min(header.blockBytes - inside, range.upperBound - offset)
             let stored = place(of: block)
             let shows = isDifferencing && guest.hasBacking(in: offset..<offset + count)
-            // Behind the first block nothing is stored.
+            // No block behind the first one is stored.
             if stored == nil && !shows && inside == 0 { return }
             offset += count
             let sectors = inside / Vhd.sectorBytes..<(inside + count) / Vhd.sectorBytes
@@ -130,7 +139,7 @@ extension VhdState {
         }
     }
 
-    /// Where other descriptions are in the way, the table goes to the end.
+    /// Moves the table to the end of the file if other descriptions are behind it.
     private mutating func moveTable(to blocks: Int, _ bytes: Int) throws(BlockError) {
         let place = nextFree
         if place + bytes > footerOffset ?? 0 { try moveFooter(to: place + bytes) }
@@ -139,8 +148,8 @@ extension VhdState {
         try replaceTable(BlockTable(entries: table.entries + filler, offset: place, isBigEndian: true))
     }
 
-    /// What the longer table was written over stays free after a failure: nobody knows which header the file
-    /// has, so the old one is written before anything else.
+    /// Writes the longer table. After a failure its space stays free: the file may have either header, so the
+    /// old one is written again before any other change.
     private mutating func replaceTable(_ longer: BlockTable) throws(BlockError) {
         var longer = longer
         try longer.write(to: file)
@@ -154,7 +163,7 @@ extension VhdState {
         table = longer
     }
 
-    /// Moves blocks out of `range`, which nothing gets until it is used.
+    /// Moves blocks out of `range`, which is not granted until the caller uses it.
     private mutating func vacate(_ range: Range<Int>) throws(BlockError) {
         spare = VhdSpareBlocks()
         nextFree = max(nextFree, range.upperBound)
@@ -168,7 +177,8 @@ extension VhdState {
         try commit()
     }
 
-    /// Copies a block with its bitmap and points the table to the copy. All changes are in the file.
+    /// Copies a block with its bitmap and points the table to the copy. The block must have no unwritten
+    /// changes.
     mutating func move(_ block: Int, to target: Int) throws(BlockError) {
         guard let source = place(of: block) else { return }
         try file.copyInside(source..<source + header.strideBytes, to: target)
@@ -193,8 +203,8 @@ extension VhdState {
         return stored
     }
 
-    /// Moves the last blocks into gaps, and cuts the file behind what is left. The order: copies, a flush,
-    /// the table, a flush, the footer at the new end, a flush, the length of the file.
+    /// Moves the last blocks into gaps, and cuts the file. The order of writes: copies, a flush, the table, a
+    /// flush, the footer at the new end, a flush, the length of the file.
     mutating func closeGaps() throws(BlockError) {
         try commit()
         var survey = try survey()
@@ -214,7 +224,9 @@ extension VhdState {
 }
 
 extension VhdDriver: Emptying {
-    /// Only the table refers to anything: when it is empty, the rest of the file can go.
+    /// Clears the table, the only reference to blocks, and then cuts the file.
+    ///
+    /// - Throws: `unsupported` for a fixed disk; `noSpace`, `io`.
     public func makeEmpty() throws(BlockError) {
         guard isDynamic else {
             throw BlockError(.unsupported, "A fixed VHD image cannot be emptied", path: file.filename)

@@ -1,4 +1,4 @@
-/// Places for blocks that nothing refers to: left over by a crash, or given back. Filled again first.
+/// Block places without a reference: left by a crash, or given back. They are granted first.
 struct VhdSpareBlocks {
     private var gaps: [Range<Int>] = []
     private var returned: [(place: Int, block: Int)] = []
@@ -19,7 +19,7 @@ struct VhdSpareBlocks {
 
     mutating func giveBack(_ place: Int, for block: Int) { returned.append((place, block)) }
 
-    /// Forgets a place that was given back and ends at `end`. `false` where there is none.
+    /// Removes a place that was given back and ends at `end`. `false` when there is none.
     mutating func takeLast(endingAt end: Int, _ header: VhdHeader) -> Bool {
         guard let index = returned.firstIndex(where: { $0.place + header.strideBytes == end }) else {
             return false
@@ -28,7 +28,7 @@ struct VhdSpareBlocks {
         return true
     }
 
-    /// Hands over what was given back, with the blocks for which it was taken.
+    /// Removes and returns the places that were given back, with the blocks for which they were taken.
     mutating func takeReturned() -> [(place: Int, block: Int)] {
         defer { returned = [] }
         return returned

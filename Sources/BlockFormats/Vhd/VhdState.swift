@@ -4,14 +4,14 @@ import BlockCore
 ///
 /// Not thread-safe: the session's lock guards it, as a part of ``VhdImage``. The order of writes:
 ///
-/// 1. The footer, when the file grows: it goes to the new end, before blocks are put over the old one, so
-///    that the file ends with a footer at any time. A flush, under the lock: the file grows by many blocks
-///    at once.
+/// 1. The footer, when the file grows: it is written to the new end before blocks overwrite the old one, so
+///    that the file always ends with a footer. A flush, under the lock; it is rare, because the file grows by
+///    many blocks each time.
 /// 2. Data; a flush.
-/// 3. Bitmaps, which say of a differencing disk's sectors that they are here; a flush.
+/// 3. Bitmaps, which mark the stored sectors of a differencing disk; a flush.
 /// 4. The table; a flush.
 ///
-/// Killed anywhere, the worst is space that nothing refers to, which the next writer takes.
+/// After a crash at any point the worst result is space without a reference, which the next session uses.
 struct VhdState: SessionState {
     let file: BlockNode
     var footer: VhdFooter
@@ -19,27 +19,27 @@ struct VhdState: SessionState {
     var table: BlockTable
     let bitmaps: TableCache
     var isReadOnly: Bool
-    /// What was wrong with footers and header when the image was opened.
+    /// The damages of footers and header, found on opening.
     var damages: [String]
     var isCopyStale: Bool
-    /// Where the footer at the end is, in bytes; blocks end before it. `nil` where it is damaged.
+    /// The offset of the footer at the end, in bytes; blocks end before it. `nil` when it is damaged.
     var footerOffset: Int?
-    /// Where there is free space for the next blocks, up to the footer.
+    /// The start of the free space for blocks, which ends at the footer, in bytes.
     var nextFree = 0
-    /// Space between blocks.
+    /// Free places between blocks.
     var spare = VhdSpareBlocks()
-    /// What the file has of these is not known, after a failure.
+    /// Whether a failed write left header or footers in the file undefined.
     var headerIsDirty = false
     var footersAreDirty = false
-    /// Whether the file was made longer than its blocks need.
+    /// Whether the file is longer than its blocks need.
     var hasReserve = false
     var allocatedCount = 0
     var writes: TableWrites?
-    /// By which of its two sizes the disk goes; `nil` for the footer's own rule.
+    /// The choice between the two stored sizes; `nil` for the footer's own rule.
     let sizeRule: VhdFooter.SizeRule?
 
     private static let cacheBytes = 2 << 20
-    /// How many blocks the file grows by at most.
+    /// The largest growth of the file, in blocks.
     private static let reservedBlocks = 32
 
     init(
@@ -61,13 +61,13 @@ struct VhdState: SessionState {
     }
 
     var isDifferencing: Bool { footer.type == .differencing }
-    /// Opening the image has found that the footer's size is good.
+    /// The footer's size was validated when the image was opened.
     var virtualSize: Int { (try? footer.virtualSize(by: sizeRule)) ?? 0 }
 
-    /// How many blocks a disk of `size` bytes has.
+    /// The number of blocks of a disk of `size` bytes.
     func blocks(of size: Int) -> Int { size / header.blockBytes + (size % header.blockBytes == 0 ? 0 : 1) }
 
-    /// - Parameter kind: of which findings all blocks are told.
+    /// - Parameter kind: the kind of findings whose blocks are all listed.
     func survey(listing kind: VhdSurvey.Kind? = nil) throws(BlockError) -> VhdSurvey {
         let blocks = blocks(of: try footer.virtualSize())
         var limit = footerOffset ?? 0
@@ -75,10 +75,10 @@ struct VhdState: SessionState {
         return VhdSurvey(table, header, limit: limit, blocks: min(blocks, table.count), listing: kind)
     }
 
-    /// Looks through the table before the first change, and mends footers.
+    /// Surveys the table before the first change, and repairs footers.
     ///
-    /// - Throws: `corrupt` where table or header are damaged: with a wrong place of the table or size of the
-    ///   blocks, writing would destroy data.
+    /// - Throws: `corrupt` when table or header are damaged: with a wrong table offset or block size, writing
+    ///   would destroy data.
     mutating func prepareForWriting() throws(BlockError) {
         guard header.isIntact else {
             throw BlockError(
@@ -94,7 +94,7 @@ struct VhdState: SessionState {
                     + "'check -r all'")
         }
         adopt(survey)
-        if footerOffset == nil || isCopyStale || !damages.isEmpty { try mendFooters() }
+        if footerOffset == nil || isCopyStale || !damages.isEmpty { try repairFooters() }
     }
 
     mutating func adopt(_ survey: VhdSurvey) {
@@ -103,7 +103,7 @@ struct VhdState: SessionState {
         allocatedCount = survey.allocated
     }
 
-    /// - Throws: `limit` for a table that refers to blocks again and again, each with a bitmap to look at.
+    /// - Throws: `limit` for a table that refers to the same blocks, and so to the same bitmaps, too often.
     func checkRepeats() throws(BlockError) {
         guard isDifferencing else { return }
         var repeats = TableRepeats(capacity: table.count)
@@ -115,7 +115,7 @@ struct VhdState: SessionState {
 
     // MARK: Blocks
 
-    /// Takes space for a block. It is in the table only once it is linked.
+    /// Takes space for a block. It has no entry until it is linked.
     mutating func takePlace() throws(BlockError) -> Int {
         if let place = spare.take(header) { return place }
         let place = header.blockPlace(from: nextFree)
@@ -132,9 +132,9 @@ struct VhdState: SessionState {
         return place
     }
 
-    /// Takes space for a block, and gives its bitmap and its entry theirs.
+    /// Takes space for a block, and allocates the space of its bitmap and its entry.
     ///
-    /// - Returns: where its bitmap goes.
+    /// - Returns: the offset of its bitmap, in bytes.
     /// - Throws: `noSpace`, `io`; nothing is taken then.
     mutating func take(_ block: Int) throws(BlockError) -> Int {
         let place = try takePlace()
@@ -145,21 +145,21 @@ struct VhdState: SessionState {
         return place
     }
 
-    /// Makes the file longer: it ends with a footer before and after.
+    /// Moves the footer to a larger offset; the file always ends with a footer.
     mutating func moveFooter(to offset: Int) throws(BlockError) {
         try file.write(footer.sealed().span.bytes, at: offset)
         try file.flush()
         footerOffset = offset
     }
 
-    /// Gives back what the file has behind its last block. A failure leaves nothing but a longer file.
+    /// Cuts the free space behind the last block. After a failure the file stays longer.
     mutating func trim() {
         guard let offset = footerOffset, offset > nextFree, !footersAreDirty else { return }
         do throws(BlockError) {
             do throws(BlockError) {
                 try file.write(footer.sealed().span.bytes, at: nextFree)
             } catch {
-                // A hole on a full disk: what goes anyway makes room.
+                // On a full disk, a hole in the space that is cut makes room for the footer.
                 try file.writeZeroes(at: nextFree, count: offset - nextFree)
                 try file.write(footer.sealed().span.bytes, at: nextFree)
             }
@@ -171,7 +171,7 @@ struct VhdState: SessionState {
         } catch {}
     }
 
-    /// Gives back a place that the table never referred to.
+    /// Gives back a place that never had an entry.
     mutating func giveBack(_ place: Int, for block: Int) {
         bitmaps.discard(place..<place + header.bitmapBytes)
         spare.giveBack(place, for: block)
@@ -181,8 +181,8 @@ struct VhdState: SessionState {
         }
     }
 
-    /// Lets blocks of a disk without parent have what is left between others, as holes. What cannot be
-    /// given to them is taken by the next writer.
+    /// Links free places, as holes, to unallocated blocks of a disk without a parent. The next session uses
+    /// the rest.
     mutating func fillGaps() throws(BlockError) {
         guard !isDifferencing else { return }
         for (place, block) in spare.takeReturned() where self.place(of: block) == nil {
@@ -192,7 +192,7 @@ struct VhdState: SessionState {
         }
     }
 
-    /// Gives a block's bitmap and its entry in the table their space in the file.
+    /// Allocates the space of a block's bitmap and of its entry in the file.
     mutating func reserve(_ block: Int, at place: Int) throws(BlockError) {
         try makeRoom()
         try bitmaps.reserve(try bitmaps.slot(at: place, load: false))
@@ -201,7 +201,7 @@ struct VhdState: SessionState {
 
     // MARK: Bitmaps
 
-    /// The first sectors of `sectors` whose bits are alike.
+    /// The run of equal bits at the start of `sectors`.
     func sectorRun(at place: Int, _ sectors: Range<Int>) throws(BlockError) -> (isSet: Bool, end: Int) {
         let bits = bitmaps.bytes(of: try bitmaps.slot(at: place))
         return Self.run(bits.bytes, sectors.lowerBound, sectors.upperBound)
@@ -219,9 +219,9 @@ struct VhdState: SessionState {
         return (isSet, end)
     }
 
-    /// Gives the bitmap of a stored block its space, where ``mark(_:_:)`` will change it.
+    /// Allocates the space of the bitmap sectors that ``mark(_:_:)`` will change.
     ///
-    /// - Returns: whether all of the sectors are here already.
+    /// - Returns: whether all of the sectors are marked already.
     mutating func reserveMark(_ place: Int, _ sectors: Range<Int>) throws(BlockError) -> Bool {
         try makeRoom()
         let run = try sectorRun(at: place, sectors)
@@ -230,14 +230,14 @@ struct VhdState: SessionState {
         return false
     }
 
-    /// Notes that sectors of a stored block are here. All of them are, in a disk without parent.
+    /// Marks sectors of a stored block as stored; all of them in a disk without a parent.
     mutating func mark(_ place: Int, _ sectors: Range<Int>) throws(BlockError) {
         if try reserveMark(place, sectors) { return }
         let slot = try bitmaps.slot(at: place)
         set(isDifferencing ? sectors : 0..<header.blockBytes / Vhd.sectorBytes, in: slot)
     }
 
-    /// Points the table to a block whose data is in the file.
+    /// Links a block with written data.
     mutating func link(_ block: Int, to place: Int, _ sectors: Range<Int>) throws(BlockError) {
         try makeRoom()
         let slot = try bitmaps.slot(at: place, load: false)
@@ -272,7 +272,7 @@ struct VhdState: SessionState {
 
     var hasChanges: Bool { headerIsDirty || footersAreDirty || bitmaps.hasDirty || table.isDirty }
 
-    /// Makes everything durable, in the order above.
+    /// Makes all changes durable, in the order above.
     mutating func commit() throws(BlockError) {
         try finishWrites()
         if headerIsDirty { try writeHeader() }
@@ -304,7 +304,7 @@ struct VhdState: SessionState {
         table.settle(failed: failed)
     }
 
-    /// Writes back all that is left to write, and gives back what the file has too much.
+    /// Writes all changes, and cuts unused space off the end of the file.
     mutating func finish() throws(BlockError) {
         if isReadOnly { return }
         try? fillGaps()
@@ -312,7 +312,7 @@ struct VhdState: SessionState {
         if hasReserve { trim() }
     }
 
-    /// Writes the header's first sector, in which all of it is that changes in place. Durable on return.
+    /// Writes the header's first sector, which holds all fields that change in place. Durable on return.
     mutating func writeHeader() throws(BlockError) {
         headerIsDirty = true
         let bytes = Array(header.sealed().prefix(Vhd.sectorBytes))
@@ -321,7 +321,7 @@ struct VhdState: SessionState {
         headerIsDirty = false
     }
 
-    /// Writes both footers, the copy first: that at the end is the one that counts. Durable on return.
+    /// Writes both footers, the copy first: the footer at the end defines the image. Durable on return.
     mutating func writeFooters() throws(BlockError) {
         footersAreDirty = true
         let bytes = footer.sealed()
@@ -333,12 +333,12 @@ struct VhdState: SessionState {
         footersAreDirty = false
     }
 
-    /// Where the footer of a file belongs that ends without one.
+    /// The offset for the footer of a file that ends without one, in bytes.
     private func footerPlace() throws(BlockError) -> Int {
         max(nextFree, max(0, try file.length() - 1).roundedDown(to: Vhd.sectorBytes))
     }
 
-    mutating func mendFooters() throws(BlockError) {
+    mutating func repairFooters() throws(BlockError) {
         try writeFooters()
         damages = []
         isCopyStale = false

@@ -1,13 +1,13 @@
 import BlockCore
 
-/// What of an image's file is taken, and by what: a look at the whole block table.
+/// The survey of the whole block table, and of the used parts of the file.
 struct VhdSurvey {
     enum Kind {
-        /// The block begins where it cannot: in the image's own descriptions, or beyond the end of the file.
+        /// The block begins inside the image's descriptions or beyond the end of the file.
         case nowhere
         /// The block shares space with an earlier one.
         case shared
-        /// The end of the block is beyond the end of the file, or where the footer is.
+        /// The block ends beyond the end of the file or overlaps the footer.
         case cut
     }
 
@@ -18,18 +18,18 @@ struct VhdSurvey {
 
     private(set) var findings: [Finding] = []
     private(set) var findingCount = 0
-    /// All blocks of which there is a finding of the kind that was asked for.
+    /// All blocks with a finding of the requested kind.
     private(set) var listed: [UInt32] = []
     private let listedKind: Kind?
-    /// Entries that refer to a block.
+    /// The number of entries that refer to a block.
     private(set) var allocated = 0
-    /// Those of them behind the end of the disk.
+    /// The number of those entries behind the end of the disk.
     private(set) var beyondDisk = 0
-    /// Where the last thing in the file ends, in bytes.
+    /// The end of the used part of the file, in bytes.
     private(set) var end = 0
-    /// Unused space between two things, in which there is room for blocks; not all where there are many.
+    /// Unused ranges with room for blocks; only the first ones when there are many.
     private(set) var gaps: [Range<Int>] = []
-    /// How many blocks there is room for before ``end``.
+    /// The number of free block places before ``end``.
     private(set) var spareCount = 0
     /// Unused space before the first block.
     private(set) var firstGaps: [Range<Int>] = []
@@ -43,14 +43,14 @@ struct VhdSurvey {
     private let limit: Int
 
     /// - Parameters:
-    ///   - limit: where the footer at the end is, or the file ends, in bytes.
-    ///   - blocks: how many the disk has.
-    ///   - kind: of which findings ``listed`` has all blocks.
+    ///   - limit: the offset of the footer at the end, or the length of the file, in bytes.
+    ///   - blocks: the number of blocks of the disk.
+    ///   - kind: the kind of findings that ``listed`` collects.
     init(_ table: BlockTable, _ header: VhdHeader, limit: Int, blocks: Int, listing kind: Kind?) {
         self.header = header
         self.limit = limit
         listedKind = kind
-        // Names that a locator wants behind the end are nowhere.
+        // Locators behind the end of the file are ignored.
         metadata = Self.metadata(of: header).filter { $0.lowerBound < limit }
         var places: [Place] = []
         places.reserveCapacity(table.entries.reduce(0) { $0 + ($1 == Vhd.unallocated ? 0 : 1) })
@@ -68,7 +68,7 @@ struct VhdSurvey {
         findings.sort { $0.block < $1.block }
     }
 
-    /// A block and where it begins, in one number: sorted by that, then by the block.
+    /// A block and its start in one number: sorted by the start, then by the block.
     private struct Place: Comparable {
         private var number: UInt64
 
@@ -92,7 +92,7 @@ struct VhdSurvey {
         return ranges.filter { !$0.isEmpty }.sorted { $0.lowerBound < $1.lowerBound }
     }
 
-    /// Goes through the file from its start to its end, and judges each block.
+    /// Walks through the blocks in the order of the file, and classifies each.
     private mutating func walk(_ places: [Place]) {
         var described = metadata[...]
         var blocksBegan = false
@@ -105,7 +105,7 @@ struct VhdSurvey {
         for place in places {
             let range = place.start..<place.start + header.strideBytes
             passDescriptions(upTo: range.lowerBound)
-            // Of blocks at the same place, the first in the table keeps it.
+            // Of several blocks at one place, the first in the table keeps it.
             if range.lowerBound < end || metadata.contains(where: { $0.overlaps(range) }) {
                 add(.shared, place.block)
             } else if range.upperBound > limit {
@@ -121,7 +121,7 @@ struct VhdSurvey {
         if range.lowerBound > end {
             let gap = end..<range.lowerBound
             if !blocksBegan { firstGaps.append(gap) }
-            // Between descriptions there is room for more of them, not for blocks.
+            // Gaps between descriptions are kept for descriptions.
             if blocksBegan || isBlock { add(gap: gap) }
         }
         end = max(end, range.upperBound)
@@ -139,23 +139,23 @@ struct VhdSurvey {
         if findings.count < Self.kept { findings.append(Finding(kind: kind, block: Int(block))) }
     }
 
-    /// Where `bytes` of descriptions can go: a gap before the blocks, or the end.
+    /// An offset for `bytes` bytes of descriptions: a gap before the blocks, or the end.
     func place(forDescriptions bytes: Int) -> Int {
         firstGaps.first { $0.count >= bytes }?.lowerBound ?? (end.roundedUp(to: Vhd.sectorBytes) ?? end)
     }
 }
 
 extension VhdHeader {
-    /// The first place from `offset` on for a block: such that its data is aligned.
+    /// The first offset from `offset` on for a block whose data is aligned.
     func blockPlace(from offset: Int) -> Int {
         let unit = blockBytes >= Vhd.dataAlignment ? Vhd.dataAlignment : Vhd.sectorBytes
         return ((offset + bitmapBytes).roundedUp(to: unit) ?? offset + bitmapBytes) - bitmapBytes
     }
 
-    /// From one block to the next, in bytes.
+    /// The distance between adjacent blocks, in bytes.
     var blockDistance: Int { blockPlace(from: blockPlace(from: 0) + strideBytes) - blockPlace(from: 0) }
 
-    /// How many blocks fit into `gap`.
+    /// The number of blocks that fit into `gap`.
     func room(in gap: Range<Int>) -> Int {
         let free = gap.upperBound - blockPlace(from: gap.lowerBound)
         return free < strideBytes ? 0 : (free - strideBytes) / blockDistance + 1

@@ -40,7 +40,7 @@ extension VhdxDriver: Measurable {
 
     /// Fixed images have space for all data from the start.
     ///
-    /// - Throws: `invalidArgument` for an invalid option.
+    /// - Throws: `invalidArgument`, `limit` for an invalid option.
     public static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool {
         try VhdxPlan(options).isFixed
     }

@@ -70,7 +70,7 @@ public final class VhdxDriver: SessionFormat {
         view.patches.apply(to: &buffer, at: host)
     }
 
-    /// - Throws: `io`, `corrupt`.
+    /// - Throws: nothing.
     public func describe() throws(BlockError) -> FormatInfo {
         session.withLock { state in
             let metadata = state.metadata

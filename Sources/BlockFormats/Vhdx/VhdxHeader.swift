@@ -1,7 +1,7 @@
 import BlockCore
 
-/// The header ([MS-VHDX] 2.2.2), of which the file has two copies; the one with the higher sequence number is
-/// valid. All little-endian:
+/// The header ([MS-VHDX] 2.2.2), with two copies in the file; the one with the higher sequence number is
+/// current. All little-endian:
 ///
 /// ```
 /// 00 "head"   04 CRC-32C   08 sequence number   10 file write GUID   20 data write GUID   30 log GUID

@@ -31,7 +31,7 @@ struct VhdxMetadata: Sendable, Equatable {
     var leavesBlocksAllocated = false
     var diskID = Vhdx.noGUID
     var physicalSectorBytes = 4096
-    /// The parent locator as it is stored.
+    /// The stored bytes of the parent locator.
     var locator: [UInt8]?
 
     /// Reads table and items.

@@ -31,10 +31,10 @@ struct VhdxSurvey {
     private var fileBytes: Int
 
     /// Repairs a finding during the survey: ``VhdxState/space`` already covers the places of all entries.
-    typealias Mending = (inout VhdxState, Finding) throws(BlockError) -> Void
+    typealias Repairing = (inout VhdxState, Finding) throws(BlockError) -> Void
 
     /// - Throws: `io`, and the errors of the repair; `limit` for a file with too many blocks.
-    init(_ state: inout VhdxState, mend: Mending = { (_, _) in }) throws(BlockError) {
+    init(_ state: inout VhdxState, repair: Repairing = { (_, _) in }) throws(BlockError) {
         fileBytes = try state.view.length()
         guard fileBytes <= Vhdx.Limit.fileBytes else {
             throw BlockError(.limit, "The file is too large (\(fileBytes) bytes)")
@@ -42,10 +42,10 @@ struct VhdxSurvey {
         space.take(0..<Vhdx.unitBytes)
         let log = state.headers.current.logRange
         for range in [log] + state.regions.all.map(\.range) where !range.isEmpty { space.take(range) }
-        try look(&state, mend)
+        try look(&state, repair)
     }
 
-    private mutating func look(_ state: inout VhdxState, _ mend: Mending) throws(BlockError) {
+    private mutating func look(_ state: inout VhdxState, _ repair: Repairing) throws(BlockError) {
         let geometry = state.geometry
         var reserved: [Range<Int>] = []
         for first in stride(from: 0, to: geometry.entryCount, by: VhdxTable.entriesPerPage) {
@@ -61,7 +61,7 @@ struct VhdxSurvey {
                 if let kept, reserved.count < Self.keptFindings { reserved.append(kept) }
                 for finding in found {
                     add(finding)
-                    try mend(&state, finding)
+                    try repair(&state, finding)
                 }
             }
         }

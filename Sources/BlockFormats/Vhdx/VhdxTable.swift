@@ -1,6 +1,6 @@
 import BlockCore
 
-/// The BAT, of which the pages in use are held in memory. Not thread-safe: the driver's lock guards it.
+/// The BAT; its used pages are in memory. Not thread-safe: the driver's lock guards it.
 struct VhdxTable: Sendable {
     static let entriesPerPage = Vhdx.pageBytes / 8
     /// The largest number of clean pages in memory: 8 MiB.

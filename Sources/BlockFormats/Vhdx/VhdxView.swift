@@ -26,7 +26,7 @@ struct VhdxView: Sendable {
 struct VhdxPatches: Sendable {
     /// Pages of 4096 bytes by their offsets.
     private var pages: [Int: [UInt8]] = [:]
-    /// Ranges that are zero where no page covers them.
+    /// Ranges of zeroes; a page overrides them.
     private var zeroes: [Range<Int>] = []
     /// The least length of the file after the replay, in bytes.
     var fileBytes = 0

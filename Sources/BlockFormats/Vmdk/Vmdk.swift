@@ -14,11 +14,11 @@ enum Vmdk {
     /// The first bytes of an SEsparse extent.
     static let seSparseMagic: UInt64 = 0xCAFE_BABE
 
-    /// A parent's content ID that says: no parent.
+    /// The parent's content ID of a disk without a parent.
     static let noParent: UInt32 = 0xFFFF_FFFF
-    /// A grain directory that the footer, not the header, places.
+    /// The directory offset in a header whose footer holds the real one.
     static let directoryAtEnd: UInt64 = .max
-    /// A grain table entry that reads as zeroes, where the header's flags allow it.
+    /// A grain table entry that reads as zeroes, if the header's flags allow it.
     static let zeroGrain: UInt32 = 1
 
     /// Bits of the header's flags.
@@ -36,34 +36,34 @@ enum Vmdk {
         static let grainTable: UInt32 = 1
         static let grainDirectory: UInt32 = 2
         static let footer: UInt32 = 3
-        /// Guest sector and size of compressed data, in front of it.
+        /// The header of compressed data, in bytes: guest sector and size.
         static let grainHeaderBytes = 12
     }
 
     enum Limit {
-        /// A descriptor's text.
+        /// The text of a descriptor.
         static let descriptorBytes = 1 << 20
         /// The files of a split disk: 8 TiB in parts of 2 GiB.
         static let extents = 4096
         static let grainSectors = 4096
         static let tableEntries = 4096
-        /// Entries of the grain directories of all extents: 64 TiB with usual grains. Both copies are kept in
-        /// memory.
+        /// The entries of the grain directories of all extents: 64 TiB with usual grains. Both copies are
+        /// kept in memory.
         static let directoryEntries = 2 << 20
-        /// What the grain tables of all extents that are kept in memory may take, in bytes.
+        /// The memory for cached grain tables of all extents, in bytes.
         static let keptTableBytes = 32 << 20
-        /// Entries say where grains are by 32 bits of sectors.
+        /// The largest file, in sectors: entries hold 32-bit sector numbers.
         static let fileSectors = Int(UInt32.max)
     }
 
-    /// What new images have.
+    /// The grain size of new images, in sectors.
     static let grainSectors = 128
     static let tableEntries = 512
-    /// The room for the descriptor inside a sparse extent, and where that is.
+    /// The space of the descriptor inside a sparse extent, and its place, in sectors.
     static let descriptorSectors = 20
     static let descriptorOffset = 512
 
-    /// How the disk is kept in files.
+    /// The layouts of a disk in files.
     enum Subformat: String, CaseIterable {
         case monolithicSparse
         case monolithicFlat
@@ -73,10 +73,10 @@ enum Vmdk {
 
         var isFlat: Bool { self == .monolithicFlat || self == .twoGbMaxExtentFlat }
         var isSplit: Bool { self == .twoGbMaxExtentSparse || self == .twoGbMaxExtentFlat }
-        /// Whether the descriptor lies in the one file.
+        /// Whether the descriptor is embedded in the only file.
         var isEmbedded: Bool { self == .monolithicSparse || self == .streamOptimized }
     }
 
-    /// The parts of a split disk are this large, but for the last.
+    /// The size of every part of a split disk except the last, in bytes.
     static let splitBytes = 2 << 30
 }

@@ -6,12 +6,12 @@
 struct VmdkCodePage {
     /// The characters of bytes from 0x80 on.
     private let upperHalf: [Unicode.Scalar]
-    /// What bytes without a character have in the tables.
+    /// Stands in the tables for bytes without a character.
     private static let none = Unicode.Scalar(0xFFFD as UInt16)
 
-    /// `nil` for UTF-8 and sets that are not known.
+    /// `nil` for UTF-8 and unknown sets.
     ///
-    /// - Parameter name: as descriptors state it, in any spelling.
+    /// - Parameter name: the name in the descriptor, in any spelling.
     init?(named name: String) {
         var key = name.lowercased().filter { $0.isLetter || $0.isNumber }
         for prefix in ["windows", "ibm"] where key.hasPrefix(prefix) {
@@ -21,7 +21,7 @@ struct VmdkCodePage {
         upperHalf = table.split(separator: " ").flatMap(Self.run)
     }
 
-    /// `A0+3` is four characters from U+00A0 on.
+    /// Expands a run: `A0+3` is four characters from U+00A0 on.
     private static func run(_ text: Substring) -> [Unicode.Scalar] {
         let parts = text.split(separator: "+")
         guard let first = parts.first.flatMap({ UInt32($0, radix: 16) }) else { return [] }
@@ -29,7 +29,7 @@ struct VmdkCodePage {
         return (first...first + more).compactMap(Unicode.Scalar.init)
     }
 
-    /// The text of `bytes`; `nil` where one of them is no character of this set.
+    /// The text of `bytes`; `nil` when one of them has no character in this set.
     func decode(_ bytes: [UInt8]) -> String? {
         var text = String.UnicodeScalarView()
         for byte in bytes {

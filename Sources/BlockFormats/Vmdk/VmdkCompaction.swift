@@ -1,15 +1,14 @@
 import BlockCore
 
-/// Moves the last grains of a sparse extent into room that nothing refers to, and cuts the file.
+/// Moves the last grains of a sparse extent into unused space, and cuts the file.
 ///
-/// The order of writes: copies into unused room; a flush; the entries; a flush; the length of the file.
+/// The order of writes: copies into unused space; a flush; the entries; a flush; the length of the file.
 struct VmdkCompaction {
-    /// More grains than this are not moved about: the place of each takes 4 bytes, and where it goes as well.
+    /// The largest number of grains that are moved: each takes 4 bytes for its place and 4 for its target.
     private static let maximumGrains = 3 << 20
-    /// Nor is anything in an extent with more tables, for each of which a few places are kept: 8 TiB with
-    /// usual grains.
+    /// The largest number of tables of an extent that is compacted: 8 TiB with usual grains.
     private static let maximumTables = 1 << 18
-    /// What the grain tables in memory may take meanwhile, in bytes.
+    /// The memory for cached grain tables meanwhile, in bytes.
     private static let keptTableBytes = 8 << 20
 
     private let tables: VmdkGrainTables
@@ -39,7 +38,7 @@ struct VmdkCompaction {
         }
     }
 
-    /// Copies grains from the sectors `sources`, ascending, to `targets`, then refers to them there.
+    /// Copies grains from the sectors `sources`, ascending, to `targets`, and then links the copies.
     private func move(_ sources: ArraySlice<UInt32>, to targets: [UInt32]) throws(BlockError) {
         guard !sources.isEmpty else { return }
         for (source, target) in zip(sources, targets) {
@@ -55,7 +54,7 @@ struct VmdkCompaction {
         try tables.commit()
     }
 
-    /// Where a number is among ascending ones, counted from the first of them.
+    /// The index of a number among ascending ones, counted from the first.
     private static func index(of sector: UInt32, in sectors: ArraySlice<UInt32>) -> Int? {
         var (low, high) = (sectors.startIndex, sectors.endIndex)
         while low < high {
@@ -65,9 +64,9 @@ struct VmdkCompaction {
         return low < sectors.endIndex && sectors[low] == sector ? low - sectors.startIndex : nil
     }
 
-    /// Moves tables and directories that lie behind the last grain towards it, one after the other.
+    /// Moves tables and directories behind the last grain towards it, one by one.
     ///
-    /// - Returns: the sector where the used part of the file then ends.
+    /// - Returns: the sector at which the used part of the file then ends.
     private func moveMetadata(behind grains: Int) throws(BlockError) -> Int {
         var end = max(grains, tables.header.overheadBytes / Vmdk.sectorBytes)
         for place in tables.movableMetadata() where place.sectors.upperBound > end {
@@ -94,7 +93,7 @@ struct VmdkCompaction {
         }
     }
 
-    /// The sectors of all grains; `nil` where there are too many.
+    /// The sectors of all grains; `nil` when there are too many.
     private func collect() throws(BlockError) -> [UInt32]? {
         var count = 0
         try eachGrain { (_, _) in count += 1 }
@@ -105,7 +104,7 @@ struct VmdkCompaction {
         return grains
     }
 
-    /// Where the last grains go, as many as can move. All in ascending order.
+    /// The target sectors for as many of the last grains as can move, ascending.
     private func plan(_ grains: [UInt32]) -> [UInt32] {
         let size = tables.header.grainSectors
         var targets: [UInt32] = []

@@ -3,10 +3,10 @@ import BlockCore
 /// Compressed grains: each begins at a sector with a marker, the number of its first guest sector (8 bytes)
 /// and the size of the zlib stream (RFC 1950, 4 bytes) that follows.
 enum VmdkGrainCodec {
-    /// How large a grain's data may be: what zlib makes of bytes that do not compress, with room to spare.
+    /// The largest compressed grain, in bytes: zlib's result for incompressible bytes, with a margin.
     static func maximumBytes(grainBytes: Int) -> Int { grainBytes + grainBytes / 8 + 1024 }
 
-    /// Marker, compressed bytes and padding up to a sector.
+    /// A grain as stored: marker, compressed bytes and padding up to a sector.
     static func stored(_ payload: RawSpan, guestSector: Int) -> AlignedBuffer {
         let buffer = AlignedBuffer(count: storedBytes(ofPayload: payload.byteCount), zeroed: true)
         let start = marker(payload, guestSector: guestSector)
@@ -16,13 +16,13 @@ enum VmdkGrainCodec {
         return buffer
     }
 
-    /// What a grain takes in the file that has so many compressed bytes: whole sectors.
+    /// The size in the file of a grain with `count` compressed bytes: whole sectors, in bytes.
     static func storedBytes(ofPayload count: Int) -> Int {
         let bytes = Vmdk.Marker.grainHeaderBytes + count
         return bytes.roundedUp(to: Vmdk.sectorBytes) ?? bytes
     }
 
-    /// What stands before compressed bytes.
+    /// The marker before compressed bytes.
     static func marker(_ payload: RawSpan, guestSector: Int) -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: Vmdk.Marker.grainHeaderBytes)
         var elements = bytes.mutableSpan
@@ -32,13 +32,14 @@ enum VmdkGrainCodec {
         return bytes
     }
 
-    /// How many bytes the compressed grain takes whose marker `bytes` begin with, as far as it can be true.
+    /// The stored size in bytes of the compressed grain whose marker is at the start of `bytes`, limited to
+    /// valid sizes.
     static func storedBytes(_ bytes: RawSpan, _ grainBytes: Int) -> Int {
         let size: UInt32? = bytes.littleEndian(at: 8)
         return Vmdk.Marker.grainHeaderBytes + min(Int(size ?? 0), maximumBytes(grainBytes: grainBytes))
     }
 
-    /// Compresses a grain, also one that does not become smaller.
+    /// Compresses a grain, even if it does not become smaller.
     static func encode(_ grain: RawSpan) throws(BlockError) -> [UInt8] {
         let buffer = AlignedBuffer(count: maximumBytes(grainBytes: grain.byteCount))
         var output = buffer.mutableBytes
@@ -48,9 +49,9 @@ enum VmdkGrainCodec {
         return buffer.bytes(0..<count).array
     }
 
-    /// Decompresses the grain whose marker `bytes` begin with.
+    /// Decompresses the grain whose marker is at the start of `bytes`.
     ///
-    /// - Throws: `corrupt` where the marker is not this grain's, or says more than there is.
+    /// - Throws: `corrupt` when the marker belongs to another grain, or states more bytes than there are.
     static func decode(
         _ bytes: RawSpan, into grain: inout MutableRawSpan, guestSector: Int
     ) throws(BlockError) {
@@ -65,9 +66,10 @@ enum VmdkGrainCodec {
 }
 
 extension VmdkDriver {
-    /// Grains that are read from the file at once.
+    /// The number of grains per read.
     private static let grainsAtOnce = 16
 
+    /// - Throws: `io`, `corrupt`, `limit`.
     public func readEncoded(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         let count = buffer.byteCount
         var done = 0
@@ -79,9 +81,9 @@ extension VmdkDriver {
         }
     }
 
-    /// Where a part of an encoded range is.
+    /// The source of a part of an encoded range.
     private enum Batch {
-        /// Plain bytes of a file that is no child of the node.
+        /// Plain bytes of a file that is not a child of the node.
         case plain(BlockNode, hostOffset: Int, count: Int)
         /// Compressed grains, the first of which has `inside` bytes before the range.
         case compressed(VmdkGrainTables, offsets: [Int], firstGrain: Int, inside: Int, count: Int, end: Int)
@@ -154,7 +156,7 @@ extension VmdkDriver {
         }
     }
 
-    /// Decompresses a grain straight to where it is wanted, or, where only a part is, by way of a buffer.
+    /// Decompresses a whole grain directly into the output, or a part of one through a buffer.
     private static func decode(
         _ stored: RawSpan, _ start: Int, _ grainBytes: Int, onDisk: Int, _ sector: Int,
         into part: inout MutableRawSpan
@@ -167,7 +169,7 @@ extension VmdkDriver {
             var bytes = whole.mutableBytes
             try VmdkGrainCodec.decode(stored, into: &bytes, guestSector: sector)
         } catch {
-            // Of a grain that reaches beyond the disk, QEMU compresses what the disk has.
+            // QEMU compresses only the part of the last grain that is inside the disk.
             guard error.kind == .corrupt, onDisk > 0, onDisk < grainBytes,
                 start + part.byteCount <= onDisk
             else { throw error }
@@ -177,8 +179,8 @@ extension VmdkDriver {
         part.copy(from: whole.bytes(start..<start + part.byteCount))
     }
 
-    /// Puts grains that lie close behind each other together, to read them at once. `most` is the size of a
-    /// grain's data at most.
+    /// Groups grains that lie close to each other into one read. `most` is the largest size of a grain's
+    /// data, in bytes.
     private static func spans(
         _ offsets: [Int], _ end: Int, _ most: Int
     ) -> [(range: Range<Int>, grains: Range<Int>)] {
@@ -198,8 +200,10 @@ extension VmdkDriver {
 extension VmdkDriver: CompressedWriting {
     public var compressedUnitBytes: Int { writeGranularity }
 
-    /// Only `streamOptimized` images store grains compressed; in others of grains they are stored plainly, as
-    /// QEMU does.
+    /// Only `streamOptimized` images store grains compressed; other sparse images store them plainly, as QEMU
+    /// does.
+    ///
+    /// - Throws: `unsupported` for an image without grains; `limit` when the compressor gets no memory.
     public func compress(_ unit: RawSpan, into output: inout MutableRawSpan) throws(BlockError) -> Int? {
         guard compressesAlways else {
             if compressedUnitBytes > 1 { return nil }
@@ -213,6 +217,7 @@ extension VmdkDriver: CompressedWriting {
         return try Deflate.compressZlib(padded.bytes, into: &room)
     }
 
+    /// - Throws: `unsupported` for other subformats than `streamOptimized`; `noSpace`, `io`, `corrupt`.
     public func writeCompressed(_ payload: RawSpan, at offset: Int) throws(BlockError) {
         let guest = offset..<min(offset + compressedUnitBytes, virtualSize)
         let grant = try session.begin(guest) { (state) throws(BlockError) in
@@ -232,6 +237,7 @@ extension VmdkDriver: CompressedWriting {
         try session.link(grant)
     }
 
+    /// - Throws: `noSpace`, `io`, `limit`, `unsupported`.
     public func storeEncoded(_ bytes: RawSpan, for grant: WriteGrant, at guest: Int) throws(BlockError) {
         let grainBytes = session.withLock { $0.grainBytes(at: guest) }
         let grain = AlignedBuffer(count: max(grainBytes, bytes.byteCount), zeroed: true)

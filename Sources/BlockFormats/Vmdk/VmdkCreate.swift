@@ -21,8 +21,10 @@ extension VmdkDriver: Measurable {
         ]
     }
 
-    /// The order of writes: the parts with their tables, then what makes the image: the descriptor, or the
-    /// header of the one file.
+    /// The order of writes: the parts with their tables; then the descriptor, or the header of the only file,
+    /// which makes the files an image.
+    ///
+    /// - Throws: `invalidArgument`, `unsupported`, `limit`, `notFound`; `io`, `noSpace`, `exists`.
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         var plan = try VmdkPlan(options, filename: context.filename, uuid: context.newUUID(for: "vmdk"))
         plan.parentCID = try parentCID(plan, context)
@@ -60,7 +62,7 @@ extension VmdkDriver: Measurable {
         try contentID(node.parentIdentity(of: name), of: node)
     }
 
-    /// The one that its next change gives it.
+    /// The content ID of an open VMDK image after its next change.
     static func nextContentID(of node: BlockNode) throws(BlockError) -> UInt32 {
         try contentID(node.nextParentIdentity(of: name), of: node)
     }
@@ -75,7 +77,9 @@ extension VmdkDriver: Measurable {
         return identity.reduce(0) { $0 << 8 | UInt32($1) }
     }
 
-    /// Files of plain bytes have all of their space from the start, those with grains what they begin with.
+    /// Flat files have all of their space from the start, sparse ones only that of their metadata.
+    ///
+    /// - Throws: nothing.
     public static func reservesSpace(_ options: CreateOptions) throws(BlockError) -> Bool { true }
 
     static func createPart(
@@ -101,7 +105,7 @@ extension VmdkDriver: Measurable {
         try file.close()
     }
 
-    /// Writes both directories; their tables are holes, or space that is reserved.
+    /// Writes both directories; their tables are holes or reserved space.
     static func writeTables(
         _ header: VmdkSparseHeader, _ file: BlockNode, _ preallocation: Preallocation = .off
     ) throws(BlockError) {
@@ -118,6 +122,7 @@ extension VmdkDriver: Measurable {
         try file.flush()
     }
 
+    /// - Throws: `invalidArgument`, `unsupported`, `limit`; `io` when the source cannot be read.
     public static func measure(
         _ options: CreateOptions, virtualSize: Int, source: BlockNode?
     ) throws(BlockError) -> MeasuredSize {
@@ -130,7 +135,7 @@ extension VmdkDriver: Measurable {
         if plan.subformat.isFlat { return MeasuredSize(required: text + full, fullyAllocated: text + full) }
         let fixed = plan.parts.reduce(text) { $0 + plan.header($1.sectors).overheadBytes }
         let grain = Vmdk.grainSectors * Vmdk.sectorBytes
-        // What does not compress takes a little more: marker, zlib's overhead, the rest of a sector.
+        // Incompressible data needs more: marker, zlib's overhead, the rest of a sector.
         let stored = plan.subformat == .streamOptimized ? grain + Vmdk.sectorBytes : grain
         let data = try source.map { node throws(BlockError) in try node.allocatedBytes(unit: grain) } ?? 0
         let grains = { (bytes: Int) in (bytes + grain - 1) / grain }

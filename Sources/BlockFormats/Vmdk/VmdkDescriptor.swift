@@ -1,6 +1,6 @@
 import BlockCore
 
-/// A line of the descriptor that says where a part of the disk is.
+/// A line of the descriptor that locates a part of the disk.
 ///
 ///     RW 4194304 SPARSE "disk-s001.vmdk"
 ///     RW 4194304 FLAT "disk-f001.vmdk" 0
@@ -22,7 +22,7 @@ struct VmdkExtentLine: Equatable {
     var kind: Kind
     /// Empty for ``Kind/zero``.
     var filename = ""
-    /// Where in a flat file the bytes begin, in sectors; as the line states it.
+    /// The stated start of the bytes in a flat file, in sectors.
     var offset: Int?
 
     var text: String {
@@ -33,17 +33,17 @@ struct VmdkExtentLine: Equatable {
     }
 }
 
-/// The text that describes a disk: what it is made of, its content ID, its parent, its geometry.
+/// The text that describes a disk: its extents, its content ID, its parent, its geometry.
 ///
-/// Lines that mean nothing here are kept as they are.
+/// Unknown lines stay unchanged.
 struct VmdkDescriptor {
     private(set) var lines: [String]
-    /// The parts of the disk, with the numbers of their lines.
+    /// The extents of the disk, with the numbers of their lines.
     private(set) var extents: [(line: Int, extent: VmdkExtentLine)] = []
 
-    /// Takes the text apart, up to the first zero byte.
+    /// Parses the text up to the first zero byte.
     ///
-    /// - Throws: `corrupt`; `unsupported` for extents that are devices, or not to be accessed; `limit`.
+    /// - Throws: `corrupt`; `unsupported` for extents that are devices or have no access; `limit`.
     static func parse(_ bytes: RawSpan) throws(BlockError) -> VmdkDescriptor {
         var descriptor = VmdkDescriptor(lines: splitLines(bytes))
         for (number, line) in descriptor.lines.enumerated() {
@@ -59,7 +59,7 @@ struct VmdkDescriptor {
     /// A new descriptor.
     init(lines: [String]) { self.lines = lines }
 
-    /// Whether `bytes` look like a descriptor: its comment, or its version among the first lines.
+    /// Whether `bytes` look like a descriptor: its comment or its version is among the first lines.
     static func isDescriptor(_ bytes: RawSpan) -> Bool {
         for line in splitLines(bytes).prefix(100) {
             let text = withoutMark(line).lowercased()
@@ -89,7 +89,7 @@ struct VmdkDescriptor {
         return nil
     }
 
-    /// Gives `key` a value; a new line goes behind the line of `neighbour`. `nil` takes the line away.
+    /// Sets the value of `key`; a new line is inserted behind that of `neighbour`. `nil` removes the line.
     mutating func set(_ key: String, to text: String?, after neighbour: String = "createType") {
         let index = lines.firstIndex { Self.assignment($0)?.name == key.lowercased() }
         switch (index, text) {
@@ -117,7 +117,7 @@ struct VmdkDescriptor {
 
     private static let quote = UInt8(ascii: "\"")
 
-    // By bytes: a mark behind a blank or a quote makes one character of both.
+    // Works on bytes: a blank or quote and a combining mark behind it are one character.
     private static func isBlank(_ byte: UInt8) -> Bool { byte == 0x20 || byte == 0x09 }
 
     private static func trimmed(_ text: Substring.UTF8View) -> Substring.UTF8View {
@@ -135,30 +135,30 @@ struct VmdkDescriptor {
         line.unicodeScalars.first == "\u{FEFF}" ? Substring(line.unicodeScalars.dropFirst()) : line[...]
     }
 
-    /// The content ID, which changes with the contents; `nil` where the descriptor has none.
+    /// The content ID, which changes with the contents; `nil` when the descriptor has none.
     var cid: UInt32? { value("CID").flatMap { UInt32($0, radix: 16) } }
     var parentCID: UInt32? { value("parentCID").flatMap { UInt32($0, radix: 16) } }
     /// `monolithicSparse`, `vmfs`, ...
     var createType: String { value("createType") ?? "" }
-    /// The parent's file name, where the disk has one.
+    /// The parent's file name; `nil` for a disk without a parent.
     var parentHint: String? {
         guard let hint = value("parentFileNameHint"), !hint.isEmpty else { return nil }
         return parentCID == Vmdk.noParent ? nil : hint
     }
 
-    /// Where else the file of a name in this descriptor may be, when there is none of the name's own bytes:
-    /// under the text that they are in the character set of the descriptor.
+    /// Other spellings of a file name in this descriptor, used when no file has the name's own bytes: its
+    /// text in the descriptor's character set.
     func otherSpellings(of name: String) -> [String] {
         guard let page = value("encoding").flatMap(VmdkCodePage.init), let text = page.decode(name.rawBytes)
         else { return [] }
         return text.isSameName(as: name) ? [] : [text]
     }
 
-    /// Where else the parent may be: beside the disk, as VMware looks for one that was moved with it.
+    /// Other places of the parent: beside the disk, where VMware looks for a parent that was moved with it.
     var otherParents: [String] {
         guard let hint = parentHint else { return [] }
         let names = [hint] + otherSpellings(of: hint)
-        // Without a content ID nothing tells that a file is the parent.
+        // Without a content ID, a file under another name cannot be verified to be the parent.
         guard let cid = parentCID, cid != 0 else { return Array(names.dropFirst()) }
         return Array(names.dropFirst()) + names.map(FileNames.besideImage)
     }
@@ -167,13 +167,13 @@ struct VmdkDescriptor {
 
     private static let announcementKey = "#platter.nextParent="
 
-    /// A comment by which the parent may have another content ID as well: it is about to change, in a way
-    /// that leaves this disk as it is.
+    /// A comment that announces a second valid content ID of the parent: the parent is about to change in a
+    /// way that does not affect this disk.
     static func announcement(of cid: UInt32) -> String { announcementKey + VmdkPlan.hex(cid) }
 
     static func isAnnouncement(_ line: String) -> Bool { line.hasPrefix(announcementKey) }
 
-    /// What such a comment states; a line that is cut off states nothing.
+    /// The content ID in such a comment; an incomplete line has none.
     var announcedParentCID: UInt32? {
         for line in lines where Self.isAnnouncement(line) {
             let digits = line.dropFirst(Self.announcementKey.count)
@@ -186,7 +186,7 @@ struct VmdkDescriptor {
         while let index = lines.firstIndex(where: Self.isAnnouncement) { remove(line: index) }
     }
 
-    /// Says what the heads and tracks that the disk has make of another size.
+    /// Sets the cylinders for another size, with the disk's heads and sectors per track.
     mutating func setGeometry(sectors: Int) {
         let key = "ddb.geometry.cylinders"
         guard value(key) != nil, let heads = value("ddb.geometry.heads").flatMap({ Int($0) }),
@@ -196,7 +196,7 @@ struct VmdkDescriptor {
         set(key, to: "\(key) = \"\(sectors / (heads * track))\"")
     }
 
-    /// Whether somebody keeps book of changed blocks in another file, which we would not do.
+    /// Whether another program tracks changed blocks in a file that Platter would not update.
     var tracksChanges: Bool { value("changeTrackPath")?.isEmpty == false }
 
     // MARK: Lines
@@ -227,8 +227,8 @@ struct VmdkDescriptor {
         for index in extents.indices where extents[index].line > line { extents[index].line -= 1 }
     }
 
-    /// The text, with its data base in sectors of its own where it does not all fit into one: what may
-    /// change then lies in the first sector, which is written as a whole or not at all.
+    /// The bytes of the text. If it needs more than one sector, its data base starts a new sector: the fields
+    /// that may change are then in the first sector, which is written atomically.
     var text: [UInt8] {
         let whole = lines.joined(separator: "\n").rawBytes
         guard whole.count > Vmdk.sectorBytes,
@@ -262,7 +262,7 @@ struct VmdkDescriptor {
             throw invalid(line, "It names no file.")
         }
         extent.filename = String(name)
-        // Behind the names of others stand words that mean something to VMware alone.
+        // The words behind the names of other extents are private to VMware.
         if let word = words(behind).first, kind == .flat || Int(word) != nil {
             guard let offset = Int(word), offset >= 0, offset <= Int.max >> 10 else {
                 throw invalid(line, "Its offset is wrong.")
@@ -272,13 +272,13 @@ struct VmdkDescriptor {
         return extent
     }
 
-    /// In QEMU's words.
+    /// The error for an invalid line, in QEMU's words.
     private static func invalid(_ line: String, _ hint: String? = nil) -> BlockError {
         BlockError(.corrupt, "Invalid extent line: \(line)", hint: hint)
     }
 
-    /// What stands before the name in quotes, the name, and what stands behind it. The name ends with a quote
-    /// that has a blank or nothing behind it.
+    /// Splits a line into the text before the quoted name, the name, and the text behind it. The name ends
+    /// with a quote that is followed by a blank or the end of the line.
     private static func split(_ line: String) -> (front: Substring, name: Substring?, behind: Substring) {
         let bytes = line.utf8
         guard let open = bytes.firstIndex(of: quote) else { return (withoutMark(line), nil, "") }

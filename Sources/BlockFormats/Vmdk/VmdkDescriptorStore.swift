@@ -1,20 +1,21 @@
 import BlockCore
 
-/// The descriptor and where it is kept: in a file of its own or inside a sparse extent.
+/// The descriptor and its place: in a file of its own or inside a sparse extent.
 struct VmdkDescriptorStore {
     let file: BlockNode
-    /// Where its text begins, and how much room there is inside an extent; `nil` in a file of its own.
+    /// The offset of the text in bytes. ``room`` is its space inside an extent in bytes, `nil` in a file of
+    /// its own.
     let offset: Int
     let room: Int?
     private(set) var descriptor: VmdkDescriptor
-    /// In so many bytes a descriptor must show that it is one.
+    /// The bytes of the file in which a descriptor must be recognised.
     private static let headBytes = 1 << 16
-    /// The text as the file has it.
+    /// The text in the file.
     private var bytes: [UInt8]
-    /// A write failed: the file may have a part of another text.
+    /// Whether a failed write may have left a part of another text in the file.
     private var isUncertain = false
 
-    /// Reads the descriptor; `nil` where there is no such text.
+    /// Reads the descriptor; `nil` when there is none.
     ///
     /// - Throws: `limit`, `corrupt`, `unsupported`, `io`.
     init?(file: BlockNode, offset: Int, room: Int?) throws(BlockError) {
@@ -37,9 +38,9 @@ struct VmdkDescriptorStore {
 
     // MARK: Identities
 
-    /// A content ID other than the present one, of as many digits; `nil` for a disk that has none.
+    /// A content ID other than the present one, with as many digits; `nil` for a disk that has none.
     ///
-    /// - Parameter next: what comes after the present one, if nothing is against it.
+    /// - Parameter next: proposes the ID that follows another one.
     func newCID(_ next: (UInt32) -> UInt32) -> UInt32? {
         guard let old = descriptor.cid else { return nil }
         let width = digits(of: "CID").map { min($0.count, 8) } ?? 8
@@ -48,8 +49,8 @@ struct VmdkDescriptorStore {
         return new == old || new == 0 || new >= Vmdk.noParent - 1 ? (old ^ 1) & bits : new
     }
 
-    /// Changes `CID` or `parentCID`, which must be there: its digits where they are, if there are as many, so
-    /// that one sector is written. Durable on return.
+    /// Changes `CID` or `parentCID`, which must exist. The digits are replaced in place if the number of
+    /// digits allows it, so that one sector is written. Durable on return.
     mutating func change(_ key: String, to value: UInt32) throws(BlockError) {
         let place = digits(of: key)
         let short = String(value, radix: 16)
@@ -69,10 +70,10 @@ struct VmdkDescriptorStore {
         descriptor.set(key, to: "\(key)=" + digits)
     }
 
-    /// Writes behind the text which content ID the parent may have as well. Durable on return; until then
-    /// the text means what it did, because a line that is cut off is a comment like others.
+    /// Appends an announcement of a second valid content ID of the parent to the text. Durable on return.
+    /// After a crash in between, the incomplete line is an ordinary comment.
     ///
-    /// - Throws: `limit` without room for it.
+    /// - Throws: `limit` when there is no room for it; `io`, `noSpace`.
     mutating func announceParent(_ value: UInt32) throws(BlockError) {
         try withdrawAnnouncement()
         let line = VmdkDescriptor.announcement(of: value)
@@ -88,8 +89,7 @@ struct VmdkDescriptorStore {
         descriptor = try VmdkDescriptor.parse(bytes.span.bytes)
     }
 
-    /// Takes back what ``announceParent(_:)`` wrote: the line becomes an empty one, or goes with the end of
-    /// the text.
+    /// Removes the line of ``announceParent(_:)``: it is blanked, or cut off at the end of the text.
     mutating func withdrawAnnouncement() throws(BlockError) {
         while let line = line(VmdkDescriptor.isAnnouncement) {
             let isLast = line.upperBound + 1 >= bytes.count
@@ -110,7 +110,7 @@ struct VmdkDescriptorStore {
         try file.flush()
     }
 
-    /// Where the first line is that `isWanted`, without its line feed.
+    /// The range of the first line that `isWanted`, without its line feed.
     private func line(_ isWanted: (String) -> Bool) -> Range<Int>? {
         var start = 0
         while start < bytes.count {
@@ -121,7 +121,7 @@ struct VmdkDescriptorStore {
         return nil
     }
 
-    /// Where the digits behind `key` and an equals sign at the start of a line are.
+    /// The range of the digits behind `key` and an equals sign at the start of a line.
     private func digits(of key: String) -> Range<Int>? {
         let key = Array((key + "=").utf8)
         var start = 0
@@ -140,16 +140,22 @@ struct VmdkDescriptorStore {
 
     /// Replaces the text. Durable on return.
     ///
-    /// The order of writes. Where only one sector changes, that one. Else the sectors behind the first; a
-    /// flush; the first one, which has what matters, so that it is old or new. Where lines before the data
-    /// base
-    /// need more than one sector, all of them by one write: a kill does not split it, a power failure may.
+    /// The order of writes, if more than one sector changes:
+    ///
+    /// 1. the sectors behind the first; a flush;
+    /// 2. the first sector, which holds the important fields, atomically.
+    ///
+    /// If the lines before the data base need more than one sector, they are one write: a killed process does
+    /// not split it, a power failure may.
+    ///
+    /// - Throws: `limit` for a text that is too long; `io`, `noSpace`.
     mutating func replace(with changed: VmdkDescriptor) throws(BlockError) {
         let text = changed.text
         guard text.count <= min(room ?? .max, Vmdk.Limit.descriptorBytes) else {
             throw BlockError(.limit, "The descriptor does not fit into the image", path: file.filename)
         }
-        // What was longer is covered: with zeroes inside an extent, else with empty lines.
+        // The rest of a longer old text is overwritten, with zeroes inside an extent and with line feeds in a
+        // file of its own.
         let filler: UInt8 = room == nil ? 10 : 0
         var whole = text + [UInt8](repeating: filler, count: max(0, bytes.count - text.count))
         if room != nil, let padded = whole.count.roundedUp(to: Vmdk.sectorBytes) {
@@ -157,7 +163,7 @@ struct VmdkDescriptorStore {
         }
         let old = isUncertain ? [] : bytes
         isUncertain = true
-        // After a failure, nobody knows how long the text in the file is.
+        // After a failure the length of the text in the file is unknown.
         bytes += [UInt8](repeating: filler, count: max(0, whole.count - bytes.count))
         for part in Self.parts(from: old, to: whole, filler) {
             try file.write(whole.span.bytes.extracting(part), at: offset + part.lowerBound)
@@ -171,12 +177,12 @@ struct VmdkDescriptorStore {
         isUncertain = false
     }
 
-    /// The parts of a new text that are written one after the other.
+    /// The parts of a new text, in the order in which they are written.
     private static func parts(from old: [UInt8], to new: [UInt8], _ filler: UInt8) -> [Range<Int>] {
         let sectors = stride(from: 0, to: new.count, by: Vmdk.sectorBytes).map { start in
             start..<min(start + Vmdk.sectorBytes, new.count)
         }
-        // A file of its own that becomes longer grows with the write.
+        // A file of its own grows with the write.
         let changed = sectors.filter { sector in
             sector.upperBound > old.count || old[sector] != new[sector]
         }
@@ -187,7 +193,7 @@ struct VmdkDescriptorStore {
         return [Vmdk.sectorBytes..<new.count, 0..<min(Vmdk.sectorBytes, new.count)]
     }
 
-    /// Where the last line ends before the data base, which has nothing that a reader must find.
+    /// The end of the last line before the data base, which no reader depends on.
     private static func headEnd(_ text: [UInt8]) -> Int {
         var (start, end) = (0, 0)
         while start < text.count {

@@ -24,7 +24,7 @@ public final class VmdkDriver: SessionFormat {
         session = Session(state)
     }
 
-    /// The content ID that comes after `old`: by chance, or the same each time where that is asked for.
+    /// The content ID that follows `old`: random, or reproducible if the request asks for that.
     private static func nextCID(after old: UInt32, _ request: OpenRequest?) -> UInt32 {
         cid(request?.newUUID(for: "after \(old)") ?? ImageUUID.make(seed: nil))
     }
@@ -38,6 +38,7 @@ public final class VmdkDriver: SessionFormat {
         return VmdkDescriptor.isDescriptor(header) ? 100 : 0
     }
 
+    /// - Throws: `wrongFormat`, `corrupt`, `unsupported`, `limit`, `notFound`, `denied`, `readOnly`; `io`.
     public static func open(
         _ request: OpenRequest, options: inout OptionTree
     ) throws(BlockError) -> VmdkDriver {
@@ -52,7 +53,7 @@ public final class VmdkDriver: SessionFormat {
     public var writeGranularity: Int { grainBytes }
     public var zeroGranularity: Int { min(writeGranularity, Vmdk.sectorBytes) }
     public var marksZeroes: Bool { session.withLock { $0.marksZeroes } }
-    /// Zeroed grains stay where they are, as holes of the file; so do those of flat files.
+    /// Zeroed grains and flat files keep their places, as holes of the file.
     public var dataMayBeHoles: Bool { true }
     public var mapStyle: MapStyle {
         let areGrains = session.withLock { state in state.extents.allSatisfy { $0.grainBytes != nil } }

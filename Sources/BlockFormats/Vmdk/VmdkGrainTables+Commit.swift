@@ -1,12 +1,12 @@
 import BlockCore
 
-/// A grain table in memory: the sector of each grain, 0 where there is none.
-/// Unchecked: only the driver's monitor hands it from thread to thread.
+/// A grain table in memory: the sector of each grain, 0 for none. Sendable is unchecked: only the driver's
+/// monitor passes it between threads.
 final class VmdkGrainTable: @unchecked Sendable {
     var entries: [UInt32]
     /// The sectors of the table that differ from the file.
     var dirty: Range<Int>?
-    /// Whether the file has space for all of it.
+    /// Whether the whole table has allocated space in the file.
     var hasSpace = false
 
     init(entries: [UInt32]) { self.entries = entries }
@@ -19,11 +19,11 @@ final class VmdkGrainTable: @unchecked Sendable {
     }
 }
 
-/// What was changed in memory goes to the file, in the order that is told above ``VmdkGrainTables``.
+/// Writing changes to the file, in the order documented at ``VmdkGrainTables``.
 extension VmdkGrainTables {
-    /// Makes everything durable that was changed.
+    /// Makes all changes durable.
     func commit() throws(BlockError) {
-        // Older changes of the same tables come first.
+        // Older changes of the same tables are written first.
         try held.writes?.complete()
         guard hasChanges else { return }
         if headerIsUncertain { try storeHeader() }
@@ -32,7 +32,7 @@ extension VmdkGrainTables {
             hasUnflushedData = false
             return
         }
-        // A COW disk's header says up to where its file is used.
+        // A COW disk's header holds the end of the used part of its file.
         if header.kind == .cow { try writeFirstFree() }
         if directoryIsDirty { try writeDirectories() }
         let numbers = dirtyTables.sorted()
@@ -50,7 +50,7 @@ extension VmdkGrainTables {
         try file.write(part.bytes.span.bytes, at: part.offset)
     }
 
-    /// The changed sectors of a table, as its copy at `sector` is to have them.
+    /// The changed sectors of a table, for its copy at `sector`.
     private func part(_ number: Int, at sector: UInt32) -> TableWrites.Part? {
         guard sector != 0, let table = tables[number], let dirty = table.dirty else { return nil }
         let perSector = Vmdk.sectorBytes / 4
@@ -61,7 +61,7 @@ extension VmdkGrainTables {
 
     // MARK: Writing without the lock
 
-    /// What was taken out.
+    /// The changes that were taken out.
     struct Held {
         var writes: TableWrites?
         /// The changed sectors of tables.
@@ -69,8 +69,8 @@ extension VmdkGrainTables {
         var hasDirectory = false
     }
 
-    /// Takes out everything that changed, in the order of ``commit()``; `nil` where that was done at once: a
-    /// COW disk's header follows its tables.
+    /// Takes out all changes, in the order of ``commit()``. Returns `nil` if they were written directly: the
+    /// header of a COW disk must follow its tables.
     func takeChanges() throws(BlockError) -> TableWrites? {
         if headerIsUncertain { try storeHeader() }
         guard header.kind != .cow || (!directoryIsDirty && dirtyTables.isEmpty) else {
@@ -93,7 +93,7 @@ extension VmdkGrainTables {
         return writes
     }
 
-    /// Lets go of what was taken out; after a failure it is changed again.
+    /// Releases the changes that were taken out; after a failed write they count as changes again.
     func settle(failed: Bool) {
         let done = held
         held = Held()
@@ -142,8 +142,8 @@ extension VmdkGrainTables {
         header.bytes = bytes
     }
 
-    /// Writes the header. Durable on return; after a failure the next commit begins with the one that is then
-    /// in memory.
+    /// Writes the header. Durable on return. After a failure the next commit starts with the header in
+    /// memory.
     func storeHeader() throws(BlockError) {
         headerIsUncertain = true
         try writeHeader()

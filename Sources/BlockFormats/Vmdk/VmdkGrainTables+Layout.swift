@@ -1,8 +1,8 @@
 import BlockCore
 
-/// For repairs and resizing.
+/// Layout changes for repairs and resizing.
 extension VmdkGrainTables {
-    /// Drops what is in memory.
+    /// Drops the tables in memory.
     func forgetTables() {
         tables = [:]
         dirtyTables = []
@@ -10,7 +10,7 @@ extension VmdkGrainTables {
         tableSectors = nil
     }
 
-    /// Where everything is, to go back to when a change of it fails.
+    /// The layout of the metadata, kept to restore it when a change fails.
     struct Layout {
         fileprivate var directory: [UInt32]
         fileprivate var redundant: [UInt32]?
@@ -19,17 +19,17 @@ extension VmdkGrainTables {
 
     var layout: Layout { Layout(directory: directory, redundant: redundant, header: header) }
 
-    /// Goes back to another layout, and forgets what was not committed.
+    /// Restores a layout, and drops uncommitted changes.
     func restore(_ layout: Layout?) {
         guard let layout else { return }
         replaceDirectories(layout.directory, layout.redundant, layout.header)
         forgetTables()
     }
 
-    /// Says that the file ends here; the caller has cut it.
+    /// Notes the end of the file, which the caller has cut.
     func setEnd(_ end: Int) { space = TailSpace(end: end) }
 
-    /// Other directories, of another size or place; the caller writes them.
+    /// Replaces the directories by others of another size or place; the caller writes them.
     func replaceDirectories(_ directory: [UInt32], _ redundant: [UInt32]?, _ header: VmdkSparseHeader) {
         self.directory = directory
         self.redundant = redundant
@@ -37,7 +37,7 @@ extension VmdkGrainTables {
         tableSectors = nil
     }
 
-    /// Puts a new table in the place of one, durable before the directory refers to it.
+    /// Replaces a table by a new one, which is durable before the directory refers to it.
     func replaceTable(_ number: Int, with entries: [UInt32]) throws(BlockError) {
         let place = try allocate(header.tableBytes)
         let bytes = Self.bytes(entries)
@@ -50,7 +50,7 @@ extension VmdkGrainTables {
         tableSectors = nil
     }
 
-    /// Writes the redundant tables anew from the primary ones where they differ.
+    /// Marks a redundant table that differs from the primary one for rewriting.
     func markForRewriting(_ number: Int) throws(BlockError) {
         guard let table = try table(number) else { return }
         table.dirty = 0..<header.tableSectors
@@ -58,7 +58,7 @@ extension VmdkGrainTables {
     }
 }
 
-/// Moving tables about.
+/// Moving tables and directories.
 extension VmdkGrainTables {
     enum Metadata {
         case directory, redundantDirectory
@@ -83,7 +83,7 @@ extension VmdkGrainTables {
         return places.sorted { $0.sectors.lowerBound < $1.sectors.lowerBound }
     }
 
-    /// Copies to an unused place, a flush, then what refers to it.
+    /// Moves metadata: a copy to unused space, a flush, then the reference to it.
     func move(_ what: Metadata, to sector: Int) throws(BlockError) {
         try commit()
         let offset = sector * Vmdk.sectorBytes

@@ -1,16 +1,16 @@
 import BlockCore
 
-/// What the tables say of grains.
+/// Looking up grains.
 extension VmdkGrainTables {
-    /// - Throws: `limit` for a directory that refers to grain tables again and again.
+    /// - Throws: `limit` for a directory that refers to the same grain tables too often.
     func checkRepeats() throws(BlockError) {
         var repeats = TableRepeats(capacity: directory.count)
         for sector in directory { repeats.note(UInt64(sector)) }
         try repeats.check(entriesPerTable: entriesPerTable, path: file.filename)
     }
 
-    /// The entry of a grain, and how many of the grains behind it, up to `limit`, go on the same way: all
-    /// without an entry, all zero, or one behind the other in the file. Of compressed ones any will do.
+    /// The entry of a grain, and the length of its run of at most `limit` grains: all unallocated, all zero,
+    /// or adjacent in the file. Compressed grains of a run need not be adjacent.
     func run(at grain: Int, limit: Int) throws(BlockError) -> (entry: UInt32, count: Int) {
         let first = try entry(grain)
         let step = isPlace(first) ? header.grainSectors : 0
@@ -36,7 +36,7 @@ extension VmdkGrainTables {
         return (first, count)
     }
 
-    /// A table as ``table(_:)`` has it; one that cannot be read ends a run and is complained about later.
+    /// A table as from ``table(_:)``. An unreadable table ends a run; the read of its own grains reports it.
     private func peek(_ number: Int) throws(BlockError) -> VmdkGrainTable? {
         do throws(BlockError) { return try table(number) } catch {
             return VmdkGrainTable(entries: [UInt32](repeating: .max, count: entriesPerTable))
@@ -47,7 +47,7 @@ extension VmdkGrainTables {
         try table(grain / entriesPerTable)?.entries[grain % entriesPerTable] ?? 0
     }
 
-    /// Whether an entry says where a grain is.
+    /// Whether an entry holds the place of a grain.
     func isPlace(_ entry: UInt32) -> Bool {
         entry != 0 && !(entry == Vmdk.zeroGrain && header.hasZeroGrains)
     }

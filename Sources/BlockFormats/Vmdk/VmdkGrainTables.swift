@@ -1,44 +1,49 @@
 import BlockCore
 
-/// The grain directory and grain tables of one sparse extent, in memory as far as they are used.
+/// The grain directory and grain tables of one sparse extent; the used tables are in memory.
 ///
 /// Not thread-safe: the driver's lock guards it.
 ///
-/// The order of writes: grains, and new grain tables full of zeroes; a flush; entries of directories and
-/// tables, the redundant ones first; a flush. The primary table alone is believed, so that the redundant one
-/// may be behind or ahead after a crash. A grain that no entry refers to is the worst that is left.
-/// Unchecked: only the driver's monitor hands it from thread to thread.
+/// The order of writes:
+///
+/// 1. grains, and new grain tables full of zeroes; a flush;
+/// 2. entries of directories and tables, the redundant ones first; a flush.
+///
+/// Reads use the primary tables only, so the redundant ones may be behind or ahead after a crash. After a
+/// crash at any point the worst result is a grain without a reference.
+///
+/// Sendable is unchecked: only the driver's monitor passes it between threads.
 final class VmdkGrainTables: @unchecked Sendable {
-    /// Tables kept in memory at most.
+    /// The largest number of tables in memory.
     private static let mostKeptTables = 4096
     private var keptTables = mostKeptTables
-    /// How many of them may be changed.
+    /// The largest number of changed tables in memory.
     private var keptChanges: Int { max(1, keptTables / 4) }
 
     let file: BlockNode
     var header: VmdkSparseHeader
-    /// Sectors of the tables, primary and redundant.
+    /// The sectors of the tables, primary and redundant.
     var directory: [UInt32]
     var redundant: [UInt32]?
     var space: TailSpace
-    /// Where the used part of the file ends, in bytes.
+    /// The end of the used part of the file, in bytes.
     var end: Int { space.end }
     var hasUnflushedData = false
-    /// A header was written, and nobody knows whether the file has it.
+    /// Whether a failed write left the header in the file undefined.
     var headerIsUncertain = false
-    /// The redundant directory serves instead of the primary one, until a check has written the header.
+    /// Whether the redundant directory replaces the primary one, until a check has written the header.
     var hasLostDirectory = false
     var directoryIsDirty = false
     var tables: [Int: VmdkGrainTable] = [:]
     var dirtyTables: Set<Int> = []
-    /// What is being written without the lock.
+    /// The changes that a flush is writing without the lock.
     var held = Held()
-    /// The sectors of all tables, ascending; made when first needed.
+    /// The sectors of all tables, ascending; computed on first use.
     var tableSectors: [UInt32]?
 
     /// Reads the directories of an extent whose header was checked.
     ///
-    /// - Parameter forCheck: where the primary directory cannot be read, take the redundant one.
+    /// - Parameter forCheck: whether an unreadable primary directory is replaced by the redundant one.
     /// - Throws: `corrupt`.
     init(file: BlockNode, header: VmdkSparseHeader, forCheck: Bool = false) throws(BlockError) {
         self.file = file
@@ -95,14 +100,14 @@ final class VmdkGrainTables: @unchecked Sendable {
         directoryIsDirty || !dirtyTables.isEmpty || hasUnflushedData || headerIsUncertain
     }
 
-    /// Limits the memory for tables to what is this extent's share of it.
+    /// Limits the memory for tables to this extent's share.
     func keepTables(within bytes: Int) {
         keptTables = max(2, min(Self.mostKeptTables, bytes / header.tableBytes))
     }
 
     // MARK: Looking up
 
-    /// The table of that number; `nil` where the directory has none.
+    /// The table of that number; `nil` when the directory has none.
     ///
     /// - Throws: `corrupt` for one outside the file; `io`.
     func table(_ number: Int) throws(BlockError) -> VmdkGrainTable? {
@@ -123,10 +128,10 @@ final class VmdkGrainTables: @unchecked Sendable {
         dirtyTables.contains(number) || held.tables[number] != nil
     }
 
-    /// Whether a table has changes that the file does not have yet.
+    /// Whether a table has unwritten changes.
     func isChanged(_ number: Int) -> Bool { dirtyTables.contains(number) }
 
-    /// The redundant copy of a table, read afresh; `nil` where there is none that could be read.
+    /// The redundant copy of a table, read from the file; `nil` when there is no readable copy.
     func redundantTable(_ number: Int) throws(BlockError) -> [UInt32]? {
         guard let redundant, redundant.indices.contains(number), redundant[number] != 0 else { return nil }
         let offset = Int(redundant[number]) * Vmdk.sectorBytes
@@ -134,7 +139,7 @@ final class VmdkGrainTables: @unchecked Sendable {
         return try Self.readNumbers(file, at: offset, count: header.tableEntries)
     }
 
-    /// The host offset of a grain that is there, of which something must lie inside the file.
+    /// The host offset of a stored grain, which must begin inside the file.
     ///
     /// - Throws: `corrupt`.
     func hostOffset(_ entry: UInt32) throws(BlockError) -> Int {
@@ -176,9 +181,9 @@ final class VmdkGrainTables: @unchecked Sendable {
 
     // MARK: Changing
 
-    /// Takes room for what is new.
+    /// Takes space for new grains or tables.
     ///
-    /// - Throws: `noSpace` where entries could not refer to it.
+    /// - Throws: `noSpace` beyond the offsets that entries can hold.
     func allocate(_ bytes: Int) throws(BlockError) -> Int {
         let whole = bytes.roundedUp(to: Vmdk.sectorBytes) ?? bytes
         let limit = Vmdk.Limit.fileSectors * Vmdk.sectorBytes
@@ -189,15 +194,15 @@ final class VmdkGrainTables: @unchecked Sendable {
         return offset
     }
 
-    /// Gives back room that no entry ever referred to.
+    /// Gives back space that never had an entry.
     ///
-    /// - Parameter firstGrain: the grains for which it was taken, where they read as zeroes.
+    /// - Parameter firstGrain: the first grain for which it was taken, if the grains read as zeroes.
     func giveBack(_ offset: Int, _ bytes: Int, firstGrain: Int? = nil) {
         let whole = bytes.roundedUp(to: Vmdk.sectorBytes) ?? bytes
         space.giveBack(offset..<offset + whole, guest: firstGrain.map { $0 * grainBytes })
     }
 
-    /// Lets grains that read as zeroes have what is left between others, as holes.
+    /// Links unused gaps, as holes, to grains that read as zeroes, so that they are no leaks.
     private func fillGaps() throws(BlockError) {
         for gap in space.takeZeroGaps() where gap.guest % grainBytes == 0 {
             for index in 0..<gap.range.count / grainBytes {
@@ -211,16 +216,16 @@ final class VmdkGrainTables: @unchecked Sendable {
         }
     }
 
-    /// Before the file is closed: leaves no room in it that nothing refers to, as far as that can be.
+    /// Removes unused space as far as possible, before the file is closed.
     func tidyUp() throws(BlockError) {
-        // A gap that cannot be filled is a leak, nothing worse.
+        // A gap that cannot be filled stays a leak.
         try? fillGaps()
         try commit()
         space.trim(file)
     }
 
-    /// Makes the tables that entries of grains need, with their space in the file: what is refused on a full
-    /// disk is refused before anything refers to the grains.
+    /// Makes the tables for entries of grains and allocates their space in the file: a full disk must refuse
+    /// the request before anything refers to the grains.
     func prepareToLink(_ grains: Range<Int>) throws(BlockError) {
         guard let last = grains.last else { return }
         for number in grains.lowerBound / entriesPerTable...last / entriesPerTable {
@@ -236,7 +241,7 @@ final class VmdkGrainTables: @unchecked Sendable {
         if offset > 0 { try file.fillHoles(in: offset..<offset + bytes) }
     }
 
-    /// Refers to grains; makes the tables for them that are missing.
+    /// Links grains; makes missing tables.
     func link(_ grains: Range<Int>, _ entry: (_ grain: Int) -> UInt32) throws(BlockError) {
         for grain in grains { try set(grain, to: entry(grain)) }
         try commitIfCrowded()
@@ -251,12 +256,12 @@ final class VmdkGrainTables: @unchecked Sendable {
         hasUnflushedData = true
     }
 
-    /// Commits where more tables are changed than are kept in memory.
+    /// Commits when more tables are changed than may be kept in memory.
     func commitIfCrowded() throws(BlockError) {
         if dirtyTables.count > keptChanges { try commit() }
     }
 
-    /// The table of that number, made where there is none.
+    /// The table of that number, which is made if there is none.
     func writableTable(_ number: Int) throws(BlockError) -> VmdkGrainTable {
         if let table = try table(number) { return table }
         guard directory.indices.contains(number) else {

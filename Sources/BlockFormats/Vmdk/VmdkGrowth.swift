@@ -1,19 +1,19 @@
 import BlockCore
 
-/// A disk that is about to become larger: in memory it is, and the file does not say so yet.
+/// A growth in progress: the disk is larger in memory, but not yet in the file.
 struct VmdkGrowth {
-    /// The extents as they were.
+    /// The extents before the growth.
     let extents: [VmdkExtent]
     /// The tables of a disk in one file, and their layout before.
     var single: (tables: VmdkGrainTables, before: VmdkGrainTables.Layout)?
-    /// The text that makes the new size true, where the disk is not in one file.
+    /// The descriptor with the new size, if the disk is in several files.
     var descriptor: VmdkDescriptor?
     /// New files.
     var made: [BlockNode] = []
 }
 
 extension VmdkDriver {
-    /// Makes all that a larger disk needs.
+    /// Makes the tables and files for a larger disk.
     func beginGrowth(_ state: inout VmdkState, to size: Int) throws(BlockError) -> VmdkGrowth {
         var growth = VmdkGrowth(extents: state.extents)
         if state.extents[0].kindName.isEmpty, let tables = state.extents[0].tables {
@@ -28,12 +28,12 @@ extension VmdkDriver {
         return growth
     }
 
-    /// Overwrites what the new space must not show, and makes the new size true.
+    /// Zeroes old data and backing bytes in the new space, and writes the new size.
     func finish(_ growth: VmdkGrowth, to size: Int, _ guest: GuestAccess) throws(BlockError) {
         let before = growth.extents.last?.guest.upperBound ?? 0
         let tail = before..<min(size, before.roundedUp(to: writeGranularity) ?? before)
         do throws(BlockError) {
-            // What the disk itself had there is cleared already.
+            // The disk's own old data is cleared already.
             if guest.hasBacking(in: tail) { try guest.clearTail(tail) }
             try guest.hideBacking(before..<size)
         } catch {
@@ -54,13 +54,13 @@ extension VmdkDriver {
         }
     }
 
-    /// Makes the descriptor tell of the parts of a larger disk. Where that fails, it may or may not, so that
-    /// the parts are only given up once it says for sure what it said before.
+    /// Writes the descriptor with the parts of a larger disk. After a failure the file may have either text,
+    /// so the parts are given up only once the old text is durable again.
     private func complete(_ growth: VmdkGrowth, _ state: inout VmdkState) throws(BlockError) {
         guard let changed = growth.descriptor else { return }
         do throws(BlockError) { try state.descriptor?.replace(with: changed) } catch {
             state.extents = growth.extents
-            state.doubtfulFiles += growth.made
+            state.suspectFiles += growth.made
             try? state.settleDescriptor()
             throw error
         }
@@ -76,8 +76,8 @@ extension VmdkDriver {
 
     // MARK: Sparse extents
 
-    /// Gives a sparse extent all the tables that a larger disk needs. They are durable; in memory, the header
-    /// refers to them; in the file it does not yet.
+    /// Makes all tables that a larger disk needs in a sparse extent. They are durable; the header refers to
+    /// them in memory, but not yet in the file.
     private func extend(_ tables: VmdkGrainTables, to sectors: Int) throws(BlockError) {
         let before = tables.header
         try clear(tables, from: before.capacityBytes)
@@ -130,7 +130,7 @@ extension VmdkDriver {
 
     // MARK: A disk in files that a descriptor lists
 
-    /// Parts are as large as the first where there are several.
+    /// The size of a part, in sectors: that of the first if there are several.
     private func partSectors(_ extents: [VmdkExtent]) -> Int {
         let first = extents[0].guest.count
         return (extents.count > 1 && first > 0 ? first : Vmdk.splitBytes) / Vmdk.sectorBytes
@@ -166,7 +166,7 @@ extension VmdkDriver {
         state.extents = extents
     }
 
-    /// Makes parts of `most` sectors and less for `sectors` more, and lines that name them.
+    /// Makes parts of at most `most` sectors for `sectors` more, and their lines.
     private func addParts(
         _ extents: inout [VmdkExtent], _ sectors: Int, _ most: Int, like kind: VmdkExtentLine.Kind,
         _ descriptor: inout VmdkDescriptor, _ made: inout [BlockNode]
@@ -191,7 +191,7 @@ extension VmdkDriver {
         case .zero: break
         case .flat(let offset):
             let file = try onlyFile(of: last, state)
-            // What lies behind the end is not ours to show.
+            // Cuts bytes behind the end first, so that they do not become part of the disk.
             try file.resize(to: offset + last.guest.count)
             try file.resize(to: offset + sectors * Vmdk.sectorBytes)
             try file.flush()
@@ -203,7 +203,7 @@ extension VmdkDriver {
         }
     }
 
-    /// Makes an extent larger, for which its header does not count.
+    /// Makes an extent larger whose size the descriptor defines, not its header.
     private func grow(_ tables: VmdkGrainTables, to sectors: Int) throws(BlockError) {
         let before = tables.layout
         try extend(tables, to: sectors)

@@ -1,6 +1,7 @@
 import BlockCore
 
 extension VmdkDriver {
+    /// - Throws: nothing.
     public func describe() throws(BlockError) -> FormatInfo {
         session.withLock { state in
             let descriptor = state.descriptor?.descriptor

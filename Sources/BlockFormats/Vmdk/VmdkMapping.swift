@@ -1,7 +1,6 @@
 import BlockCore
 
-/// Where the disk's bytes are, and what becomes of them when the guest writes. A grain is one unit, and a
-/// grant has as many of them as follow each other.
+/// The mapping: runs, grants, links and clearing. The unit is a grain; a grant covers adjacent grains.
 extension VmdkState {
     // MARK: Reading
 
@@ -55,15 +54,15 @@ extension VmdkState {
 
     // MARK: Granting
 
-    /// What a grant was for.
+    /// The use of a grant, stored as its tag.
     private enum Grant: Int {
-        /// Bytes that are there.
+        /// Stored bytes.
         case stored
         /// New grains.
         case grains
-        /// New grains that read as zeroes until something is stored for them.
+        /// New grains that read as zeroes while unallocated.
         case zeroGrains
-        /// A grain that is compressed anew.
+        /// A grain that is compressed again.
         case compressed
         /// Compressed bytes at the end of a stream, which needs no entry.
         case appended
@@ -88,7 +87,7 @@ extension VmdkState {
             return try grantCompressed(guest, extent, tables)
         case .sparse(let tables): return try grantGrains(guest, extent, tables, over: backingEnd)
         case .stream(let stream):
-            // A stream is never read: what is not written of a grain is zero.
+            // A stream is never read: the unwritten part of a grain is zero.
             let end = extent.guest.lowerBound + (inside / stream.grainBytes + 1) * stream.grainBytes
             var grant = WriteGrant(
                 inPlace: guest.clamped(to: guest.lowerBound..<end), at: 0, in: file,
@@ -100,7 +99,7 @@ extension VmdkState {
         }
     }
 
-    /// The guest bytes of an extent's grains; those of its last grain up to its end.
+    /// The guest bytes of an extent's grains; the last grain ends with the extent.
     private func unit(of grains: Range<Int>, _ extent: VmdkExtent, _ grainBytes: Int) -> Range<Int> {
         let start = extent.guest.lowerBound
         let end = min(start + grains.upperBound * grainBytes, extent.guest.upperBound)
@@ -151,10 +150,10 @@ extension VmdkState {
         return WriteGrant(inPlace: part, at: host + inside, in: tables.file, tag: Grant.stored.rawValue)
     }
 
-    /// Takes space for grains, and zeroes what of the last one lies behind the end of its extent: it is part
-    /// of no request.
+    /// Takes space for grains, and zeroes the part of the last one behind the end of its extent, which no
+    /// request writes.
     ///
-    /// - Parameter used: how many bytes from the start belong to the disk.
+    /// - Parameter used: the number of bytes from the start that belong to the disk.
     private func allocate(
         _ grains: Range<Int>, beyond used: Int, _ tables: VmdkGrainTables
     ) throws(BlockError) -> Int {
@@ -170,7 +169,7 @@ extension VmdkState {
 
     // MARK: Ending grants
 
-    /// The tables of the extent in which a grant lies, and its grains.
+    /// The tables of a grant's extent, and its grains.
     private func grains(of grant: WriteGrant) -> (tables: VmdkGrainTables, grains: Range<Int>)? {
         let extent = extents[extentIndex(at: grant.units.lowerBound)]
         guard let tables = extent.tables, !grant.units.isEmpty else { return nil }
@@ -181,7 +180,7 @@ extension VmdkState {
 
     mutating func link(_ grant: inout WriteGrant) throws(BlockError) {
         guard let (tables, grains) = grains(of: grant) else { return }
-        // A flush that came before this does not count for what was written.
+        // The data was written after the last flush.
         tables.hasUnflushedData = true
         guard grant.isNew else { return }
         try tables.prepareToLink(grains)
@@ -220,14 +219,15 @@ extension VmdkState {
 
     // MARK: Compressed grains
 
-    /// How large the grains of the extent at a guest offset are; 1 where it has none.
+    /// The grain size of the extent at a guest offset, in bytes; 1 for an extent without grains.
     func grainBytes(at offset: Int) -> Int { extents[extentIndex(at: offset)].grainBytes ?? 1 }
 
-    /// Takes space for a compressed grain, which the grant's end gives an entry or gives back.
+    /// Takes space for a compressed grain; linking the grant sets its entry, giving it back releases the
+    /// space.
     ///
-    /// - Returns: where it goes, and its first guest sector in the extent; `nil` where the payload was
+    /// - Returns: its host offset, and its first guest sector in the extent; `nil` when the payload was
     ///   appended to a stream.
-    /// - Throws: `noSpace`; `unsupported` for a grain that is not behind the last of a stream; `io`.
+    /// - Throws: `noSpace`; `unsupported` for a grain before the last one of a stream; `io`.
     mutating func place(
         _ payload: RawSpan, for grant: WriteGrant
     ) throws(BlockError) -> (host: Int, sector: Int)? {
@@ -246,12 +246,11 @@ extension VmdkState {
 
     // MARK: Clearing
 
-    /// Whether every extent has entries that say zero.
+    /// Whether every extent supports zero entries.
     var marksZeroes: Bool { extents.allSatisfy { $0.tables?.header.hasZeroGrains == true } }
 
-    /// What is stored becomes a hole of the file and stays where it is; what is not stored gets the mark that
-    /// says zero, or is stored over a parent where the image has no such mark. Compressed grains lose their
-    /// entry.
+    /// Stored grains become holes of the file and keep their places. Unallocated grains get the zero entry;
+    /// in an image without zero entries, zeroes are stored over a parent. Compressed grains lose their entry.
     mutating func clear(
         _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
     ) throws(BlockError) -> ClearStep {
@@ -265,7 +264,7 @@ extension VmdkState {
             let grant = try grant(part, over: backingEnd)
             return ClearStep(.zero(grant), length: grant.guest.count)
         case .unallocated where !shows:
-            // All of a grain that has no entry reads as zeroes here.
+            // A whole grain without an entry reads as zeroes here.
             if marksZeroes { _ = try mark(wholeGrains(part), shows: false) }
         case .unallocated, .encoded:
             if try mark(part, shows: shows) { break }
@@ -297,9 +296,9 @@ extension VmdkState {
         return run.lowerBound..<extent.guest.lowerBound + stop
     }
 
-    /// Sets the entries of whole grains to "zero", or to nothing where nothing lies below.
+    /// Sets the zero entries of whole grains, or clears their entries if no parent shows.
     ///
-    /// - Returns: `false` when that does not make them zeroes: nothing was changed.
+    /// - Returns: `false` when the grains would not read as zeroes; nothing was changed.
     private mutating func mark(_ range: Range<Int>, shows: Bool) throws(BlockError) -> Bool {
         let extent = extents[extentIndex(at: range.lowerBound)]
         guard let tables = extent.tables, wholeGrains(range) == range, !shows || tables.header.hasZeroGrains

@@ -1,12 +1,12 @@
 import BlockCore
 
-/// Opens the files of an image and puts its extents together.
+/// Opens the files of an image and assembles its extents.
 struct VmdkOpening {
     let request: OpenRequest
     private var children = 0
-    /// Flat files by name: several extents may lie in one.
+    /// The flat files by name: one file may hold several extents.
     private var flatFiles: [[UInt8]: (node: BlockNode, child: Int)] = [:]
-    /// How many entries the directories of further extents may have.
+    /// The entries that the directories of further extents may still have.
     private var directoryEntriesLeft = Vmdk.Limit.directoryEntries
 
     init(_ request: OpenRequest) { self.request = request }
@@ -70,7 +70,7 @@ struct VmdkOpening {
         return VmdkState(descriptor: store, extents: [extent], isReadOnly: request.settings.readOnly)
     }
 
-    /// - Parameter sectors: what the descriptor says; `nil` where the header alone does.
+    /// - Parameter sectors: the size in the descriptor; `nil` when only the header has one.
     private mutating func sparseExtent(
         _ file: BlockNode, child: Int, guestStart: Int, sectors: Int?, name: String
     ) throws(BlockError) -> VmdkExtent {
@@ -97,7 +97,7 @@ struct VmdkOpening {
         }
     }
 
-    /// - Throws: `limit` where the directories of all extents are too large together.
+    /// - Throws: `limit` when the directories of all extents together are too large.
     private mutating func takeDirectory(_ entries: Int) throws(BlockError) {
         guard entries <= directoryEntriesLeft else {
             throw BlockError(.limit, "The grain directories of the disk are too large together")
@@ -105,7 +105,8 @@ struct VmdkOpening {
         directoryEntriesLeft -= entries
     }
 
-    /// The header, or where that says so, the footer: the last sector but one, with a marker before it.
+    /// The header; or the footer, if the header refers to it: the last sector but one, with a marker before
+    /// it.
     private static func effectiveHeader(
         _ header: VmdkSparseHeader, _ file: BlockNode
     ) throws(BlockError) -> VmdkSparseHeader {

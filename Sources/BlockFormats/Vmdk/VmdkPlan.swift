@@ -1,10 +1,10 @@
 import BlockCore
 
-/// What is to be made, decided from the create options.
+/// The plan of a new image, derived from the create options.
 struct VmdkPlan {
     /// One file with a part of the disk.
     struct Part {
-        /// The file's name as the descriptor has it, and where it is.
+        /// The file's name in the descriptor. ``path`` is its place.
         var name: String
         var path: String
         var sectors: Int
@@ -16,14 +16,14 @@ struct VmdkPlan {
     var parentCID = Vmdk.noParent
     let backing: String?
     let hasZeroGrains: Bool
-    /// How the space is reserved that the files have at first.
+    /// The preallocation of the files' initial space.
     let preallocation: Preallocation
     private let adapter: String
     private let hardware: String
     private let tools: String
     let filename: String
 
-    /// - Parameter uuid: what the first content ID is made of.
+    /// - Parameter uuid: the source of the first content ID.
     /// - Throws: `invalidArgument`, `unsupported`, `limit`.
     init(_ options: CreateOptions, filename: String, uuid: ImageUUID) throws(BlockError) {
         self.filename = filename
@@ -41,7 +41,7 @@ struct VmdkPlan {
         try check(options)
     }
 
-    /// The subformat that the options ask for.
+    /// The subformat that the options name.
     static func subformat(_ options: CreateOptions) throws(BlockError) -> Vmdk.Subformat {
         guard let text = options[.subformat] else { return .monolithicSparse }
         guard let subformat = Vmdk.Subformat(rawValue: text) else {
@@ -79,7 +79,7 @@ struct VmdkPlan {
             throw BlockError(
                 .unsupported, "Invalid backing file format: \(format). Must be \(VmdkDriver.name)")
         }
-        // The name of the only file is stated, but nobody needs it.
+        // The name of an only file is written, but no reader needs it.
         let quoted = (backing ?? "") + (subformat.isEmbedded ? "" : filename)
         guard !quoted.contains("\""), !((backing ?? "") + filename).contains("\n") else {
             throw BlockError(.invalidArgument, "File names in a VMDK image cannot have '\"' or line feeds")
@@ -111,7 +111,7 @@ struct VmdkPlan {
         Self.part(number, sectors, of: filename, subformat)
     }
 
-    /// The part of that number of the disk whose descriptor is in `filename`.
+    /// Part `number` of the disk whose descriptor is in `filename`.
     static func part(
         _ number: Int, _ sectors: Int, of filename: String, _ subformat: Vmdk.Subformat
     ) -> Part {
@@ -129,7 +129,7 @@ struct VmdkPlan {
         return Part(name: name, path: folder + name, sectors: sectors)
     }
 
-    /// `disk.vmdk` with `-flat` in it is `disk-flat.vmdk`.
+    /// Inserts a mark into a name: `disk.vmdk` with `-flat` is `disk-flat.vmdk`.
     private static func inserted(_ mark: String, into name: String) -> String {
         guard let dot = name.lastIndex(of: "."), dot != name.startIndex else { return name + mark }
         return name[..<dot] + mark + name[dot...]
@@ -146,7 +146,7 @@ struct VmdkPlan {
         header.version = hasZeroGrains ? 2 : 1
         if subformat == .streamOptimized {
             header.flags |= Vmdk.Flag.compressed | Vmdk.Flag.markers
-            // VMware takes compressed disks of no other version.
+            // VMware accepts compressed disks of this version only.
             header.version = 3
         }
         if subformat.isEmbedded {

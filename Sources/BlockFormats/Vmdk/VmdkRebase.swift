@@ -1,8 +1,9 @@
 import BlockCore
 
 extension VmdkDriver: Rebasable {
-    /// The order of writes: the lines of the parent are in the descriptor's first sector, which is written
-    /// as a whole or not at all.
+    /// The lines of the parent are in the descriptor's first sector, which is written atomically.
+    ///
+    /// - Throws: `unsupported`, `invalidArgument`, `notFound`, `limit`, `noSpace`, `io`.
     public func changeBacking(to backing: BackingReference?) throws(BlockError) {
         // The parent is another image, with locks of its own: it is opened without this one's.
         let stated = session.withLock { $0.descriptor?.descriptor.parentCID }
@@ -28,7 +29,7 @@ extension VmdkDriver: Rebasable {
 
     /// The content ID of the next backing file.
     ///
-    /// - Parameter stated: that of the present one.
+    /// - Parameter stated: the content ID of the present one.
     private func identity(
         of backing: BackingReference, stated: UInt32?
     ) throws(BlockError) -> UInt32 {
@@ -44,7 +45,7 @@ extension VmdkDriver: Rebasable {
         guard let request else { return stated ?? 0 }
         let node: BlockNode
         do throws(BlockError) { node = try request.openBacking(backing) } catch {
-            // Without checks (-u) a file may be named that is not there yet: the parent under a new name.
+            // A rebase without checks (-u) may name a missing file: the parent under a new name.
             guard error.kind == .notFound, request.settings.withoutBacking, let stated, stated != 0,
                 stated != Vmdk.noParent
             else { throw error }
@@ -54,14 +55,16 @@ extension VmdkDriver: Rebasable {
         return try Self.contentID(of: node)
     }
 
-    /// A parent that was written to since the image was made over it no longer has what the image lacks.
+    /// Refuses a parent that was written to since the image was made over it.
+    ///
+    /// - Throws: `corrupt` for a changed parent; `unsupported`.
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {
         guard backing.parentIdentity(of: Self.name) != nil else { return }
         let (stated, announced) = session.withLock {
             ($0.descriptor?.descriptor.parentCID, $0.descriptor?.descriptor.announcedParentCID)
         }
         let found = try Self.contentID(of: backing)
-        // 0 is what is noted where the file was not to be opened.
+        // 0 is stored when the file was not opened at creation.
         guard let stated, stated != Vmdk.noParent, stated != 0, stated != found, announced != found else {
             return
         }
@@ -74,8 +77,10 @@ extension VmdkDriver: Rebasable {
 }
 
 extension VmdkDriver: Emptying {
-    /// The order of writes: the entries of all tables; a flush; the length of the files. The parent has what
-    /// this image held, so that the disk reads as before.
+    /// The order of writes: the entries of all tables; a flush; the length of the files. The parent holds the
+    /// same data, so the disk reads as before.
+    ///
+    /// - Throws: `unsupported` for a disk with flat extents; `corrupt`, `noSpace`, `io`.
     public func makeEmpty() throws(BlockError) {
         try session.exclusively { (state) throws(BlockError) in
             guard state.extents.allSatisfy({ $0.tables != nil }) else {
@@ -107,8 +112,10 @@ extension VmdkDriver: ParentIdentifying {
 }
 
 extension VmdkDriver: ContentIdentifying {
-    /// The order of writes. Of two IDs the parent has one already. That goes in the place of the stated one,
-    /// whose digits are in one sector; then the other one is written behind the text.
+    /// The order of writes: the parent's present ID replaces the stated one, whose digits are in one sector;
+    /// then the announced ID is appended to the text.
+    ///
+    /// - Throws: `unsupported`, `limit`, `noSpace`, `io`.
     public func announceIdentity(of backing: BlockNode) throws(BlockError) {
         let (now, next) = (try Self.contentID(of: backing), try Self.nextContentID(of: backing))
         try session.exclusively { (state) throws(BlockError) in
@@ -117,10 +124,12 @@ extension VmdkDriver: ContentIdentifying {
         }
     }
 
+    /// - Throws: `noSpace`, `io`, `limit`.
     public func renewIdentity() throws(BlockError) {
         try session.withLock { (state) throws(BlockError) in try state.prepareChange() }
     }
 
+    /// - Throws: `unsupported`, `limit`, `noSpace`, `io`.
     public func adoptIdentity(of backing: BlockNode) throws(BlockError) {
         let now = try Self.contentID(of: backing)
         try session.exclusively { (state) throws(BlockError) in

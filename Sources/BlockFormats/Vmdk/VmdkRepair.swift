@@ -1,6 +1,7 @@
 import BlockCore
 
 extension VmdkDriver: Checkable {
+    /// - Throws: `io`, `noSpace`, `limit`; findings are in the result.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try session.exclusively { (state) throws(BlockError) in
             if let line = Self.misstatedSize(state), line.sectors * Vmdk.sectorBytes > state.virtualSize {
@@ -21,8 +22,8 @@ extension VmdkDriver: Checkable {
         }
     }
 
-    /// A header that says less than the descriptor is a damaged one: no resizing leaves it like that. Its
-    /// tables may say that the descriptor is right.
+    /// Checks for a header with a smaller size than the descriptor: no interrupted resize leaves that, so the
+    /// header is damaged. The tables can prove the descriptor right.
     private func checkShortened(
         _ state: inout VmdkState, _ line: VmdkExtentLine, _ repair: RepairMode, _ report: (String) -> Void
     ) throws(BlockError) -> CheckResult {
@@ -46,7 +47,7 @@ extension VmdkDriver: Checkable {
         return result
     }
 
-    /// The tables of a disk in one file if it has another size; `nil` where they are not sound.
+    /// The tables of a disk in one file, read with another size; `nil` when they are not sound.
     private static func enlarged(
         _ state: VmdkState, to sectors: Int
     ) throws(BlockError) -> VmdkGrainTables? {
@@ -75,7 +76,7 @@ extension VmdkDriver: Checkable {
         return result
     }
 
-    /// The extent line of a disk in one file, where its size is not the one in the header.
+    /// The extent line of a disk in one file, if its size differs from the header's.
     private static func misstatedSize(_ state: VmdkState) -> VmdkExtentLine? {
         guard state.extents.count == 1, let tables = state.extents[0].tables,
             state.extents[0].kindName.isEmpty, let line = state.descriptor?.descriptor.extents.first?.extent,
@@ -84,7 +85,7 @@ extension VmdkDriver: Checkable {
         return line
     }
 
-    /// The size in the descriptor, which is written after the one in the header.
+    /// Checks the size in the descriptor, which is written after the one in the header.
     private static func checkSizes(
         _ state: inout VmdkState, _ repair: RepairMode, _ result: inout CheckResult,
         _ report: (String) -> Void
@@ -123,7 +124,7 @@ private struct VmdkExtentCheck {
     let repair: RepairMode
     let hasParent: Bool
     var result = CheckResult()
-    /// Entries that pointed nowhere were given up.
+    /// Whether entries without data were dropped.
     private var hasLosses = false
 
     init(_ extent: VmdkExtent, _ repair: RepairMode, hasParent: Bool) {
@@ -143,7 +144,7 @@ private struct VmdkExtentCheck {
         }
     }
 
-    private func what(_ mends: Bool) -> String { mends ? "Repairing" : "ERROR" }
+    private func what(_ repairs: Bool) -> String { repairs ? "Repairing" : "ERROR" }
 
     // MARK: Flat files
 
@@ -152,9 +153,9 @@ private struct VmdkExtentCheck {
         let end = offset + extent.guest.count
         let length = try file.length()
         guard length < end else { return }
-        let mends = repair == .all
-        report("\(what(mends)) '\(extent.filename)': it ends \(end - length) bytes too early")
-        guard mends else {
+        let repairs = repair == .all
+        report("\(what(repairs)) '\(extent.filename)': it ends \(end - length) bytes too early")
+        guard repairs else {
             result.corruptions += 1
             return
         }
@@ -200,7 +201,7 @@ private struct VmdkExtentCheck {
         }
     }
 
-    /// Grains of a run that are not all in the file.
+    /// Counts the grains of a run that are not wholly in the file.
     private mutating func countLost(
         _ grain: Int, _ count: Int, _ host: Int, _ tables: VmdkSESparse, _ report: (String) -> Void
     ) {
@@ -216,10 +217,11 @@ private struct VmdkExtentCheck {
         _ tables: VmdkGrainTables, _ report: (String) -> Void
     ) throws(BlockError) {
         guard tables.hasLostDirectory else { return }
-        let mends = repair == .all
+        let repairs = repair == .all
         report(
-            "\(what(mends)) the grain directory: it is beyond the end of the file; the redundant one is used")
-        guard mends else {
+            "\(what(repairs)) the grain directory: it is beyond the end of the file; "
+                + "the redundant one is used")
+        guard repairs else {
             result.corruptions += 1
             return
         }
@@ -228,7 +230,7 @@ private struct VmdkExtentCheck {
         result.corruptionsFixed += 1
     }
 
-    /// - Returns: what is left.
+    /// - Returns: the survey of the remaining findings.
     private mutating func checkGrains(
         _ tables: VmdkGrainTables, _ report: (String) -> Void
     ) throws(BlockError) -> VmdkSurvey {
@@ -236,13 +238,16 @@ private struct VmdkExtentCheck {
         for finding in survey.findings { report("\(what(repair == .all)) \(describe(finding))") }
         let found = survey.findingCount
         var budget = RepairBudget(for: tables.file, .clusters)
-        // All is mended at one go; what comes from redundant tables then may have to be mended as well.
+        // One pass repairs all findings. Entries from redundant tables can need a repair too, so passes
+        // continue while they make progress.
         var progresses = repair == .all
         while progresses && survey.findingCount > 0 {
             let before = survey.findingCount
-            _ = try VmdkSurvey(tables) { finding throws(BlockError) in try mend(finding, tables, &budget) }
+            _ = try VmdkSurvey(tables) { finding throws(BlockError) in
+                try repairFinding(finding, tables, &budget)
+            }
             try tables.commit()
-            // What the file has counts, not what is remembered of it.
+            // The next survey must read the file, not the tables in memory.
             tables.forgetTables()
             survey = try VmdkSurvey(tables)
             progresses = survey.findingCount < before && !budget.wasExceeded
@@ -262,16 +267,16 @@ private struct VmdkExtentCheck {
         }
     }
 
-    private mutating func mend(
+    private mutating func repairFinding(
         _ finding: VmdkSurvey.Finding, _ tables: VmdkGrainTables, _ budget: inout RepairBudget
     ) throws(BlockError) {
         switch finding {
         case .badTable(let number):
             guard budget.allowsCopy() else { return }
             budget.spend(tables.header.tableBytes)
-            try mendTable(number, tables)
+            try repairTable(number, tables)
         case .beyondEnd(let grain), .badMarker(let grain):
-            // There is nothing that could be lost, but the redundant table may know better.
+            // The grain has no data to lose, but the redundant table may hold its place.
             let number = grain / tables.entriesPerTable
             var entry = try tables.redundantTable(number)?[grain % tables.entriesPerTable] ?? 0
             let (damaged, length) = (try tables.entry(grain), try tables.file.length())
@@ -282,15 +287,15 @@ private struct VmdkExtentCheck {
         }
     }
 
-    /// A new table with the entries of the redundant copy, where there is one.
-    private mutating func mendTable(_ number: Int, _ tables: VmdkGrainTables) throws(BlockError) {
+    /// Replaces a table by a new one with the entries of the redundant copy, if there is one.
+    private mutating func repairTable(_ number: Int, _ tables: VmdkGrainTables) throws(BlockError) {
         let empty = [UInt32](repeating: 0, count: tables.entriesPerTable)
         let copy = try tables.redundantTable(number)
         if copy == nil { hasLosses = true }
         try tables.replaceTable(number, with: copy ?? empty)
     }
 
-    /// Gives a grain a place of its own, with the bytes that it shared; one that is a hole becomes zeroes.
+    /// Gives a grain a place of its own with the same bytes; a hole becomes a zero grain.
     private func separate(
         _ grain: Int, _ tables: VmdkGrainTables, _ budget: inout RepairBudget
     ) throws(BlockError) {
@@ -309,7 +314,7 @@ private struct VmdkExtentCheck {
         try tables.link(grain..<grain + 1) { _ in UInt32(place / Vmdk.sectorBytes) }
     }
 
-    /// The entry of a grain that is zero and has no place; `nil` where it needs one.
+    /// The entry of a zero grain without a place; `nil` when a zero grain needs one.
     private func zeroEntry(_ header: VmdkSparseHeader) -> UInt32? {
         header.hasZeroGrains ? Vmdk.zeroGrain : hasParent ? nil : 0
     }
@@ -317,19 +322,20 @@ private struct VmdkExtentCheck {
     private mutating func checkLeaks(
         _ tables: VmdkGrainTables, _ survey: VmdkSurvey, _ report: (String) -> Void
     ) throws(BlockError) {
-        let mends = repair != .none && survey.findingCount == 0 && !hasLosses
+        let repairs = repair != .none && survey.findingCount == 0 && !hasLosses
         if hasLosses && survey.leaks > 0 { report(KeptLeaks.message) }
         if survey.staleTableCount > 0 {
             report(
-                "\(mends ? "Repairing" : "Leaked") \(survey.staleTableCount) redundant grain tables: "
+                "\(repairs ? "Repairing" : "Leaked") \(survey.staleTableCount) redundant grain tables: "
                     + "they are not like the primary ones, which count")
         }
         if survey.leaks > 0 {
             report(
-                "\(mends ? "Repairing" : "Leaked") room for \(survey.leaks) grains, which nothing refers to")
+                "\(repairs ? "Repairing" : "Leaked") room for \(survey.leaks) grains, "
+                    + "which nothing refers to")
         }
         let found = survey.leaks + survey.staleTableCount
-        guard mends, found > 0 else {
+        guard repairs, found > 0 else {
             result.leaks += found
             return
         }

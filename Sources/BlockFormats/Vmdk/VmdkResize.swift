@@ -1,12 +1,18 @@
 import BlockCore
 
 extension VmdkDriver: Resizable {
-    /// The order of writes. Growing: what lay behind the end of a larger disk is cleared; new tables, files
-    /// and parts of files; what the new space must not show is overwritten; a flush; then the one sector that
-    /// makes the new size true: the header of a disk in one file, else the descriptor. Shrinking: that sector
-    /// first; then what it cut off is given back. A disk in one file states its size in the descriptor as
-    /// well, which does not count: it becomes larger after the header and smaller before it, so that a header
-    /// that says less than the descriptor is a damaged one.
+    /// The order of writes when growing:
+    ///
+    /// 1. zeroes over old data behind the end of the disk;
+    /// 2. new tables, files and parts of files;
+    /// 3. zeroes over backing bytes in the new space; a flush;
+    /// 4. the sector with the new size: the header of a disk in one file, otherwise the descriptor.
+    ///
+    /// When shrinking, that sector is first; then the space behind the new end is given back. The descriptor
+    /// of a disk in one file holds a second, informative size. It grows after the header and shrinks before
+    /// it, so a header with a smaller size than the descriptor is damaged.
+    ///
+    /// - Throws: `unsupported`, `invalidArgument`, `limit`, `corrupt`, `noSpace`, `io`.
     public func resize(
         to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
@@ -20,7 +26,7 @@ extension VmdkDriver: Resizable {
             guard let last = state.extents.last, state.descriptor != nil else {
                 throw BlockError(.unsupported, "Disks without a descriptor cannot be resized")
             }
-            // Overlays must not find another identity where nothing changes.
+            // The identity must not change without a change of the disk: overlays would refuse it.
             if virtualSize == state.virtualSize {
                 try keepSize(&state)
                 return nil
@@ -39,7 +45,7 @@ extension VmdkDriver: Resizable {
         if let growth { try finish(growth, to: virtualSize, guest) }
     }
 
-    /// Makes the descriptor state the size that the disk has, where damage or a failure left another.
+    /// Corrects the size in the descriptor after damage or a failure.
     private func keepSize(_ state: inout VmdkState) throws(BlockError) {
         try state.settleDescriptor()
         guard state.extents.count == 1, state.extents[0].kindName.isEmpty,
@@ -74,7 +80,7 @@ extension VmdkDriver: Resizable {
         }
     }
 
-    /// Drops all grains behind the end, and closes the gaps that they leave.
+    /// Drops all grains behind the end, and closes their gaps.
     private func giveBack(_ tables: VmdkGrainTables, behind size: Int) throws(BlockError) {
         try clear(tables, from: size)
         let entries = tables.header.directoryEntries
@@ -85,7 +91,7 @@ extension VmdkDriver: Resizable {
         if try VmdkSurvey(tables).findingCount == 0 { try VmdkCompaction(tables).run() }
     }
 
-    /// Makes everything behind `size` read as zeroes, up to the end of the tables that there are.
+    /// Makes everything behind `size` read as zeroes, up to the end of the existing tables.
     func clear(_ tables: VmdkGrainTables, from size: Int) throws(BlockError) {
         let whole = (size + tables.grainBytes - 1) / tables.grainBytes
         try clearTail(tables, whole - 1, from: size % tables.grainBytes)
@@ -99,7 +105,7 @@ extension VmdkDriver: Resizable {
         try tables.commit()
     }
 
-    /// The part of the last grain behind the end.
+    /// Clears the part of the last grain behind the end.
     private func clearTail(_ tables: VmdkGrainTables, _ grain: Int, from inside: Int) throws(BlockError) {
         guard inside > 0, grain >= 0 else { return }
         let entry = try tables.entry(grain)
@@ -130,7 +136,7 @@ extension VmdkDriver: Resizable {
     static let notResizable = BlockError(
         .unsupported, "Disks with extents of this kind cannot be resized")
 
-    /// The file of an extent, which must be in no other.
+    /// The file of an extent, which no other extent may use.
     func onlyFile(of extent: VmdkExtent, _ state: VmdkState) throws(BlockError) -> BlockNode {
         guard let file = extent.file, state.extents.filter({ $0.file === file }).count == 1 else {
             throw Self.notResizable
@@ -161,7 +167,7 @@ extension VmdkDriver: Resizable {
         let files = extents.compactMap(\.file)
         state.extents = extents
         try giveBack(last, behind: size - last.guest.lowerBound)
-        // Nothing names these files any more; there is nothing in them either.
+        // These files have no reference any more, and their contents are dropped.
         for part in lost {
             guard let file = part.file, !files.contains(where: { $0 === file }) else { continue }
             try file.resize(to: 0)

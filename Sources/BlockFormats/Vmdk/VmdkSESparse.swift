@@ -7,12 +7,12 @@ import BlockCore
 ///      80  volatile header    88  its size      128  directory  136  its size
 ///     144  tables            152  their size    192  grains     200  their size
 ///
-/// A directory entry has 1 in its top four bits, and the number of a table in the low half. A table entry has
-/// in its top four bits: 0 nothing, 1 and 2 zeroes, 3 a grain, whose number's low 12 bits are the next lower
-/// ones, and the high bits the rest.
+/// A directory entry has 1 in its top four bits, and the number of a table in the low half. The top four bits
+/// of a table entry are 0 for unallocated, 1 and 2 for zeroes, 3 for a grain. The next lower 12 bits are the
+/// low bits of the grain's number, and the rest are its high bits.
 ///
-/// Not thread-safe: the driver's lock guards it.
-/// Unchecked: only the driver's monitor hands it from thread to thread.
+/// Not thread-safe: the driver's lock guards it. Sendable is unchecked: only the driver's monitor passes it
+/// between threads.
 final class VmdkSESparse: @unchecked Sendable {
     static let headerBytes = 512
     private static let version: UInt64 = 0x2_0000_0001
@@ -40,7 +40,7 @@ final class VmdkSESparse: @unchecked Sendable {
     private var keptTables = mostKeptTables
     var directoryEntries: Int { directory.count }
 
-    /// - Parameter mostEntries: how large the directory may be.
+    /// - Parameter mostEntries: the largest number of directory entries.
     /// - Throws: `wrongFormat`, `corrupt`, `limit`; `unsupported` for a journal that was not replayed.
     init(file: BlockNode, mostEntries: Int) throws(BlockError) {
         self.file = file
@@ -93,22 +93,22 @@ final class VmdkSESparse: @unchecked Sendable {
         }
     }
 
-    /// - Throws: `limit` for a directory that refers to tables again and again.
+    /// - Throws: `limit` for a directory that refers to the same tables too often.
     func checkRepeats() throws(BlockError) {
         var repeats = TableRepeats(capacity: directory.count)
         for entry in directory where entry != 0 { repeats.note(entry & 0xFFFF_FFFF &+ 1) }
         try repeats.check(entriesPerTable: Self.entriesPerTable, path: file.filename)
     }
 
-    /// Limits the memory for tables to what is this extent's share of it.
+    /// Limits the memory for tables to this extent's share.
     func keepTables(within bytes: Int) {
         keptTables = max(1, min(Self.mostKeptTables, bytes / (Self.tableSectors * Vmdk.sectorBytes)))
     }
 
     // MARK: Looking up
 
-    /// Where a grain is, and how many behind it, up to `limit`, go on the same way. What cannot be told ends
-    /// the run, and is complained about later.
+    /// The place of a grain, and the length of its run of at most `limit` grains. An unreadable entry ends
+    /// the run; the read of its own grain reports it.
     func run(at grain: Int, limit: Int) throws(BlockError) -> (place: Place, count: Int) {
         let first = try place(grain)
         var count = 0
@@ -129,7 +129,7 @@ final class VmdkSESparse: @unchecked Sendable {
         return (first, max(count, 1))
     }
 
-    /// How many entries go on as the one `distance` before them, which says `place`.
+    /// The number of entries that continue the run of `place`, which is `distance` entries before them.
     private func like(_ place: Place, _ distance: Int, _ entries: ArraySlice<UInt64>) -> Int {
         switch place {
         case .none: return entries.prefix { $0 == 0 }.count
@@ -143,7 +143,7 @@ final class VmdkSESparse: @unchecked Sendable {
         }
     }
 
-    /// Of each table, whether one with a lower number has the same place.
+    /// For each table, whether one with a lower number has the same place.
     var sharedTables: [Bool] {
         let order = directory.indices.filter { directory[$0] != 0 }
             .sorted { (directory[$0], $0) < (directory[$1], $1) }
@@ -154,7 +154,7 @@ final class VmdkSESparse: @unchecked Sendable {
         return shared
     }
 
-    /// Whether a table is there and can be read.
+    /// Whether a table exists and is readable.
     func hasTable(_ number: Int) -> Bool { (try? table(number)) != nil }
 
     private func place(_ grain: Int) throws(BlockError) -> Place {
@@ -176,7 +176,7 @@ final class VmdkSESparse: @unchecked Sendable {
         }
     }
 
-    /// Where a grain is, also one that the file lacks: the node knows what is lost.
+    /// The offset of a grain, also one behind the end of the file: the node reports lost data.
     private func place(ofGrain number: Int) -> Int? {
         let (bytes, overflow) = number.multipliedReportingOverflow(by: grainBytes)
         return overflow || bytes > Int.max / 2 - grainsOffset ? nil : grainsOffset + bytes

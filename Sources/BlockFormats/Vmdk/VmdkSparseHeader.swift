@@ -12,7 +12,8 @@ import BlockCore
 ///      72  unclean        73  "\n \r\n"
 ///      77  compression (16 bits)
 ///
-/// Sizes and places are in sectors; kept here in bytes unless they say otherwise.
+/// Sizes and places in the file are in sectors; the properties are in bytes unless their name has another
+/// unit.
 struct VmdkSparseHeader: Equatable {
     enum Kind { case hosted, cow }
 
@@ -27,20 +28,20 @@ struct VmdkSparseHeader: Equatable {
     var descriptorOffset = 0
     var descriptorBytes = 0
     var tableEntries = Vmdk.tableEntries
-    /// `nil` where there is none.
+    /// `nil` when there is none.
     var redundantDirectoryOffset: Int?
     var directoryOffset = 0
-    /// Metadata end here, or later.
+    /// The stated end of the metadata, in bytes; it can be too low.
     var overheadBytes = 0
     var isAtEnd = false
-    /// The bytes as they were read; what is not understood is kept.
+    /// The bytes that were read; unknown fields stay unchanged.
     var bytes: [UInt8]
 
     var grainBytes: Int { grainSectors * Vmdk.sectorBytes }
     var capacityBytes: Int { capacitySectors * Vmdk.sectorBytes }
     var tableBytes: Int { tableEntries * 4 }
     var tableSectors: Int { tableBytes / Vmdk.sectorBytes }
-    /// How much of the disk a grain table covers, in sectors.
+    /// The sectors of the disk that one grain table covers.
     var sectorsPerTable: Int { tableEntries * grainSectors }
     var directoryEntries: Int { (capacitySectors + sectorsPerTable - 1) / sectorsPerTable }
     var directoryBytes: Int {
@@ -127,7 +128,7 @@ struct VmdkSparseHeader: Equatable {
     }
 
     private func checkSizes() throws(BlockError) {
-        // In QEMU's order and words, as far as these are wrong for it too.
+        // In QEMU's order and words, as far as QEMU detects the same errors.
         guard tableEntries <= Vmdk.Limit.tableEntries, tableEntries <= 512 || tableEntries.isPowerOfTwo else {
             throw BlockError(.unsupported, "L2 table size too big")
         }
@@ -148,8 +149,8 @@ struct VmdkSparseHeader: Equatable {
         }
     }
 
-    /// Places the tables of a new extent: behind the descriptor the redundant directory and its tables, then
-    /// the primary ones, then grains.
+    /// Sets the places of a new extent's tables: behind the descriptor the redundant directory and its
+    /// tables, then the primary ones, then grains.
     mutating func placeTables() {
         let start = Vmdk.sectorBytes + descriptorBytes
         let size = directoryBytes + directoryEntries * tableBytes
@@ -158,7 +159,7 @@ struct VmdkSparseHeader: Equatable {
         overheadBytes = (start + 2 * size).roundedUp(to: grainBytes) ?? start + 2 * size
     }
 
-    /// The header's first sector, with what has changed.
+    /// The header's first sector, with the changed fields.
     func serialised() -> [UInt8] {
         var bytes = bytes
         var elements = bytes.mutableSpan

@@ -1,28 +1,28 @@
 import BlockCore
 
-/// A part of the disk and what holds its bytes. Offsets are in bytes.
+/// A part of the disk and the place of its bytes. Offsets are in bytes.
 struct VmdkExtent {
     enum Content {
         case zero
-        /// Plain bytes from an offset of the file on.
+        /// Plain bytes from an offset in the file on.
         case flat(hostOffset: Int)
         case sparse(VmdkGrainTables)
         case seSparse(VmdkSESparse)
-        /// Compressed grains that can only be appended.
+        /// Compressed grains, append-only.
         case stream(VmdkStream)
-        /// Only named: no other file than the descriptor was to be opened.
+        /// Not opened: the request allowed only the descriptor's file.
         case unopened
     }
 
-    /// Where it is on the disk.
+    /// Its range on the disk.
     var guest: Range<Int>
     var content: Content
-    /// The file that holds it, and its number among the node's children; files that came later have none.
+    /// The file that holds it. ``child`` is its number among the node's children; later files have none.
     var file: BlockNode?
     var child: Int?
-    /// The name, as the descriptor states it or resolved.
+    /// The name from the descriptor, or the resolved one.
     var filename: String
-    /// The word in the descriptor; empty where the extent is the image's own file.
+    /// The kind's word in the descriptor; empty when the extent is the image's own file.
     var kindName: String
 
     var tables: VmdkGrainTables? { if case .sparse(let tables) = content { tables } else { nil } }
@@ -39,29 +39,29 @@ struct VmdkExtent {
 
 /// Descriptor and extents of an open image.
 ///
-/// Not thread-safe: the session's lock guards it. Before all other writes of a session, the descriptor gets
-/// a new content ID, durably; the order of those of an extent is told at ``VmdkGrainTables``. Extents are
-/// flushed one after the other.
+/// Not thread-safe: the session's lock guards it. Before all other writes of a session, the descriptor gets a
+/// new content ID, durably. The order of writes of an extent is documented at ``VmdkGrainTables``. Extents
+/// are flushed one after the other.
 struct VmdkState: SessionState {
-    /// `nil` for a COW disk, which has none.
+    /// `nil` for a COW disk, which has no descriptor.
     var descriptor: VmdkDescriptorStore?
     var extents: [VmdkExtent]
     var isReadOnly: Bool
-    /// The content ID that comes after another one.
+    /// Computes the content ID that follows another one.
     var nextCID: @Sendable (UInt32) -> UInt32 = { $0 &+ 1 }
-    /// The content ID has been changed since the image was opened, and is durable.
+    /// Whether the content ID was changed since the image was opened. The change is durable.
     var hasNewCID = false
-    /// The content ID that the first change is to bring, once somebody has asked for it.
+    /// The content ID after the first change, once a caller has asked for it.
     var plannedCID: UInt32?
-    /// Set while a job writes what the disk reads as anyway.
+    /// Set while a job writes data that does not change the disk's contents.
     var keepsIdentity = false
     var writes: TableWrites?
-    /// Where the compressed grains of grants were put, by the guest offsets of their units.
+    /// The places of the compressed grains of open grants, by the guest offsets of their units.
     var compressed: [Int: Range<Int>] = [:]
-    /// Files made by resizing, which are no children of the node.
+    /// Files made by resizing, which are not children of the node.
     var ownFiles: [BlockNode] = []
-    /// Files made by a resizing that failed, which the descriptor in the file may name nevertheless.
-    var doubtfulFiles: [BlockNode] = []
+    /// Files made by a failed resize that the descriptor in the file may still name.
+    var suspectFiles: [BlockNode] = []
 
     init(descriptor: VmdkDescriptorStore?, extents: [VmdkExtent], isReadOnly: Bool) {
         self.descriptor = descriptor
@@ -79,7 +79,7 @@ struct VmdkState: SessionState {
     var sizeBeforeGrowth: Int?
     var virtualSize: Int { sizeBeforeGrowth ?? extents.last?.guest.upperBound ?? 0 }
 
-    /// Lets the tables of all extents share the memory that there is for them.
+    /// Divides the memory for tables among all extents.
     func shareTableMemory() {
         let share = Vmdk.Limit.keptTableBytes / max(1, extents.count)
         for extent in extents {
@@ -112,7 +112,7 @@ struct VmdkState: SessionState {
         return range.lowerBound - before..<min(range.upperBound + rest, last.guest.upperBound)
     }
 
-    /// Says in the descriptor of a disk in one file how large it is.
+    /// Writes the size to the descriptor of a disk in one file.
     mutating func noteSize(_ bytes: Int) throws(BlockError) {
         guard var changed = descriptor?.descriptor, var line = changed.extents.first?.extent else { return }
         line.sectors = bytes / Vmdk.sectorBytes
@@ -121,16 +121,16 @@ struct VmdkState: SessionState {
         try descriptor?.replace(with: changed)
     }
 
-    /// After a failed resizing: makes the file's descriptor say what the one in memory does, and gives up the
-    /// files that it then does not name.
+    /// Called after a failed resize: writes the descriptor in memory to the file again, and gives up the
+    /// files that it does not name.
     mutating func settleDescriptor() throws(BlockError) {
-        guard !doubtfulFiles.isEmpty, let descriptor = descriptor?.descriptor else { return }
+        guard !suspectFiles.isEmpty, let descriptor = descriptor?.descriptor else { return }
         try self.descriptor?.replace(with: descriptor)
-        Self.abandon(doubtfulFiles)
-        doubtfulFiles = []
+        Self.abandon(suspectFiles)
+        suspectFiles = []
     }
 
-    /// Closes new files that nothing names. Empty ones are not in the way of another try.
+    /// Empties and closes new files without a reference. Empty files do not block another attempt.
     static func abandon(_ files: [BlockNode]) {
         for file in files {
             try? file.resize(to: 0)
@@ -142,13 +142,13 @@ struct VmdkState: SessionState {
 
     func checkWritable() throws(BlockError) { try VmdkOpening.checkWritable(self) }
 
-    /// Another session of changes brings another content ID.
+    /// Each session of changes gets a new content ID.
     mutating func prepareForWriting() {
         hasNewCID = false
         plannedCID = nil
     }
 
-    /// Everything durable: grains, then what refers to them. An extent that fails keeps none of the others.
+    /// Makes all changes durable: grains, then their entries. A failed extent does not stop the others.
     mutating func commit() throws(BlockError) {
         var failures = FirstFailure()
         for extent in extents {
@@ -182,7 +182,7 @@ struct VmdkState: SessionState {
         for extent in extents { extent.tables?.settle(failed: failed) }
     }
 
-    /// As ``commit()``, and leaves no room in the files that nothing refers to.
+    /// As ``commit()``, and removes unused space from the files.
     mutating func finish() throws(BlockError) {
         if isReadOnly { return }
         var failures = FirstFailure()
@@ -197,26 +197,25 @@ struct VmdkState: SessionState {
 
     mutating func closeFiles() throws(BlockError) {
         var failures = FirstFailure()
-        for file in ownFiles + doubtfulFiles {
+        for file in ownFiles + suspectFiles {
             failures.note { () throws(BlockError) in try file.close() }
         }
         ownFiles = []
-        doubtfulFiles = []
+        suspectFiles = []
         try failures.throwFirst()
     }
 
     // MARK: Identity
 
-    /// Gives the disk a new content ID before its contents change for the first time: who knows the old one
-    /// must not take the disk for what it was.
+    /// Gives the disk a new content ID before the first change of its contents, so that overlays detect the
+    /// change.
     mutating func prepareChange() throws(BlockError) {
         guard !hasNewCID, !keepsIdentity else { return }
         if let next = plannedCID ?? descriptor?.newCID(nextCID) { try descriptor?.change("CID", to: next) }
         hasNewCID = true
     }
 
-    /// The content ID that the disk has after its next change: in a session, all changes share one. 0 for a
-    /// disk that has none.
+    /// The content ID after the next change. All changes of a session share one. 0 for a disk without one.
     mutating func nextIdentity() -> UInt32 {
         guard !hasNewCID else { return descriptor?.descriptor.cid ?? 0 }
         plannedCID = plannedCID ?? descriptor?.newCID(nextCID)

@@ -1,20 +1,20 @@
 import BlockCore
 
-/// Writes a compressed disk from front to back: header, descriptor, grains, each grain table behind its
-/// grains, the grain directory, the footer (a header that knows where the directory is), the end marker.
+/// Writes a compressed disk sequentially: header, descriptor, grains, each grain table behind its grains, the
+/// grain directory, the footer (a header with the directory's offset), the end marker.
 ///
-/// Not thread-safe: used under the driver's lock.
-/// Unchecked: only the driver's monitor hands it from thread to thread.
+/// Not thread-safe: used under the driver's lock. Sendable is unchecked: only the driver's monitor passes it
+/// between threads.
 final class VmdkStream: @unchecked Sendable {
     let file: BlockNode
     private let header: VmdkSparseHeader
-    /// How long the file is, in bytes, the pending ones included.
+    /// The length of the file in bytes, including the pending ones.
     private var position = 0
-    /// The file's last bytes, which are written together.
+    /// The last bytes of the file, which are collected into one write.
     private let pending = AlignedBuffer(count: 1 << 20)
     private var pendingBytes = 0
     private var directory: [UInt32]
-    /// The table of the grains that are being written.
+    /// The table of the grains written at the moment.
     private var table: [UInt32]
     private var tableNumber = 0
     private var nextGrain = 0
@@ -47,7 +47,7 @@ final class VmdkStream: @unchecked Sendable {
 
     /// Appends a compressed grain.
     ///
-    /// - Throws: `unsupported` for one that is not behind the last; `noSpace` behind 2 TiB.
+    /// - Throws: `unsupported` for a grain before the last one; `noSpace` behind 2 TiB; `io`.
     func append(_ payload: RawSpan, grain: Int) throws(BlockError) {
         guard grain >= nextGrain, !isFinished else {
             throw BlockError(
@@ -63,7 +63,7 @@ final class VmdkStream: @unchecked Sendable {
         try padToSector()
     }
 
-    /// Writes all that belongs behind the grains.
+    /// Writes tables, directory, footer and end marker behind the grains.
     func finish() throws(BlockError) {
         try endTable()
         try appendMarker(Vmdk.Marker.grainDirectory, sectors: header.directoryBytes / Vmdk.sectorBytes)
@@ -87,7 +87,7 @@ final class VmdkStream: @unchecked Sendable {
         table = [UInt32](repeating: 0, count: header.tableEntries)
     }
 
-    /// The sector where the file ends now, which `count` bytes follow.
+    /// The sector at the end of the file, at which `count` bytes will be appended.
     private func sector(behind count: Int) throws(BlockError) -> UInt32 {
         guard (position + count) / Vmdk.sectorBytes < Vmdk.Limit.fileSectors else {
             throw BlockError(.noSpace, "A sparse extent cannot have more than 2 TiB", path: file.filename)
@@ -95,7 +95,7 @@ final class VmdkStream: @unchecked Sendable {
         return UInt32(position / Vmdk.sectorBytes)
     }
 
-    /// A sector that says what follows it: how many sectors, no size, the type.
+    /// Appends a marker, one sector: the number of sectors that follow, no size, their type.
     private func appendMarker(_ type: UInt32, sectors: Int) throws(BlockError) {
         var bytes = [UInt8](repeating: 0, count: Vmdk.sectorBytes)
         var elements = bytes.mutableSpan
@@ -138,11 +138,12 @@ final class VmdkStream: @unchecked Sendable {
 }
 
 extension VmdkDriver: StreamWriting {
+    /// - Throws: `unsupported` for a flat subformat; `invalidArgument`.
     public static func checkCompression(_ options: CreateOptions) throws(BlockError) {
         if try VmdkPlan.subformat(options).isFlat { throw noGrains(nil) }
     }
 
-    /// In QEMU's words.
+    /// The error for a flat image, in QEMU's words.
     static func noGrains(_ path: String?) -> BlockError {
         BlockError(
             .unsupported, "invalid cluster size", path: path,
@@ -154,6 +155,7 @@ extension VmdkDriver: StreamWriting {
         options[.subformat] == Vmdk.Subformat.streamOptimized.rawValue && options[.backingFile] == nil
     }
 
+    /// - Throws: `invalidArgument`, `unsupported`, `limit`; `io`, `noSpace`.
     public static func beginStream(
         _ options: CreateOptions, in context: CreateContext, on file: BlockNode
     ) throws(BlockError) -> VmdkDriver {
@@ -165,6 +167,7 @@ extension VmdkDriver: StreamWriting {
         return VmdkDriver(VmdkState(descriptor: nil, extents: [extent], isReadOnly: false), file)
     }
 
+    /// - Throws: `io`, `noSpace`.
     public func finishStream() throws(BlockError) {
         try session.exclusively { (state) throws(BlockError) in
             for extent in state.extents {

@@ -1,50 +1,51 @@
 import BlockCore
 
-/// What a look at all grain tables of a sparse extent finds.
+/// The survey of all grain tables of a sparse extent.
 ///
-/// One bit for each sector of the file would take too much memory of large ones: it is looked at in windows,
-/// with all tables for each.
+/// One bit per sector would need too much memory for a large file. So the file is surveyed in windows, with
+/// one pass through all tables for each.
 struct VmdkSurvey {
     enum Finding: Equatable {
-        /// A grain table that lies outside the file, over metadata or over another table.
+        /// A grain table that lies outside the file, or overlaps metadata or another table.
         case badTable(Int)
-        /// A grain none of whose bytes the file has.
+        /// A grain wholly behind the end of the file.
         case beyondEnd(grain: Int)
-        /// A grain that lies over metadata or over an earlier grain.
+        /// A grain that overlaps metadata or an earlier grain.
         case shared(grain: Int)
-        /// A compressed grain whose marker is not its own.
+        /// A compressed grain with a wrong marker.
         case badMarker(grain: Int)
     }
 
     private static let keptFindings = 4096
-    /// A window's bits: 16 MiB of them, for 64 GiB of the file.
+    /// The sectors of a window: 16 MiB of bits for 64 GiB of the file.
     private static let windowSectors = 1 << 27
 
     private(set) var findings: [Finding] = []
     private(set) var findingCount = 0
-    /// Grains that are there, and room for grains that nothing refers to.
+    /// The number of stored grains; ``leaks`` is the number of grains that unused space could hold.
     private(set) var allocated = 0
     private(set) var leaks = 0
-    /// Tables whose redundant copy is another.
+    /// The tables whose redundant copy differs.
     private(set) var staleTables: [Int] = []
     private(set) var staleTableCount = 0
 
     private let tables: VmdkGrainTables
     private let fileSectors: Int
     private let badTables: TableBits
-    /// Tables without an entry, one bit each: those in holes of the file, and what the first window found.
+    /// The tables without an entry, one bit each: those in holes of the file, and those found empty in the
+    /// first window.
     private var emptyTables: TableBits
     /// Redundant tables in holes of the file.
     private let emptyCopies: TableBits
     private var used: [UInt64] = []
     private var window = 0..<0
-    /// The words of ``used`` between which all bits that are set lie.
+    /// The range of words of ``used`` that contains all set bits.
     private var marked = 0..<0
-    /// Where the unused sectors began that reach up to here.
+    /// The start of the run of unused sectors that ends at the current one.
     private var gapStart: Int?
 
-    /// - Parameter found: called with each finding at once; may mend it. New places are to be at the file's
-    ///   end.
+    /// - Parameter found: called with each finding immediately; may repair it. New places must be at the end
+    ///   of the file.
     init(
         _ tables: VmdkGrainTables, _ found: (Finding) throws(BlockError) -> Void = { _ in }
     ) throws(BlockError) {
@@ -67,7 +68,7 @@ struct VmdkSurvey {
             start = window.upperBound
         } while start < fileSectors
         endGap(at: fileSectors)
-        // Nobody knows what a lost table referred to.
+        // The grains of a lost table are unknown, so no space is known to leak.
         if !badTables.isEmpty { leaks = 0 }
         try compareCopies()
     }
@@ -103,7 +104,8 @@ struct VmdkSurvey {
         return bad
     }
 
-    /// Which tables of a directory lie in holes of the file, by one look at each of its extents.
+    /// The tables of a directory that lie in holes of the file, with one status query per hole or extent of
+    /// the file.
     private static func tablesInHoles(
         _ directory: [UInt32], _ tables: VmdkGrainTables, _ length: Int
     ) throws(BlockError) -> TableBits {
@@ -118,14 +120,14 @@ struct VmdkSurvey {
                 let run = try tables.file.status(at: offset, limit: length - offset)
                 (known, isHole) = (offset..<offset + run.length, run.isZero)
             }
-            // What is changed, the file may not have yet.
+            // A changed table may not be in the file yet.
             let isKnown = isHole && offset + size <= known.upperBound
             if isKnown && !tables.isChanged(number) { bits.insert(number) }
         }
         return bits
     }
 
-    /// The tables of which the redundant copy differs: harmless, the primary ones count.
+    /// Finds the tables whose redundant copy differs. That is harmless: reads use the primary ones.
     private mutating func compareCopies() throws(BlockError) {
         guard tables.redundant != nil else { return }
         for number in tables.directory.indices where !badTables.contains(number) {
@@ -143,7 +145,7 @@ struct VmdkSurvey {
         isFirst: Bool, _ found: (Finding) throws(BlockError) -> Void
     ) throws(BlockError) {
         for range in tables.fixedMetadata { mark(sectors(range)) }
-        // One after the other: together they would be copied.
+        // Two loops instead of a joined array, which would be a copy.
         for directory in [tables.directory, tables.redundant ?? []] {
             for sector in directory where sector != 0 {
                 mark(Int(sector)..<Int(sector) + tables.header.tableSectors)
@@ -168,7 +170,7 @@ struct VmdkSurvey {
     private mutating func look(at grain: Int, _ sector: Int, isFirst: Bool) throws(BlockError) -> Finding? {
         guard sector < fileSectors else { return isFirst ? .beyondEnd(grain: grain) : nil }
         guard window.contains(sector) else {
-            // The end of a grain may lie in this window.
+            // A grain before this window may reach into it.
             if sector < window.lowerBound { mark(sector..<sector + tables.header.grainSectors) }
             return nil
         }
@@ -181,7 +183,7 @@ struct VmdkSurvey {
         return mark(sector..<sector + count) ? .shared(grain: grain) : nil
     }
 
-    /// The size of a compressed grain with its marker; `nil` where that is damaged.
+    /// The size of a compressed grain with its marker, in sectors; `nil` when the marker is damaged.
     private func compressedSectors(_ grain: Int, _ sector: Int) throws(BlockError) -> Int? {
         let bytes = try tables.file.readBytes(
             at: sector * Vmdk.sectorBytes, count: Vmdk.Marker.grainHeaderBytes)
@@ -200,9 +202,9 @@ struct VmdkSurvey {
         bytes.lowerBound / Vmdk.sectorBytes..<(bytes.upperBound + Vmdk.sectorBytes - 1) / Vmdk.sectorBytes
     }
 
-    /// Sets the bits of a range, as far as they are in the window.
+    /// Sets the bits of the part of a range inside the window.
     ///
-    /// - Returns: whether any of them was set.
+    /// - Returns: whether any of them was set before.
     @discardableResult
     private mutating func mark(_ sectors: Range<Int>) -> Bool {
         guard sectors.overlaps(window) else { return false }
@@ -226,7 +228,7 @@ struct VmdkSurvey {
         return wasMarked
     }
 
-    /// Room behind the metadata that would hold a grain, and does not.
+    /// Counts the unused space behind the metadata, in grains.
     private mutating func countGaps() {
         var sector = max(window.lowerBound, tables.header.overheadBytes / Vmdk.sectorBytes)
         let end = min(window.upperBound, fileSectors)
@@ -258,7 +260,7 @@ struct VmdkSurvey {
     }
 }
 
-/// A set of numbers of tables: a bit each.
+/// A set of table numbers, one bit each.
 private struct TableBits {
     private var words: [UInt64]
 
