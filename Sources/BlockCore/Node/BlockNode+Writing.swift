@@ -196,8 +196,7 @@ extension BlockNode {
     /// Runs `body`, which changes a range of the disk, with the units around it to itself; writes through.
     ///
     /// - Parameter unit: of what size the units are at least, in bytes.
-    /// - Throws: `io` past the end of the disk, also where it has shrunk while the request waited, and once
-    ///   the
+    /// - Throws: `io` past the end of the disk, also where it shrank while the request waited, and once the
     ///   node is closed; `readOnly`; what `body` throws.
     private func change(
         _ offset: Int, _ count: Int, _ driver: any FormatDriver, unit: Int = 1,
