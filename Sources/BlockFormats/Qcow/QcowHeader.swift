@@ -1,23 +1,17 @@
 import BlockCore
 
-/// The header, all big-endian (as QEMU and libyal's documentation of the format have it):
-///
-/// ```
-/// 00 magic  04 version  08 offset of the backing name (8)  10 its length  14 modification time
-/// 18 disk size (8)  20 cluster bits (1)  21 L2 bits (1)  22 unused (2)  24 encryption: 0 none, 1 AES
-/// 28 offset of the L1 table (8)
-/// ```
+/// The header. Its fields are in QcowHeaderFields.swift.
 struct QcowHeader: Sendable, Equatable {
     var backingOffset = 0
     var backingBytes = 0
     /// The backing file's time as other programs store it; left unchanged.
     var modificationTime: UInt32 = 0
     /// The stored size in bytes; the guest sees the whole sectors of it.
-    var storedSize: Int
-    var clusterBits: Int
-    var tableBits: Int
+    var storedSize = 0
+    var clusterBits = 0
+    var tableBits = 0
     var isEncrypted = false
-    var l1Offset: Int
+    var l1Offset = 0
     var backing: BackingReference?
 
     var virtualSize: Int { storedSize.roundedDown(to: Qcow.sectorBytes) }
@@ -38,27 +32,15 @@ struct QcowHeader: Sendable, Equatable {
     /// - Throws: `wrongFormat`, `unsupported` or `corrupt`, with the reason.
     static func parse(_ bytes: [UInt8], fileLength: Int) throws(BlockError) -> QcowHeader {
         let span = bytes.span.bytes
-        guard bytes.count >= Qcow.headerBytes, span.bigEndian(at: 0) == Qcow.magic else {
+        guard bytes.count >= Qcow.headerBytes, magicField.number(in: span) == UInt64(Qcow.magic) else {
             throw BlockError(.wrongFormat, "Image not in qcow format")
         }
-        let version: UInt32 = span.bigEndian(at: 4) ?? 0
-        guard version == Qcow.version else {
+        let version = versionField.number(in: span)
+        guard version == UInt64(Qcow.version) else {
             throw BlockError(.unsupported, "qcow (v\(version)) does not support qcow version \(version)")
         }
-        let clusterBits: UInt8 = span.bigEndian(at: 0x20) ?? 0
-        let tableBits: UInt8 = span.bigEndian(at: 0x21) ?? 0
-        let crypt: UInt32 = span.bigEndian(at: 0x24) ?? 0
-        guard crypt <= 1 else {
-            throw BlockError(.unsupported, "invalid encryption method in qcow header (\(crypt))")
-        }
-        let nameBytes: UInt32 = span.bigEndian(at: 0x10) ?? 0
-        var header = QcowHeader(
-            storedSize: try span.large(0x18), clusterBits: Int(clusterBits), tableBits: Int(tableBits),
-            l1Offset: try span.large(0x28))
-        header.backingOffset = try span.large(8)
-        header.backingBytes = header.backingOffset == 0 ? 0 : Int(nameBytes)
-        header.modificationTime = span.bigEndian(at: 0x14) ?? 0
-        header.isEncrypted = crypt == 1
+        var header = QcowHeader()
+        for field in allFields { try field.read(span, into: &header) }
         try header.validate(fileLength)
         return header
     }
@@ -91,27 +73,8 @@ struct QcowHeader: Sendable, Equatable {
         var result = [UInt8](repeating: 0, count: Qcow.headerBytes)
         var elements = result.mutableSpan
         var span = elements.mutableBytes
-        span.storeBigEndian(Qcow.magic, at: 0)
-        span.storeBigEndian(Qcow.version, at: 4)
-        span.storeBigEndian(UInt64(backingOffset), at: 8)
-        span.storeBigEndian(UInt32(truncatingIfNeeded: backingBytes), at: 0x10)
-        span.storeBigEndian(modificationTime, at: 0x14)
-        span.storeBigEndian(UInt64(storedSize), at: 0x18)
-        span.storeBigEndian(UInt8(truncatingIfNeeded: clusterBits), at: 0x20)
-        span.storeBigEndian(UInt8(truncatingIfNeeded: tableBits), at: 0x21)
-        span.storeBigEndian(UInt32(isEncrypted ? 1 : 0), at: 0x24)
-        span.storeBigEndian(UInt64(l1Offset), at: 0x28)
+        for field in Self.allFields { field.write(self, to: &span) }
         return result
-    }
-}
-
-extension RawSpan {
-    fileprivate func large(_ offset: Int) throws(BlockError) -> Int {
-        let value: UInt64 = bigEndian(at: offset) ?? 0
-        guard value < 1 << 62 else {
-            throw BlockError(.corrupt, "A number in the qcow header is too large (\(value))")
-        }
-        return Int(value)
     }
 }
 

@@ -1,23 +1,17 @@
 import BlockCore
 
-/// The header, all little-endian:
-///
-/// ```
-/// 00 magic  04 cluster size  08 table size (clusters)  0C header size (clusters)
-/// 10 features (8)  18 compatible features (8)  20 autoclear features (8)
-/// 28 offset of the L1 table (8)  30 image size (8)  38 backing name: offset, 3C size
-/// ```
+/// The header. Its fields are in QedHeaderFields.swift.
 struct QedHeader: Sendable, Equatable {
-    var clusterBytes: Int
-    var tableClusters: Int
-    var headerClusters: Int
-    var features: UInt64
-    var compatible: UInt64
-    var autoclear: UInt64
-    var l1Offset: Int
-    var virtualSize: Int
-    var backingOffset: Int
-    var backingBytes: Int
+    var clusterBytes = 0
+    var tableClusters = 0
+    var headerClusters = 0
+    var features: UInt64 = 0
+    var compatible: UInt64 = 0
+    var autoclear: UInt64 = 0
+    var l1Offset = 0
+    var virtualSize = 0
+    var backingOffset = 0
+    var backingBytes = 0
     var backing: BackingReference?
 
     var tableBytes: Int { tableClusters * clusterBytes }
@@ -49,20 +43,11 @@ struct QedHeader: Sendable, Equatable {
     /// - Throws: `wrongFormat`, `unsupported` or `corrupt`, with the reason.
     static func parse(_ bytes: [UInt8], fileLength: Int) throws(BlockError) -> QedHeader {
         let span = bytes.span.bytes
-        guard bytes.count >= Qed.headerBytes, span.small(0) == Int(Qed.magic) else {
+        guard bytes.count >= Qed.headerBytes, magicField.number(in: span) == UInt64(Qed.magic) else {
             throw BlockError(.wrongFormat, "Image not in QED format")
         }
-        let features: UInt64 = span.littleEndian(at: 0x10) ?? 0
-        guard features & ~Qed.Feature.known == 0 else {
-            let unknown = String(features & ~Qed.Feature.known, radix: 16)
-            throw BlockError(.unsupported, "Unsupported QED features: \(unknown)")
-        }
-        let header = QedHeader(
-            clusterBytes: span.small(4), tableClusters: span.small(8), headerClusters: span.small(12),
-            features: features, compatible: span.littleEndian(at: 0x18) ?? 0,
-            autoclear: span.littleEndian(at: 0x20) ?? 0, l1Offset: try span.large(0x28),
-            virtualSize: try span.large(0x30), backingOffset: span.small(0x38), backingBytes: span.small(0x3C)
-        )
+        var header = QedHeader()
+        for field in allFields { try field.read(span, into: &header) }
         try header.validate(fileLength)
         return header
     }
@@ -100,33 +85,7 @@ struct QedHeader: Sendable, Equatable {
         var result = [UInt8](repeating: 0, count: Qed.headerBytes)
         var elements = result.mutableSpan
         var span = elements.mutableBytes
-        for (value, place) in [
-            (Int(Qed.magic), 0), (clusterBytes, 4), (tableClusters, 8), (headerClusters, 12),
-            (backingOffset, 0x38), (backingBytes, 0x3C),
-        ] {
-            span.storeLittleEndian(UInt32(truncatingIfNeeded: value), at: place)
-        }
-        for (value, place) in [
-            (features, 0x10), (compatible, 0x18), (autoclear, 0x20), (UInt64(l1Offset), 0x28),
-            (UInt64(virtualSize), 0x30),
-        ] {
-            span.storeLittleEndian(value, at: place)
-        }
+        for field in Self.allFields { field.write(self, to: &span) }
         return result
-    }
-}
-
-extension RawSpan {
-    fileprivate func small(_ offset: Int) -> Int {
-        let value: UInt32? = littleEndian(at: offset)
-        return Int(value ?? 0)
-    }
-
-    fileprivate func large(_ offset: Int) throws(BlockError) -> Int {
-        let value: UInt64 = littleEndian(at: offset) ?? 0
-        guard let number = Int(exactly: value) else {
-            throw BlockError(.corrupt, "A number in the QED header is too large (\(value))")
-        }
-        return number
     }
 }

@@ -75,14 +75,14 @@ extension VdiDriver: Measurable {
         bytes.replaceSubrange(0..<creator.count, with: creator)
         var elements = bytes.mutableSpan
         var span = elements.mutableBytes
-        span.storeLittleEndian(Vdi.signature, at: Vdi.signatureOffset)
-        span.storeLittleEndian(Vdi.version, at: 0x44)
-        // The size of the header from here on, up to the end of the UUIDs.
-        span.storeLittleEndian(UInt32(0x180), at: 0x48)
-        span.storeLittleEndian(UInt32(Vdi.sectorBytes), at: 0x168)
-        for (uuid, place) in zip(uuids, [0x188, 0x198]) {
+        VdiHeader.signatureField.store(UInt64(Vdi.signature), in: &span)
+        VdiHeader.versionField.store(UInt64(Vdi.version), in: &span)
+        // VirtualBox's number: up to the end of the UUIDs.
+        VdiHeader.headerBytesField.store(0x180, in: &span)
+        VdiHeader.sectorBytesField.store(UInt64(Vdi.sectorBytes), in: &span)
+        for (uuid, field) in zip(uuids, [VdiHeader.uuidField, VdiHeader.changeUUIDField]) {
             for (index, byte) in uuid.mixedEndian.enumerated() {
-                span.storeLittleEndian(byte, at: place + index)
+                span.storeLittleEndian(byte, at: field.offset + index)
             }
         }
         return bytes

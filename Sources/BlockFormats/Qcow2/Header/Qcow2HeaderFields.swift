@@ -3,7 +3,9 @@ import BlockCore
 /// The fields of the header (section "Header"), each stated once.
 ///
 /// They are read in the order of these lists: what other fields are measured by comes first.
-extension Qcow2Header {
+extension Qcow2Header: FieldedHeader {
+    static let byteOrder = HeaderByteOrder.big
+
     /// What the file begins with.
     static let identity: [HeaderField<Qcow2Header>] = [
         HeaderField("magic", at: 0, width: 4, #""QFI\xfb""#, value: { _ in UInt64(Qcow2.magic) }),
