@@ -12,6 +12,8 @@ import Testing
         try checkPage("qcow", QcowHeader.self)
         try checkPage("vdi", VdiHeader.self)
         try checkPage("parallels", ParallelsHeader.self)
+        try checkPage("vpc", VhdFooter.self)
+        try checkPage("vpc", VhdHeader.self)
     }
 
     private func checkPage<Header: FieldedHeader>(_ name: String, _: Header.Type) throws {
@@ -29,6 +31,8 @@ import Testing
         checkOrder(QcowHeader.self, bytes: Qcow.headerBytes)
         checkOrder(VdiHeader.self, bytes: 0x1C8)
         checkOrder(ParallelsHeader.self, bytes: Parallels.headerBytes)
+        checkOrder(VhdFooter.self, bytes: 0x55)
+        checkOrder(VhdHeader.self, bytes: 0x300)
     }
 
     private func checkOrder<Header: FieldedHeader>(_: Header.Type, bytes: Int) {
@@ -118,6 +122,26 @@ import Testing
         #expect(header.bytes[24..<36].elementsEqual([0x8D, 4, 0, 0, 0, 8, 0, 0, 0x24, 1, 0, 0]))
         #expect(header.bytes[36..<48].elementsEqual([0x2B, 0x1A, 9, 0, 0, 0, 0, 0, 0x59, 0x6E, 0x6F, 0x74]))
         #expect(header.bytes[56..<64].elementsEqual([0x44, 0x33, 0x22, 0x11, 0, 0, 0, 0]))
+    }
+
+    @Test func vhdReadsAsWritten() throws {
+        let uuid = ImageUUID(bytes: (1...16).map { UInt8($0) })
+        var footer = VhdFooter(type: .dynamic, headerOffset: 0x1234_5600, uuid: uuid, time: 0x0102_0304)
+        footer.geometry = VhdGeometry(cylinders: 0x1122, heads: 0x0A, sectorsPerTrack: 0x11)
+        let bytes = footer.sealed()
+        let found = try #require(VhdFooter.find(bytes))
+        #expect(found.isIntact && found.type == .dynamic && found.headerOffset == 0x1234_5600)
+        #expect(found.uuid == uuid && found.time == 0x0102_0304 && found.geometry == footer.geometry)
+        #expect(bytes[0x10..<0x1C].elementsEqual([0, 0, 0, 0, 0x12, 0x34, 0x56, 0, 1, 2, 3, 4]))
+        #expect(bytes[0x38..<0x40].elementsEqual([0x11, 0x22, 0x0A, 0x11, 0, 0, 0, 3]))
+        #expect(bytes[0x44..<0x54].elementsEqual(1...16))
+
+        let header = VhdHeader(offset: 512, tableOffset: 0x1_2200, blocks: 0x1234, blockBytes: 0x20_0000)
+        let sealed = header.sealed()
+        let parsed = try VhdHeader.parse(sealed, at: 512)
+        #expect(parsed.isIntact && parsed.tableOffset == 0x1_2200 && parsed.blocks == 0x1234)
+        #expect(
+            sealed[0x14..<0x24].elementsEqual([0, 1, 0x22, 0, 0, 1, 0, 0, 0, 0, 0x12, 0x34, 0, 0x20, 0, 0]))
     }
 
     @Test func numbersThatAreTooLarge() throws {

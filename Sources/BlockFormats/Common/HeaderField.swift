@@ -89,6 +89,8 @@ struct HeaderField<Header: FieldedHeader>: Sendable {
         }
     }
 
+    func number(in bytes: [UInt8]) -> UInt64 { number(in: bytes.span.bytes) }
+
     private func load<Number: FixedWidthInteger & BitwiseCopyable>(
         _ type: Number.Type, from bytes: RawSpan
     ) -> UInt64 {
@@ -120,6 +122,12 @@ struct HeaderField<Header: FieldedHeader>: Sendable {
         case 4: put(UInt32(truncatingIfNeeded: number), in: &bytes)
         default: put(number, in: &bytes)
         }
+    }
+
+    func store(_ number: UInt64, in bytes: inout [UInt8]) {
+        var elements = bytes.mutableSpan
+        var span = elements.mutableBytes
+        store(number, in: &span)
     }
 
     private func put<Number: FixedWidthInteger & BitwiseCopyable>(

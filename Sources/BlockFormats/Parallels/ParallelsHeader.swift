@@ -49,8 +49,8 @@ struct ParallelsHeader: Sendable, Equatable {
     init(newOfSize size: Int, clusterBytes: Int) {
         var bytes = [UInt8](repeating: 0, count: Parallels.headerBytes)
         bytes.replaceSubrange(Self.magicField.range, with: Array(Parallels.Kind.clusters.rawValue.utf8))
-        Self.store(UInt64(Parallels.version), Self.versionField, in: &bytes)
-        Self.store(UInt64(Self.heads), Self.headsField, in: &bytes)
+        Self.versionField.store(UInt64(Parallels.version), in: &bytes)
+        Self.headsField.store(UInt64(Self.heads), in: &bytes)
         self.init(
             bytes: bytes, kind: .clusters, clusterBytes: clusterBytes, entryCount: 0, virtualSize: size,
             inUse: Parallels.Use.closed, dataSector: 0, extensionSector: 0)
@@ -81,15 +81,7 @@ struct ParallelsHeader: Sendable, Equatable {
     /// Derives the number of cylinders from the size.
     mutating func setCylinders() {
         let cylinders = virtualSize / Parallels.sectorBytes / Self.heads / Self.sectorsPerTrack
-        Self.store(UInt64(UInt32(clamping: cylinders)), Self.cylindersField, in: &bytes)
-    }
-
-    private static func store(
-        _ number: UInt64, _ field: HeaderField<ParallelsHeader>, in bytes: inout [UInt8]
-    ) {
-        var elements = bytes.mutableSpan
-        var span = elements.mutableBytes
-        field.store(number, in: &span)
+        Self.cylindersField.store(UInt64(UInt32(clamping: cylinders)), in: &bytes)
     }
 
     /// Clears the flag "empty image", bit 0.

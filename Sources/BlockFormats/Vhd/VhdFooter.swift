@@ -1,32 +1,10 @@
 import BlockCore
 
-/// The footer at the end of every image, with a copy at the start of most; all big-endian:
-///
-/// ```
-/// 000 "conectix"   008 features      00C version      010 data offset (8)  018 time       01C creator
-/// 020 its version  024 host system   028 size at first (8)                 030 size now (8)
-/// 038 cylinders (2), heads, sectors  03C type         040 checksum         044 UUID (16)  054 saved state
-/// ```
+/// The footer at the end of every image, with a copy at the start of most. Its fields are in
+/// VhdFooterFields.swift.
 struct VhdFooter: Sendable, Equatable {
     /// All 512 bytes; unknown fields stay unchanged.
     private(set) var bytes: [UInt8]
-
-    private enum Field {
-        static let features = 0x08
-        static let version = 0x0C
-        static let dataOffset = 0x10
-        static let time = 0x18
-        static let creator = 0x1C
-        static let creatorVersion = 0x20
-        static let creatorSystem = 0x24
-        static let originalSize = 0x28
-        static let currentSize = 0x30
-        static let geometry = 0x38
-        static let type = 0x3C
-        static let checksum = 0x40
-        static let uuid = 0x44
-        static let savedState = 0x54
-    }
 
     private static let version: UInt32 = 0x0001_0000
     private static let noOffset = UInt64.max
@@ -42,12 +20,12 @@ struct VhdFooter: Sendable, Equatable {
     /// A new footer, without sizes.
     init(type: Vhd.DiskType, headerOffset: Int?, uuid: ImageUUID, time: UInt32) {
         bytes = Vhd.cookie + [UInt8](repeating: 0, count: Vhd.footerBytes - Vhd.cookie.count)
-        bytes.put(2 as UInt32, at: Field.features)
-        bytes.put(Self.version, at: Field.version)
-        bytes.put(time, at: Field.time)
-        bytes.put(0x0005_0003 as UInt32, at: Field.creatorVersion)
-        bytes.put(Array("Wi2k".utf8), at: Field.creatorSystem)
-        bytes.put(uuid.bytes, at: Field.uuid)
+        Field.features.store(2, in: &bytes)
+        Field.version.store(UInt64(Self.version), in: &bytes)
+        Field.time.store(UInt64(time), in: &bytes)
+        Field.creatorVersion.store(0x0005_0003, in: &bytes)
+        bytes.put(Array("Wi2k".utf8), at: Field.creatorSystem.offset)
+        bytes.put(uuid.bytes, at: Field.uuid.offset)
         self.type = type
         self.headerOffset = headerOffset
     }
@@ -66,48 +44,50 @@ struct VhdFooter: Sendable, Equatable {
         return VhdFooter(bytes: Array((bytes + [0]).prefix(Vhd.footerBytes)))
     }
 
-    var isIntact: Bool { bytes.number32(Field.checksum) == Vhd.checksum(bytes, at: Field.checksum) }
+    var isIntact: Bool {
+        Field.checksum.number(in: bytes) == UInt64(Vhd.checksum(bytes, at: Field.checksum.offset))
+    }
 
     /// The bytes with their checksum.
     func sealed() -> [UInt8] {
         var result = bytes
-        result.put(Vhd.checksum(bytes, at: Field.checksum), at: Field.checksum)
+        Field.checksum.store(UInt64(Vhd.checksum(bytes, at: Field.checksum.offset)), in: &result)
         return result
     }
 
     // MARK: Fields
 
     var type: Vhd.DiskType? {
-        get { Vhd.DiskType(rawValue: bytes.number32(Field.type)) }
-        set { bytes.put(newValue?.rawValue ?? 0, at: Field.type) }
+        get { Vhd.DiskType(rawValue: UInt32(truncatingIfNeeded: Field.type.number(in: bytes))) }
+        set { Field.type.store(UInt64(newValue?.rawValue ?? 0), in: &bytes) }
     }
     /// The offset of the header of a dynamic disk, in bytes.
     var headerOffset: Int? {
-        get { Int(exactly: bytes.number64(Field.dataOffset)) }
-        set { bytes.put(newValue.map { UInt64($0) } ?? Self.noOffset, at: Field.dataOffset) }
+        get { Int(exactly: Field.dataOffset.number(in: bytes)) }
+        set { Field.dataOffset.store(newValue.map { UInt64($0) } ?? Self.noOffset, in: &bytes) }
     }
-    var uuid: ImageUUID { ImageUUID(bytes: Array(bytes[Field.uuid..<Field.uuid + 16])) }
-    var time: UInt32 { bytes.number32(Field.time) }
-    var isSavedState: Bool { bytes[Field.savedState] != 0 }
+    var uuid: ImageUUID { ImageUUID(bytes: Array(bytes[Field.uuid.range])) }
+    var time: UInt32 { UInt32(truncatingIfNeeded: Field.time.number(in: bytes)) }
+    var isSavedState: Bool { Field.savedState.number(in: bytes) != 0 }
     private var creator: [UInt8] {
-        get { Array(bytes[Field.creator..<Field.creator + 4]) }
-        set { bytes.put(newValue, at: Field.creator) }
+        get { Array(bytes[Field.creator.range]) }
+        set { bytes.put(newValue, at: Field.creator.offset) }
     }
     var creatorText: String {
         String(decoding: creator.prefix { $0 >= 0x20 && $0 < 0x7F }, as: UTF8.self)
     }
     var geometry: VhdGeometry {
         get {
-            VhdGeometry(
-                cylinders: Int(bytes.number32(Field.geometry) >> 16), heads: Int(bytes[Field.geometry + 2]),
-                sectorsPerTrack: Int(bytes[Field.geometry + 3]))
+            let value = Int(truncatingIfNeeded: Field.geometry.number(in: bytes))
+            return VhdGeometry(
+                cylinders: value >> 16, heads: value >> 8 & 0xFF, sectorsPerTrack: value & 0xFF)
         }
         set {
             let value = newValue.cylinders << 16 | newValue.heads << 8 | newValue.sectorsPerTrack
-            bytes.put(UInt32(truncatingIfNeeded: value), at: Field.geometry)
+            Field.geometry.store(UInt64(truncatingIfNeeded: value), in: &bytes)
         }
     }
-    private var currentSize: UInt64 { bytes.number64(Field.currentSize) }
+    private var currentSize: UInt64 { Field.currentSize.number(in: bytes) }
 
     // MARK: Sizes
 
@@ -149,7 +129,7 @@ struct VhdFooter: Sendable, Equatable {
         let isExact = fitting == .largest || fitting.sectors == size / Vhd.sectorBytes
         if !isExact, !Self.creatorsBySizeForOldQEMU.contains(creator) { creator = Self.creatorBySize }
         geometry = creator == Self.creatorBySize ? .largest : fitting
-        bytes.put(UInt64(size), at: Field.currentSize)
+        Field.currentSize.store(UInt64(size), in: &bytes)
     }
 
     /// Sets the size of a new disk: exactly, or the next larger size of a geometry.
@@ -158,25 +138,25 @@ struct VhdFooter: Sendable, Equatable {
         creator = exactly ? Self.creatorBySize : Self.creatorByGeometry
         self.geometry = geometry ?? .largest
         let size = geometry.map { $0.sectors * Vhd.sectorBytes } ?? size
-        bytes.put(UInt64(size), at: Field.originalSize)
-        bytes.put(UInt64(size), at: Field.currentSize)
+        Field.originalSize.store(UInt64(size), in: &bytes)
+        Field.currentSize.store(UInt64(size), in: &bytes)
     }
 
     /// Copies creator, sizes and geometry of the parent, whose disk has the same size.
     mutating func takeSizes(of parent: VhdFooter) {
-        for range in [Field.creator..<Field.creator + 4, Field.originalSize..<Field.type] {
+        for range in [Field.creator.range, Field.originalSize.offset..<Field.type.offset] {
             bytes.replaceSubrange(range, with: parent.bytes[range])
         }
     }
 
     /// - Throws: `unsupported` for an unknown version or disk type.
     func validate() throws(BlockError) {
-        guard bytes.number32(Field.version) >> 16 == Self.version >> 16 else {
+        guard Field.version.number(in: bytes) >> 16 == UInt64(Self.version) >> 16 else {
             throw BlockError(.unsupported, "The VHD image has a version other than 1")
         }
         guard type != nil else {
             throw BlockError(
-                .unsupported, "VHD disks of type \(bytes.number32(Field.type)) are not supported")
+                .unsupported, "VHD disks of type \(Field.type.number(in: bytes)) are not supported")
         }
     }
 }

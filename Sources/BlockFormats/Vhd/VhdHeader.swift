@@ -1,33 +1,13 @@
 import BlockCore
 
-/// The header of dynamic and differencing disks, all big-endian:
-///
-/// ```
-/// 000 "cxsparse"  008 all ones (8)       010 block table's offset (8)   018 version   01C table entries
-/// 020 block size  024 checksum           028 parent's UUID (16)         038 its time  040 its name (512)
-/// 240 eight parent locators: 00 platform  04 space  08 length  10 offset (8)
-/// ```
+/// The header of dynamic and differencing disks. Its fields are in VhdHeaderFields.swift.
 struct VhdHeader: Sendable, Equatable {
     /// All 1024 bytes; unknown fields stay unchanged.
     private(set) var bytes: [UInt8]
     /// The offset in the file, in bytes.
     var offset: Int
 
-    private enum Field {
-        static let dataOffset = 0x08
-        static let tableOffset = 0x10
-        static let version = 0x18
-        static let blocks = 0x1C
-        static let blockBytes = 0x20
-        static let checksum = 0x24
-        static let parentUUID = 0x28
-        static let parentTime = 0x38
-        static let parentName = 0x40
-        static let locators = 0x240
-        static let locatorBytes = 24
-        static let end = 0x300
-    }
-
+    private static let locatorBytes = 24
     private static let version: UInt32 = 0x0001_0000
 
     /// A parent's name for one platform.
@@ -43,9 +23,9 @@ struct VhdHeader: Sendable, Equatable {
     init(offset: Int, tableOffset: Int, blocks: Int, blockBytes: Int) {
         self.offset = offset
         bytes = Vhd.headerCookie + [UInt8](repeating: 0, count: Vhd.headerBytes - Vhd.headerCookie.count)
-        bytes.put(UInt64.max, at: Field.dataOffset)
-        bytes.put(Self.version, at: Field.version)
-        bytes.put(UInt32(blockBytes), at: Field.blockBytes)
+        Field.dataOffset.store(.max, in: &bytes)
+        Field.version.store(UInt64(Self.version), in: &bytes)
+        Field.blockBytes.store(UInt64(blockBytes), in: &bytes)
         setTable(offset: tableOffset, blocks: blocks)
     }
 
@@ -59,7 +39,7 @@ struct VhdHeader: Sendable, Equatable {
             throw BlockError(.corrupt, "Invalid header magic")
         }
         try header.checkSizes()
-        guard bytes.number32(Field.version) >> 16 == version >> 16 else {
+        guard Field.version.number(in: bytes) >> 16 == UInt64(version) >> 16 else {
             throw BlockError(.unsupported, "The VHD image's header has a version other than 1")
         }
         return header
@@ -84,7 +64,7 @@ struct VhdHeader: Sendable, Equatable {
 
     /// - Throws: `corrupt` when footer, header and block table overlap or are out of range.
     func checkPlaces() throws(BlockError) {
-        let place = bytes.number64(Field.tableOffset)
+        let place = Field.tableOffset.number(in: bytes)
         guard place < 1 << 60, place % UInt64(Vhd.sectorBytes) == 0, offset % Vhd.sectorBytes == 0 else {
             throw BlockError(.corrupt, "The VHD image's block table or header is not at a whole sector")
         }
@@ -94,12 +74,14 @@ struct VhdHeader: Sendable, Equatable {
         }
     }
 
-    var isIntact: Bool { bytes.number32(Field.checksum) == Vhd.checksum(bytes, at: Field.checksum) }
+    var isIntact: Bool {
+        Field.checksum.number(in: bytes) == UInt64(Vhd.checksum(bytes, at: Field.checksum.offset))
+    }
 
     /// The bytes with their checksum.
     func sealed() -> [UInt8] {
         var result = bytes
-        result.put(Vhd.checksum(bytes, at: Field.checksum), at: Field.checksum)
+        Field.checksum.store(UInt64(Vhd.checksum(bytes, at: Field.checksum.offset)), in: &result)
         return result
     }
 
@@ -107,9 +89,9 @@ struct VhdHeader: Sendable, Equatable {
 
     // MARK: Blocks
 
-    var tableOffset: Int { Int(truncatingIfNeeded: bytes.number64(Field.tableOffset)) }
-    var blocks: Int { Int(bytes.number32(Field.blocks)) }
-    var blockBytes: Int { Int(bytes.number32(Field.blockBytes)) }
+    var tableOffset: Int { Int(truncatingIfNeeded: Field.tableOffset.number(in: bytes)) }
+    var blocks: Int { Int(truncatingIfNeeded: Field.blocks.number(in: bytes)) }
+    var blockBytes: Int { Int(truncatingIfNeeded: Field.blockBytes.number(in: bytes)) }
     /// The space of the block table in the file, in bytes.
     var tableRange: Range<Int> { tableOffset..<tableOffset + BlockTable.fileBytes(entries: blocks) }
 
@@ -125,17 +107,17 @@ struct VhdHeader: Sendable, Equatable {
 
     /// Changes fields of the first sector only, so that the change is one atomic write.
     mutating func setTable(offset: Int, blocks: Int) {
-        bytes.put(UInt64(offset), at: Field.tableOffset)
-        bytes.put(UInt32(blocks), at: Field.blocks)
+        Field.tableOffset.store(UInt64(offset), in: &bytes)
+        Field.blocks.store(UInt64(blocks), in: &bytes)
     }
 
     // MARK: Parent
 
-    var parentUUID: ImageUUID { ImageUUID(bytes: Array(bytes[Field.parentUUID..<Field.parentTime])) }
+    var parentUUID: ImageUUID { ImageUUID(bytes: Array(bytes[Field.parentUUID.range])) }
 
     /// The parent's file name, without a zero at its end.
     var parentName: String {
-        let units = stride(from: Field.parentName, to: Field.locators, by: 2).map {
+        let units = stride(from: Field.parentName.offset, to: Field.parentName.range.upperBound, by: 2).map {
             UInt16(bytes[$0]) << 8 | UInt16(bytes[$0 + 1])
         }
         return String(decoding: units.prefix { $0 != 0 }, as: UTF16.self)
@@ -143,29 +125,28 @@ struct VhdHeader: Sendable, Equatable {
 
     /// The used and valid locators.
     var locators: [Locator] {
-        stride(from: Field.locators, to: Field.end, by: Field.locatorBytes).compactMap { start in
-            let length = Int(bytes.number32(start + 8))
-            let offset = bytes.number64(start + 16)
-            guard length > 0, length <= Vhd.Limit.locatorBytes, offset < 1 << 60 else { return nil }
-            let platform = String(decoding: bytes[start..<start + 4], as: UTF8.self)
-            return Locator(platform: platform, offset: Int(offset), length: length)
-        }
+        stride(from: Field.locators.offset, to: Field.locators.range.upperBound, by: Self.locatorBytes)
+            .compactMap { start in
+                let length = Int(bytes.number32(start + 8))
+                let offset = bytes.number64(start + 16)
+                guard length > 0, length <= Vhd.Limit.locatorBytes, offset < 1 << 60 else { return nil }
+                let platform = String(decoding: bytes[start..<start + 4], as: UTF8.self)
+                return Locator(platform: platform, offset: Int(offset), length: length)
+            }
     }
 
     /// Sets the parent; `nil` clears all of its fields.
     mutating func setParent(_ parent: VhdParent?, _ locators: [Locator]) {
-        bytes.replaceSubrange(
-            Field.parentUUID..<Field.end,
-            with: [UInt8](repeating: 0, count: Field.end - Field.parentUUID))
+        let fields = Field.parentUUID.offset..<Field.locators.range.upperBound
+        bytes.replaceSubrange(fields, with: [UInt8](repeating: 0, count: fields.count))
         guard let parent else { return }
-        bytes.put(parent.uuid.bytes, at: Field.parentUUID)
-        bytes.put(parent.time, at: Field.parentTime)
-        let units = FileNames.lastComponent(parent.path).utf16.prefix(
-            (Field.locators - Field.parentName) / 2 - 1)
+        bytes.put(parent.uuid.bytes, at: Field.parentUUID.offset)
+        Field.parentTime.store(UInt64(parent.time), in: &bytes)
+        let units = FileNames.lastComponent(parent.path).utf16.prefix(Field.parentName.width / 2 - 1)
         bytes.put(
-            units.flatMap { [UInt8($0 >> 8), UInt8(truncatingIfNeeded: $0)] }, at: Field.parentName)
+            units.flatMap { [UInt8($0 >> 8), UInt8(truncatingIfNeeded: $0)] }, at: Field.parentName.offset)
         for (index, locator) in locators.prefix(Vhd.Limit.locators).enumerated() {
-            let start = Field.locators + index * Field.locatorBytes
+            let start = Field.locators.offset + index * Self.locatorBytes
             bytes.put(Array(locator.platform.utf8.prefix(4)), at: start)
             // The specification has sectors here; Windows writes bytes.
             bytes.put(UInt32(locator.range.count), at: start + 4)
