@@ -1,6 +1,6 @@
 import BlockCore
 
-/// The fields of the header (section "Catalog file header"), each stated once, in the order in which they are
+/// The fields of the header (section "Header"), each stated once, in the order in which they are
 /// read. Those without a property keep their bytes.
 extension ParallelsHeader: FieldedHeader {
     static let byteOrder = HeaderByteOrder.little
@@ -28,7 +28,7 @@ extension ParallelsHeader: FieldedHeader {
                 header.clusterBytes = Int(sectors) * Parallels.sectorBytes
             }),
         HeaderField(
-            "bat_entries", at: 32, width: 4, "entries of the table",
+            "nb_bat_entries", at: 32, width: 4, "entries of the table",
             value: { UInt64($0.entryCount) },
             take: { (header, entries) throws(BlockError) in
                 guard entries <= UInt64(Parallels.Limit.entries) else {

@@ -1,7 +1,7 @@
 import BlockCore
 
-/// The fields of the header (section "The file header"), each stated once, in the order in which they are
-/// read: errors are reported in that order.
+/// The fields of the header (section "File header – version 1"; names as in qcow2), in the order in which
+/// they are read: errors are reported in that order.
 extension QcowHeader: FieldedHeader {
     static let byteOrder = HeaderByteOrder.big
 

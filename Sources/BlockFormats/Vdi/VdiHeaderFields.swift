@@ -37,7 +37,7 @@ extension VdiHeader: FieldedHeader {
         HeaderField("heads", at: 0x160, width: 4, "geometry; ignored"),
         HeaderField("sectors", at: 0x164, width: 4, "geometry; ignored"),
         sectorBytesField,
-        HeaderField("reserved", at: 0x16C, width: 4, "ignored"),
+        HeaderField("reserved1", at: 0x16C, width: 4, "ignored"),
         sizeField,
         HeaderField("block_data_size", at: 0x178, width: 4, \.blockBytes, "bytes of a block"),
         HeaderField(
