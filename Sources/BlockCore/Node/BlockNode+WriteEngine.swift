@@ -31,6 +31,12 @@ extension BlockNode {
         var start = offset
         while start < end {
             let grant = try guest.driver.grant(start..<end, over: guest.backingEnd)
+            guard grant.guest.lowerBound == start, grant.guest.upperBound > start,
+                grant.guest.upperBound <= end
+            else {
+                guest.driver.giveBack(grant)
+                throw BlockError(.corrupt, "The image maps an empty range", path: filename, offset: start)
+            }
             let part = bytes.extracting(start - offset..<grant.guest.upperBound - offset)
             try complete(grant, guest) { () throws(BlockError) in try fill(grant, with: part, guest) }
             start = grant.guest.upperBound
