@@ -4,12 +4,13 @@ extension VhdDriver: Checkable {
     /// - Throws: `io`, `noSpace`; findings are in the result.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try session.exclusively { (image) throws(BlockError) in
-            if let result = try image.dynamic?.check(repair: repair, report) { return result }
+            if let result = try image.dynamic?.check(repair, report) { return result }
             return try image.fixed.check(file, repair: repair, report)
         }
     }
 }
 
+/// Not a ``Surveying`` check: a fixed image has no table, only a footer and a length.
 extension VhdFixed {
     fileprivate mutating func check(
         _ file: BlockNode, repair: RepairMode, _ report: (String) -> Void
@@ -44,44 +45,87 @@ extension VhdFixed {
     }
 }
 
-extension VhdState {
-    fileprivate mutating func check(
-        repair: RepairMode, _ report: (String) -> Void
-    ) throws(BlockError) -> CheckResult {
-        var result = CheckResult()
-        let hasLosses = try checkCorruptions(repair: repair == .all, &result, report)
-        try checkLeaks(repair: repair != .none && !hasLosses, &result, report)
-        if hasLosses && result.leaks > 0 { report(KeptLeaks.message) }
+/// The steps of a check of a dynamic image, in this order.
+struct VhdRepairPlan: RepairPlan {
+    enum Step: CaseIterable {
+        /// Drops blocks without data, and gives blocks with a shared place one of their own.
+        case table
+        /// Writes damaged headers and footers anew, once the table is sound.
+        case descriptions
+        /// Counts places without a reference, and moves blocks into them.
+        case leaks
+    }
+
+    let mode: RepairMode
+    /// Whether entries without data are dropped.
+    let hasLosses: Bool
+
+    /// Whether a step is to be done, after the steps before it.
+    func includes(_ step: Step, after survey: VhdCheck) -> Bool {
+        switch step {
+        case .table: mode == .all && survey.table.findingCount > 0
+        case .descriptions: mode == .all && survey.table.findingCount == 0
+        case .leaks: true
+        }
+    }
+}
+
+/// A survey of a dynamic image with the counts of the steps so far. A value.
+struct VhdCheck {
+    var table: VhdSurvey
+    /// The number of findings before the repair.
+    let found: Int
+    var result = CheckResult()
+}
+
+extension VhdState: Surveying {
+    mutating func survey(_ report: (String) -> Void) throws(BlockError) -> VhdCheck {
+        let table = try survey(listing: .nowhere)
+        adopt(table)
+        var check = VhdCheck(table: table, found: table.findingCount + damages.count)
+        check.result.totalClusters = blocks(of: try footer.virtualSize())
+        return check
+    }
+
+    func plan(for survey: VhdCheck, _ mode: RepairMode) -> VhdRepairPlan {
+        VhdRepairPlan(mode: mode, hasLosses: mode == .all && !survey.table.listed.isEmpty)
+    }
+
+    func tell(_ survey: VhdCheck, _ plan: VhdRepairPlan, _ report: (String) -> Void) {
+        let what = plan.mode == .all ? "Repairing" : "ERROR"
+        for damage in damages { report("\(what): \(damage)") }
+        for finding in survey.table.findings { report(describe(finding, what)) }
+    }
+
+    mutating func apply(
+        _ step: VhdRepairPlan.Step, of plan: VhdRepairPlan, to survey: inout VhdCheck,
+        _ report: (String) -> Void
+    ) throws(BlockError) {
+        switch step {
+        case .table:
+            let isAll = try repairTable()
+            survey.table = try self.survey()
+            adopt(survey.table)
+            if !isAll && survey.table.findingCount > 0 { report(RepairBudget.Rule.blocks.message) }
+        case .descriptions where damages.isEmpty: break
+        case .descriptions:
+            try writeHeader()
+            try repairFooters()
+        case .leaks:
+            try checkLeaks(repair: plan.mode != .none && !plan.hasLosses, &survey.result, report)
+            if plan.hasLosses && survey.result.leaks > 0 { report(KeptLeaks.message) }
+        }
+    }
+
+    func result(of survey: VhdCheck, _ plan: VhdRepairPlan) -> CheckResult {
+        var result = survey.result
+        result.corruptions = survey.table.findingCount + damages.count
+        result.corruptionsFixed = survey.found - result.corruptions
+        result.allocatedClusters = survey.table.allocated - survey.table.beyondDisk
         return result
     }
 
-    /// - Returns: whether entries without data were dropped.
-    private mutating func checkCorruptions(
-        repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
-    ) throws(BlockError) -> Bool {
-        let what = repair ? "Repairing" : "ERROR"
-        for damage in damages { report("\(what): \(damage)") }
-        var survey = try survey()
-        for finding in survey.findings { report(describe(finding, what)) }
-        let found = survey.findingCount + damages.count
-        adopt(survey)
-        let hasLosses = repair ? try !self.survey(listing: .nowhere).listed.isEmpty : false
-        if repair && survey.findingCount > 0 {
-            let isAll = try repairTable()
-            survey = try self.survey()
-            adopt(survey)
-            if !isAll && survey.findingCount > 0 { report(RepairBudget.Rule.blocks.message) }
-        }
-        if repair && survey.findingCount == 0 && !damages.isEmpty {
-            try writeHeader()
-            try repairFooters()
-        }
-        result.corruptions = survey.findingCount + damages.count
-        result.corruptionsFixed = found - result.corruptions
-        result.totalClusters = blocks(of: try footer.virtualSize())
-        result.allocatedClusters = survey.allocated - survey.beyondDisk
-        return hasLosses
-    }
+    // MARK: Steps
 
     private func describe(_ finding: VhdSurvey.Finding, _ what: String) -> String {
         let problem =

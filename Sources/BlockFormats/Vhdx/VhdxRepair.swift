@@ -4,21 +4,89 @@ extension VhdxDriver: Checkable {
     /// - Throws: `io`, `noSpace`, `limit`, `unsupported`; findings are in the result.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try session.exclusively { (state) throws(BlockError) in
-            var result = CheckResult()
             if !state.isReadOnly && state.hasChanges { try state.commit() }
-            try state.checkLog(repair: repair != .none, &result, report)
-            let hasLosses = try state.checkTable(repair: repair == .all, &result, report)
-            try state.checkCopies(repair: repair == .all, &result, report)
-            try state.checkLeaks(repair: repair != .none && !hasLosses, &result, report)
-            if hasLosses && result.leaks > 0 { report(KeptLeaks.message) }
+            // The log first: its replay can change the BAT and extend the file.
+            var log = CheckResult()
+            try state.checkLog(repair: repair != .none, &log, report)
+            var result = try state.check(repair, report)
+            result.corruptionsFixed += log.corruptionsFixed
             return result
         }
     }
 }
 
-extension VhdxState {
+/// The steps of a check, in this order.
+struct VhdxRepairPlan: RepairPlan {
+    enum Step: CaseIterable {
+        /// The entries of the BAT, and the end of the file.
+        case table
+        /// The copies of the header and of the region table.
+        case copies
+        /// The MiB of the file without a reference.
+        case leaks
+    }
+
+    let mode: RepairMode
+    /// Whether entries without data are dropped.
+    let hasLosses: Bool
+
+    /// Each step counts findings, so a check takes all.
+    func includes(_ step: Step, after survey: VhdxCheck) -> Bool { true }
+}
+
+/// A survey of an image with the counts of the steps so far. A value.
+struct VhdxCheck {
+    var table: VhdxSurvey
+    var result = CheckResult()
+}
+
+extension VhdxState: Surveying {
     /// The largest number of findings of a kind that are reported one by one.
     private static let reportedFindings = 100
+
+    mutating func survey(_ report: (String) -> Void) throws(BlockError) -> VhdxCheck {
+        let survey = VhdxCheck(table: try VhdxSurvey(&self))
+        space = survey.table.space
+        return survey
+    }
+
+    func plan(for survey: VhdxCheck, _ mode: RepairMode) -> VhdxRepairPlan {
+        VhdxRepairPlan(mode: mode, hasLosses: mode == .all && survey.table.findings.contains { $0.isLoss })
+    }
+
+    func tell(_ survey: VhdxCheck, _ plan: VhdxRepairPlan, _ report: (String) -> Void) {
+        for finding in survey.table.findings.prefix(Self.reportedFindings) {
+            report(describe(finding, plan.mode == .all))
+        }
+    }
+
+    mutating func apply(
+        _ step: VhdxRepairPlan.Step, of plan: VhdxRepairPlan, to survey: inout VhdxCheck,
+        _ report: (String) -> Void
+    ) throws(BlockError) {
+        switch step {
+        case .table:
+            let found = survey.table.findingCount
+            if plan.mode == .all && found > 0 {
+                let isAll = try repairTable()
+                survey.table = try VhdxSurvey(&self)
+                space = survey.table.space
+                if !isAll && survey.table.findingCount > 0 { report(RepairBudget.Rule.blocks.message) }
+            }
+            fileBytes = max(try file.length(), fileBytes)
+            survey.result.corruptionsFixed += found - survey.table.findingCount
+            survey.result.corruptions += survey.table.findingCount
+            keepsTail = plan.hasLosses
+        case .copies: try checkCopies(repair: plan.mode == .all, &survey.result, report)
+        case .leaks:
+            try checkLeaks(repair: plan.mode != .none && !plan.hasLosses, &survey.result, report)
+            if plan.hasLosses && survey.result.leaks > 0 { report(KeptLeaks.message) }
+        }
+    }
+
+    func result(of survey: VhdxCheck, _ plan: VhdxRepairPlan) -> CheckResult { survey.result }
+
+    // MARK: Steps
 
     /// A log that is not empty is not damage: the image reads as if it were replayed.
     fileprivate mutating func checkLog(
@@ -34,28 +102,6 @@ extension VhdxState {
         guard repair else { return }
         try replayLog()
         result.corruptionsFixed += 1
-    }
-
-    /// - Returns: whether entries without data were dropped.
-    fileprivate mutating func checkTable(
-        repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
-    ) throws(BlockError) -> Bool {
-        var survey = try VhdxSurvey(&self)
-        let hasLosses = repair && survey.findings.contains { $0.isLoss }
-        let found = survey.findingCount
-        for finding in survey.findings.prefix(Self.reportedFindings) { report(describe(finding, repair)) }
-        space = survey.space
-        if repair && found > 0 {
-            let isAll = try repairTable()
-            survey = try VhdxSurvey(&self)
-            space = survey.space
-            if !isAll && survey.findingCount > 0 { report(RepairBudget.Rule.blocks.message) }
-        }
-        fileBytes = max(try file.length(), fileBytes)
-        result.corruptionsFixed += found - survey.findingCount
-        result.corruptions += survey.findingCount
-        keepsTail = hasLosses
-        return hasLosses
     }
 
     private func describe(_ finding: VhdxSurvey.Finding, _ repair: Bool) -> String {
@@ -116,7 +162,7 @@ extension VhdxState {
     // MARK: Copies
 
     /// A header that a crash interrupted is not damage: the other one is valid.
-    fileprivate mutating func checkCopies(
+    private mutating func checkCopies(
         repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) {
         let what = repair ? "Repairing" : "ERROR"
@@ -150,7 +196,7 @@ extension VhdxState {
     // MARK: Leaks
 
     /// Checks for leaks: space without a reference that is neither a hole nor zero.
-    fileprivate mutating func checkLeaks(
+    private mutating func checkLeaks(
         repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) {
         result.leaks = try leakedUnits { _ in }

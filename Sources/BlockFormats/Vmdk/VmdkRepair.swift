@@ -1,5 +1,7 @@
 import BlockCore
 
+// Not a ``Surveying`` check: with extents of three kinds, the adapter would be over 60 lines.
+
 extension VmdkDriver: Checkable {
     /// - Throws: `io`, `noSpace`, `limit`; findings are in the result.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
