@@ -7,6 +7,7 @@ import BlockCore
 public struct AmendJob: BlockJob {
     /// The name by which a node that is in use tells of the job.
     public static let name = "amend"
+    public static let hasSpeed = false
 
     private let node: BlockNode
     private let amendment: Amendment
@@ -19,11 +20,8 @@ public struct AmendJob: BlockJob {
         self.amendment = amendment
     }
 
-    /// - Throws: `busy` when another job uses the node; `cancelled`; whatever ``BlockNode/amend(_:_:)``
-    ///   throws.
-    public func run(_ control: JobControl) throws(BlockError) {
-        try LayerCopy.using([node], by: Self.name) { () throws(BlockError) in
-            try node.amend(amendment, control)
-        }
-    }
+    public var nodes: [BlockNode] { [node] }
+
+    /// - Throws: `cancelled`; whatever ``BlockNode/amend(_:_:)`` throws.
+    public func work(_ control: JobControl) throws(BlockError) { try node.amend(amendment, control) }
 }

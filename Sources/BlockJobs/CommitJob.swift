@@ -29,27 +29,31 @@ public struct CommitJob: BlockJob {
         self.speed = speed
     }
 
+    /// The layers from the top to the base.
+    public var nodes: [BlockNode] {
+        let base = base ?? top.backing
+        return top.chain.prefix { $0 !== base } + [base].compactMap(\.self)
+    }
+
     /// - Throws: `notFound` without a backing file; `invalidArgument` when `base` is not below the top, or is
     ///   not the next node although the top is to be emptied; `unsupported` when the format cannot empty an
-    ///   image; `busy` when another job uses a node; `cancelled`; what reading and writing fail with.
-    public func run(_ control: JobControl) throws(BlockError) {
+    ///   image; `cancelled`; what reading and writing fail with.
+    public func work(_ control: JobControl) throws(BlockError) {
         let base = try checkedBase()
         if speed > 0 { control.setSpeed(speed) }
-        try LayerCopy.using([top, base], by: Self.name) { () throws(BlockError) in
-            let wasReadOnly = base.isReadOnly
-            if wasReadOnly { try base.reopen(readOnly: false) }
-            do throws(BlockError) {
-                try LayerCopy.keepingIdentity(of: top) { () throws(BlockError) in
-                    try keepIdentities(base)
-                    try copy(to: base, control)
-                }
-            } catch {
-                if wasReadOnly { try? base.reopen(readOnly: true) }
-                throw error
+        let wasReadOnly = base.isReadOnly
+        if wasReadOnly { try base.reopen(readOnly: false) }
+        do throws(BlockError) {
+            try LayerCopy.keepingIdentity(of: top) { () throws(BlockError) in
+                try keepIdentities(base)
+                try copy(to: base, control)
             }
-            if wasReadOnly { try base.reopen(readOnly: true) }
-            if emptiesTop { try top.makeEmpty() }
+        } catch {
+            if wasReadOnly { try? base.reopen(readOnly: true) }
+            throw error
         }
+        if wasReadOnly { try base.reopen(readOnly: true) }
+        if emptiesTop { try top.makeEmpty() }
     }
 
     private func checkedBase() throws(BlockError) -> BlockNode {

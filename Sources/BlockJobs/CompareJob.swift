@@ -64,9 +64,11 @@ public final class CompareJob: BlockJob {
     /// The failure of the last run when it was one of reading data or the map.
     public var failureDetails: Failure? { failure.withLock { $0 } }
 
+    public var nodes: [BlockNode] { [] }
+
     /// - Throws: `cancelled`; the error of the read that failed, with ``failureDetails`` set, unless a
     ///   difference was found before it.
-    public func run(_ control: JobControl) throws(BlockError) {
+    public func work(_ control: JobControl) throws(BlockError) {
         let (firstSize, secondSize) = (try first.length(), try second.length())
         let sizesDiffer = firstSize != secondSize
         control.setTotal(max(firstSize, secondSize))

@@ -72,9 +72,11 @@ public struct ConvertJob: BlockJob {
         self.options = options
     }
 
+    public var nodes: [BlockNode] { [target] }
+
     /// - Throws: `invalidArgument` when the target is too small; `unsupported` when it cannot compress;
     ///   `limit` when the sources together are too large; `cancelled`; what reading and writing fail with.
-    public func run(_ control: JobControl) throws(BlockError) {
+    public func work(_ control: JobControl) throws(BlockError) {
         let source = try SourceDisk(sources)
         let length = source.length
         let room = options.isStream ? length : try target.length()

@@ -28,20 +28,20 @@ public struct RebaseJob: BlockJob {
         self.compress = compress
     }
 
-    /// - Throws: `unsupported` when the format has no backing files or no compression; `busy` when another
-    ///   job uses the node; `cancelled`; what reading and writing fail with.
-    public func run(_ control: JobControl) throws(BlockError) {
+    public var nodes: [BlockNode] { [node] }
+
+    /// - Throws: `unsupported` when the format has no backing files or no compression; `cancelled`; what reading
+    ///   and writing fail with.
+    public func work(_ control: JobControl) throws(BlockError) {
         let driver = try LayerCopy.rebasable(node)
         let compressor = try compress ? makeCompressor() : nil
-        try LayerCopy.using([node], by: Self.name) { () throws(BlockError) in
-            try LayerCopy.keepingIdentity(of: node) { () throws(BlockError) in
-                try copy(compressor, control)
-                // The copies have to be durable before the image drops its reference to the old chain.
-                try node.flush()
-                try driver.changeBacking(to: reference)
-            }
-            if node.backing !== backing { try LayerCopy.replaceBacking(of: node, with: backing) }
+        try LayerCopy.keepingIdentity(of: node) { () throws(BlockError) in
+            try copy(compressor, control)
+            // The copies have to be durable before the image drops its reference to the old chain.
+            try node.flush()
+            try driver.changeBacking(to: reference)
         }
+        if node.backing !== backing { try LayerCopy.replaceBacking(of: node, with: backing) }
     }
 
     private func makeCompressor() throws(BlockError) -> UnitCompressor {

@@ -4,10 +4,10 @@ import BlockCore
 /// base further down.
 ///
 /// When the process is killed at any moment, the image reads as before, and a second run skips the clusters
-/// that the first one has copied. Zeroes stay holes or zero clusters. While the job runs, nobody else may
-/// write to the node.
+/// that the first one has copied. Zeroes stay holes or zero clusters. The guest may write to the node
+/// meanwhile: what it has written is never copied over. The layers below must not change.
 public struct StreamJob: BlockJob {
-    /// The name by which a node that is in use tells of the job.
+    /// The job's name, in lists and in messages about a node in use.
     public static let name = "stream"
 
     private let node: BlockNode
@@ -28,23 +28,23 @@ public struct StreamJob: BlockJob {
         self.speed = speed
     }
 
+    /// The node and the layers between it and the base, which the job drops.
+    public var nodes: [BlockNode] { [node] + node.chain.dropFirst().prefix { $0 !== base } }
+
     /// - Throws: `invalidArgument` when `base` is not below the node; `unsupported` when the format has no
-    ///   backing files; `busy` when another job uses the node; `cancelled`; what reading and writing fail
-    ///   with.
-    public func run(_ control: JobControl) throws(BlockError) {
+    ///   backing files; `cancelled`; what reading and writing fail with.
+    public func work(_ control: JobControl) throws(BlockError) {
         let driver = try LayerCopy.rebasable(node)
         let reference = try newReference()
         if speed > 0 { control.setSpeed(speed) }
-        try LayerCopy.using([node], by: Self.name) { () throws(BlockError) in
-            control.setTotal(try node.length())
-            try LayerCopy.keepingIdentity(of: node) { () throws(BlockError) in
-                if node.backing !== base { try pull(control) }
-                // The copied data has to be durable before the image drops its reference to the layers below.
-                try node.flush()
-                if driver.backing != reference { try driver.changeBacking(to: reference) }
-            }
-            if node.backing !== base { try LayerCopy.replaceBacking(of: node, with: base) }
+        control.setTotal(try node.length())
+        try LayerCopy.keepingIdentity(of: node) { () throws(BlockError) in
+            if node.backing !== base { try pull(control) }
+            // The copied data has to be durable before the image drops its reference to the layers below.
+            try node.flush()
+            if driver.backing != reference { try driver.changeBacking(to: reference) }
         }
+        if node.backing !== base { try LayerCopy.replaceBacking(of: node, with: base) }
     }
 
     private func pull(_ control: JobControl) throws(BlockError) {
@@ -56,7 +56,7 @@ public struct StreamJob: BlockJob {
         let work = CopyWork(
             read: LayerCopy.reader(node), scanner: ZeroScanner(granularity: unit, sparseBytes: unit),
             writer: PieceWriter(node: node, zeroing: base == nil ? .marked : .inThisLayer), sharer: sharer,
-            bufferBytes: cutter.bufferBytes, writeback: Writeback(of: node))
+            bufferBytes: cutter.bufferBytes, vacant: node, writeback: Writeback(of: node))
         try ChunkPipeline(cutter: cutter, work: work, workers: LayerCopy.workers).run(control)
     }
 

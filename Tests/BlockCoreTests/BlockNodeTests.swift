@@ -156,11 +156,17 @@ import Testing
     @Test func useIsExclusive() throws {
         try images.create("disk", size: 8192)
         let node = try images.open("disk")
-        try node.beginUse(by: "commit")
-        #expect(blockError { () throws(BlockError) in try node.beginUse(by: "stream") }?.kind == .busy)
-        node.endUse()
-        try node.beginUse(by: "stream")
-        node.endUse()
+        let (commit, stream) = (NodeUse(by: "commit"), NodeUse(by: "stream"))
+        try node.beginUse(commit)
+        let error = blockError { () throws(BlockError) in try node.beginUse(stream) }
+        #expect(error?.kind == .busy)
+        #expect(error?.message.hasSuffix("block device is in use by block job: commit") == true)
+        node.endUse(stream)
+        #expect(node.user == "commit")
+        node.endUse(commit)
+        try node.beginUse(stream)
+        node.endUse(stream)
+        #expect(node.user == nil)
         try node.close()
     }
 

@@ -111,8 +111,12 @@ import Testing
         #expect(
             blockError { () throws(BlockError) in try reader.discard(at: 0, count: 1) }?.kind == .readOnly)
         #expect(log.take().isEmpty)
-        try node.beginUse(by: "job")
-        #expect(blockError { () throws(BlockError) in try node.beginUse(by: "other") }?.kind == .busy)
+        let use = NodeUse(by: "job")
+        try node.beginUse(use)
+        let other = NodeUse(by: "other")
+        #expect(blockError { () throws(BlockError) in try node.beginUse(other) }?.kind == .busy)
+        #expect(blockError { () throws(BlockError) in try node.unfiltered.beginUse(other) }?.kind == .busy)
+        node.endUse(use)
     }
 
     // MARK: Over formats

@@ -1,4 +1,4 @@
-import BlockCore
+@testable import BlockCore
 import BlockTestSupport
 import Synchronization
 import Testing
@@ -37,22 +37,67 @@ import Testing
 }
 
 @Suite struct JobControlTests {
-    /// A clock that moves when somebody sleeps.
-    private final class FakeClock: Sendable {
-        let time = Atomic<Int>(0)
-        @Sendable func now() -> Int { time.load(ordering: .relaxed) }
-        @Sendable func sleep(_ nanoseconds: Int) { time.add(nanoseconds, ordering: .relaxed) }
-    }
-
     @Test func speedIsKept() throws {
-        let clock = FakeClock()
-        let control = JobControl(bytesPerSecond: 1 << 20, now: clock.now, sleep: clock.sleep)
+        let clock = ManualClock(movesByItself: true)
+        let control = JobControl(bytesPerSecond: 1 << 20, clock: clock)
         for _ in 0..<64 { try control.checkpoint(moving: 65_536) }
-        #expect((3_700_000_000...4_000_000_000).contains(clock.now()))
+        #expect((3_900_000_000...4_000_000_000).contains(clock.now()))
         control.setSpeed(0)
         let before = clock.now()
         for _ in 0..<64 { try control.checkpoint(moving: 65_536) }
         #expect(clock.now() == before)
+    }
+
+    /// Over any ten slices the speed is within 5%, and no slice has more than its share and one step.
+    @Test(arguments: [1 << 20, 10_000_000, 333_333])
+    func eachSliceGetsItsShare(_ speed: Int) throws {
+        let clock = ManualClock(movesByItself: true)
+        let control = JobControl(bytesPerSecond: speed, clock: clock)
+        var moved = [Int](repeating: 0, count: 40)
+        while clock.now() < 4_000_000_000 {
+            let step = try #require(control.stepBytes)
+            try control.checkpoint(moving: step)
+            let slice = clock.now() / JobPace.sliceNanoseconds
+            if slice < moved.count { moved[slice] += step }
+        }
+        for start in 0...30 {
+            let sum = moved[start..<start + 10].reduce(0, +)
+            #expect(abs(sum - speed) <= speed / 20, "\(moved)")
+        }
+        #expect(moved.allSatisfy { $0 <= speed / 10 + speed / 20 })
+    }
+
+    /// A job that was held up by its files catches up by one slice.
+    @Test func aLateJobBurstsOneSlice() throws {
+        let clock = ManualClock(movesByItself: true)
+        let control = JobControl(bytesPerSecond: 1000, clock: clock)
+        try control.checkpoint(moving: 50)
+        clock.advance(by: 60_000_000_000)
+        let start = clock.now()
+        var moved = 0
+        while clock.now() == start {
+            try control.checkpoint(moving: 50)
+            moved += 50
+        }
+        #expect((100...200).contains(moved))
+    }
+
+    /// A wait for a low speed ends when the speed is raised, and the other way round.
+    @Test(.timeLimit(.minutes(1)))
+    func aChangeOfSpeedEndsTheWait() throws {
+        let clock = ManualClock()
+        let control = JobControl(bytesPerSecond: 1, clock: clock)
+        try control.checkpoint(moving: 1000)
+        try WorkerThreads.run(2) { thread throws(BlockError) in
+            if thread == 0 {
+                clock.waitForWaits(1)
+                control.setSpeed(1 << 30)
+            } else {
+                try control.checkpoint(moving: 1000)
+            }
+        }
+        #expect(clock.now() == 0)
+        #expect(control.speed == 1 << 30)
     }
 
     @Test func progressIsReported() {
@@ -99,24 +144,17 @@ import Testing
         #expect(control.isCancelled)
     }
 
-    /// A slow job must not keep a person waiting who cancels it.
-    @Test(.timeLimit(.minutes(1)))
-    func cancelEndsTheWaitForTheSpeedLimit() {
-        let (naps, isCancelled) = (Monitor<[Int]>([]), Monitor(false))
-        let control = JobControl(
-            bytesPerSecond: 1,
-            sleep: { nanoseconds in
-                naps.withLock { $0.append(nanoseconds) }
-                naps.notifyAll()
-                isCancelled.wait(until: { $0 }) { _ in }
-            })
+    @Test(.timeLimit(.minutes(1)), arguments: [false, true])
+    func cancelEndsAWait(_ isSleep: Bool) {
+        let clock = ManualClock()
+        let control = JobControl(bytesPerSecond: 1, clock: clock)
         let error = blockError { () throws(BlockError) in
             try WorkerThreads.run(2) { thread throws(BlockError) in
                 if thread == 0 {
-                    naps.wait(until: { !$0.isEmpty }) { _ in }
+                    clock.waitForWaits(1)
                     control.cancel()
-                    isCancelled.withLock { $0 = true }
-                    isCancelled.notifyAll()
+                } else if isSleep {
+                    try control.sleep(nanoseconds: 1 << 50)
                 } else {
                     try control.checkpoint(moving: 1000)
                     try control.checkpoint(moving: 1000)
@@ -124,8 +162,23 @@ import Testing
             }
         }
         #expect(error?.kind == .cancelled)
-        // It sleeps for short, and not once more.
-        #expect(naps.withLock { $0.count == 1 && $0[0] <= 1_000_000_000 })
+        #expect(clock.now() == 0)
+    }
+
+    @Test func pausesAddUp() {
+        let control = JobControl()
+        control.begin()
+        control.pause()
+        control.pause()
+        control.resume()
+        #expect(control.status == .paused)
+        control.becomeReady()
+        #expect(control.status == .standby)
+        control.resume()
+        #expect(control.status == .ready)
+        control.resume()
+        control.pause()
+        #expect(control.isPaused)
     }
 }
 

@@ -48,7 +48,7 @@ import Testing
         options.targetIsNew = true
         change(&options)
         try ConvertJob(sources: [node], target: target, options: options)
-            .run(JobControl(bytesPerSecond: rate, sleep: { _ in }))
+            .run(JobControl(bytesPerSecond: rate, clock: ManualClock(movesByItself: true)))
         #expect(try target.readBytes(at: 0, count: Self.size) == contents)
         try node.close()
         try target.close()

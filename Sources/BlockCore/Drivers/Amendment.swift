@@ -50,6 +50,7 @@ extension BlockNode {
                 .unsupported, "Format driver '\(driverName)' does not support option amendment",
                 path: filename)
         }
+        try checkUnused()
         let ticket = requests.acquire(0..<Int.max, exclusive: true)
         defer { requests.release(ticket) }
         try driver.amend(amendment, guest: GuestAccess(self, driver), control)

@@ -19,17 +19,11 @@ extension BlockNode {
         _ body: (any BitmapCapable) throws(BlockError) -> Void
     ) throws(BlockError) {
         try checkWritable()
+        try checkUnused()
         let driver = try bitmapKeeper()
         let ticket = requests.acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
         try body(driver)
-    }
-
-    /// Marks `range` as changed in the image's bitmaps. Called before the bytes change.
-    @inline(__always)
-    func noteChange(in range: Range<Int>) throws(BlockError) {
-        guard let recorder, recorder.recordsChanges, !range.isEmpty else { return }
-        try recorder.recordChange(in: range)
     }
 }

@@ -65,6 +65,7 @@ extension BlockNode {
             stored =
                 sharing.sharingChild == nil
                 ? 0 : try share(source, at: offset, count: count, GuestAccess(self, driver))
+            for observer in observers.all { observer.didChange(offset..<offset + stored) }
             if settings.cache.isWriteThrough { try driver.flush() }
         // A filter must see the bytes, so they are written, not shared.
         case .filter: return 0

@@ -4,7 +4,8 @@ extension BlockNode {
     /// Takes a snapshot inside the image, after waiting until no other request is under way. Durable on
     /// return.
     ///
-    /// - Throws: `unsupported` when the format stores none; `readOnly`, `limit`, `noSpace`, `io`, `corrupt`.
+    /// - Throws: `unsupported` when the format stores none; `busy` while a job uses the node; `readOnly`, `limit`,
+    ///   `noSpace`, `io`, `corrupt`.
     public func createSnapshot(_ info: SnapshotInfo) throws(BlockError) {
         try changeSnapshots { driver throws(BlockError) in try driver.createSnapshot(info) }
     }
@@ -14,7 +15,9 @@ extension BlockNode {
     ///
     /// - Throws: as ``createSnapshot(_:)``; `notFound`.
     public func applySnapshot(_ idOrName: String) throws(BlockError) {
-        try changeSnapshots { driver throws(BlockError) in try driver.applySnapshot(idOrName) }
+        try changeSnapshots(changesDisk: true) { driver throws(BlockError) in
+            try driver.applySnapshot(idOrName)
+        }
     }
 
     /// Deletes the first snapshot of this name, after waiting until no other request is under way. Durable on
@@ -27,17 +30,25 @@ extension BlockNode {
 
     /// All requests wait: a reader must not read clusters that deleting a snapshot frees for other data.
     private func changeSnapshots(
-        _ body: (any SnapshotCapable) throws(BlockError) -> Void
+        changesDisk: Bool = false, _ body: (any SnapshotCapable) throws(BlockError) -> Void
     ) throws(BlockError) {
-        if let filter { return try filter.child.changeSnapshots(body) }
+        if let filter { return try filter.child.changeSnapshots(changesDisk: changesDisk, body) }
         try checkWritable()
+        try checkUnused()
         guard let driver = format?.asSnapshotCapable else {
             throw BlockError(.unsupported, "Operation not supported", path: filename)
         }
         let ticket = requests.acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
+        let before = driver.virtualSize
+        if changesDisk { for observer in observers.all { try observer.willChange(0..<before) } }
         try body(driver)
+        guard changesDisk else { return }
+        for observer in observers.all {
+            if driver.virtualSize != before { observer.didResize(to: driver.virtualSize) }
+            observer.didChange(0..<driver.virtualSize)
+        }
     }
 
     // MARK: Machine state

@@ -12,8 +12,22 @@ extension BlockNode {
     public func status(
         at offset: Int, limit: Int, above base: BlockNode? = nil, isForMap: Bool = false
     ) throws(BlockError) -> ChainStatus {
+        while true {
+            var layer = self
+            do throws(BlockError) {
+                return try status(at: offset, limit: limit, above: base, isForMap: isForMap, &layer)
+            } catch {
+                // A job that ended meanwhile may have dropped and closed the layer.
+                guard layer.isClosed, !chain.contains(where: { $0 === layer }) else { throw error }
+            }
+        }
+    }
+
+    /// - Parameter layer: the layer that was looked at last.
+    private func status(
+        at offset: Int, limit: Int, above base: BlockNode?, isForMap: Bool, _ layer: inout BlockNode
+    ) throws(BlockError) -> ChainStatus {
         var remaining = limit
-        var layer = self
         var depth = 0
         guard base !== self else {
             return ChainStatus(length: limit, isZero: false, isData: false, isPresent: false, depth: 0)

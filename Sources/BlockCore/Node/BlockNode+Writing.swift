@@ -22,6 +22,7 @@ extension BlockNode {
             try change(offset, bytes.byteCount, driver) { range throws(BlockError) in
                 try noteChange(in: range)
                 try store(bytes, at: offset, GuestAccess(self, driver))
+                for observer in observers.all { observer.didWrite(bytes, at: offset) }
             }
         case .filter(let driver):
             let ticket = try beginPassing(offset, bytes.byteCount)
@@ -48,6 +49,7 @@ extension BlockNode {
         try change(offset, count, driver) { range throws(BlockError) in
             try noteChange(in: range)
             try driver.writeCompressed(payload, at: offset)
+            for observer in observers.all { observer.didChange(range) }
         }
         needsFlush.store(true, ordering: .relaxed)
         statistics.count(.write, bytes: count, since: began)
@@ -71,6 +73,7 @@ extension BlockNode {
             try change(offset, count, driver, unit: zeroGranularity ?? 1) { range throws(BlockError) in
                 try noteChange(in: range)
                 try zero(range, flags, GuestAccess(self, driver))
+                for observer in observers.all { observer.didZero(range) }
             }
         case .filter(let driver):
             let ticket = try beginPassing(offset, count)
@@ -100,6 +103,7 @@ extension BlockNode {
                 guard !whole.isEmpty else { return }
                 try noteChange(in: whole)
                 try clear(whole, .discard, GuestAccess(self, driver))
+                for observer in observers.all { observer.didDiscard(whole) }
             }
         case .filter(let driver):
             let ticket = try beginPassing(offset, count)
@@ -113,10 +117,11 @@ extension BlockNode {
     /// Changes the length of the file, or the size of the disk, to `size` bytes, after waiting until no other
     /// request is under way. New space reads as zeroes.
     ///
-    /// - Throws: `unsupported` when the format or the image cannot be resized; `readOnly`, `invalidArgument`,
-    ///   `limit`, `noSpace`, `io`, `corrupt`.
+    /// - Throws: `unsupported` when the format or the image cannot be resized; `busy` while a job uses the node;
+    ///   `readOnly`, `invalidArgument`, `limit`, `noSpace`, `io`, `corrupt`.
     public func resize(to size: Int, preallocation: Preallocation = .off) throws(BlockError) {
         try checkWritable()
+        try checkUnused()
         let ticket = requests.acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
@@ -137,6 +142,7 @@ extension BlockNode {
                     to: size, preallocation: preallocation, guest: GuestAccess(self, driver))
             } catch { throw error.concerning(filename) }
             try hideBacking(driver, from: before, to: size)
+            for observer in observers.all { observer.didResize(to: size) }
         }
     }
 
@@ -163,7 +169,8 @@ extension BlockNode {
 
     /// Makes every unit of this layer unallocated, so that the backing node shows through. Durable on return.
     ///
-    /// - Throws: `unsupported` when the format cannot; `readOnly`, `io`, `corrupt`.
+    /// - Throws: `unsupported` when the format cannot; `busy` while a job uses the node; `readOnly`, `io`,
+    ///   `corrupt`.
     public func makeEmpty() throws(BlockError) {
         if let filter { return try filter.child.makeEmpty() }
         try checkWritable()
@@ -171,11 +178,14 @@ extension BlockNode {
             throw BlockError(
                 .unsupported, "Format driver '\(driverName)' cannot empty an image", path: filename)
         }
+        try checkUnused()
         let ticket = requests.acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
         file?.emit(.emptyPrepare)
+        try noteChange(in: 0..<driver.virtualSize)
         try driver.makeEmpty()
+        for observer in observers.all { observer.didChange(0..<driver.virtualSize) }
     }
 
     /// Zeroes new space over a longer backing file, whose bytes would show through it.

@@ -27,7 +27,7 @@ public final class BlockNode: Sendable {
         var backing: BlockNode?
         var deviceName: String?
         var name: NodeName?
-        var user: String?
+        var use: NodeUse?
         var isClosed = false
         /// The end of the data in each child; set once some of it was found to be missing.
         var storedEnds: [Int: StoredEnd] = [:]
@@ -58,6 +58,7 @@ public final class BlockNode: Sendable {
     /// The last known length of the file, in bytes: saves asking for it with every run of the map.
     let seenLength = Atomic<Int>(0)
     let requests = RangeLock()
+    let observers = ChangeObservers()
     /// Set while a change is not yet flushed.
     let needsFlush = Atomic<Bool>(false)
     let clearing: (any Clearing)?
@@ -193,22 +194,6 @@ public final class BlockNode: Sendable {
 
     // MARK: Use and life
 
-    /// Marks the node as used by a job.
-    ///
-    /// - Throws: `busy` when another job uses it.
-    public func beginUse(by user: String) throws(BlockError) {
-        let holder = state.withLock { state -> String? in
-            if state.user == nil { state.user = user }
-            return state.user == user ? nil : state.user
-        }
-        if let holder {
-            throw BlockError(.busy, "Node '\(filename)' is busy: in use by \(holder)", path: filename)
-        }
-    }
-
-    /// Ends the use that `beginUse` began.
-    public func endUse() { state.withLock { $0.user = nil } }
-
     /// On return, everything written before is durable and reachable after a crash.
     ///
     /// - Throws: `io`, `noSpace`, `corrupt`.
@@ -282,7 +267,8 @@ public final class BlockNode: Sendable {
         readOnlyNow.store(readOnly, ordering: .sequentiallyConsistent)
     }
 
-    /// Waits for the requests under way, flushes, then closes the driver, the children and the backing nodes.
+    /// Cancels a job that uses the node, waits for the requests under way, flushes, then closes the driver, the
+    /// children and the backing nodes.
     /// Closing twice does nothing. A later request fails with `io`.
     ///
     /// - Throws: the first error of writing back, such as `io` or `noSpace`; everything is closed all the
@@ -297,6 +283,7 @@ public final class BlockNode: Sendable {
 
     /// Closes this layer and returns the one below; `nil` also when this one is closed already.
     private func closeLayer(_ failure: inout BlockError?) -> BlockNode? {
+        stopUse()
         let (wasClosed, backing) = state.withLock { state in
             defer { state.isClosed = true }
             state.name = nil
@@ -334,9 +321,11 @@ public final class BlockNode: Sendable {
         return failure
     }
 
+    var isClosed: Bool { closing.load(ordering: .sequentiallyConsistent) }
+
     /// - Throws: `io` once the node is closed.
     func checkOpen() throws(BlockError) {
-        if closing.load(ordering: .sequentiallyConsistent) {
+        if isClosed {
             throw BlockError(.io, "The image is closed", path: filename)
         }
     }

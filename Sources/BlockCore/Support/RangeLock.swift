@@ -12,7 +12,8 @@ import Synchronization
 ///
 /// A request waits for conflicting ones that are under way, and for earlier conflicting ones that wait too:
 /// so a writer gets its turn however many readers follow. Only a thread that already holds a range here
-/// overtakes waiting requests: one of these may be waiting for that thread.
+/// overtakes waiting requests: one of these may be waiting for that thread. Requests of one thread never
+/// conflict with each other: a job holds a range and reads and writes in it.
 ///
 /// Lock order: a range is taken before any driver's metadata lock and never inside one; of two nodes, that of
 /// the overlay before that of its base. Thread-safe. Ranges are half-open, in bytes.
@@ -25,7 +26,7 @@ final class RangeLock: Sendable {
         var thread: UInt
 
         func conflicts(_ other: Request) -> Bool {
-            (exclusive || other.exclusive) && range.overlaps(other.range)
+            (exclusive || other.exclusive) && range.overlaps(other.range) && thread != other.thread
         }
     }
 
@@ -34,6 +35,8 @@ final class RangeLock: Sendable {
         /// In the order of arrival.
         var waiting: [Request] = []
         var nextID = 0
+        /// How many times one thread has called ``RangeLock/acquireAll()``.
+        var depth = 0
 
         func mayBegin(_ request: Request) -> Bool {
             if active.contains(where: { $0.conflicts(request) }) { return false }
@@ -82,17 +85,28 @@ final class RangeLock: Sendable {
 
     // MARK: All ranges
 
-    /// Waits until no other request is under way. None begins before ``releaseAll(_:)``.
+    /// Waits until no other request is under way. None begins before ``releaseAll(_:)``, except those of this
+    /// thread, which may also call it again.
     func acquireAll() -> Int {
         let ticket = acquire(0..<Int.max, exclusive: true)
-        counted.add(Self.closed, ordering: .sequentiallyConsistent)
-        state.wait(until: { _ in counted.load(ordering: .sequentiallyConsistent) == Self.closed }) { _ in }
+        let isFirst = state.withLock { state in
+            state.depth += 1
+            return state.depth == 1
+        }
+        if isFirst {
+            counted.add(Self.closed, ordering: .sequentiallyConsistent)
+            state.wait(until: { _ in counted.load(ordering: .sequentiallyConsistent) == Self.closed }) { _ in }
+        }
         return ticket
     }
 
     /// Ends the exclusive use that ``acquireAll()`` began.
     func releaseAll(_ ticket: Int) {
-        counted.subtract(Self.closed, ordering: .sequentiallyConsistent)
+        let isLast = state.withLock { state in
+            state.depth -= 1
+            return state.depth == 0
+        }
+        if isLast { counted.subtract(Self.closed, ordering: .sequentiallyConsistent) }
         release(ticket)
     }
 
@@ -116,7 +130,7 @@ final class RangeLock: Sendable {
         state.notifyAll()
     }
 
-    private static var currentThread: UInt {
+    static var currentThread: UInt {
         #if canImport(Darwin)
             UInt(bitPattern: pthread_self())
         #else

@@ -27,6 +27,8 @@ struct ChunkCutter: Sendable {
     private let maximumCopyBytes: Int
     private var pending: Run?
     private var nextNumber = 0
+    /// The limit of the present chunk.
+    private var limit = 0
 
     /// - Parameter maximumCopyBytes: the limit on bytes to read in a chunk; rounded down to whole units, at
     ///   least one.
@@ -39,10 +41,17 @@ struct ChunkCutter: Sendable {
     var bufferBytes: Int { maximumCopyBytes }
 
     /// The next chunk; `nil` at the end of the disk. A chunk of skipped runs only has no runs, but a length.
-    mutating func next() throws(BlockError) -> Chunk? {
+    ///
+    /// - Parameter stepBytes: a lower limit on the bytes to read, in whole units, at least one.
+    mutating func next(atMost stepBytes: Int? = nil) throws(BlockError) -> Chunk? {
         var chunk = Chunk()
         var steps = 0
-        while steps < Self.maximumRuns, chunk.copyBytes < maximumCopyBytes,
+        if let stepBytes {
+            limit = min(maximumCopyBytes, max(cursor.unit, stepBytes.roundedDown(to: cursor.unit)))
+        } else {
+            limit = maximumCopyBytes
+        }
+        while steps < Self.maximumRuns, chunk.copyBytes < limit,
             chunk.sharedBytes < Self.maximumSharedBytes, let run = try nextRun()
         {
             steps += 1
@@ -66,8 +75,8 @@ struct ChunkCutter: Sendable {
     /// Adds the part of `run` that fits and keeps the rest for the next chunk.
     private mutating func take(_ run: Run, into chunk: inout Chunk) {
         var range = run.range
-        if run.action == .copy, range.count > maximumCopyBytes - chunk.copyBytes {
-            let cut = range.lowerBound + maximumCopyBytes - chunk.copyBytes
+        if run.action == .copy, range.count > limit - chunk.copyBytes {
+            let cut = range.lowerBound + limit - chunk.copyBytes
             pending = Run(range: cut..<range.upperBound, action: .copy)
             range = range.lowerBound..<cut
         }

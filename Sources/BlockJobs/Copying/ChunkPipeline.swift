@@ -50,7 +50,7 @@ struct ChunkPipeline: Sendable {
         try WorkerThreads.run(max(1, workers)) { (_) throws(BlockError) in
             let space = Workspace(dataBytes: bufferBytes, scratchBytes: work.scratchBytes)
             do throws(BlockError) {
-                while !turnstile.isShut, let chunk = try chunks.withLock(Self.next) {
+                while !turnstile.isShut, let chunk = try Self.next(chunks, control) {
                     guard try pass(chunk, space, turnstile, control) else { return }
                 }
             } catch {
@@ -60,7 +60,12 @@ struct ChunkPipeline: Sendable {
         }
     }
 
-    private static func next(_ cutter: inout ChunkCutter) throws(BlockError) -> Chunk? { try cutter.next() }
+    private static func next(
+        _ chunks: Monitor<ChunkCutter>, _ control: JobControl
+    ) throws(BlockError) -> Chunk? {
+        let stepBytes = control.stepBytes
+        return try chunks.withLock { cutter throws(BlockError) in try cutter.next(atMost: stepBytes) }
+    }
 
     /// Prepares and commits one chunk.
     ///

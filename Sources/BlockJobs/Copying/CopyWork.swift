@@ -15,6 +15,9 @@ struct CopyWork: ChunkWork {
     var sharer: SpaceSharer?
     /// The size of the reads where sharing fails, in bytes: a multiple of the target's unit.
     var bufferBytes = Int.mib(1)
+    /// The target, if only what its own layer does not store is to be written: a guest may write to it
+    /// meanwhile.
+    var vacant: BlockNode?
     /// Starts writeback as data is written; `nil` where the target is not flushed in the end.
     var writeback: Writeback?
 
@@ -46,10 +49,27 @@ struct CopyWork: ChunkWork {
     }
 
     func commit(_ chunk: Chunk, _ space: Workspace) throws(BlockError) {
-        for piece in space.pieces {
-            if piece.content == .shared { try share(piece.range) } else { try writer.store(piece, space) }
-        }
+        for piece in space.pieces { try fill(piece, space) }
         writeback?.note(chunk.copyBytes)
+    }
+
+    /// Writes a piece, or the parts of it that the target's layer does not store, while no other request
+    /// changes them.
+    private func fill(_ piece: Piece, _ space: Workspace) throws(BlockError) {
+        guard let vacant else { return try store(piece, space) }
+        try vacant.holding(piece.range, exclusive: true) { () throws(BlockError) in
+            var offset = piece.range.lowerBound
+            while offset < piece.range.upperBound {
+                let own = try vacant.layerExtent(at: offset, limit: piece.range.upperBound - offset)
+                let run = offset..<offset + own.length
+                if own.status == .unallocated { try store(piece.part(run), space) }
+                offset = run.upperBound
+            }
+        }
+    }
+
+    private func store(_ piece: Piece, _ space: Workspace) throws(BlockError) {
+        if piece.content == .shared { try share(piece.range) } else { try writer.store(piece, space) }
     }
 
     /// Shares a run, and copies the rest of it where sharing ends.

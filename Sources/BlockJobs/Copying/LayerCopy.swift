@@ -23,19 +23,6 @@ enum LayerCopy {
         }
     }
 
-    /// Runs `body` with all of `nodes` marked as used by the job `name`.
-    static func using(
-        _ nodes: [BlockNode], by name: String, _ body: () throws(BlockError) -> Void
-    ) throws(BlockError) {
-        var used: [BlockNode] = []
-        defer { used.forEach { $0.endUse() } }
-        for node in nodes {
-            try node.beginUse(by: name)
-            used.append(node)
-        }
-        try body()
-    }
-
     /// Runs `body`, whose writes do not change the contents of `node`, so that it keeps the content identity
     /// by which overlays know it.
     static func keepingIdentity(of node: BlockNode, _ body: () throws(BlockError) -> Void) throws(BlockError)
@@ -63,7 +50,8 @@ enum LayerCopy {
     static func replaceBacking(of node: BlockNode, with backing: BlockNode?) throws(BlockError) {
         let dropped = Array(node.chain.dropFirst())
         let kept = backing?.chain ?? []
-        node.backing = backing
+        // A request under way may be reading the layers to close.
+        try node.drained { node.backing = backing }
         guard let first = dropped.first, !kept.contains(where: { $0 === first }) else { return }
         for layer in dropped {
             if let next = layer.backing, kept.contains(where: { $0 === next }) {

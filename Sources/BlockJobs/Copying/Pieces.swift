@@ -15,6 +15,12 @@ struct Piece: Sendable, Equatable {
     /// The guest bytes of the piece.
     var range: Range<Int>
     var content: Content
+
+    /// The part of a piece that is not compressed in `range`, which is inside it.
+    func part(_ range: Range<Int>) -> Piece {
+        guard case .data(let start) = content else { return Piece(range: range, content: content) }
+        return Piece(range: range, content: .data(start + range.lowerBound - self.range.lowerBound))
+    }
 }
 
 /// Finds the zeroes in data. An immutable value.
