@@ -2,5 +2,7 @@ import BlockCore
 
 /// Every filter that Platter opens by name.
 public enum StandardFilters {
-    public static let all: [any OpenableFilter.Type] = [DebugDriver.self, ThrottleDriver.self]
+    public static let all: [any OpenableFilter.Type] = [
+        CopyBeforeWriteDriver.self, DebugDriver.self, SnapshotAccessDriver.self, ThrottleDriver.self,
+    ]
 }
