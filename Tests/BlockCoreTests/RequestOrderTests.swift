@@ -28,7 +28,10 @@ import Testing
     @Test(.timeLimit(.minutes(1))) func readersDoNotPassAWaitingWriter() throws {
         let lock = RangeLock()
         let log = Log()
-        let first = lock.acquire(0..<100, exclusive: false)
+        // Of another thread, since requests of one thread do not conflict.
+        let holder = Mutex(0)
+        TestThread { holder.withLock { $0 = lock.acquire(0..<100, exclusive: false) } }.wait()
+        let first = holder.withLock { $0 }
         try WorkerThreads.run(3) { thread throws(BlockError) in
             switch thread {
             case 0:

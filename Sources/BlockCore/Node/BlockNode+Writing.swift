@@ -216,7 +216,11 @@ extension BlockNode {
         let ticket = requests.acquire(clusters(range, driver, unit: unit), exclusive: true)
         defer { requests.release(ticket) }
         try checkChangeable()
-        try body(try checkedRange(offset, count, of: driver))
+        let present = try checkedRange(offset, count, of: driver)
+        do throws(BlockError) { try body(present) } catch {
+            for observer in observers.all { observer.didFail(present) }
+            throw error
+        }
         if settings.cache.isWriteThrough { try driver.flush() }
     }
 
