@@ -14,7 +14,7 @@ struct Findings<Finding: Sendable>: Sendable {
     /// Parts that could not be read.
     var checkErrors = 0
 
-    init(keeping limit: Int) { self.limit = limit }
+    init(keeping limit: Int = 4096) { self.limit = limit }
 
     var isEmpty: Bool { count == 0 }
 
@@ -29,6 +29,9 @@ struct Findings<Finding: Sendable>: Sendable {
         corruptions += 1
         note(finding())
     }
+
+    /// Sorts the kept findings.
+    mutating func sort(by isBefore: (Finding, Finding) -> Bool) { kept.sort(by: isBefore) }
 
     /// Notes one unit without a reference.
     mutating func leak(_ finding: @autoclosure () -> Finding) {

@@ -15,7 +15,7 @@ extension ParallelsState {
         if let obstacle = features.obstacle { throw BlockError(.unsupported, obstacle) }
         try refuseLoss()
         let survey = try survey()
-        if isUnclean || survey.findingCount > 0 || layout.headerIsWrong || tableIsShort {
+        if isUnclean || survey.findings.count > 0 || layout.headerIsWrong || tableIsShort {
             let missing = header.entries(forSize: header.virtualSize) - table.count
             guard survey.copyCount <= Parallels.Limit.automaticCopies,
                 missing <= Parallels.Limit.automaticEntries
@@ -212,16 +212,16 @@ extension ParallelsState: Surveying {
         _ survey: ParallelsSurvey, _ repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) {
         for finding in survey.findings.kept { report(finding.text(repair ? "Repairing" : "ERROR")) }
-        var left = survey.findingCount
+        var left = survey.findings.count
         if repair && left > 0 {
             let isAll = try repairTable()
             let after = try self.survey()
             try adopt(after)
-            left = after.findingCount
+            left = after.findings.count
             if !isAll && left > 0 { report(RepairBudget.Rule.blocks.message) }
         }
         result.corruptions += left
-        result.corruptionsFixed += survey.findingCount - left
+        result.corruptionsFixed += survey.findings.count - left
     }
 
     /// Blocks without data become unallocated; blocks with a shared or misaligned place get a copy of it. The

@@ -28,7 +28,7 @@ struct VdiRepairPlan: RepairPlan {
 
     /// Whether a step is to be done, after the steps before it.
     func includes(_ step: Step, after survey: VdiCheck) -> Bool {
-        step != .places || repairsAll && survey.map.findingCount > 0
+        step != .places || repairsAll && survey.map.findings.count > 0
     }
 }
 
@@ -61,10 +61,10 @@ extension VdiState: Surveying {
     ) throws(BlockError) {
         switch step {
         case .places:
-            let found = survey.map.findingCount
+            let found = survey.map.findings.count
             try separate(countIsWrong: survey.map.countIsWrong, report)
             survey.map = VdiSurvey(map: map, count: header.allocatedCount)
-            survey.result.corruptionsFixed += found - survey.map.findingCount
+            survey.result.corruptionsFixed += found - survey.map.findings.count
         case .missing:
             let missing = try checkMissing(repair: plan.repairsAll, report)
             if plan.repairsAll {
@@ -78,7 +78,7 @@ extension VdiState: Surveying {
 
     func result(of survey: VdiCheck, _ plan: VdiRepairPlan) -> CheckResult {
         var result = survey.result
-        result.corruptions += survey.map.findingCount
+        result.corruptions += survey.map.findings.count
         return result
     }
 
@@ -206,7 +206,7 @@ extension VdiState: Surveying {
         report(
             "\(repair ? "Repairing" : "Leaked") \(leaks) of \(header.allocatedCount) blocks that are"
                 + " counted: nothing refers to them")
-        if repair, survey.findingCount == 0 {
+        if repair, survey.findings.count == 0 {
             try closeGaps(survey)
             result.leaksFixed = leaks
         } else {

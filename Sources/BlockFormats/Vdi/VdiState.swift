@@ -146,7 +146,7 @@ struct VdiState: SessionState {
     private mutating func closeLastGaps() throws(BlockError) {
         guard isSound else { return }
         let survey = VdiSurvey(map: map, count: header.allocatedCount)
-        guard survey.unusedCount > 0, survey.findingCount == 0 else { return }
+        guard survey.unusedCount > 0, survey.findings.count == 0 else { return }
         try? closeGaps(survey)
         if hasChanges { try commit() }
     }

@@ -208,7 +208,7 @@ extension VhdState {
     mutating func closeGaps() throws(BlockError) {
         try commit()
         var survey = try survey()
-        if survey.findingCount == 0, survey.spareCount > 0 {
+        if survey.findings.count == 0, survey.spareCount > 0 {
             var free = VhdSpareBlocks(gaps: survey.gaps)
             for block in storedBlocks() {
                 guard let target = free.take(header), let source = place(of: Int(block)), target < source

@@ -87,7 +87,7 @@ struct VhdState: SessionState {
                     + "'check -r all'")
         }
         let survey = try survey()
-        guard survey.findingCount == 0 else {
+        guard survey.findings.count == 0 else {
             throw BlockError(
                 .corrupt,
                 "The image's block table is damaged; it can be read, and repaired with "

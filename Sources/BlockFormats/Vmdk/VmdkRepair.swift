@@ -62,7 +62,7 @@ extension VmdkDriver: Checkable {
             guard error.kind == .corrupt else { throw error }
             return nil
         }
-        return try VmdkSurvey(tables).findingCount == 0 ? tables : nil
+        return try VmdkSurvey(tables).findings.count == 0 ? tables : nil
     }
 
     private static func checkExtents(
@@ -237,14 +237,14 @@ private struct VmdkExtentCheck {
         _ tables: VmdkGrainTables, _ report: (String) -> Void
     ) throws(BlockError) -> VmdkSurvey {
         var survey = try VmdkSurvey(tables)
-        for finding in survey.findings { report("\(what(repair == .all)) \(describe(finding))") }
-        let found = survey.findingCount
+        for finding in survey.findings.kept { report("\(what(repair == .all)) \(describe(finding))") }
+        let found = survey.findings.count
         var budget = RepairBudget(for: tables.file, .clusters)
         // One pass repairs all findings. Entries from redundant tables can need a repair too, so passes
         // continue while they make progress.
         var progresses = repair == .all
-        while progresses && survey.findingCount > 0 {
-            let before = survey.findingCount
+        while progresses && survey.findings.count > 0 {
+            let before = survey.findings.count
             _ = try VmdkSurvey(tables) { finding throws(BlockError) in
                 try repairFinding(finding, tables, &budget)
             }
@@ -252,11 +252,11 @@ private struct VmdkExtentCheck {
             // The next survey must read the file, not the tables in memory.
             tables.forgetTables()
             survey = try VmdkSurvey(tables)
-            progresses = survey.findingCount < before && !budget.wasExceeded
+            progresses = survey.findings.count < before && !budget.wasExceeded
         }
         if budget.wasExceeded { report(budget.message) }
-        result.corruptions += survey.findingCount
-        result.corruptionsFixed += max(0, found - survey.findingCount)
+        result.corruptions += survey.findings.count
+        result.corruptionsFixed += max(0, found - survey.findings.count)
         return survey
     }
 
@@ -324,11 +324,11 @@ private struct VmdkExtentCheck {
     private mutating func checkLeaks(
         _ tables: VmdkGrainTables, _ survey: VmdkSurvey, _ report: (String) -> Void
     ) throws(BlockError) {
-        let repairs = repair != .none && survey.findingCount == 0 && !hasLosses
+        let repairs = repair != .none && survey.findings.count == 0 && !hasLosses
         if hasLosses && survey.leaks > 0 { report(KeptLeaks.message) }
-        if survey.staleTableCount > 0 {
+        if survey.staleTables.count > 0 {
             report(
-                "\(repairs ? "Repairing" : "Leaked") \(survey.staleTableCount) redundant grain tables: "
+                "\(repairs ? "Repairing" : "Leaked") \(survey.staleTables.count) redundant grain tables: "
                     + "they are not like the primary ones, which count")
         }
         if survey.leaks > 0 {
@@ -336,16 +336,16 @@ private struct VmdkExtentCheck {
                 "\(repairs ? "Repairing" : "Leaked") room for \(survey.leaks) grains, "
                     + "which nothing refers to")
         }
-        let found = survey.leaks + survey.staleTableCount
+        let found = survey.leaks + survey.staleTables.count
         guard repairs, found > 0 else {
             result.leaks += found
             return
         }
-        for number in survey.staleTables { try tables.markForRewriting(number) }
+        for number in survey.staleTables.kept { try tables.markForRewriting(number) }
         try tables.commit()
         if survey.leaks > 0 { try VmdkCompaction(tables).run() }
         let after = try VmdkSurvey(tables)
-        let left = after.leaks + after.staleTableCount
+        let left = after.leaks + after.staleTables.count
         result.leaks += left
         result.leaksFixed += max(0, found - left)
     }
