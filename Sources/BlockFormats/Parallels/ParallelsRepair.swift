@@ -240,30 +240,11 @@ extension ParallelsState: Surveying {
                 let end = layout.hostOffset(table[block]) + layout.clusterBytes
                 if try file.length() < end { try file.resize(to: end) }
             case .misaligned, .shared:
-                if !copies.isExhausted { copies.spend(try moveBlock(block)) }
+                if !copies.isExhausted { copies.spend(try move(block)) }
             }
         }
         try commit()
         return !copies.isExhausted
-    }
-
-    /// Gives a block a copy of its cluster. The old one is not freed.
-    ///
-    /// - Returns: the number of bytes written.
-    @discardableResult
-    mutating func moveBlock(_ block: Int) throws(BlockError) -> Int {
-        let clusters = try takeClusters(atMost: 1)
-        let source = layout.hostOffset(table[block])
-        let target = layout.hostOffset(ofCluster: clusters.lowerBound)
-        var written = 0
-        do throws(BlockError) {
-            written = try file.copyInside(source..<source + layout.clusterBytes, to: target)
-        } catch {
-            space.release(clusters)
-            throw error
-        }
-        try link(block, to: clusters)
-        return written
     }
 
     /// Checks the bytes of the file behind the last used cluster. Gaps before it are free space, which is

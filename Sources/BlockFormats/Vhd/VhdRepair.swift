@@ -161,9 +161,7 @@ extension VhdState: Surveying {
         guard let source = place(of: block) else { return }
         let data = source + header.bitmapBytes..<source + header.strideBytes
         if !isDifferencing, try copies.isZero(data) { return unlink(block) }
-        let target = try takePlace()
-        try copies.copy(from: source, to: target, count: header.strideBytes)
-        relink(block, from: source, to: target)
+        copies.spend(try move(block))
     }
 
     private mutating func checkLeaks(
