@@ -54,9 +54,11 @@ struct BoundedReport {
         if count == Self.mostLines + 1 { report("More is wrong than is told here") }
     }
 
-    /// Reports the kept findings.
-    mutating func tell(_ findings: Findings<String>, _ report: (String) -> Void) {
-        for line in findings.kept { tell(line, report) }
+    /// Reports the kept findings, one line each.
+    mutating func tell<Finding>(
+        _ findings: Findings<Finding>, _ report: (String) -> Void, line: (Finding) -> String = { "\($0)" }
+    ) {
+        for finding in findings.kept { tell(line(finding), report) }
         if findings.count > findings.kept.count { tell("", report) }
     }
 }

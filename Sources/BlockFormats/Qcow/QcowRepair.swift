@@ -4,56 +4,115 @@ extension QcowDriver: Checkable {
     /// - Throws: `io`, `noSpace`, `limit`; findings are in the result.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try session.exclusively { (tables) throws(BlockError) in
-            try tables.check(repair: repair, report: report)
+            guard tables.isCountable else { return .uncountable(report) }
+            return try tables.check(repair, report)
         }
     }
 }
 
-extension QcowState {
-    /// - Returns: the counts of the findings that remain, and of those that were repaired.
-    func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
-        var result = CheckResult()
-        guard var survey = QcowSurvey(self) else {
-            result.checkErrors = 1
-            report("ERROR the file is too large for its clusters to be counted")
-            return result
+/// The steps of a check, in this order.
+struct QcowRepairPlan: RepairPlan {
+    enum Step: CaseIterable {
+        /// Drops entries without a cluster, and gives clusters with a shared place one of their own.
+        case entries
+        /// Counts clusters without a reference, and moves others into them.
+        case leaks
+    }
+
+    let mode: RepairMode
+
+    /// Whether a step is to be done, after the steps before it.
+    func includes(_ step: Step, after survey: QcowCheck) -> Bool {
+        step == .leaks || mode == .all && !survey.entries.findings.isEmpty
+    }
+}
+
+/// A survey of an image with the counts of the steps so far.
+struct QcowCheck {
+    var entries: QcowSurvey
+    /// Whether entries without valid data were dropped.
+    var hasLosses = false
+    var result = CheckResult()
+}
+
+extension QcowState: Surveying {
+    /// The number of clusters of the file.
+    var clusterCount: Int { (end + header.clusterBytes - 1) >> header.clusterBits }
+    /// Whether the clusters of the file are few enough to be counted.
+    var isCountable: Bool { clusterCount <= Qcow.Limit.checkedUnits }
+
+    func survey(_ report: (String) -> Void) throws(BlockError) -> QcowCheck {
+        var check = QcowCheck(entries: try QcowSurvey(self))
+        check.result.totalClusters = (header.storedSize - 1) >> header.clusterBits + 1
+        check.result.allocatedClusters = check.entries.allocated
+        check.result.compressedClusters = check.entries.compressed
+        check.result.fragmentedClusters = check.entries.fragmented
+        check.result.imageEndOffset = check.entries.usedEnd
+        check.result.corruptions = check.entries.findings.count
+        return check
+    }
+
+    func plan(for survey: QcowCheck, _ mode: RepairMode) -> QcowRepairPlan { QcowRepairPlan(mode: mode) }
+
+    /// A repair reports each finding itself: it depends on the repairs before it.
+    func tell(_ survey: QcowCheck, _ plan: QcowRepairPlan, _ report: (String) -> Void) {
+        if plan.mode == .all { return }
+        var lines = BoundedReport()
+        lines.tell(survey.entries.findings, report) { "ERROR \($0.message)" }
+    }
+
+    func apply(
+        _ step: QcowRepairPlan.Step, of plan: QcowRepairPlan, to survey: inout QcowCheck,
+        _ report: (String) -> Void
+    ) throws(BlockError) {
+        switch step {
+        case .entries: try repairEntries(&survey, report)
+        case .leaks:
+            if survey.hasLosses && survey.entries.leakedCount > 0 { report(KeptLeaks.message) }
+            try checkLeaks(&survey, repair: plan.mode != .none && !survey.hasLosses, report)
         }
-        let repairs = repair == .all
-        var budget = RepairBudget(for: file, .clusters)
-        var hasLosses = false
-        try survey.run { (finding) throws(BlockError) in
-            var isRepaired = false
-            if repairs { isRepaired = try repairFinding(finding, &budget) }
-            if isRepaired, finding.isLoss { hasLosses = true }
-            report("\(isRepaired ? "Repairing" : "ERROR") \(finding.message)")
-            if isRepaired { result.corruptionsFixed += 1 } else { result.corruptions += 1 }
-        }
-        if budget.wasExceeded { report(budget.message) }
-        if repairs { try commit() }
-        result.totalClusters = (header.storedSize - 1) >> header.clusterBits + 1
-        result.allocatedClusters = survey.allocated
-        result.compressedClusters = survey.compressed
-        result.fragmentedClusters = survey.fragmented
-        if hasLosses && survey.leakedCount > 0 { report(KeptLeaks.message) }
-        try checkLeaks(&result, survey.leakedCount, hasLosses ? .none : repair, report)
-        result.imageEndOffset = result.corruptions > 0 ? nil : survey.usedEnd
+    }
+
+    func result(of survey: QcowCheck, _ plan: QcowRepairPlan) -> CheckResult {
+        var result = survey.result
+        if result.corruptions > 0 { result.imageEndOffset = nil }
         return result
     }
 
-    private func checkLeaks(
-        _ result: inout CheckResult, _ leaks: Int, _ repair: RepairMode, _ report: (String) -> Void
+    // MARK: Steps
+
+    /// Repairs all findings in one pass.
+    private func repairEntries(
+        _ survey: inout QcowCheck, _ report: (String) -> Void
     ) throws(BlockError) {
-        let repairs = repair != .none && result.corruptions == 0
-        result.leaks = leaks
-        if leaks > 0 {
-            report("\(repairs ? "Repairing" : "Leaked") \(leaks) clusters: nothing refers to them")
+        var budget = RepairBudget(for: file, .clusters)
+        var lines = BoundedReport()
+        let pass = try QcowSurvey(self) { finding throws(BlockError) in
+            let isRepaired = try repairFinding(finding, &budget)
+            if isRepaired, finding.isLoss { survey.hasLosses = true }
+            lines.tell("\(isRepaired ? "Repairing" : "ERROR") \(finding.message)", report)
         }
-        guard repairs, leaks > 0 else { return }
+        if budget.wasExceeded { report(budget.message) }
+        try commit()
+        guard isCountable else { throw BlockError(.limit, "The file is too large", path: file.filename) }
+        survey.entries = try QcowSurvey(self)
+        survey.result.corruptions = survey.entries.findings.count
+        survey.result.corruptionsFixed = max(0, pass.findings.count - survey.entries.findings.count)
+    }
+
+    private func checkLeaks(
+        _ survey: inout QcowCheck, repair: Bool, _ report: (String) -> Void
+    ) throws(BlockError) {
+        let leaks = survey.entries.leakedCount
+        let repairs = repair && survey.result.corruptions == 0
+        survey.result.leaks = leaks
+        guard leaks > 0 else { return }
+        report("\(repairs ? "Repairing" : "Leaked") \(leaks) clusters: nothing refers to them")
+        guard repairs else { return }
         try closeGaps()
-        guard var survey = QcowSurvey(self) else { return }
-        try survey.run { _ in }
-        result.leaks = survey.leakedCount
-        result.leaksFixed = leaks - result.leaks
+        survey.entries = try QcowSurvey(self)
+        survey.result.leaks = survey.entries.leakedCount
+        survey.result.leaksFixed = leaks - survey.result.leaks
     }
 
     /// Entries without a cluster become unallocated. A cluster with a shared place gets one of its own with
@@ -142,10 +201,9 @@ extension QcowState {
     private func soundSurvey(watching range: Range<Int> = 0..<0) throws(BlockError) -> QcowSurvey? {
         let places = l2Places
         defer { l2Places = places }
-        guard var survey = QcowSurvey(self, watching: range) else { return nil }
-        var isSound = true
-        try survey.run { _ in isSound = false }
-        return isSound ? survey : nil
+        guard isCountable else { return nil }
+        let survey = try QcowSurvey(self, watching: range)
+        return survey.findings.isEmpty ? survey : nil
     }
 
     private func move(_ survey: QcowSurvey) throws(BlockError) {
