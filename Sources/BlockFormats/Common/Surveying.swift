@@ -38,16 +38,6 @@ protocol RepairPlan {
     func includes(_ step: Step, after survey: Survey) -> Bool
 }
 
-extension CheckResult {
-    /// The result of a check that cannot be made, and its line.
-    static func uncountable(_ report: (String) -> Void) -> CheckResult {
-        report("ERROR the file is too large for its clusters to be counted")
-        var result = CheckResult()
-        result.checkErrors = 1
-        return result
-    }
-}
-
 extension Surveying {
     /// Checks the image, and repairs what `mode` allows.
     ///

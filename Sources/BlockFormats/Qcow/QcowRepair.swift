@@ -4,109 +4,40 @@ extension QcowDriver: Checkable {
     /// - Throws: `io`, `noSpace`, `limit`; findings are in the result.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try session.exclusively { (tables) throws(BlockError) in
-            guard tables.isCountable else { return .uncountable(report) }
-            return try tables.check(repair, report)
+            try tables.checkEntries(repair, report)
         }
     }
 }
 
-/// The steps of a check, in this order.
-struct QcowRepairPlan: RepairPlan {
-    enum Step: CaseIterable {
-        /// Drops entries without a cluster, and gives clusters with a shared place one of their own.
-        case entries
-        /// Counts clusters without a reference, and moves others into them.
-        case leaks
-    }
-
-    let mode: RepairMode
-
-    /// Whether a step is to be done, after the steps before it.
-    func includes(_ step: Step, after survey: QcowCheck) -> Bool {
-        step == .leaks || mode == .all && !survey.entries.findings.isEmpty
-    }
-}
-
-/// A survey of an image with the counts of the steps so far.
-struct QcowCheck {
-    var entries: QcowSurvey
-    /// Whether entries without valid data were dropped.
-    var hasLosses = false
-    var result = CheckResult()
-}
-
-extension QcowState: Surveying {
+extension QcowState: EntrySurveying {
     /// The number of clusters of the file.
     var clusterCount: Int { (end + header.clusterBytes - 1) >> header.clusterBits }
-    /// Whether the clusters of the file are few enough to be counted.
     var isCountable: Bool { clusterCount <= Qcow.Limit.checkedUnits }
 
-    func survey(_ report: (String) -> Void) throws(BlockError) -> QcowCheck {
-        var check = QcowCheck(entries: try QcowSurvey(self))
-        check.result.totalClusters = (header.storedSize - 1) >> header.clusterBits + 1
-        check.result.allocatedClusters = check.entries.allocated
-        check.result.compressedClusters = check.entries.compressed
-        check.result.fragmentedClusters = check.entries.fragmented
-        check.result.imageEndOffset = check.entries.usedEnd
-        check.result.corruptions = check.entries.findings.count
-        return check
+    func surveyEntries(_ repair: Repairing) throws(BlockError) -> QcowSurvey {
+        try QcowSurvey(self, repair: repair)
     }
 
-    func plan(for survey: QcowCheck, _ mode: RepairMode) -> QcowRepairPlan { QcowRepairPlan(mode: mode) }
-
-    /// A repair reports each finding itself: it depends on the repairs before it.
-    func tell(_ survey: QcowCheck, _ plan: QcowRepairPlan, _ report: (String) -> Void) {
-        if plan.mode == .all { return }
-        var lines = BoundedReport()
-        lines.tell(survey.entries.findings, report) { "ERROR \($0.message)" }
-    }
-
-    func apply(
-        _ step: QcowRepairPlan.Step, of plan: QcowRepairPlan, to survey: inout QcowCheck,
-        _ report: (String) -> Void
-    ) throws(BlockError) {
-        switch step {
-        case .entries: try repairEntries(&survey, report)
-        case .leaks:
-            if survey.hasLosses && survey.entries.leakedCount > 0 { report(KeptLeaks.message) }
-            try checkLeaks(&survey, repair: plan.mode != .none && !survey.hasLosses, report)
-        }
-    }
-
-    func result(of survey: QcowCheck, _ plan: QcowRepairPlan) -> CheckResult {
-        var result = survey.result
-        if result.corruptions > 0 { result.imageEndOffset = nil }
+    func counts(of entries: QcowSurvey) -> CheckResult {
+        var result = CheckResult()
+        result.totalClusters = (header.storedSize - 1) >> header.clusterBits + 1
+        result.allocatedClusters = entries.allocated
+        result.compressedClusters = entries.compressed
+        result.fragmentedClusters = entries.fragmented
+        result.imageEndOffset = entries.usedEnd
         return result
     }
 
-    // MARK: Steps
-
-    /// Repairs all findings in one pass.
-    private func repairEntries(
-        _ survey: inout QcowCheck, _ report: (String) -> Void
-    ) throws(BlockError) {
-        var budget = RepairBudget(for: file, .clusters)
-        var lines = BoundedReport()
-        let pass = try QcowSurvey(self) { finding throws(BlockError) in
-            let isRepaired = try repairFinding(finding, &budget)
-            if isRepaired, finding.isLoss { survey.hasLosses = true }
-            lines.tell("\(isRepaired ? "Repairing" : "ERROR") \(finding.message)", report)
-        }
-        if budget.wasExceeded { report(budget.message) }
-        try commit()
-        guard isCountable else { throw BlockError(.limit, "The file is too large", path: file.filename) }
-        survey.entries = try QcowSurvey(self)
-        survey.result.corruptions = survey.entries.findings.count
-        survey.result.corruptionsFixed = max(0, pass.findings.count - survey.entries.findings.count)
-    }
-
-    private func checkLeaks(
-        _ survey: inout QcowCheck, repair: Bool, _ report: (String) -> Void
+    func checkLeaks(
+        _ survey: inout EntryCheck<QcowSurvey>, _ mode: RepairMode, _ report: (String) -> Void
     ) throws(BlockError) {
         let leaks = survey.entries.leakedCount
-        let repairs = repair && survey.result.corruptions == 0
+        let isSound = survey.result.corruptions == 0
+        let repairs = mode != .none && isSound && !survey.hasLosses
         survey.result.leaks = leaks
+        if !isSound { survey.result.imageEndOffset = nil }
         guard leaks > 0 else { return }
+        if survey.hasLosses { report(KeptLeaks.message) }
         report("\(repairs ? "Repairing" : "Leaked") \(leaks) clusters: nothing refers to them")
         guard repairs else { return }
         try closeGaps()
@@ -119,8 +50,8 @@ extension QcowState: Surveying {
     /// the same bytes, which are durable before its entry.
     ///
     /// - Returns: `false` when the budget is used up.
-    private func repairFinding(
-        _ finding: QcowSurvey.Finding, _ budget: inout RepairBudget
+    func repair(
+        _ finding: QcowSurvey.Finding, _ entries: inout QcowSurvey, _ budget: inout RepairBudget
     ) throws(BlockError) -> Bool {
         if budget.wasExceeded { return false }
         switch finding {

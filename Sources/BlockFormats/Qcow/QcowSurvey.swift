@@ -3,13 +3,12 @@ import BlockCore
 /// A survey of every entry of every table: the used clusters of the file, and the entries that share them.
 ///
 /// A plain cluster must not share its file cluster; compressed ones may share one with each other.
-struct QcowSurvey {
-    enum Finding {
+struct QcowSurvey: EntrySurvey {
+    enum Finding: EntryFinding {
         case table(number: Int, message: String)
         case cluster(guest: Int, entry: QcowEntry, message: String)
         case sharedCluster(guest: Int, entry: QcowEntry, message: String)
 
-        /// Whether the repair drops the data that the entry referred to.
         var isLoss: Bool { if case .sharedCluster = self { false } else { true } }
 
         var message: String {
@@ -20,8 +19,7 @@ struct QcowSurvey {
         }
     }
 
-    /// Repairs a finding during the survey; entries that come later are read after the repair.
-    typealias Repairing = (Finding) throws(BlockError) -> Void
+    typealias Repairing = QcowState.Repairing
 
     private let tables: QcowState
     private(set) var findings = Findings<Finding>(keeping: BoundedReport.mostLines)
@@ -49,7 +47,7 @@ struct QcowSurvey {
     ///
     /// - Throws: `io`, `limit`, and the errors of the repair.
     init(
-        _ tables: QcowState, watching watched: Range<Int> = 0..<0, repair: Repairing = { _ in }
+        _ tables: QcowState, watching watched: Range<Int> = 0..<0, repair: Repairing = { (_, _) in }
     ) throws(BlockError) {
         self.tables = tables
         self.watched = watched
@@ -62,7 +60,7 @@ struct QcowSurvey {
 
     private mutating func add(_ finding: Finding, _ repair: Repairing) throws(BlockError) {
         findings.corruption(finding)
-        try repair(finding)
+        try repair(&self, finding)
     }
 
     // MARK: Space

@@ -1,8 +1,8 @@
 import BlockCore
 
 /// A survey of every entry of every table. Each cluster of the file may be used once.
-struct QedSurvey {
-    enum Finding {
+struct QedSurvey: EntrySurvey {
+    enum Finding: EntryFinding {
         /// A table outside the file, or at a place that is in use.
         case table(number: Int, message: String)
         /// An entry without a valid place.
@@ -14,7 +14,6 @@ struct QedSurvey {
         /// An entry for a cluster that is in use.
         case shared(guest: Int, offset: Int)
 
-        /// Whether the repair drops the data that the entry referred to.
         var isLoss: Bool {
             switch self {
             case .table, .misplaced: true
@@ -37,8 +36,7 @@ struct QedSurvey {
         }
     }
 
-    /// Repairs a finding during the survey; entries that come later are read after the repair.
-    typealias Repairing = (inout QedSurvey, Finding) throws(BlockError) -> Void
+    typealias Repairing = QedState.Repairing
 
     private let tables: QedState
     private var header: QedHeader { tables.header }
