@@ -65,6 +65,36 @@ import Testing
         #expect(store["disk"]?.read(at: 48, count: 12) != table, "The table did not grow")
     }
 
+    /// A flush frees clusters last, and does not fail when only that fails: closing tries it again.
+    @Test(.timeLimit(.minutes(2))) func closingReportsTheFirstFailureToFreeClusters() throws {
+        let configuration = FormatConfiguration(
+            Qcow2Driver.self, options: [("cluster_size", "4096")], virtualSize: 1 << 20)
+        let made = TestStore()
+        _ = try configuration.create(in: made)
+        let first = try configuration.open(in: made, settings: OpenSettings(readOnly: false))
+        try first.write(Pattern.bytes(stamp: 1, at: 0, count: 64 << 10).span.bytes, at: 0)
+        try first.close()
+        var kinds: [BlockError.Kind?] = []
+        for number in 1...100 {
+            let store = TestStore(made.files)
+            let node = try configuration.open(in: store, settings: OpenSettings(readOnly: false))
+            try node.discard(at: 0, count: 32 << 10)
+            store.faults.arm(number, .ioErrorOnce)
+            let isFlushed = (try? node.flush()) != nil
+            let failures = store.faults.failures
+            // The disk is full when the freeing is tried again.
+            store.faults.arm(1, .fullFromThen)
+            do {
+                try node.close()
+                if isFlushed { kinds.append(nil) }
+            } catch let error as BlockError {
+                if isFlushed { kinds.append(error.kind) }
+            }
+            if failures == 0 { break }
+        }
+        #expect(kinds.contains(.io), "\(kinds)")
+    }
+
     @Test(.timeLimit(.minutes(10))) func settingTheDirtyBit() throws {
         let configuration = FormatConfiguration(
             Qcow2Driver.self, options: [("cluster_size", "4096"), ("lazy_refcounts", "on")],

@@ -168,9 +168,6 @@ extension ParallelsState {
                 .unsupported, "The image has a feature that Platter does not know, and cannot grow as far")
         }
         space.mark(0..<shift)
-        for block in 0..<table.count where table[block] != Parallels.unallocated {
-            if layout.cluster(table[block]) < shift { try moveBlock(block) }
-        }
-        try commit()
+        try vacate(layout.dataStart..<layout.hostOffset(ofCluster: shift))
     }
 }

@@ -260,7 +260,9 @@ extension Qcow2State {
 
     /// Stores the bitmaps and all that is in memory.
     func finish() throws(BlockError) {
-        try storingBitmaps { () throws(BlockError) in try Qcow2Driver.finishWriting(self) }
+        do throws(BlockError) {
+            try storingBitmaps { () throws(BlockError) in try Qcow2Driver.finishWriting(self) }
+        } catch { throw freeFailure ?? error }
     }
 
     /// Sets or clears the dirty bit, durably. After a failure it counts as clear, and will be set again.

@@ -35,10 +35,10 @@ extension Qcow2State {
 
     /// Stores what changed, then runs `body` whether that worked or not.
     func storingBitmaps(then body: () throws(BlockError) -> Void) throws(BlockError) {
-        var failure: BlockError?
-        do throws(BlockError) { try storeBitmaps() } catch { failure = error }
-        try body()
-        if let failure { throw failure }
+        var failures = FirstFailure()
+        failures.note { () throws(BlockError) in try storeBitmaps() }
+        failures.note(body)
+        try failures.throwFirst()
     }
 
     /// - Returns: whether the bitmap has a new table.

@@ -111,9 +111,11 @@ extension Qcow2State {
             hasUnflushedWrites = true
         }
         if hasUnflushedWrites || !pendingFrees.isEmpty { try barrier() }
-        guard !pendingFrees.isEmpty else { return }
-        try applyFrees()
-        try commitRefcounts()
+        if !pendingFrees.isEmpty {
+            try applyFrees()
+            try commitRefcounts()
+        }
+        freeFailure = nil
     }
 
     /// Refcounts go to the file: blocks, then table entries, then, for a table that grew, the header.

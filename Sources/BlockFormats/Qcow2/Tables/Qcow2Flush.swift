@@ -58,10 +58,18 @@ extension Qcow2State {
         guard !done.frees.isEmpty else { return }
         let waiting = pendingFrees
         pendingFrees = done.frees
-        // What cannot be freed now waits for the next commit.
-        try? applyFrees()
+        // Clusters that cannot be freed now wait for the next commit.
+        var failures = FirstFailure()
+        failures.note { () throws(BlockError) in try applyFrees() }
         pendingFrees += waiting
-        guard let store = loadedRefcounts, store.dirtyTable == nil, !needsRefcountTable(store) else { return }
-        try? commitRefcounts()
+        if let store = loadedRefcounts, store.dirtyTable == nil, !needsRefcountTable(store) {
+            failures.note { () throws(BlockError) in try commitRefcounts() }
+        }
+        do throws(BlockError) {
+            try failures.throwFirst()
+            freeFailure = nil
+        } catch {
+            freeFailure = freeFailure ?? error
+        }
     }
 }

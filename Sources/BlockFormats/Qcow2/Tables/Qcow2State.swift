@@ -23,6 +23,8 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
     var held = Held()
     /// Loaded when first needed: reading guest data takes no refcounts.
     var loadedRefcounts: Qcow2Allocator?
+    /// The first failure to free clusters after a flush, while it is not made good; closing reports it.
+    var freeFailure: BlockError?
     /// Clusters that lose a reference once the L2 and L1 entries without it are durable.
     var pendingFrees: [PendingFree] = []
     /// Data or metadata went to the file since the last barrier.
