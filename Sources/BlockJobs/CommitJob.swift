@@ -6,7 +6,7 @@ import BlockCore
 /// the base has the data durably. Images between top and base keep their files, but no longer read as before,
 /// since their base has changed. While the job runs, nobody else may write to the nodes.
 public struct CommitJob: BlockJob {
-    /// The name by which a node that is in use tells of the job.
+    /// The job's name in the message that a node is in use.
     public static let name = "commit"
 
     /// Runs of zeroes inside data that are shorter, in bytes, are written to the base as data.

@@ -6,7 +6,7 @@ import BlockCore
 /// holes. With ordered writes the layout of the target depends on the contents and the options alone, not on
 /// timing. While the job runs, nobody else may write to the nodes.
 public struct ConvertJob: BlockJob {
-    /// The name by which a node that is in use tells of the job.
+    /// The job's name in the message that a node is in use.
     public static let name = "convert"
 
     /// How the disks are copied.

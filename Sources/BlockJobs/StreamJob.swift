@@ -7,7 +7,7 @@ import BlockCore
 /// that the first one has copied. Zeroes stay holes or zero clusters. While the job runs, nobody else may
 /// write to the node.
 public struct StreamJob: BlockJob {
-    /// The name by which a node that is in use tells of the job.
+    /// The job's name in the message that a node is in use.
     public static let name = "stream"
 
     private let node: BlockNode
