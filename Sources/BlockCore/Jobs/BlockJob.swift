@@ -8,11 +8,15 @@ public protocol BlockJob: Sendable {
     func run(_ control: JobControl) throws(BlockError)
 }
 
-/// The handle on a running job: speed, pause, cancel, progress. Thread-safe.
+/// The handle on a running job: speed, pause, cancel, progress.
+///
+/// Thread-safe.
 public final class JobControl: Sendable {
     /// The progress of a job, in bytes.
     public struct Progress: Sendable, Equatable {
+        /// The work done, in bytes.
         public var done = 0
+        /// All work known so far, in bytes.
         public var total = 0
         /// The share done, from 0 to 1; 1 for a job without work.
         public var fraction: Double { total > 0 ? min(1, Double(done) / Double(total)) : 1 }
@@ -46,7 +50,9 @@ public final class JobControl: Sendable {
         self.onProgress = onProgress
     }
 
+    /// The present progress.
     public var progress: Progress { state.withLock { $0.progress } }
+    /// Whether the job was told to stop.
     public var isCancelled: Bool { state.withLock { $0.isCancelled } }
 
     /// Changes the speed limit in bytes a second; 0 for none.
@@ -72,7 +78,9 @@ public final class JobControl: Sendable {
         state.notifyAll()
     }
 
-    /// Sets the total work, in bytes. Called by the job.
+    /// Sets the total work, in bytes.
+    ///
+    /// Called by the job.
     public func setTotal(_ total: Int) {
         let progress = state.withLock { state in
             state.progress.total = total
@@ -81,7 +89,9 @@ public final class JobControl: Sendable {
         onProgress(progress)
     }
 
-    /// Adds `bytes` to the work done. Called by the job.
+    /// Adds `bytes` to the work done.
+    ///
+    /// Called by the job.
     public func advance(by bytes: Int) {
         let progress = state.withLock { state in
             state.progress.done += bytes
@@ -90,7 +100,9 @@ public final class JobControl: Sendable {
         onProgress(progress)
     }
 
-    /// Waits for the speed limit, and while the job is paused. Called by the job before it moves `bytes`.
+    /// Waits for the speed limit, and while the job is paused.
+    ///
+    /// Called by the job before it moves `bytes`.
     ///
     /// - Throws: `cancelled`.
     public func checkpoint(moving bytes: Int) throws(BlockError) {

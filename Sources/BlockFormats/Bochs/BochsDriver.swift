@@ -74,7 +74,9 @@ private struct BochsHeader {
     }
 }
 
-/// Bochs' growing images: a catalog of extents, each with a bitmap of its stored sectors. Read only.
+/// Bochs' growing images: a catalog of extents, each with a bitmap of its stored sectors.
+///
+/// Read only.
 ///
 /// Thread-safe without a lock: nothing changes after opening.
 public final class BochsDriver: ReadOnlyFormat {

@@ -219,6 +219,8 @@ extension Qcow2State {
 }
 
 extension Qcow2Driver: Emptying {
+    /// Makes every cluster of this layer unallocated.
+    ///
     /// Order of writes:
     /// 1. An empty L1 table in a new place; a barrier.
     /// 2. The header that refers to it; a barrier.
