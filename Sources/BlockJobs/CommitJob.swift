@@ -7,7 +7,7 @@ import BlockCore
 /// since their base has changed. While the job runs, nobody else may write to the nodes: ``ActiveCommitJob`` is
 /// for a top that a guest writes to.
 public struct CommitJob: BlockJob {
-    /// The name by which a node that is in use tells of the job.
+    /// The job's name in the message that a node is in use.
     public static let name = "commit"
 
     /// Runs of zeroes inside data that are shorter, in bytes, are written to the base as data.

@@ -6,8 +6,9 @@ extension BlockNode {
         return nil
     }
 
-    /// The node below all filters: its driver stores or maps the bytes. Requests to it bypass the filters:
-    /// read and write through the filter's own node.
+    /// The node below all filters: its driver stores or maps the bytes.
+    ///
+    /// Requests to it bypass the filters: read and write through the filter's own node.
     public var unfiltered: BlockNode {
         var node = self
         while case .filter(let driver) = node.layer { node = driver.child }

@@ -88,7 +88,9 @@ struct AsifHeader: Sendable, Equatable {
     }
 }
 
-/// Apple's sparse images (ASIF): a directory of tables, whose entries refer to chunks. Read only.
+/// Apple's sparse images (ASIF): a directory of tables, whose entries refer to chunks.
+///
+/// Read only.
 ///
 /// Thread-safe: a lock guards the cache of tables and sector maps. The metadata chunk is ignored.
 public final class AsifDriver: ReadOnlyFormat {

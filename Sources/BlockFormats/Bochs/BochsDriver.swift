@@ -91,7 +91,9 @@ extension BochsHeader: FieldedHeader {
     ]
 }
 
-/// Bochs' growing images: a catalog of extents, each with a bitmap of its stored sectors. Read only.
+/// Bochs' growing images: a catalog of extents, each with a bitmap of its stored sectors.
+///
+/// Read only.
 ///
 /// Thread-safe without a lock: nothing changes after opening.
 public final class BochsDriver: ReadOnlyFormat {

@@ -18,7 +18,9 @@ enum Cloop {
     }
 }
 
-/// Compressed loop images: a sequence of blocks of zlib data. Read only.
+/// Compressed loop images: a sequence of blocks of zlib data.
+///
+/// Read only.
 ///
 /// Thread-safe: a lock guards the block that was decompressed last, and is not held during decompression.
 public final class CloopDriver: ReadOnlyFormat {
@@ -157,7 +159,9 @@ public final class CloopDriver: ReadOnlyFormat {
 }
 
 extension CloopDriver: Checkable {
-    /// Checks that every block decompresses. Opening the image has validated the offsets.
+    /// Checks that every block decompresses.
+    ///
+    /// Opening the image has validated the offsets.
     ///
     /// - Throws: `unsupported` for a repair; `io`, `limit`.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {

@@ -1,6 +1,8 @@
 import BlockCore
 
 extension ParallelsDriver: Resizable {
+    /// Changes the size of the disk.
+    ///
     /// The order of writes when growing, with a flush after each step:
     ///
     /// 1. copies of the clusters that a longer table will overwrite, and then their entries;

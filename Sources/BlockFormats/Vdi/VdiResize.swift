@@ -1,6 +1,8 @@
 import BlockCore
 
 extension VdiDriver: Resizable {
+    /// Changes the size of the disk.
+    ///
     /// The order of writes when growing:
     ///
     /// 1. zeroes over the new part of the last block;

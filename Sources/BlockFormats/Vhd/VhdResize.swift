@@ -1,6 +1,8 @@
 import BlockCore
 
 extension VhdDriver: Resizable {
+    /// Changes the size of the disk.
+    ///
     /// The order of writes when growing:
     ///
     /// 1. zeroes over old data and parent bytes in the new space; a flush;

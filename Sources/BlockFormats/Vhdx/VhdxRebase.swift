@@ -1,6 +1,8 @@
 import BlockCore
 
 extension VhdxDriver: Rebasable, Emptying {
+    /// Changes the parent that the image names.
+    ///
     /// The order of writes:
     ///
     /// 1. when the image gets its first parent: zero entries for all unallocated blocks, durable;

@@ -1,6 +1,8 @@
 import BlockCore
 
 extension VmdkDriver: Resizable {
+    /// Changes the size of the disk.
+    ///
     /// The order of writes when growing:
     ///
     /// 1. zeroes over old data behind the end of the disk;

@@ -1,6 +1,8 @@
 import BlockCore
 
-/// A device of a given size that reads as zeroes and drops all writes; for measuring. Thread-safe.
+/// A device of a given size that reads as zeroes and drops all writes; for measuring.
+///
+/// Thread-safe.
 public final class NullDriver: ProtocolDriver {
     public static let name = "null-co"
 
