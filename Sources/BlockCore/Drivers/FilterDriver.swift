@@ -3,7 +3,8 @@
 /// A filter over a file serves the format above it; a filter over a format shows that format's disk, with its
 /// backing chain, and can be an image, the middle of a chain, or the storage of another format. It is no
 /// layer of its own in a chain: maps count the format below it. Each requirement has a default that passes
-/// the call to ``child`` exactly once, so that a filter implements only what it changes.
+/// the call to ``child`` exactly once, so that a filter implements only what it changes. A filter with
+/// further nodes below lists them in ``children``: the node flushes, reopens and closes all of them.
 ///
 /// All offsets and lengths are in bytes. Every call blocks its thread and may come from any thread; the node
 /// over the filter has checked that the filter is open and, for changes, writable. Bounds are the child's:
@@ -14,8 +15,13 @@ public protocol FilterDriver: AnyObject, Sendable {
     /// The role of the node below, in options and in `info`: `file` or `image`.
     static var childRole: String { get }
 
-    /// The node below. The filter's own node closes and reopens it.
+    /// The node below, whose disk the filter shows. The filter's own node closes and reopens it.
     var child: BlockNode { get }
+    /// All nodes below with their roles, ``child`` first. They do not change.
+    var children: [FilterChild] { get }
+    /// Whether the filter shows the disk of ``child``: its chain, snapshots and map. If not, it makes a disk of
+    /// its own from several nodes, and nothing looks through it.
+    var showsChild: Bool { get }
     /// The alignment that requests should have, in bytes; 1 for no alignment.
     var requestAlignment: Int { get }
     /// The listener for events of the driver above: the filter itself, or a filter or storage below it.
@@ -55,20 +61,36 @@ public protocol FilterDriver: AnyObject, Sendable {
     func flush() throws(BlockError)
     /// Asks the system to begin storing the written bytes.
     func startWriteback()
-    /// The child is about to be reopened; no request is under way.
+    /// The nodes below are about to be reopened; no request is under way.
     ///
-    /// - Throws: errors of the filter, of any kind; the child keeps its old mode then.
+    /// - Throws: errors of the filter, of any kind; the nodes keep their old mode then.
     func willReopen(readOnly: Bool) throws(BlockError)
-    /// The child was reopened. If this throws, the child is reopened in its old mode.
+    /// The nodes below were reopened. If this throws, they are reopened in their old mode.
     ///
     /// - Throws: errors of the filter, of any kind.
     func didReopen(readOnly: Bool) throws(BlockError)
-    /// Frees the filter's own resources. The child is closed afterwards; no call follows.
-    func close()
+    /// Writes what the filter keeps, and frees its own resources. The nodes below are closed afterwards; no
+    /// call follows.
+    ///
+    /// - Throws: errors of writing, of any kind; the nodes below are closed all the same.
+    func close() throws(BlockError)
+}
+
+/// A node below a filter, with its role in options and in `info`, such as `file`, `test` or `children.0`.
+public struct FilterChild: Sendable {
+    public var role: String
+    public var node: BlockNode
+
+    public init(role: String, node: BlockNode) {
+        self.role = role
+        self.node = node
+    }
 }
 
 extension FilterDriver {
     public static var childRole: String { "file" }
+    public var children: [FilterChild] { [FilterChild(role: Self.childRole, node: child)] }
+    public var showsChild: Bool { true }
     public var requestAlignment: Int { child.requestAlignment }
     public var eventListener: (any MetadataEventListener)? { child.eventListener }
     /// - Throws: as ``BlockNode/length()``.
@@ -97,14 +119,19 @@ extension FilterDriver {
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         try child.layerExtent(at: offset, limit: limit)
     }
-    /// - Throws: as ``BlockNode/flush()``.
-    public func flush() throws(BlockError) { try child.flush() }
-    public func startWriteback() { child.startWriteback() }
+    /// - Throws: as ``BlockNode/flush()``; the first error of all nodes below.
+    public func flush() throws(BlockError) {
+        var failures = FirstFailure()
+        for below in children { failures.note { () throws(BlockError) in try below.node.flush() } }
+        try failures.throwFirst()
+    }
+    public func startWriteback() { for below in children { below.node.startWriteback() } }
     /// - Throws: nothing by default.
     public func willReopen(readOnly: Bool) throws(BlockError) {}
     /// - Throws: nothing by default.
     public func didReopen(readOnly: Bool) throws(BlockError) {}
-    public func close() {}
+    /// - Throws: nothing by default.
+    public func close() throws(BlockError) {}
 }
 
 extension FilterDriver where Self: MetadataEventListener {
@@ -120,12 +147,16 @@ public protocol OpenableFilter: FilterDriver {
     /// - Returns: the name of the node below; empty when only options name it.
     /// - Throws: `invalidArgument` for a name that lacks a part.
     static func childName(in filename: String, _ options: inout OptionTree) throws(BlockError) -> String
-    /// The prefix of a file's name that means this filter with these options; `nil` when no prefix does.
-    static func namePrefix(_ options: OptionTree) -> String?
-    /// Opens the filter over ``FilterRequest/openChild(_:)``, which it calls once, and takes its own keys out
-    /// of `options`. If it throws, the caller closes the child.
+    /// The name that means this filter with these options over files of these names, in the order of
+    /// ``FilterDriver/children``; `nil` when no name does.
+    static func filename(over names: [String], _ options: OptionTree) -> String?
+    /// The options that are part of the disk's identity, in the order in which `info` prints them; `nil` for
+    /// all. Those of the nodes below are not among them.
+    static var optionsInName: [String]? { get }
+    /// Opens the filter over ``FilterRequest/openChild(_:probing:)``, which it calls once, and takes its own
+    /// keys out of `options`. If it throws, the caller closes the nodes below.
     ///
-    /// - Throws: `invalidArgument` for invalid options; as ``FilterRequest/openChild(_:)``.
+    /// - Throws: `invalidArgument` for invalid options; as ``FilterRequest/openChild(_:probing:)``.
     static func open(_ request: FilterRequest, options: inout OptionTree) throws(BlockError) -> Self
 }
 
@@ -135,5 +166,6 @@ extension OpenableFilter {
     public static func childName(
         in filename: String, _ options: inout OptionTree
     ) throws(BlockError) -> String { filename }
-    public static func namePrefix(_ options: OptionTree) -> String? { nil }
+    public static func filename(over names: [String], _ options: OptionTree) -> String? { nil }
+    public static var optionsInName: [String]? { nil }
 }

@@ -59,9 +59,7 @@ extension ImageOpener {
             request.closeOpened()
             throw error
         }
-        let naming = NodeNaming(
-            filter: filter.name, stated, inName: stated.keys, over: driver.child.naming,
-            as: filter.childRole, prefix: filter.namePrefix(stated))
+        let naming = NodeNaming(filter, stated, over: driver.children)
         let node = BlockNode(
             .filter(driver), filename: naming.filename, settings: settings, naming: naming)
         return try closingOnFailure(node) { () throws(BlockError) in

@@ -199,7 +199,7 @@ public struct ImageOpener: Sendable {
         }
     }
 
-    private static func noNode(_ name: String) -> BlockError {
+    static func noNode(_ name: String) -> BlockError {
         BlockError(.invalidArgument, "Cannot find device='\(name)' nor node-name='\(name)'")
     }
 

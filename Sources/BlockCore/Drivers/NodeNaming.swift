@@ -12,9 +12,13 @@ public struct NodeNaming: Sendable {
     /// Keys in the order in which qemu-img prints them, which is that of its hash tables; others follow
     /// `driver`.
     private static let order = [
-        "read-zeroes", "encrypt.key-secret", "force_size_calc", "image", "offset", "driver",
+        "read-zeroes", "encrypt.key-secret", "force_size_calc", "image", "offset", "test", "log",
+        "read-pattern", "children", "driver",
     ]
-    private static let lastOrder = ["config", "align", "size", "filename", "file", "key-secret"]
+    private static let lastOrder = [
+        "config", "align", "size", "filename", "file", "key-secret", "rewrite-corrupted", "blkverify",
+        "vote-threshold",
+    ]
 
     private init(plain: String?, fields: [InfoField], filename: String) {
         self.plain = plain
@@ -48,25 +52,37 @@ public struct NodeNaming: Sendable {
             filename: filename)
     }
 
-    /// A filter's node.
-    ///
-    /// - Parameters:
-    ///   - keys: the filter's options that are part of the disk's identity.
-    ///   - role: the filter's role for the node below.
-    ///   - prefix: the prefix of a file's name that means this filter; `nil` for a filter that only options
-    ///     name.
-    public init(
-        filter driver: String, _ options: OptionTree, inName keys: [String], over below: NodeNaming,
-        as role: String, prefix: String? = nil
-    ) {
-        // The prefix states the option `config` too.
-        let isExact = keys.allSatisfy { $0 == "config" }
-        let whole = prefix.flatMap { prefix in isExact ? below.plain.map { prefix + $0 } : nil }
+    /// A filter's node over `children`, opened with `options`, which may be those of the nodes below too.
+    init(_ filter: any OpenableFilter.Type, _ options: OptionTree, over children: [FilterChild]) {
+        let keys = (filter.optionsInName ?? options.keys).filter { key in
+            !children.contains { key == $0.role || key.hasPrefix($0.role + ".") }
+        }
+        let own = Self.fields(options, keys)
+        let names = children.map(\.node.naming)
+        let plain = names.compactMap(\.plain)
+        // The name states the option `config` too.
+        let isExact = own.allSatisfy { $0.key == "config" } && plain.count == names.count
         self.init(
-            plain: whole,
-            fields: [InfoField(role, below.options), InfoField("driver", .text(driver))]
-                + Self.fields(options, keys),
-            filename: (prefix ?? "") + below.filename)
+            plain: isExact ? filter.filename(over: plain, options) : nil,
+            fields: Self.fields(of: children) + [InfoField("driver", .text(filter.name))] + own,
+            filename: filter.filename(over: names.map(\.filename), options) ?? names.first?.filename ?? "")
+    }
+
+    /// The nodes below by their roles; roles such as `children.0` are one list.
+    private static func fields(of children: [FilterChild]) -> [InfoField] {
+        var fields: [InfoField] = []
+        var list: [InfoValue] = []
+        for child in children {
+            guard let dot = child.role.firstIndex(of: ".") else {
+                fields.append(InfoField(child.role, child.node.naming.options))
+                continue
+            }
+            list.append(child.node.naming.options)
+            let name = String(child.role[..<dot])
+            fields.removeAll { $0.key == name }
+            fields.append(InfoField(name, .list(list)))
+        }
+        return fields
     }
 
     /// A format's node over `file`.

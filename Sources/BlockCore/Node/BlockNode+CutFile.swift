@@ -35,7 +35,7 @@ extension BlockNode {
     ///
     /// - Throws: `corrupt` for a child that the image does not have; `io`.
     public func readableCount(of extent: Extent) throws(BlockError) -> Int {
-        if let filter { return try filter.child.readableCount(of: extent) }
+        if let shownChild { return try shownChild.readableCount(of: extent) }
         guard case .data(let hostOffset) = extent.status, let driver = format else { return extent.length }
         return try readableCount(hostOffset, extent.length, extent.child, driver)
     }
@@ -135,7 +135,7 @@ extension BlockNode {
     /// - Throws: `io`, `corrupt`.
     /// - Complexity: as ``refuseIfCut()``.
     public func findCut() throws(BlockError) -> BlockError? {
-        if let filter { return try filter.child.findCut() }
+        if let shownChild { return try shownChild.findCut() }
         guard let driver = format, try driver.mayBeCut() else { return nil }
         return try lookForCut()
     }
@@ -146,7 +146,7 @@ extension BlockNode {
     /// - Throws: `io`; `corrupt`.
     /// - Complexity: O(*runs and encoded units in the range*) when ``FormatDriver/mayBeCut()`` is `true`.
     public func lacksEncoded(at offset: Int, count: Int) throws(BlockError) -> Bool {
-        if let filter { return try filter.child.lacksEncoded(at: offset, count: count) }
+        if let shownChild { return try shownChild.lacksEncoded(at: offset, count: count) }
         guard let driver = format, try driver.mayBeCut() else { return false }
         var position = offset
         while position < offset + count {
@@ -168,7 +168,7 @@ extension BlockNode {
     /// - Throws: `io`, `corrupt`.
     /// - Complexity: O(*runs of the disk*), at most 2^20 of each child.
     public func lookForCut() throws(BlockError) -> BlockError? {
-        if let filter { return try filter.child.lookForCut() }
+        if let shownChild { return try shownChild.lookForCut() }
         guard let driver = format else { return nil }
         for (index, child) in children.enumerated() {
             let rule = driver.shortFileRule(ofChild: index)

@@ -6,13 +6,20 @@ extension BlockNode {
         return nil
     }
 
-    /// The node below all filters: its driver stores or maps the bytes.
+    /// The node below all filters: its driver stores or maps the bytes, or makes a
+    /// disk of several.
     ///
     /// Requests to it bypass the filters: read and write through the filter's own node.
     public var unfiltered: BlockNode {
         var node = self
-        while case .filter(let driver) = node.layer { node = driver.child }
+        while let below = node.shownChild { node = below }
         return node
+    }
+
+    /// The node below a filter that shows that node's disk; `nil` for anything else.
+    public var shownChild: BlockNode? {
+        guard case .filter(let driver) = layer, driver.showsChild else { return nil }
+        return driver.child
     }
 
     /// The alignment that requests to the file or filter should have, in bytes; 1 for no alignment.
@@ -69,10 +76,10 @@ extension BlockNode {
     func reopen(_ driver: any FilterDriver, readOnly: Bool) throws(BlockError) {
         try driver.willReopen(readOnly: readOnly)
         do throws(BlockError) {
-            try driver.child.reopen(readOnly: readOnly)
+            for child in children { try child.reopen(readOnly: readOnly) }
             try driver.didReopen(readOnly: readOnly)
         } catch {
-            try? driver.child.reopen(readOnly: !readOnly)
+            for child in children { try? child.reopen(readOnly: !readOnly) }
             try? driver.didReopen(readOnly: !readOnly)
             throw error
         }

@@ -36,7 +36,7 @@ extension BlockNode {
     private func changeSnapshots(
         changesDisk: Bool = false, _ body: (any SnapshotCapable) throws(BlockError) -> Void
     ) throws(BlockError) {
-        if let filter { return try filter.child.changeSnapshots(changesDisk: changesDisk, body) }
+        if let shownChild { return try shownChild.changeSnapshots(changesDisk: changesDisk, body) }
         try checkWritable()
         try checkUnused()
         guard let driver = format?.asSnapshotCapable else {
@@ -64,7 +64,7 @@ extension BlockNode {
     ///
     /// - Throws: `unsupported` when the format stores none; `readOnly`, `limit`, `noSpace`, `io`, `corrupt`.
     public func saveVMState(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
-        if let filter { return try filter.child.saveVMState(bytes, at: offset) }
+        if let shownChild { return try shownChild.saveVMState(bytes, at: offset) }
         try checkWritable()
         let driver = try stateKeeper()
         let ticket = requests.acquireAll()
@@ -80,7 +80,7 @@ extension BlockNode {
     ///
     /// - Throws: `unsupported` when the format stores no machine state; `io`, `corrupt`.
     public func loadVMState(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
-        if let filter { return try filter.child.loadVMState(into: &buffer, at: offset) }
+        if let shownChild { return try shownChild.loadVMState(into: &buffer, at: offset) }
         let driver = try stateKeeper()
         let ticket = requests.acquire(0..<Int.max, exclusive: false)
         defer { requests.release(ticket) }

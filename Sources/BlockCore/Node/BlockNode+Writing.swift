@@ -181,7 +181,7 @@ extension BlockNode {
     /// - Throws: `unsupported` when the format cannot; `busy` while a job uses the node; `readOnly`, `io`,
     ///   `corrupt`.
     public func makeEmpty() throws(BlockError) {
-        if let filter { return try filter.child.makeEmpty() }
+        if let shownChild { return try shownChild.makeEmpty() }
         try checkWritable()
         guard let driver = format as? any Emptying else {
             throw BlockError(

@@ -3,7 +3,7 @@ import Synchronization
 /// An open image, device or file: every request to a driver passes through its node, which checks bounds,
 /// serialises overlapping requests, follows the backing chain and counts.
 ///
-/// A node owns its driver, its children (a format's storage, `file` first; a filter's one node) and its
+/// A node owns its driver, its children (a format's storage, `file` first; a filter's nodes) and its
 /// backing node. Offsets and lengths are in bytes. Thread-safe. Overlapping writes, zeroings and discards
 /// wait for each other and for reads of the same units; reads share.
 ///
@@ -40,8 +40,8 @@ public final class BlockNode: Sendable {
     public let filename: String
     /// The name or the options that open the same disk again.
     public let naming: NodeNaming
-    /// The nodes that hold the format's bytes, which ``Extent/child`` counts; of a filter its one node; empty
-    /// for protocols.
+    /// The nodes that hold the format's bytes, which ``Extent/child`` counts; those below a filter; empty for
+    /// protocols.
     public let children: [BlockNode]
     /// The role of each child in the format: `file`, `data-file`, `extents.0`, ...
     public let childRoles: [String]
@@ -84,7 +84,8 @@ public final class BlockNode: Sendable {
     ) {
         var (children, roles) = (children, roles)
         if case .filter(let driver) = layer {
-            (children, roles) = ([driver.child], [type(of: driver).childRole])
+            let below = driver.children
+            (children, roles) = (below.map(\.node), below.map(\.role))
         }
         self.layer = layer
         self.references = references
@@ -146,10 +147,13 @@ public final class BlockNode: Sendable {
     }
     /// The same without the backing nodes.
     public var ownFileIdentities: Set<String> {
-        let node = unfiltered
-        if node !== self { return node.ownFileIdentities }
         if let storage { return storage.identity.map { [$0] } ?? [] }
-        return children.reduce(into: []) { all, child in all.formUnion(child.fileIdentities) }
+        var all: Set<String> = []
+        for child in children {
+            // The backing nodes of a filter are those of the format below.
+            all.formUnion(child === shownChild ? child.ownFileIdentities : child.fileIdentities)
+        }
+        return all
     }
     /// `qcow2`, `raw`, `file`, ...
     public var driverName: String {
@@ -171,6 +175,9 @@ public final class BlockNode: Sendable {
         get { state.withLock { $0.deviceName } }
         set { state.withLock { $0.deviceName = newValue } }
     }
+
+    /// The name that the user gave the node (`node-name`); `nil` for none, and once it is closed.
+    public var nodeName: String? { name?.text }
 
     /// The node's name, if the user gave one; reserved until the node is closed.
     var name: NodeName? {
@@ -352,7 +359,7 @@ public final class BlockNode: Sendable {
         switch layer {
         case .storage(let driver): driver.close()
         case .format(let driver): try driver.close()
-        case .filter(let driver): driver.close()
+        case .filter(let driver): try driver.close()
         }
     }
 }

@@ -20,8 +20,8 @@ extension DebugDriver {
         return String(rest[rest.utf8.index(after: colon)...])
     }
 
-    public static func namePrefix(_ options: OptionTree) -> String? {
-        "\(name):\(options["config"] ?? ""):"
+    public static func filename(over names: [String], _ options: OptionTree) -> String? {
+        "\(name):\(options["config"] ?? ""):\(names.first ?? "")"
     }
 
     /// - Throws: `invalidArgument`, `readOnly`; as ``FilterRequest/openChild(_:)``.

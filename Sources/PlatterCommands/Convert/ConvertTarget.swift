@@ -259,7 +259,7 @@ struct ConvertTarget {
 extension BlockNode {
     /// Whether this new image reads as zeroes where nothing is written.
     var startsAsZero: Bool {
-        if let filter { return filter.child.startsAsZero }
+        if let shownChild { return shownChild.startsAsZero }
         if let storage { return storage.zeroInitialised }
         return backing == nil && format?.unwrittenReadsAsZero != false
             && children.allSatisfy(\.isZeroInitialised)

@@ -57,8 +57,8 @@ struct ImageInfo {
             details.specific = nil
             details.isEncrypted = false
         }
-        // A filter over a file is shown as one with it.
-        for (role, child) in zip(node.childRoles, node.children) where !isStorage {
+        // A filter over one file is shown as one with it.
+        for (role, child) in zip(node.childRoles, node.children) where !isStorage || node.children.count > 1 {
             children.append((role, try ImageInfo(child, withLimits: withLimits)))
         }
         for finding in findings where finding.reference.purpose != .backing {
