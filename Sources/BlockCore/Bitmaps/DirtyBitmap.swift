@@ -109,6 +109,34 @@ public final class DirtyBitmap: Sendable {
         }
     }
 
+    /// The run of equal bits at `offset`, which is inside the disk, at most `limit` bytes long.
+    ///
+    /// - Complexity: O(*bits of the run* / 64).
+    public func run(at offset: Int, limit: Int) -> (isMarked: Bool, length: Int) {
+        let shift = granularity.trailingZeroBitCount
+        return state.withLock { state in
+            let end = min(state.size, offset + min(max(limit, 1), Int.max - offset))
+            let bit = offset >> shift
+            guard offset >= 0, offset < end, bit < state.bits.count else { return (false, max(limit, 1)) }
+            let isMarked = state.bits.contains(bit)
+            let next = state.bits.first(!isMarked, from: bit, before: ((end - 1) >> shift) + 1)
+            return (isMarked, next.map { ($0 << shift) - offset } ?? end - offset)
+        }
+    }
+
+    /// Whether any byte of `range` is marked.
+    ///
+    /// - Complexity: O(*bits of the range* / 64).
+    public func hasMarks(in range: Range<Int>) -> Bool {
+        let shift = granularity.trailingZeroBitCount
+        return state.withLock { state in
+            let end = min(range.upperBound, state.size)
+            guard range.lowerBound < end else { return false }
+            let last = (end - 1) >> shift
+            return state.bits.first(true, from: range.lowerBound >> shift, before: last + 1) != nil
+        }
+    }
+
     /// All runs of marked bytes, in order.
     ///
     /// - Complexity: O(*runs*) in memory.
@@ -177,9 +205,20 @@ public final class DirtyBitmap: Sendable {
         }
     }
 
-    /// Changes the size of the disk, in bytes.
+    /// Takes over all bits of `other`, which has the same granularity.
     ///
-    /// Added bits are clear.
+    /// - Throws: `invalidArgument` for a disk of another size or another granularity; nothing is changed then.
+    public func replace(with other: DirtyBitmap) throws(BlockError) {
+        let theirs = other.state.withLock { $0 }
+        try state.withLock { state throws(BlockError) in
+            guard state.size == theirs.size, granularity == other.granularity else {
+                throw BlockError(.invalidArgument, "The bitmaps are of different sizes or granularities")
+            }
+            state = theirs
+        }
+    }
+
+    /// Changes the size of the disk, in bytes. Added bits are clear.
     ///
     /// - Throws: `limit` for more than ``maximumBits`` bits; nothing is changed then.
     public func resize(to size: Int) throws(BlockError) {

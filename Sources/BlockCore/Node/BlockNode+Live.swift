@@ -127,4 +127,9 @@ extension BlockNode {
         if let recorder, recorder.recordsChanges { try recorder.recordChange(in: range) }
         for observer in observers.all { try observer.willChange(range) }
     }
+
+    /// Asks the observers before `range` is cut off the end of the disk: bitmaps of the image follow its size.
+    func willChange(_ range: Range<Int>) throws(BlockError) {
+        for observer in observers.all { try observer.willChange(range) }
+    }
 }

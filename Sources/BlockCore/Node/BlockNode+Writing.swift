@@ -144,6 +144,7 @@ extension BlockNode {
                 throw BlockError(.unsupported, "Image format driver does not support resize", path: filename)
             }
             let before = driver.virtualSize
+            if size >= 0, size < before { try willChange(size..<before) }
             do throws(BlockError) {
                 try resizable.resize(
                     to: size, preallocation: preallocation, guest: GuestAccess(self, driver))

@@ -107,6 +107,14 @@ extension Qcow2Driver: BitmapCapable {
         }
     }
 
+    public func replaceBitmap(_ name: String, with source: DirtyBitmap) throws(BlockError) {
+        try change { tables throws(BlockError) in
+            let index = try tables.usableBitmap(name)
+            try tables.loadBitmap(index).replace(with: source)
+            tables.bitmaps?.items[index].isChanged = true
+        }
+    }
+
     static func notFound(_ name: String) -> BlockError {
         BlockError(.notFound, "Dirty bitmap '\(name)' not found")
     }
