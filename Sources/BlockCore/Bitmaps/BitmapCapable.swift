@@ -6,9 +6,12 @@ public struct BitmapInfo: Sendable, Equatable {
     /// Whether writes are recorded in it.
     public var isEnabled: Bool
     /// Whether its bits are unreliable: it was not stored after the last writes, another program wrote
-    /// without recording them, or it is damaged. It can only be removed.
+    /// without recording them, or it is damaged.
+    ///
+    /// It can only be removed.
     public var isInconsistent: Bool
 
+    /// Creates an entry of these values; `granularity` is in bytes.
     public init(name: String, granularity: Int, isEnabled: Bool, isInconsistent: Bool) {
         self.name = name
         self.granularity = granularity

@@ -60,7 +60,9 @@ public final class DirtyBitmap: Sendable {
 
     // MARK: Bits
 
-    /// Marks every granule with a byte in `range`. Bytes past the end of the disk are left out.
+    /// Marks every granule with a byte in `range`.
+    ///
+    /// Bytes past the end of the disk are left out.
     public func set(_ range: Range<Int>) {
         let shift = granularity.trailingZeroBitCount
         state.withLock { state in
@@ -151,7 +153,9 @@ public final class DirtyBitmap: Sendable {
     /// Limits the memory of mixed bits from merging a bitmap with a larger granularity, in bytes.
     private static let maximumRefinedBytes = 64 << 20
 
-    /// Marks all bytes that `other` marks. `other` may have any granularity.
+    /// Marks all bytes that `other` marks.
+    ///
+    /// `other` may have any granularity.
     ///
     /// - Throws: `invalidArgument` for a disk of another size; `limit` when the bits of a larger granularity
     ///   would take more than 64 MiB here.
@@ -241,7 +245,9 @@ public final class DirtyBitmap: Sendable {
     }
 
     /// Sets the bits that are set in `bytes`, a part of the stored form that begins at byte `start`, a
-    /// multiple of 8. Bits past the end are left out.
+    /// multiple of 8.
+    ///
+    /// Bits past the end are left out.
     public func formUnion(bytes: RawSpan, at start: Int) {
         var words = [UInt64](repeating: 0, count: (bytes.byteCount + 7) / 8)
         for index in words.indices {

@@ -17,6 +17,8 @@ public protocol ChangeObserver: AnyObject, Sendable {
     func didDiscard(_ range: Range<Int>)
     /// The bytes of `range` were changed in another way.
     func didChange(_ range: Range<Int>)
+    /// A request failed that may have changed bytes of `range`; the range is still locked.
+    func didFail(_ range: Range<Int>)
     /// The disk has another size, in bytes. No other request is under way.
     func didResize(to size: Int)
 }
@@ -30,6 +32,7 @@ extension ChangeObserver {
     public func didZero(_ range: Range<Int>) { didChange(range) }
     public func didDiscard(_ range: Range<Int>) { didChange(range) }
     public func didChange(_ range: Range<Int>) {}
+    public func didFail(_ range: Range<Int>) { didChange(range) }
     public func didResize(to size: Int) {}
 }
 
