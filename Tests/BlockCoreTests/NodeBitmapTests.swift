@@ -99,7 +99,8 @@ import Testing
     }
 
     @Test func itFollowsTheSizeOfTheDisk() throws {
-        let node = try disk()
+        images.createRaw("raw", size: size)
+        let node = try images.open("raw", format: "raw")
         let bitmap = try node.addBitmap(named: "b", granularity: 4096)
         try write(node, size - 1..<size)
         try node.resize(to: size / 2)

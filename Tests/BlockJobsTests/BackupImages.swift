@@ -26,8 +26,10 @@ struct BackupImages: Sendable {
         var options = try opener.createOptions(format: format, filename: name)
         try options.set(.size, to: String(size))
         if let cluster { try options.set(.clusterSize, to: String(cluster)) }
-        try options.set(.backingFile, to: backing?.name)
-        try options.set(.backingFormat, to: backing?.format)
+        if let backing {
+            try options.set(.backingFile, to: backing.name)
+            try options.set(.backingFormat, to: backing.format)
+        }
         try opener.create(name, format: format, options: options)
         return try open(name, format)
     }

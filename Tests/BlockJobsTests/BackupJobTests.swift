@@ -41,7 +41,8 @@ import Testing
         #expect(try target.readBytes(at: 0, count: size) == before)
         #expect(try Layers.contents(source) != before)
         #expect(job.offset == size && job.length == size)
-        #expect(try targets.isDurable("copy"))
+        let afterCrash = try targets.durableContents("copy").open("copy", kind.target, readOnly: true)
+        #expect(try afterCrash.readBytes(at: 0, count: size) == before)
         try source.close()
         try target.close()
     }
@@ -163,13 +164,19 @@ import Testing
 }
 
 extension BackupImages {
-    /// Whether everything written to that file was flushed afterwards.
-    func isDurable(_ name: String) throws -> Bool {
-        let last = store.log.last { event in
-            if case .truncate = event { return false }
-            return event.file == name
+    /// What a file has after a power failure that loses everything since its last flush.
+    func durableContents(_ name: String) throws -> BackupImages {
+        let log = store.log.filter { $0.file == name }
+        let end = log.lastIndex { if case .flush = $0 { true } else { false } } ?? 0
+        var bytes = SparseBytes()
+        for event in log[..<end] {
+            switch event {
+            case .write(_, let offset, let part): bytes.write(part, at: offset)
+            case .zero(_, let range): bytes.zero(range)
+            case .truncate(_, let length): bytes.resize(to: length)
+            case .flush: break
+            }
         }
-        if case .flush = last { return true }
-        return false
+        return BackupImages(TestStore([name: bytes]))
     }
 }
