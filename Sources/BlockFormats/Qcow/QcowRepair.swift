@@ -10,6 +10,8 @@ extension QcowDriver: Checkable {
 }
 
 extension QcowState: EntrySurveying {
+    typealias Entries = QcowSurvey
+
     /// The number of clusters of the file.
     var clusterCount: Int { (end + header.clusterBytes - 1) >> header.clusterBits }
     var isCountable: Bool { clusterCount <= Qcow.Limit.checkedUnits }

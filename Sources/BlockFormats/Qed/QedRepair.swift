@@ -27,6 +27,8 @@ extension QedState {
 }
 
 extension QedState: EntrySurveying {
+    typealias Entries = QedSurvey
+
     var isCountable: Bool { end / header.clusterBytes <= Qed.Limit.checkedClusters }
 
     func surveyEntries(_ repair: Repairing) throws(BlockError) -> QedSurvey {
