@@ -51,7 +51,8 @@ extension VhdxState: Surveying {
     }
 
     func plan(for survey: VhdxCheck, _ mode: RepairMode) -> VhdxRepairPlan {
-        VhdxRepairPlan(mode: mode, hasLosses: mode == .all && survey.table.findings.kept.contains { $0.isLoss })
+        let hasLosses = mode == .all && survey.table.findings.kept.contains { $0.isLoss }
+        return VhdxRepairPlan(mode: mode, hasLosses: hasLosses)
     }
 
     func tell(_ survey: VhdxCheck, _ plan: VhdxRepairPlan, _ report: (String) -> Void) {
