@@ -45,15 +45,15 @@ struct BoundedReport {
     private var count = 0
 
     /// Reports one line, unless the limit is reached.
-    mutating func tell(_ line: @autoclosure () -> String, _ report: (String) -> Void) {
+    mutating func report(_ line: @autoclosure () -> String, to output: (String) -> Void) {
         count += 1
-        if count <= Self.mostLines { report(line()) }
-        if count == Self.mostLines + 1 { report("More is wrong than is told here") }
+        if count <= Self.mostLines { output(line()) }
+        if count == Self.mostLines + 1 { output("More is wrong than is reported here") }
     }
 
     /// Reports the kept findings.
-    mutating func tell(_ findings: Findings<String>, _ report: (String) -> Void) {
-        for line in findings.kept { tell(line, report) }
-        if findings.count > findings.kept.count { tell("", report) }
+    mutating func report(_ findings: Findings<String>, to output: (String) -> Void) {
+        for line in findings.kept { report(line, to: output) }
+        if findings.count > findings.kept.count { report("", to: output) }
     }
 }

@@ -54,9 +54,9 @@ extension VhdxState: Surveying {
         VhdxRepairPlan(mode: mode, hasLosses: mode == .all && survey.table.findings.contains { $0.isLoss })
     }
 
-    func tell(_ survey: VhdxCheck, _ plan: VhdxRepairPlan, _ report: (String) -> Void) {
+    func report(_ survey: VhdxCheck, _ plan: VhdxRepairPlan, to output: (String) -> Void) {
         for finding in survey.table.findings.prefix(Self.reportedFindings) {
-            report(describe(finding, plan.mode == .all))
+            output(describe(finding, plan.mode == .all))
         }
     }
 
