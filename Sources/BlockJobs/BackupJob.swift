@@ -47,7 +47,7 @@ public struct BackupJob: BlockJob {
     private let sync: Sync
     private let bitmapMode: BitmapMode
     private let compress: Bool
-    private let speed: Int
+    public let speed: Int
     private let errorPolicy: PointInTimeCopy.ErrorPolicy
 
     /// - Parameters:
@@ -75,7 +75,6 @@ public struct BackupJob: BlockJob {
     ///   cannot compress, or the source has no format; `notFound`, `busy`, `corrupt` and `readOnly` for the
     ///   bitmap; `cancelled`; errors of reading and writing.
     public func work(_ control: JobControl) throws(BlockError) {
-        if speed > 0 { control.setSpeed(speed) }
         let (copy, use) = try begin()
         control.setTotal(copy.size)
         var failure: BlockError?
