@@ -11,6 +11,13 @@ public protocol BlockJob: Sendable {
     static var waitsForCompletion: Bool { get }
     /// The nodes that no other job may use meanwhile, the one that the job is listed under first.
     var nodes: [BlockNode] { get }
+    /// Begins the part of the work that belongs to the moment of the start. Called at most once, before
+    /// ``work(_:)``, on the thread that starts the job; ``nodes`` are marked as used.
+    ///
+    /// - Throws: errors of any kind: the job is not started then.
+    func prepare() throws(BlockError)
+    /// Ends what ``prepare()`` began, when no thread can be started for the work.
+    func abandon()
     /// Does the work on the calling thread and on helper threads, under `control`. The caller has marked
     /// ``nodes`` as used.
     ///
@@ -21,6 +28,9 @@ public protocol BlockJob: Sendable {
 extension BlockJob {
     public static var hasSpeed: Bool { true }
     public static var waitsForCompletion: Bool { false }
+    /// - Throws: nothing by default.
+    public func prepare() throws(BlockError) {}
+    public func abandon() {}
 
     /// Does the work, with ``nodes`` marked as used.
     ///

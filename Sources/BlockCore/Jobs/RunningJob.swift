@@ -129,6 +129,13 @@ public final class RunningJob: Sendable {
         use.end(on: nodes)
         completion(self, failure)
         forget()
+        end(failure)
+    }
+
+    /// Lets who waits for the job go on, when its work never began.
+    func end(unstarted failure: BlockError) { end(failure) }
+
+    private func end(_ failure: BlockError?) {
         ending.withLock { $0 = Ending(failure: failure) }
         ending.notifyAll()
     }
