@@ -13,6 +13,13 @@ public protocol BlockJob: Sendable {
     var nodes: [BlockNode] { get }
     /// The speed limit to begin with, in bytes a second; 0 for that of the control.
     var speed: Int { get }
+    /// Begins the part of the work that belongs to the moment of the start. Called at most once, before
+    /// ``work(_:)``, on the thread that starts the job; ``nodes`` are marked as used.
+    ///
+    /// - Throws: errors of any kind: the job is not started then.
+    func prepare() throws(BlockError)
+    /// Ends what ``prepare()`` began, when no thread can be started for the work.
+    func abandon()
     /// Does the work on the calling thread and on helper threads, under `control`. The caller has marked
     /// ``nodes`` as used.
     ///
@@ -24,6 +31,9 @@ extension BlockJob {
     public static var hasSpeed: Bool { true }
     public static var waitsForCompletion: Bool { false }
     public var speed: Int { 0 }
+    /// - Throws: nothing by default.
+    public func prepare() throws(BlockError) {}
+    public func abandon() {}
 
     /// Does the work, with ``nodes`` marked as used.
     ///

@@ -36,7 +36,8 @@ public final class JobEngine: Sendable {
     ///   - completion: called once, on the job's thread, when the job has given its nodes back. It may start
     ///     another job and close the nodes; it must not wait for this one.
     /// - Throws: `busy` when another job uses a node; `exists` for a name in use; `unsupported` for a speed
-    ///   that the type has not, `invalidArgument` for a negative one; `limit` when no thread can be started.
+    ///   that the type has not, `invalidArgument` for a negative one; `limit` when no thread can be started; as
+    ///   ``BlockJob/prepare()``.
     @discardableResult
     public func start(
         _ job: any BlockJob, id: String? = nil, speed: Int = 0, isPaused: Bool = false,
@@ -55,9 +56,15 @@ public final class JobEngine: Sendable {
         let use = NodeUse(by: type.name, onClose: { running.cancelAndWait() })
         do throws(BlockError) {
             try use.begin(on: running.nodes)
-            guard WorkerThreads.detach({ running.perform(use, self.forget, self.remove) }) else {
+            do throws(BlockError) {
+                try job.prepare()
+                guard WorkerThreads.detach({ running.perform(use, self.forget, self.remove) }) else {
+                    job.abandon()
+                    throw BlockError(.limit, "The system cannot start another thread")
+                }
+            } catch {
                 use.end(on: running.nodes)
-                throw BlockError(.limit, "The system cannot start another thread")
+                throw error
             }
         } catch {
             giveUp(running, error)
