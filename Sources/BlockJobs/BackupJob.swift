@@ -62,7 +62,7 @@ public struct BackupJob: BlockJob {
     private let sync: Sync
     private let bitmapMode: BitmapMode
     private let compress: Bool
-    private let speed: Int
+    public let speed: Int
     private let errorPolicy: PointInTimeCopy.ErrorPolicy
 
     /// - Parameters:
@@ -105,7 +105,6 @@ public struct BackupJob: BlockJob {
 
     /// - Throws: as ``prepare()`` if that was not called; `cancelled`; errors of reading and writing.
     public func work(_ control: JobControl) throws(BlockError) {
-        if speed > 0 { control.setSpeed(speed) }
         let (copy, use) = try takeMoment()
         control.setTotal(copy.size)
         var failure: BlockError?
