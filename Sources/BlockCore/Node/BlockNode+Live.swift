@@ -128,7 +128,8 @@ extension BlockNode {
         for observer in observers.all { try observer.willChange(range) }
     }
 
-    /// Asks the observers before `range` is cut off the end of the disk: bitmaps of the image follow its size.
+    /// Asks the observers before `range` is cut off the end of the disk: bitmaps of the image follow its
+    /// size.
     func willChange(_ range: Range<Int>) throws(BlockError) {
         for observer in observers.all { try observer.willChange(range) }
     }
