@@ -26,6 +26,9 @@ public struct FilterRequest: Sendable {
         self.path = path
     }
 
+    /// Whether the options or a name state the node below.
+    public var namesChild: Bool { !name.isEmpty || !options.isEmpty }
+
     /// Opens the node below: a file, a format with its backing chain, if the options name one, or another
     /// filter.
     ///
