@@ -1,7 +1,10 @@
 import BlockCore
 
-/// Every format that Platter knows. `raw` is last: it matches any file.
+/// Every format that Platter knows.
+///
+/// `raw` is last: it matches any file.
 public enum StandardFormats {
+    /// The formats, in the order in which they are listed; `raw` is last.
     public static let all: [any FormatDriver.Type] = [
         Qcow2Driver.self, QcowDriver.self, LuksDriver.self, QedDriver.self, VdiDriver.self, VhdDriver.self,
         VhdxDriver.self, BochsDriver.self, CloopDriver.self, ParallelsDriver.self, DmgDriver.self,

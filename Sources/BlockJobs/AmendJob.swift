@@ -5,7 +5,7 @@ import BlockCore
 /// When the process is killed at any moment, the image opens with the same guest bytes, and each option has
 /// its old or its new value.
 public struct AmendJob: BlockJob {
-    /// The name by which a node that is in use tells of the job.
+    /// The job's name in the message that a node is in use.
     public static let name = "amend"
     public static let hasSpeed = false
 

@@ -4,9 +4,10 @@ import BlockCore
 ///
 /// When the process is killed at any moment, the top image reads as before: it gives up a cluster only once
 /// the base has the data durably. Images between top and base keep their files, but no longer read as before,
-/// since their base has changed. While the job runs, nobody else may write to the nodes.
+/// since their base has changed. While the job runs, nobody else may write to the nodes: ``ActiveCommitJob`` is
+/// for a top that a guest writes to.
 public struct CommitJob: BlockJob {
-    /// The name by which a node that is in use tells of the job.
+    /// The job's name in the message that a node is in use.
     public static let name = "commit"
 
     /// Runs of zeroes inside data that are shorter, in bytes, are written to the base as data.
@@ -16,13 +17,23 @@ public struct CommitJob: BlockJob {
     private let base: BlockNode?
     private let emptiesTop: Bool
     private let speed: Int
+    private let overlay: BlockNode?
+    private let baseName: String?
 
     /// - Parameters:
     ///   - top: the image to commit; writable when it is to be emptied.
     ///   - base: a node below it; `nil` for the next one.
     ///   - emptiesTop: whether the top layer gives up its clusters; only when `base` is the next node.
-    ///     - speed: the limit in bytes a second; 0 keeps the limit of the job's control.
-    public init(top: BlockNode, base: BlockNode? = nil, emptiesTop: Bool = true, speed: Int = 0) {
+    ///   - speed: the limit in bytes a second; 0 keeps the limit of the job's control.
+    ///   - overlay: the image over `top`, when that is a layer in the middle of a chain: afterwards the base is
+    ///     its backing file, and the layers from the top to the base are closed. A guest may write to it.
+    ///   - baseName: the file name that the overlay states for the base; `nil` for the name that the chain uses.
+    public init(
+        top: BlockNode, base: BlockNode? = nil, emptiesTop: Bool = true, speed: Int = 0,
+        overlay: BlockNode? = nil, baseName: String? = nil
+    ) {
+        self.overlay = overlay
+        self.baseName = baseName
         self.top = top
         self.base = base
         self.emptiesTop = emptiesTop
@@ -32,7 +43,8 @@ public struct CommitJob: BlockJob {
     /// The layers from the top to the base.
     public var nodes: [BlockNode] {
         let base = base ?? top.backing
-        return top.chain.prefix { $0 !== base } + [base].compactMap(\.self)
+        let layers = top.chain.prefix { $0 !== base } + [base].compactMap(\.self)
+        return [overlay].compactMap(\.self) + layers
     }
 
     /// - Throws: `notFound` without a backing file; `invalidArgument` when `base` is not below the top, or is
@@ -41,22 +53,29 @@ public struct CommitJob: BlockJob {
     public func work(_ control: JobControl) throws(BlockError) {
         let base = try checkedBase()
         if speed > 0 { control.setSpeed(speed) }
-        let wasReadOnly = base.isReadOnly
-        if wasReadOnly { try base.reopen(readOnly: false) }
-        do throws(BlockError) {
+        try LayerCopy.writing([base]) { () throws(BlockError) in
             try LayerCopy.keepingIdentity(of: top) { () throws(BlockError) in
                 try keepIdentities(base)
                 try copy(to: base, control)
             }
-        } catch {
-            if wasReadOnly { try? base.reopen(readOnly: true) }
-            throw error
         }
-        if wasReadOnly { try base.reopen(readOnly: true) }
         if emptiesTop { try top.makeEmpty() }
+        if let overlay { try rebase(overlay, to: base) }
     }
 
-    private func checkedBase() throws(BlockError) -> BlockNode {
+    /// Makes the base, which has the data durably, the backing file of the overlay: on disk, then in the chain.
+    private func rebase(_ overlay: BlockNode, to base: BlockNode) throws(BlockError) {
+        let reference = try LayerCopy.reference(to: base, for: overlay, name: baseName)
+        let driver = try LayerCopy.rebasable(overlay)
+        try LayerCopy.writing([overlay]) { () throws(BlockError) in
+            try LayerCopy.keepingIdentity(of: overlay) { () throws(BlockError) in
+                try driver.changeBacking(to: reference)
+            }
+        }
+        try LayerCopy.replaceBacking(of: overlay, with: base)
+    }
+
+    func checkedBase() throws(BlockError) -> BlockNode {
         guard let next = top.backing else {
             throw BlockError(.notFound, "Image does not have a backing file", path: top.filename)
         }
@@ -66,8 +85,13 @@ public struct CommitJob: BlockJob {
                 .invalidArgument, "Did not find '\(base.filename)' in the backing chain of '\(top.filename)'",
                 path: top.filename)
         }
+        if let overlay, overlay.backing !== top {
+            throw BlockError(
+                .invalidArgument, "'\(overlay.filename)' is not an overlay of '\(top.filename)'",
+                path: overlay.filename)
+        }
         if emptiesTop {
-            guard base === next else {
+            guard overlay == nil, base === next else {
                 throw BlockError(
                     .invalidArgument, "The top image can be emptied only into its own backing file",
                     path: top.filename)
@@ -96,7 +120,7 @@ public struct CommitJob: BlockJob {
     /// Gives the base and every image between it and the top a new content identity, since all of them are
     /// about to read differently and overlays of theirs elsewhere must notice. The layer above each records
     /// the new identity first, so that the top opens again whenever the job is stopped.
-    private func keepIdentities(_ base: BlockNode) throws(BlockError) {
+    func keepIdentities(_ base: BlockNode) throws(BlockError) {
         let layers = top.chain.prefix { $0 !== base } + [base]
         var isChanging = false
         for (above, below) in zip(layers, layers.dropFirst()).reversed() {
@@ -106,25 +130,12 @@ public struct CommitJob: BlockJob {
             else { continue }
             if !isChanging { isChanging = try changesBase(base) }
             guard isChanging else { return }
-            try Self.writing([above, below]) { () throws(BlockError) in
+            try LayerCopy.writing([above, below]) { () throws(BlockError) in
                 try keeper.announceIdentity(of: below)
                 try changing.renewIdentity()
                 try keeper.adoptIdentity(of: below)
             }
         }
-    }
-
-    /// Runs `body` while all of `nodes` are open for writing.
-    private static func writing(
-        _ nodes: [BlockNode], _ body: () throws(BlockError) -> Void
-    ) throws(BlockError) {
-        var reopened: [BlockNode] = []
-        defer { reopened.forEach { try? $0.reopen(readOnly: true) } }
-        for node in nodes where node.isReadOnly {
-            try node.reopen(readOnly: false)
-            reopened.append(node)
-        }
-        try body()
     }
 
     /// Copies the data. On return it is durable in the base.
@@ -156,7 +167,7 @@ public struct CommitJob: BlockJob {
     /// A base that is shorter than its own backing file hides the end of that file, and growing the base may
     /// uncover it. So the top first stores zeroes of its own wherever neither it nor a layer above the base
     /// has data there.
-    private func grow(_ base: BlockNode, to length: Int) throws(BlockError) {
+    func grow(_ base: BlockNode, to length: Int) throws(BlockError) {
         var offset = try base.length()
         let exposed = min(length, try base.backing?.length() ?? 0)
         guard offset < exposed else { return try base.resize(to: length) }

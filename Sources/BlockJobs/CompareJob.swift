@@ -17,7 +17,7 @@ public enum ComparisonOutcome: Sendable, Equatable {
 ///
 /// Two threads read large pieces; runs that are zero in both maps are not read. Thread-safe.
 public final class CompareJob: BlockJob {
-    /// The name by which a node that is in use tells of the job.
+    /// The job's name in the message that a node is in use.
     public static let name = "compare"
 
     /// Why the comparison failed: a disk, or its map, could not be read.

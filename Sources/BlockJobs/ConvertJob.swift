@@ -6,7 +6,7 @@ import BlockCore
 /// holes. With ordered writes the layout of the target depends on the contents and the options alone, not on
 /// timing. While the job runs, nobody else may write to the nodes.
 public struct ConvertJob: BlockJob {
-    /// The name by which a node that is in use tells of the job.
+    /// The job's name in the message that a node is in use.
     public static let name = "convert"
 
     /// How the disks are copied.
@@ -22,8 +22,10 @@ public struct ConvertJob: BlockJob {
         /// that read as zeroes need no zero mark.
         public var targetIsNew = false
         /// Whether to leave out data that the source has from its backing chain and the target's backing
-        /// chain has too. Where the chains have no file in common, the caller guarantees that the target's
-        /// backing node has the contents of the source's.
+        /// chain has too.
+        ///
+        /// Where the chains have no file in common, the caller guarantees that the target's backing node has
+        /// the contents of the source's.
         public var skipsBacking = false
         /// The shortest run of zeroes inside data that becomes a hole, in bytes; 0 allocates all of the
         /// target.
@@ -32,8 +34,9 @@ public struct ConvertJob: BlockJob {
         public var compress = false
         /// Whether the system copies from file to file where source and target both keep plain bytes.
         public var offload = false
-        /// Whether the target shares the space of the source's files where the file systems can. Shared data
-        /// is not searched for zeroes, and space that the target had reserved for it is given up.
+        /// Whether the target shares the space of the source's files where the file systems can.
+        ///
+        /// Shared data is not searched for zeroes, and space that the target had reserved for it is given up.
         public var sharesSpace = false
         /// Whether the target is a stream: all bytes are written one after the other, zeroes too.
         public var isStream = false
@@ -41,8 +44,9 @@ public struct ConvertJob: BlockJob {
         public var isOrdered = false
         /// Whether to walk the whole map first, so that progress counts data only.
         public var measuresFirst = false
-        /// Called with each range of guest bytes that could not be read and became zeroes. `nil` makes a read
-        /// error end the job.
+        /// Called with each range of guest bytes that could not be read and became zeroes.
+        ///
+        /// `nil` makes a read error end the job.
         public var onUnreadable: (@Sendable (Range<Int>, BlockError) -> Void)?
         /// Called, when ``onUnreadable`` is set, with the guest offset of each stretch whose map could not be
         /// read; the job then tries to read its data.

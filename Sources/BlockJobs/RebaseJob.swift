@@ -6,7 +6,7 @@ import BlockCore
 /// process is killed at any moment, the image reads as before. While the job runs, nobody else may write to
 /// the nodes.
 public struct RebaseJob: BlockJob {
-    /// The name by which a node that is in use tells of the job.
+    /// The job's name in the message that a node is in use.
     public static let name = "rebase"
 
     private let node: BlockNode

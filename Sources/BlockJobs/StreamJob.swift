@@ -35,14 +35,19 @@ public struct StreamJob: BlockJob {
     ///   backing files; `cancelled`; what reading and writing fail with.
     public func work(_ control: JobControl) throws(BlockError) {
         let driver = try LayerCopy.rebasable(node)
-        let reference = try newReference()
+        let reference = try base.map { base throws(BlockError) in
+            try LayerCopy.reference(to: base, for: node, name: baseName)
+        }
         if speed > 0 { control.setSpeed(speed) }
         control.setTotal(try node.length())
-        try LayerCopy.keepingIdentity(of: node) { () throws(BlockError) in
-            if node.backing !== base { try pull(control) }
-            // The copied data has to be durable before the image drops its reference to the layers below.
-            try node.flush()
-            if driver.backing != reference { try driver.changeBacking(to: reference) }
+        // A layer in the middle of a chain is read-only but for this job.
+        try LayerCopy.writing([node]) { () throws(BlockError) in
+            try LayerCopy.keepingIdentity(of: node) { () throws(BlockError) in
+                if node.backing !== base { try pull(control) }
+                // The copied data has to be durable before the image drops its reference to the layers below.
+                try node.flush()
+                if driver.backing != reference { try driver.changeBacking(to: reference) }
+            }
         }
         if node.backing !== base { try LayerCopy.replaceBacking(of: node, with: base) }
     }
@@ -74,26 +79,5 @@ public struct StreamJob: BlockJob {
             if status.isZero { return (base == nil && status.isPastBacking ? .skip : .zero, status.length) }
             return (.copy, status.length)
         }
-    }
-
-    /// The backing file that the image is going to state.
-    private func newReference() throws(BlockError) -> BackingReference? {
-        guard let base else { return nil }
-        let chain = node.chain
-        guard let index = chain.firstIndex(where: { $0 === base }), index > 0 else {
-            throw BlockError(
-                .invalidArgument, "'\(base.filename)' is not in the backing chain of '\(node.filename)'",
-                path: node.filename)
-        }
-        let name = baseName ?? Self.name(of: base, from: chain[index - 1], for: node)
-        return BackingReference(filename: name, format: base.unfiltered.driverName)
-    }
-
-    /// The name that the layer above `base` states, if that names the same file from the folder of `node`.
-    private static func name(of base: BlockNode, from above: BlockNode, for node: BlockNode) -> String {
-        guard let stated = above.unfiltered.format?.backing?.filename else { return base.filename }
-        let here = FileNames.resolve(stated, relativeTo: node.filename)
-        let there = FileNames.resolve(stated, relativeTo: above.filename)
-        return here == there ? stated : FileNames.relative(there, from: node.filename)
     }
 }

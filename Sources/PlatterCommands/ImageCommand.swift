@@ -15,7 +15,7 @@ protocol ImageCommand: Sendable {
     /// Declares the options, and takes their values and the operands.
     init(_ options: inout OptionReader)
 
-    /// Does the work and answers the exit status.
+    /// Does the work and returns the exit status.
     ///
     /// - Throws: ``CommandFailure``, or a `BlockError`, which is printed after the program's name.
     func run(_ context: CommandContext) throws -> Int32

@@ -15,7 +15,7 @@ public enum PlatterProgram {
             ? "\(program) version \(qemuVersion) (platter \(version))\n" : "\(program) version \(version)\n"
     }
 
-    /// Runs the command line of this process and answers the exit status.
+    /// Runs the command line of this process and returns the exit status.
     public static func run() -> Int32 {
         platter_prepare_process()
         var arguments: [String] = []
@@ -26,7 +26,7 @@ public enum PlatterProgram {
         return run(arguments)
     }
 
-    /// Runs a command line and answers the exit status.
+    /// Runs a command line and returns the exit status.
     ///
     /// - Parameter arguments: the command line as the system hands it over, the program's name first.
     public static func run(_ arguments: [String]) -> Int32 {
@@ -43,7 +43,7 @@ private struct ProgramRun {
     let program: String
     let terminal: Terminal
 
-    /// Runs the words behind the program's name and answers the exit status.
+    /// Runs the words behind the program's name and returns the exit status.
     func run(_ arguments: [String]) -> Int32 {
         do {
             var global = try GlobalOptions(program: program)

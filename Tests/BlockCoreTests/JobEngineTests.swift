@@ -9,8 +9,8 @@ import Testing
 
     private func disk(_ name: String = "disk") throws -> BlockNode {
         let images = TestImages(store)
-        try images.create(name, size: 1 << 20)
-        return try images.open(name)
+        images.createRaw(name, size: 1 << 20)
+        return try images.open(name, format: "raw")
     }
 
     /// Work whose end the test decides.
@@ -134,9 +134,11 @@ import Testing
         let node = try disk()
         let (engine, script) = (JobEngine(), Script())
         let closed = Mutex(0)
-        let job = try engine.start(Job(nodes: [node], script: script)) { _, _ in
-            if (try? node.close()) != nil { closed.withLock { $0 += 1 } }
-        }
+        let job = try engine.start(
+            Job(nodes: [node], script: script),
+            completion: { _, _ in
+                if (try? node.close()) != nil { closed.withLock { $0 += 1 } }
+            })
         script.finish()
         try job.wait()
         #expect(closed.withLock { $0 } == 1)

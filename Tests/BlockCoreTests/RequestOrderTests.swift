@@ -17,18 +17,35 @@ import Testing
         var now: [String] { names.withLock { $0 } }
     }
 
-    /// Waits until that many requests wait at the lock.
-    private static func wait(for count: Int, at lock: RangeLock) {
-        while lock.waitingCount < count { WorkerThreads.sleep(nanoseconds: 100_000) }
+    /// A lock, and the number of requests that have had to wait for it.
+    private struct WatchedLock: Sendable {
+        let waits: Monitor<Int>
+        let lock: RangeLock
+
+        init() {
+            let waits = Monitor(0)
+            self.waits = waits
+            lock = RangeLock {
+                waits.withLock { $0 += 1 }
+                waits.notifyAll()
+            }
+        }
+
+        /// Waits until `count` requests have begun to wait.
+        func wait(for count: Int) { waits.wait(until: { $0 >= count }) { _ in } }
     }
 
     /// Waits until somebody wants all of the lock, which counted readers hold.
     private static func waitUntilAllIsWanted(_ lock: RangeLock) { while lock.enter() { lock.leave() } }
 
     @Test(.timeLimit(.minutes(1))) func readersDoNotPassAWaitingWriter() throws {
-        let lock = RangeLock()
+        let watched = WatchedLock()
+        let lock = watched.lock
         let log = Log()
-        let first = lock.acquire(0..<100, exclusive: false)
+        // Of another thread, since requests of one thread do not conflict.
+        let holder = Mutex(0)
+        TestThread { holder.withLock { $0 = lock.acquire(0..<100, exclusive: false) } }.wait()
+        let first = holder.withLock { $0 }
         try WorkerThreads.run(3) { thread throws(BlockError) in
             switch thread {
             case 0:
@@ -36,17 +53,17 @@ import Testing
                 log.note("writer")
                 lock.release(ticket)
             case 1:
-                Self.wait(for: 1, at: lock)
+                watched.wait(for: 1)
                 let ticket = lock.acquire(55..<70, exclusive: false)
                 log.note("reader")
                 lock.release(ticket)
             default:
-                Self.wait(for: 1, at: lock)
+                watched.wait(for: 1)
                 // Nothing in common with the writer: it shares with the first reader.
                 let ticket = lock.acquire(0..<10, exclusive: false)
                 log.note("elsewhere")
                 lock.release(ticket)
-                Self.wait(for: 2, at: lock)
+                watched.wait(for: 2)
                 #expect(log.now == ["elsewhere"])
                 lock.release(first)
             }
@@ -55,24 +72,33 @@ import Testing
     }
 
     @Test(.timeLimit(.minutes(1))) func aStreamOfReadersDoesNotStarveAWriter() throws {
-        let lock = RangeLock()
-        let isDone = Atomic<Bool>(false)
-        let reads = Monitor(0)
+        let progress = Monitor((reads: 0, isDone: false))
+        let lock = RangeLock {
+            // Under the lock, so that a reader about to wait does not miss it.
+            progress.withLock { _ in }
+            progress.notifyAll()
+        }
         try WorkerThreads.run(5) { thread throws(BlockError) in
             guard thread > 0 else {
-                reads.wait(until: { $0 >= 4 }) { _ in }
+                progress.wait(until: { $0.reads >= 4 }) { _ in }
                 let ticket = lock.acquire(0..<Int.max, exclusive: true)
-                isDone.store(true, ordering: .relaxed)
+                progress.withLock { $0.isDone = true }
+                progress.notifyAll()
                 lock.release(ticket)
                 return
             }
-            // The readers overlap in time, so that there is always one.
-            WorkerThreads.sleep(nanoseconds: thread * 5_000_000)
-            while !isDone.load(ordering: .relaxed) {
+            while !progress.withLock({ $0.isDone }) {
                 let ticket = lock.acquire(0..<4096, exclusive: false)
-                reads.withLock { $0 += 1 }
-                reads.notifyAll()
-                WorkerThreads.sleep(nanoseconds: 20_000_000)
+                let number = progress.withLock { state in
+                    state.reads += 1
+                    return state.reads
+                }
+                progress.notifyAll()
+                // Until the next reader is there, so that there is always one; or until none can come,
+                // because the writer and the three others wait.
+                progress.wait(until: { state in
+                    state.reads > number || state.isDone || lock.waitingCount == 4
+                }) { _ in }
                 lock.release(ticket)
             }
         }
@@ -80,13 +106,14 @@ import Testing
 
     /// A writer waits for this thread, which needs one more range to come to its end.
     @Test(.timeLimit(.minutes(1))) func whoHoldsARangePassesThoseThatWait() throws {
-        let lock = RangeLock()
+        let watched = WatchedLock()
+        let lock = watched.lock
         let log = Log()
         try WorkerThreads.run(2) { thread throws(BlockError) in
             if thread == 0 {
                 let first = lock.acquire(0..<100, exclusive: false)
                 log.note("first")
-                Self.wait(for: 1, at: lock)
+                watched.wait(for: 1)
                 let second = lock.acquire(50..<200, exclusive: false)
                 log.note("second")
                 lock.release(second)

@@ -34,9 +34,9 @@ import Testing
     }
 
     @Test(arguments: Way.allCases) func qcow2ClearsWhatItDoesNotKnow(_ way: Way) throws {
-        let store = try store(Self.qcow2, [0x80, 0, 0, 0, 0, 0, 0, 0x44], at: 88)
+        let store = try store(Self.qcow2, [0x80, 0, 0, 0, 0, 0, 0, 0x44], at: Qcow2Bytes.Field.autoclear)
         try go(way, Self.qcow2, store)
-        let bits = try #require(store["disk"]).read(at: 88, count: 8)
+        let bits = try #require(store["disk"]).read(at: Qcow2Bytes.Field.autoclear, count: 8)
         let isKept = way == .look || way == .check
         #expect(bits == (isKept ? [0x80, 0, 0, 0, 0, 0, 0, 0x44] : [0, 0, 0, 0, 0, 0, 0, 0]))
     }
@@ -53,9 +53,9 @@ import Testing
     @Test(arguments: [Way.open, .repairLeaks, .repairAll]) func bitmapsStay(_ way: Way) throws {
         var configuration = Self.qcow2
         configuration.bitmaps = [65536]
-        let store = try store(configuration, [0x80, 0, 0, 0, 0, 0, 0, 1], at: 88)
+        let store = try store(configuration, [0x80, 0, 0, 0, 0, 0, 0, 1], at: Qcow2Bytes.Field.autoclear)
         try go(way, configuration, store)
-        #expect(try #require(store["disk"]).read(at: 88, count: 8) == [0, 0, 0, 0, 0, 0, 0, 1])
+        #expect(try #require(store["disk"]).big(at: Qcow2Bytes.Field.autoclear) == 1)
         let node = try configuration.open(in: store, settings: OpenSettings(readOnly: true))
         let bitmaps = try #require(node.format as? any BitmapCapable).bitmaps()
         #expect(bitmaps.count == 1 && !bitmaps[0].isInconsistent)
@@ -68,8 +68,8 @@ import Testing
             Qcow2Driver.self,
             options: [(name: "data_file", value: "data"), (name: "data_file_raw", value: "on")],
             virtualSize: 1 << 20)
-        let store = try store(configuration, [0x80, 0, 0, 0, 0, 0, 0, 2], at: 88)
+        let store = try store(configuration, [0x80, 0, 0, 0, 0, 0, 0, 2], at: Qcow2Bytes.Field.autoclear)
         try go(way, configuration, store)
-        #expect(try #require(store["disk"]).read(at: 88, count: 8) == [0, 0, 0, 0, 0, 0, 0, 2])
+        #expect(try #require(store["disk"]).big(at: Qcow2Bytes.Field.autoclear) == 2)
     }
 }

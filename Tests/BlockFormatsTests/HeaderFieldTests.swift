@@ -7,37 +7,97 @@ import Testing
 /// Fields of headers are stated once: for reading, for writing and for the format's page.
 @Suite struct HeaderFieldTests {
     @Test func pagesHaveTheFields() throws {
-        try checkPage("qcow2", Qcow2Header.self)
-        try checkPage("qed", QedHeader.self)
-        try checkPage("qcow", QcowHeader.self)
-        try checkPage("vdi", VdiHeader.self)
-        try checkPage("parallels", ParallelsHeader.self)
-        try checkPage("vpc", VhdFooter.self)
-        try checkPage("vpc", VhdHeader.self)
+        try checkPage("qcow2", Qcow2Header.allFields)
+        try checkPage("qed", QedHeader.allFields)
+        try checkPage("qcow", QcowHeader.allFields)
+        try checkPage("vdi", VdiHeader.allFields)
+        try checkPage("parallels", ParallelsHeader.allFields)
+        try checkPage("luks", LuksHeader.allFields)
+        try checkPage("luks", LuksSlot.allFields)
+        try checkPage("bochs", BochsHeader.allFields)
+        try checkPage("asif", AsifHeader.allFields)
     }
 
-    private func checkPage<Header: FieldedHeader>(_ name: String, _: Header.Type) throws {
+    @Test func vhdPageHasTheFields() throws {
+        try checkPage("vpc", VhdFooter.allFields)
+        try checkPage("vpc", VhdHeader.allFields)
+        try checkPage("vpc", VhdHeader.Locator.allFields)
+    }
+
+    @Test func vhdxPageHasTheFields() throws {
+        try checkPage("vhdx", VhdxHeader.allFields)
+        try checkPage("vhdx", VhdxRegions.allFields)
+        try checkPage("vhdx", VhdxRegions.Region.allFields)
+        try checkPage("vhdx", VhdxMetadataTable.allFields)
+        try checkPage("vhdx", VhdxMetadataEntry.allFields)
+        try checkPage("vhdx", VhdxFileParameters.allFields)
+        try checkPage("vhdx", VhdxParentLocator.allFields)
+        try checkPage("vhdx", VhdxParentLocator.Entry.allFields)
+        try checkPage("vhdx", VhdxLogEntry.allFields)
+        try checkPage("vhdx", VhdxLogDescriptor.allFields)
+        try checkPage("vhdx", VhdxLogData.allFields)
+    }
+
+    @Test func vmdkPageHasTheFields() throws {
+        try checkPage("vmdk", VmdkSparseHeader.allFields)
+        try checkPage("vmdk", VmdkSparseHeader.cowFields)
+        try checkPage("vmdk", Vmdk.Marker.allFields)
+        try checkPage("vmdk", VmdkSESparseHeader.allFields)
+    }
+
+    @Test func dmgPageHasTheFields() throws {
+        try checkPage("dmg", DmgTrailer.allFields)
+        try checkPage("dmg", DmgTable.allFields)
+        try checkPage("dmg", DmgChunk.allFields)
+        try checkPage("dmg", DmgChecksum.allFields)
+    }
+
+    private func checkPage<Header: FieldedHeader>(_ name: String, _ fields: [HeaderField<Header>]) throws {
         let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
             .deletingLastPathComponent()
         let page = try String(contentsOf: root.appending(path: "docs/formats/\(name).md"), encoding: .utf8)
-        let table = Header.allFields.headerTable()
+        let table = fields.headerTable()
         #expect(page.contains(table), "docs/formats/\(name).md lacks this:\n\(table)")
     }
 
     /// Between the first field and the last there is no gap, and nothing is stated twice.
     @Test func fieldsFollowEachOther() {
-        checkOrder(Qcow2Header.self, bytes: Qcow2Header.version3MinimumLength + 1)
-        checkOrder(QedHeader.self, bytes: Qed.headerBytes)
-        checkOrder(QcowHeader.self, bytes: Qcow.headerBytes)
-        checkOrder(VdiHeader.self, bytes: 0x1C8)
-        checkOrder(ParallelsHeader.self, bytes: Parallels.headerBytes)
-        checkOrder(VhdFooter.self, bytes: 0x55)
-        checkOrder(VhdHeader.self, bytes: 0x300)
+        checkOrder(Qcow2Header.allFields, bytes: Qcow2Header.version3MinimumLength + 1)
+        checkOrder(QedHeader.allFields, bytes: Qed.headerBytes)
+        checkOrder(QcowHeader.allFields, bytes: Qcow.headerBytes)
+        checkOrder(VdiHeader.allFields, bytes: 0x1C8)
+        checkOrder(ParallelsHeader.allFields, bytes: Parallels.headerBytes)
+        checkOrder(VhdFooter.allFields, bytes: 0x55)
+        checkOrder(VhdHeader.allFields, bytes: 0x300)
+        checkOrder(VhdHeader.Locator.allFields, bytes: 24)
+        checkOrder(VhdxHeader.allFields, bytes: 0x50)
+        checkOrder(VhdxRegions.allFields, bytes: 16)
+        checkOrder(VhdxRegions.Region.allFields, bytes: 32)
+        checkOrder(VhdxMetadataTable.allFields, bytes: 32)
+        checkOrder(VhdxMetadataEntry.allFields, bytes: 32)
+        checkOrder(VhdxFileParameters.allFields, bytes: 8)
+        checkOrder(VhdxParentLocator.allFields, bytes: 20)
+        checkOrder(VhdxParentLocator.Entry.allFields, bytes: 12)
+        checkOrder(VhdxLogEntry.allFields, bytes: 64)
+        checkOrder(VhdxLogDescriptor.allFields, bytes: 32)
+        checkOrder(VhdxLogData.allFields, bytes: 4096)
+        checkOrder(VmdkSparseHeader.allFields, bytes: 79)
+        checkOrder(VmdkSparseHeader.cowFields, bytes: 32)
+        checkOrder(Vmdk.Marker.allFields, bytes: 16)
+        checkOrder(VmdkSESparseHeader.allFields, bytes: 208)
+        checkOrder(LuksHeader.allFields, bytes: Luks.headerBytes)
+        checkOrder(LuksSlot.allFields, bytes: 48)
+        checkOrder(DmgTrailer.allFields, bytes: 0x1F4)
+        checkOrder(DmgTable.allFields, bytes: Dmg.tableHeaderBytes)
+        checkOrder(DmgChunk.allFields, bytes: Dmg.entryBytes)
+        checkOrder(DmgChecksum.allFields, bytes: 136)
+        checkOrder(BochsHeader.allFields, bytes: 0x60)
+        checkOrder(AsifHeader.allFields, bytes: Asif.headerBytes)
     }
 
-    private func checkOrder<Header: FieldedHeader>(_: Header.Type, bytes: Int) {
+    private func checkOrder<Header: FieldedHeader>(_ fields: [HeaderField<Header>], bytes: Int) {
         var end = 0
-        for field in Header.allFields.sorted(by: { $0.offset < $1.offset }) {
+        for field in fields.sorted(by: { $0.offset < $1.offset }) {
             #expect(field.offset == end, "\(field.name)")
             end = field.offset + field.width
         }
@@ -142,6 +202,113 @@ import Testing
         #expect(parsed.isIntact && parsed.tableOffset == 0x1_2200 && parsed.blocks == 0x1234)
         #expect(
             sealed[0x14..<0x24].elementsEqual([0, 1, 0x22, 0, 0, 1, 0, 0, 0, 0, 0x12, 0x34, 0, 0x20, 0, 0]))
+    }
+
+    @Test func vhdLocatorsReadAsWritten() throws {
+        var header = VhdHeader(offset: 512, tableOffset: 0x1_2200, blocks: 0x1234, blockBytes: 0x20_0000)
+        let locators = [
+            VhdHeader.Locator(platform: "W2ru", offset: 0x1122_3344_5566, length: 0x123),
+            VhdHeader.Locator(platform: "MacX", offset: 0x2000, length: 0x200),
+        ]
+        header.setParent(VhdParent(uuid: VhdParent.unknown, time: 0, path: "a"), locators)
+        #expect(header.locators == locators)
+        #expect(header.bytes[0x240..<0x248].elementsEqual(Array("W2ru".utf8) + [0, 0, 2, 0]))
+        #expect(
+            header.bytes[0x248..<0x258].elementsEqual(
+                [0, 0, 1, 0x23, 0, 0, 0, 0, 0, 0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66]))
+        #expect(header.bytes[0x258..<0x25C].elementsEqual("MacX".utf8))
+    }
+
+    @Test func vhdxHeaderReadsAsWritten() throws {
+        func guid(_ first: UInt8) -> ImageUUID { ImageUUID(bytes: (0..<16).map { first + $0 }) }
+        let header = VhdxHeader(
+            sequence: 0x0102_0304_0506_0708, fileWriteGUID: guid(0x10), dataWriteGUID: guid(0x30),
+            logGUID: guid(0x50), logVersion: 0x1234, version: 0x5678, logBytes: 0x1122_3344,
+            logOffset: 0x5566_7788)
+        let bytes = header.serialised()
+        #expect(bytes.count == 4096)
+        #expect(try VhdxHeader.parse(bytes.span.bytes) == header)
+        #expect(bytes.starts(with: "head".utf8))
+        #expect(bytes[8..<20].elementsEqual([8, 7, 6, 5, 4, 3, 2, 1, 0x13, 0x12, 0x11, 0x10]))
+        #expect(bytes[0x24..<0x2C].elementsEqual([0x35, 0x34, 0x37, 0x36, 0x38, 0x39, 0x3A, 0x3B]))
+        #expect(bytes[0x40..<0x48].elementsEqual([0x34, 0x12, 0x78, 0x56, 0x44, 0x33, 0x22, 0x11]))
+        #expect(bytes[0x48..<0x50].elementsEqual([0x88, 0x77, 0x66, 0x55, 0, 0, 0, 0]))
+        #expect(bytes[0x50...].allSatisfy { $0 == 0 })
+        for index in [0, 5, 0x4F, 4095] {
+            var damaged = bytes
+            damaged[index] ^= 1
+            #expect(try VhdxHeader.parse(damaged.span.bytes) == nil, "\(index)")
+        }
+    }
+
+    @Test func vhdxRegionsReadAsWritten() throws {
+        let regions = VhdxRegions(all: [
+            VhdxRegions.Region(guid: Vhdx.Region.bat, range: 0x30_0000..<0x50_0000, isRequired: true),
+            VhdxRegions.Region(guid: Vhdx.Region.metadata, range: 0x20_0000..<0x30_0000, isRequired: false),
+        ])
+        let bytes = regions.serialised()
+        #expect(try VhdxRegions.parse(bytes.span.bytes) == regions)
+        #expect(bytes.starts(with: "regi".utf8) && bytes[8..<16].elementsEqual([2, 0, 0, 0, 0, 0, 0, 0]))
+        #expect(
+            bytes[0x20..<0x30].elementsEqual([0, 0, 0x30, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 1, 0, 0, 0]))
+        #expect(bytes[0x30..<0x34].elementsEqual([6, 0xA2, 0x7C, 0x8B]))
+    }
+
+    @Test func vmdkReadsAsWritten() throws {
+        var header = VmdkSparseHeader(
+            version: 3, flags: 0x3_0003, capacitySectors: 0x12_3456, grainSectors: 64,
+            descriptorOffset: 0x200, descriptorBytes: 0x2800, tableEntries: 256,
+            redundantDirectoryOffset: 0x2A00, directoryOffset: 0x4_4400, overheadBytes: 0x8_8000,
+            bytes: [UInt8](repeating: 0x55, count: 512))
+        header.bytes = header.serialised()
+        #expect(try VmdkSparseHeader.parse(header.bytes) == header)
+        #expect(header.bytes.starts(with: Array("KDMV".utf8) + [3, 0, 0, 0, 3, 0, 3, 0, 0x56, 0x34, 0x12]))
+        #expect(header.bytes[20..<29].elementsEqual([64, 0, 0, 0, 0, 0, 0, 0, 1]))
+        #expect(header.bytes[36..<50].elementsEqual([0x14, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0x15, 0]))
+        #expect(header.bytes[56..<66].elementsEqual([0x22, 2, 0, 0, 0, 0, 0, 0, 0x40, 4]))
+        #expect(header.bytes[72..<79].elementsEqual([0x55, 10, 32, 13, 10, 1, 0]))
+        #expect(header.bytes[79...].allSatisfy { $0 == 0x55 })
+    }
+
+    @Test func cowDiskReadsAsWritten() throws {
+        var bytes = [UInt8](repeating: 0x55, count: 2048)
+        bytes.replaceSubrange(
+            0..<28,
+            with: Array("COWD".utf8) + [1, 0, 0, 0, 3, 0, 0, 0, 0, 0x80, 0, 0, 1, 0, 0, 0]
+                + [4, 0, 0, 0, 8, 0, 0, 0])
+        var header = try VmdkSparseHeader.parse(bytes)
+        #expect(header.kind == .cow && header.capacitySectors == 0x8000 && header.grainSectors == 1)
+        #expect(header.directoryOffset == 4 * 512 && header.flags == 3)
+        #expect(header.serialised() == bytes)
+        header.flags = 0
+        header.capacitySectors = 0x9000
+        bytes.replaceSubrange(12..<16, with: [0, 0x90, 0, 0])
+        bytes.replaceSubrange(24..<28, with: [9, 0, 0, 0])
+        #expect(header.serialised() == bytes)
+    }
+
+    @Test func luksReadsAsWritten() throws {
+        let suite = CipherSuite(algorithm: .aes256, mode: .xts, ivGenerator: .plain64)
+        var header = LuksHeader(suite: suite, hash: .sha256, vectorHash: nil, payloadOffset: 0x1F_9000)
+        header.digest = (1...20).map { UInt8($0) }
+        header.digestSalt = (101...132).map { UInt8($0) }
+        (header.digestIterations, header.uuid) = (0x1234, "u-u")
+        for index in 0..<8 { header.slots[index].materialOffset = 4096 + index * 0x3F000 }
+        header.slots[1].isActive = true
+        header.slots[1].iterations = 0x5678
+        header.slots[1].salt = (31...62).map { UInt8($0) }
+        let bytes = header.bytes()
+        #expect(bytes.count == 592)
+        #expect(try LuksHeader.parse(bytes.span.bytes) == header)
+        #expect(bytes[6..<12].elementsEqual([0, 1] + Array("aes".utf8) + [0]))
+        #expect(bytes[40..<52].elementsEqual(Array("xts-plain64".utf8) + [0]))
+        #expect(bytes[72..<79].elementsEqual(Array("sha256".utf8) + [0]))
+        #expect(bytes[104..<113].elementsEqual([0, 0, 0x0F, 0xC8, 0, 0, 0, 64, 1]))
+        #expect(bytes[131..<134].elementsEqual([20, 101, 102]))
+        #expect(bytes[163..<172].elementsEqual([132, 0, 0, 0x12, 0x34] + Array("u-u".utf8) + [0]))
+        #expect(bytes[208..<212].elementsEqual([0, 0, 0xDE, 0xAD]))
+        #expect(bytes[256..<266].elementsEqual([0, 0xAC, 0x71, 0xF3, 0, 0, 0x56, 0x78, 31, 32]))
+        #expect(bytes[295..<304].elementsEqual([62, 0, 0, 2, 0, 0, 0, 0x0F, 0xA0]))
     }
 
     @Test func numbersThatAreTooLarge() throws {

@@ -88,7 +88,7 @@ import Testing
 
     /// A header that ends at any byte is refused, and never read past its end.
     @Test func truncatedHeaders() throws {
-        let whole = Qcow2Bytes().bytes.read(at: 0, count: 112)
+        let whole = Qcow2Bytes().bytes.read(at: 0, count: Qcow2Bytes.Field.extensions)
         for length in 0..<112 {
             let error = #expect(throws: BlockError.self, "\(length)") {
                 try gauntlet.open(TestStore(["disk": SparseBytes(Array(whole.prefix(length)))]))
@@ -125,9 +125,9 @@ import Testing
         let table = image.addSnapshot()
         let name = [UInt8](repeating: 0xFF, count: 30_000)
         let text = Array(id.utf8)
-        image.put16(UInt16(text.count), at: table + 12)
-        image.put16(UInt16(name.count), at: table + 14)
-        image.write(text + name, at: table + 64)
+        image.put16(UInt16(text.count), at: table + Qcow2Bytes.Snapshot.idSize)
+        image.put16(UInt16(name.count), at: table + Qcow2Bytes.Snapshot.nameSize)
+        image.write(text + name, at: table + Qcow2Bytes.Snapshot.id)
         let store = TestStore(["disk": image.bytes])
         let opener = ImageOpener(registry: store.registry([Qcow2Driver.self]))
         let node = try opener.open("disk", settings: OpenSettings(readOnly: false))
@@ -137,7 +137,8 @@ import Testing
         try node.close()
         #expect(all.count == 2 && all[0].id == id && Set(all.map(\.id)).count == 2)
         let file = try #require(store["disk"])
-        let place = file.read(at: 64, count: 8).reduce(0) { $0 << 8 | Int($1) }
-        #expect(place != table && file.read(at: place + 64, count: text.count + name.count) == text + name)
+        let place = file.big(at: Qcow2Bytes.Field.snapshotsOffset)
+        let kept = file.read(at: place + Qcow2Bytes.Snapshot.id, count: text.count + name.count)
+        #expect(place != table && kept == text + name)
     }
 }

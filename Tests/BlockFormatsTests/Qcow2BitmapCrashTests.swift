@@ -47,8 +47,8 @@ import Testing
 
     /// The same fixed fields; then names of features up to the end of the first sector, and the backing name.
     private static func headerWithLongNames(_ disk: SparseBytes) -> [UInt8] {
-        var header = disk.read(at: 0, count: 112)
-        let place = disk.read(at: 8, count: 8).reduce(0) { $0 << 8 | Int($1) }
+        var header = disk.read(at: 0, count: Qcow2Bytes.Field.extensions)
+        let place = disk.big(at: Qcow2Bytes.Field.backingOffset)
         let name = place == 0 ? [] : disk.read(at: place, count: 4)
         let format: [UInt8] = [0xe2, 0x79, 0x2a, 0xca, 0, 0, 0, 3] + Array("raw".utf8) + [0, 0, 0, 0, 0]
         if place != 0 { header += format }

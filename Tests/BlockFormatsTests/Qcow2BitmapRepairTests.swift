@@ -6,10 +6,15 @@ import Testing
 /// What a check says of bitmaps, and what a repair leaves of them.
 @Suite struct Qcow2BitmapRepairTests {
     private let image = BitmapImage(cluster: 4096, size: 1 << 20)
-    private static let directoryField = 112 + 8 + 16
+    private typealias Extension = Qcow2Bytes.Extension
+    private typealias Bitmap = Qcow2Bytes.Bitmap
+    /// The data of the first extension.
+    private static let data = Qcow2Bytes.Field.extensions + Extension.data
+    /// The size of an entry of the directory: its name, "every 512" or longer, fits into 16 bytes.
+    private static let entryBytes = Bitmap.extra + 16
 
     private func number(_ store: TestStore, at offset: Int) throws -> Int {
-        try #require(store["disk"]).read(at: offset, count: 8).reduce(0) { $0 << 8 | Int($1) }
+        try #require(store["disk"]).big(at: offset)
     }
 
     private func overwrite(_ store: TestStore, _ bytes: [UInt8], at offset: Int) throws {
@@ -19,13 +24,15 @@ import Testing
     }
 
     /// Where the directory starts; this driver's extension is the first.
-    private func directory(_ store: TestStore) throws -> Int { try number(store, at: Self.directoryField) }
+    private func directory(_ store: TestStore) throws -> Int {
+        try number(store, at: Self.data + Extension.directoryOffset)
+    }
 
     /// Two bitmaps with marks, of which the first has a damaged table entry.
     private func damaged() throws -> TestStore {
         let store = try image.create(bitmaps: [512, 4096])
         try image.write(store, [0..<10, 600_000..<600_010])
-        try overwrite(store, [0x80], at: try number(store, at: try directory(store)))
+        try overwrite(store, [0x80], at: try number(store, at: try directory(store) + Bitmap.tableOffset))
         return TestStore(store.files)
     }
 
@@ -49,11 +56,12 @@ import Testing
         let store = try image.create(bitmaps: [512, 4096, 65536])
         try image.write(store, [0..<10])
         let directory = try directory(store)
-        // Each entry takes 24 bytes and its name.
-        let table = try #require(store["disk"]).read(at: directory + 40, count: 8)
-        try overwrite(store, table, at: directory)
-        let cluster = try number(store, at: directory) / 4096
-        try overwrite(store, [refcount], at: try number(store, at: 4096) + cluster * 2 + 1)
+        let second = directory + Self.entryBytes + Bitmap.tableOffset
+        let table = try #require(store["disk"]).read(at: second, count: 8)
+        try overwrite(store, table, at: directory + Bitmap.tableOffset)
+        let cluster = try number(store, at: second) / 4096
+        let refcounts = try number(store, at: Qcow2Bytes.Field.refcountOffset)
+        try overwrite(store, [0, refcount], at: try number(store, at: refcounts) + cluster * 2)
         let (found, lines) = try image.check(store)
         #expect(found.corruptions >= 2)
         #expect(lines.count { $0.hasSuffix("is damaged: its table is another one's too") } == 2)
@@ -99,12 +107,12 @@ import Testing
             })
     }
 
-    // MARK: Nobody vouches for them
+    // MARK: Out of date
 
     private func outOfDate() throws -> TestStore {
         let store = try image.create(bitmaps: [512, 4096])
         try image.write(store, [0..<10])
-        try overwrite(store, [0], at: 95)
+        try overwrite(store, ImageBytes.big(UInt64(0)), at: Qcow2Bytes.Field.autoclear)
         return TestStore(store.files)
     }
 
@@ -135,7 +143,7 @@ import Testing
         #expect(try image.runs(store, "new") == [4096..<8192])
     }
 
-    @Test("a repair removes what nobody vouches for", arguments: [RepairMode.leaks, .all])
+    @Test("a repair removes bitmaps that are out of date", arguments: [RepairMode.leaks, .all])
     func repairWithoutTheBit(mode: RepairMode) throws {
         let store = try outOfDate()
         let (result, lines) = try image.check(store, repair: mode)
@@ -152,20 +160,23 @@ import Testing
     func unknown() throws {
         let store = try image.create(bitmaps: [4096])
         let place = try directory(store)
-        let entry = try #require(store["disk"]).read(at: place, count: 40)
+        let disk = try #require(store["disk"])
+        var entry = SparseBytes(disk.read(at: place, count: Bitmap.extra))
+        let extra: [UInt8] = [1, 2, 3, 4, 5, 6, 7, 8]
         let odd: [UInt8] = [0xff, 0xfe, 0x61, 0x80]
-        var strange = Array(entry[0..<24]) + [1, 2, 3, 4, 5, 6, 7, 8] + odd + [0, 0, 0, 0]
-        (strange[15], strange[19], strange[23]) = (0, 4, 8)
-        var table = [UInt8](repeating: 0, count: 8)
-        // Tables of their own, behind the file.
-        let end = try #require(store["disk"]).count / 4096 * 4096 + 4096
-        table[6] = UInt8(end >> 8)
-        table[5] = UInt8(end >> 16)
-        strange.replaceSubrange(0..<8, with: table)
-        try overwrite(store, strange, at: place + 40)
+        // A table of its own, behind the file.
+        let end = disk.count / 4096 * 4096 + 4096
+        entry.putBig(end, at: Bitmap.tableOffset)
+        entry.putBig(0, at: Bitmap.flags, bytes: 4)
+        entry.putBig(odd.count, at: Bitmap.nameSize, bytes: 2)
+        entry.putBig(extra.count, at: Bitmap.extraSize, bytes: 4)
+        entry.write(extra + odd + [0, 0, 0, 0], at: Bitmap.extra)
+        let strange = entry.read(at: 0, count: entry.count)
+        try overwrite(store, strange, at: place + Self.entryBytes)
         try overwrite(store, [UInt8](repeating: 0, count: 512), at: end)
-        try overwrite(store, [2], at: 112 + 8 + 3)
-        try overwrite(store, [UInt8(40 + strange.count)], at: 112 + 8 + 15)
+        try overwrite(store, ImageBytes.big(UInt32(2)), at: Self.data + Extension.bitmapCount)
+        let size = UInt64(Self.entryBytes + strange.count)
+        try overwrite(store, ImageBytes.big(size), at: Self.data + Extension.directorySize)
         try image.check(store, repair: .all)
         try image.expectSound(store)
         #expect(try image.infos(store).map(\.isInconsistent) == [false, true])
@@ -173,7 +184,7 @@ import Testing
         try image.expectSound(store)
         let now = try directory(store)
         #expect(now != place)
-        #expect(try #require(store["disk"]).read(at: now + 40, count: strange.count) == strange)
+        #expect(try #require(store["disk"]).read(at: now + Self.entryBytes, count: strange.count) == strange)
         let name = try #require(try image.infos(store).last).name
         try image.change(store) { keeper throws(BlockError) in try keeper.removeBitmap(name) }
         #expect(try image.infos(store).count == 1)

@@ -13,7 +13,7 @@ import Testing
 
     private func judge(_ configuration: FormatConfiguration, _ files: [String: SparseBytes]) throws {
         let store = TestStore(files)
-        let isDirty = (files["disk"]?.read(at: 79, count: 1) ?? [0])[0] & 1 != 0
+        let isDirty = files["disk"]?.hasIncompatible(Qcow2Bytes.Incompatible.dirty) ?? false
         if isDirty {
             // Opening for writing counts the references again.
             try configuration.open(in: store, settings: OpenSettings(readOnly: false)).close()
@@ -53,7 +53,8 @@ import Testing
         let node = try configuration.open(in: store, settings: OpenSettings(readOnly: false))
         try node.write(Pattern.bytes(stamp: 1, at: 0, count: 2_015_232).span.bytes, at: 0)
         try node.close()
-        let table = store["disk"]?.read(at: 48, count: 12)
+        let field = Qcow2Bytes.Field.refcountOffset
+        let table = store["disk"]?.big(at: field)
         let more = Pattern.bytes(stamp: 2, at: 2 << 20, count: 64 << 10)
         try check(configuration, store.files) { node in
             try node.write(more.span.bytes, at: 2 << 20)
@@ -62,7 +63,37 @@ import Testing
         let last = try configuration.open(in: store, settings: OpenSettings(readOnly: false))
         try last.write(more.span.bytes, at: 2 << 20)
         try last.close()
-        #expect(store["disk"]?.read(at: 48, count: 12) != table, "The table did not grow")
+        #expect(store["disk"]?.big(at: field) != table, "The table did not grow")
+    }
+
+    /// A flush frees clusters last, and does not fail when only that fails: closing tries it again.
+    @Test(.timeLimit(.minutes(2))) func closingReportsTheFirstFailureToFreeClusters() throws {
+        let configuration = FormatConfiguration(
+            Qcow2Driver.self, options: [("cluster_size", "4096")], virtualSize: 1 << 20)
+        let made = TestStore()
+        _ = try configuration.create(in: made)
+        let first = try configuration.open(in: made, settings: OpenSettings(readOnly: false))
+        try first.write(Pattern.bytes(stamp: 1, at: 0, count: 64 << 10).span.bytes, at: 0)
+        try first.close()
+        var kinds: [BlockError.Kind?] = []
+        for number in 1...100 {
+            let store = TestStore(made.files)
+            let node = try configuration.open(in: store, settings: OpenSettings(readOnly: false))
+            try node.discard(at: 0, count: 32 << 10)
+            store.faults.arm(number, .ioErrorOnce)
+            let isFlushed = (try? node.flush()) != nil
+            let failures = store.faults.failures
+            // The disk is full when the freeing is tried again.
+            store.faults.arm(1, .fullFromThen)
+            do {
+                try node.close()
+                if isFlushed { kinds.append(nil) }
+            } catch let error as BlockError {
+                if isFlushed { kinds.append(error.kind) }
+            }
+            if failures == 0 { break }
+        }
+        #expect(kinds.contains(.io), "\(kinds)")
     }
 
     @Test(.timeLimit(.minutes(10))) func settingTheDirtyBit() throws {

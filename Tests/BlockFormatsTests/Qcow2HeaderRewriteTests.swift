@@ -29,9 +29,11 @@ import Testing
         try snapshots(node).createSnapshot(SnapshotInfo(id: "", name: "one"))
         try node.close()
         var image = try #require(store["disk"])
-        let table = image.read(at: 64, count: 8).reduce(0) { $0 << 8 | Int($1) }
-        let entry = image.read(at: table, count: 40 + 24 + 4)
-        image.write(Array(entry[0..<36]) + [0, 0, 0, 0] + Array(entry[64...]) + [0, 0, 0, 0], at: table)
+        let table = image.big(at: Qcow2Bytes.Field.snapshotsOffset)
+        typealias Snapshot = Qcow2Bytes.Snapshot
+        let names = image.read(at: table + Snapshot.id, count: 4)
+        image.putBig(0, at: table + Snapshot.extraSize, bytes: 4)
+        image.write(names + [0, 0, 0, 0], at: table + Snapshot.extra)
         store["disk"] = image
 
         node = try open(store)
@@ -50,13 +52,13 @@ import Testing
         withBacking.backingSize = 4096
         _ = try withBacking.create(in: store)
         var image = try #require(store["disk"])
-        let place = image.read(at: 8, count: 8).reduce(0) { $0 << 8 | Int($1) }
+        let place = image.big(at: Qcow2Bytes.Field.backingOffset)
         image.write([0x62, 0xe4, 0xe9, 0x65], at: place)
         store["disk"] = image
         let node = try open(store)
         try snapshots(node).createSnapshot(SnapshotInfo(id: "", name: "one"))
         try node.close()
-        #expect(store["disk"]?.read(at: 16, count: 4) == [0, 0, 0, 4])
+        #expect(store["disk"]?.big(at: Qcow2Bytes.Field.backingSize, bytes: 4) == 4)
     }
 
     /// The old header stays whole until the new one is there, also where that one has shorter extensions.
@@ -100,7 +102,8 @@ import Testing
         var node = try open(store, size)
         try #require(node.format as? any Rebasable).changeBacking(to: nil)
         try node.close()
-        #expect(store["disk"]?.read(at: 8, count: 12) == [UInt8](repeating: 0, count: 12))
+        #expect(store["disk"]?.big(at: Qcow2Bytes.Field.backingOffset) == 0)
+        #expect(store["disk"]?.big(at: Qcow2Bytes.Field.backingSize, bytes: 4) == 0)
         node = try open(store, size)
         try node.changeBitmaps { keeper throws(BlockError) in
             try keeper.addBitmap("one", granularity: 65536, isEnabled: true)

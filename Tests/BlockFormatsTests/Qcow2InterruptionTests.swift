@@ -218,14 +218,14 @@ import Testing
 /// Breaks qcow2 images in known ways, with the format's layout from its specification.
 enum Qcow2Damage {
     static func apply(_ damage: Qcow2InterruptionTests.Damage, to file: inout SparseBytes) throws {
-        let clusterBits = number(file, at: 20, bytes: 4)
-        let cluster = 1 << clusterBits
-        let l1 = number(file, at: 40, bytes: 8)
-        let refcountTable = number(file, at: 48, bytes: 8)
-        let isV3 = number(file, at: 4, bytes: 4) == 3
-        let stride = isV3 && number(file, at: 79, bytes: 1) & 16 != 0 ? 16 : 8
-        let refcountBytes = isV3 ? max(1, (1 << number(file, at: 96, bytes: 4)) / 8) : 2
-        let block = number(file, at: refcountTable, bytes: 8)
+        typealias Field = Qcow2Bytes.Field
+        let cluster = 1 << file.big(at: Field.clusterBits, bytes: 4)
+        let l1 = file.big(at: Field.l1Offset)
+        let refcountTable = file.big(at: Field.refcountOffset)
+        let isV3 = file.big(at: Field.version, bytes: 4) == 3
+        let stride = isV3 && file.hasIncompatible(Qcow2Bytes.Incompatible.extendedL2) ? 16 : 8
+        let refcountBytes = isV3 ? max(1, (1 << file.big(at: Field.refcountOrder, bytes: 4)) / 8) : 2
+        let block = file.big(at: refcountTable)
         switch damage {
         case .leaks:
             let end = (file.count + cluster - 1) / cluster
@@ -236,24 +236,21 @@ enum Qcow2Damage {
             }
         case .lowRefcounts: file.zero(block + 4 * refcountBytes..<block + 7 * refcountBytes)
         case .wrongCopiedFlags:
-            let table = number(file, at: l1, bytes: 8) & 0x00ff_ffff_ffff_fe00
-            for index in 0..<4 {
-                let entry = UInt8(number(file, at: table + index * stride, bytes: 1))
-                if entry & 0x40 == 0 { file.write([entry ^ 0x80], at: table + index * stride) }
+            let table = file.big(at: l1) & Qcow2Bytes.offsetMask
+            for place in Swift.stride(from: table, to: table + 4 * stride, by: stride) {
+                let entry = UInt64(bitPattern: Int64(file.big(at: place)))
+                if entry & Qcow2Bytes.compressed == 0 { file.putBig(entry ^ Qcow2Bytes.copied, at: place) }
             }
         case .noRefcountTable: file.zero(refcountTable..<refcountTable + cluster)
         case .badSubclusters:
             // The first entry of the active table, and of the snapshot's, says "zero" of what is data.
-            let snapshots = number(file, at: 64, bytes: 8)
-            for tables in [l1, number(file, at: snapshots, bytes: 8)] {
-                let table = number(file, at: tables, bytes: 8) & 0x00ff_ffff_ffff_fe00
-                file.write(file.read(at: table + 12, count: 4), at: table + 8)
+            let snapshot = file.big(at: Field.snapshotsOffset)
+            for tables in [l1, file.big(at: snapshot + Qcow2Bytes.Snapshot.l1Offset)] {
+                let bitmap = (file.big(at: tables) & Qcow2Bytes.offsetMask) + 8
+                let allocated = file.big(at: bitmap + 4, bytes: 4)
+                file.putBig(allocated, at: bitmap, bytes: 4)
             }
-        case .wildRefcountBlock: file.write([0, 0, 0xff, 0, 0, 0, 0, 1], at: refcountTable)
+        case .wildRefcountBlock: file.putBig(0xff00_0000_0001, at: refcountTable)
         }
-    }
-
-    private static func number(_ file: SparseBytes, at offset: Int, bytes: Int) -> Int {
-        file.read(at: offset, count: bytes).reduce(0) { ($0 << 8) & 0x00ff_ffff_ffff_ffff | Int($1) }
     }
 }

@@ -25,7 +25,7 @@ import Testing
     private static func featureMessage(_ bits: UInt64, _ table: [[UInt8]]) throws -> String {
         var image = Qcow2Bytes()
         image.put64(bits, at: Qcow2Bytes.Field.incompatible)
-        image.setExtensions([(0x6803_f857, table.flatMap { $0 })])
+        image.setExtensions([(Qcow2Bytes.ExtensionType.featureNames, table.flatMap { $0 })])
         return try failure(image)
     }
 
@@ -66,7 +66,7 @@ import Testing
 
     @Test func sizesThatAreTooSmallOrLarge() throws {
         var image = Qcow2Bytes(clusterBits: 12)
-        image.put64(1 << 4, at: Qcow2Bytes.Field.incompatible)
+        image.put64(Qcow2Bytes.Incompatible.extendedL2, at: Qcow2Bytes.Field.incompatible)
         #expect(try Self.failure(image) == "Unsupported subcluster size: 128")
         image = Qcow2Bytes()
         image.put64(1 << 62, at: Qcow2Bytes.Field.size)
@@ -87,7 +87,7 @@ import Testing
 
     @Test func damagedSubclusters() throws {
         var image = Qcow2Bytes(clusterBits: 14)
-        image.put64(1 << 4, at: Qcow2Bytes.Field.incompatible)
+        image.put64(Qcow2Bytes.Incompatible.extendedL2, at: Qcow2Bytes.Field.incompatible)
         let data = UInt64(image.data)
         for (index, (entry, bitmap)) in [
             (data | Qcow2Bytes.copied, UInt64.max), (0, 1), ((data + 0x4000) | Qcow2Bytes.copied, 1),

@@ -35,7 +35,7 @@ import Testing
             virtualSize: 8 << 30)
         let store = TestStore()
         try configuration.createImage(in: store)
-        #expect(store["disk"]?.read(at: 56, count: 4) == [0, 0, 0, 2])
+        #expect(store["disk"]?.big(at: Qcow2Bytes.Field.refcountClusters, bytes: 4) == 2)
         try Self.expectSound(configuration, store)
         let node = try Self.open(configuration, store)
         try node.write([UInt8](repeating: 1, count: 70_000).span.bytes, at: 8 << 30 - 70_000)

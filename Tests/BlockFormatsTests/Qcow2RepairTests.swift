@@ -35,7 +35,7 @@ import Testing
     }
 
     private func isDirty(_ store: TestStore) -> Bool {
-        (store["disk"]?.read(at: 79, count: 1)[0] ?? 1) & 1 != 0
+        store["disk"]?.hasIncompatible(Qcow2Bytes.Incompatible.dirty) ?? true
     }
 
     private func write(_ store: TestStore, _ byte: UInt8, at offset: Int, _ count: Int) throws {
@@ -63,14 +63,12 @@ import Testing
 
     private func patch(_ store: TestStore, _ value: UInt64, at offset: Int, width: Int = 8) throws {
         var disk = try #require(store["disk"])
-        let bytes = withUnsafeBytes(of: value.bigEndian) { Array($0.suffix(width)) }
-        disk.write(bytes, at: offset)
+        disk.putBig(value, at: offset, bytes: width)
         store["disk"] = disk
     }
 
     private func number(_ store: TestStore, at offset: Int) throws -> Int {
-        try #require(store["disk"]).read(at: offset, count: 8).reduce(0) { $0 << 8 | Int($1) }
-            & 0x00ff_ffff_ffff_fe00
+        try #require(store["disk"]).big(at: offset) & Qcow2Bytes.offsetMask
     }
 
     /// Where the first snapshot's L2 table is.
@@ -126,7 +124,7 @@ import Testing
         var image = Qcow2Bytes()
         var place = ImageBytes.big(UInt64(1 << 40))
         place += ImageBytes.big(UInt64(1 << 16))
-        image.setExtensions([(0x0537_be77, place)])
+        image.setExtensions([(Qcow2Bytes.ExtensionType.encryption, place)])
         image.putRefcount(2, of: image.data / image.clusterSize)
         let store = store(image)
         try write(store, 1, at: 0, 512)
@@ -177,9 +175,9 @@ import Testing
     func extraData(size: Int) throws {
         var image = Qcow2Bytes()
         let table = image.addSnapshot()
-        let tail = image.bytes.read(at: table + 64, count: 16)
-        image.put32(UInt32(size), at: table + 36)
-        image.write(tail, at: table + 40 + size)
+        let tail = image.bytes.read(at: table + Qcow2Bytes.Snapshot.id, count: 16)
+        image.put32(UInt32(size), at: table + Qcow2Bytes.Snapshot.extraSize)
+        image.write(tail, at: table + Qcow2Bytes.Snapshot.extra + size)
         let store = store(image)
         let (found, findings) = try check(store)
         #expect(found.corruptions == 0 && findings == ["Snapshot 1 has less extra data than version 3 wants"])
@@ -251,7 +249,7 @@ import Testing
     func automaticRepair() throws {
         var image = Qcow2Bytes()
         image.put64(UInt64(image.l2 + 512) | Self.copied, at: image.l1)
-        image.put64(1, at: Qcow2Bytes.Field.incompatible)
+        image.put64(Qcow2Bytes.Incompatible.dirty, at: Qcow2Bytes.Field.incompatible)
         let store = store(image)
         let error = #expect(throws: BlockError.self) { try open(store, readOnly: false) }
         #expect(error?.kind == .corrupt)
@@ -288,8 +286,9 @@ import Testing
         try patch(store, 0, at: try refcountBlock(store) + 6 * 2, width: 2)
         if version == 3 {
             let table = try number(store, at: Qcow2Bytes.Field.snapshotsOffset)
-            try patch(store, 8, at: table + 36, width: 4)
-            try patch(store, 0x316f_6e65_0000_0000, at: table + 48)
+            // Eight bytes of extra data, then "1" and "one".
+            try patch(store, 8, at: table + Qcow2Bytes.Snapshot.extraSize, width: 4)
+            try patch(store, 0x316f_6e65_0000_0000, at: table + Qcow2Bytes.Snapshot.extra + 8)
         }
         try checkInterruption(of: store.files) { store in
             _ = try check(store, .all)

@@ -76,11 +76,9 @@ import Testing
     /// The refcount blocks that the table refers to: whether each has anything but zeroes.
     private func refcountBlocks(_ store: TestStore, cluster: Int) throws -> [Bool] {
         let file = try #require(store["disk"])
-        func number(_ offset: Int, _ count: Int) -> Int {
-            file.read(at: offset, count: count).reduce(0) { $0 << 8 | Int($1) }
-        }
-        let table = number(48, 8)
-        return (0..<number(56, 4) * cluster / 8).map { number(table + $0 * 8, 8) }.filter { $0 != 0 }.map {
+        let table = file.big(at: Qcow2Bytes.Field.refcountOffset)
+        let entries = file.big(at: Qcow2Bytes.Field.refcountClusters, bytes: 4) * cluster / 8
+        return (0..<entries).map { file.big(at: table + $0 * 8) }.filter { $0 != 0 }.map {
             file.read(at: $0, count: cluster).contains { $0 != 0 }
         }
     }

@@ -56,16 +56,16 @@ import Testing
         let bits = image.addCluster()
         let directory = image.addCluster()
         image.put64(UInt64(bits), at: directory)
-        image.put32(1, at: directory + 8)
-        image.write([1, 12], at: directory + 16)
-        image.put16(1, at: directory + 18)
-        image.write(Array("b".utf8), at: directory + 24)
-        var data = [UInt8](repeating: 0, count: 24)
-        data[3] = 1
-        data[15] = 32
-        for index in 0..<8 { data[16 + index] = UInt8(truncatingIfNeeded: directory >> (56 - 8 * index)) }
-        image.setExtensions([(0x2385_2875, data)])
-        image.put64(1, at: Qcow2Bytes.Field.autoclear)
+        image.put32(1, at: directory + Qcow2Bytes.Bitmap.tableEntries)
+        image.write([1, 12], at: directory + Qcow2Bytes.Bitmap.type)
+        image.put16(1, at: directory + Qcow2Bytes.Bitmap.nameSize)
+        image.write(Array("b".utf8), at: directory + Qcow2Bytes.Bitmap.extra)
+        var data = SparseBytes(count: 24)
+        data.putBig(1, at: Qcow2Bytes.Extension.bitmapCount, bytes: 4)
+        data.putBig(32, at: Qcow2Bytes.Extension.directorySize)
+        data.putBig(directory, at: Qcow2Bytes.Extension.directoryOffset)
+        image.setExtensions([(Qcow2Bytes.ExtensionType.bitmaps, data.read(at: 0, count: data.count))])
+        image.put64(Qcow2Bytes.Autoclear.bitmaps, at: Qcow2Bytes.Field.autoclear)
         return directory
     }
 
@@ -105,7 +105,7 @@ import Testing
     func overlappingInactiveTables() throws {
         var image = Qcow2Bytes(clusterBits: 12)
         let table = image.addSnapshot()
-        image.put32(UInt32(image.end / 8 + 1), at: table + 8)
+        image.put32(UInt32(image.end / 8 + 1), at: table + Qcow2Bytes.Snapshot.l1Entries)
         let (_, node) = try Self.open(image.bytes, ["overlap-check": "all"])
         defer { try? node.close() }
         #expect(throws: BlockError.self) {

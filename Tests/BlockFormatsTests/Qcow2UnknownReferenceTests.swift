@@ -6,6 +6,9 @@ import Testing
 /// Where some structure cannot be followed, nothing is freed: what seems to be leaked may be what it refers
 /// to.
 @Suite struct Qcow2UnknownReferenceTests {
+    private typealias Field = Qcow2Bytes.Field
+    private typealias Snapshot = Qcow2Bytes.Snapshot
+
     private let gauntlet = Gauntlet(formats: StandardFormats.all, format: "qcow2")
 
     private func check(_ store: TestStore, _ repair: RepairMode = .none) throws -> (CheckResult, [String]) {
@@ -24,7 +27,7 @@ import Testing
     }
 
     private func number(_ store: TestStore, at offset: Int, _ width: Int = 8) throws -> Int {
-        try #require(store["disk"]).read(at: offset, count: width).reduce(0) { $0 << 8 | Int($1) }
+        try #require(store["disk"]).big(at: offset, bytes: width)
     }
 
     private func change(_ store: TestStore, _ body: (BlockNode) throws -> Void) throws {
@@ -73,23 +76,24 @@ import Testing
     }
 
     private func damage(_ place: Place, _ store: TestStore) throws -> (offset: Int, bytes: [UInt8]) {
-        let table = try number(store, at: 64)
-        let active = try number(store, at: 40)
-        let mask = 0x00ff_ffff_ffff_fe00
-        let l2 = try number(store, at: active) & mask
+        let table = try number(store, at: Field.snapshotsOffset)
+        let active = try number(store, at: Field.l1Offset)
+        let l2 = try number(store, at: active) & Qcow2Bytes.offsetMask
         func wide(_ value: Int) -> [UInt8] { ImageBytes.big(value) }
         switch place {
-        case .snapshotTable: return (64, wide(1 << 40))
-        case .snapshotCount: return (60, [0, 1, 0, 0])
-        case .firstExtraSize: return (table + 36, [0, 0, 4, 24])
-        case .hugeExtraSize: return (table + 36, [0xff, 0xff, 0xff, 0xff])
-        case .firstNameSize: return (table + 14, [0, 32])
-        case .snapshotL1: return (table, wide(try number(store, at: table) + 512))
-        case .snapshotL1Entries: return (table + 8, [0, 0, 0, 0])
+        case .snapshotTable: return (Field.snapshotsOffset, wide(1 << 40))
+        case .snapshotCount: return (Field.snapshotCount, ImageBytes.big(UInt32(65536)))
+        case .firstExtraSize: return (table + Snapshot.extraSize, ImageBytes.big(UInt32(1048)))
+        case .hugeExtraSize: return (table + Snapshot.extraSize, ImageBytes.big(UInt32.max))
+        case .firstNameSize: return (table + Snapshot.nameSize, ImageBytes.big(UInt16(32)))
+        case .snapshotL1:
+            let field = table + Snapshot.l1Offset
+            return (field, wide(try number(store, at: field) + 512))
+        case .snapshotL1Entries: return (table + Snapshot.l1Entries, ImageBytes.big(UInt32(0)))
         case .activeL1Entry: return (active, wide(1 << 40))
         case .activeL2Entry: return (l2, wide(1 << 40))
-        case .snapshotL1Entry: return (try number(store, at: table), wide(1 << 40))
-        case .refcountTable: return (try number(store, at: 48), wide(l2))
+        case .snapshotL1Entry: return (try number(store, at: table + Snapshot.l1Offset), wide(1 << 40))
+        case .refcountTable: return (try number(store, at: Field.refcountOffset), wide(l2))
         }
     }
 
@@ -118,7 +122,7 @@ import Testing
         let (offset, bytes) = try damage(place, store)
         let before = try #require(store["disk"]).read(at: offset, count: bytes.count)
         try patch(store, bytes, at: offset)
-        let table = try number(store, at: 64)
+        let table = try number(store, at: Field.snapshotsOffset)
         let (_, lines) = try check(store, .all)
         let frees = lines.contains { $0.hasPrefix("Repairing cluster") && $0.hasSuffix("reference=0") }
         #expect(!frees, "\(lines)")
@@ -126,14 +130,14 @@ import Testing
             #expect(try refcounts(store)[cluster] > 0, "cluster \(cluster) was freed: \(lines)")
         }
         // A snapshot without a table is taken off the list; the others stay.
-        guard place != .refcountTable, try number(store, at: 64) == table else { return }
+        guard place != .refcountTable, try number(store, at: Field.snapshotsOffset) == table else { return }
         try patch(store, before, at: offset)
         try expectContents(store, place.rawValue)
     }
 
     /// The refcounts, by the specification.
     private func refcounts(_ store: TestStore) throws -> [Int] {
-        let block = try number(store, at: try number(store, at: 48))
+        let block = try number(store, at: try number(store, at: Field.refcountOffset))
         return try (0..<(store["disk"]?.count ?? 0) / 65536).map { try number(store, at: block + 2 * $0, 2) }
     }
 
@@ -141,7 +145,8 @@ import Testing
     func bitmapDirectory(mode: RepairMode) throws {
         let store = try image(3, bitmap: true)
         let counts = try refcounts(store)
-        try patch(store, [0xff], at: 112 + 8 + 16)
+        let directory = Qcow2Bytes.Extension.data + Qcow2Bytes.Extension.directoryOffset
+        try patch(store, [0xff], at: Field.extensions + directory)
         let (result, lines) = try check(store, mode)
         #expect(result.leaks > 0 && result.leaksFixed == 0, "\(lines)")
         let after = try refcounts(store)
@@ -165,22 +170,24 @@ import Testing
 
     /// Gives an entry other extra data; the image is made anew for it.
     private func setExtra(_ store: TestStore, _ size: Int) throws {
-        let table = try number(store, at: 64)
+        let table = try number(store, at: Field.snapshotsOffset)
         let disk = try #require(store["disk"])
         var entries: [UInt8] = []
         var position = table
         for index in 0..<2 {
-            let old = try number(store, at: position + 36, 4)
-            let names = try number(store, at: position + 12, 2) + number(store, at: position + 14, 2)
-            var fixed = disk.read(at: position, count: 40)
-            var extra = disk.read(at: position + 40, count: old)
+            let old = try number(store, at: position + Snapshot.extraSize, 4)
+            let names =
+                try number(store, at: position + Snapshot.idSize, 2)
+                + number(store, at: position + Snapshot.nameSize, 2)
+            var fixed = disk.read(at: position, count: Snapshot.extra)
+            var extra = disk.read(at: position + Snapshot.extra, count: old)
             let wanted = index == 0 ? size : old
             extra = Array(extra.prefix(wanted)) + [UInt8](repeating: 7, count: max(0, wanted - old))
             let field = ImageBytes.big(UInt32(wanted))
-            fixed.replaceSubrange(36..<40, with: field)
-            entries += fixed + extra + disk.read(at: position + 40 + old, count: names)
+            fixed.replaceSubrange(Snapshot.extraSize..<Snapshot.extra, with: field)
+            entries += fixed + extra + disk.read(at: position + Snapshot.extra + old, count: names)
             entries += [UInt8](repeating: 0, count: (8 - entries.count % 8) % 8)
-            position += (40 + old + names + 7) / 8 * 8
+            position += (Snapshot.extra + old + names + 7) / 8 * 8
         }
         try patch(store, entries + [UInt8](repeating: 0, count: 256), at: table)
     }
@@ -199,7 +206,9 @@ import Testing
         #expect(store["disk"] == damaged)
         let (result, lines) = try check(store, .all)
         #expect(result.corruptions == 0 && result.corruptionsFixed == 1 && result.leaks == 0, "\(lines)")
-        #expect(try number(store, at: try number(store, at: 64) + 36, 4) == 1024)
+        #expect(
+            try number(store, at: try number(store, at: Field.snapshotsOffset) + Snapshot.extraSize, 4)
+                == 1024)
         try expectContents(store, "after")
         let (again, _) = try check(store)
         #expect(again.corruptions == 0 && again.leaks == 0)
@@ -215,8 +224,9 @@ import Testing
         try options.set(name: "compat", to: "1.1")
         try node.amend(Amendment(options))
         try node.close()
-        #expect(try number(store, at: 4, 4) == 3)
-        #expect(try number(store, at: try number(store, at: 64) + 36, 4) >= 16)
+        #expect(try number(store, at: Field.version, 4) == 3)
+        #expect(
+            try number(store, at: try number(store, at: Field.snapshotsOffset) + Snapshot.extraSize, 4) >= 16)
         #expect(try check(store).1.isEmpty)
         try expectContents(store, "upgraded")
     }
@@ -226,9 +236,9 @@ import Testing
         let store = try image(3)
         try setExtra(store, 0)
         try change(store) { try $0.resize(to: 1 << 30) }
-        let table = try number(store, at: 64)
-        #expect(try number(store, at: table + 36, 4) >= 16)
-        #expect(try number(store, at: table + 48) == 16 << 16)
+        let table = try number(store, at: Field.snapshotsOffset)
+        #expect(try number(store, at: table + Snapshot.extraSize, 4) >= 16)
+        #expect(try number(store, at: table + Snapshot.diskSize) == 16 << 16)
         try expectContents(store, "resized")
     }
 }

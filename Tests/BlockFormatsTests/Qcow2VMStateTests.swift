@@ -121,13 +121,15 @@ import Testing
         try node.createSnapshot(
             SnapshotInfo(id: "", name: "one", vmStateSizeBytes: 512, vmClockNanoseconds: 99))
         try node.close()
-        // The entry: 40 bytes, 24 of extra data with the instruction count last, ID, name.
+        typealias Snapshot = Qcow2Bytes.Snapshot
         var file = try #require(store["disk"])
-        let table = file.read(at: 64, count: 8).reduce(0) { $0 << 8 | Int($1) }
-        let entry = file.read(at: table, count: 68)
+        let table = file.big(at: Qcow2Bytes.Field.snapshotsOffset)
+        let names = file.read(at: table + Snapshot.id, count: 4)
         let unknown = [UInt8](1...20)
-        let grown = entry[..<36] + [0, 0, 0, 44] + entry[40..<56] + [0, 0, 0, 0, 0, 0, 0x30, 0x39]
-        file.write(Array(grown) + unknown + entry[64...], at: table)
+        let extra = Snapshot.id - Snapshot.extra + unknown.count
+        file.putBig(extra, at: table + Snapshot.extraSize, bytes: 4)
+        file.putBig(12345, at: table + Snapshot.instructionCount)
+        file.write(unknown + names, at: table + Snapshot.id)
         store["disk"] = file
         let later = try Self.open(configuration, store)
         try later.createSnapshot(SnapshotInfo(id: "", name: "two"))
@@ -137,9 +139,9 @@ import Testing
         #expect(kept.map(\.vmClockNanoseconds) == [99])
         try later.close()
         let now = try #require(store["disk"])
-        let place = now.read(at: 64, count: 8).reduce(0) { $0 << 8 | Int($1) }
+        let place = now.big(at: Qcow2Bytes.Field.snapshotsOffset)
         #expect(place != table)
-        #expect(now.read(at: place + 64, count: 20) == unknown)
+        #expect(now.read(at: place + Snapshot.id, count: 20) == unknown)
         try expectSound(configuration)
     }
 

@@ -30,6 +30,30 @@ import Testing
             #expect(bitmap.usedCount == expected.count && bitmap.lastUsed == expected.max())
             let range = start..<start + count
             #expect(bitmap.containsAny(of: range) == !expected.isDisjoint(with: range))
+            #expect(bitmap.firstUsed(from: start) == expected.filter { $0 >= start }.min())
+            #expect(bitmap.end == expected.max().map { $0 + 1 } ?? units.lowerBound)
+        }
+    }
+
+    @Test("long ranges are marked and given back", arguments: [0..<Int.max, 70..<1000])
+    func ranges(_ units: Range<Int>) {
+        var random = SeededRandom(seed: 9)
+        var bitmap = UnitBitmap(units)
+        var expected: Set<Int> = []
+        for round in 0..<200 {
+            let start = Int.random(in: 0..<900, using: &random)
+            let range = start..<start + Int.random(in: 0..<200, using: &random)
+            let inside = range.filter { units.contains($0) }
+            if round % 3 == 2 {
+                bitmap.remove(range)
+                expected.subtract(range)
+            } else {
+                #expect(bitmap.insert(range) == expected.isDisjoint(with: inside))
+                expected.formUnion(inside)
+            }
+            #expect(bitmap.usedCount == expected.count && bitmap.lastUsed == expected.max())
+            let other = Int.random(in: 0..<1100, using: &random)
+            #expect(bitmap.contains(other) == expected.contains(other))
         }
     }
 

@@ -130,7 +130,7 @@ private enum Chains {
             try StreamJob(node: layers[2].node, base: stranger.node).run(JobControl())
         }
         #expect(notBelow?.kind == .invalidArgument)
-        try layers[2].node.beginUse(by: "backup")
+        try layers[2].node.beginUse(NodeUse(by: "backup"))
         let busy = #expect(throws: BlockError.self) { try StreamJob(node: layers[2].node).run(JobControl()) }
         #expect(busy?.kind == .busy)
     }
@@ -145,7 +145,7 @@ private enum Chains {
         #expect(error?.kind == .cancelled)
         #expect(layers[2].node.backing === layers[1].node)
         #expect(try Layers.contents(layers[2].node) == layers[2].model)
-        try layers[2].node.beginUse(by: "nobody has it any more")
+        #expect(layers[2].node.user == nil)
     }
 }
 

@@ -268,8 +268,11 @@ import Testing
 
     @Test func aBreakpointHoldsOneRequestUntilItIsResumed() throws {
         let driver = try open()
-        let notices = Mutex<[String]>([])
-        driver.onNotice { line in notices.withLock { $0.append(line) } }
+        let notices = Monitor<[String]>([])
+        driver.onNotice { line in
+            notices.withLock { $0.append(line) }
+            notices.notifyAll()
+        }
         driver.setBreakpoint(at: .writeData, tag: "A")
         #expect(!driver.isSuspended(tag: "A"))
         let done = Atomic<Bool>(false)
@@ -279,7 +282,8 @@ import Testing
                 done.store(true, ordering: .releasing)
                 return
             }
-            while !driver.isSuspended(tag: "A") { WorkerThreads.sleep(nanoseconds: 1_000_000) }
+            notices.wait(until: { !$0.isEmpty }) { _ in }
+            #expect(driver.isSuspended(tag: "A"))
             #expect(driver.suspendedRequests == 1)
             let isEarly = done.load(ordering: .acquiring)
             #expect(!isEarly)

@@ -1,3 +1,4 @@
+import BlockTestSupport
 import Foundation
 import Testing
 
@@ -23,39 +24,33 @@ enum QemuPeer {
 
     /// Keeps an image open in `qemu-io` while `body` runs.
     static func holding(_ path: String, _ options: [String] = [], _ body: () throws -> Void) throws {
-        let commands = ["-c", "flush", "-c", "sleep 20000"]
-        let (process, output) = try start("qemu-io", options + commands + [path])
+        let commands = Pipe()
+        let (process, output) = try start("qemu-io", options + [path], input: commands)
         defer {
-            // It takes SIGTERM only after its sleep.
-            kill(process.processIdentifier, SIGKILL)
+            try? commands.fileHandleForWriting.write(contentsOf: Data("quit\n".utf8))
             process.waitUntilExit()
-            _ = output
         }
-        try waitForLocks(of: path)
+        // The prompt comes once the image is open.
+        var text = ""
+        while !text.contains("qemu-io> ") {
+            let part = output.availableData
+            try #require(!part.isEmpty, "qemu-io did not open \(path): \(text)")
+            text += String(decoding: part, as: UTF8.self)
+        }
         try body()
     }
 
-    private static func start(_ tool: String, _ arguments: [String]) throws -> (Process, FileHandle) {
+    private static func start(
+        _ tool: String, _ arguments: [String], input: Any = FileHandle.nullDevice
+    ) throws -> (Process, FileHandle) {
         let process = Process()
         process.executableURL = URL(fileURLWithPath: "/usr/bin/\(tool)")
         process.arguments = arguments
         let pipe = Pipe()
         process.standardOutput = pipe
         process.standardError = pipe
-        process.standardInput = FileHandle.nullDevice
-        try process.run()
+        process.standardInput = input
+        try ProcessGate.start(process)
         return (process, pipe.fileHandleForReading)
-    }
-
-    /// Waits until somebody holds a lock on the file, at most ten seconds.
-    private static func waitForLocks(of path: String) throws {
-        let attributes = try FileManager.default.attributesOfItem(atPath: path)
-        let inode = try #require(attributes[.systemFileNumber] as? Int)
-        for _ in 0..<1000 {
-            let locks = try String(contentsOfFile: "/proc/locks", encoding: .utf8)
-            if locks.contains(":\(inode) ") { return }
-            Thread.sleep(forTimeInterval: 0.01)
-        }
-        Issue.record("nobody locked \(path)")
     }
 }

@@ -61,6 +61,15 @@ import Testing
             })
     }
 
+    /// Polls the kernel, which alone knows, until a thread of this process waits in it.
+    private static func waitUntilBlocked(_ task: String) throws {
+        let path = "/proc/\(task)/stat"
+        // The name, in parentheses, precedes the state.
+        while try String(contentsOfFile: path, encoding: .utf8).split(separator: ") ").last?.first != "S" {
+            sched_yield()
+        }
+    }
+
     @Test func interruptedReadsGoOn() throws {
         // Without SA_RESTART, a blocked read fails with EINTR.
         var action = sigaction()
@@ -69,24 +78,24 @@ import Testing
         let pipe = Pipe()
         let input = pipe.fileHandleForReading.fileDescriptor
         let output = pipe.fileHandleForWriting
-        let reader = Monitor<pthread_t?>(nil)
+        let reader = Monitor<(thread: pthread_t?, task: String)>((nil, ""))
         let result = Monitor<Result<FileDriver, any Error>?>(nil)
         // The test's own threads let no signals in.
         Thread {
             var mask = sigset_t()
             sigaddset(&mask, SIGURG)
             pthread_sigmask(SIG_UNBLOCK, &mask, nil)
-            reader.withLock { $0 = pthread_self() }
+            let task = try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/thread-self")
+            reader.withLock { $0 = (pthread_self(), task ?? "") }
             reader.notifyAll()
             let opened = Result { try StandardInput.open(descriptor: input) }
             result.withLock { $0 = opened }
             result.notifyAll()
         }.start()
-        let thread = try #require(reader.wait(until: { $0 != nil }, then: { $0 }))
+        let thread = try #require(reader.wait(until: { $0.thread != nil }, then: { $0.thread }))
         for byte in UInt8(0)..<50 {
-            Thread.sleep(forTimeInterval: 0.001)
+            try Self.waitUntilBlocked(reader.withLock { $0.task })
             pthread_kill(thread, SIGURG)
-            Thread.sleep(forTimeInterval: 0.001)
             output.write(Data([byte]))
         }
         output.closeFile()

@@ -78,6 +78,11 @@ public final class CommandFixture: Sendable {
         return try run(URL(filePath: "/bin/bash"), ["-c", line], environment: environment)
     }
 
+    /// Shell that waits until a command succeeds, at most ten seconds: `poll COMMAND`. Only for what another
+    /// process does without a sign that a test could wait for.
+    public static let poll =
+        "poll() { for _ in {1..500}; do eval \"$1\" && return; sleep 0.02; done; return 1; }\n"
+
     /// The path of a file in the folder.
     public func path(_ name: String) -> String { folder.appending(path: name).path }
 
@@ -116,7 +121,7 @@ public final class CommandFixture: Sendable {
         process.standardInput = try FileHandle(forReadingFrom: names[0])
         process.standardOutput = try FileHandle(forWritingTo: names[1])
         process.standardError = try FileHandle(forWritingTo: names[2])
-        try process.run()
+        try ProcessGate.start(process)
         process.waitUntilExit()
         let output = [UInt8](try Data(contentsOf: names[1]))
         let error = try Data(contentsOf: names[2])

@@ -42,6 +42,10 @@ public final class FakeFormat: FormatDriver {
     private let clusterBytes: Int
     private let bug: FakeBug
     private let state: Mutex<State>
+    /// The number of writes in ``waitForAnotherWrite()``.
+    private let racing = Monitor(0)
+    /// How often the table was looked at.
+    private let looks = Monitor(0)
     public let backing: BackingReference?
 
     private init(_ file: BlockNode, cluster: Int, backing: BackingReference?, bug: FakeBug, state: State) {
@@ -88,6 +92,10 @@ public final class FakeFormat: FormatDriver {
 
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         let entry = state.withLock { $0.table[offset / clusterBytes] }
+        if bug == .racesOnFlush {
+            looks.withLock { $0 += 1 }
+            looks.notifyAll()
+        }
         let length = min(limit, clusterBytes - offset % clusterBytes)
         switch entry {
         case 0: return Extent(bug == .forgetsBacking ? .zero(hostOffset: nil) : .unallocated, length: length)
@@ -136,7 +144,7 @@ public final class FakeFormat: FormatDriver {
         _ bytes: RawSpan, for grant: WriteGrant, at guest: Int
     ) throws(BlockError) {
         if grant.tag == Self.lost { return }
-        if bug == .racesOnAllocation && grant.isNew { WorkerThreads.sleep(nanoseconds: 2_000_000) }
+        if bug == .racesOnAllocation && grant.isNew { waitForAnotherWrite() }
         let isCut = bug == .offByOne && (guest + bytes.byteCount) % clusterBytes == 0
         let kept = bytes.extracting(0..<bytes.byteCount - (isCut ? 1 : 0))
         try store(kept, at: grant.hostOffset(of: guest))
@@ -191,8 +199,18 @@ public final class FakeFormat: FormatDriver {
             defer { state.table = state.table.map { _ in 0 } }
             return state.table
         }
-        WorkerThreads.sleep(nanoseconds: 1_000_000)
+        // Until somebody has looked, but no longer than a flush might take.
+        let before = looks.withLock { $0 }
+        _ = looks.wait(forNanoseconds: 1_000_000) { $0 > before }
         state.withLock { $0.table = table }
+    }
+
+    /// Waits until two writes to new clusters are here at once, but no longer than a write might take.
+    private func waitForAnotherWrite() {
+        racing.withLock { $0 += 1 }
+        racing.notifyAll()
+        _ = racing.wait(forNanoseconds: 2_000_000) { $0 > 1 }
+        racing.withLock { $0 -= 1 }
     }
 
     public func willReopen(readOnly: Bool) throws(BlockError) {

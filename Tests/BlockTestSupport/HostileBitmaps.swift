@@ -23,10 +23,11 @@ struct BitmapFields {
 }
 
 extension Qcow2Bytes {
-    /// Adds bitmaps with tables and data, which the header vouches for; answers where the directory is.
+    /// Adds bitmaps with tables and data, which the header marks as up to date if `areCurrent`. Returns the
+    /// directory's offset.
     @discardableResult
     mutating func addBitmaps(
-        _ list: [BitmapFields], count: UInt32? = nil, sizeBy difference: Int = 0, vouches: Bool = true
+        _ list: [BitmapFields], count: UInt32? = nil, sizeBy difference: Int = 0, areCurrent: Bool = true
     ) -> Int {
         var directory: [UInt8] = []
         for bitmap in list {
@@ -41,7 +42,7 @@ extension Qcow2Bytes {
         let place = addCluster(directory)
         let size = UInt64(directory.count + difference)
         setExtensions([HostileCase.bitmaps(count ?? UInt32(list.count), size: size, offset: UInt64(place))])
-        put64(vouches ? 1 : 0, at: Field.autoclear)
+        put64(areCurrent ? Autoclear.bitmaps : 0, at: Field.autoclear)
         return place
     }
 }
@@ -155,11 +156,11 @@ extension HostileCase {
                 image.setExtensions([bitmaps(1, size: 32, offset: UInt64(image.l2))])
             },
             opens("bitmaps: out of date", .leaks, mendable: true) {
-                $0.addBitmaps([BitmapFields()], vouches: false)
+                $0.addBitmaps([BitmapFields()], areCurrent: false)
             },
             opens("bitmaps: out of date, and where they were is the guest's", .leaks, mendable: true) {
                 image in
-                image.addBitmaps([BitmapFields()], vouches: false)
+                image.addBitmaps([BitmapFields()], areCurrent: false)
                 image.setExtensions([bitmaps(1, size: 32, offset: UInt64(image.data))])
             },
         ]

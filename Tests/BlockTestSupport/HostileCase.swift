@@ -21,6 +21,12 @@ public struct HostileCase: Sendable, CustomStringConvertible {
     public var description: String { name }
 
     typealias Field = Qcow2Bytes.Field
+    typealias Incompatible = Qcow2Bytes.Incompatible
+    typealias Autoclear = Qcow2Bytes.Autoclear
+    typealias Extension = Qcow2Bytes.Extension
+    typealias ExtensionType = Qcow2Bytes.ExtensionType
+    typealias Snapshot = Qcow2Bytes.Snapshot
+    typealias Cluster = Qcow2Bytes.Cluster
 
     /// An image that must not open.
     static func refused(

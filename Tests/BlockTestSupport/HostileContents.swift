@@ -10,7 +10,7 @@ extension HostileCase {
 
     private static func zstd(_ name: String, read: String?, _ payload: [UInt8]) -> HostileCase {
         opens("zstd: \(name)", .nothing, read: read) { image in
-            image.put64(8, at: Field.incompatible)
+            image.put64(Incompatible.compression, at: Field.incompatible)
             image.write([1], at: Field.compressionType)
             image.setCompressed(0, payload, at: image.data)
         }
@@ -112,44 +112,52 @@ extension HostileCase {
         },
         damagedSnapshot("65536 entries, one there") { image, _ in image.put32(65536, at: Field.snapshotCount)
         },
-        damagedSnapshot("extra data of 4 GiB") { image, table in image.put32(.max, at: table + 36) },
-        damagedSnapshot("extra data of 1032 bytes") { image, table in image.put32(1032, at: table + 36) },
-        damagedSnapshot("name beyond the file") { image, table in image.put16(.max, at: table + 14) },
-        damagedSnapshot("ID beyond the file") { image, table in image.put16(.max, at: table + 12) },
+        damagedSnapshot("extra data of 4 GiB") { image, table in
+            image.put32(.max, at: table + Snapshot.extraSize)
+        },
+        damagedSnapshot("extra data of 1032 bytes") { image, table in
+            image.put32(1032, at: table + Snapshot.extraSize)
+        },
+        damagedSnapshot("name beyond the file") { image, table in
+            image.put16(.max, at: table + Snapshot.nameSize)
+        },
+        damagedSnapshot("ID beyond the file") { image, table in
+            image.put16(.max, at: table + Snapshot.idSize)
+        },
         damagedSnapshot("L1 misaligned", mendable: true) { image, table in
-            image.put64(image.get64(table) + 512, at: table)
+            image.put64(image.get64(table + Snapshot.l1Offset) + 512, at: table + Snapshot.l1Offset)
         },
         damagedSnapshot("L1 offset of 2^63") { image, table in
-            image.put64(1 << 63, at: table)
+            image.put64(1 << 63, at: table + Snapshot.l1Offset)
         },
         damagedSnapshot("L1 of 2^32 - 1 entries", mendable: true) { image, table in
-            image.put32(.max, at: table + 8)
+            image.put32(.max, at: table + Snapshot.l1Entries)
         },
         damagedSnapshot("L1 above 32 MiB", mendable: true) { image, table in
-            image.put32(4 << 20 + 1, at: table + 8)
+            image.put32(4 << 20 + 1, at: table + Snapshot.l1Entries)
         },
         opens("snapshot: L1 beyond the file", .corruption, mendable: true) { image in
-            image.put64(1 << 40, at: image.addSnapshot())
+            image.put64(1 << 40, at: image.addSnapshot() + Snapshot.l1Offset)
         },
         opens("snapshot: L1 is the active one", .corruption) { image in
-            image.put64(UInt64(image.l1), at: image.addSnapshot())
+            image.put64(UInt64(image.l1), at: image.addSnapshot() + Snapshot.l1Offset)
         },
         opens("snapshot: L1 is the active one, and all is counted", .corruption) { image in
             let table = image.addSnapshot()
-            image.putRefcount(0, of: Int(image.get64(table)) / image.clusterSize)
-            image.put64(UInt64(image.l1), at: table)
-            for cluster in 3..<7 { image.putRefcount(2, of: cluster) }
+            image.putRefcount(0, of: Int(image.get64(table + Snapshot.l1Offset)) / image.clusterSize)
+            image.put64(UInt64(image.l1), at: table + Snapshot.l1Offset)
+            for cluster in Cluster.l1..<Cluster.end { image.putRefcount(2, of: cluster) }
             image.put64(UInt64(image.l2), at: image.l1)
             for cluster in 0..<2 { image.setL2(cluster, UInt64(image.data + cluster * image.clusterSize)) }
         },
         opens("snapshot: L2 offset misaligned", .corruption, mendable: true) { image in
             let table = image.addSnapshot()
-            image.put64(UInt64(image.l2 + 512), at: Int(image.get64(table)))
+            image.put64(UInt64(image.l2 + 512), at: Int(image.get64(table + Snapshot.l1Offset)))
         },
         opens("snapshot: disk of 2^64 - 1 bytes", .nothing) { image in
             let table = image.addSnapshot()
-            image.put64(.max, at: table + 48)
-            image.put64(.max, at: table + 40)
+            image.put64(.max, at: table + Snapshot.diskSize)
+            image.put64(.max, at: table + Snapshot.stateSize64)
         },
         opens("snapshot: table is the header", .corruption) { image in
             image.addSnapshot()
@@ -172,12 +180,12 @@ extension HostileCase {
     ) {
         var data = ImageBytes.big(count) + [0, 0, 0, 0]
         for number in [size, offset] { data += ImageBytes.big(number) }
-        return (0x2385_2875, data)
+        return (ExtensionType.bitmaps, data)
     }
 
     private static func luks(offset: UInt64, size: UInt64) -> (type: UInt32, data: [UInt8]) {
         (
-            0x0537_be77,
+            ExtensionType.encryption,
             [offset, size].flatMap { number in ImageBytes.big(number) }
         )
     }
@@ -190,7 +198,7 @@ extension HostileCase {
     static let otherMetadata: [HostileCase] =
         absurd.map { count, size, offset in
             opens("bitmaps: \(count) in \(size) bytes at \(offset)", .corruption) {
-                $0.put64(1, at: Field.autoclear)
+                $0.put64(Autoclear.bitmaps, at: Field.autoclear)
                 $0.setExtensions([bitmaps(count, size: size, offset: offset)])
             }
         }
@@ -205,11 +213,15 @@ extension HostileCase {
         }
         + [
             opens("bitmaps extension cut", .corruption) {
-                $0.put64(1, at: Field.autoclear)
-                $0.setExtensions([(0x2385_2875, [1, 2, 3])])
+                $0.put64(Autoclear.bitmaps, at: Field.autoclear)
+                $0.setExtensions([(ExtensionType.bitmaps, [1, 2, 3])])
             },
-            opens("encryption extension cut", .corruption) { $0.setExtensions([(0x0537_be77, [1, 2, 3])]) },
-            opens("dirty and corrupt", .nothing) { $0.put64(3, at: Field.incompatible) },
+            opens("encryption extension cut", .corruption) {
+                $0.setExtensions([(ExtensionType.encryption, [1, 2, 3])])
+            },
+            opens("dirty and corrupt", .nothing) {
+                $0.put64(Incompatible.dirty | Incompatible.corrupt, at: Field.incompatible)
+            },
             opens("autoclear bits all set", .nothing) { $0.put64(.max, at: Field.autoclear) },
             opens("compatible bits all set", .nothing) { $0.put64(.max, at: Field.compatible) },
         ]

@@ -33,7 +33,7 @@ extension HostileCase {
                 $0.put32(3, at: Field.crypt)
             },
             refused("compression type 2", "unknown compression type: 2") {
-                $0.put64(8, at: Field.incompatible)
+                $0.put64(Incompatible.compression, at: Field.incompatible)
                 $0.write([2], at: Field.compressionType)
             },
             refused("zstd without its bit", "Compression type incompatible feature bit must be set") {
@@ -41,7 +41,7 @@ extension HostileCase {
             },
             refused("zlib with the bit of zstd", "Compression type incompatible feature bit must not be set")
             {
-                $0.put64(8, at: Field.incompatible)
+                $0.put64(Incompatible.compression, at: Field.incompatible)
             },
         ]
 
@@ -148,31 +148,32 @@ extension HostileCase {
 
     static let extensions: [HostileCase] = [
         refused("extension longer than the cluster", "Header extension too large") {
-            $0.setExtensions([(0x1234_5678, [1, 2, 3])])
-            $0.put32(.max, at: 116)
+            $0.setExtensions([(ExtensionType.unknown, [1, 2, 3])])
+            $0.put32(.max, at: Field.extensions + Extension.length)
         },
         refused("end marker of 4 GiB", "Header extension too large") {
             $0.setExtensions([])
-            $0.put32(.max, at: 116)
+            $0.put32(.max, at: Field.extensions + Extension.length)
         },
         refused("extension that reaches the next cluster", "Header extension too large") {
-            $0.setExtensions([(0x1234_5678, [1, 2, 3])])
-            $0.put32(1 << 16 - 119, at: 116)
+            $0.setExtensions([(ExtensionType.unknown, [1, 2, 3])])
+            let room = $0.clusterSize - Field.extensions - Extension.data
+            $0.put32(UInt32(room + 1), at: Field.extensions + Extension.length)
         },
         refused("extension cut by the backing name", "Header extension too large") {
-            $0.setBacking(Array("base".utf8), at: 124)
-            $0.put32(0x1234_5678, at: 112)
-            $0.put32(32, at: 116)
+            $0.setBacking(Array("base".utf8), at: Field.extensions + Extension.data + 4)
+            $0.put32(ExtensionType.unknown, at: Field.extensions)
+            $0.put32(32, at: Field.extensions + Extension.length)
         },
         refused("backing format of 64 bytes", "Backing format name is longer") {
-            $0.setExtensions([(0xe279_2aca, [UInt8](repeating: 0x71, count: 64))])
+            $0.setExtensions([(ExtensionType.backingFormat, [UInt8](repeating: 0x71, count: 64))])
         },
         opens("thousands of extensions", .nothing) { image in
             image.setExtensions((0..<8000).map { (UInt32(0x1000 + $0), []) })
         },
         opens("no end marker before the cluster ends", .nothing) { image in
-            image.setExtensions(
-                [(0x1234_5678, [UInt8](repeating: 7, count: 1 << 16 - 120))].map { ($0.0, $0.1) })
+            let room = image.clusterSize - Field.extensions - Extension.data
+            image.setExtensions([(ExtensionType.unknown, [UInt8](repeating: 7, count: room))])
             image.put64(UInt64(image.refcountBlock), at: image.refcountTable)
         },
     ]
@@ -184,7 +185,7 @@ extension HostileCase {
         refused("all features", "Unsupported qcow2 feature(s)") { $0.put64(.max, at: Field.incompatible) },
         refused("unknown feature with a name", "Unsupported qcow2 feature(s): time travel") {
             $0.put64(1 << 40, at: Field.incompatible)
-            $0.setExtensions([(0x6803_f857, featureName(0, 40, "time travel"))])
+            $0.setExtensions([(ExtensionType.featureNames, featureName(0, 40, "time travel"))])
         },
         refused(
             "feature table with bits of 255, cut, and of 46 letters", "Unknown incompatible feature: 80000"
@@ -193,11 +194,11 @@ extension HostileCase {
             let long = String(repeating: "x", count: 46)
             let table =
                 featureName(0, 255, "no") + featureName(3, 43, "no") + featureName(0, 44, long) + [0, 43, 1]
-            $0.setExtensions([(0x6803_f857, table)])
+            $0.setExtensions([(ExtensionType.featureNames, table)])
         },
         refused("data file that is not there", "No such file or directory") {
-            $0.put64(4, at: Field.incompatible)
-            $0.setExtensions([(0x4441_5441, Array("/nonexistent/data".utf8))])
+            $0.put64(Incompatible.dataFile, at: Field.incompatible)
+            $0.setExtensions([(ExtensionType.dataFile, Array("/nonexistent/data".utf8))])
         },
         refused("encryption without a header", "encryption") { $0.put32(2, at: Field.crypt) },
     ]

@@ -9,7 +9,7 @@ extension HostileCase {
     ) -> HostileCase {
         var image = Qcow2Bytes()
         let clusters = [0, 1].map { image.get64(image.l2 + $0 * 8) }
-        image.put64(16, at: Field.incompatible)
+        image.put64(Incompatible.extendedL2, at: Field.incompatible)
         for (index, cluster) in clusters.enumerated() {
             image.setL2(index * 2, cluster)
             image.setL2(index * 2 + 1, 0xffff_ffff)
@@ -19,7 +19,7 @@ extension HostileCase {
 
     static let subclusters: [HostileCase] = [
         refused("extended L2 in small clusters", "subcluster size: 256", Qcow2Bytes(clusterBits: 13)) {
-            $0.put64(16, at: Field.incompatible)
+            $0.put64(Incompatible.extendedL2, at: Field.incompatible)
         },
         extended("nothing wrong", .nothing) { _ in },
         extended("zero and unallocated ones", .nothing) { $0.setL2(1, 0x0f00_0000_00ff_ffff) },

@@ -9,7 +9,7 @@ extension HostileCase {
             $0.put64(1 << 40, at: $0.refcountTable)
         },
         opens("refcount block at 2^56 - 64 KiB", .corruption, mendable: true) {
-            $0.put64(0x00ff_ffff_ffff_0000, at: $0.refcountTable)
+            $0.put64(Qcow2Bytes.lastOffset, at: $0.refcountTable)
         },
         opens("refcount block with reserved bits", .corruption, mendable: true) {
             $0.put64(UInt64($0.refcountBlock) | 0x1ff, at: $0.refcountTable)
@@ -26,24 +26,28 @@ extension HostileCase {
         },
         opens("no refcount block", .corruption, mendable: true) { $0.put64(0, at: $0.refcountTable) },
         opens("all refcounts 0", .corruption, mendable: true) { image in
-            for cluster in 0..<7 { image.putRefcount(0, of: cluster) }
+            for cluster in 0..<Cluster.end { image.putRefcount(0, of: cluster) }
         },
         opens("all refcounts at most", .corruption, mendable: true) { image in
             image.write([UInt8](repeating: 0xff, count: image.clusterSize), at: image.refcountBlock)
         },
-        opens("header not counted", .corruption, mendable: true) { $0.putRefcount(0, of: 0) },
-        opens("refcount table not counted", .corruption, mendable: true) { $0.putRefcount(0, of: 1) },
-        opens("refcount block not counted", .corruption, mendable: true) { $0.putRefcount(0, of: 2) },
-        opens("L1 not counted", .corruption, mendable: true) { $0.putRefcount(0, of: 3) },
-        opens("L2 not counted", .corruption, mendable: true) { $0.putRefcount(0, of: 4) },
-        opens("data not counted", .corruption, mendable: true) { $0.putRefcount(0, of: 5) },
-        opens("data counted twice", .corruption, mendable: true) { $0.putRefcount(2, of: 5) },
+        opens("header not counted", .corruption, mendable: true) { $0.putRefcount(0, of: Cluster.header) },
+        opens("refcount table not counted", .corruption, mendable: true) {
+            $0.putRefcount(0, of: Cluster.refcountTable)
+        },
+        opens("refcount block not counted", .corruption, mendable: true) {
+            $0.putRefcount(0, of: Cluster.refcountBlock)
+        },
+        opens("L1 not counted", .corruption, mendable: true) { $0.putRefcount(0, of: Cluster.l1) },
+        opens("L2 not counted", .corruption, mendable: true) { $0.putRefcount(0, of: Cluster.l2) },
+        opens("data not counted", .corruption, mendable: true) { $0.putRefcount(0, of: Cluster.data) },
+        opens("data counted twice", .corruption, mendable: true) { $0.putRefcount(2, of: Cluster.data) },
         opens("refcounts of one bit, all 0", .corruption, mendable: true, Qcow2Bytes(refcountOrder: 0)) {
             image in
-            for cluster in 0..<7 { image.putRefcount(0, of: cluster) }
+            for cluster in 0..<Cluster.end { image.putRefcount(0, of: cluster) }
         },
         opens("refcount of 2^64 - 1", .corruption, mendable: true, Qcow2Bytes(refcountOrder: 6)) {
-            $0.putRefcount(.max, of: 5)
+            $0.putRefcount(.max, of: Cluster.data)
         },
         opens("refcount table overlaps the L1", .corruption) { image in
             image.put64(UInt64(image.l1), at: Field.refcountOffset)
@@ -66,7 +70,7 @@ extension HostileCase {
                 $0.put64(1 << 40 | Qcow2Bytes.copied, at: $0.l1)
             },
             opens("L2 table at 2^56 - 64 KiB", .corruption, read: "beyond the end", mendable: true) {
-                $0.put64(0x00ff_ffff_ffff_0000 | Qcow2Bytes.copied, at: $0.l1)
+                $0.put64(Qcow2Bytes.lastOffset | Qcow2Bytes.copied, at: $0.l1)
             },
             opens("L1 entry with reserved bits", .corruption, mendable: true) {
                 $0.put64($0.get64($0.l1) | 0x7f << 56 | 0x1ff, at: $0.l1)
@@ -87,13 +91,13 @@ extension HostileCase {
                 $0.setL2(0, UInt64($0.data + 512) | Qcow2Bytes.copied)
             },
             opens("zero cluster misaligned", .corruption, read: "unaligned", mendable: true) {
-                $0.setL2(0, UInt64($0.data + 512) | Qcow2Bytes.copied | 1)
+                $0.setL2(0, UInt64($0.data + 512) | Qcow2Bytes.copied | Qcow2Bytes.zero)
             },
             opens("data beyond the file", .corruption, read: "bytes are missing", mendable: true) {
                 $0.setL2(0, 1 << 40 | Qcow2Bytes.copied)
             },
             opens("data at 2^56 - 64 KiB", .corruption, read: "bytes are missing", mendable: true) {
-                $0.setL2(0, 0x00ff_ffff_ffff_0000 | Qcow2Bytes.copied)
+                $0.setL2(0, Qcow2Bytes.lastOffset | Qcow2Bytes.copied)
             },
             opens("L2 entry with reserved bits", .corruption, mendable: true) {
                 $0.setL2(0, $0.get64($0.l2) | 0x3f << 56)
@@ -112,7 +116,7 @@ extension HostileCase {
                 $0.put64(UInt64($0.l2), at: $0.l1)
             },
             opens("zero flag in version 2", .corruption, mendable: true, Qcow2Bytes(version: 2)) {
-                $0.setL2(0, UInt64($0.data) | Qcow2Bytes.copied | 1)
+                $0.setL2(0, UInt64($0.data) | Qcow2Bytes.copied | Qcow2Bytes.zero)
             },
             refused("file cut in the refcount block", "beyond the end of the file") {
                 $0.resize(to: $0.refcountBlock + 100)

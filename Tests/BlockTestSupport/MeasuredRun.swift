@@ -43,7 +43,7 @@ public final class MeasuredRunner {
         process.environment = environment
         process.standardInput = jobs
         process.standardOutput = answers
-        try process.run()
+        try ProcessGate.start(process)
     }
 
     deinit {

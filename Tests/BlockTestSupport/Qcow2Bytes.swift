@@ -13,38 +13,12 @@ public struct Qcow2Bytes: Sendable {
     public let virtualSize: Int
 
     public var clusterSize: Int { 1 << clusterBits }
-    public var refcountTable: Int { clusterSize }
-    public var refcountBlock: Int { 2 * clusterSize }
-    public var l1: Int { 3 * clusterSize }
-    public var l2: Int { 4 * clusterSize }
-    public var data: Int { 5 * clusterSize }
+    public var refcountTable: Int { Cluster.refcountTable * clusterSize }
+    public var refcountBlock: Int { Cluster.refcountBlock * clusterSize }
+    public var l1: Int { Cluster.l1 * clusterSize }
+    public var l2: Int { Cluster.l2 * clusterSize }
+    public var data: Int { Cluster.data * clusterSize }
     public var end: Int { bytes.count }
-
-    public static let copied: UInt64 = 1 << 63
-    public static let compressed: UInt64 = 1 << 62
-
-    /// Offsets of header fields.
-    public enum Field {
-        public static let magic = 0
-        public static let version = 4
-        public static let backingOffset = 8
-        public static let backingSize = 16
-        public static let clusterBits = 20
-        public static let size = 24
-        public static let crypt = 32
-        public static let l1Entries = 36
-        public static let l1Offset = 40
-        public static let refcountOffset = 48
-        public static let refcountClusters = 56
-        public static let snapshotCount = 60
-        public static let snapshotsOffset = 64
-        public static let incompatible = 72
-        public static let compatible = 80
-        public static let autoclear = 88
-        public static let refcountOrder = 96
-        public static let headerLength = 100
-        public static let compressionType = 104
-    }
 
     /// A sound image with two clusters of data.
     public init(version: Int = 3, clusterBits: Int = 16, virtualSize: Int? = nil, refcountOrder: Int = 4) {
@@ -52,10 +26,10 @@ public struct Qcow2Bytes: Sendable {
         self.clusterBits = clusterBits
         self.refcountOrder = version == 2 ? 4 : refcountOrder
         self.virtualSize = virtualSize ?? 16 << clusterBits
-        bytes.resize(to: 7 << clusterBits)
+        bytes.resize(to: Cluster.end << clusterBits)
         putHeader()
         put64(UInt64(refcountBlock), at: refcountTable)
-        for cluster in 0..<7 { putRefcount(1, of: cluster) }
+        for cluster in 0..<Cluster.end { putRefcount(1, of: cluster) }
         put64(UInt64(l2) | Self.copied, at: l1)
         for cluster in 0..<2 {
             setL2(cluster, UInt64(data + cluster << clusterBits) | Self.copied)
@@ -77,7 +51,7 @@ public struct Qcow2Bytes: Sendable {
         put32(1, at: Field.refcountClusters)
         guard version >= 3 else { return }
         put32(UInt32(refcountOrder), at: Field.refcountOrder)
-        put32(112, at: Field.headerLength)
+        put32(UInt32(Field.extensions), at: Field.headerLength)
     }
 
     // MARK: Changing
@@ -142,12 +116,12 @@ public struct Qcow2Bytes: Sendable {
 
     /// Puts header extensions behind the fixed header, followed by the end marker.
     public mutating func setExtensions(_ list: [(type: UInt32, data: [UInt8])]) {
-        var offset = version == 2 ? 72 : 112
+        var offset = version == 2 ? Field.version2Extensions : Field.extensions
         for (type, data) in list {
             put32(type, at: offset)
-            put32(UInt32(data.count), at: offset + 4)
-            write(data, at: offset + 8)
-            offset += 8 + (data.count + 7) / 8 * 8
+            put32(UInt32(data.count), at: offset + Extension.length)
+            write(data, at: offset + Extension.data)
+            offset += Extension.data + (data.count + 7) / 8 * 8
         }
         put64(0, at: offset)
     }
@@ -158,16 +132,16 @@ public struct Qcow2Bytes: Sendable {
     @discardableResult
     public mutating func addSnapshot(name: String = "one") -> Int {
         let snapshotL1 = addCluster()
-        var entry = [UInt8](repeating: 0, count: 64)
+        var entry = [UInt8](repeating: 0, count: Snapshot.id)
         let text = Array("1".utf8) + Array(name.utf8)
         entry += text + [UInt8](repeating: 0, count: 8 - text.count % 8)
         let table = addCluster(entry)
-        put64(UInt64(snapshotL1), at: table)
-        put32(1, at: table + 8)
-        put16(1, at: table + 12)
-        put16(UInt16(name.utf8.count), at: table + 14)
-        put32(24, at: table + 36)
-        put64(UInt64(virtualSize), at: table + 48)
+        put64(UInt64(snapshotL1), at: table + Snapshot.l1Offset)
+        put32(1, at: table + Snapshot.l1Entries)
+        put16(1, at: table + Snapshot.idSize)
+        put16(UInt16(name.utf8.count), at: table + Snapshot.nameSize)
+        put32(UInt32(Snapshot.id - Snapshot.extra), at: table + Snapshot.extraSize)
+        put64(UInt64(virtualSize), at: table + Snapshot.diskSize)
         put32(1, at: Field.snapshotCount)
         put64(UInt64(table), at: Field.snapshotsOffset)
         return table

@@ -18,34 +18,39 @@ public struct Qcow2Fields: Sendable {
 
     public init(_ bytes: SparseBytes) {
         self.bytes = bytes
-        let head = bytes.read(at: 0, count: 112)
-        clusterBits = Int(head[23])
-        let isVersion2 = head[7] == 2
-        refcountBits = isVersion2 ? 16 : 1 << Int(head[99])
-        l2EntryBytes = !isVersion2 && head[79] & 16 != 0 ? 16 : 8
-        for (offset, width) in [
-            (8, 8), (16, 4), (24, 8), (32, 4), (36, 4), (40, 8), (48, 8), (56, 4), (60, 4),
-        ] {
-            add("header", offset, width)
-        }
-        add("header", 64, 8)
-        for (offset, width) in [(72, 8), (80, 8), (88, 8), (96, 4), (100, 4)] where !isVersion2 {
+        clusterBits = bytes.big(at: Header.clusterBits, bytes: 4)
+        let isVersion2 = bytes.big(at: Header.version, bytes: 4) == 2
+        refcountBits = isVersion2 ? 16 : 1 << bytes.big(at: Header.refcountOrder, bytes: 4)
+        let isExtended = !isVersion2 && bytes.hasIncompatible(Qcow2Bytes.Incompatible.extendedL2)
+        l2EntryBytes = isExtended ? 16 : 8
+        for (offset, width) in Self.commonFields + (isVersion2 ? [] : Self.version3Fields) {
             add("header", offset, width)
         }
         addRefcounts()
-        addTree("active", at: number(40, 8), entries: number(36, 4))
+        addTree("active", at: number(Header.l1Offset, 8), entries: number(Header.l1Entries, 4))
         addSnapshots()
         if !isVersion2 { addExtensions() }
     }
 
-    private func number(_ offset: Int, _ width: Int) -> Int {
-        Int(
-            truncatingIfNeeded: bytes.read(at: offset, count: width).reduce(UInt64(0)) {
-                $0 << 8 | UInt64($1)
-            })
-    }
+    private typealias Header = Qcow2Bytes.Field
+    private typealias Snapshot = Qcow2Bytes.Snapshot
+    private typealias Extension = Qcow2Bytes.Extension
+    private typealias Bitmap = Qcow2Bytes.Bitmap
 
-    private func offset(_ entry: Int) -> Int { entry & 0x00ff_ffff_ffff_fe00 }
+    /// Offsets and widths. The fields that decide how others are read stay sound.
+    private static let commonFields = [
+        (Header.backingOffset, 8), (Header.backingSize, 4), (Header.size, 8), (Header.crypt, 4),
+        (Header.l1Entries, 4), (Header.l1Offset, 8), (Header.refcountOffset, 8),
+        (Header.refcountClusters, 4), (Header.snapshotCount, 4), (Header.snapshotsOffset, 8),
+    ]
+    private static let version3Fields = [
+        (Header.incompatible, 8), (Header.compatible, 8), (Header.autoclear, 8), (Header.refcountOrder, 4),
+        (Header.headerLength, 4),
+    ]
+
+    private func number(_ offset: Int, _ width: Int) -> Int { bytes.big(at: offset, bytes: width) }
+
+    private func offset(_ entry: Int) -> Int { entry & Qcow2Bytes.offsetMask }
 
     private mutating func add(_ kind: String, _ offset: Int, _ width: Int) {
         byKind[kind, default: []].append(Field(kind: kind, offset: offset, width: width))
@@ -55,7 +60,7 @@ public struct Qcow2Fields: Sendable {
         let perBlock = (8 << clusterBits) / refcountBits
         let clusters = (bytes.count >> clusterBits) + 1
         for index in 0...clusters / perBlock {
-            let entry = number(48, 8) + index * 8
+            let entry = number(Header.refcountOffset, 8) + index * 8
             add("refcount table", entry, 8)
             let block = number(entry, 8)
             guard block != 0 else { continue }
@@ -81,45 +86,63 @@ public struct Qcow2Fields: Sendable {
     }
 
     private mutating func addSnapshots() {
-        var entry = number(64, 8)
-        for _ in 0..<number(60, 4) {
-            for (offset, width) in [(0, 8), (8, 4), (12, 2), (14, 2), (32, 4), (36, 4), (40, 8), (48, 8)] {
+        var entry = number(Header.snapshotsOffset, 8)
+        for _ in 0..<number(Header.snapshotCount, 4) {
+            for (offset, width) in [
+                (Snapshot.l1Offset, 8), (Snapshot.l1Entries, 4), (Snapshot.idSize, 2),
+                (Snapshot.nameSize, 2), (Snapshot.stateSize, 4), (Snapshot.extraSize, 4),
+                (Snapshot.stateSize64, 8), (Snapshot.diskSize, 8),
+            ] {
                 add("snapshot", entry + offset, width)
             }
-            addTree("snapshot", at: number(entry, 8), entries: number(entry + 8, 4))
-            let size = 40 + number(entry + 36, 4) + number(entry + 12, 2) + number(entry + 14, 2)
+            addTree(
+                "snapshot", at: number(entry + Snapshot.l1Offset, 8),
+                entries: number(entry + Snapshot.l1Entries, 4))
+            let names = number(entry + Snapshot.idSize, 2) + number(entry + Snapshot.nameSize, 2)
+            let size = Snapshot.extra + number(entry + Snapshot.extraSize, 4) + names
             entry += (size + 7) / 8 * 8
         }
     }
 
-    /// What header extensions tell of bitmaps and encryption.
+    /// Adds the fields of the extensions for bitmaps and encryption.
     private mutating func addExtensions() {
-        var place = number(100, 4)
+        var place = number(Header.headerLength, 4)
         while number(place, 4) != 0, place < 1 << clusterBits {
-            switch number(place, 4) {
-            case 0x2385_2875: addBitmaps(place + 8)
-            case 0x0537_be77:
-                for field in [8, 16] { add("encryption header", place + field, 8) }
+            let data = place + Extension.data
+            switch UInt32(truncatingIfNeeded: number(place, 4)) {
+            case Qcow2Bytes.ExtensionType.bitmaps: addBitmaps(data)
+            case Qcow2Bytes.ExtensionType.encryption:
+                for field in [0, 8] { add("encryption header", data + field, 8) }
             default: break
             }
-            place += 8 + (number(place + 4, 4) + 7) / 8 * 8
+            place = data + (number(place + Extension.length, 4) + 7) / 8 * 8
         }
     }
 
     private mutating func addBitmaps(_ place: Int) {
-        for (offset, width) in [(0, 4), (8, 8), (16, 8)] { add("bitmaps", place + offset, width) }
-        var entry = number(place + 16, 8)
-        for _ in 0..<number(place, 4) {
+        for (offset, width) in [
+            (Extension.bitmapCount, 4), (Extension.directorySize, 8), (Extension.directoryOffset, 8),
+        ] {
+            add("bitmaps", place + offset, width)
+        }
+        var entry = number(place + Extension.directoryOffset, 8)
+        for _ in 0..<number(place + Extension.bitmapCount, 4) {
             // Other types, granularities and extra data are no damage, though QEMU opens no image with them.
-            for (offset, width) in [(0, 8), (8, 4), (12, 4), (18, 2)] {
+            for (offset, width) in [
+                (Bitmap.tableOffset, 8), (Bitmap.tableEntries, 4), (Bitmap.flags, 4), (Bitmap.nameSize, 2),
+            ] {
                 add("bitmap entry", entry + offset, width)
             }
-            for index in 0..<number(entry + 8, 4) { add("bitmap table", number(entry, 8) + index * 8, 8) }
-            entry += (24 + number(entry + 20, 4) + number(entry + 18, 2) + 7) / 8 * 8
+            let table = number(entry + Bitmap.tableOffset, 8)
+            for index in 0..<number(entry + Bitmap.tableEntries, 4) {
+                add("bitmap table", table + index * 8, 8)
+            }
+            let rest = number(entry + Bitmap.extraSize, 4) + number(entry + Bitmap.nameSize, 2)
+            entry += (Bitmap.extra + rest + 7) / 8 * 8
         }
     }
 
-    /// Damages one field, and answers which.
+    /// Damages one field, and returns it.
     public func damage(_ image: inout SparseBytes, _ random: inout SeededRandom) -> Field {
         let kinds = byKind.keys.sorted()
         let fields = byKind[kinds[random.number(in: 0..<kinds.count)]] ?? []

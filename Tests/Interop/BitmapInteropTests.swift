@@ -150,31 +150,22 @@ private struct BitmapPair {
     @discardableResult
     func must(_ program: String, _ arguments: String) throws -> String {
         let name = program == "platter" ? CommandFixture.platter.path : program
-        var outcome = try fixture.shell("set -eu\n\(name) \(arguments)")
-        for _ in 0..<Self.lockTries where outcome.text.contains("Failed to get") {
-            WorkerThreads.sleep(nanoseconds: 20_000_000)
-            outcome = try fixture.shell("set -eu\n\(name) \(arguments)")
+        let outcome = try ProcessGate.afterStarts {
+            try fixture.shell("set -eu\n\(name) \(arguments)")
+        } isLocked: {
+            $0.text.contains("Failed to get")
         }
         try #require(outcome.status == 0, "\(program) \(arguments): \(outcome.text)")
         return outcome.output
     }
 
-    // See QemuImage: a child of another test may still have our closed file open, with its locks.
-    private static let lockTries = 100
-
     func open(readOnly: Bool) throws -> BlockNode {
         let opener = ImageOpener(
             registry: DriverRegistry(formats: StandardFormats.all, protocols: StandardProtocols.all))
-        for _ in 0..<Self.lockTries {
-            do throws(BlockError) {
-                return try opener.open(
-                    fixture.path("disk.qcow2"), format: "qcow2", settings: OpenSettings(readOnly: readOnly))
-            } catch {
-                guard error.kind == .busy else { throw error }
-                WorkerThreads.sleep(nanoseconds: 20_000_000)
-            }
+        return try ProcessGate.opening {
+            try opener.open(
+                fixture.path("disk.qcow2"), format: "qcow2", settings: OpenSettings(readOnly: readOnly))
         }
-        throw Mismatch("disk.qcow2 stays locked")
     }
 
     func infos() throws -> [BitmapInfo] {
@@ -189,12 +180,15 @@ private struct BitmapPair {
             "true",
             """
 
-            rm -f socket
-            qemu-nbd -r -f qcow2 -B '\(name)' -k "$PWD/socket" disk.qcow2 >nbd.txt 2>&1 &
-            for _ in $(seq 200); do test -S socket && break; sleep 0.02; done
+            rm -f socket ended
+            mkfifo ended
+            # With --fork it returns once the socket is there; the end of `ended` comes with the server's.
+            qemu-nbd --fork -r -f qcow2 -B '\(name)' -k "$PWD/socket" disk.qcow2 >nbd.txt 2>&1 9>ended &
+            exec 8<ended
+            wait $!
             qemu-img map --output=json --image-opts \
             "driver=nbd,server.type=unix,server.path=$PWD/socket,x-dirty-bitmap=qemu:dirty-bitmap:\(name)"
-            wait
+            cat <&8
             """)
         var runs: [Range<Int>] = []
         for entry in try JSONDecoder().decode([MapEntry].self, from: Data(text.utf8)) where !entry.present {

@@ -98,19 +98,22 @@ import Testing
             """
             name=01234567-89ab-cdef-0123-456789abcdef
             for size in 64k 32256 1M; do
-                rm -f *.hds *.sock
+                rm -f *.hds *.sock *.ended
                 platter create -q -f parallels -o cluster_size=$size a.hds 40M
                 platter bitmap --add -g 512 a.hds $name
                 platter io -c 'write 1M 2M' -c 'write 39M 512' -c 'write 100k 3000' a.hds
                 platter info a.hds | grep -q "name: $name"
                 platter convert --bitmaps -O qcow2 a.hds a.qcow2
                 for image in a.hds a.qcow2; do
-                    qemu-nbd -r -B $name -k "$PWD/$image.sock" $image >nbd.txt 2>&1 &
-                    for _ in $(seq 200); do test -S $image.sock && break; sleep 0.02; done
+                    # With --fork it returns once the socket is there; its pipe ends with the server.
+                    mkfifo $image.ended
+                    qemu-nbd --fork -r -B $name -k "$PWD/$image.sock" $image >nbd.txt 2>&1 9>$image.ended &
+                    exec 8<$image.ended
+                    wait $!
                     node="driver=nbd,server.type=unix,server.path=$PWD/$image.sock"
                     /usr/bin/qemu-img map --output=json --image-opts \
                         "$node,x-dirty-bitmap=qemu:dirty-bitmap:$name" > $image.map
-                    wait
+                    cat <&8
                 done
                 diff a.hds.map a.qcow2.map
                 test $(wc -l < a.hds.map) -gt 3

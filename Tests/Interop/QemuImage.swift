@@ -59,10 +59,10 @@ struct QemuImage {
     @discardableResult
     private func run(_ program: String, _ arguments: [String]) throws -> CommandOutcome {
         let url = program == "platter" ? CommandFixture.platter : URL(filePath: "/usr/bin/\(program)")
-        var outcome = try fixture.run(url, arguments)
-        for _ in 0..<Self.lockTries where outcome.text.contains("Failed to get") {
-            WorkerThreads.sleep(nanoseconds: 20_000_000)
-            outcome = try fixture.run(url, arguments)
+        let outcome = try ProcessGate.afterStarts {
+            try fixture.run(url, arguments)
+        } isLocked: {
+            $0.text.contains("Failed to get")
         }
         guard outcome.status == 0, !outcome.text.contains("failed") else {
             throw Mismatch("\(program) \(arguments): \(outcome.text)")
@@ -70,23 +70,13 @@ struct QemuImage {
         return outcome
     }
 
-    // A child of another test that was forked but does not run its program yet has our closed file open, with
-    // its locks: who finds it locked tries again.
-    private static let lockTries = 100
-
     func openOurs(readOnly: Bool = false) throws -> BlockNode {
         let registry = DriverRegistry(formats: StandardFormats.all, protocols: StandardProtocols.all)
         let opener = ImageOpener(registry: registry)
-        for _ in 0..<Self.lockTries {
-            do throws(BlockError) {
-                return try opener.open(
-                    fixture.path(name), format: "qcow2", settings: OpenSettings(readOnly: readOnly))
-            } catch {
-                guard error.kind == .busy else { throw error }
-                WorkerThreads.sleep(nanoseconds: 20_000_000)
-            }
+        return try ProcessGate.opening {
+            try opener.open(
+                fixture.path(name), format: "qcow2", settings: OpenSettings(readOnly: readOnly))
         }
-        throw Mismatch("\(name) stays locked")
     }
 
     // MARK: Working

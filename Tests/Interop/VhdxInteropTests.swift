@@ -69,8 +69,12 @@ import Testing
             /usr/bin/qemu-img create -q -f raw src.raw 10M
             /usr/bin/qemu-io -f raw \(Self.fill) src.raw
             platter convert -O vhdx -o block_size=1M src.raw a.vhdx
-            (echo 'write -P 7 1M 1M'; echo flush; sleep 1; cp a.vhdx dirty.vhdx; echo quit) |
-                platter io a.vhdx
+            coproc io { platter io a.vhdx; }
+            printf '%s\\n' 'write -P 7 1M 1M' flush length >&${io[1]}
+            # The length is printed once the flush is done.
+            until [[ $line = *10\\ MiB* ]]; do read -r line; done <&${io[0]}
+            cp a.vhdx dirty.vhdx
+            echo quit >&${io[1]}; wait
             # The change of the BAT is taken back: only the log has it now.
             printf '\\2\\0\\0\\0\\0\\0\\0\\0' |
                 dd of=dirty.vhdx bs=1 seek=2097160 conv=notrunc status=none

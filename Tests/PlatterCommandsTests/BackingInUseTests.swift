@@ -12,9 +12,10 @@ import Testing
             set -e
             qemu-img create -q -f \(format) base 1M
             qemu-img create -q -f qcow2 -b base -F \(format) o.qcow2
-            cp base other; mkfifo ff
-            qemu-io -f \(format) base < ff > /dev/null & exec 9> ff
-            for i in {1..500}; do grep -q ":$(stat -c %i base) " /proc/locks && break; sleep 0.02; done
+            cp base other; mkfifo commands output
+            qemu-io -f \(format) base < commands > output & exec 9> commands 8< output
+            # The prompt comes once the image is open.
+            read -r -d '>' -u 8
             set +e
 
             """

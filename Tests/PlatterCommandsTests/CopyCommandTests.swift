@@ -157,9 +157,14 @@ import Testing
         if isThere { try fixture.platter("create", "-q", "o.raw", "1M") }
         let outcome = try fixture.shell(
             """
-            set -m; platter convert -r 20k -m 1 \(isThere ? "-n" : "") src.raw o.raw & child=$!; set +m
-            for i in $(seq 100); do ls | grep -q '^o.raw' && break; sleep 0.05; done
-            sleep 0.3
+            \(CommandFixture.poll)
+            mkfifo progress
+            set -m
+            platter convert -p -r 20k -m 1 \(isThere ? "-n" : "") src.raw o.raw > progress & child=$!
+            set +m
+            # From the first progress on, the program takes signals.
+            exec 3< progress; read -r -d ')' -u 3
+            poll 'ls | grep -q ^o.raw'
             kill -\(signal.0) $child; wait $child
             """, linked: true)
         #expect(outcome.status == signal.1)

@@ -16,7 +16,7 @@ import Testing
         #expect(sound.contains(#""zero": true, "data": true"#))
         // The place of the first refcount block becomes one where none can be.
         var bytes = try fixture.read("a")
-        let table = bytes[48..<56].reduce(0) { $0 << 8 | Int($1) }
+        let table = SparseBytes(bytes).big(at: Qcow2Bytes.Field.refcountOffset)
         bytes[table + 6] ^= 1
         let file = try FileHandle(forWritingTo: URL(filePath: fixture.path("a")))
         try file.seek(toOffset: UInt64(table))

@@ -183,9 +183,10 @@ import Testing
         try fixture.write("in.raw", [UInt8](repeating: 7, count: 100_000))
         let outcome = try fixture.shell(
             """
+            \(CommandFixture.poll)
             platter convert -r 50k -m 1 -f raw in.raw out.raw & child=$!
-            for i in $(seq 100); do ls | grep -q '^out.raw' && break; sleep 0.05; done
-            sleep 0.2; kill -USR1 $child; wait $child
+            poll 'ls | grep -q ^out.raw'
+            kill -USR1 $child; wait $child
             """, linked: true)
         #expect(outcome.status == 0)
         #expect(outcome.output == "")

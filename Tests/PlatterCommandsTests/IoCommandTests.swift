@@ -15,6 +15,7 @@ import Testing
         return try fixture.shell("timeout 60 qemu-io \(list) \(image)", linked: true)
     }
 
+    /// The program's own `sleep`: none of its commands waits for one request only.
     @Test func heldRequestsEndInTheOrderInWhichTheyAreLetGo() throws {
         let outcome = try io(
             "blkdebug::d.qcow2", "break write_aio A", "aio_write -P 1 0 512", "wait_break A",

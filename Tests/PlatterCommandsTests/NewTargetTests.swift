@@ -23,10 +23,21 @@ import Testing
     private func killed(_ command: String, by signal: String) throws -> CommandOutcome {
         try fixture.shell(
             """
+            \(CommandFixture.poll)
             set -m; \(command) & child=$!; set +m
-            for i in $(seq 100); do ls | grep -q 'platter-partial$' && break; sleep 0.02; done
-            sleep 0.2; kill -\(signal) $child; wait $child
+            poll 'ls | grep -q "platter-partial$"'
+            kill -\(signal) $child; wait $child
             """, linked: true)
+    }
+
+    /// Shell that starts a conversion in the background and waits until it changes its target, `disk`.
+    private func filling(_ options: String) -> String {
+        """
+        \(CommandFixture.poll)
+        cp disk .before
+        platter convert \(options) -m 1 src.raw disk & child=$!
+        poll '! cmp -s .before disk'
+        """
     }
 
     @Test(
@@ -65,10 +76,11 @@ import Testing
         try fixture.shell("mkdir sub; ln -s sub/real link; ln -s link again")
         _ = try fixture.shell(
             """
+            \(CommandFixture.poll)
             # Without job control, a script's background jobs ignore Ctrl-C.
             set -m; platter convert -r 100k -m 1 -O qcow2 src.raw again & child=$!; set +m
-            for i in $(seq 100); do ls sub | grep -q . && break; sleep 0.02; done
-            sleep 0.2; kill -\(signal) $child; wait $child
+            poll 'ls sub | grep -q .'
+            kill -\(signal) $child; wait $child
             """, linked: true)
         #expect(try fixture.shell("ls sub; readlink again").output == "link\n")
         #expect(try fixture.platter("convert", "-O", "qcow2", "src.raw", "again").status == 0)
@@ -114,8 +126,8 @@ import Testing
             echo old > disk; chmod 600 disk; ln disk other; before=$(stat -c '%i %h %a' disk)
             platter convert -O qcow2 src.raw disk && [ "$(stat -c '%i %h %a' disk)" = "$before" ] || exit 9
             platter compare -q other src.raw || exit 8
-            platter convert -r 100k -m 1 -O qcow2 src.raw disk & child=$!
-            sleep 0.5; kill -TERM $child; wait $child
+            \(filling("-r 100k -O qcow2"))
+            kill -TERM $child; wait $child
             echo $? $(stat -c '%i %h %a' disk | grep -c "$before") $(stat -c %s disk)
             """, linked: true)
         #expect(outcome.output == "143 1 0\n", "\(outcome.text)")
@@ -127,8 +139,8 @@ import Testing
         try fixture.platter("create", "-q", "-f", format, "disk", "1M")
         _ = try fixture.shell(
             """
-            platter convert -r 100k -m 1 -O \(format) src.raw disk & child=$!
-            sleep 0.5; kill -KILL $child; wait $child
+            \(filling("-r 100k -O \(format)"))
+            kill -KILL $child; wait $child
             """, linked: true)
         #expect(try names() == ["disk"])
         #expect(try fixture.platter("info", "-f", format, "disk").status == 1)
@@ -147,8 +159,8 @@ import Testing
         #expect(try fixture.read("disk") == [UInt8](repeating: 7, count: 4096))
         let outcome = try fixture.shell(
             """
-            platter convert -r 400k -m 1 -O qcow2 src.raw disk & child=$!
-            sleep 0.5; platter convert -O qcow2 src.raw disk; echo $?; wait $child; echo $?
+            \(filling("-r 400k -O qcow2"))
+            platter convert -O qcow2 src.raw disk; echo $?; wait $child; echo $?
             """, linked: true)
         #expect(outcome.output == "1\n0\n", "\(outcome.text)")
         #expect(try fixture.platter("compare", "disk", "src.raw").status == 0)

@@ -69,7 +69,7 @@ import Testing
     func answerWithoutReader() throws {
         try expect("platter create -q -f raw a.raw 1M", 0)
         try expect(
-            "mkfifo f; (exec 3< f; sleep 0.3) & exec 4> f; wait; platter info a.raw >&4", 1, "",
+            "mkfifo f; (exec 3< f) & exec 4> f; wait; platter info a.raw >&4", 1, "",
             "platter: Could not write to standard output: Broken pipe\n")
     }
 
@@ -78,8 +78,11 @@ import Testing
         try fixture.write("a.raw", [UInt8](repeating: 5, count: 3 << 20))
         try expect(
             """
-            (trap '' \(name); exec platter convert -r 2M -m 1 -f raw -O raw a.raw b.raw) & child=$!
-            sleep 0.5; kill -\(name) $child; wait $child; echo $?; cmp a.raw b.raw
+            mkfifo progress
+            (trap '' \(name); exec platter convert -p -r 2M -m 1 -f raw -O raw a.raw b.raw) > progress &
+            child=$!
+            # The first progress comes when the program has looked at its signals.
+            exec 3< progress; read -r -d ')' -u 3; kill -\(name) $child; wait $child; echo $?; cmp a.raw b.raw
             """, 0, "0\n")
     }
 

@@ -108,8 +108,10 @@ import Testing
     func aStatedUUIDMakesImagesTheSame(_ format: String) throws {
         let uuid = "-o uuid=12345678-1234-1234-1234-123456789abc"
         for name in ["a", "b"] {
-            try ok("mkdir \(name); platter create -q -f \(format) \(uuid) \(name)/i 5M; sleep 1.1")
+            try ok("mkdir \(name); platter create -q -f \(format) \(uuid) \(name)/i 5M")
         }
+        // The only time that is stored: that of VHD's footer, which ends the file.
+        if format.hasPrefix("vpc") { try ok("test $(tail -c 512 a/i | od -An -tx4 -j24 -N4) = 00000000") }
         try ok("cmp a/i b/i; test $(platter info a/i | grep -c 12345678-1234-1234-1234-123456789abc) -ge 1")
         let refused = try fixture.shell("platter create -f \(format) -o uuid=x c 5M", linked: true)
         #expect(refused.status == 1 && !fixture.exists("c"))

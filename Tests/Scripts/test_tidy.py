@@ -123,15 +123,34 @@ class Safety(TidyCase):
 
 class Documented(TidyCase):
     def test_comment(self):
-        self.assert_found("struct A", documented.comments, PARSER, "public struct A {}\n")
-        self.assert_found("func f", documented.comments, PARSER, "@inlinable\npublic static func f() {}\n")
-        self.assert_found("class C", documented.comments, PARSER, "// Not one.\npublic final class C {}\n")
+        self.assert_found("public A", documented.comments, PARSER, "public struct A {}\n")
+        self.assert_found("public f", documented.comments, PARSER, "@inlinable\npublic static func f() {}\n")
+        self.assert_found("public C", documented.comments, PARSER, "// Not one.\npublic final class C {}\n")
+        inside = "/// A.\npublic struct A {\n    public var b = 1\n    public init() {}\n}\n"
+        self.assert_found("public b", documented.comments, PARSER, inside)
+        self.assert_found("public init", documented.comments, PARSER, inside)
         self.assert_clean(documented.comments, PARSER, "/// A.\n@frozen\npublic struct A {}\nstruct B {}\n")
 
     def test_requirements_are_documented_once(self):
-        self.write("Sources/BlockCore/P.swift", "/// P.\npublic protocol P {\n    func f()\n}\n")
+        self.write("Sources/BlockCore/P.swift", "/// P.\npublic protocol P {\n    /// F.\n    func f()\n}\n")
         answers = "public func f() {}\npublic static func == (a: A) {}\n"
         self.assert_clean(documented.comments, PARSER, answers)
+
+    def test_summary(self):
+        two = "/// One. And two.\n"
+        for text in (f"{two}public struct A {{}}\n", f"{two}@frozen\npublic struct A {{}}\n"):
+            self.assert_found("summary of one sentence", documented.comments, PARSER, text)
+        self.assert_clean(documented.comments, PARSER, f"{two}struct A {{}}\n")
+        self.assert_clean(documented.comments, PARSER, "/// One.\n///\n/// And two.\npublic struct A {}\n")
+
+    def test_errors(self):
+        for text in ("public func f() throws(E) {}", "public init?(_ a: [Int]) throws {\n}",
+                     "public func f(\n    _ a: Int\n) throws(E) -> Int {\n}",
+                     "public var v: Int {\n    get throws(E) { 1 }\n}"):
+            self.assert_found("no '- Throws:'", documented.errors, PARSER, "/// Does it.\n" + text + "\n")
+            self.assert_clean(documented.errors, PARSER, "/// A.\n///\n/// - Throws: `io`.\n" + text + "\n")
+        quiet = "public func f(_ body: () throws(E) -> Int) {\n}\npublic var f: () throws -> Int\n"
+        self.assert_clean(documented.errors, PARSER, quiet)
 
     def format_tree(self):
         self.write("Sources/BlockFormats/StandardFormats.swift", "let all = [VdiDriver.self]\n")

@@ -4,44 +4,83 @@ import re
 
 from . import swift_source
 
-MODIFIERS = r"(?:(?:static|final|class|mutating|nonisolated|consuming|borrowing|indirect)[ \t]+)*"
-PUBLIC = r"(?m)^[ \t]*(?:@[\w.]+(?:\([^)]*\))?\s+)*(?:public|open)[ \t]+" + MODIFIERS \
-    + r"(struct|class|enum|protocol|actor|typealias|func)[ \t]+(\w+|[^\s\w]+)"
+MODIFIERS = r"(?:(?:static|final|class|mutating|nonisolated|convenience|consuming|borrowing)[ \t]+)*"
+THROWING = re.compile(
+    r"(?m)^[ \t]*(?:@[\w.]+(?:\([^)]*\))?\s+)*(?:public|open)[ \t]+" + MODIFIERS
+    + r"(func|init|var|subscript)\b[?]?[ \t]*(\w*|[^\s\w]+)")
 # Requirements of the standard library's protocols; those of ours are read from the sources.
-STANDARD = {"hash", "encode", "next", "makeIterator", "index", "callAsFunction", "makeAsyncIterator"}
+STANDARD = {
+    "hash", "encode", "next", "makeIterator", "index", "callAsFunction", "makeAsyncIterator", "rawValue",
+    "description", "startIndex", "endIndex",
+}
 
 
 def comments(tree):
-    """Types and functions. A function that answers a protocol's requirement is documented there."""
-    requirements = STANDARD | set().union(*(protocol_functions(tree.code(path)) for path in tree.swift()))
-    for path in tree.swift("Sources/"):
-        lines = tree.text(path).split("\n")
-        for line, match in tree.matches(PUBLIC, path):
-            kind, name = match[1], match[2]
-            line += match.group().count("\n", 0, len(match.group()) - len(match.group().lstrip()))
-            inherited = kind == "func" and (name in requirements or not name.isidentifier())
-            if not inherited and not has_comment(lines, line - 1):
-                yield path, line, f"public {kind} {name} has no doc comment"
+    """Public declarations, by the rules of `swift format`, less those that a protocol documents."""
+    requirements = STANDARD | requirement_names(tree)
+    for path, line, rule, text in tree.lint:
+        if not path.startswith("Sources/"):
+            continue
+        if rule == "AllPublicDeclarationsHaveDocumentation":
+            name = re.search(r"'(\S+?)[\s'(]", text)[1]
+            signature = tree.text(path).split("\n")[line - 1]
+            inherited = name in requirements or not name.isidentifier() or "init(rawValue" in signature
+            if not inherited:
+                yield path, line, f"public {name} has no doc comment"
+        elif rule == "BeginDocumentationCommentWithOneLineSummary" and is_public(tree, path, line):
+            yield path, line, f"the comment begins with no summary of one sentence: {text}"
 
 
-def protocol_functions(code):
+def requirement_names(tree):
+    return set().union(*(protocol_names(tree.code(path)) for path in tree.swift()))
+
+
+def protocol_names(code):
     names = set()
     for match in re.finditer(r"\bprotocol\s+\w+[^{]*\{", code):
         body = code[match.end() - 1:swift_source.matching(code, match.end() - 1)]
-        names.update(re.findall(r"\bfunc\s+(\w+)", body))
+        names.update(re.findall(r"\b(?:func|var)\s+(\w+)", body))
     return names
 
 
-def has_comment(lines, index):
-    """Whether a doc comment ends above line `index`, attributes and conditions aside."""
-    while index > 0:
+def is_public(tree, path, line):
+    """Whether the declaration at `line` is public by its own word."""
+    lines = tree.text(path).split("\n")
+    while lines[line - 1].lstrip().startswith("@") and "public" not in lines[line - 1]:
+        line += 1
+    return bool(re.search(r"\b(?:public|open)\b", lines[line - 1]))
+
+
+def errors(tree):
+    """Public declarations that throw say which kinds; `swift format` asks that of long comments only."""
+    requirements = STANDARD | requirement_names(tree)
+    for path in tree.swift("Sources/"):
+        code, lines = tree.code(path), tree.text(path).split("\n")
+        for match in THROWING.finditer(code):
+            first = match.start() + len(match.group()) - len(match.group().lstrip())
+            line = code.count("\n", 0, first)
+            if match[2] not in requirements and throws(code, match) and "Throws:" not in comment(lines, line):
+                yield path, line + 1, f"public {match[2] or match[1]} has no '- Throws:'"
+
+
+def throws(code, match):
+    """Whether the signature, or a variable's getter, says `throws`."""
+    end, depth = match.end(), 0
+    while end < len(code) and (depth or code[end] not in "{\n"):
+        depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(code[end], 0)
+        end += 1
+    if match[1] == "var":
+        return bool(re.match(r"\{\s*get\s+throws", code[end:]))
+    return bool(re.search(r"\)\s*(?:async\s+)?throws\b[^)]*(?:\([^()]*\))?[^()]*$", code[match.start():end]))
+
+
+def comment(lines, index):
+    """The doc comment above line `index`, attributes and conditions aside."""
+    found = []
+    while index > 0 and lines[index - 1].lstrip().startswith(("///", "@", "#if")):
         index -= 1
-        line = lines[index].strip()
-        if line.startswith("///") or line.endswith("*/"):
-            return True
-        if not line.startswith(("@", "#if")):
-            return False
-    return False
+        found.append(lines[index])
+    return "\n".join(found)
 
 
 def formats(tree):

@@ -1,6 +1,7 @@
 """The files that tidy looks at."""
 
 import functools
+import json
 import os
 import re
 import subprocess
@@ -8,6 +9,10 @@ import subprocess
 from . import swift_source
 
 FOLDERS = ("Sources", "Tests", "Scripts")
+# The rules of `swift format` that documented.py narrows down to what is public here.
+DOCUMENTATION_RULES = (
+    "AllPublicDeclarationsHaveDocumentation", "BeginDocumentationCommentWithOneLineSummary")
+LINT_LINE = re.compile(r"(.+?):(\d+):\d+: (?:warning|error): \[(\w+)\] (.*)")
 
 
 class Tree:
@@ -48,12 +53,30 @@ class Tree:
         for match in re.finditer(pattern, code):
             yield code.count("\n", 0, match.start()) + 1, match
 
-    def formatter_findings(self):
-        """What `swift format lint --strict` has to say."""
+    @functools.cached_property
+    def lint(self):
+        """What `swift format lint` finds: (path, line, rule, text). A line of another shape has no rule."""
         paths = self.swift()
         if not paths:
             return []
+        settings = json.loads(self.text(".swift-format")) if self.exists(".swift-format") else {"version": 1}
+        settings["rules"] = settings.get("rules", {}) | {rule: True for rule in DOCUMENTATION_RULES}
         run = subprocess.run(
-            ["swift", "format", "lint", "--strict", "--parallel", "--configuration", ".swift-format", *paths],
+            ["swift", "format", "lint", "--strict", "--parallel", "--configuration", json.dumps(settings)]
+            + paths,
             cwd=self.root, capture_output=True, text=True, check=False)
-        return (run.stderr or f"swift format failed: {run.returncode}").splitlines() if run.returncode else []
+        if not run.returncode:
+            return []
+        lines = (run.stderr or f"swift format failed: {run.returncode}").splitlines()
+        return [self.lint_finding(line) for line in lines]
+
+    @staticmethod
+    def lint_finding(line):
+        match = LINT_LINE.match(line)
+        return (match[1], int(match[2]), match[3], match[4]) if match else ("", 0, "", line)
+
+    def formatter_findings(self):
+        """What `swift format lint --strict` has to say, but for its rules for documentation."""
+        return [
+            f"{path}:{line}: [{rule}] {text}" if rule else text
+            for path, line, rule, text in self.lint if rule not in DOCUMENTATION_RULES]

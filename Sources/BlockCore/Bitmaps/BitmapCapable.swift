@@ -6,9 +6,12 @@ public struct BitmapInfo: Sendable, Equatable {
     /// Whether writes are recorded in it.
     public var isEnabled: Bool
     /// Whether its bits are unreliable: it was not stored after the last writes, another program wrote
-    /// without recording them, or it is damaged. It can only be removed.
+    /// without recording them, or it is damaged.
+    ///
+    /// It can only be removed.
     public var isInconsistent: Bool
 
+    /// Creates an entry of these values; `granularity` is in bytes.
     public init(name: String, granularity: Int, isEnabled: Bool, isInconsistent: Bool) {
         self.name = name
         self.granularity = granularity
@@ -57,6 +60,11 @@ public protocol BitmapCapable: FormatDriver {
     /// - Throws: `notFound`; `corrupt` for an inconsistent one; `invalidArgument` for another size; `limit`,
     ///   `io`.
     func mergeBitmap(_ source: DirtyBitmap, into name: String) throws(BlockError)
+    /// Replaces all bits of a bitmap by those of `source`, which has its granularity, at once.
+    ///
+    /// - Throws: `notFound`; `corrupt` for an inconsistent one; `invalidArgument` for another size or
+    ///   granularity; `limit`, `io`. The bitmap keeps its bits then.
+    func replaceBitmap(_ name: String, with source: DirtyBitmap) throws(BlockError)
 
     /// Whether ``recordChange(in:)`` would mark anything. Read before every write, so it must be cheap.
     var recordsChanges: Bool { get }

@@ -86,16 +86,18 @@ struct BitmapChunks: Sendable {
         if ones == 0 || ones == size(of: chunk) { chunks[chunk].words = [] }
     }
 
-    /// The first bit from `start` on that is set (or clear); `nil` when there is none.
-    func first(_ value: Bool, from start: Int) -> Int? {
+    /// The first bit from `start` on, before `limit`, that is set (or clear); `nil` when there is none.
+    func first(_ value: Bool, from start: Int, before limit: Int = .max) -> Int? {
         var bit = start
-        while bit < count {
+        let end = min(count, limit)
+        while bit < end {
             let chunk = bit / Self.bitsPerChunk
             let next = (chunk + 1) * Self.bitsPerChunk
             if chunks[chunk].words.isEmpty {
                 if (chunks[chunk].ones > 0) == value { return bit }
             } else if let found = first(value, from: bit - chunk * Self.bitsPerChunk, in: chunk) {
-                return chunk * Self.bitsPerChunk + found
+                let place = chunk * Self.bitsPerChunk + found
+                return place < end ? place : nil
             }
             bit = next
         }

@@ -60,7 +60,9 @@ public final class DirtyBitmap: Sendable {
 
     // MARK: Bits
 
-    /// Marks every granule with a byte in `range`. Bytes past the end of the disk are left out.
+    /// Marks every granule with a byte in `range`.
+    ///
+    /// Bytes past the end of the disk are left out.
     public func set(_ range: Range<Int>) {
         let shift = granularity.trailingZeroBitCount
         state.withLock { state in
@@ -107,6 +109,34 @@ public final class DirtyBitmap: Sendable {
         }
     }
 
+    /// The run of equal bits at `offset`, which is inside the disk, at most `limit` bytes long.
+    ///
+    /// - Complexity: O(*bits of the run* / 64).
+    public func run(at offset: Int, limit: Int) -> (isMarked: Bool, length: Int) {
+        let shift = granularity.trailingZeroBitCount
+        return state.withLock { state in
+            let end = min(state.size, offset + min(max(limit, 1), Int.max - offset))
+            let bit = offset >> shift
+            guard offset >= 0, offset < end, bit < state.bits.count else { return (false, max(limit, 1)) }
+            let isMarked = state.bits.contains(bit)
+            let next = state.bits.first(!isMarked, from: bit, before: ((end - 1) >> shift) + 1)
+            return (isMarked, next.map { ($0 << shift) - offset } ?? end - offset)
+        }
+    }
+
+    /// Whether any byte of `range` is marked.
+    ///
+    /// - Complexity: O(*bits of the range* / 64).
+    public func hasMarks(in range: Range<Int>) -> Bool {
+        let shift = granularity.trailingZeroBitCount
+        return state.withLock { state in
+            let end = min(range.upperBound, state.size)
+            guard range.lowerBound < end else { return false }
+            let last = (end - 1) >> shift
+            return state.bits.first(true, from: range.lowerBound >> shift, before: last + 1) != nil
+        }
+    }
+
     /// All runs of marked bytes, in order.
     ///
     /// - Complexity: O(*runs*) in memory.
@@ -123,7 +153,9 @@ public final class DirtyBitmap: Sendable {
     /// Limits the memory of mixed bits from merging a bitmap with a larger granularity, in bytes.
     private static let maximumRefinedBytes = 64 << 20
 
-    /// Marks all bytes that `other` marks. `other` may have any granularity.
+    /// Marks all bytes that `other` marks.
+    ///
+    /// `other` may have any granularity.
     ///
     /// - Throws: `invalidArgument` for a disk of another size; `limit` when the bits of a larger granularity
     ///   would take more than 64 MiB here.
@@ -173,6 +205,19 @@ public final class DirtyBitmap: Sendable {
         }
     }
 
+    /// Takes over all bits of `other`, which has the same granularity.
+    ///
+    /// - Throws: `invalidArgument` for a disk of another size or another granularity; nothing is changed then.
+    public func replace(with other: DirtyBitmap) throws(BlockError) {
+        let theirs = other.state.withLock { $0 }
+        try state.withLock { state throws(BlockError) in
+            guard state.size == theirs.size, granularity == other.granularity else {
+                throw BlockError(.invalidArgument, "The bitmaps are of different sizes or granularities")
+            }
+            state = theirs
+        }
+    }
+
     /// Changes the size of the disk, in bytes. Added bits are clear.
     ///
     /// - Throws: `limit` for more than ``maximumBits`` bits; nothing is changed then.
@@ -200,7 +245,9 @@ public final class DirtyBitmap: Sendable {
     }
 
     /// Sets the bits that are set in `bytes`, a part of the stored form that begins at byte `start`, a
-    /// multiple of 8. Bits past the end are left out.
+    /// multiple of 8.
+    ///
+    /// Bits past the end are left out.
     public func formUnion(bytes: RawSpan, at start: Int) {
         var words = [UInt64](repeating: 0, count: (bytes.byteCount + 7) / 8)
         for index in words.indices {

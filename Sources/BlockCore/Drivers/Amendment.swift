@@ -9,6 +9,7 @@ public struct Amendment: Sendable {
     /// Gets warnings about changes that are made, one line a call.
     public var warn: @Sendable (String) -> Void
 
+    /// An amendment by `options`, without force, secrets or a receiver of warnings if these are left out.
     public init(
         _ options: CreateOptions, force: Bool = false, secrets: SecretSource = .none,
         warn: @escaping @Sendable (String) -> Void = { _ in }
@@ -39,7 +40,9 @@ public protocol Amendable: FormatDriver {
 }
 
 extension BlockNode {
-    /// Changes options of the image, after waiting until no other request is under way. Durable on return.
+    /// Changes options of the image, after waiting until no other request is under way.
+    ///
+    /// Durable on return.
     ///
     /// - Throws: as ``Amendable/amend(_:guest:_:)``; `unsupported` when the format has no such changes;
     ///   `readOnly`.

@@ -39,6 +39,7 @@ public struct MeasuredSize: Sendable, Equatable {
     /// The size of the source's bitmaps; `nil` when the format or the source has none.
     public var bitmaps: Int?
 
+    /// Sizes in bytes, without bitmaps.
     public init(required: Int, fullyAllocated: Int) {
         self.required = required
         self.fullyAllocated = fullyAllocated
@@ -227,12 +228,17 @@ public protocol Emptying: FormatDriver {
 
 /// A snapshot inside an image.
 public struct SnapshotInfo: Sendable, Equatable {
+    /// The id, unique in the image.
+    ///
+    /// Most programs number snapshots from 1.
     public var id: String
+    /// The user's name, which need not be unique.
     public var name: String
     /// The size of the saved machine state, in bytes.
     public var vmStateSizeBytes: Int
     /// The time when it was taken: seconds since 1970, UTC, and nanoseconds of the second.
     public var dateSeconds: Int
+    /// The nanoseconds of the second ``dateSeconds``.
     public var dateNanoseconds: Int
     /// The running time of the machine until then, in nanoseconds.
     public var vmClockNanoseconds: Int
@@ -241,6 +247,7 @@ public struct SnapshotInfo: Sendable, Equatable {
     /// The size of the disk then, in bytes; `nil` if it was not recorded.
     public var virtualSize: Int?
 
+    /// A snapshot of these values; an empty id lets the format choose one.
     public init(
         id: String, name: String, vmStateSizeBytes: Int = 0, dateSeconds: Int = 0, dateNanoseconds: Int = 0,
         vmClockNanoseconds: Int = 0, instructionCount: Int? = nil, virtualSize: Int? = nil
@@ -256,7 +263,9 @@ public struct SnapshotInfo: Sendable, Equatable {
     }
 }
 
-/// Stores snapshots inside the image. All changes are durable on return.
+/// Stores snapshots inside the image.
+///
+/// All changes are durable on return.
 public protocol SnapshotCapable: FormatDriver {
     /// The snapshots in the order of the image's table.
     ///
@@ -306,16 +315,22 @@ public struct CheckResult: Sendable, Equatable {
     public var leaks = 0
     /// Parts that could not be checked.
     public var checkErrors = 0
+    /// The corruptions that were repaired.
     public var corruptionsFixed = 0
+    /// The leaks that were freed.
     public var leaksFixed = 0
     /// Units of the disk: all (0 for an unknown number), allocated, out of order in the file, compressed.
     public var totalClusters = 0
+    /// Units of the disk that have space in the file.
     public var allocatedClusters = 0
+    /// Allocated units that do not follow the unit before them in the file.
     public var fragmentedClusters = 0
+    /// Allocated units that are stored compressed.
     public var compressedClusters = 0
     /// The end of the used part of the file, in bytes; `nil` when it is unknown.
     public var imageEndOffset: Int?
 
+    /// Counts of zero.
     public init() {}
 }
 

@@ -10,5 +10,6 @@ public struct CreationRules: Sendable {
     /// Gets remarks about the new image that are no errors, one line a call.
     public var note: @Sendable (_ text: String) -> Void = { _ in }
 
+    /// Rules that need the backing file, and refuse nothing.
     public init() {}
 }

@@ -1,5 +1,6 @@
-/// The abilities of a format beyond ``FormatDriver``, resolved by the compiler. No driver implements these
-/// properties: conforming to a protocol of Capabilities.swift does.
+/// The abilities of a format beyond ``FormatDriver``, resolved by the compiler.
+///
+/// No driver implements these properties: conforming to a protocol of Capabilities.swift does.
 ///
 /// A cast (`driver as? any Resizable`) gives the same answer, but the first cast of each kind searches all
 /// conformances of the program, which would take most of the start-up time. A new ability needs a protocol, a

@@ -1,4 +1,6 @@
-/// All formats, filters and protocols that a program can open. Thread-safe: an immutable value.
+/// All formats, filters and protocols that a program can open.
+///
+/// Thread-safe: an immutable value.
 ///
 /// ```swift
 /// let registry = DriverRegistry(
@@ -6,10 +8,13 @@
 /// let format = registry.format(named: "vhd")  // that of `vpc`, which has this alias
 /// ```
 public struct DriverRegistry: Sendable {
-    /// The formats, in the order in which they are listed. The last one is `raw`, which opens any file.
+    /// The formats, in the order in which they are listed.
+    ///
+    /// The last one is `raw`, which opens any file.
     public let formats: [any FormatDriver.Type]
     /// The filters that open options can name.
     public let filters: [any OpenableFilter.Type]
+    /// The protocols that names and open options can state.
     public let protocols: [ProtocolEntry]
 
     /// How many bytes of a file's start the formats probe.
@@ -17,6 +22,7 @@ public struct DriverRegistry: Sendable {
     /// How many bytes of a file's end the formats probe.
     public static let probeTailBytes = 1024
 
+    /// A registry of these drivers; the last format must be the one that opens any file.
     public init(
         formats: [any FormatDriver.Type], filters: [any OpenableFilter.Type] = [],
         protocols: [ProtocolEntry]
@@ -50,8 +56,10 @@ public struct DriverRegistry: Sendable {
             .unsupported, "\(what) '\(name)'", path: path, hint: NearestName.hint(name, among: known))
     }
 
-    /// Whether this is the name of a driver of this program or of QEMU 10.2. An image may state any of these
-    /// as the format of its backing file, also one that this program cannot open.
+    /// Whether this is the name of a driver of this program or of QEMU 10.2.
+    ///
+    /// An image may state any of these as the format of its backing file, also one that this program cannot
+    /// open.
     public func isDriverName(_ name: String) -> Bool {
         format(named: name) != nil || isBelowFormats(name) || Self.otherDrivers.contains(name)
     }
@@ -145,10 +153,14 @@ public struct DriverRegistry: Sendable {
                 + "they are", path: file.filename)
     }
 
-    /// The format that opens any file. A guest can turn its images into those of another format.
+    /// The format that opens any file.
+    ///
+    /// A guest can turn its images into those of another format.
     public var fallback: (any FormatDriver.Type)? { formats.last }
 
-    /// Splits `scheme:rest`. `nil` for plain file names, among them those with a slash before the colon.
+    /// Splits `scheme:rest`.
+    ///
+    /// `nil` for plain file names, among them those with a slash before the colon.
     public static func scheme(of filename: String) -> Substring? {
         guard let colon = filename.utf8.firstIndex(of: UInt8(ascii: ":")) else { return nil }
         let scheme = filename[..<colon]

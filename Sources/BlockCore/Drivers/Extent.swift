@@ -14,14 +14,18 @@ public struct Extent: Sendable, Equatable {
         case encoded(compressed: Bool)
     }
 
+    /// The status of all bytes of the run.
     public var status: Status
-    /// The length in bytes, from the requested offset on. At least 1 and at most the requested limit.
+    /// The length in bytes, from the requested offset on.
+    ///
+    /// At least 1 and at most the requested limit.
     public var length: Int
     /// The index of the storage child that holds ``Status/data(hostOffset:)``; 0 is `file`.
     public var child: Int
     /// The offset in ``child`` of space that is reserved for ``Status/unallocated`` bytes; `nil` for none.
     public var reservedOffset: Int?
 
+    /// A run of `length` bytes, at least 1.
     public init(_ status: Status, length: Int, child: Int = 0, reservedOffset: Int? = nil) {
         self.status = status
         self.length = length
@@ -59,6 +63,7 @@ public struct ChainStatus: Sendable {
     /// The name of ``holder``.
     public var file: String? { holder?.filename }
 
+    /// A run of `length` bytes without a holder.
     public init(
         length: Int, isZero: Bool, isData: Bool, isPresent: Bool, isCompressed: Bool = false,
         hostOffset: Int? = nil, depth: Int

@@ -1,4 +1,6 @@
-/// A file that an image names. `info` lists it without opening it.
+/// A file that an image names.
+///
+/// `info` lists it without opening it.
 public struct FileReference: Sendable {
     /// Its role, in options and in `info`: `backing`, `data-file`, `extents.0`.
     public var role: String
@@ -9,6 +11,7 @@ public struct FileReference: Sendable {
     /// Names to try in turn when no file has ``statedName``.
     public var otherNames: [String]
 
+    /// A reference with the name as the image states it.
     public init(
         role: String, purpose: OpenPolicy.Request.Role, statedName: String, otherNames: [String] = []
     ) {
@@ -21,6 +24,7 @@ public struct FileReference: Sendable {
 
 /// A finding about a file that an image names, made without opening the file.
 public struct FileFinding: Sendable {
+    /// The reference to the file.
     public var reference: FileReference
     /// The name, relative to the working folder; `json:` and `scheme:` names are as stated.
     public var resolvedName: String
@@ -35,9 +39,12 @@ public struct FileFinding: Sendable {
 
 /// The length of a file and the space that it takes on the disk, in bytes.
 public struct FileSize: Sendable {
+    /// The length in bytes.
     public var length: Int
+    /// The space on the disk, in bytes.
     public var allocated: Int
 
+    /// Both sizes are in bytes.
     public init(length: Int, allocated: Int) {
         self.length = length
         self.allocated = allocated
@@ -70,7 +77,9 @@ public struct FileConfinement: Sendable {
     /// Whether a relative ``name`` counts from the working folder and not from that of the image.
     public var isFromWorkingFolder: Bool { nameInOptions != nil }
 
-    /// The path of the image. Its folder, and that of the file behind a link, belong to the image.
+    /// The path of the image.
+    ///
+    /// Its folder, and that of the file behind a link, belong to the image.
     public var imagePath: String {
         if let imagePlace { return imagePlace }
         guard let scheme = DriverRegistry.scheme(of: request.image) else { return request.image }

@@ -8,6 +8,7 @@ public struct BackingReference: Sendable, Equatable {
     /// identity.
     public var otherNames: [String]
 
+    /// A reference with the names as the image stores them.
     public init(filename: String, format: String?, otherNames: [String] = []) {
         self.filename = filename
         self.format = format
@@ -34,9 +35,10 @@ public struct MapStyle: OptionSet, Sendable {
 public struct FormatTraits: OptionSet, Sendable {
     public let rawValue: Int
     public init(rawValue: Int) { self.rawValue = rawValue }
-    /// An image is its file's bytes as they are. It has no metadata that could change under a reader, so a
-    /// read-only open may share the file with writers; and opening the file with or without such a format
-    /// gives the same bytes.
+    /// An image is its file's bytes as they are.
+    ///
+    /// It has no metadata that could change under a reader, so a read-only open may share the file with
+    /// writers; and opening the file with or without such a format gives the same bytes.
     public static let plainBytes = FormatTraits(rawValue: 1)
     /// Space that was never written does not read as zeroes, neither in a new image nor in one that grew.
     public static let unwrittenIsUndefined = FormatTraits(rawValue: 2)

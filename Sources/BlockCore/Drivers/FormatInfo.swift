@@ -7,11 +7,16 @@ public indirect enum InfoValue: Sendable, Equatable {
     case object([InfoField])
 }
 
-/// A named piece of information. `key` is in the JSON spelling: `refcount-bits`.
+/// A named piece of information.
+///
+/// `key` is in the JSON spelling: `refcount-bits`.
 public struct InfoField: Sendable, Equatable {
+    /// The key, in the JSON spelling.
     public var key: String
+    /// The value, in a form for JSON and for people.
     public var value: InfoValue
 
+    /// A field of that key and value.
     public init(_ key: String, _ value: InfoValue) {
         self.key = key
         self.value = value
@@ -31,6 +36,7 @@ public struct FormatInfo: Sendable {
     /// The offset of saved machine state, in bytes; `nil` for a format without any.
     public var vmStateOffset: Int?
 
+    /// Information of these values; sizes and offsets are in bytes.
     public init(
         clusterSizeBytes: Int? = nil, isEncrypted: Bool = false, isDirty: Bool = false,
         specific: [InfoField]? = nil, vmStateOffset: Int? = nil

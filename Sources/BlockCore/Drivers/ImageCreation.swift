@@ -1,12 +1,14 @@
 /// The arguments of a format's `create`, with the calls that make its files.
 public struct CreateContext: Sendable {
+    /// The drivers with which the new image's files are made and opened.
     public let registry: DriverRegistry
     /// The image's file name, as the user stated it.
     public let filename: String
     /// The secrets that options such as `key-secret` name.
     public let secrets: SecretSource
-    /// The time for the image, in seconds since 1970, UTC: it also makes its random values repeatable. `nil`
-    /// for the current time.
+    /// The time for the image, in seconds since 1970, UTC: it also makes its random values repeatable.
+    ///
+    /// `nil` for the current time.
     public let sourceDate: Int?
     /// The options of the image, including those of its protocol (`nocow`, ...).
     private let options: CreateOptions
@@ -39,7 +41,9 @@ public struct CreateContext: Sendable {
     /// Reports a remark about the new image that is no error, one line a call.
     public func note(_ text: String) { rules.note(text) }
 
-    /// Opens the new image's backing file, read-only and without its own backing file. The caller closes it.
+    /// Opens the new image's backing file, read-only and without its own backing file.
+    ///
+    /// The caller closes it.
     ///
     /// - Parameter reference: a relative name counts from the new image's folder.
     /// - Returns: `nil` when it does not exist and the user allows that.
@@ -116,7 +120,9 @@ extension ImageOpener {
         return CreateOptions(declared)
     }
 
-    /// Makes an image. `options` come from ``createOptions(format:filename:)``.
+    /// Makes an image.
+    ///
+    /// `options` come from ``createOptions(format:filename:)``.
     ///
     /// - Throws: as ``Creatable/create(_:in:)`` and ``CreateContext/createFile(named:size:preallocation:)``.
     public func create(

@@ -10,7 +10,9 @@
 /// try disk.close()
 /// ```
 public struct ImageOpener: Sendable {
+    /// The drivers that images are opened with.
     public private(set) var registry: DriverRegistry
+    /// Decides about every file that an image names.
     public let policy: OpenPolicy
     /// The keys and passwords of encrypted images.
     public let secrets: SecretSource
@@ -21,6 +23,7 @@ public struct ImageOpener: Sendable {
     /// The names of open nodes, shared by all copies of this opener.
     let nodeNames = NodeNames()
 
+    /// An opener with these drivers; without a policy it opens every file that an image names.
     public init(
         registry: DriverRegistry, policy: OpenPolicy = .anyFile, secrets: SecretSource = .none,
         sourceDate: Int? = nil

@@ -1,5 +1,6 @@
 /// A UUID in an image (RFC 9562), as 16 bytes in the order of its text.
 public struct ImageUUID: Sendable, Equatable {
+    /// The 16 bytes, in the order of the text.
     public var bytes: [UInt8]
 
     /// - Parameter bytes: 16 bytes; missing ones are zero, and further ones are left out.
@@ -66,7 +67,7 @@ public struct ImageUUID: Sendable, Equatable {
         return value ^ (value >> 31)
     }
 
-    /// `01234567-89ab-cdef-0123-456789abcdef`
+    /// The text, such as `01234567-89ab-cdef-0123-456789abcdef`.
     public var text: String {
         var text = ""
         for (index, byte) in bytes.enumerated() {

@@ -81,15 +81,18 @@ public enum MetadataEvent: String, Sendable, CaseIterable {
     case storageZero = "pwritev_zero"
 }
 
-/// Storage or a filter that gets the events of the driver above it. It may block the caller, or make later
-/// calls fail.
+/// Storage or a filter that gets the events of the driver above it.
+///
+/// It may block the caller, or make later calls fail.
 public protocol MetadataEventListener: AnyObject, Sendable {
     /// Called on the thread of the request, sometimes with the driver's lock held, so it must call no node.
     func hear(_ event: MetadataEvent)
 }
 
 extension BlockNode {
-    /// Passes an event to the storage or the filter of this node. Costs next to nothing without a listener.
+    /// Passes an event to the storage or the filter of this node.
+    ///
+    /// Costs next to nothing without a listener.
     @inline(__always)
     public func emit(_ event: MetadataEvent) {
         if let eventListener { eventListener.hear(event) }

@@ -115,7 +115,9 @@ public struct OpenRequest: Sendable {
         return node
     }
 
-    /// Makes a further file for an image that grows, and opens it for writing. The caller closes it.
+    /// Makes a further file for an image that grows, and opens it for writing.
+    ///
+    /// The caller closes it.
     ///
     /// - Parameter statedName: the name that the image will state, about which the policy is asked.
     /// - Throws: `denied`; `exists` for a file that is not empty; `unsupported`, `noSpace`, `io`.
@@ -127,7 +129,9 @@ public struct OpenRequest: Sendable {
     }
 
     /// Opens the image's next backing file, read-only and without its own backing file, for a driver that
-    /// stores its identity in the image. The caller closes it.
+    /// stores its identity in the image.
+    ///
+    /// The caller closes it.
     ///
     /// - Throws: `denied`; as ``ImageOpener/open(_:format:settings:options:)``.
     public func openBacking(_ reference: BackingReference) throws(BlockError) -> BlockNode {

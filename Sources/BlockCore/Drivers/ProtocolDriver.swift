@@ -136,16 +136,20 @@ public protocol UseDeclaring: ProtocolDriver {
 
 /// The calls that open and make files of a protocol; one value per protocol in the ``DriverRegistry``.
 public struct ProtocolEntry: Sendable {
-    /// Makes a file. Throws as ``CreateContext/createFile(named:size:preallocation:)``.
+    /// Makes a file.
+    ///
+    /// Throws as ``CreateContext/createFile(named:size:preallocation:)``.
     public typealias Create =
         @Sendable (_ filename: String, _ options: CreateOptions) throws(BlockError) -> Void
 
-    /// Returns the size of a file without opening it; `nil` for anything but a regular file. Throws `denied`
-    /// outside the confinement, `notFound`, `io`.
+    /// Returns the size of a file without opening it; `nil` for anything but a regular file.
+    ///
+    /// Throws `denied` outside the confinement, `notFound`, `io`.
     public typealias Look =
         @Sendable (_ filename: String, _ confinement: FileConfinement?) throws(BlockError) -> FileSize?
-    /// Makes a file and opens it for writing. Throws `denied` outside the confinement, `exists`, `noSpace`,
-    /// `io`.
+    /// Makes a file and opens it for writing.
+    ///
+    /// Throws `denied` outside the confinement, `exists`, `noSpace`, `io`.
     public typealias Make =
         @Sendable (_ filename: String, _ confinement: FileConfinement?) throws(BlockError)
         -> any ProtocolDriver
@@ -161,14 +165,18 @@ public struct ProtocolEntry: Sendable {
     public var createOptions: [CreateOption]
     /// Whether opening needs a file name; if not, options alone may name the storage.
     public var needsFilename: Bool
-    /// Opens an existing file. `options` has the remaining `file.` options; the caller reports those that are
-    /// left over. Throws `notFound`, `invalidArgument`, `denied`, `busy`, `readOnly`, `unsupported`, `io`.
+    /// Opens an existing file.
+    ///
+    /// `options` has the remaining `file.` options; the caller reports those that are left over. Throws
+    /// `notFound`, `invalidArgument`, `denied`, `busy`, `readOnly`, `unsupported`, `io`.
     public var open:
         @Sendable (_ filename: String, _ options: inout OptionTree, _ settings: OpenSettings)
             throws(BlockError) -> any ProtocolDriver
     /// Makes a file, or empties an existing one, with the size and preallocation in `options`.
     public var create: Create?
-    /// Whether ``open`` obeys ``OpenSettings/confinement``. If not, the opener checks names by their text.
+    /// Whether ``open`` obeys ``OpenSettings/confinement``.
+    ///
+    /// If not, the opener checks names by their text.
     public var confines: Bool
     /// Finds the size of a file without opening it; `nil` for a protocol that cannot.
     public var look: Look?
@@ -177,6 +185,7 @@ public struct ProtocolEntry: Sendable {
     /// The naming of its nodes, if it is not just the file name.
     private var ownNaming: Naming?
 
+    /// A protocol of these calls; `nil` for a call means that the protocol has no such ability.
     public init(
         name: String, schemes: [String] = [], createOptions: [CreateOption] = [],
         needsFilename: Bool = true,

@@ -11,7 +11,9 @@ extension BlockNode {
         return recorder
     }
 
-    /// Changes the image's bitmaps when no other request is under way. Durable once the image is closed.
+    /// Changes the image's bitmaps when no other request is under way.
+    ///
+    /// Durable once the image is closed.
     ///
     /// - Throws: `readOnly`; `io` once the node is closed; `unsupported` as ``bitmapKeeper()``; errors of
     ///   `body`.

@@ -29,7 +29,9 @@ extension BlockNode {
     private static let unmappedBytes = Int.mib(1)
 
     /// How many bytes of `extent`, from its start, can be read: its file has them, or its format lets a short
-    /// file leave them out. Only data can be cut.
+    /// file leave them out.
+    ///
+    /// Only data can be cut.
     ///
     /// - Throws: `corrupt` for a child that the image does not have; `io`.
     public func readableCount(of extent: Extent) throws(BlockError) -> Int {
@@ -244,6 +246,7 @@ public struct EncodedPlace: Sendable {
     /// How many bytes of the disk the unit holds, from the requested offset on.
     public var count: Int
 
+    /// Both numbers are in bytes.
     public init(hostEnd: Int, count: Int) {
         self.hostEnd = hostEnd
         self.count = count

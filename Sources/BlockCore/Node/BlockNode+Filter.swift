@@ -6,8 +6,10 @@ extension BlockNode {
         return nil
     }
 
-    /// The node below all filters: its driver stores or maps the bytes, or makes a disk of several. Requests to it bypass the filters:
-    /// read and write through the filter's own node.
+    /// The node below all filters: its driver stores or maps the bytes, or makes a
+    /// disk of several.
+    ///
+    /// Requests to it bypass the filters: read and write through the filter's own node.
     public var unfiltered: BlockNode {
         var node = self
         while let below = node.shownChild { node = below }

@@ -17,6 +17,8 @@ public protocol ChangeObserver: AnyObject, Sendable {
     func didDiscard(_ range: Range<Int>)
     /// The bytes of `range` were changed in another way.
     func didChange(_ range: Range<Int>)
+    /// A request failed that may have changed bytes of `range`; the range is still locked.
+    func didFail(_ range: Range<Int>)
     /// The disk has another size, in bytes. No other request is under way.
     func didResize(to size: Int)
 }
@@ -30,6 +32,7 @@ extension ChangeObserver {
     public func didZero(_ range: Range<Int>) { didChange(range) }
     public func didDiscard(_ range: Range<Int>) { didChange(range) }
     public func didChange(_ range: Range<Int>) {}
+    public func didFail(_ range: Range<Int>) { didChange(range) }
     public func didResize(to size: Int) {}
 }
 
@@ -122,6 +125,11 @@ extension BlockNode {
     func noteChange(in range: Range<Int>) throws(BlockError) {
         if range.isEmpty { return }
         if let recorder, recorder.recordsChanges { try recorder.recordChange(in: range) }
+        for observer in observers.all { try observer.willChange(range) }
+    }
+
+    /// Asks the observers before `range` is cut off the end of the disk: bitmaps of the image follow its size.
+    func willChange(_ range: Range<Int>) throws(BlockError) {
         for observer in observers.all { try observer.willChange(range) }
     }
 }

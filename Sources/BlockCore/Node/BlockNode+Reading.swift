@@ -1,5 +1,6 @@
 extension BlockNode {
     /// Fills `buffer` with the bytes at `offset`, in bytes, of this layer, of the backing chain, or zeroes.
+    ///
     /// No alignment is needed.
     ///
     /// - Throws: `io`, also past the end of a disk and once the node is closed; `corrupt`; `unsupported`.

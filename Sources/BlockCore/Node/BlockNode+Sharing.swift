@@ -9,6 +9,7 @@ public struct PlainPlace: Sendable {
     /// The length of the run, in bytes.
     public var count: Int
 
+    /// A run of `count` bytes at `offset`.
     public init(storage: any ProtocolDriver, offset: Int, count: Int) {
         self.storage = storage
         self.offset = offset
@@ -24,7 +25,9 @@ public struct PlainPlace: Sendable {
 /// Writing by sharing space with another file (reflinks) instead of copying bytes.
 extension BlockNode {
     /// The alignment of offsets and counts of shared space, in bytes: the block size of most file systems
-    /// with reflinks. File systems with larger blocks refuse.
+    /// with reflinks.
+    ///
+    /// File systems with larger blocks refuse.
     public static let sharingAlignment = 4096
 
     /// The storage in which guest data of this node would share space; `nil` when it is not stored as it is.
@@ -38,8 +41,9 @@ extension BlockNode {
     }
 
     /// Stores the first `count` bytes of `source` at `offset`, by sharing their space with the file of
-    /// `source`. Offsets and `count` are multiples of the format's write granularity and of
-    /// ``sharingAlignment``.
+    /// `source`.
+    ///
+    /// Offsets and `count` are multiples of the format's write granularity and of ``sharingAlignment``.
     ///
     /// - Returns: how many bytes were stored. When these are fewer than `count` (also 0), the caller writes
     ///   the rest.
@@ -110,7 +114,9 @@ extension BlockNode {
     }
 
     /// The place of the bytes at `offset` when one file of the chain stores them as they are: one run of at
-    /// most `limit` bytes. `nil` for zeroes, encoded or lost bytes, and behind a filter.
+    /// most `limit` bytes.
+    ///
+    /// `nil` for zeroes, encoded or lost bytes, and behind a filter.
     ///
     /// - Throws: `io`, `corrupt`.
     public func plainPlace(at offset: Int, limit: Int) throws(BlockError) -> PlainPlace? {

@@ -1,8 +1,9 @@
 import Synchronization
 
 extension BlockNode {
-    /// Takes a snapshot inside the image, after waiting until no other request is under way. Durable on
-    /// return.
+    /// Takes a snapshot inside the image, after waiting until no other request is under way.
+    ///
+    /// Durable on return.
     ///
     /// - Throws: `unsupported` when the format stores none; `busy` while a job uses the node; `readOnly`, `limit`,
     ///   `noSpace`, `io`, `corrupt`.
@@ -11,7 +12,9 @@ extension BlockNode {
     }
 
     /// Makes the disk that of the snapshot with this id or name, after waiting until no other request is
-    /// under way. Durable on return.
+    /// under way.
+    ///
+    /// Durable on return.
     ///
     /// - Throws: as ``createSnapshot(_:)``; `notFound`.
     public func applySnapshot(_ idOrName: String) throws(BlockError) {
@@ -20,8 +23,9 @@ extension BlockNode {
         }
     }
 
-    /// Deletes the first snapshot of this name, after waiting until no other request is under way. Durable on
-    /// return.
+    /// Deletes the first snapshot of this name, after waiting until no other request is under way.
+    ///
+    /// Durable on return.
     ///
     /// - Throws: as ``createSnapshot(_:)``; `notFound`.
     public func deleteSnapshot(named name: String) throws(BlockError) {
@@ -54,7 +58,9 @@ extension BlockNode {
     // MARK: Machine state
 
     /// Stores `bytes` at `offset` of a machine's saved state, after waiting until no other request is under
-    /// way. ``flush()`` makes it durable.
+    /// way.
+    ///
+    /// ``flush()`` makes it durable.
     ///
     /// - Throws: `unsupported` when the format stores none; `readOnly`, `limit`, `noSpace`, `io`, `corrupt`.
     public func saveVMState(_ bytes: RawSpan, at offset: Int) throws(BlockError) {

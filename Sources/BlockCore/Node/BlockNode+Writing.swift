@@ -1,7 +1,9 @@
 import Synchronization
 
 extension BlockNode {
-    /// Stores `bytes` at `offset`, in bytes. No alignment is needed.
+    /// Stores `bytes` at `offset`, in bytes.
+    ///
+    /// No alignment is needed.
     ///
     /// - Throws: `readOnly`; `io`, also past the end of a disk and once the node is closed; `noSpace`;
     ///   `corrupt`; `limit`.
@@ -57,6 +59,7 @@ extension BlockNode {
     }
 
     /// Makes the range read as zeroes by the first way that works: unmap, allocate as zeroes, write zeroes.
+    ///
     /// Offset and count are in bytes; no alignment is needed.
     ///
     /// - Throws: as ``write(_:at:)``; `unsupported` with ``ZeroFlags/noFallback``.
@@ -86,7 +89,9 @@ extension BlockNode {
         statistics.noteWritten(upTo: offset + count)
     }
 
-    /// Gives the range's space back if the format and the file can. Parts of units are left alone.
+    /// Gives the range's space back if the format and the file can.
+    ///
+    /// Parts of units are left alone.
     ///
     /// - Throws: as ``write(_:at:)``.
     public func discard(at offset: Int, count: Int) throws(BlockError) {
@@ -115,7 +120,9 @@ extension BlockNode {
     }
 
     /// Changes the length of the file, or the size of the disk, to `size` bytes, after waiting until no other
-    /// request is under way. New space reads as zeroes.
+    /// request is under way.
+    ///
+    /// New space reads as zeroes.
     ///
     /// - Throws: `unsupported` when the format or the image cannot be resized; `busy` while a job uses the node;
     ///   `readOnly`, `invalidArgument`, `limit`, `noSpace`, `io`, `corrupt`.
@@ -137,6 +144,7 @@ extension BlockNode {
                 throw BlockError(.unsupported, "Image format driver does not support resize", path: filename)
             }
             let before = driver.virtualSize
+            if size >= 0, size < before { try willChange(size..<before) }
             do throws(BlockError) {
                 try resizable.resize(
                     to: size, preallocation: preallocation, guest: GuestAccess(self, driver))
@@ -167,7 +175,9 @@ extension BlockNode {
         }
     }
 
-    /// Makes every unit of this layer unallocated, so that the backing node shows through. Durable on return.
+    /// Makes every unit of this layer unallocated, so that the backing node shows through.
+    ///
+    /// Durable on return.
     ///
     /// - Throws: `unsupported` when the format cannot; `busy` while a job uses the node; `readOnly`, `io`,
     ///   `corrupt`.
@@ -216,7 +226,11 @@ extension BlockNode {
         let ticket = requests.acquire(clusters(range, driver, unit: unit), exclusive: true)
         defer { requests.release(ticket) }
         try checkChangeable()
-        try body(try checkedRange(offset, count, of: driver))
+        let present = try checkedRange(offset, count, of: driver)
+        do throws(BlockError) { try body(present) } catch {
+            for observer in observers.all { observer.didFail(present) }
+            throw error
+        }
         if settings.cache.isWriteThrough { try driver.flush() }
     }
 

@@ -34,6 +34,7 @@ public final class BlockNode: Sendable {
         var writeGate: (@Sendable () throws(BlockError) -> Void)?
     }
 
+    /// The node's driver, by its kind.
     public let layer: Layer
     /// The name by which it was opened, as the user or the overlay stated it.
     public let filename: String
@@ -69,7 +70,9 @@ public final class BlockNode: Sendable {
     /// The filter of this node itself, if it listens for events.
     let ownListener: (any MetadataEventListener)?
 
-    /// Wraps an open driver. The node closes it.
+    /// Wraps an open driver.
+    ///
+    /// The node closes it.
     ///
     /// - Parameters:
     ///   - children: ignored for a filter, which has its own.
@@ -129,11 +132,14 @@ public final class BlockNode: Sendable {
         if case .storage(let driver) = layer { return driver }
         return nil
     }
-    /// The identity of the innermost file, different for every file; `nil` for storage without one. One file
-    /// may hold several images.
+    /// The identity of the innermost file, different for every file; `nil` for storage without one.
+    ///
+    /// One file may hold several images.
     public var identity: String? { storage?.identity ?? file?.identity }
     /// The identities of all files that this node and its backing nodes read: image files, data files and
-    /// extents. Several images in one file have that file's.
+    /// extents.
+    ///
+    /// Several images in one file have that file's.
     ///
     /// - Complexity: O(*files of the chain*).
     public var fileIdentities: Set<String> {
@@ -224,8 +230,9 @@ public final class BlockNode: Sendable {
         statistics.count(.flush, bytes: 0, since: began)
     }
 
-    /// Asks the system to begin storing the bytes written to the files of this node. A hint: nothing is
-    /// durable.
+    /// Asks the system to begin storing the bytes written to the files of this node.
+    ///
+    /// A hint: nothing is durable.
     public func startWriteback() {
         if isReadOnly { return }
         switch layer {
@@ -244,8 +251,9 @@ public final class BlockNode: Sendable {
         state.withLock { $0.writeGate = gate }
     }
 
-    /// Switches between read-only and read-write, after waiting until no request is under way. Children
-    /// follow; the backing node does not.
+    /// Switches between read-only and read-write, after waiting until no request is under way.
+    ///
+    /// Children follow; the backing node does not.
     ///
     /// - Throws: `denied` when the ``OpenPolicy`` does not allow writing; `corrupt` for a cut file; `busy`,
     ///   `io`, `readOnly`. The node keeps its old mode then.
@@ -276,6 +284,7 @@ public final class BlockNode: Sendable {
 
     /// Cancels a job that uses the node, waits for the requests under way, flushes, then closes the driver, the
     /// children and the backing nodes.
+    ///
     /// Closing twice does nothing. A later request fails with `io`.
     ///
     /// - Throws: the first error of writing back, such as `io` or `noSpace`; everything is closed all the

@@ -1,13 +1,17 @@
 import Synchronization
 
-/// Counts of a node's operations. Thread-safe; counts that are read together need not be of the same moment.
+/// Counts of a node's operations.
+///
+/// Thread-safe; counts that are read together need not be of the same moment.
 public final class NodeStatistics: Sendable {
     /// The kinds of operations, each with counts of its own.
     public enum Operation: Int, Sendable, CaseIterable { case read, write, flush, discard }
 
     /// The counts of one kind of operation.
     public struct Counts: Sendable, Equatable {
+        /// The number of operations that have ended.
         public var operations: Int
+        /// The bytes that they transferred.
         public var bytes: Int
         /// Time spent in requests, in nanoseconds; overlapping requests add up.
         public var nanoseconds: Int

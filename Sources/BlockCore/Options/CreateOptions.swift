@@ -5,13 +5,16 @@
 public struct CreateOptionKey: RawRepresentable, Hashable, Sendable {
     public let rawValue: String
     public init(rawValue: String) { self.rawValue = rawValue }
+    /// The key of that name.
     public init(_ name: String) { rawValue = name }
 
     /// The size of the disk, or the length of the file, in bytes.
     public static let size = CreateOptionKey("size")
     /// How space is reserved: a ``Preallocation``.
     public static let preallocation = CreateOptionKey("preallocation")
+    /// The name of the backing file, as the image will state it.
     public static let backingFile = CreateOptionKey("backing_file")
+    /// The name of the backing file's format.
     public static let backingFormat = CreateOptionKey("backing_fmt")
     /// The identity of the image, if its format stores one.
     public static let uuid = CreateOptionKey("uuid")
@@ -31,13 +34,16 @@ public enum CreateOptionType: Sendable {
 
 /// One option of a driver's `create`.
 public struct CreateOption: Sendable {
+    /// The name of the option.
     public var key: CreateOptionKey
+    /// The type of its values.
     public var type: CreateOptionType
     /// The value if the user sets none; `nil` for an option that stays unset and is not shown.
     public var defaultValue: String?
     /// One line for `-o help`.
     public var help: String
 
+    /// An option with one line of help.
     public init(_ key: CreateOptionKey, _ type: CreateOptionType, default: String? = nil, help: String) {
         self.key = key
         self.type = type

@@ -12,6 +12,7 @@ public struct OpenPolicy: Sendable {
             case dataFile = "data file"
             case extent = "extent file"
         }
+        /// The purpose of the file in the image.
         public var role: Role
         /// The name as the image states it.
         public var statedName: String
@@ -48,8 +49,9 @@ public struct OpenPolicy: Sendable {
 
     /// Allows any file, as qemu-img does.
     public static var anyFile: OpenPolicy { OpenPolicy(deciding: { _ in .anywhere }) }
-    /// Allows regular files in the image's own folder or below: no protocols, and no links out of it. All
-    /// files in a `json:` name must be there too.
+    /// Allows regular files in the image's own folder or below: no protocols, and no links out of it.
+    ///
+    /// All files in a `json:` name must be there too.
     public static var standard: OpenPolicy {
         OpenPolicy(deciding: {
             let isOptions = $0.role == .backing && $0.statedName.hasPrefix("json:")

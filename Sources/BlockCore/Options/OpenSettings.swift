@@ -41,6 +41,7 @@ public enum RequestEngine: String, Sendable, CaseIterable {
 public struct OpenSettings: Sendable {
     /// Open read-only.
     public var readOnly: Bool
+    /// How writes are made durable and whether the page cache is used.
     public var cache: CacheMode
     /// Allow other programs to write at the same time (`-U`).
     public var forceShare: Bool
@@ -54,8 +55,9 @@ public struct OpenSettings: Sendable {
     public var metadataOnly: Bool
     /// Leave encrypted images locked: enough for their sizes and tables.
     public var withoutKeys = false
-    /// Take no locks on the file yet: they depend on the format, which is not yet known. See
-    /// ``UseDeclaring``.
+    /// Take no locks on the file yet: they depend on the format, which is not yet known.
+    ///
+    /// See ``UseDeclaring``.
     public var declaresUseLater = false
     /// Exclude writers even for a format that may share the file with them: a copy must be of one moment.
     public var excludesWriters = false
@@ -66,6 +68,7 @@ public struct OpenSettings: Sendable {
     public var keepsLength = false
     /// The permissions claimed for this file besides those of its mode, and those denied to other programs.
     public var claims: UsePermissions = []
+    /// The permissions denied to other programs besides those that the mode denies.
     public var forbids: UsePermissions = []
     /// The way in which requests reach the files of the host.
     public var engine = RequestEngine.threads
@@ -76,6 +79,7 @@ public struct OpenSettings: Sendable {
     /// The treatment of written data that is all zeroes, in this node only, not in its file and backing file.
     public var detectZeroes = ZeroDetection.off
 
+    /// The settings for a read-only image unless stated otherwise.
     public init(
         readOnly: Bool = true, cache: CacheMode = .writeback, forceShare: Bool = false,
         withoutBacking: Bool = false, forCheck: Bool = false, discardUnmaps: Bool = true,

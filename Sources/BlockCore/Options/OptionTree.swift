@@ -14,6 +14,7 @@ public struct OptionTree: Sendable, Equatable {
 
     private var entries: [Entry] = []
 
+    /// No options.
     public init() {}
 
     /// The number of options.
@@ -41,10 +42,12 @@ public struct OptionTree: Sendable, Equatable {
         return ["on": .flag(true), "off": .flag(false)][entry.value] ?? .text(entry.value)
     }
 
+    /// Whether no option is left.
     public var isEmpty: Bool { entries.isEmpty }
     /// The remaining keys, in the order in which they were set.
     public var keys: [String] { entries.map(\.key) }
 
+    /// The value of an option as text; `nil` removes it.
     public subscript(key: String) -> String? {
         get { entries.last { $0.key == key }?.value }
         set {

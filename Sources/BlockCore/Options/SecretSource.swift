@@ -1,9 +1,12 @@
-/// The user's secrets, by id. Drivers look up the ids in their options.
+/// The user's secrets, by id.
+///
+/// Drivers look up the ids in their options.
 ///
 /// Thread-safe: an immutable value.
 public struct SecretSource: Sendable {
     private let secrets: [String: KeyMaterial]
 
+    /// The secrets by their ids.
     public init(_ secrets: [String: KeyMaterial] = [:]) { self.secrets = secrets }
 
     /// No secrets.

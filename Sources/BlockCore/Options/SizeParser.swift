@@ -15,7 +15,9 @@ public enum SizeParser {
         "b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60,
     ]
 
-    /// The size in bytes. `defaultSuffix` counts for a text without a suffix.
+    /// The size in bytes.
+    ///
+    /// `defaultSuffix` counts for a text without a suffix.
     public static func parse(_ text: String, defaultSuffix: Character = "B") -> Result<UInt64, Failure> {
         var rest = Substring(text)
         while let first = rest.first, first.isASCII, first.isWhitespace { rest.removeFirst() }

@@ -1,5 +1,6 @@
-/// The operations of one user of a file, or those that it allows to others at the same time. The bits are
-/// QEMU's.
+/// The operations of one user of a file, or those that it allows to others at the same time.
+///
+/// The bits are QEMU's.
 public struct UsePermissions: OptionSet, Sendable {
     public let rawValue: Int
     public init(rawValue: Int) { self.rawValue = rawValue }

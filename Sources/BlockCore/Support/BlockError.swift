@@ -33,9 +33,12 @@ public struct BlockError: Error, Sendable, CustomStringConvertible {
         case limit
     }
 
+    /// The kind of the failure: what code decides by.
     public var kind: Kind
-    /// One sentence for people, without a full stop and without the program's name. Names in it may come from
-    /// an image: characters that could end the line or control a terminal are shown as escapes.
+    /// One sentence for people, without a full stop and without the program's name.
+    ///
+    /// Names in it may come from an image: characters that could end the line or control a terminal are shown
+    /// as escapes.
     public var message: String {
         didSet { message = PrintableText.shown(message) }
     }
@@ -55,6 +58,7 @@ public struct BlockError: Error, Sendable, CustomStringConvertible {
     /// short.
     public var missingBytes: Int?
 
+    /// An error whose message and hint are made printable.
     public init(
         _ kind: Kind, _ message: String, errno: Int32? = nil, path: String? = nil, offset: Int? = nil,
         underlying: (any Error)? = nil, hint: String? = nil

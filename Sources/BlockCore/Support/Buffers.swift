@@ -16,7 +16,9 @@ public final class AlignedBuffer: @unchecked Sendable {
     @usableFromInline
     let storage: UnsafeMutableRawBufferPointer
 
-    /// A buffer of `count` bytes. Its contents are zero when `zeroed`, else unspecified.
+    /// A buffer of `count` bytes.
+    ///
+    /// Its contents are zero when `zeroed`, else unspecified.
     public init(count: Int, zeroed: Bool = false) {
         storage = .allocate(byteCount: max(count, 1), alignment: Self.alignmentBytes)
         self.count = count
@@ -39,7 +41,9 @@ public final class AlignedBuffer: @unchecked Sendable {
         }
     }
 
-    /// The contents, to be changed. The caller must be the only user of the buffer meanwhile.
+    /// The contents, to be changed.
+    ///
+    /// The caller must be the only user of the buffer meanwhile.
     @inlinable
     public var mutableBytes: MutableRawSpan {
         @_lifetime(borrow self)
@@ -69,7 +73,9 @@ public final class AlignedBuffer: @unchecked Sendable {
 }
 
 extension MutableRawSpan {
-    /// The part `range` of this span. Traps when out of bounds: the caller has checked `range`.
+    /// The part `range` of this span.
+    ///
+    /// Traps when out of bounds: the caller has checked `range`.
     @inlinable
     @_lifetime(&self)
     public mutating func slice(_ range: Range<Int>) -> MutableRawSpan {
@@ -83,7 +89,9 @@ extension MutableRawSpan {
         }
     }
 
-    /// Copies all of `source` to `offset`. Traps when it does not fit.
+    /// Copies all of `source` to `offset`.
+    ///
+    /// Traps when it does not fit.
     public mutating func copy(from source: RawSpan, at offset: Int = 0) {
         precondition(offset >= 0 && source.byteCount <= byteCount - offset)
         withUnsafeMutableBytes { target in

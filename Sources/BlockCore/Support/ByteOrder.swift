@@ -36,13 +36,17 @@ extension RawSpan {
 }
 
 extension MutableRawSpan {
-    /// Stores a big-endian integer. Traps past the end: the caller has checked the size.
+    /// Stores a big-endian integer.
+    ///
+    /// Traps past the end: the caller has checked the size.
     @inlinable
     public mutating func storeBigEndian<T: FixedWidthInteger & BitwiseCopyable>(_ value: T, at offset: Int) {
         storeBytes(of: value.bigEndian, toByteOffset: offset, as: T.self)
     }
 
-    /// Stores a little-endian integer. Traps past the end: the caller has checked the size.
+    /// Stores a little-endian integer.
+    ///
+    /// Traps past the end: the caller has checked the size.
     @inlinable
     public mutating func storeLittleEndian<T: FixedWidthInteger & BitwiseCopyable>(_ value: T, at offset: Int)
     {

@@ -1,5 +1,7 @@
-/// Joins and splits file names, without looking at the disk. Works on bytes: a slash with a combining mark
-/// behind it is a slash to the system, but one `Character` with the mark to Swift.
+/// Joins and splits file names, without looking at the disk.
+///
+/// Works on bytes: a slash with a combining mark behind it is a slash to the system, but one `Character` with
+/// the mark to Swift.
 public enum FileNames {
     private static let slash = UInt8(ascii: "/")
 
@@ -48,7 +50,9 @@ public enum FileNames {
     }
 
     /// The name of the file in the image's own folder with the last component of `path`, which may be a
-    /// Windows path. It always means a file, never a scheme.
+    /// Windows path.
+    ///
+    /// It always means a file, never a scheme.
     public static func besideImage(_ path: String) -> String {
         let name = lastComponent(String(raw: path.rawBytes.map { $0 == UInt8(ascii: "\\") ? slash : $0 }))
         return DriverRegistry.scheme(of: name) == nil ? name : "./" + name

@@ -9,6 +9,7 @@
 public struct FirstFailure {
     private var first: BlockError?
 
+    /// No failure yet.
     public init() {}
 
     /// Runs `body`, and keeps its error if it is the first.

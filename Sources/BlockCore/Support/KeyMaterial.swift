@@ -9,8 +9,10 @@ import Synchronization
     import Darwin
 #endif
 
-/// Secret bytes: a passphrase or a key. Wiped from memory when the last reference is dropped. While a secret
-/// exists, the process leaves no core dump, and no other program of the same user can read its memory.
+/// Secret bytes: a passphrase or a key.
+///
+/// Wiped from memory when the last reference is dropped. While a secret exists, the process leaves no core
+/// dump, and no other program of the same user can read its memory.
 ///
 /// Thread-safe: immutable. Not printable, comparable or hashable, so that it does not leak by accident.
 public final class KeyMaterial: @unchecked Sendable {
@@ -36,7 +38,9 @@ public final class KeyMaterial: @unchecked Sendable {
         self.init(count: bytes.byteCount) { span in span.copy(from: bytes) }
     }
 
-    /// The UTF-8 of `text`. The text itself is not wiped.
+    /// The UTF-8 of `text`.
+    ///
+    /// The text itself is not wiped.
     public convenience init(_ text: String) {
         self.init(Array(text.utf8).span.bytes)
     }

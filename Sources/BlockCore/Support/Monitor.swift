@@ -15,6 +15,7 @@ public final class Monitor<State: Sendable>: @unchecked Sendable {
     private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
     private let changed = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
 
+    /// A monitor whose guarded value begins as `state`.
     public init(_ state: State) {
         self.state = state
         mutex.initialize(to: pthread_mutex_t())

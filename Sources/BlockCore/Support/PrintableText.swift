@@ -1,8 +1,10 @@
 /// Makes text of images and file names safe for a terminal and for one line.
 public enum PrintableText {
     /// `text` with escapes, such as `\x1b`, `\n` and `\u{202e}`, for characters that could move the cursor,
-    /// end the line or turn the direction of writing. Other text is unchanged, also bytes that are not UTF-8,
-    /// except 0x80 to 0x9F: these are control characters to terminals with 8-bit character sets.
+    /// end the line or turn the direction of writing.
+    ///
+    /// Other text is unchanged, also bytes that are not UTF-8, except 0x80 to 0x9F: these are control
+    /// characters to terminals with 8-bit character sets.
     ///
     /// - Parameter keepsLines: whether to keep line feeds and tabs, for text of several lines.
     /// - Complexity: O(n); text without escapes is not copied.

@@ -49,6 +49,10 @@ final class RangeLock: Sendable {
     /// The number of readers that are counted instead of tracked. Negative during ``acquireAll()``.
     private let counted = Atomic<Int>(0)
     private static let closed = Int.min / 2
+    /// Called when a request begins to wait: a test's event.
+    private let onWait: @Sendable () -> Void
+
+    init(onWait: @escaping @Sendable () -> Void = {}) { self.onWait = onWait }
 
     /// Waits for conflicting requests to end, then begins this one and returns its ticket.
     func acquire(_ range: Range<Int>, exclusive: Bool) -> Int {
@@ -61,6 +65,7 @@ final class RangeLock: Sendable {
             return (request, mayBegin)
         }
         if hasBegun { return request.id }
+        onWait()
         return state.wait(until: { $0.mayBegin(request) }) { state in
             state.waiting.removeAll { $0.id == request.id }
             state.active.append(request)

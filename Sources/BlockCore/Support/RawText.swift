@@ -34,8 +34,10 @@ extension String {
         !utf8.contains(0xF4) || !unicodeScalars.contains { RawText.byte(of: $0) != nil }
     }
 
-    /// Whether both are the same name, byte for byte. `==` compares characters: an accented letter equals a
-    /// letter with a combining accent, but these are two names to the system.
+    /// Whether both are the same name, byte for byte.
+    ///
+    /// `==` compares characters: an accented letter equals a letter with a combining accent, but these are
+    /// two names to the system.
     public func isSameName(as other: String) -> Bool { utf8.elementsEqual(other.utf8) }
 }
 

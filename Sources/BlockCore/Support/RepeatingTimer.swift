@@ -16,7 +16,9 @@ public final class RepeatingTimer: Sendable {
     /// The pause before each call, in nanoseconds.
     public let pauseNanoseconds: Int
 
-    /// Starts the timer. If the system cannot start a thread, there are no calls.
+    /// Starts the timer.
+    ///
+    /// If the system cannot start a thread, there are no calls.
     ///
     /// - Parameters:
     ///   - everyNanoseconds: the pause before each call, in nanoseconds.
@@ -47,8 +49,9 @@ public final class RepeatingTimer: Sendable {
         }
     }
 
-    /// Makes the timer's thread begin the next call at once, and waits until it has ended. Does nothing once
-    /// the timer is stopped. Must not be called by the body.
+    /// Makes the timer's thread begin the next call at once, and waits until it has ended.
+    ///
+    /// Does nothing once the timer is stopped. Must not be called by the body.
     public func callNow() {
         let before = state.withLock { state in
             state.isHurried = true

@@ -35,7 +35,9 @@ public enum WorkerThreads {
         if let error = failure.withLock({ $0 }) { throw error }
     }
 
-    /// Runs `body` on a detached thread. `false` when the system cannot start one.
+    /// Runs `body` on a detached thread.
+    ///
+    /// `false` when the system cannot start one.
     @discardableResult
     public static func detach(_ body: @escaping @Sendable () -> Void) -> Bool {
         guard let thread = start(body) else { return false }

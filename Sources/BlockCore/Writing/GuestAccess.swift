@@ -24,7 +24,9 @@ public struct GuestAccess: Sendable {
     /// Whether there is a backing node, of any length.
     public var hasBackingNode: Bool { node.backing != nil }
 
-    /// Whether the backing node has bytes in `range`. If not, unallocated space reads as zeroes.
+    /// Whether the backing node has bytes in `range`.
+    ///
+    /// If not, unallocated space reads as zeroes.
     public func hasBacking(in range: Range<Int>) -> Bool { range.lowerBound < backingEnd }
 
     /// Fills `buffer` with the guest's bytes from `offset` on; bytes behind the end of the disk are zeroes.

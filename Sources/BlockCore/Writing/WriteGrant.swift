@@ -29,7 +29,9 @@ public struct WriteGrant: Sendable {
         case wholeUnits
     }
 
-    /// The guest bytes that this part stores. Begins where the write begins, and is not empty.
+    /// The guest bytes that this part stores.
+    ///
+    /// Begins where the write begins, and is not empty.
     public var guest: Range<Int>
     /// The guest bytes for which there is space: those of ``guest`` and the rest of their units.
     public var units: Range<Int>
@@ -37,9 +39,11 @@ public struct WriteGrant: Sendable {
     public var file: BlockNode
     /// The offset in ``file`` at which ``units`` begin.
     public var hostOffset: Int
+    /// The form in which the bytes are stored.
     public var form: Form
     /// The rest of the units before and behind ``guest``.
     public var head: Rest
+    /// The rest of the units behind ``guest``.
     public var tail: Rest
     /// Whether this space was never written, so that it reads as zeroes, also behind the end of the file.
     public var isVirgin: Bool
@@ -107,8 +111,10 @@ public struct ClearStep: Sendable {
 
     /// The length of the run, in bytes from the start of the range; at least 1.
     public var length: Int
+    /// The rest of the step, for the node to do.
     public var action: Action
 
+    /// A step for the first `length` bytes of the range.
     public init(_ action: Action, length: Int) {
         self.action = action
         self.length = length

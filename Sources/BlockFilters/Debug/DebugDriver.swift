@@ -51,7 +51,9 @@ public final class DebugDriver: OpenableFilter, MetadataEventListener {
 
     // MARK: Breakpoints
 
-    /// Sets the receiver of notices about requests, such as "Suspended request 'TAG'". Called on any thread.
+    /// Sets the receiver of notices about requests, such as "Suspended request 'TAG'".
+    ///
+    /// Called on any thread.
     public func onNotice(_ body: @escaping @Sendable (String) -> Void) { notice.withLock { $0 = body } }
 
     /// Suspends the next request that reaches `event`, under the name `tag`.
@@ -59,8 +61,9 @@ public final class DebugDriver: OpenableFilter, MetadataEventListener {
         state.withLock { $0.breakpoints.append(Breakpoint(event: event, tag: tag)) }
     }
 
-    /// Removes the breakpoints of that tag, and resumes the requests suspended there. `false` when there is
-    /// neither.
+    /// Removes the breakpoints of that tag, and resumes the requests suspended there.
+    ///
+    /// `false` when there is neither.
     public func removeBreakpoint(tag: String) -> Bool {
         let (found, held) = state.withLock { state in
             let before = state.breakpoints.count
@@ -74,7 +77,9 @@ public final class DebugDriver: OpenableFilter, MetadataEventListener {
         return found
     }
 
-    /// Resumes the first request that is suspended under that tag. `false` when there is none.
+    /// Resumes the first request that is suspended under that tag.
+    ///
+    /// `false` when there is none.
     public func resume(tag: String) -> Bool {
         let found = state.withLock { state in
             guard let index = state.held.firstIndex(where: { $0.tag == tag }) else { return false }

@@ -1,7 +1,9 @@
 import BlockCore
 import Synchronization
 
-/// Makes chosen calls fail, for tests. Thread-safe. Copies between files are done by `read` and `write`.
+/// Makes chosen calls fail, for tests.
+///
+/// Thread-safe. Copies between files are done by `read` and `write`.
 public final class FaultDriver: FilterDriver {
     public static let name = "fault"
 
@@ -32,6 +34,7 @@ public final class FaultDriver: FilterDriver {
     public let child: BlockNode
     private let state = Mutex(State())
 
+    /// A filter over `child` that lets every call pass.
     public init(over child: BlockNode) { self.child = child }
 
     /// Makes the `number`-th call (from 1, counted from now) of those in `calls` fail with `code`.

@@ -1,6 +1,8 @@
 import BlockCore
 
-/// Limits the speed of reads and writes by making them wait on their own threads. Thread-safe.
+/// Limits the speed of reads and writes by making them wait on their own threads.
+///
+/// Thread-safe.
 ///
 /// `driver=throttle,file.filename=…,limits.bps-total=…,limits.iops-total=…`
 public final class ThrottleDriver: OpenableFilter {

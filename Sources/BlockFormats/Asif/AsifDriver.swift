@@ -30,14 +30,8 @@ enum Asif {
     static let sliceBytes = 4096
 }
 
-/// The header, all big-endian:
-///
-/// ```
-/// 00 magic  04 version  08 header size  0C flags  10, 18 offsets of the directories  20 UUID (16)
-/// 30 sectors (8)  38 sectors at most (8)  40 chunk size  44 sector size (2)  46 segments (2)
-/// 48 metadata chunk (8)
-/// ```
-struct AsifHeader: Equatable {
+/// The header; its fields are in AsifHeaderFields.swift.
+struct AsifHeader: Sendable, Equatable {
     var directories: [Int]
     var virtualSize: Int
     var chunkBytes: Int
@@ -51,29 +45,25 @@ struct AsifHeader: Equatable {
     var guestBytesPerTable: Int { groupsPerTable * chunksPerGroup * chunkBytes }
 
     static func parse(_ bytes: [UInt8], fileLength: Int) throws(BlockError) -> AsifHeader {
-        let span = bytes.span.bytes
-        guard bytes.count >= Asif.headerBytes, span.bigEndian(at: 0) == Asif.magic else {
+        guard bytes.count >= Asif.headerBytes, Field.magic.number(in: bytes) == UInt64(Asif.magic) else {
             throw BlockError(.wrongFormat, "Image not in ASIF format")
         }
-        let version: UInt32 = span.bigEndian(at: 4) ?? 0
+        let version = Field.version.number(in: bytes)
         guard version == 1 else { throw BlockError(.unsupported, "ASIF version \(version) is not supported") }
-        let chunk: UInt32 = span.bigEndian(at: 0x40) ?? 0
-        let sector: UInt16 = span.bigEndian(at: 0x44) ?? 0
-        let most = try large(span, 0x38)
+        func number(_ field: HeaderField<Self>) throws(BlockError) -> Int {
+            let value = field.number(in: bytes)
+            guard value <= UInt64(Asif.Limit.virtualSize) else {
+                throw BlockError(.corrupt, "A number in the ASIF header is too large (\(value))")
+            }
+            return Int(value)
+        }
+        let most = try number(Field.mostSectors)
         var header = AsifHeader(
-            directories: [try large(span, 0x10), try large(span, 0x18)],
-            virtualSize: try large(span, 0x30), chunkBytes: Int(chunk), sectorBytes: Int(sector),
-            tableCount: 0)
+            directories: [try number(Field.directory), try number(Field.otherDirectory)],
+            virtualSize: try number(Field.sectors), chunkBytes: try number(Field.chunkBytes),
+            sectorBytes: try number(Field.sectorBytes), tableCount: 0)
         try header.validate(sectorsAtMost: most, fileLength)
         return header
-    }
-
-    private static func large(_ span: RawSpan, _ offset: Int) throws(BlockError) -> Int {
-        let value: UInt64 = span.bigEndian(at: offset) ?? 0
-        guard value <= UInt64(Asif.Limit.virtualSize) else {
-            throw BlockError(.corrupt, "A number in the ASIF header is too large (\(value))")
-        }
-        return Int(value)
     }
 
     private mutating func validate(sectorsAtMost most: Int, _ fileLength: Int) throws(BlockError) {
@@ -98,7 +88,9 @@ struct AsifHeader: Equatable {
     }
 }
 
-/// Apple's sparse images (ASIF): a directory of tables, whose entries refer to chunks. Read only.
+/// Apple's sparse images (ASIF): a directory of tables, whose entries refer to chunks.
+///
+/// Read only.
 ///
 /// Thread-safe: a lock guards the cache of tables and sector maps. The metadata chunk is ignored.
 public final class AsifDriver: ReadOnlyFormat {

@@ -16,13 +16,8 @@ enum Bochs {
     }
 }
 
-/// The header, all little-endian:
-///
-/// ```
-/// 00 magic (32)  20 type (16)  30 subtype (16)  40 version  44 header size  48 catalog entries
-/// 4C bitmap size  50 extent size  54 time (version 2 only)  then the disk size (8)
-/// ```
-private struct BochsHeader {
+/// The header.
+struct BochsHeader {
     var headerBytes: Int
     var catalogEntries: Int
     var bitmapBytes: Int
@@ -31,25 +26,20 @@ private struct BochsHeader {
 
     static func parse(_ bytes: [UInt8]) throws(BlockError) -> BochsHeader {
         let span = bytes.span.bytes
-        func number(_ offset: Int) -> Int {
-            let value: UInt32? = span.littleEndian(at: offset)
-            return Int(value ?? 0)
-        }
-        func text(_ range: Range<Int>) -> String {
-            String((span.text(range) ?? "").prefix { $0 != "\0" })
-        }
-        guard bytes.count == Bochs.headerBytes, text(0..<32) == Bochs.magic, text(32..<48) == Bochs.type,
-            text(48..<64) == Bochs.subtype
+        func number(_ field: HeaderField<Self>) -> Int { Int(truncatingIfNeeded: field.number(in: span)) }
+        guard bytes.count == Bochs.headerBytes, Field.magic.text(in: span) == Bochs.magic,
+            Field.type.text(in: span) == Bochs.type, Field.subtype.text(in: span) == Bochs.subtype
         else { throw BlockError(.wrongFormat, "Image not in Bochs format") }
-        let version = number(0x40)
+        let version = number(Field.version)
         guard version == 0x0002_0000 || version == 0x0001_0000 else {
             throw BlockError(.unsupported, "Bochs image version \(version >> 16) is not supported")
         }
-        let size: UInt64 = span.littleEndian(at: version == 0x0002_0000 ? 0x58 : 0x54) ?? 0
+        let size = (version == 0x0002_0000 ? Field.size : Field.version1Size).number(in: span)
         guard size < 1 << 60 else { throw BlockError(.corrupt, "The Bochs disk is too large") }
         let header = BochsHeader(
-            headerBytes: number(0x44), catalogEntries: number(0x48), bitmapBytes: number(0x4C),
-            extentBytes: number(0x50), virtualSize: Int(size).roundedDown(to: Bochs.sectorBytes))
+            headerBytes: number(Field.headerBytes), catalogEntries: number(Field.catalogEntries),
+            bitmapBytes: number(Field.bitmapBytes), extentBytes: number(Field.extentBytes),
+            virtualSize: Int(size).roundedDown(to: Bochs.sectorBytes))
         try header.validate()
         return header
     }
@@ -74,7 +64,36 @@ private struct BochsHeader {
     }
 }
 
-/// Bochs' growing images: a catalog of extents, each with a bitmap of its stored sectors. Read only.
+extension BochsHeader: FieldedHeader {
+    static let byteOrder = HeaderByteOrder.little
+
+    enum Field {
+        static let magic = HeaderField<BochsHeader>("magic", at: 0x00, width: 32, "`Bochs Virtual HD Image`")
+        static let type = HeaderField<BochsHeader>("type", at: 0x20, width: 16, "`Redolog`")
+        static let subtype = HeaderField<BochsHeader>("subtype", at: 0x30, width: 16, "`Growing`")
+        static let version = HeaderField<BochsHeader>("version", at: 0x40, width: 4, "0x20000 or 0x10000")
+        static let headerBytes = HeaderField<BochsHeader>("header", at: 0x44, width: 4, "bytes of the header")
+        static let catalogEntries = HeaderField<BochsHeader>(
+            "catalog", at: 0x48, width: 4, "entries of the catalog, which follows the header")
+        static let bitmapBytes = HeaderField<BochsHeader>(
+            "bitmap", at: 0x4C, width: 4, "bytes of an extent's bitmap")
+        static let extentBytes = HeaderField<BochsHeader>(
+            "extent", at: 0x50, width: 4, "bytes of an extent, without its bitmap")
+        static let size = HeaderField<BochsHeader>(
+            "disk", at: 0x58, width: 8, "size of the disk, in bytes; in version 1 at 84")
+        static let version1Size = HeaderField<BochsHeader>("disk", at: 0x54, width: 8, "in version 1")
+    }
+
+    static let allFields = [
+        Field.magic, Field.type, Field.subtype, Field.version, Field.headerBytes, Field.catalogEntries,
+        Field.bitmapBytes, Field.extentBytes, HeaderField("timestamp", at: 0x54, width: 4, "ignored"),
+        Field.size,
+    ]
+}
+
+/// Bochs' growing images: a catalog of extents, each with a bitmap of its stored sectors.
+///
+/// Read only.
 ///
 /// Thread-safe without a lock: nothing changes after opening.
 public final class BochsDriver: ReadOnlyFormat {

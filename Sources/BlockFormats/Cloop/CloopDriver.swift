@@ -4,9 +4,10 @@ import BlockCore
 enum Cloop {
     static let magic =
         "#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n"
-    /// The size of the script at the start, in bytes. Block size and count follow it, then the offsets of the
-    /// blocks.
-    static let scriptBytes = 128
+    /// The places behind the script, in bytes: the block size and the number of blocks (32 bits each,
+    /// big-endian), then the offsets of the blocks.
+    static let blockSizeStart = 128
+    static let blockCountStart = 132
     static let offsetsStart = 136
     static let sectorBytes = 512
 
@@ -17,7 +18,9 @@ enum Cloop {
     }
 }
 
-/// Compressed loop images: a sequence of blocks of zlib data. Read only.
+/// Compressed loop images: a sequence of blocks of zlib data.
+///
+/// Read only.
 ///
 /// Thread-safe: a lock guards the block that was decompressed last, and is not held during decompression.
 public final class CloopDriver: ReadOnlyFormat {
@@ -50,8 +53,8 @@ public final class CloopDriver: ReadOnlyFormat {
             let length = try file.length()
             let head = try file.readBytes(at: 0, count: min(length, Cloop.offsetsStart))
             let span = head.span.bytes
-            guard let size: UInt32 = span.bigEndian(at: Cloop.scriptBytes),
-                let count: UInt32 = span.bigEndian(at: Cloop.scriptBytes + 4), probe(span, filename: "") > 0
+            guard let size: UInt32 = span.bigEndian(at: Cloop.blockSizeStart),
+                let count: UInt32 = span.bigEndian(at: Cloop.blockCountStart), probe(span, filename: "") > 0
             else { throw BlockError(.wrongFormat, "Image not in cloop format") }
             let blockBytes = Int(size)
             guard Cloop.Limit.blockBytes.contains(blockBytes), blockBytes % Cloop.sectorBytes == 0 else {
@@ -156,7 +159,9 @@ public final class CloopDriver: ReadOnlyFormat {
 }
 
 extension CloopDriver: Checkable {
-    /// Checks that every block decompresses. Opening the image has validated the offsets.
+    /// Checks that every block decompresses.
+    ///
+    /// Opening the image has validated the offsets.
     ///
     /// - Throws: `unsupported` for a repair; `io`, `limit`.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {

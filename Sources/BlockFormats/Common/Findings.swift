@@ -14,7 +14,7 @@ struct Findings<Finding: Sendable>: Sendable {
     /// Parts that could not be read.
     var checkErrors = 0
 
-    init(keeping limit: Int) { self.limit = limit }
+    init(keeping limit: Int = 4096) { self.limit = limit }
 
     var isEmpty: Bool { count == 0 }
 
@@ -29,6 +29,9 @@ struct Findings<Finding: Sendable>: Sendable {
         corruptions += 1
         note(finding())
     }
+
+    /// Sorts the kept findings.
+    mutating func sort(by isBefore: (Finding, Finding) -> Bool) { kept.sort(by: isBefore) }
 
     /// Notes one unit without a reference.
     mutating func leak(_ finding: @autoclosure () -> Finding) {
@@ -51,9 +54,11 @@ struct BoundedReport {
         if count == Self.mostLines + 1 { report("More is wrong than is told here") }
     }
 
-    /// Reports the kept findings.
-    mutating func tell(_ findings: Findings<String>, _ report: (String) -> Void) {
-        for line in findings.kept { tell(line, report) }
+    /// Reports the kept findings, one line each.
+    mutating func tell<Finding>(
+        _ findings: Findings<Finding>, _ report: (String) -> Void, line: (Finding) -> String = { "\($0)" }
+    ) {
+        for finding in findings.kept { tell(line(finding), report) }
         if findings.count > findings.kept.count { tell("", report) }
     }
 }

@@ -1,6 +1,7 @@
 import BlockCore
 
 /// Decrypts secrets that are encrypted with another one: AES-256-CBC, padded to whole blocks (PKCS #7).
+///
 /// Thread-safe.
 public enum EncryptedSecret {
     private static let keyBytes = 32

@@ -58,19 +58,15 @@ enum DmgEncoding: UInt32 {
 }
 
 /// A stored checksum. Only CRC-32 is known to be used.
-struct DmgChecksum {
-    static let bytes = 136
+struct DmgChecksum: Sendable {
     private static let crc32: UInt32 = 2
 
     var type: UInt32
     var value: UInt32
 
-    /// ```
-    /// 00 type  04 size in bits  08 value (128 bytes)
-    /// ```
     init(_ bytes: RawSpan, at offset: Int) {
-        type = bytes.bigEndian(at: offset) ?? 0
-        value = bytes.bigEndian(at: offset + 8) ?? 0
+        type = UInt32(truncatingIfNeeded: Field.type.number(in: bytes, from: offset))
+        value = UInt32(truncatingIfNeeded: Field.value.number(in: bytes, from: offset))
     }
 
     /// The expected CRC-32; `nil` for another type of checksum, or none.

@@ -27,8 +27,8 @@ extension DmgDriver: Checkable {
         for table in tables.tables { checkTable(table, survey.checksums, found) }
         try checkForks(found)
         for finding in findings { report(finding) }
-        let untold = result.corruptions + result.checkErrors - findings.count
-        if untold > 0 { report("ERROR: \(untold) further errors") }
+        let unreported = result.corruptions + result.checkErrors - findings.count
+        if unreported > 0 { report("ERROR: \(unreported) further errors") }
         result.imageEndOffset = trailer.offset + Dmg.trailerBytes
         return result
     }

@@ -1,6 +1,7 @@
 import BlockCore
 
 /// Apple's disk images (UDIF, `.dmg`): chunks that are zero, stored, or compressed in one of five ways.
+///
 /// Read only.
 ///
 /// Thread-safe: the cache of decompressed chunks has a lock, which is not held during decompression.

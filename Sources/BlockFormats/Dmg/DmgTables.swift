@@ -1,7 +1,7 @@
 import BlockCore
 
 /// A part of the disk that is stored as a whole. All numbers are in bytes.
-struct DmgChunk {
+struct DmgChunk: Sendable {
     var start: Int
     var count: Int
     /// The offset of the stored bytes in the file. ``length`` is their number.
@@ -14,15 +14,8 @@ struct DmgChunk {
     var encoding: DmgEncoding? { DmgEncoding(rawValue: type) }
 }
 
-/// The table of a part of the disk, mostly a partition. Big-endian:
-///
-/// ```
-/// 00 'mish'  04 version  08 first sector (8)  10 sectors (8)  18 offset of the data (8)
-/// 20 buffers  24 descriptor  28 reserved (24)  40 checksum (136)  C8 entries
-/// CC entries of 40 bytes: 00 type  04 comment  08 first sector (8, from the table's)  10 sectors (8)
-///                         18 offset (8, from the data's)  20 length (8)
-/// ```
-struct DmgTable {
+/// The table of a part of the disk, mostly a partition. Its entries follow its header.
+struct DmgTable: Sendable {
     /// The part of the disk in bytes.
     var range: Range<Int>
     var name: String
@@ -95,28 +88,30 @@ struct DmgTables {
     // MARK: One table
 
     private mutating func add(_ bytes: RawSpan, name: String) throws(BlockError) {
-        let magic: UInt32? = bytes.bigEndian(at: 0)
+        typealias Field = DmgTable.Field
         // Resources that are not tables are skipped, as in other programs.
-        guard magic == Dmg.tableMagic else { return }
-        guard let entries: UInt32 = bytes.bigEndian(at: Dmg.tableHeaderBytes - 4),
-            Int(entries) <= (bytes.byteCount - Dmg.tableHeaderBytes) / Dmg.entryBytes
+        guard Field.signature.number(in: bytes) == UInt64(Dmg.tableMagic) else { return }
+        let entries = Int(truncatingIfNeeded: Field.entries.number(in: bytes))
+        guard bytes.byteCount >= Dmg.tableHeaderBytes,
+            entries <= (bytes.byteCount - Dmg.tableHeaderBytes) / Dmg.entryBytes
         else { throw BlockError(.corrupt, "A block table ends early") }
-        guard tables.count < Dmg.Limit.tables, Int(entries) <= Dmg.Limit.chunks - chunks.count else {
+        guard tables.count < Dmg.Limit.tables, entries <= Dmg.Limit.chunks - chunks.count else {
             throw BlockError(.limit, "The image has too many chunks")
         }
-        let start = try Self.sectors(bytes, 8)
-        let (end, overflow) = start.addingReportingOverflow(try Self.sectors(bytes, 16))
-        let data: UInt64 = bytes.bigEndian(at: 24) ?? 0
+        let start = try Self.bytes(ofSectors: Field.sector.number(in: bytes))
+        let count = try Self.bytes(ofSectors: Field.sectors.number(in: bytes))
+        let (end, overflow) = start.addingReportingOverflow(count)
+        let data = Field.dataOffset.number(in: bytes)
         let (dataOffset, isOutside) = UInt64(trailer.dataOffset).addingReportingOverflow(data)
         guard !overflow, !isOutside, dataOffset <= UInt64(Int.max) else {
             throw BlockError(.corrupt, "A block table describes what cannot be")
         }
         let firstChunk = chunks.count
-        for number in 0..<Int(entries) {
+        for number in 0..<entries {
             let entry = Dmg.tableHeaderBytes + number * Dmg.entryBytes
             try addEntry(bytes.extracting(entry..<entry + Dmg.entryBytes), start, Int(dataOffset))
         }
-        let checksum = DmgChecksum(bytes, at: 64)
+        let checksum = DmgChecksum(bytes, at: Field.checksum.offset)
         checksums.append(checksum.value)
         tables.append(
             DmgTable(range: start..<end, name: name, checksum: checksum, chunks: firstChunk..<chunks.count))
@@ -125,10 +120,12 @@ struct DmgTables {
     private mutating func addEntry(
         _ entry: RawSpan, _ tableStart: Int, _ dataOffset: Int
     ) throws(BlockError) {
-        let type: UInt32 = entry.bigEndian(at: 0) ?? 0
-        let count = try Self.sectors(entry, 16)
+        typealias Field = DmgChunk.Field
+        let type = UInt32(truncatingIfNeeded: Field.type.number(in: entry))
+        let count = try Self.bytes(ofSectors: Field.sectors.number(in: entry))
         if type == DmgEncoding.comment || type == DmgEncoding.terminator || count == 0 { return }
-        let (start, overflow) = tableStart.addingReportingOverflow(try Self.sectors(entry, 8))
+        let first = try Self.bytes(ofSectors: Field.sector.number(in: entry))
+        let (start, overflow) = tableStart.addingReportingOverflow(first)
         guard !overflow, !start.addingReportingOverflow(count).overflow else {
             throw BlockError(.corrupt, "A chunk describes what cannot be")
         }
@@ -143,8 +140,8 @@ struct DmgTables {
     private func place(
         _ chunk: inout DmgChunk, _ encoding: DmgEncoding, _ entry: RawSpan, _ dataOffset: Int
     ) throws(BlockError) {
-        let relative: UInt64 = entry.bigEndian(at: 24) ?? 0
-        let length: UInt64 = entry.bigEndian(at: 32) ?? 0
+        let relative = DmgChunk.Field.offset.number(in: entry)
+        let length = DmgChunk.Field.length.number(in: entry)
         let fileEnd = UInt64(trailer.offset)
         let (offset, overflow) = UInt64(dataOffset).addingReportingOverflow(relative)
         guard !overflow, offset <= fileEnd, length <= fileEnd - offset else {
@@ -164,9 +161,7 @@ struct DmgTables {
         }
     }
 
-    /// The number of sectors at `offset`, in bytes.
-    private static func sectors(_ bytes: RawSpan, _ offset: Int) throws(BlockError) -> Int {
-        let sectors: UInt64 = bytes.bigEndian(at: offset) ?? 0
+    private static func bytes(ofSectors sectors: UInt64) throws(BlockError) -> Int {
         guard sectors <= UInt64(Dmg.Limit.sectors) else {
             throw BlockError(.corrupt, "A block table has a sector number that is too large (\(sectors))")
         }

@@ -1,15 +1,8 @@
 import BlockCore
 
-/// The trailer at the end of the file, which locates everything else. Big-endian:
-///
-/// ```
-/// 000 'koly'  004 version (4)  008 size (512)  00C flags  010 offset of the running data fork
-/// 018 data fork: offset, length  028 resource fork: offset, length
-/// 038 segment: number, count, identifier (16)  050 checksum of the data fork (136)
-/// 0D8 property list: offset, length  160 checksum of the tables' checksums (136)
-/// 1E8 variant  1EC sectors of the disk  (numbers of 8 bytes, but for the segment's)
-/// ```
-struct DmgTrailer {
+/// The trailer at the end of the file, which locates everything else. Its fields are in
+/// DmgHeaderFields.swift.
+struct DmgTrailer: Sendable {
     /// The offset of the trailer in the file, in bytes.
     var offset: Int
     /// The base of the chunks' offsets, in bytes of the file.
@@ -25,9 +18,11 @@ struct DmgTrailer {
     static func find(in tail: RawSpan) -> Int? {
         var place = tail.byteCount - Dmg.trailerBytes
         while place >= 0 {
-            let magic: UInt32? = tail.bigEndian(at: place)
-            let size: UInt32? = tail.bigEndian(at: place + 8)
-            if magic == Dmg.trailerMagic, size == UInt32(Dmg.trailerBytes) { return place }
+            if Field.signature.number(in: tail, from: place) == UInt64(Dmg.trailerMagic),
+                Field.size.number(in: tail, from: place) == UInt64(Dmg.trailerBytes)
+            {
+                return place
+            }
             place -= 1
         }
         return nil
@@ -59,36 +54,37 @@ struct DmgTrailer {
 
     private init(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         self.offset = offset
-        func range(_ place: Int, _ what: String) throws(BlockError) -> Range<Int> {
-            let start: UInt64 = bytes.bigEndian(at: place) ?? 0
-            let length: UInt64 = bytes.bigEndian(at: place + 8) ?? 0
+        func range(
+            _ first: HeaderField<Self>, _ second: HeaderField<Self>, _ what: String
+        ) throws(BlockError) -> Range<Int> {
+            let (start, length) = (first.number(in: bytes), second.number(in: bytes))
             if length == 0 { return 0..<0 }
             guard start <= UInt64(offset), length <= UInt64(offset) - start else {
                 throw BlockError(.corrupt, "The \(what) is outside the image (\(length) bytes at \(start))")
             }
             return Int(start)..<Int(start + length)
         }
-        let segments: UInt32 = bytes.bigEndian(at: 0x3C) ?? 0
-        let segment: UInt32 = bytes.bigEndian(at: 0x38) ?? 0
+        let segments = Field.segmentCount.number(in: bytes)
+        let segment = Field.segment.number(in: bytes)
         guard segments <= 1 else {
             throw BlockError(
                 .unsupported,
                 "The file is segment \(segment) of a disk image in \(segments) files, which is not supported")
         }
-        let sectors: UInt64 = bytes.bigEndian(at: 0x1EC) ?? 0
+        let sectors = Field.sectors.number(in: bytes)
         guard sectors <= UInt64(Dmg.Limit.sectors) else {
             throw BlockError(.limit, "The disk is too large (\(sectors) sectors)")
         }
         virtualSize = Int(sectors) * Dmg.sectorBytes
-        let dataStart: UInt64 = bytes.bigEndian(at: 0x18) ?? 0
+        let dataStart = Field.dataOffset.number(in: bytes)
         guard dataStart <= UInt64(offset) else {
             throw BlockError(.corrupt, "The data fork is outside the image (at \(dataStart))")
         }
         dataOffset = Int(dataStart)
-        dataFork = try range(0x18, "data fork")
-        resourceFork = try range(0x28, "resource fork")
-        propertyList = try range(0xD8, "property list")
-        dataChecksum = DmgChecksum(bytes, at: 0x50)
-        masterChecksum = DmgChecksum(bytes, at: 0x160)
+        dataFork = try range(Field.dataOffset, Field.dataLength, "data fork")
+        resourceFork = try range(Field.resourceOffset, Field.resourceLength, "resource fork")
+        propertyList = try range(Field.listOffset, Field.listLength, "property list")
+        dataChecksum = DmgChecksum(bytes, at: Field.dataChecksum.offset)
+        masterChecksum = DmgChecksum(bytes, at: Field.masterChecksum.offset)
     }
 }

@@ -10,6 +10,8 @@ enum Luks {
     static let sectorBytes = 512
     static let headerBytes = 592
     static let slotCount = 8
+    /// The size of a slot's entry in the header, in bytes.
+    static let slotEntryBytes = 48
     static let digestBytes = 20
     static let saltBytes = 32
     static let activeFlag: UInt32 = 0x00AC_71F3

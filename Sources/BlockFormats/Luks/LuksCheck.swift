@@ -2,8 +2,9 @@ import BlockCore
 import Synchronization
 
 extension LuksDriver: Checkable {
-    /// Checks that a key slot is active, and that key material and data lie inside the file. Opening the
-    /// volume has already validated the header and excluded overlaps. No key is needed.
+    /// Checks that a key slot is active, and that key material and data lie inside the file.
+    ///
+    /// Opening the volume has already validated the header and excluded overlaps. No key is needed.
     ///
     /// - Throws: `unsupported` for a repair: a lost key cannot be restored; `io`.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {

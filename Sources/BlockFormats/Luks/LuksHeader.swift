@@ -1,10 +1,6 @@
 import BlockCore
 
-/// The header of a LUKS1 volume. All numbers are big-endian; offsets are in sectors.
-///
-///     0 magic  6 version  8 cipher name  40 cipher mode  72 hash  104 payload offset  108 key bytes
-///     112 digest of the master key  132 its salt  164 its iterations  168 UUID
-///     208 eight slots of 48 bytes: flag, iterations, salt, offset of the key material, stripes
+/// The header of a LUKS1 volume. Its fields are in LuksHeaderFields.swift.
 ///
 /// A value type.
 struct LuksHeader: Sendable, Equatable {
@@ -19,9 +15,6 @@ struct LuksHeader: Sendable, Equatable {
     var digestIterations = 0
     var uuid = ""
     var slots = [LuksSlot](repeating: LuksSlot(), count: Luks.slotCount)
-
-    private static let slotsOffset = 208
-    private static let slotSize = 48
 
     /// - Parameter vectorHash: a hash that is appended to the vector generator's name, even if it needs none.
     init(suite: CipherSuite, hash: HashAlgorithm, vectorHash: HashAlgorithm?, payloadOffset: Int) {
@@ -47,38 +40,30 @@ struct LuksHeader: Sendable, Equatable {
     ///
     /// - Throws: `wrongFormat`, `unsupported`, `corrupt` or `limit`, with the reason.
     static func parse(_ bytes: RawSpan) throws(BlockError) -> LuksHeader {
-        guard bytes.part(0..<Luks.magic.count)?.array == Luks.magic else {
+        guard magicField.bytes(in: bytes) == Luks.magic else {
             throw BlockError(.wrongFormat, "Volume is not in LUKS format")
         }
-        let version: UInt16 = bytes.bigEndian(at: 6) ?? 0
-        guard version == Luks.version else {
+        let version = versionField.number(in: bytes)
+        guard version == UInt64(Luks.version) else {
             throw BlockError(.unsupported, "LUKS version \(version) is not supported")
         }
         guard bytes.byteCount >= Luks.headerBytes else {
             throw BlockError(.corrupt, "The LUKS header is cut short")
         }
-        let hashName = text(bytes, 72, 32)
+        let hashName = hashField.text(in: bytes)
         guard let hash = HashAlgorithm(rawValue: hashName) else {
             throw BlockError(.unsupported, "Hash algorithm '\(printable(hashName))' is not supported")
         }
-        let modeText = text(bytes, 40, 32)
-        let keyBytes = Int(bytes.bigEndian(UInt32.self, at: 108) ?? 0)
-        let suite = try suite(cipher: text(bytes, 8, 32), mode: modeText, keyBytes: keyBytes)
-        let payload = Int(bytes.bigEndian(UInt32.self, at: 104) ?? 0) * Luks.sectorBytes
-        var header = LuksHeader(suite: suite, hash: hash, vectorHash: nil, payloadOffset: payload)
-        header.modeText = modeText
-        header.digest = bytes.part(112..<132)?.array ?? []
-        header.digestSalt = bytes.part(132..<164)?.array ?? []
-        header.digestIterations = Int(bytes.bigEndian(UInt32.self, at: 164) ?? 0)
-        header.uuid = printable(text(bytes, 168, 40))
+        let suite = try suite(
+            cipher: cipherField.text(in: bytes), mode: modeField.text(in: bytes),
+            keyBytes: Int(truncatingIfNeeded: keyBytesField.number(in: bytes)))
+        var header = LuksHeader(suite: suite, hash: hash, vectorHash: nil, payloadOffset: 0)
+        header.modeText = modeField.text(in: bytes)
+        header.uuid = printable(uuidField.text(in: bytes))
+        try header.readFields(bytes)
         for index in 0..<Luks.slotCount { header.slots[index] = try slot(bytes, index) }
         try header.validate()
         return header
-    }
-
-    private static func text(_ bytes: RawSpan, _ offset: Int, _ count: Int) -> String {
-        let field = bytes.part(offset..<offset + count)?.array ?? []
-        return String(decoding: field.prefix { $0 != 0 }, as: UTF8.self)
     }
 
     /// The text of an untrusted header, made safe for a terminal.
@@ -113,21 +98,19 @@ struct LuksHeader: Sendable, Equatable {
     }
 
     private static func slot(_ bytes: RawSpan, _ index: Int) throws(BlockError) -> LuksSlot {
-        let start = slotsOffset + index * slotSize
-        let flag: UInt32 = bytes.bigEndian(at: start) ?? 0
-        guard flag == Luks.activeFlag || flag == Luks.inactiveFlag else {
+        let bytes = bytes.extracting(slotRange(index))
+        let flag = LuksSlot.flagField.number(in: bytes)
+        guard flag == UInt64(Luks.activeFlag) || flag == UInt64(Luks.inactiveFlag) else {
             throw BlockError(.corrupt, "Keyslot \(index) state is corrupted")
         }
-        let stripes: UInt32 = bytes.bigEndian(at: start + 44) ?? 0
-        guard stripes == Luks.stripes else {
+        let stripes = LuksSlot.stripesField.number(in: bytes)
+        guard stripes == UInt64(Luks.stripes) else {
             throw BlockError(
                 .corrupt, "Keyslot \(index) is corrupted (stripes \(stripes) != \(Luks.stripes))")
         }
-        return LuksSlot(
-            isActive: flag == Luks.activeFlag,
-            iterations: Int(bytes.bigEndian(UInt32.self, at: start + 4) ?? 0),
-            salt: bytes.part(start + 8..<start + 40)?.array ?? [],
-            materialOffset: Int(bytes.bigEndian(UInt32.self, at: start + 40) ?? 0) * Luks.sectorBytes)
+        var slot = LuksSlot()
+        try slot.readFields(bytes)
+        return slot
     }
 
     /// Checks that key material overlaps neither the header, the data nor another slot's, and that the work
@@ -187,28 +170,16 @@ struct LuksHeader: Sendable, Equatable {
 
     /// The bytes of the header.
     func bytes() -> [UInt8] {
-        [UInt8](zeroed: Luks.headerBytes) { span in
-            let magic = Luks.magic
-            span.copy(from: magic.span.bytes)
-            span.storeBigEndian(Luks.version, at: 6)
-            span.copy(from: Array("aes".utf8).span.bytes, at: 8)
-            span.copy(from: Array(modeText.utf8.prefix(31)).span.bytes, at: 40)
-            span.copy(from: Array(hash.rawValue.utf8).span.bytes, at: 72)
-            span.storeBigEndian(UInt32(truncatingIfNeeded: payloadOffset / Luks.sectorBytes), at: 104)
-            span.storeBigEndian(UInt32(truncatingIfNeeded: keyBytes), at: 108)
-            span.copy(from: digest.span.bytes, at: 112)
-            span.copy(from: digestSalt.span.bytes, at: 132)
-            span.storeBigEndian(UInt32(truncatingIfNeeded: digestIterations), at: 164)
-            span.copy(from: Array(uuid.utf8.prefix(39)).span.bytes, at: 168)
-            for (index, slot) in slots.enumerated() {
-                let start = Self.slotsOffset + index * Self.slotSize
-                span.storeBigEndian(slot.isActive ? Luks.activeFlag : Luks.inactiveFlag, at: start)
-                span.storeBigEndian(UInt32(truncatingIfNeeded: slot.iterations), at: start + 4)
-                span.copy(from: slot.salt.span.bytes, at: start + 8)
-                span.storeBigEndian(
-                    UInt32(truncatingIfNeeded: slot.materialOffset / Luks.sectorBytes), at: start + 40)
-                span.storeBigEndian(UInt32(Luks.stripes), at: start + 44)
-            }
+        var result = fieldBytes(count: Luks.headerBytes)
+        for (index, slot) in slots.enumerated() {
+            result.replaceSubrange(Self.slotRange(index), with: slot.fieldBytes(count: Luks.slotEntryBytes))
         }
+        return result
+    }
+
+    /// The bytes of a slot, in a header of full length.
+    private static func slotRange(_ index: Int) -> Range<Int> {
+        let start = slotsField.offset + index * Luks.slotEntryBytes
+        return start..<start + Luks.slotEntryBytes
     }
 }

@@ -81,6 +81,13 @@ extension ParallelsDriver: BitmapCapable {
         }
     }
 
+    /// - Throws: `notFound`, `corrupt`, `readOnly`, `invalidArgument`; `io`.
+    public func replaceBitmap(_ name: String, with source: DirtyBitmap) throws(BlockError) {
+        try change { state throws(BlockError) in
+            try state.features.bitmaps[try state.usableBitmap(name)].bits?.replace(with: source)
+        }
+    }
+
     /// Changes the bitmaps while no request is in flight and all of them are in memory.
     private func change(
         _ body: (inout ParallelsState) throws(BlockError) -> Void

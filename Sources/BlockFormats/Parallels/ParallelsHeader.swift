@@ -41,7 +41,7 @@ struct ParallelsHeader: Sendable, Equatable {
         var header = ParallelsHeader(
             bytes: bytes, kind: kind, clusterBytes: 0, entryCount: 0, virtualSize: 0,
             inUse: Parallels.Use.closed, dataSector: 0, extensionSector: 0)
-        for field in allFields { try field.read(span, into: &header) }
+        try header.readFields(span)
         return header
     }
 
@@ -88,11 +88,5 @@ struct ParallelsHeader: Sendable, Equatable {
     mutating func clearEmptyFlag() { bytes[Self.flagsField.offset] &= 0xFE }
 
     /// The bytes with the fields as they are now.
-    func serialised() -> [UInt8] {
-        var result = bytes
-        var elements = result.mutableSpan
-        var span = elements.mutableBytes
-        for field in Self.allFields { field.write(self, to: &span) }
-        return result
-    }
+    func serialised() -> [UInt8] { fieldBytes(over: bytes) }
 }

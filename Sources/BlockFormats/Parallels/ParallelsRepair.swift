@@ -15,7 +15,7 @@ extension ParallelsState {
         if let obstacle = features.obstacle { throw BlockError(.unsupported, obstacle) }
         try refuseLoss()
         let survey = try survey()
-        if isUnclean || survey.findingCount > 0 || layout.headerIsWrong || tableIsShort {
+        if isUnclean || survey.findings.count > 0 || layout.headerIsWrong || tableIsShort {
             let missing = header.entries(forSize: header.virtualSize) - table.count
             guard survey.copyCount <= Parallels.Limit.automaticCopies,
                 missing <= Parallels.Limit.automaticEntries
@@ -212,16 +212,16 @@ extension ParallelsState: Surveying {
         _ survey: ParallelsSurvey, _ repair: Bool, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) {
         for finding in survey.findings.kept { report(finding.text(repair ? "Repairing" : "ERROR")) }
-        var left = survey.findingCount
+        var left = survey.findings.count
         if repair && left > 0 {
             let isAll = try repairTable()
             let after = try self.survey()
             try adopt(after)
-            left = after.findingCount
+            left = after.findings.count
             if !isAll && left > 0 { report(RepairBudget.Rule.blocks.message) }
         }
         result.corruptions += left
-        result.corruptionsFixed += survey.findingCount - left
+        result.corruptionsFixed += survey.findings.count - left
     }
 
     /// Blocks without data become unallocated; blocks with a shared or misaligned place get a copy of it. The
@@ -240,30 +240,11 @@ extension ParallelsState: Surveying {
                 let end = layout.hostOffset(table[block]) + layout.clusterBytes
                 if try file.length() < end { try file.resize(to: end) }
             case .misaligned, .shared:
-                if !copies.isExhausted { copies.spend(try moveBlock(block)) }
+                if !copies.isExhausted { copies.spend(try move(block)) }
             }
         }
         try commit()
         return !copies.isExhausted
-    }
-
-    /// Gives a block a copy of its cluster. The old one is not freed.
-    ///
-    /// - Returns: the number of bytes written.
-    @discardableResult
-    mutating func moveBlock(_ block: Int) throws(BlockError) -> Int {
-        let clusters = try takeClusters(atMost: 1)
-        let source = layout.hostOffset(table[block])
-        let target = layout.hostOffset(ofCluster: clusters.lowerBound)
-        var written = 0
-        do throws(BlockError) {
-            written = try file.copyInside(source..<source + layout.clusterBytes, to: target)
-        } catch {
-            space.release(clusters)
-            throw error
-        }
-        try link(block, to: clusters)
-        return written
     }
 
     /// Checks the bytes of the file behind the last used cluster. Gaps before it are free space, which is

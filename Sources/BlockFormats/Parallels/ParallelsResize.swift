@@ -1,6 +1,8 @@
 import BlockCore
 
 extension ParallelsDriver: Resizable {
+    /// Changes the size of the disk.
+    ///
     /// The order of writes when growing, with a flush after each step:
     ///
     /// 1. copies of the clusters that a longer table will overwrite, and then their entries;
@@ -168,9 +170,6 @@ extension ParallelsState {
                 .unsupported, "The image has a feature that Platter does not know, and cannot grow as far")
         }
         space.mark(0..<shift)
-        for block in 0..<table.count where table[block] != Parallels.unallocated {
-            if layout.cluster(table[block]) < shift { try moveBlock(block) }
-        }
-        try commit()
+        try vacate(layout.dataStart..<layout.hostOffset(ofCluster: shift))
     }
 }

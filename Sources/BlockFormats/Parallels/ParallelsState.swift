@@ -12,7 +12,7 @@ import BlockCore
 /// 5. the header, marked as closed, that refers to the bitmaps.
 ///
 /// After a crash at any point the worst result is a cluster without a reference, which is free.
-struct ParallelsState: SessionState {
+struct ParallelsState: BlockMoving {
     let file: BlockNode
     var header: ParallelsHeader
     var table: BlockTable
@@ -80,6 +80,27 @@ struct ParallelsState: SessionState {
         }
         return clusters
     }
+
+    var blockCount: Int { table.count }
+
+    func hostOffset(ofEntry entry: UInt32) -> Int { layout.hostOffset(entry) }
+
+    func hostRange(ofBlock block: Int) -> Range<Int>? {
+        guard table[block] != Parallels.unallocated else { return nil }
+        let start = layout.hostOffset(table[block])
+        return start..<start + layout.clusterBytes
+    }
+
+    mutating func takeBlock() throws(BlockError) -> UInt32 {
+        try layout.entry(forCluster: takeClusters(atMost: 1).lowerBound)
+    }
+
+    mutating func giveBack(_ entry: UInt32, of block: Int) {
+        space.release(layout.cluster(entry)..<layout.cluster(entry) + 1)
+    }
+
+    /// The old cluster of the block is not freed.
+    mutating func relink(_ block: Int, to entry: UInt32) { table[block] = entry }
 
     /// Links clusters with written data to the entries from `block` on: all of them, or none.
     mutating func link(_ block: Int, to clusters: Range<Int>) throws(BlockError) {

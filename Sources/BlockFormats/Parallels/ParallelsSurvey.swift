@@ -24,9 +24,7 @@ struct ParallelsSurvey {
         }
     }
 
-    private(set) var findings = Findings<Finding>(keeping: 4096)
-    /// The number of findings.
-    var findingCount: Int { findings.count }
+    private(set) var findings = Findings<Finding>()
     /// The number of findings whose repair is a copy.
     private(set) var copyCount = 0
     private(set) var allocated = 0

@@ -40,7 +40,7 @@ struct QcowHeader: Sendable, Equatable {
             throw BlockError(.unsupported, "qcow (v\(version)) does not support qcow version \(version)")
         }
         var header = QcowHeader()
-        for field in allFields { try field.read(span, into: &header) }
+        try header.readFields(span)
         try header.validate(fileLength)
         return header
     }
@@ -69,13 +69,7 @@ struct QcowHeader: Sendable, Equatable {
     }
 
     /// The fixed fields: less than a sector, so that they are written atomically.
-    func serialised() -> [UInt8] {
-        var result = [UInt8](repeating: 0, count: Qcow.headerBytes)
-        var elements = result.mutableSpan
-        var span = elements.mutableBytes
-        for field in Self.allFields { field.write(self, to: &span) }
-        return result
-    }
+    func serialised() -> [UInt8] { fieldBytes(count: Qcow.headerBytes) }
 }
 
 /// An L2 entry: 0, or an offset in the file. Bit 63 is set for a compressed cluster; the `clusterBits` bits

@@ -100,8 +100,10 @@ extension QcowState {
 }
 
 extension QcowDriver: Rebasable, Emptying {
-    /// Durable on return. The image cannot store the backing file's format, so probing must find the format
-    /// that the caller names, if the file can be opened.
+    /// Changes the backing file that the image names, durable on return.
+    ///
+    /// The image cannot store the backing file's format, so probing must find the format that the caller
+    /// names, if the file can be opened.
     ///
     /// - Throws: `invalidArgument` for a format that probing does not find; `limit` for a name that is too
     ///   long; `io`, `noSpace`.

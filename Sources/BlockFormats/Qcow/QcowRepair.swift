@@ -4,64 +4,56 @@ extension QcowDriver: Checkable {
     /// - Throws: `io`, `noSpace`, `limit`; findings are in the result.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
         try session.exclusively { (tables) throws(BlockError) in
-            try tables.check(repair: repair, report: report)
+            try tables.checkEntries(repair, report)
         }
     }
 }
 
-extension QcowState {
-    /// - Returns: the counts of the findings that remain, and of those that were repaired.
-    func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
+extension QcowState: EntrySurveying {
+    typealias Entries = QcowSurvey
+
+    /// The number of clusters of the file.
+    var clusterCount: Int { (end + header.clusterBytes - 1) >> header.clusterBits }
+    var isCountable: Bool { clusterCount <= Qcow.Limit.checkedUnits }
+
+    func surveyEntries(_ repair: Repairing) throws(BlockError) -> QcowSurvey {
+        try QcowSurvey(self, repair: repair)
+    }
+
+    func counts(of entries: QcowSurvey) -> CheckResult {
         var result = CheckResult()
-        guard var survey = QcowSurvey(self) else {
-            result.checkErrors = 1
-            report("ERROR the file is too large for its clusters to be counted")
-            return result
-        }
-        let repairs = repair == .all
-        var budget = RepairBudget(for: file, .clusters)
-        var hasLosses = false
-        try survey.run { (finding) throws(BlockError) in
-            var isRepaired = false
-            if repairs { isRepaired = try repairFinding(finding, &budget) }
-            if isRepaired, finding.isLoss { hasLosses = true }
-            report("\(isRepaired ? "Repairing" : "ERROR") \(finding.message)")
-            if isRepaired { result.corruptionsFixed += 1 } else { result.corruptions += 1 }
-        }
-        if budget.wasExceeded { report(budget.message) }
-        if repairs { try commit() }
         result.totalClusters = (header.storedSize - 1) >> header.clusterBits + 1
-        result.allocatedClusters = survey.allocated
-        result.compressedClusters = survey.compressed
-        result.fragmentedClusters = survey.fragmented
-        if hasLosses && survey.leakedCount > 0 { report(KeptLeaks.message) }
-        try checkLeaks(&result, survey.leakedCount, hasLosses ? .none : repair, report)
-        result.imageEndOffset = result.corruptions > 0 ? nil : survey.usedEnd
+        result.allocatedClusters = entries.allocated
+        result.compressedClusters = entries.compressed
+        result.fragmentedClusters = entries.fragmented
+        result.imageEndOffset = entries.usedEnd
         return result
     }
 
-    private func checkLeaks(
-        _ result: inout CheckResult, _ leaks: Int, _ repair: RepairMode, _ report: (String) -> Void
+    func checkLeaks(
+        _ survey: inout EntryCheck<QcowSurvey>, _ mode: RepairMode, _ report: (String) -> Void
     ) throws(BlockError) {
-        let repairs = repair != .none && result.corruptions == 0
-        result.leaks = leaks
-        if leaks > 0 {
-            report("\(repairs ? "Repairing" : "Leaked") \(leaks) clusters: nothing refers to them")
-        }
-        guard repairs, leaks > 0 else { return }
+        let leaks = survey.entries.leakedCount
+        let isSound = survey.result.corruptions == 0
+        let repairs = mode != .none && isSound && !survey.hasLosses
+        survey.result.leaks = leaks
+        if !isSound { survey.result.imageEndOffset = nil }
+        guard leaks > 0 else { return }
+        if survey.hasLosses { report(KeptLeaks.message) }
+        report("\(repairs ? "Repairing" : "Leaked") \(leaks) clusters: nothing refers to them")
+        guard repairs else { return }
         try closeGaps()
-        guard var survey = QcowSurvey(self) else { return }
-        try survey.run { _ in }
-        result.leaks = survey.leakedCount
-        result.leaksFixed = leaks - result.leaks
+        survey.entries = try QcowSurvey(self)
+        survey.result.leaks = survey.entries.leakedCount
+        survey.result.leaksFixed = leaks - survey.result.leaks
     }
 
     /// Entries without a cluster become unallocated. A cluster with a shared place gets one of its own with
     /// the same bytes, which are durable before its entry.
     ///
     /// - Returns: `false` when the budget is used up.
-    private func repairFinding(
-        _ finding: QcowSurvey.Finding, _ budget: inout RepairBudget
+    func repair(
+        _ finding: QcowSurvey.Finding, _ entries: inout QcowSurvey, _ budget: inout RepairBudget
     ) throws(BlockError) -> Bool {
         if budget.wasExceeded { return false }
         switch finding {
@@ -142,10 +134,9 @@ extension QcowState {
     private func soundSurvey(watching range: Range<Int> = 0..<0) throws(BlockError) -> QcowSurvey? {
         let places = l2Places
         defer { l2Places = places }
-        guard var survey = QcowSurvey(self, watching: range) else { return nil }
-        var isSound = true
-        try survey.run { _ in isSound = false }
-        return isSound ? survey : nil
+        guard isCountable else { return nil }
+        let survey = try QcowSurvey(self, watching: range)
+        return survey.findings.isEmpty ? survey : nil
     }
 
     private func move(_ survey: QcowSurvey) throws(BlockError) {

@@ -1,6 +1,8 @@
 import BlockCore
 
 extension QcowDriver: Resizable {
+    /// Changes the size of the disk.
+    ///
     /// The order of writes when growing, with a flush after each step:
     ///
     /// 1. stale entries behind the end are cleared;

@@ -3,13 +3,12 @@ import BlockCore
 /// A survey of every entry of every table: the used clusters of the file, and the entries that share them.
 ///
 /// A plain cluster must not share its file cluster; compressed ones may share one with each other.
-struct QcowSurvey {
-    enum Finding {
+struct QcowSurvey: EntrySurvey {
+    enum Finding: EntryFinding {
         case table(number: Int, message: String)
         case cluster(guest: Int, entry: QcowEntry, message: String)
         case sharedCluster(guest: Int, entry: QcowEntry, message: String)
 
-        /// Whether the repair drops the data that the entry referred to.
         var isLoss: Bool { if case .sharedCluster = self { false } else { true } }
 
         var message: String {
@@ -20,7 +19,10 @@ struct QcowSurvey {
         }
     }
 
+    typealias Repairing = QcowState.Repairing
+
     private let tables: QcowState
+    private(set) var findings = Findings<Finding>(keeping: BoundedReport.mostLines)
     private var header: QcowHeader { tables.header }
     /// All used clusters of the file, and those of plain clusters, which are not shared.
     private var used: UnitBitmap
@@ -41,21 +43,24 @@ struct QcowSurvey {
     private(set) var compressed = 0
     private(set) var fragmented = 0
 
-    /// `nil` for a file with too many clusters.
-    init?(_ tables: QcowState, watching watched: Range<Int> = 0..<0) {
+    /// Surveys all tables. The caller has checked ``QcowState/isCountable``.
+    ///
+    /// - Throws: `io`, `limit`, and the errors of the repair.
+    init(
+        _ tables: QcowState, watching watched: Range<Int> = 0..<0, repair: Repairing = { (_, _) in }
+    ) throws(BlockError) {
         self.tables = tables
         self.watched = watched
-        let count = (tables.end + tables.header.clusterBytes - 1) >> tables.header.clusterBits
-        guard count <= Qcow.Limit.checkedUnits else { return nil }
-        used = UnitBitmap(0..<count)
+        used = UnitBitmap(0..<tables.clusterCount)
         alone = used
+        try collectTables(repair)
+        for (_, number) in sound { try lookAtEntries(number, repair) }
+        markMetadata()
     }
 
-    /// Surveys all tables. `found` may repair: entries that come later are read after the repair.
-    mutating func run(_ found: (Finding) throws(BlockError) -> Void) throws(BlockError) {
-        try collectTables(found)
-        for (_, number) in sound { try lookAtEntries(number, found) }
-        markMetadata()
+    private mutating func add(_ finding: Finding, _ repair: Repairing) throws(BlockError) {
+        findings.corruption(finding)
+        try repair(&self, finding)
     }
 
     // MARK: Space
@@ -119,9 +124,7 @@ struct QcowSurvey {
     // MARK: Tables
 
     /// Collects the tables at valid offsets that do not overlap others.
-    private mutating func collectTables(
-        _ found: (Finding) throws(BlockError) -> Void
-    ) throws(BlockError) {
+    private mutating func collectTables(_ repair: Repairing) throws(BlockError) {
         tables.l2Places = []
         var all: [(place: Int, number: Int)] = []
         var bad: [Finding] = []
@@ -149,12 +152,10 @@ struct QcowSurvey {
             }
         }
         tables.l2Places = sound.map(\.place)
-        for finding in bad { try found(finding) }
+        for finding in bad { try add(finding, repair) }
     }
 
-    private mutating func lookAtEntries(
-        _ number: Int, _ found: (Finding) throws(BlockError) -> Void
-    ) throws(BlockError) {
+    private mutating func lookAtEntries(_ number: Int, _ repair: Repairing) throws(BlockError) {
         let start = number * header.guestBytesPerTable
         let rest = min(header.guestBytesPerTable, header.storedSize - start)
         guard rest > 0 else { return }
@@ -172,7 +173,7 @@ struct QcowSurvey {
                 compressed += 1
             }
             let guest = start + index << header.clusterBits
-            if let finding = look(at: entry, guest) { try found(finding) }
+            if let finding = look(at: entry, guest) { try add(finding, repair) }
         }
     }
 

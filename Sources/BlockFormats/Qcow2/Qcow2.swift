@@ -2,7 +2,8 @@ import BlockCore
 
 /// Names, numbers and limits of the qcow2 format, versions 2 and 3.
 ///
-/// Source: QEMU, docs/interop/qcow2.rst; sections are named where they are followed.
+/// Source: "Qcow2 Image File Format", QEMU, docs/interop/qcow2.rst,
+/// https://www.qemu.org/docs/master/interop/qcow2.html. Comments name the sections that they follow.
 enum Qcow2 {
     /// "QFI\xfb"
     static let magic: UInt32 = 0x5146_49fb
@@ -13,7 +14,8 @@ enum Qcow2 {
     /// Granularities of bitmaps, as powers of two: 512 bytes to 2 GiB.
     static let bitmapGranularityBits = 9...31
 
-    /// What an image may state; everything larger is refused before memory is taken for it.
+    /// Limits on the numbers that an image states; larger ones are refused before memory is allocated for
+    /// them.
     enum Limit {
         static let l1TableBytes = 32 << 20
         /// How far behind the end of the file an active L1 table that was never written may start, in bytes.
@@ -21,12 +23,13 @@ enum Qcow2 {
         static let refcountTableBytes = 8 << 20
         static let snapshots = 65536
         static let snapshotTableBytes = 16 << 20
-        /// What QEMU accepts; entries with more are read, and cut to this by a repair.
+        /// The most extra data of an entry that QEMU accepts. Entries with more are read, and cut to this by
+        /// a repair.
         static let snapshotExtraBytes = 1024
         static let backingNameBytes = 1023
         static let backingFormatBytes = 63
         static let virtualSize = 1 << 61
-        /// A LUKS header and its key material; QEMU's take about 2 MiB.
+        /// A LUKS header with its key material; those that QEMU makes take about 2 MiB.
         static let luksHeaderBytes = 16 << 20
         static let bitmapDirectoryBytes: UInt64 = 64 << 20
         static let bitmapTableEntries = 4 << 20
@@ -36,22 +39,23 @@ enum Qcow2 {
         static let bitmapNameBytes = 1023
         /// How many bits of all enabled bitmaps together are held in memory: 1 GiB.
         static let loadedBitmapBits = 1 << 33
-        /// Frees that may wait for the next flush before one is made for them.
+        /// How many freed runs may wait for the next flush; one more makes the driver flush.
         static let pendingFrees = 65536
     }
 
-    /// How much memory the caches may take, in bytes.
+    /// The memory of the caches, in bytes.
     enum CacheBudget {
-        /// The tables of 64 GiB with usual clusters, and a few more, so that no change has to make room.
+        /// The L2 tables of a 64 GiB disk with 64 KiB clusters, and a few slices more, so that no change
+        /// evicts one of them.
         static let l2Bytes = (8 << 20) + 4 * sliceBytes
         static let refcountBytes = 2 << 20
-        /// How many clusters of refcounts are cached at least where both caches share one size.
+        /// The least number of cached clusters of refcounts where both caches share one size.
         static let leastRefcountClusters = 4
-        /// Tables are cached in parts of at most this size.
+        /// Tables are cached in slices of at most this size.
         static let sliceBytes = 65536
     }
 
-    /// Bits of `incompatible_features`: who does not know one must not open the image.
+    /// Bits of `incompatible_features`: a program that does not know one must not open the image.
     struct Incompatible: OptionSet, Sendable {
         let rawValue: UInt64
         static let dirty = Incompatible(rawValue: 1 << 0)
@@ -67,7 +71,8 @@ enum Qcow2 {
         static let lazyRefcounts: UInt64 = 1 << 0
     }
 
-    /// Bits of `autoclear_features`: who does not keep one up to date clears it when writing.
+    /// Bits of `autoclear_features`: a program that does not keep the feature's data up to date clears the
+    /// bit when it writes.
     enum Autoclear {
         static let bitmaps: UInt64 = 1 << 0
         static let dataFileRaw: UInt64 = 1 << 1
@@ -96,24 +101,25 @@ struct Qcow2Layout: Sendable, Equatable {
     var version: Int
     let clusterBits: Int
     var refcountOrder: Int
-    /// Guest data lie in a file of their own, each cluster at its guest offset, and are not counted.
+    /// Whether guest data lies in a file of its own, each cluster at its guest offset and without a refcount.
     var hasDataFile = false
-    /// L2 entries have 16 bytes: a bitmap tells of the 32 subclusters of a cluster (Extended L2 Entries).
+    /// Whether L2 entries have 16 bytes, with a bitmap of the cluster's 32 subclusters (section "Extended L2
+    /// Entries").
     var hasSubclusters = false
 
     var clusterSize: Int { 1 << clusterBits }
     var l2EntryBytes: Int { hasSubclusters ? 16 : 8 }
     var entriesPerL2Table: Int { clusterSize / l2EntryBytes }
-    /// What may be data, zero or unallocated on its own.
+    /// The bytes of the unit that is data, zero or unallocated on its own: a subcluster, or else a cluster.
     var subclusterSize: Int { hasSubclusters ? clusterSize / Qcow2.subclusters : clusterSize }
     /// Guest bytes that one L2 table maps.
     var guestBytesPerL2Table: Int { entriesPerL2Table << clusterBits }
     var refcountBits: Int { 1 << refcountOrder }
     var maximumRefcount: UInt64 { refcountOrder == 6 ? .max : (1 << UInt64(refcountBits)) - 1 }
     var refcountsPerBlock: Int { 1 << (clusterBits + 3 - refcountOrder) }
-    /// Tables are cached and written in parts of this size.
+    /// The bytes of a slice: the part in which tables are cached and written.
     var sliceSize: Int { min(clusterSize, Qcow2.CacheBudget.sliceBytes) }
-    /// Where the sector count starts in a compressed entry.
+    /// The lowest bit of the sector count in a compressed entry.
     var compressedSizeShift: Int { 62 - (clusterBits - 8) }
 
     /// How many L1 entries a disk of that size needs.
@@ -136,20 +142,20 @@ struct Qcow2Layout: Sendable, Equatable {
         let start = offset(of: cluster).bytes
         return start..<start + clusterSize
     }
-    /// The clusters of a table of so many bytes, which starts with a cluster.
+    /// The clusters of a table of `bytes` bytes at the start of a cluster.
     func clusters(at offset: HostOffset, bytes: Int) -> Range<HostCluster> {
         let first = cluster(at: offset)
         return first..<first + clusters(bytes)
     }
-    /// One past the last cluster of a file of so many bytes.
+    /// One past the last cluster of a file of `bytes` bytes.
     func endCluster(ofFile bytes: Int) -> HostCluster { HostCluster(clusters(bytes)) }
-    /// The number of the L1 entry that maps a place on the disk.
+    /// The index of the L1 entry that maps a guest offset.
     @inline(__always)
     func l1Index(of guest: GuestOffset) -> Int { guest.bytes / guestBytesPerL2Table }
-    /// The number of the L2 entry that maps a place on the disk, in its table.
+    /// The index in its table of the L2 entry that maps a guest offset.
     @inline(__always)
     func l2Index(of guest: GuestOffset) -> Int { (guest.bytes >> clusterBits) & (entriesPerL2Table - 1) }
-    /// The place in an entry of an L1 or refcount table, whose other bits are left out.
+    /// The offset in an entry of an L1 or refcount table, without the entry's other bits.
     @inline(__always)
     func offset(in entry: UInt64) -> HostOffset { HostOffset(Int(entry & L2Entry.offsetMask)) }
     /// The cluster that an entry of an L1 or refcount table refers to.
@@ -199,8 +205,8 @@ struct L2Entry: Equatable, Sendable {
     /// Meaningless for compressed clusters.
     var hostOffset: HostOffset { HostOffset(Int(raw & Self.offsetMask)) }
 
-    /// What the entry says; of an extended one, where the cluster is. Version 2 has no zero flag; only in a
-    /// data file may a cluster lie at offset 0.
+    /// The cluster's kind; of an extended entry, whether the cluster has a place, whatever its subclusters
+    /// are. Version 2 has no zero flag; only in a data file may a cluster lie at offset 0.
     func kind(_ layout: Qcow2Layout) -> Kind {
         if isCompressed { return .compressed }
         let isZero = layout.version >= 3 && !layout.hasSubclusters && raw & Self.zeroFlag != 0
@@ -220,14 +226,14 @@ struct L2Entry: Equatable, Sendable {
         return HostOffset(offset)..<HostOffset(end)
     }
 
-    /// The clusters in which they lie.
+    /// The clusters in which the compressed bytes lie.
     func compressedClusters(_ layout: Qcow2Layout) -> Range<HostCluster> {
         let range = compressedRange(layout)
         let last = layout.cluster(at: range.upperBound - 1)
         return layout.cluster(at: range.lowerBound)..<last + 1
     }
 
-    /// The entry for `size` compressed bytes at `place`; `nil` where the offset does not fit.
+    /// The entry for `size` compressed bytes at `place`; `nil` where the offset does not fit into the entry.
     static func compressed(at place: HostOffset, size: Int, _ layout: Qcow2Layout) -> L2Entry? {
         let offset = place.bytes
         let shift = layout.compressedSizeShift
@@ -238,16 +244,17 @@ struct L2Entry: Equatable, Sendable {
 }
 
 extension Qcow2Layout {
-    /// How many entries behind number `index` of an L2 table continue it, one cluster further each, with the
-    /// same flags; at most `limit`, and none whose offset would carry out of its bits. Not for extended
-    /// entries.
+    /// The number of entries behind entry `index` of an L2 table that continue it: one cluster further each,
+    /// with the same flags. At most `limit`; it stops before an offset that would overflow its bits. Not for
+    /// extended entries.
     func continuation(of entry: L2Entry, _ index: Int, in table: RawSpan, limit: Int) -> Int {
         let step = UInt64(clusterSize)
         let room = Int((L2Entry.offsetMask &- entry.raw & L2Entry.offsetMask) >> UInt64(clusterBits))
         let end = min(table.byteCount / 8, index &+ 1 &+ min(max(0, limit), room))
         var next = index &+ 1
         var expected = entry.raw &+ step
-        // Eight at a time without a branch: the tables of a preallocated disk are one long run.
+        // Compares eight entries at a time without a branch: the tables of a preallocated disk are one long
+        // run.
         while next &+ 8 <= end {
             var difference: UInt64 = 0
             for lane in 0..<8 {

@@ -4,33 +4,33 @@ import Synchronization
 /// QEMU's qcow2 images, versions 2 and 3 (docs/interop/qcow2.rst).
 ///
 /// Lock order: the node's range, then this driver's lock, then the file's own. Data is read, written and
-/// (de)compressed outside the lock. Operations on whole tables (snapshots, resizing, checks) wait until no
-/// write holds clusters without an L2 entry, and keep the lock to the end.
+/// (de)compressed outside the lock. Operations on whole tables (snapshots, resizing, checks) wait until every
+/// granted cluster is linked or given back, and hold the lock until they are done.
 public final class Qcow2Driver: SessionFormat {
     public static let name = "qcow2"
     public static let optionsInName = ["encrypt.key-secret"]
 
     let file: BlockNode
-    /// Where the guest's plain data is.
+    /// The file that holds the guest's plain data.
     let data: GuestData
     private let firstLayout: Qcow2Layout
-    /// What amending changes of the layout: version and refcount order.
+    /// The parts of the layout that amending changes: version and refcount order.
     private let amendable: Atomic<Int>
     /// The tables, under the lock.
     let metadata: Session<Qcow2State>
     var session: Session<Qcow2State> { metadata }
-    /// Pass what the guest discards on to the file.
+    /// Whether discards of the guest are passed on to the file.
     let discardUnmaps: Bool
     /// The LUKS header, where the image has one. Locked last, after the tables.
     let luks: Mutex<LuksVolume?>
     let isEncrypted: Bool
-    /// What the enabled bitmaps learn from.
+    /// Records changes for the enabled bitmaps.
     let changes = Qcow2ChangeRecorder()
     /// 0: not known yet; 1: no; 2: yes.
     private let holesBehindData = Atomic<Int>(0)
     /// Whether the file was found to be cut. 0: not known yet; 1: no; 2: yes.
     let cutState = Atomic<Int>(0)
-    /// Drops cached tables that are not used; `nil` unless that is wanted.
+    /// Drops cached tables that are not in use; `nil` unless `cache-clean-interval` is set.
     let cleaner = Mutex<RepeatingTimer?>(nil)
 
     private init(_ tables: Qcow2State, _ luks: LuksVolume?, discardUnmaps: Bool) {
@@ -81,7 +81,7 @@ public final class Qcow2Driver: SessionFormat {
         }
     }
 
-    /// Where the guest's data is; `nil` for the image's own file. Nothing is read of it for `info`.
+    /// Opens the file that holds the guest's data; `nil` for the image's own. `info` reads nothing from it.
     private static func openData(
         _ header: Qcow2Header, _ request: OpenRequest, _ options: inout OptionTree
     ) throws(BlockError) -> GuestData? {
@@ -106,7 +106,8 @@ public final class Qcow2Driver: SessionFormat {
             failure.path = request.file.filename
             throw failure
         }
-        // Without the file, its number alone keeps anyone from taking other bytes for the guest's.
+        // Without the data file, a child number other than the image's keeps callers from reading the guest's
+        // bytes there.
         return GuestData(node: opened ?? request.file, child: 1)
     }
 
@@ -126,7 +127,7 @@ public final class Qcow2Driver: SessionFormat {
         return header
     }
 
-    /// Refuses to change a damaged image; `info` may still look.
+    /// Refuses to open a damaged image for changes; `info` may still read it.
     private static func checkSupport(_ header: Qcow2Header, _ settings: OpenSettings) throws(BlockError) {
         guard !settings.metadataOnly else { return }
         if header.incompatible.contains(.corrupt) && !settings.readOnly && !settings.forCheck {
@@ -165,8 +166,8 @@ public final class Qcow2Driver: SessionFormat {
         }
     }
 
-    /// An image that was not closed has refcounts that may be wrong: they are counted again. What else is
-    /// wrong is left to a repair that somebody asks for.
+    /// Counts the refcounts of an image anew that was not closed properly. All other damage is left to a
+    /// repair that the user asks for.
     static func repairDirty(_ tables: Qcow2State) throws(BlockError) {
         var lines: [String] = []
         try tables.reachL1()
@@ -180,7 +181,7 @@ public final class Qcow2Driver: SessionFormat {
 
     public func flush() throws(BlockError) {
         try metadata.flush()
-        // Damage that was met when references were dropped, after everything was written.
+        // Reports damage that was found when references were dropped, once everything is written.
         try metadata.withLock { tables throws(BlockError) in
             if !tables.isReadOnly, let damage = tables.damage { throw damage }
         }
@@ -191,7 +192,7 @@ public final class Qcow2Driver: SessionFormat {
         try metadata.close()
     }
 
-    /// Leaves nothing in memory that the file should have.
+    /// Writes everything to the file that is still only in memory.
     static func finishWriting(_ tables: Qcow2State) throws(BlockError) {
         guard !tables.isReadOnly else { return }
         if tables.hasChanges { try tables.commit() }
@@ -228,7 +229,7 @@ public final class Qcow2Driver: SessionFormat {
     public var dataMayBeHoles: Bool {
         let known = holesBehindData.load(ordering: .relaxed)
         if known != 0 { return known == 2 }
-        // Asking about holes is never wrong, only slower.
+        // "Yes" is the safe answer: asking the file about holes costs only time.
         guard let answer = try? estimateHoles() else { return true }
         holesBehindData.store(answer ? 2 : 1, ordering: .relaxed)
         return answer
@@ -247,7 +248,8 @@ public final class Qcow2Driver: SessionFormat {
 }
 
 extension Qcow2State {
-    /// Before the first change: repairs a dirty image, and clears what this program does not keep up to date.
+    /// Repairs a dirty image before the first change, and clears the autoclear bits of data that this program
+    /// does not keep up to date.
     func prepareForWriting() throws(BlockError) {
         guard layout.version >= 3 else { return }
         if header.incompatible.contains(.dirty) { try Qcow2Driver.repairDirty(self) }
@@ -258,12 +260,15 @@ extension Qcow2State {
         try barrier()
     }
 
-    /// Stores the bitmaps and all that is in memory.
+    /// Stores the bitmaps and all other changes in memory.
     func finish() throws(BlockError) {
-        try storingBitmaps { () throws(BlockError) in try Qcow2Driver.finishWriting(self) }
+        do throws(BlockError) {
+            try storingBitmaps { () throws(BlockError) in try Qcow2Driver.finishWriting(self) }
+        } catch { throw freeFailure ?? error }
     }
 
-    /// Sets or clears the dirty bit, durably. After a failure it counts as clear, and will be set again.
+    /// Sets or clears the dirty bit, durably. After a failure the bit counts as clear, so that it is set
+    /// again when needed.
     func setDirty(_ isDirty: Bool) throws(BlockError) {
         guard layout.version >= 3, header.incompatible.contains(.dirty) != isDirty else { return }
         if !isDirty { try barrier() }
@@ -277,7 +282,8 @@ extension Qcow2State {
         }
     }
 
-    /// Lazy refcounts: the dirty bit is durable before the first table that the refcounts do not follow.
+    /// Sets the dirty bit for lazy refcounts, durably, before the first table is written without its
+    /// refcounts.
     func beginLazyRefcounts() throws(BlockError) {
         guard header.hasLazyRefcounts, !refcountsAreLazy else { return }
         try setDirty(true)

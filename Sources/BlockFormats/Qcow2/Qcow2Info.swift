@@ -11,7 +11,7 @@ extension Qcow2Driver {
         if header.version >= 3 { fields.append(InfoField("lazy-refcounts", .flag(header.hasLazyRefcounts))) }
         fields += try bitmapFields()
         fields.append(InfoField("refcount-bits", .number(layout.refcountBits)))
-        // Shown as it stands; nothing is opened for it.
+        // The name is shown as stored; the file is not opened.
         if let name = header.dataFileName { fields.append(InfoField("data-file", .text(name))) }
         if let encryption = encryptionFields(header) {
             fields.append(InfoField("encrypt", .object(encryption)))

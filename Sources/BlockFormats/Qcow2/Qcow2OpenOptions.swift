@@ -1,15 +1,15 @@
 import BlockCore
 import Synchronization
 
-/// What the user wants of an image while it is open. QEMU's names, rules and messages.
+/// The user's options for an open image, with QEMU's names, rules and messages.
 struct Qcow2OpenOptions {
     var caches: Qcow2CacheSizes
-    /// After so many seconds without use, cached tables are dropped; 0 for never.
+    /// The seconds without use after which cached tables are dropped; 0 for never.
     var cleanIntervalSeconds = 0
     var isLazy: Bool?
     var overlapChecks: Qcow2OverlapChecks
     var passesDiscards: Qcow2PassedDiscards
-    /// Clusters that the guest discards or zeroes keep their place.
+    /// Whether clusters that the guest discards or zeroes stay allocated.
     var keepsDiscarded = false
 
     /// - Throws: `invalidArgument`, naming the option.
@@ -35,17 +35,17 @@ struct Qcow2OpenOptions {
     fileprivate static func refusal(_ message: String) -> BlockError { BlockError(.invalidArgument, message) }
 }
 
-/// How much memory the caches take, in bytes.
+/// The memory of the caches, in bytes.
 struct Qcow2CacheSizes: Sendable {
     var l2Bytes = Qcow2.CacheBudget.l2Bytes
     var refcountBytes = Qcow2.CacheBudget.refcountBytes
-    /// L2 tables are cached in parts of this size.
+    /// L2 tables are cached in slices of this size.
     var l2SliceBytes: Int
 
     init(_ layout: Qcow2Layout) { l2SliceBytes = layout.sliceSize }
 
-    /// Takes `cache-size`, `l2-cache-size` and `refcount-cache-size`, of which the third is what two of them
-    /// leave, and `l2-cache-entry-size`.
+    /// Takes `l2-cache-entry-size`, and `cache-size`, `l2-cache-size` and `refcount-cache-size`, of which the
+    /// first is the sum of the other two.
     init(_ options: inout OptionTree, _ header: Qcow2Header) throws(BlockError) {
         let layout = header.layout
         l2SliceBytes = layout.sliceSize
@@ -64,8 +64,8 @@ struct Qcow2CacheSizes: Sendable {
         }
     }
 
-    /// All L2 tables of the disk, and the rest for refcounts; where that is little, all but the least for L2
-    /// tables.
+    /// Divides a common size: enough for all L2 tables of the disk, the rest for refcounts; where it is too
+    /// small for that, all but the least number of refcounts for L2 tables.
     private mutating func share(
         _ both: Int, _ l2: Int?, _ refcounts: Int?, tables: Int, _ layout: Qcow2Layout
     ) throws(BlockError) {
@@ -100,13 +100,13 @@ struct Qcow2CacheSizes: Sendable {
     private static func refusal(_ message: String) -> BlockError { Qcow2OpenOptions.refusal(message) }
 }
 
-/// Whose freed clusters give their space back to the file system.
+/// Which freed clusters give their space back to the file system.
 struct Qcow2PassedDiscards: Sendable {
-    /// What the guest discards; `nil` leaves it to `discard`.
+    /// Clusters that the guest discards; `nil` means as `discard` says.
     var ofGuest: Bool?
-    /// What a deleted snapshot had.
+    /// Clusters of a deleted snapshot.
     var ofSnapshots = true
-    /// Tables that moved, and what was written over.
+    /// Old places of tables that moved, and clusters that were replaced by others.
     var ofOthers = false
 
     init() {}
@@ -120,7 +120,7 @@ struct Qcow2PassedDiscards: Sendable {
 }
 
 extension Qcow2Driver {
-    /// New cache sizes and overlap checks replace old ones that would contradict them.
+    /// New cache sizes and overlap checks remove old ones that would contradict them.
     public static func joined(_ new: OptionTree, over old: OptionTree) -> OptionTree {
         let parts = ["l2-cache-size", "refcount-cache-size"]
         let checks = ["overlap-check", "overlap-check.template"]
@@ -131,7 +131,7 @@ extension Qcow2Driver {
         return kept.changed(by: new)
     }
 
-    /// Sets what holds while the image is open.
+    /// Applies the options to the open image.
     func use(_ choice: Qcow2OpenOptions) {
         metadata.withLock { tables in
             if let lazy = choice.isLazy { tables.header.wantsLazyRefcounts = lazy }
@@ -146,7 +146,7 @@ extension Qcow2Driver {
         cleaner.withLock { $0 = timer }
     }
 
-    /// Gives back the memory of cached tables that were not used since the last call.
+    /// Frees the memory of cached tables that were not used since the last call.
     func cleanCaches() {
         metadata.withLock { tables in
             tables.l2Cache.dropUnused()
@@ -161,7 +161,7 @@ extension Qcow2Driver {
         }
     }
 
-    /// Whether space that the guest gives up goes back to the file system.
+    /// Whether discarded space is given back to the file system.
     var passesGuestDiscards: Bool {
         guard discardUnmaps else { return false }
         return metadata.withLock { $0.passesDiscards.ofGuest } ?? true

@@ -118,6 +118,8 @@ extension QedHeader {
 }
 
 extension QedDriver: Rebasable {
+    /// Changes the backing file that the image names.
+    ///
     /// The order of writes:
     ///
     /// 1. a name that does not fit into the first sector, away from the present one; a flush;

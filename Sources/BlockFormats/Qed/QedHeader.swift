@@ -47,7 +47,7 @@ struct QedHeader: Sendable, Equatable {
             throw BlockError(.wrongFormat, "Image not in QED format")
         }
         var header = QedHeader()
-        for field in allFields { try field.read(span, into: &header) }
+        try header.readFields(span)
         try header.validate(fileLength)
         return header
     }
@@ -81,11 +81,5 @@ struct QedHeader: Sendable, Equatable {
     }
 
     /// The fixed fields.
-    func serialised() -> [UInt8] {
-        var result = [UInt8](repeating: 0, count: Qed.headerBytes)
-        var elements = result.mutableSpan
-        var span = elements.mutableBytes
-        for field in Self.allFields { field.write(self, to: &span) }
-        return result
-    }
+    func serialised() -> [UInt8] { fieldBytes(count: Qed.headerBytes) }
 }

@@ -1,6 +1,8 @@
 import BlockCore
 
 extension QedDriver: Resizable {
+    /// Changes the size of the disk.
+    ///
     /// The order of writes, with a flush after each step:
     ///
     /// 1. entries behind the old end are cleared;

@@ -54,8 +54,9 @@ public final class VdiDriver: SessionFormat, BackingChecking, ParentIdentifying 
 
     public var parentIdentity: [UInt8] { session.withLock { $0.header.uuid } }
 
-    /// The parent must be the image over which this one was made. The check is skipped for a UUID of zeroes
-    /// and for a backing file of another format, which has none.
+    /// The parent must be the image over which this one was made.
+    ///
+    /// The check is skipped for a UUID of zeroes and for a backing file of another format, which has none.
     ///
     /// - Throws: `corrupt` for another image.
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {

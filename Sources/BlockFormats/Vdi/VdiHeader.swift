@@ -54,7 +54,7 @@ struct VdiHeader: Sendable, Equatable {
         // QEMU does not check the type: an unknown one is reported last.
         let stated = typeField.number(in: span)
         var header = VdiHeader(bytes: bytes)
-        for field in allFields { try field.read(span, into: &header) }
+        try header.readFields(span)
         try header.validate()
         guard stated == UInt64(header.type.rawValue) else {
             throw BlockError(.unsupported, "unsupported VDI image (image type \(stated))")
@@ -95,11 +95,5 @@ struct VdiHeader: Sendable, Equatable {
     }
 
     /// The sector with the fields as they are now.
-    func serialised() -> [UInt8] {
-        var result = bytes
-        var elements = result.mutableSpan
-        var span = elements.mutableBytes
-        for field in Self.allFields { field.write(self, to: &span) }
-        return result
-    }
+    func serialised() -> [UInt8] { fieldBytes(over: bytes) }
 }

@@ -28,7 +28,7 @@ struct VdiRepairPlan: RepairPlan {
 
     /// Whether a step is to be done, after the steps before it.
     func includes(_ step: Step, after survey: VdiCheck) -> Bool {
-        step != .places || repairsAll && survey.map.findingCount > 0
+        step != .places || repairsAll && survey.map.findings.count > 0
     }
 }
 
@@ -61,10 +61,10 @@ extension VdiState: Surveying {
     ) throws(BlockError) {
         switch step {
         case .places:
-            let found = survey.map.findingCount
+            let found = survey.map.findings.count
             try separate(countIsWrong: survey.map.countIsWrong, report)
             survey.map = VdiSurvey(map: map, count: header.allocatedCount)
-            survey.result.corruptionsFixed += found - survey.map.findingCount
+            survey.result.corruptionsFixed += found - survey.map.findings.count
         case .missing:
             let missing = try checkMissing(repair: plan.repairsAll, report)
             if plan.repairsAll {
@@ -78,7 +78,7 @@ extension VdiState: Surveying {
 
     func result(of survey: VdiCheck, _ plan: VdiRepairPlan) -> CheckResult {
         var result = survey.result
-        result.corruptions += survey.map.findingCount
+        result.corruptions += survey.map.findings.count
         return result
     }
 
@@ -96,7 +96,7 @@ extension VdiState: Surveying {
         }
         for block in cut.prefix(100) { report("\(what) block \(block): the file ends within its data") }
         if repair && !cut.isEmpty {
-            let end = cut.reduce(0) { max($0, hostRange(ofBlock: Int(map[$1])).upperBound) }
+            let end = cut.reduce(0) { max($0, hostOffset(ofEntry: map[$1]) + header.blockBytes) }
             try file.resize(to: end)
         }
         if repair && !missing.isEmpty {
@@ -146,13 +146,15 @@ extension VdiState: Surveying {
         for block in 0..<map.count where map[block] < Vdi.discarded {
             let entry = map[block]
             if budget.wasExceeded { break }
-            guard survey.take(Int(entry), for: block) != nil else { continue }
-            if entry != hole, try file.isHole(hostRange(ofBlock: Int(entry))) { hole = entry }
+            guard survey.take(Int(entry), for: block) != nil, let place = hostRange(ofBlock: block) else {
+                continue
+            }
+            if entry != hole, try file.isHole(place) { hole = entry }
             if entry == hole {
                 // The zero entry reads the same and needs no place.
                 map[block] = Vdi.discarded
-            } else {
-                try separate(block, &budget)
+            } else if header.allocatedCount < VdiSurvey.mostBlocks(map), budget.allowsCopy() {
+                budget.spend(try move(block))
             }
         }
         if budget.wasExceeded { report(budget.message) }
@@ -177,25 +179,6 @@ extension VdiState: Surveying {
         try commit()
     }
 
-    /// Gives a block a place of its own with the same bytes.
-    private mutating func separate(_ block: Int, _ budget: inout RepairBudget) throws(BlockError) {
-        guard header.allocatedCount < VdiSurvey.mostBlocks(map), budget.allowsCopy() else { return }
-        let index = try takeBlock()
-        budget.spend(try copyBlock(Int(map[block]), to: Int(index)))
-        map[block] = index
-    }
-
-    /// - Returns: the number of bytes read for the copy.
-    @discardableResult
-    func copyBlock(_ source: Int, to target: Int) throws(BlockError) -> Int {
-        try file.copyInside(hostRange(ofBlock: source), to: header.hostOffset(ofBlock: target))
-    }
-
-    private func hostRange(ofBlock index: Int) -> Range<Int> {
-        let start = header.hostOffset(ofBlock: index)
-        return start..<start + header.blockBytes
-    }
-
     private mutating func checkLeaks(
         _ plan: VdiRepairPlan, _ result: inout CheckResult, _ report: (String) -> Void
     ) throws(BlockError) {
@@ -206,7 +189,7 @@ extension VdiState: Surveying {
         report(
             "\(repair ? "Repairing" : "Leaked") \(leaks) of \(header.allocatedCount) blocks that are"
                 + " counted: nothing refers to them")
-        if repair, survey.findingCount == 0 {
+        if repair, survey.findings.count == 0 {
             try closeGaps(survey)
             result.leaksFixed = leaks
         } else {
@@ -222,8 +205,7 @@ extension VdiState: Surveying {
         var gap = 0
         for block in 0..<map.count where map[block] < Vdi.discarded && Int(map[block]) >= count {
             guard let place = survey.unused(from: gap) else { break }
-            try copyBlock(Int(map[block]), to: place)
-            map[block] = UInt32(place)
+            try move(block, to: UInt32(place))
             gap = place + 1
         }
         // Commits earlier changes first: the header must not be written with a count that is too low.

@@ -1,6 +1,8 @@
 import BlockCore
 
 extension VdiDriver: Resizable {
+    /// Changes the size of the disk.
+    ///
     /// The order of writes when growing:
     ///
     /// 1. zeroes over the new part of the last block;
@@ -123,16 +125,11 @@ extension VdiState {
     /// Moves the guest's data out of the first blocks of the data area.
     private mutating func vacate(_ shift: Int) throws(BlockError) {
         spare = SpareBlocks(survey: nil)
-        for block in 0..<map.count where map[block] < Vdi.discarded && Int(map[block]) < shift {
-            if header.allocatedCount < shift {
-                header.allocatedCount = shift
-                headerIsDirty = true
-            }
-            let index = try takeBlock()
-            try copyBlock(Int(map[block]), to: Int(index))
-            map[block] = index
+        if header.allocatedCount < shift, map.entries.contains(where: { $0 < shift }) {
+            header.allocatedCount = shift
+            headerIsDirty = true
         }
-        try commit()
+        try vacate(header.dataOffset..<hostOffset(ofEntry: UInt32(shift)))
     }
 
     /// Takes all new blocks of a static image.

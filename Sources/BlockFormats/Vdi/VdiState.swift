@@ -11,7 +11,7 @@ import BlockCore
 /// worst result is a count that is too high: a leaked block, which is granted again later. Closing the image
 /// closes gaps, so that the count equals the number of entries, as QEMU's check requires: copies, a flush,
 /// the map, a flush, the count, a flush, the length of the file.
-struct VdiState: SessionState {
+struct VdiState: BlockMoving {
     let file: BlockNode
     var header: VdiHeader
     var map: BlockTable
@@ -55,6 +55,22 @@ struct VdiState: SessionState {
         spare = SpareBlocks(survey: survey)
         isSound = true
     }
+
+    // MARK: Blocks
+
+    var blockCount: Int { map.count }
+
+    func hostOffset(ofEntry entry: UInt32) -> Int { header.hostOffset(ofBlock: Int(entry)) }
+
+    func hostRange(ofBlock block: Int) -> Range<Int>? {
+        guard map[block] < Vdi.discarded else { return nil }
+        let start = hostOffset(ofEntry: map[block])
+        return start..<start + header.blockBytes
+    }
+
+    mutating func relink(_ block: Int, to entry: UInt32) { map[block] = entry }
+
+    mutating func giveBack(_ entry: UInt32, of block: Int) { giveBack(entry, for: nil) }
 
     /// Takes a block of the data area. It has no entry until it is linked.
     mutating func takeBlock() throws(BlockError) -> UInt32 {
@@ -146,7 +162,7 @@ struct VdiState: SessionState {
     private mutating func closeLastGaps() throws(BlockError) {
         guard isSound else { return }
         let survey = VdiSurvey(map: map, count: header.allocatedCount)
-        guard survey.unusedCount > 0, survey.findingCount == 0 else { return }
+        guard survey.unusedCount > 0, survey.findings.count == 0 else { return }
         try? closeGaps(survey)
         if hasChanges { try commit() }
     }

@@ -14,7 +14,7 @@ struct VdiSurvey {
         var concernsCount: Bool { if case .shared = self { false } else { true } }
     }
 
-    private(set) var findings = Findings<Finding>(keeping: 4096)
+    private(set) var findings = Findings<Finding>()
     /// Whether the header's count is too high or too low.
     private(set) var countIsWrong = false
     /// The number of entries that refer to a block.
@@ -50,8 +50,6 @@ struct VdiSurvey {
         if finding.concernsCount { countIsWrong = true }
     }
 
-    /// The number of findings.
-    var findingCount: Int { findings.count }
     /// The number of counted blocks without a reference.
     var unusedCount: Int { used.unusedCount }
 

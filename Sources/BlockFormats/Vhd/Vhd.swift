@@ -65,29 +65,7 @@ enum Vhd {
     }
 }
 
-/// Fields of footers and headers, big-endian; the caller's bytes are long enough.
 extension [UInt8] {
-    func number32(_ offset: Int) -> UInt32 {
-        let value: UInt32? = span.bytes.bigEndian(at: offset)
-        return value ?? 0
-    }
-
-    func number64(_ offset: Int) -> UInt64 {
-        let value: UInt64? = span.bytes.bigEndian(at: offset)
-        return value ?? 0
-    }
-
-    mutating func put(_ value: UInt32, at offset: Int) { put(Int(value), bytes: 4, at: offset) }
-
-    mutating func put(_ value: UInt64, at offset: Int) {
-        put(UInt32(truncatingIfNeeded: value >> 32), at: offset)
-        put(UInt32(truncatingIfNeeded: value), at: offset + 4)
-    }
-
-    private mutating func put(_ value: Int, bytes: Int, at offset: Int) {
-        put((0..<bytes).map { UInt8(truncatingIfNeeded: value >> ((bytes - 1 - $0) * 8)) }, at: offset)
-    }
-
     mutating func put(_ bytes: [UInt8], at offset: Int) {
         replaceSubrange(offset..<offset + bytes.count, with: bytes)
     }

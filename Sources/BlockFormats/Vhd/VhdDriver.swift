@@ -102,8 +102,10 @@ public final class VhdDriver: SessionFormat, BackingChecking, ParentIdentifying 
     /// The footer: its UUID identifies the image, and a new child copies further fields.
     public var parentIdentity: [UInt8] { footer.bytes }
 
-    /// The parent must be the image over which this one was made. The check is skipped for a UUID of zeroes.
-    /// It does not detect changes of the parent, because its UUID stays.
+    /// The parent must be the image over which this one was made.
+    ///
+    /// The check is skipped for a UUID of zeroes. It does not detect changes of the parent, because its UUID
+    /// stays.
     ///
     /// - Throws: `corrupt` for another image.
     public func checkBacking(_ backing: BlockNode) throws(BlockError) {

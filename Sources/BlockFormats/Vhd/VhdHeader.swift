@@ -7,7 +7,6 @@ struct VhdHeader: Sendable, Equatable {
     /// The offset in the file, in bytes.
     var offset: Int
 
-    private static let locatorBytes = 24
     private static let version: UInt32 = 0x0001_0000
 
     /// A parent's name for one platform.
@@ -123,16 +122,19 @@ struct VhdHeader: Sendable, Equatable {
         return String(decoding: units.prefix { $0 != 0 }, as: UTF16.self)
     }
 
+    private static let locatorPlaces = stride(
+        from: Field.locators.offset, to: Field.locators.range.upperBound, by: Locator.byteCount)
+
     /// The used and valid locators.
     var locators: [Locator] {
-        stride(from: Field.locators.offset, to: Field.locators.range.upperBound, by: Self.locatorBytes)
-            .compactMap { start in
-                let length = Int(bytes.number32(start + 8))
-                let offset = bytes.number64(start + 16)
-                guard length > 0, length <= Vhd.Limit.locatorBytes, offset < 1 << 60 else { return nil }
-                let platform = String(decoding: bytes[start..<start + 4], as: UTF8.self)
-                return Locator(platform: platform, offset: Int(offset), length: length)
-            }
+        Self.locatorPlaces.compactMap { start in
+            let length = Locator.lengthField.number(in: bytes, from: start)
+            let offset = Locator.offsetField.number(in: bytes, from: start)
+            guard length > 0, length <= Vhd.Limit.locatorBytes, offset < 1 << 60 else { return nil }
+            let platform = String(
+                decoding: Locator.platformField.bytes(in: bytes.span.bytes, from: start), as: UTF8.self)
+            return Locator(platform: platform, offset: Int(offset), length: Int(length))
+        }
     }
 
     /// Sets the parent; `nil` clears all of its fields.
@@ -145,13 +147,8 @@ struct VhdHeader: Sendable, Equatable {
         let units = FileNames.lastComponent(parent.path).utf16.prefix(Field.parentName.width / 2 - 1)
         bytes.put(
             units.flatMap { [UInt8($0 >> 8), UInt8(truncatingIfNeeded: $0)] }, at: Field.parentName.offset)
-        for (index, locator) in locators.prefix(Vhd.Limit.locators).enumerated() {
-            let start = Field.locators.offset + index * Self.locatorBytes
-            bytes.put(Array(locator.platform.utf8.prefix(4)), at: start)
-            // The specification has sectors here; Windows writes bytes.
-            bytes.put(UInt32(locator.range.count), at: start + 4)
-            bytes.put(UInt32(locator.length), at: start + 8)
-            bytes.put(UInt64(locator.offset), at: start + 16)
+        for (start, locator) in zip(Self.locatorPlaces, locators) {
+            bytes.put(locator.fieldBytes(count: Locator.byteCount), at: start)
         }
     }
 }

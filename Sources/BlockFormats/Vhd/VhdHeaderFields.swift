@@ -24,11 +24,35 @@ extension VhdHeader: FieldedHeader {
             "Parent Unicode Name", at: 0x40, width: 512, "file name of the parent, UTF-16")
         static let locators = HeaderField<VhdHeader>(
             "Parent Locator Entries", at: 0x240, width: 192,
-            "eight of: platform (4 bytes), space (4), length (4), reserved (4), offset (8)")
+            "eight, of 24 bytes each")
     }
 
     static let allFields = [
         Field.cookie, Field.dataOffset, Field.tableOffset, Field.version, Field.blocks, Field.blockBytes,
         Field.checksum, Field.parentUUID, Field.parentTime, Field.reserved, Field.parentName, Field.locators,
+    ]
+}
+
+/// The fields of a parent locator entry.
+extension VhdHeader.Locator: FieldedHeader {
+    static let byteOrder = HeaderByteOrder.big
+    static let byteCount = 24
+
+    static let platformField = HeaderField<Self>(
+        "Platform Code", at: 0, width: 4, "`W2ru`, `W2ku` or `MacX`; zeroes for an unused entry",
+        bytes: { Array($0.platform.utf8) })
+    static let lengthField = HeaderField<Self>(
+        "Platform Data Length", at: 8, width: 4, "bytes of the name", value: { UInt64($0.length) })
+    static let offsetField = HeaderField<Self>(
+        "Platform Data Offset", at: 16, width: 8, "offset of the name, in bytes",
+        value: { UInt64($0.offset) })
+
+    static let allFields = [
+        platformField,
+        // The specification has sectors here; Windows writes bytes.
+        HeaderField(
+            "Platform Data Space", at: 4, width: 4, "bytes of its space in the file",
+            value: { UInt64($0.range.count) }),
+        lengthField, HeaderField("Reserved", at: 12, width: 4, "0"), offsetField,
     ]
 }

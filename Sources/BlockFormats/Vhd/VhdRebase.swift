@@ -1,6 +1,8 @@
 import BlockCore
 
 extension VhdDriver: Rebasable {
+    /// Changes the parent that the image names.
+    ///
     /// The order of writes:
     ///
     /// 1. when the disk gets its first parent: bitmaps that mark all sectors of its stored blocks; when it

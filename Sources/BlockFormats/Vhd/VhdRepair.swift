@@ -63,8 +63,8 @@ struct VhdRepairPlan: RepairPlan {
     /// Whether a step is to be done, after the steps before it.
     func includes(_ step: Step, after survey: VhdCheck) -> Bool {
         switch step {
-        case .table: mode == .all && survey.table.findingCount > 0
-        case .descriptions: mode == .all && survey.table.findingCount == 0
+        case .table: mode == .all && survey.table.findings.count > 0
+        case .descriptions: mode == .all && survey.table.findings.count == 0
         case .leaks: true
         }
     }
@@ -82,7 +82,7 @@ extension VhdState: Surveying {
     mutating func survey(_ report: (String) -> Void) throws(BlockError) -> VhdCheck {
         let table = try survey(listing: .nowhere)
         adopt(table)
-        var check = VhdCheck(table: table, found: table.findingCount + damages.count)
+        var check = VhdCheck(table: table, found: table.findings.count + damages.count)
         check.result.totalClusters = blocks(of: try footer.virtualSize())
         return check
     }
@@ -94,7 +94,7 @@ extension VhdState: Surveying {
     func tell(_ survey: VhdCheck, _ plan: VhdRepairPlan, _ report: (String) -> Void) {
         let what = plan.mode == .all ? "Repairing" : "ERROR"
         for damage in damages { report("\(what): \(damage)") }
-        for finding in survey.table.findings { report(describe(finding, what)) }
+        for finding in survey.table.findings.kept { report(describe(finding, what)) }
     }
 
     mutating func apply(
@@ -106,7 +106,7 @@ extension VhdState: Surveying {
             let isAll = try repairTable()
             survey.table = try self.survey()
             adopt(survey.table)
-            if !isAll && survey.table.findingCount > 0 { report(RepairBudget.Rule.blocks.message) }
+            if !isAll && survey.table.findings.count > 0 { report(RepairBudget.Rule.blocks.message) }
         case .descriptions where damages.isEmpty: break
         case .descriptions:
             try writeHeader()
@@ -119,7 +119,7 @@ extension VhdState: Surveying {
 
     func result(of survey: VhdCheck, _ plan: VhdRepairPlan) -> CheckResult {
         var result = survey.result
-        result.corruptions = survey.table.findingCount + damages.count
+        result.corruptions = survey.table.findings.count + damages.count
         result.corruptionsFixed = survey.found - result.corruptions
         result.allocatedClusters = survey.table.allocated - survey.table.beyondDisk
         return result
@@ -161,9 +161,7 @@ extension VhdState: Surveying {
         guard let source = place(of: block) else { return }
         let data = source + header.bitmapBytes..<source + header.strideBytes
         if !isDifferencing, try copies.isZero(data) { return unlink(block) }
-        let target = try takePlace()
-        try copies.copy(from: source, to: target, count: header.strideBytes)
-        relink(block, from: source, to: target)
+        copies.spend(try move(block))
     }
 
     private mutating func checkLeaks(
@@ -177,7 +175,7 @@ extension VhdState: Surveying {
         if unused > 0 { report("\(what) room for \(unused) blocks: nothing uses it") }
         if isCopyStale { report("\(what): the copy of the footer is older than the footer") }
         result.leaks = unused + (isCopyStale ? 1 : 0)
-        guard repair, result.leaks > 0, survey.findingCount == 0, damages.isEmpty else { return }
+        guard repair, result.leaks > 0, survey.findings.count == 0, damages.isEmpty else { return }
         if isCopyStale { try repairFooters() }
         let blocks = blocks(of: try footer.virtualSize())
         for block in min(blocks, table.count)..<table.count { unlink(block) }

@@ -1,6 +1,8 @@
 import BlockCore
 
 extension VhdDriver: Resizable {
+    /// Changes the size of the disk.
+    ///
     /// The order of writes when growing:
     ///
     /// 1. zeroes over old data and parent bytes in the new space; a flush;
@@ -132,6 +134,7 @@ extension VhdState {
         if others.contains(where: { $0.overlaps(wanted) }) {
             try moveTable(to: blocks, bytes)
         } else {
+            try exclude(wanted)
             try vacate(wanted)
             var longer = table
             longer.resize(to: blocks, filler: Vhd.unallocated)
@@ -163,33 +166,11 @@ extension VhdState {
         table = longer
     }
 
-    /// Moves blocks out of `range`, which is not granted until the caller uses it.
-    private mutating func vacate(_ range: Range<Int>) throws(BlockError) {
+    /// Moves the footer behind `range`, and excludes the range from new space until the caller uses it.
+    private mutating func exclude(_ range: Range<Int>) throws(BlockError) {
         spare = VhdSpareBlocks()
         nextFree = max(nextFree, range.upperBound)
         if nextFree > footerOffset ?? 0 { try moveFooter(to: nextFree) }
-        for block in 0..<table.count {
-            guard let place = place(of: block), place < range.upperBound,
-                place + header.strideBytes > range.lowerBound
-            else { continue }
-            try move(block, to: takePlace())
-        }
-        try commit()
-    }
-
-    /// Copies a block with its bitmap and points the table to the copy. The block must have no unwritten
-    /// changes.
-    mutating func move(_ block: Int, to target: Int) throws(BlockError) {
-        guard let source = place(of: block) else { return }
-        try file.copyInside(source..<source + header.strideBytes, to: target)
-        relink(block, from: source, to: target)
-    }
-
-    /// Points the table to a copy of a block.
-    mutating func relink(_ block: Int, from source: Int, to target: Int) {
-        bitmaps.discard(source..<source + 1)
-        bitmaps.discard(target..<target + 1)
-        table[block] = UInt32(target / Vhd.sectorBytes)
     }
 
     // MARK: Giving back
@@ -208,12 +189,12 @@ extension VhdState {
     mutating func closeGaps() throws(BlockError) {
         try commit()
         var survey = try survey()
-        if survey.findingCount == 0, survey.spareCount > 0 {
+        if survey.findings.count == 0, survey.spareCount > 0 {
             var free = VhdSpareBlocks(gaps: survey.gaps)
             for block in storedBlocks() {
                 guard let target = free.take(header), let source = place(of: Int(block)), target < source
                 else { break }
-                try move(Int(block), to: target)
+                try move(Int(block), to: UInt32(target / Vhd.sectorBytes))
             }
             try commit()
             survey = try self.survey()

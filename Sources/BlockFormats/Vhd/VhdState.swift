@@ -12,7 +12,7 @@ import BlockCore
 /// 4. The table; a flush.
 ///
 /// After a crash at any point the worst result is space without a reference, which the next session uses.
-struct VhdState: SessionState {
+struct VhdState: BlockMoving {
     let file: BlockNode
     var footer: VhdFooter
     var header: VhdHeader
@@ -87,7 +87,7 @@ struct VhdState: SessionState {
                     + "'check -r all'")
         }
         let survey = try survey()
-        guard survey.findingCount == 0 else {
+        guard survey.findings.count == 0 else {
             throw BlockError(
                 .corrupt,
                 "The image's block table is damaged; it can be read, and repaired with "
@@ -143,6 +143,28 @@ struct VhdState: SessionState {
             throw error
         }
         return place
+    }
+
+    var blockCount: Int { table.count }
+
+    func hostOffset(ofEntry entry: UInt32) -> Int { Int(entry) * Vhd.sectorBytes }
+
+    /// The block with its bitmap.
+    func hostRange(ofBlock block: Int) -> Range<Int>? {
+        place(of: block).map { $0..<$0 + header.strideBytes }
+    }
+
+    mutating func takeBlock() throws(BlockError) -> UInt32 { UInt32(try takePlace() / Vhd.sectorBytes) }
+
+    mutating func giveBack(_ entry: UInt32, of block: Int) {
+        giveBack(hostOffset(ofEntry: entry), for: block)
+    }
+
+    mutating func relink(_ block: Int, to entry: UInt32) {
+        for place in [place(of: block) ?? 0, hostOffset(ofEntry: entry)] {
+            bitmaps.discard(place..<place + 1)
+        }
+        table[block] = entry
     }
 
     /// Moves the footer to a larger offset; the file always ends with a footer.

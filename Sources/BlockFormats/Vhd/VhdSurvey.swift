@@ -16,8 +16,7 @@ struct VhdSurvey {
         var block: Int
     }
 
-    private(set) var findings: [Finding] = []
-    private(set) var findingCount = 0
+    private(set) var findings = Findings<Finding>()
     /// All blocks with a finding of the requested kind.
     private(set) var listed: [UInt32] = []
     private let listedKind: Kind?
@@ -36,8 +35,8 @@ struct VhdSurvey {
     /// Footer copy, header, block table and locators.
     let metadata: [Range<Int>]
 
-    /// Findings and gaps beyond this number are counted, not kept.
-    private static let kept = 4096
+    /// Gaps beyond this number are counted, not kept.
+    private static let keptGaps = 4096
 
     private let header: VhdHeader
     private let limit: Int
@@ -130,13 +129,12 @@ struct VhdSurvey {
     private mutating func add(gap: Range<Int>) {
         let count = header.room(in: gap)
         spareCount += count
-        if count > 0, gaps.count < Self.kept { gaps.append(gap) }
+        if count > 0, gaps.count < Self.keptGaps { gaps.append(gap) }
     }
 
     private mutating func add(_ kind: Kind, _ block: UInt32) {
-        findingCount += 1
+        findings.corruption(Finding(kind: kind, block: Int(block)))
         if kind == listedKind { listed.append(block) }
-        if findings.count < Self.kept { findings.append(Finding(kind: kind, block: Int(block))) }
     }
 
     /// An offset for `bytes` bytes of descriptions: a gap before the blocks, or the end.

@@ -115,11 +115,6 @@ extension ImageUUID {
 }
 
 extension RawSpan {
-    /// The GUID at `offset`; all zeroes past the end.
-    func guid(at offset: Int) -> ImageUUID {
-        ImageUUID(mixedEndian: part(offset..<offset + 16)?.array ?? [])
-    }
-
     /// The 32-bit little-endian number at `offset`, 0 past the end.
     func number32(_ offset: Int) -> Int {
         let value: UInt32? = littleEndian(at: offset)
@@ -133,9 +128,14 @@ extension RawSpan {
     }
 }
 
-extension MutableRawSpan {
-    /// Stores a GUID. Traps past the end: the caller laid out this buffer.
-    mutating func store(_ guid: ImageUUID, at offset: Int) {
-        for (index, byte) in guid.mixedEndian.enumerated() { storeLittleEndian(byte, at: offset + index) }
+extension HeaderField {
+    /// Whether the field has the CRC-32C of `bytes`, which have the field, with zeroes in place of the field.
+    func isChecksum(of bytes: RawSpan) -> Bool {
+        bytes.crc32c(zeroing: offset).map { UInt64($0) } == number(in: bytes)
+    }
+
+    /// Stores that checksum.
+    func storeChecksum(in bytes: inout MutableRawSpan) {
+        store(UInt64(bytes.bytes.crc32c(zeroing: offset) ?? 0), in: &bytes)
     }
 }

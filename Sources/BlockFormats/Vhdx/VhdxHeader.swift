@@ -1,43 +1,33 @@
 import BlockCore
 
 /// The header ([MS-VHDX] 2.2.2), with two copies in the file; the one with the higher sequence number is
-/// current. All little-endian:
-///
-/// ```
-/// 00 "head"   04 CRC-32C   08 sequence number   10 file write GUID   20 data write GUID   30 log GUID
-/// 40 log version   42 version   44 log length   48 log offset   50 zeroes up to 4096
-/// ```
+/// current.
 struct VhdxHeader: Sendable, Equatable {
-    private static let signature = 0x6461_6568
     private static let version = 1
 
-    var sequence: UInt64
+    var sequence: UInt64 = 0
     /// Changes with every opening for writing.
-    var fileWriteGUID: ImageUUID
+    var fileWriteGUID = Vhdx.noGUID
     /// Changes with the guest's data; a child identifies its parent by it.
-    var dataWriteGUID: ImageUUID
+    var dataWriteGUID = Vhdx.noGUID
     /// The GUID of the valid entries in the log; all zeroes when there are none.
-    var logGUID: ImageUUID
+    var logGUID = Vhdx.noGUID
     var logVersion = 0
     var version = 1
-    var logBytes: Int
-    var logOffset: Int
+    var logBytes = 0
+    var logOffset = 0
 
     var hasLog: Bool { logGUID != Vhdx.noGUID }
     var logRange: Range<Int> { logOffset..<logOffset + logBytes }
 
     /// The header in `bytes`; `nil` when its signature or checksum is wrong.
-    static func parse(_ bytes: RawSpan) -> VhdxHeader? {
-        let sum: UInt32? = bytes.littleEndian(at: 4)
-        guard bytes.byteCount == Vhdx.headerBytes, bytes.number32(0) == signature,
-            let sum, bytes.crc32c(zeroing: 4) == sum
+    static func parse(_ bytes: RawSpan) throws(BlockError) -> VhdxHeader? {
+        guard bytes.byteCount == Vhdx.headerBytes, signatureField.number(in: bytes) == signature,
+            checksumField.isChecksum(of: bytes)
         else { return nil }
-        let versions = bytes.number32(0x40)
-        return VhdxHeader(
-            sequence: bytes.number64(8), fileWriteGUID: bytes.guid(at: 0x10),
-            dataWriteGUID: bytes.guid(at: 0x20), logGUID: bytes.guid(at: 0x30),
-            logVersion: versions & 0xFFFF, version: versions >> 16, logBytes: bytes.number32(0x44),
-            logOffset: Int(clamping: bytes.number64(0x48)))
+        var header = VhdxHeader()
+        try header.readFields(bytes)
+        return header
     }
 
     /// - Throws: `unsupported` for other versions; `corrupt` for a log outside the file's layout.
@@ -56,21 +46,37 @@ struct VhdxHeader: Sendable, Equatable {
 
     /// The bytes of the header, with their checksum.
     func serialised() -> [UInt8] {
-        var result = [UInt8](repeating: 0, count: Vhdx.headerBytes)
+        var result = fieldBytes(count: Vhdx.headerBytes)
         var elements = result.mutableSpan
         var span = elements.mutableBytes
-        span.storeLittleEndian(UInt32(Self.signature), at: 0)
-        span.storeLittleEndian(sequence, at: 8)
-        span.store(fileWriteGUID, at: 0x10)
-        span.store(dataWriteGUID, at: 0x20)
-        span.store(logGUID, at: 0x30)
-        span.storeLittleEndian(UInt32(logVersion | version << 16), at: 0x40)
-        span.storeLittleEndian(UInt32(logBytes), at: 0x44)
-        span.storeLittleEndian(UInt64(logOffset), at: 0x48)
-        let sum = span.bytes.crc32c(zeroing: 4) ?? 0
-        span.storeLittleEndian(sum, at: 4)
+        Self.checksumField.storeChecksum(in: &span)
         return result
     }
+}
+
+extension VhdxHeader: FieldedHeader {
+    static let byteOrder = HeaderByteOrder.little
+
+    private static let signature: UInt64 = 0x6461_6568
+    private static let signatureField = HeaderField<VhdxHeader>(
+        "Signature", at: 0x00, width: 4, "`head`", value: { _ in signature })
+    private static let checksumField = HeaderField<VhdxHeader>(
+        "Checksum", at: 0x04, width: 4, "CRC-32C of 4096 bytes")
+
+    static let allFields: [HeaderField<VhdxHeader>] = [
+        signatureField, checksumField,
+        HeaderField(
+            "SequenceNumber", at: 0x08, width: 8, \.sequence, "the header with the higher one is current"),
+        HeaderField("FileWriteGuid", at: 0x10, \.fileWriteGUID, "changes with every opening for writing"),
+        HeaderField("DataWriteGuid", at: 0x20, \.dataWriteGUID, "changes with the guest's data"),
+        HeaderField("LogGuid", at: 0x30, \.logGUID, "GUID of the valid log entries; zeroes for none"),
+        HeaderField("LogVersion", at: 0x40, width: 2, \.logVersion, "0"),
+        HeaderField("Version", at: 0x42, width: 2, \.version, "1"),
+        HeaderField("LogLength", at: 0x44, width: 4, \.logBytes, "bytes of the log"),
+        HeaderField(
+            "LogOffset", at: 0x48, width: 8, "offset of the log, in bytes",
+            value: { UInt64(clamping: $0.logOffset) }, take: { $0.logOffset = Int(clamping: $1) }),
+    ]
 }
 
 /// Both copies of the header, and the choice of the current one.
@@ -89,7 +95,7 @@ struct VhdxHeaders: Sendable {
         var found: [VhdxHeader?] = []
         for offset in Vhdx.headerOffsets {
             let bytes = try file.readBytes(at: offset, count: Vhdx.headerBytes)
-            found.append(VhdxHeader.parse(bytes.span.bytes))
+            found.append(try VhdxHeader.parse(bytes.span.bytes))
         }
         switch (found[0], found[1]) {
         case (nil, nil): throw BlockError(.corrupt, "The VHDX image has no valid header")

@@ -69,7 +69,7 @@ struct VhdxLogReplay {
     private mutating func entry(at offset: Int) throws(BlockError) -> VhdxLogEntry? {
         let start = try read(at: offset, count: VhdxLogEntry.headerBytes)
         guard
-            let entry = VhdxLogEntry(
+            let entry = try VhdxLogEntry.parse(
                 start.span.bytes, guid: header.logGUID, logBytes: header.logBytes)
         else { return nil }
         return try checksum(of: entry, at: offset) == entry.checksum ? entry : nil
@@ -85,7 +85,7 @@ struct VhdxLogReplay {
         while done < entry.length {
             let count = min(Self.readBytes, entry.length - done)
             var bytes = try read(at: offset + done, count: count)
-            if done == 0 { bytes.replaceSubrange(4..<8, with: [0, 0, 0, 0]) }
+            if done == 0 { VhdxLogEntry.checksumField.store(0, in: &bytes) }
             sum.add(bytes.span.bytes)
             done += count
         }
@@ -136,11 +136,13 @@ struct VhdxLogReplay {
                 let place = VhdxLogEntry.headerBytes + index * VhdxLogEntry.descriptorBytes
                 let bytes = try read(at: found.offset + place, count: VhdxLogEntry.descriptorBytes)
                 let descriptor = bytes.span.bytes
-                guard descriptor.number64(24) == found.entry.sequence else { throw damaged }
-                switch descriptor.number32(0) {
-                case VhdxLogEntry.zeroDescriptor:
-                    try zero(range(descriptor, count: descriptor.number64(8)))
-                case VhdxLogEntry.dataDescriptor:
+                guard VhdxLogDescriptor.sequenceField.number(in: descriptor) == found.entry.sequence
+                else { throw damaged }
+                switch VhdxLogDescriptor.signatureField.number(in: descriptor) {
+                case VhdxLogDescriptor.zero:
+                    let count = VhdxLogDescriptor.leadingField.number(in: descriptor)
+                    try zero(range(descriptor, count: count))
+                case VhdxLogDescriptor.data:
                     guard data + Vhdx.pageBytes <= found.entry.length else { throw damaged }
                     let target = try range(descriptor, count: UInt64(Vhdx.pageBytes))
                     try page(try self.page(found, data, descriptor), target.lowerBound)
@@ -158,22 +160,13 @@ struct VhdxLogReplay {
     /// The page of a descriptor, assembled from descriptor and data.
     private func page(_ found: Found, _ data: Int, _ descriptor: RawSpan) throws(BlockError) -> [UInt8] {
         let read = try read(at: found.offset + data, count: Vhdx.pageBytes)
-        let end = Vhdx.pageBytes - 4
-        let high: UInt64 = found.entry.sequence >> 32
-        let low = found.entry.sequence & 0xFFFF_FFFF
-        let stored = read.span.bytes
-        guard stored.number32(0) == VhdxLogEntry.dataSignature, stored.number32(4) == Int(high),
-            stored.number32(end) == Int(low)
-        else { throw damaged }
-        var bytes = read
-        bytes.replaceSubrange(0..<8, with: descriptor.part(8..<16)?.array ?? [])
-        bytes.replaceSubrange(end..<Vhdx.pageBytes, with: descriptor.part(4..<8)?.array ?? [])
-        return bytes
+        guard VhdxLogData.isPage(read.span.bytes, ofEntry: found.entry.sequence) else { throw damaged }
+        return VhdxLogData.page(read, descriptor)
     }
 
     /// The range that a descriptor changes; never the headers or the log.
     private func range(_ descriptor: RawSpan, count: UInt64) throws(BlockError) -> Range<Int> {
-        let offset = descriptor.number64(16)
+        let offset = VhdxLogDescriptor.offsetField.number(in: descriptor)
         guard offset <= UInt64(Vhdx.Limit.fileBytes), count <= UInt64(Vhdx.Limit.fileBytes),
             offset % UInt64(Vhdx.pageBytes) == 0, count % UInt64(Vhdx.pageBytes) == 0,
             offset >= UInt64(Vhdx.regionTableOffsets[0])

@@ -1,18 +1,8 @@
 import BlockCore
 
-/// The metadata region: the properties of the disk ([MS-VHDX] 2.6).
-///
-/// ```
-/// 00 "metadata"   0A number of entries   20 entries: 00 GUID  10 offset  14 length  18 flags (4: required)
-/// ```
+/// The metadata region: the properties of the disk ([MS-VHDX] 2.6). The entries follow the table's header.
 struct VhdxMetadata: Sendable, Equatable {
-    static let signature: UInt64 = 0x6174_6164_6174_656D
     static let tableBytes = 64 << 10
-    static let entriesOffset = 32
-    static let entryBytes = 32
-    static let requiredFlag = 4
-    static let leaveAllocatedFlag = 1
-    static let hasParentFlag = 2
 
     /// The place of an item, and of its table entry; both in bytes of the file.
     struct Place: Sendable, Equatable {
@@ -48,33 +38,32 @@ struct VhdxMetadata: Sendable, Equatable {
     }
 
     private mutating func readTable(_ table: RawSpan, _ region: Range<Int>) throws(BlockError) {
-        let count: UInt16? = table.littleEndian(at: 10)
-        guard table.number64(0) == Self.signature, let count, Int(count) <= Vhdx.Limit.tableEntries else {
+        entryCount = Int(truncatingIfNeeded: VhdxMetadataTable.countField.number(in: table))
+        guard VhdxMetadataTable.isTable(table), entryCount <= Vhdx.Limit.tableEntries else {
             throw BlockError(.corrupt, "The VHDX metadata table is damaged", offset: region.lowerBound)
         }
-        entryCount = Int(count)
         otherItemsEnd = region.lowerBound + Self.tableBytes
         for index in 0..<entryCount {
-            let place = Self.entriesOffset + index * Self.entryBytes
-            let guid = table.guid(at: place)
-            let (offset, length) = (table.number32(place + 16), table.number32(place + 20))
-            if guid != Vhdx.Item.parentLocator {
-                otherItemsEnd = max(otherItemsEnd, region.lowerBound + offset + length)
+            let place = VhdxMetadataTable.entryOffset(index)
+            var entry = VhdxMetadataEntry()
+            try entry.readFields(table.extracting(place..<place + VhdxMetadataEntry.byteCount))
+            if entry.guid != Vhdx.Item.parentLocator {
+                otherItemsEnd = max(otherItemsEnd, region.lowerBound + entry.offset + entry.length)
             }
-            guard Self.isKnown(guid) else {
-                guard table.number32(place + 24) & Self.requiredFlag == 0 else {
+            guard Self.isKnown(entry.guid) else {
+                guard entry.flags & VhdxMetadataEntry.requiredFlag == 0 else {
                     throw BlockError(
-                        .unsupported, "The VHDX image needs an unknown metadata item (\(guid.text))")
+                        .unsupported, "The VHDX image needs an unknown metadata item (\(entry.guid.text))")
                 }
                 continue
             }
-            guard offset >= Self.tableBytes, length <= Vhdx.Limit.metadataItemBytes,
-                offset + length <= region.count, !guids.contains(guid)
-            else { throw BlockError(.corrupt, "A VHDX metadata item is misplaced (\(guid.text))") }
-            let start = region.lowerBound + offset
-            guids.append(guid)
+            guard entry.offset >= Self.tableBytes, entry.length <= Vhdx.Limit.metadataItemBytes,
+                entry.offset + entry.length <= region.count, !guids.contains(entry.guid)
+            else { throw BlockError(.corrupt, "A VHDX metadata item is misplaced (\(entry.guid.text))") }
+            let start = region.lowerBound + entry.offset
+            guids.append(entry.guid)
             places.append(
-                Place(range: start..<start + length, entryOffset: region.lowerBound + place))
+                Place(range: start..<start + entry.length, entryOffset: region.lowerBound + place))
         }
     }
 
@@ -99,11 +88,13 @@ struct VhdxMetadata: Sendable, Equatable {
     }
 
     private mutating func readItems(_ view: VhdxView) throws(BlockError) {
-        let parameters = try item(Vhdx.Item.fileParameters, "block size", count: 8, view)
-        geometry.blockBytes = parameters.span.bytes.number32(0)
-        let flags = parameters.span.bytes.number32(4)
-        geometry.hasParent = flags & Self.hasParentFlag != 0
-        leavesBlocksAllocated = flags & Self.leaveAllocatedFlag != 0 && !geometry.hasParent
+        var parameters = VhdxFileParameters()
+        let stored = try item(
+            Vhdx.Item.fileParameters, "block size", count: VhdxFileParameters.byteCount, view)
+        try parameters.readFields(stored.span.bytes)
+        geometry.blockBytes = parameters.blockBytes
+        geometry.hasParent = parameters.hasParent
+        leavesBlocksAllocated = parameters.leavesBlocksAllocated && !geometry.hasParent
         let size = try item(Vhdx.Item.virtualSize, "size", count: 8, view)
         geometry.virtualSize = Int(clamping: size.span.bytes.number64(0))
         let sector = try item(Vhdx.Item.logicalSector, "logical sector size", count: 4, view)
@@ -114,7 +105,7 @@ struct VhdxMetadata: Sendable, Equatable {
         }
         if place(of: Vhdx.Item.diskID) != nil {
             let identity = try item(Vhdx.Item.diskID, "identifier", count: 16, view)
-            diskID = identity.span.bytes.guid(at: 0)
+            diskID = ImageUUID(mixedEndian: identity)
         }
         if let place = place(of: Vhdx.Item.parentLocator) {
             locator = try view.read(at: place.range.lowerBound, count: place.range.count)

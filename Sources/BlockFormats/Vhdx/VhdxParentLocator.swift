@@ -1,11 +1,7 @@
 import BlockCore
 
-/// The parent locator: the names and the identity of a differencing image's parent ([MS-VHDX] 2.6.2.6).
-///
-/// ```
-/// 00 GUID of the type   12 number of entries
-/// 14 entries: 00 offset of the key  04 offset of the value  08 length of the key  0A length of the value
-/// ```
+/// The parent locator: the names and the identity of a differencing image's parent ([MS-VHDX] 2.6.2.6). The
+/// entries follow the header, then their texts in UTF-16.
 struct VhdxParentLocator: Sendable, Equatable {
     private static let entriesOffset = 20
     private static let entryBytes = 12
@@ -21,20 +17,24 @@ struct VhdxParentLocator: Sendable, Equatable {
 
     /// - Throws: `corrupt`, `limit`; `unsupported` for another type of locator.
     init(parsing bytes: RawSpan) throws(BlockError) {
-        guard bytes.guid(at: 0) == Vhdx.locatorType else {
+        let type = Self.typeField.uuid(in: bytes)
+        guard type == Vhdx.locatorType else {
             throw BlockError(
-                .unsupported, "The VHDX image's parent is of an unknown kind (\(bytes.guid(at: 0).text))")
+                .unsupported, "The VHDX image's parent is of an unknown kind (\(type.text))")
         }
-        let count: UInt16 = bytes.littleEndian(at: 18) ?? 0
-        guard Int(count) <= Vhdx.Limit.locatorEntries else {
+        let count = Int(truncatingIfNeeded: Self.countField.number(in: bytes))
+        guard count <= Vhdx.Limit.locatorEntries else {
             throw BlockError(.limit, "The VHDX parent locator has \(count) entries")
         }
         entries = []
-        for index in 0..<Int(count) {
+        for index in 0..<count {
             let place = Self.entriesOffset + index * Self.entryBytes
-            let lengths = bytes.number32(place + 8)
-            guard let key = Self.text(bytes, at: bytes.number32(place), count: lengths & 0xFFFF),
-                let value = Self.text(bytes, at: bytes.number32(place + 4), count: lengths >> 16)
+            func number(_ field: HeaderField<Entry>) -> Int {
+                Int(truncatingIfNeeded: field.number(in: bytes, from: place))
+            }
+            guard let key = Self.text(bytes, at: number(Entry.keyField), count: number(Entry.keyBytesField)),
+                let value = Self.text(
+                    bytes, at: number(Entry.valueField), count: number(Entry.valueBytesField))
             else { throw BlockError(.corrupt, "The VHDX parent locator is damaged") }
             entries.append((key, value))
         }
@@ -95,24 +95,44 @@ struct VhdxParentLocator: Sendable, Equatable {
     }
 
     func serialised() -> [UInt8] {
-        let texts = entries.flatMap { [Array($0.key.utf16), Array($0.value.utf16)] }
-        let textOffset = Self.entriesOffset + entries.count * Self.entryBytes
-        let total = texts.reduce(textOffset) { $0 + $1.count * 2 }
-        var result = [UInt8](repeating: 0, count: total)
-        var elements = result.mutableSpan
-        var span = elements.mutableBytes
-        span.store(Vhdx.locatorType, at: 0)
-        span.storeLittleEndian(UInt16(entries.count), at: 18)
-        var next = textOffset
-        for (index, text) in texts.enumerated() {
-            let place = Self.entriesOffset + index / 2 * Self.entryBytes
-            span.storeLittleEndian(UInt32(next), at: place + index % 2 * 4)
-            span.storeLittleEndian(UInt16(text.count * 2), at: place + 8 + index % 2 * 2)
-            for unit in text {
-                span.storeLittleEndian(unit, at: next)
-                next += 2
+        var result = fieldBytes(count: Self.entriesOffset + entries.count * Self.entryBytes)
+        for (index, entry) in entries.enumerated() {
+            let place = Self.entriesOffset + index * Self.entryBytes
+            for (text, offsetField, bytesField) in [
+                (entry.key, Entry.keyField, Entry.keyBytesField),
+                (entry.value, Entry.valueField, Entry.valueBytesField),
+            ] {
+                let units = text.utf16.flatMap { [UInt8(truncatingIfNeeded: $0), UInt8($0 >> 8)] }
+                offsetField.store(UInt64(result.count), in: &result, from: place)
+                bytesField.store(UInt64(units.count), in: &result, from: place)
+                result += units
             }
         }
         return result
+    }
+}
+
+extension VhdxParentLocator: FieldedHeader {
+    static let byteOrder = HeaderByteOrder.little
+
+    private static let typeField = HeaderField<VhdxParentLocator>(
+        "LocatorType", at: 0, width: 16, "GUID of the kind of parent: a VHDX file",
+        bytes: { _ in Vhdx.locatorType.mixedEndian })
+    private static let countField = HeaderField<VhdxParentLocator>(
+        "KeyValueCount", at: 18, width: 2, "entries, of 12 bytes each", value: { UInt64($0.entries.count) })
+
+    static let allFields = [typeField, HeaderField("Reserved", at: 16, width: 2, "0"), countField]
+
+    /// An entry: a key and its value.
+    enum Entry: FieldedHeader {
+        static let byteOrder = HeaderByteOrder.little
+
+        static let keyField = HeaderField<Self>(
+            "KeyOffset", at: 0, width: 4, "offset of the key in the locator, in bytes")
+        static let valueField = HeaderField<Self>("ValueOffset", at: 4, width: 4, "that of the value")
+        static let keyBytesField = HeaderField<Self>("KeyLength", at: 8, width: 2, "bytes of the key")
+        static let valueBytesField = HeaderField<Self>("ValueLength", at: 10, width: 2, "bytes of the value")
+
+        static let allFields = [keyField, valueField, keyBytesField, valueBytesField]
     }
 }

@@ -84,41 +84,32 @@ struct VhdxPlan {
 
     /// The table and the items of the metadata region, without the zeroes behind them.
     func metadata(diskID: ImageUUID) -> [UInt8] {
-        var items: [(guid: ImageUUID, flags: UInt32, bytes: [UInt8])] = [
-            (Vhdx.Item.fileParameters, 4, Self.numbers([UInt32(geometry.blockBytes), parameterFlags])),
+        let (required, ofDisk) = (VhdxMetadataEntry.requiredFlag, VhdxMetadataEntry.diskFlag)
+        let parameters = VhdxFileParameters(
+            blockBytes: geometry.blockBytes, leavesBlocksAllocated: isFixed, hasParent: geometry.hasParent)
+        var items: [(guid: ImageUUID, flags: Int, bytes: [UInt8])] = [
+            (Vhdx.Item.fileParameters, required, parameters.serialised()),
             (
-                Vhdx.Item.virtualSize, 6,
+                Vhdx.Item.virtualSize, required | ofDisk,
                 Self.numbers([
                     UInt32(truncatingIfNeeded: geometry.virtualSize), UInt32(geometry.virtualSize >> 32),
                 ])
             ),
-            (Vhdx.Item.diskID, 6, diskID.mixedEndian),
-            (Vhdx.Item.logicalSector, 6, Self.numbers([UInt32(geometry.sectorBytes)])),
-            (Vhdx.Item.physicalSector, 6, Self.numbers([4096])),
+            (Vhdx.Item.diskID, required | ofDisk, diskID.mixedEndian),
+            (Vhdx.Item.logicalSector, required | ofDisk, Self.numbers([UInt32(geometry.sectorBytes)])),
+            (Vhdx.Item.physicalSector, required | ofDisk, Self.numbers([4096])),
         ]
-        if let locator { items.append((Vhdx.Item.parentLocator, 4, locator.serialised())) }
-        var result = [UInt8](repeating: 0, count: VhdxMetadata.tableBytes)
-        for item in items { result += item.bytes }
-        var elements = result.mutableSpan
-        var span = elements.mutableBytes
-        span.storeLittleEndian(VhdxMetadata.signature, at: 0)
-        span.storeLittleEndian(UInt16(items.count), at: 10)
-        var next = VhdxMetadata.tableBytes
+        if let locator { items.append((Vhdx.Item.parentLocator, required, locator.serialised())) }
+        var result = VhdxMetadataTable(entryCount: items.count).fieldBytes(count: VhdxMetadata.tableBytes)
         for (index, item) in items.enumerated() {
-            let place = VhdxMetadata.entriesOffset + index * VhdxMetadata.entryBytes
-            span.store(item.guid, at: place)
-            span.storeLittleEndian(UInt32(next), at: place + 16)
-            span.storeLittleEndian(UInt32(item.bytes.count), at: place + 20)
-            span.storeLittleEndian(item.flags, at: place + 24)
-            next += item.bytes.count
+            let entry = VhdxMetadataEntry(
+                guid: item.guid, offset: result.count, length: item.bytes.count, flags: item.flags)
+            let place = VhdxMetadataTable.entryOffset(index)
+            result.replaceSubrange(
+                place..<place + VhdxMetadataEntry.byteCount, with: entry.serialised())
+            result += item.bytes
         }
         return result
-    }
-
-    private var parameterFlags: UInt32 {
-        UInt32(
-            (isFixed ? VhdxMetadata.leaveAllocatedFlag : 0)
-                | (geometry.hasParent ? VhdxMetadata.hasParentFlag : 0))
     }
 
     private static func numbers(_ numbers: [UInt32]) -> [UInt8] {

@@ -1,6 +1,8 @@
 import BlockCore
 
 extension VhdxDriver: Rebasable, Emptying {
+    /// Changes the parent that the image names.
+    ///
     /// The order of writes:
     ///
     /// 1. when the image gets its first parent: zero entries for all unallocated blocks, durable;
@@ -201,10 +203,12 @@ extension VhdxMetadata {
         to locator: [UInt8]?, _ view: VhdxView, region: Range<Int>
     ) throws(BlockError) -> [VhdxState.Change] {
         guard let parameters = place(of: Vhdx.Item.fileParameters) else { return [] }
-        let flags =
-            (leavesBlocksAllocated ? Self.leaveAllocatedFlag : 0) | (locator == nil ? 0 : Self.hasParentFlag)
+        let flags = VhdxFileParameters.flagsField
+        let changed = VhdxFileParameters(
+            leavesBlocksAllocated: leavesBlocksAllocated, hasParent: locator != nil
+        ).serialised()
         var changes: [VhdxState.Change] = [
-            (parameters.range.lowerBound + 4, [UInt8(flags), 0, 0, 0])
+            (parameters.range.lowerBound + flags.offset, Array(changed[flags.range]))
         ]
         guard let locator else { return try changes + removingLocator(view, region) }
         let target = (otherItemsEnd + 7) / 8 * 8
@@ -216,9 +220,11 @@ extension VhdxMetadata {
         guard known != nil || entryCount < Vhdx.Limit.tableEntries else {
             throw BlockError(.limit, "The metadata table of the VHDX image is full")
         }
-        let entry = Self.entry(offset: target - region.lowerBound, count: locator.count)
+        let entry = VhdxMetadataEntry(
+            guid: Vhdx.Item.parentLocator, offset: target - region.lowerBound, length: locator.count,
+            flags: VhdxMetadataEntry.requiredFlag)
         changes.append(
-            (known?.entryOffset ?? Self.entryOffset(entryCount, region), entry))
+            (known?.entryOffset ?? Self.entryOffset(entryCount, region), entry.serialised()))
         if known == nil { changes.append(Self.countChange(entryCount + 1, region)) }
         return changes
     }
@@ -230,26 +236,19 @@ extension VhdxMetadata {
         guard let known = place(of: Vhdx.Item.parentLocator), entryCount > 0 else { return [] }
         let last = Self.entryOffset(entryCount - 1, region)
         return [
-            (known.entryOffset, try view.read(at: last, count: Self.entryBytes)),
-            (last, [UInt8](repeating: 0, count: Self.entryBytes)),
+            (known.entryOffset, try view.read(at: last, count: VhdxMetadataEntry.byteCount)),
+            (last, [UInt8](repeating: 0, count: VhdxMetadataEntry.byteCount)),
             Self.countChange(entryCount - 1, region),
         ]
     }
 
     private static func entryOffset(_ index: Int, _ region: Range<Int>) -> Int {
-        region.lowerBound + entriesOffset + index * entryBytes
+        region.lowerBound + VhdxMetadataTable.entryOffset(index)
     }
 
     private static func countChange(_ count: Int, _ region: Range<Int>) -> VhdxState.Change {
-        (region.lowerBound + 10, [UInt8(truncatingIfNeeded: count), UInt8(count >> 8)])
-    }
-
-    /// The locator's entry in the table.
-    private static func entry(offset: Int, count: Int) -> [UInt8] {
-        var result = Vhdx.Item.parentLocator.mixedEndian
-        for number in [offset, count, requiredFlag, 0] {
-            result += (0..<4).map { UInt8(truncatingIfNeeded: number >> ($0 * 8)) }
-        }
-        return result
+        let field = VhdxMetadataTable.countField
+        let table = VhdxMetadataTable(entryCount: count).fieldBytes(count: field.range.upperBound)
+        return (region.lowerBound + field.offset, Array(table[field.range]))
     }
 }

@@ -1,12 +1,8 @@
 import BlockCore
 
-/// The region table ([MS-VHDX] 2.2.3): the places of the BAT and the metadata. The file has two copies.
-///
-/// ```
-/// 00 "regi"   04 CRC-32C   08 number of entries   10 entries: 00 GUID  10 offset  18 length  1C required
-/// ```
+/// The region table ([MS-VHDX] 2.2.3): the places of the BAT and the metadata. The file has two copies. The
+/// entries follow the table's header.
 struct VhdxRegions: Sendable, Equatable {
-    private static let signature = 0x6967_6572
     private static let entriesOffset = 16
     private static let entryBytes = 32
 
@@ -22,11 +18,10 @@ struct VhdxRegions: Sendable, Equatable {
     ///
     /// - Throws: `corrupt` and `unsupported` for a table with a valid checksum that is unusable.
     static func parse(_ bytes: RawSpan) throws(BlockError) -> VhdxRegions? {
-        let sum: UInt32? = bytes.littleEndian(at: 4)
-        guard bytes.byteCount == Vhdx.regionTableBytes, bytes.number32(0) == signature,
-            let sum, bytes.crc32c(zeroing: 4) == sum
+        guard bytes.byteCount == Vhdx.regionTableBytes, signatureField.number(in: bytes) == signature,
+            checksumField.isChecksum(of: bytes)
         else { return nil }
-        let count = bytes.number32(8)
+        let count = Int(truncatingIfNeeded: countField.number(in: bytes))
         guard count <= Vhdx.Limit.tableEntries else {
             throw BlockError(.corrupt, "The VHDX region table has \(count) entries")
         }
@@ -40,16 +35,16 @@ struct VhdxRegions: Sendable, Equatable {
     }
 
     private static func region(_ bytes: RawSpan, _ place: Int) throws(BlockError) -> Region {
-        let offset = bytes.number64(place + 16)
-        let length = bytes.number32(place + 24)
+        let offset = Region.offsetField.number(in: bytes, from: place)
+        let length = Int(truncatingIfNeeded: Region.lengthField.number(in: bytes, from: place))
         guard offset <= UInt64(Vhdx.Limit.fileBytes), offset >= UInt64(Vhdx.unitBytes),
             offset % UInt64(Vhdx.unitBytes) == 0, length % Vhdx.unitBytes == 0
         else {
             throw BlockError(.corrupt, "A VHDX region is misplaced (\(length) bytes at \(offset))")
         }
         return Region(
-            guid: bytes.guid(at: place), range: Int(offset)..<Int(offset) + length,
-            isRequired: bytes.number32(place + 28) & 1 != 0)
+            guid: Region.guidField.uuid(in: bytes, from: place), range: Int(offset)..<Int(offset) + length,
+            isRequired: Region.requiredField.number(in: bytes, from: place) & 1 != 0)
     }
 
     private func validate() throws(BlockError) {
@@ -102,20 +97,48 @@ struct VhdxRegions: Sendable, Equatable {
 
     /// A copy of the table, with its checksum.
     func serialised() -> [UInt8] {
-        var result = [UInt8](repeating: 0, count: Vhdx.regionTableBytes)
+        var result = fieldBytes(count: Vhdx.regionTableBytes)
         var elements = result.mutableSpan
         var span = elements.mutableBytes
-        span.storeLittleEndian(UInt32(Self.signature), at: 0)
-        span.storeLittleEndian(UInt32(all.count), at: 8)
         for (index, region) in all.enumerated() {
             let place = Self.entriesOffset + index * Self.entryBytes
-            span.store(region.guid, at: place)
-            span.storeLittleEndian(UInt64(region.range.lowerBound), at: place + 16)
-            span.storeLittleEndian(UInt32(region.range.count), at: place + 24)
-            span.storeLittleEndian(UInt32(region.isRequired ? 1 : 0), at: place + 28)
+            var entry = span.slice(place..<place + Self.entryBytes)
+            region.writeFields(to: &entry)
         }
-        let sum = span.bytes.crc32c(zeroing: 4) ?? 0
-        span.storeLittleEndian(sum, at: 4)
+        Self.checksumField.storeChecksum(in: &span)
         return result
     }
+}
+
+extension VhdxRegions: FieldedHeader {
+    static let byteOrder = HeaderByteOrder.little
+
+    private static let signature: UInt64 = 0x6967_6572
+    private static let signatureField = HeaderField<VhdxRegions>(
+        "Signature", at: 0, width: 4, "`regi`", value: { _ in signature })
+    private static let checksumField = HeaderField<VhdxRegions>(
+        "Checksum", at: 4, width: 4, "CRC-32C of 64 KiB")
+    private static let countField = HeaderField<VhdxRegions>(
+        "EntryCount", at: 8, width: 4, "entries, of 32 bytes each: at most 2047",
+        value: { UInt64($0.all.count) })
+
+    static let allFields = [
+        signatureField, checksumField, countField, HeaderField("Reserved", at: 12, width: 4, "0"),
+    ]
+}
+
+extension VhdxRegions.Region: FieldedHeader {
+    static let byteOrder = HeaderByteOrder.little
+
+    static let guidField = HeaderField<Self>("Guid", at: 0, \.guid, "which region it is")
+    static let offsetField = HeaderField<Self>(
+        "FileOffset", at: 16, width: 8, "offset in the file, in bytes",
+        value: { UInt64($0.range.lowerBound) })
+    static let lengthField = HeaderField<Self>(
+        "Length", at: 24, width: 4, "its bytes", value: { UInt64($0.range.count) })
+    static let requiredField = HeaderField<Self>(
+        "Required", at: 28, width: 4, "bit 0: a program that does not know the region must refuse the file",
+        value: { $0.isRequired ? 1 : 0 })
+
+    static let allFields = [guidField, offsetField, lengthField, requiredField]
 }

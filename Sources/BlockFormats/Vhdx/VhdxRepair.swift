@@ -51,11 +51,12 @@ extension VhdxState: Surveying {
     }
 
     func plan(for survey: VhdxCheck, _ mode: RepairMode) -> VhdxRepairPlan {
-        VhdxRepairPlan(mode: mode, hasLosses: mode == .all && survey.table.findings.contains { $0.isLoss })
+        let hasLosses = mode == .all && survey.table.findings.kept.contains { $0.isLoss }
+        return VhdxRepairPlan(mode: mode, hasLosses: hasLosses)
     }
 
     func tell(_ survey: VhdxCheck, _ plan: VhdxRepairPlan, _ report: (String) -> Void) {
-        for finding in survey.table.findings.prefix(Self.reportedFindings) {
+        for finding in survey.table.findings.kept.prefix(Self.reportedFindings) {
             report(describe(finding, plan.mode == .all))
         }
     }
@@ -66,16 +67,16 @@ extension VhdxState: Surveying {
     ) throws(BlockError) {
         switch step {
         case .table:
-            let found = survey.table.findingCount
+            let found = survey.table.findings.count
             if plan.mode == .all && found > 0 {
                 let isAll = try repairTable()
                 survey.table = try VhdxSurvey(&self)
                 space = survey.table.space
-                if !isAll && survey.table.findingCount > 0 { report(RepairBudget.Rule.blocks.message) }
+                if !isAll && survey.table.findings.count > 0 { report(RepairBudget.Rule.blocks.message) }
             }
             fileBytes = max(try file.length(), fileBytes)
-            survey.result.corruptionsFixed += found - survey.table.findingCount
-            survey.result.corruptions += survey.table.findingCount
+            survey.result.corruptionsFixed += found - survey.table.findings.count
+            survey.result.corruptions += survey.table.findings.count
             keepsTail = plan.hasLosses
         case .copies: try checkCopies(repair: plan.mode == .all, &survey.result, report)
         case .leaks:

@@ -1,6 +1,8 @@
 import BlockCore
 
 extension VhdxDriver: Resizable {
+    /// Changes the size of the disk.
+    ///
     /// The order of writes when growing:
     ///
     /// 1. zeroes over old data behind the end of the disk, and space for the blocks of a fixed image;

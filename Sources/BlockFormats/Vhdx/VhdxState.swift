@@ -134,7 +134,7 @@ struct VhdxState: SessionState {
         }
         try replayLog()
         let survey = try VhdxSurvey(&self)
-        guard survey.findingCount == 0 else {
+        guard survey.findings.count == 0 else {
             throw BlockError(
                 .corrupt, "The image's BAT is damaged; it can be read, and repaired with 'check -r all'")
         }

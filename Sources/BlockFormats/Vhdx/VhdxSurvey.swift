@@ -23,10 +23,9 @@ struct VhdxSurvey {
         }
     }
 
-    private(set) var findings: [Finding] = []
-    /// Findings beyond this number are counted, not kept.
-    private static let keptFindings = 4096
-    private(set) var findingCount = 0
+    private(set) var findings = Findings<Finding>()
+    /// The largest number of reserved places that are kept free.
+    private static let keptPlaces = 4096
     private(set) var space = VhdxSpace()
     private var fileBytes: Int
 
@@ -58,9 +57,9 @@ struct VhdxSurvey {
                 }
                 guard block < geometry.blockCount else { continue }
                 let (found, kept) = look(at: block, page[inside], geometry)
-                if let kept, reserved.count < Self.keptFindings { reserved.append(kept) }
+                if let kept, reserved.count < Self.keptPlaces { reserved.append(kept) }
                 for finding in found {
-                    add(finding)
+                    findings.corruption(finding)
                     try repair(&state, finding)
                 }
             }
@@ -119,7 +118,7 @@ struct VhdxSurvey {
                     continue
                 }
                 let bitmap = try state.table.entry(geometry.bitmapIndex(forBlock: block), state.view)
-                if !hasBitmap(bitmap) { add(.withoutBitmap(block: block)) }
+                if !hasBitmap(bitmap) { findings.corruption(.withoutBitmap(block: block)) }
             }
         }
     }
@@ -130,10 +129,5 @@ struct VhdxSurvey {
         }
         return offset >= Vhdx.unitBytes && offset + Vhdx.unitBytes <= fileBytes
             && !sharedBitmaps.contains(offset)
-    }
-
-    private mutating func add(_ finding: Finding) {
-        findingCount += 1
-        if findings.count < Self.keptFindings { findings.append(finding) }
     }
 }

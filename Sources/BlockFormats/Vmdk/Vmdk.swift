@@ -31,7 +31,7 @@ enum Vmdk {
     }
 
     /// The types of markers between compressed grains.
-    enum Marker {
+    enum Marker: Sendable {
         static let endOfStream: UInt32 = 0
         static let grainTable: UInt32 = 1
         static let grainDirectory: UInt32 = 2

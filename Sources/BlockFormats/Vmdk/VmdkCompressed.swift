@@ -1,7 +1,6 @@
 import BlockCore
 
-/// Compressed grains: each begins at a sector with a marker, the number of its first guest sector (8 bytes)
-/// and the size of the zlib stream (RFC 1950, 4 bytes) that follows.
+/// Compressed grains: each begins at a sector with a ``Vmdk/Marker``, which a zlib stream (RFC 1950) follows.
 enum VmdkGrainCodec {
     /// The largest compressed grain, in bytes: zlib's result for incompressible bytes, with a margin.
     static func maximumBytes(grainBytes: Int) -> Int { grainBytes + grainBytes / 8 + 1024 }
@@ -25,18 +24,16 @@ enum VmdkGrainCodec {
     /// The marker before compressed bytes.
     static func marker(_ payload: RawSpan, guestSector: Int) -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: Vmdk.Marker.grainHeaderBytes)
-        var elements = bytes.mutableSpan
-        var span = elements.mutableBytes
-        span.storeLittleEndian(UInt64(guestSector), at: 0)
-        span.storeLittleEndian(UInt32(payload.byteCount), at: 8)
+        Vmdk.Marker.sectorField.store(UInt64(guestSector), in: &bytes)
+        Vmdk.Marker.sizeField.store(UInt64(payload.byteCount), in: &bytes)
         return bytes
     }
 
     /// The stored size in bytes of the compressed grain whose marker is at the start of `bytes`, limited to
     /// valid sizes.
     static func storedBytes(_ bytes: RawSpan, _ grainBytes: Int) -> Int {
-        let size: UInt32? = bytes.littleEndian(at: 8)
-        return Vmdk.Marker.grainHeaderBytes + min(Int(size ?? 0), maximumBytes(grainBytes: grainBytes))
+        let size = Int(truncatingIfNeeded: Vmdk.Marker.sizeField.number(in: bytes))
+        return Vmdk.Marker.grainHeaderBytes + min(size, maximumBytes(grainBytes: grainBytes))
     }
 
     /// Compresses a grain, even if it does not become smaller.
@@ -55,11 +52,10 @@ enum VmdkGrainCodec {
     static func decode(
         _ bytes: RawSpan, into grain: inout MutableRawSpan, guestSector: Int
     ) throws(BlockError) {
-        let sector: UInt64? = bytes.littleEndian(at: 0)
-        let size: UInt32? = bytes.littleEndian(at: 8)
+        let size = Int(truncatingIfNeeded: Vmdk.Marker.sizeField.number(in: bytes))
         let start = Vmdk.Marker.grainHeaderBytes
-        guard let sector, let size, sector == UInt64(guestSector), size > 0,
-            let payload = bytes.part(start..<start + Int(size))
+        guard Vmdk.Marker.sectorField.number(in: bytes) == UInt64(guestSector), size > 0,
+            let payload = bytes.part(start..<start + size)
         else { throw BlockError(.corrupt, "The marker of a compressed grain is damaged") }
         try Deflate.decompressZlib(payload, into: &grain)
     }

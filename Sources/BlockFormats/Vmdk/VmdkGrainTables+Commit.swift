@@ -130,9 +130,8 @@ extension VmdkGrainTables {
     }
 
     private func writeFirstFree() throws(BlockError) {
-        var elements = header.bytes.mutableSpan
-        var span = elements.mutableBytes
-        span.storeLittleEndian(UInt32(clamping: end / Vmdk.sectorBytes), at: 28)
+        let sector = UInt32(clamping: end / Vmdk.sectorBytes)
+        VmdkSparseHeader.CowField.firstFree.store(UInt64(sector), in: &header.bytes)
         try writeHeader()
     }
 

@@ -114,9 +114,8 @@ struct VmdkOpening {
         let length = try file.length()
         let start = max(0, length - 3 * Vmdk.sectorBytes)
         let bytes = try file.readBytes(at: start, count: length - start)
-        let span = bytes.span.bytes
-        let type: UInt32? = span.littleEndian(at: 12)
-        guard bytes.count == 3 * Vmdk.sectorBytes, type == Vmdk.Marker.footer else {
+        let type = Vmdk.Marker.typeField.number(in: bytes)
+        guard bytes.count == 3 * Vmdk.sectorBytes, type == UInt64(Vmdk.Marker.footer) else {
             throw BlockError(
                 .corrupt, "Invalid footer",
                 hint: "The image has none: it was not written or copied to its end.")

@@ -77,6 +77,8 @@ extension VmdkDriver: Rebasable {
 }
 
 extension VmdkDriver: Emptying {
+    /// Makes every grain of this layer unallocated.
+    ///
     /// The order of writes: the entries of all tables; a flush; the length of the files. The parent holds the
     /// same data, so the disk reads as before.
     ///

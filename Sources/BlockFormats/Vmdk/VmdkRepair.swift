@@ -1,7 +1,5 @@
 import BlockCore
 
-// Not a ``Surveying`` check: with extents of three kinds, the adapter would be over 60 lines.
-
 extension VmdkDriver: Checkable {
     /// - Throws: `io`, `noSpace`, `limit`; findings are in the result.
     public func check(repair: RepairMode, report: (String) -> Void) throws(BlockError) -> CheckResult {
@@ -62,7 +60,7 @@ extension VmdkDriver: Checkable {
             guard error.kind == .corrupt else { throw error }
             return nil
         }
-        return try VmdkSurvey(tables).findingCount == 0 ? tables : nil
+        return try VmdkSurvey(tables).findings.count == 0 ? tables : nil
     }
 
     private static func checkExtents(
@@ -126,8 +124,6 @@ private struct VmdkExtentCheck {
     let repair: RepairMode
     let hasParent: Bool
     var result = CheckResult()
-    /// Whether entries without data were dropped.
-    private var hasLosses = false
 
     init(_ extent: VmdkExtent, _ repair: RepairMode, hasParent: Bool) {
         self.extent = extent
@@ -139,8 +135,10 @@ private struct VmdkExtentCheck {
         switch extent.content {
         case .flat(let offset): try checkFlat(offset, report)
         case .sparse(let tables):
+            // The directory first: the survey reads the tables that it names.
             try checkDirectory(tables, report)
-            try checkLeaks(tables, try checkGrains(tables, report), report)
+            var check = VmdkSparseCheck(tables: tables, hasParent: hasParent)
+            result.add(try check.check(repair, report))
         case .seSparse(let tables): try checkSESparse(tables, report)
         case .zero, .stream, .unopened: break
         }
@@ -230,123 +228,5 @@ private struct VmdkExtentCheck {
         try tables.storeHeader()
         tables.hasLostDirectory = false
         result.corruptionsFixed += 1
-    }
-
-    /// - Returns: the survey of the remaining findings.
-    private mutating func checkGrains(
-        _ tables: VmdkGrainTables, _ report: (String) -> Void
-    ) throws(BlockError) -> VmdkSurvey {
-        var survey = try VmdkSurvey(tables)
-        for finding in survey.findings { report("\(what(repair == .all)) \(describe(finding))") }
-        let found = survey.findingCount
-        var budget = RepairBudget(for: tables.file, .clusters)
-        // One pass repairs all findings. Entries from redundant tables can need a repair too, so passes
-        // continue while they make progress.
-        var progresses = repair == .all
-        while progresses && survey.findingCount > 0 {
-            let before = survey.findingCount
-            _ = try VmdkSurvey(tables) { finding throws(BlockError) in
-                try repairFinding(finding, tables, &budget)
-            }
-            try tables.commit()
-            // The next survey must read the file, not the tables in memory.
-            tables.forgetTables()
-            survey = try VmdkSurvey(tables)
-            progresses = survey.findingCount < before && !budget.wasExceeded
-        }
-        if budget.wasExceeded { report(budget.message) }
-        result.corruptions += survey.findingCount
-        result.corruptionsFixed += max(0, found - survey.findingCount)
-        return survey
-    }
-
-    private func describe(_ finding: VmdkSurvey.Finding) -> String {
-        switch finding {
-        case .badTable(let number): "grain table \(number): it lies outside the file or over something else"
-        case .beyondEnd(let grain): "grain \(grain): it lies beyond the end of the file"
-        case .shared(let grain): "grain \(grain): it lies over metadata or another grain"
-        case .badMarker(let grain): "grain \(grain): the marker of its compressed data is damaged"
-        }
-    }
-
-    private mutating func repairFinding(
-        _ finding: VmdkSurvey.Finding, _ tables: VmdkGrainTables, _ budget: inout RepairBudget
-    ) throws(BlockError) {
-        switch finding {
-        case .badTable(let number):
-            guard budget.allowsCopy() else { return }
-            budget.spend(tables.header.tableBytes)
-            try repairTable(number, tables)
-        case .beyondEnd(let grain), .badMarker(let grain):
-            // The grain has no data to lose, but the redundant table may hold its place.
-            let number = grain / tables.entriesPerTable
-            var entry = try tables.redundantTable(number)?[grain % tables.entriesPerTable] ?? 0
-            let (damaged, length) = (try tables.entry(grain), try tables.file.length())
-            if entry == damaged || Int(entry) * Vmdk.sectorBytes >= length { entry = 0 }
-            if entry == 0 { hasLosses = true }
-            try tables.link(grain..<grain + 1) { _ in entry }
-        case .shared(let grain): try separate(grain, tables, &budget)
-        }
-    }
-
-    /// Replaces a table by a new one with the entries of the redundant copy, if there is one.
-    private mutating func repairTable(_ number: Int, _ tables: VmdkGrainTables) throws(BlockError) {
-        let empty = [UInt32](repeating: 0, count: tables.entriesPerTable)
-        let copy = try tables.redundantTable(number)
-        if copy == nil { hasLosses = true }
-        try tables.replaceTable(number, with: copy ?? empty)
-    }
-
-    /// Gives a grain a place of its own with the same bytes; a hole becomes a zero grain.
-    private func separate(
-        _ grain: Int, _ tables: VmdkGrainTables, _ budget: inout RepairBudget
-    ) throws(BlockError) {
-        if budget.wasExceeded { return }
-        let start = try tables.hostOffset(tables.entry(grain))
-        let isCompressed = tables.header.isCompressed
-        let count =
-            isCompressed ? VmdkGrainCodec.maximumBytes(grainBytes: tables.grainBytes) : tables.grainBytes
-        let source = start..<start + count
-        if !isCompressed, let zero = zeroEntry(tables.header), try tables.file.isHole(source) {
-            return try tables.link(grain..<grain + 1) { _ in zero }
-        }
-        guard budget.allowsCopy() else { return }
-        let place = try tables.allocate(count)
-        budget.spend(try tables.file.copyInside(source, to: place))
-        try tables.link(grain..<grain + 1) { _ in UInt32(place / Vmdk.sectorBytes) }
-    }
-
-    /// The entry of a zero grain without a place; `nil` when a zero grain needs one.
-    private func zeroEntry(_ header: VmdkSparseHeader) -> UInt32? {
-        header.hasZeroGrains ? Vmdk.zeroGrain : hasParent ? nil : 0
-    }
-
-    private mutating func checkLeaks(
-        _ tables: VmdkGrainTables, _ survey: VmdkSurvey, _ report: (String) -> Void
-    ) throws(BlockError) {
-        let repairs = repair != .none && survey.findingCount == 0 && !hasLosses
-        if hasLosses && survey.leaks > 0 { report(KeptLeaks.message) }
-        if survey.staleTableCount > 0 {
-            report(
-                "\(repairs ? "Repairing" : "Leaked") \(survey.staleTableCount) redundant grain tables: "
-                    + "they are not like the primary ones, which count")
-        }
-        if survey.leaks > 0 {
-            report(
-                "\(repairs ? "Repairing" : "Leaked") room for \(survey.leaks) grains, "
-                    + "which nothing refers to")
-        }
-        let found = survey.leaks + survey.staleTableCount
-        guard repairs, found > 0 else {
-            result.leaks += found
-            return
-        }
-        for number in survey.staleTables { try tables.markForRewriting(number) }
-        try tables.commit()
-        if survey.leaks > 0 { try VmdkCompaction(tables).run() }
-        let after = try VmdkSurvey(tables)
-        let left = after.leaks + after.staleTableCount
-        result.leaks += left
-        result.leaksFixed += max(0, found - left)
     }
 }

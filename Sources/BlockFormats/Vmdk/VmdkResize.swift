@@ -1,6 +1,8 @@
 import BlockCore
 
 extension VmdkDriver: Resizable {
+    /// Changes the size of the disk.
+    ///
     /// The order of writes when growing:
     ///
     /// 1. zeroes over old data behind the end of the disk;
@@ -88,7 +90,7 @@ extension VmdkDriver: Resizable {
             Array(tables.directory.prefix(entries)), tables.redundant.map { Array($0.prefix(entries)) },
             tables.header)
         tables.forgetTables()
-        if try VmdkSurvey(tables).findingCount == 0 { try VmdkCompaction(tables).run() }
+        if try VmdkSurvey(tables).findings.count == 0 { try VmdkCompaction(tables).run() }
     }
 
     /// Makes everything behind `size` read as zeroes, up to the end of the existing tables.

@@ -1,11 +1,6 @@
 import BlockCore
 
-/// The tables of an SEsparse extent (vSphere's snapshots), which is only read. Numbers are 64 bits,
-/// little-endian, in sectors:
-///
-///       0  magic 0xCAFEBABE    8  version 2.1    16  capacity    24  grain size    32  grain table size
-///      80  volatile header    88  its size      128  directory  136  its size
-///     144  tables            152  their size    192  grains     200  their size
+/// The tables of an SEsparse extent (vSphere's snapshots), which is only read.
 ///
 /// A directory entry has 1 in its top four bits, and the number of a table in the low half. The top four bits
 /// of a table entry are 0 for unallocated, 1 and 2 for zeroes, 3 for a grain. The next lower 12 bits are the
@@ -46,48 +41,45 @@ final class VmdkSESparse: @unchecked Sendable {
         self.file = file
         length = try file.length()
         let header = try file.readBytes(at: 0, count: min(Self.headerBytes, length))
-        let span = header.span.bytes
-        let (magic, version): (UInt64?, UInt64?) = (span.littleEndian(at: 0), span.littleEndian(at: 8))
-        guard magic == Vmdk.seSparseMagic, version == Self.version else {
-            throw BlockError(.wrongFormat, "The file is no SEsparse extent", path: file.filename)
+        typealias Header = VmdkSESparseHeader
+        guard Header.magic.number(in: header) == Vmdk.seSparseMagic,
+            Header.version.number(in: header) == Self.version
+        else { throw BlockError(.wrongFormat, "The file is no SEsparse extent", path: file.filename) }
+        func sectors(_ field: HeaderField<Header>) throws(BlockError) -> Int {
+            try VmdkSparseHeader.checked(field.number(in: header), at: field.offset)
         }
-        func field(_ offset: Int) throws(BlockError) -> Int {
-            let value: UInt64 = span.littleEndian(at: offset) ?? 0
-            guard value <= UInt64(Int.max >> 10) else {
-                throw BlockError(.corrupt, "The header has a number that is too large (at \(offset))")
-            }
-            return Int(value)
+        func bytes(_ field: HeaderField<Header>) throws(BlockError) -> Int {
+            try sectors(field) * Vmdk.sectorBytes
         }
-        capacitySectors = try field(16)
-        let (grain, table) = (try field(24), try field(32))
+        capacitySectors = try sectors(Header.capacity)
+        let (grain, table) = (try sectors(Header.grain), try sectors(Header.table))
         guard grain == Self.grainSectors, table == Self.tableSectors else {
             throw BlockError(.unsupported, "Unsupported grain size or table size of an SEsparse extent")
         }
-        try Self.refuseJournal(file, at: field(80) * Vmdk.sectorBytes)
+        try Self.refuseJournal(file, at: bytes(Header.volatileHeader))
         let count = capacitySectors / (Self.entriesPerTable * Self.grainSectors) + 1
-        let directoryBytes = try field(136) * Vmdk.sectorBytes
-        let offset = try field(128) * Vmdk.sectorBytes
+        let directoryBytes = try bytes(Header.directorySize)
+        let offset = try bytes(Header.directory)
         guard count <= mostEntries, (count - 1) * 8 <= directoryBytes,
             directoryBytes <= length, offset <= length - directoryBytes
         else {
             throw BlockError(.corrupt, "The grain directory does not fit the disk", path: file.filename)
         }
-        let bytes = try file.readBytes(at: offset, count: min(count * 8, directoryBytes))
-        let entries = bytes.span.bytes
-        directory = (0..<bytes.count / 8).map { entries.littleEndian(at: $0 * 8) ?? 0 }
-        tablesOffset = try field(144) * Vmdk.sectorBytes
-        tableCount = try field(152) / Self.tableSectors
-        grainsOffset = try field(192) * Vmdk.sectorBytes
+        let stored = try file.readBytes(at: offset, count: min(count * 8, directoryBytes))
+        let entries = stored.span.bytes
+        directory = (0..<stored.count / 8).map { entries.littleEndian(at: $0 * 8) ?? 0 }
+        tablesOffset = try bytes(Header.tables)
+        tableCount = try sectors(Header.tablesSize) / Self.tableSectors
+        grainsOffset = try bytes(Header.grains)
     }
 
     private static func refuseJournal(_ file: BlockNode, at offset: Int) throws(BlockError) {
         let bytes = try file.readBytes(at: offset, count: Vmdk.sectorBytes)
-        let span = bytes.span.bytes
-        let (magic, replay): (UInt64?, UInt64?) = (span.littleEndian(at: 0), span.littleEndian(at: 24))
-        guard magic == volatileMagic else {
+        typealias Header = VmdkSESparseHeader.Volatile
+        guard Header.magic.number(in: bytes) == volatileMagic else {
             throw BlockError(.corrupt, "The volatile header is damaged", path: file.filename, offset: offset)
         }
-        guard replay == 0 else {
+        guard Header.replay.number(in: bytes) == 0 else {
             throw BlockError(
                 .unsupported, "The extent has a journal that must be replayed first", path: file.filename)
         }

@@ -1,24 +1,13 @@
 import BlockCore
 
-/// The header of a sparse extent: one sector of a hosted one, four of a COW disk. Numbers are little-endian.
+/// The header of a sparse extent: one sector of a hosted one, four of a COW disk. Its fields are in
+/// VmdkHeaderFields.swift.
 ///
-///     hosted ("KDMV")                          COW disk ("COWD")
-///       0  magic           4  version            0  magic          4  version
-///       8  flags          12  capacity           8  flags         12  capacity (32 bits)
-///      20  grain size     28  descriptor        16  grain size    20  directory (32 bits)
-///      36  its size       44  entries a table   24  its entries   28  first free sector
-///      48  redundant directory
-///      56  directory      64  overhead
-///      72  unclean        73  "\n \r\n"
-///      77  compression (16 bits)
-///
-/// Sizes and places in the file are in sectors; the properties are in bytes unless their name has another
-/// unit.
-struct VmdkSparseHeader: Equatable {
-    enum Kind { case hosted, cow }
+/// The properties are in bytes unless their name has another unit.
+struct VmdkSparseHeader: Sendable, Equatable {
+    enum Kind: Sendable { case hosted, cow }
 
     static let hostedBytes = 512
-    private static let checkBytes: [UInt8] = [0x0A, 0x20, 0x0D, 0x0A]
 
     var kind = Kind.hosted
     var version: UInt32 = 1
@@ -54,74 +43,27 @@ struct VmdkSparseHeader: Equatable {
     /// - Parameter bytes: the first sector.
     /// - Throws: `wrongFormat`, `corrupt`, `unsupported`, `limit`.
     static func parse(_ bytes: [UInt8]) throws(BlockError) -> VmdkSparseHeader {
-        let span = bytes.span.bytes
-        let magic: UInt32? = span.littleEndian(at: 0)
-        guard bytes.count >= hostedBytes, magic == Vmdk.sparseMagic || magic == Vmdk.cowMagic else {
-            throw BlockError(.wrongFormat, "The file is no sparse extent of a VMDK image")
-        }
-        let header = magic == Vmdk.cowMagic ? try parseCow(bytes) : try parseHosted(bytes)
+        let magic = magicField.number(in: bytes)
+        guard bytes.count >= hostedBytes, [Vmdk.sparseMagic, Vmdk.cowMagic].map(UInt64.init).contains(magic)
+        else { throw BlockError(.wrongFormat, "The file is no sparse extent of a VMDK image") }
+        if magic == UInt64(Vmdk.cowMagic) { return try parseCow(bytes) }
+        var header = VmdkSparseHeader(capacitySectors: 0, bytes: bytes)
+        try header.readFields(bytes.span.bytes)
         try header.checkSizes()
         return header
-    }
-
-    private static func parseHosted(_ bytes: [UInt8]) throws(BlockError) -> VmdkSparseHeader {
-        let span = bytes.span.bytes
-        func word(_ offset: Int) -> UInt32 { span.littleEndian(at: offset) ?? 0 }
-        func sectors(_ offset: Int) throws(BlockError) -> Int {
-            let value: UInt64 = span.littleEndian(at: offset) ?? 0
-            guard value <= UInt64(Int.max >> 10) else {
-                throw BlockError(.corrupt, "The header has a number that is too large (at \(offset))")
-            }
-            return Int(value)
-        }
-        var header = VmdkSparseHeader(capacitySectors: try sectors(12), bytes: bytes)
-        header.version = word(4)
-        header.flags = word(8)
-        guard (1...3).contains(header.version) else {
-            throw BlockError(.unsupported, "Unsupported VMDK version \(header.version)")
-        }
-        if header.flags & Vmdk.Flag.newlineTest != 0 {
-            guard Array(bytes[73..<77]) == checkBytes else {
-                throw BlockError(.corrupt, "The line feeds of the file were changed on a transfer as text")
-            }
-        }
-        header.grainSectors = try sectors(20)
-        header.descriptorOffset = try sectors(28) * Vmdk.sectorBytes
-        header.descriptorBytes = min(try sectors(36) * Vmdk.sectorBytes, Vmdk.Limit.descriptorBytes)
-        header.tableEntries = Int(word(44))
-        header.overheadBytes = try sectors(64) * Vmdk.sectorBytes
-        let directory: UInt64 = span.littleEndian(at: 56) ?? 0
-        header.isAtEnd = directory == Vmdk.directoryAtEnd
-        if !header.isAtEnd { header.directoryOffset = try sectors(56) * Vmdk.sectorBytes }
-        if header.flags & Vmdk.Flag.redundantTables != 0, !header.isAtEnd {
-            let offset = try sectors(48) * Vmdk.sectorBytes
-            header.redundantDirectoryOffset = offset > 0 ? offset : nil
-        }
-        try header.checkCompression()
-        return header
-    }
-
-    private func checkCompression() throws(BlockError) {
-        let span = bytes.span.bytes
-        let algorithm: UInt16 = span.littleEndian(at: 77) ?? 0
-        guard isCompressed else { return }
-        guard algorithm == 1, hasMarkers else {
-            throw BlockError(.unsupported, "Unsupported VMDK compression algorithm \(algorithm)")
-        }
     }
 
     private static func parseCow(_ bytes: [UInt8]) throws(BlockError) -> VmdkSparseHeader {
-        let span = bytes.span.bytes
-        func word(_ offset: Int) -> UInt32 { span.littleEndian(at: offset) ?? 0 }
-        var header = VmdkSparseHeader(kind: .cow, capacitySectors: Int(word(12)), bytes: bytes)
-        header.version = word(4)
-        header.flags = word(8)
-        header.grainSectors = Int(word(16))
+        func word(_ field: HeaderField<Self>) -> Int { Int(truncatingIfNeeded: field.number(in: bytes)) }
+        var header = VmdkSparseHeader(kind: .cow, capacitySectors: word(CowField.capacity), bytes: bytes)
+        header.version = UInt32(truncatingIfNeeded: word(CowField.version))
+        header.flags = UInt32(truncatingIfNeeded: word(CowField.flags))
+        header.grainSectors = word(CowField.grain)
         header.tableEntries = 4096
-        header.directoryOffset = Int(word(20)) * Vmdk.sectorBytes
+        header.directoryOffset = word(CowField.directory) * Vmdk.sectorBytes
         header.overheadBytes = header.directoryOffset
         try header.checkSizes()
-        guard Int(word(24)) >= header.directoryEntries else {
+        guard word(CowField.entries) >= header.directoryEntries else {
             throw BlockError(.corrupt, "The grain directory is too small for the disk")
         }
         return header
@@ -161,29 +103,11 @@ struct VmdkSparseHeader: Equatable {
 
     /// The header's first sector, with the changed fields.
     func serialised() -> [UInt8] {
-        var bytes = bytes
-        var elements = bytes.mutableSpan
+        guard kind == .cow else { return fieldBytes(over: bytes) }
+        var result = bytes
+        var elements = result.mutableSpan
         var span = elements.mutableBytes
-        func sectors(_ bytes: Int) -> UInt64 { UInt64(bytes / Vmdk.sectorBytes) }
-        if kind == .cow {
-            span.storeLittleEndian(UInt32(clamping: capacitySectors), at: 12)
-            span.storeLittleEndian(UInt32(clamping: directoryOffset / Vmdk.sectorBytes), at: 20)
-            span.storeLittleEndian(UInt32(clamping: directoryEntries), at: 24)
-            return bytes
-        }
-        span.storeLittleEndian(Vmdk.sparseMagic, at: 0)
-        span.storeLittleEndian(version, at: 4)
-        span.storeLittleEndian(flags, at: 8)
-        span.storeLittleEndian(UInt64(capacitySectors), at: 12)
-        span.storeLittleEndian(UInt64(grainSectors), at: 20)
-        span.storeLittleEndian(sectors(descriptorOffset), at: 28)
-        span.storeLittleEndian(sectors(descriptorBytes), at: 36)
-        span.storeLittleEndian(UInt32(tableEntries), at: 44)
-        span.storeLittleEndian(sectors(redundantDirectoryOffset ?? 0), at: 48)
-        span.storeLittleEndian(isAtEnd ? Vmdk.directoryAtEnd : sectors(directoryOffset), at: 56)
-        span.storeLittleEndian(sectors(overheadBytes), at: 64)
-        for (index, byte) in Self.checkBytes.enumerated() { span.storeLittleEndian(byte, at: 73 + index) }
-        span.storeLittleEndian(UInt16(isCompressed ? 1 : 0), at: 77)
-        return bytes
+        for field in Self.cowFields { field.write(self, to: &span) }
+        return result
     }
 }

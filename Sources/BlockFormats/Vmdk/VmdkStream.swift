@@ -98,10 +98,8 @@ final class VmdkStream: @unchecked Sendable {
     /// Appends a marker, one sector: the number of sectors that follow, no size, their type.
     private func appendMarker(_ type: UInt32, sectors: Int) throws(BlockError) {
         var bytes = [UInt8](repeating: 0, count: Vmdk.sectorBytes)
-        var elements = bytes.mutableSpan
-        var span = elements.mutableBytes
-        span.storeLittleEndian(UInt64(sectors), at: 0)
-        span.storeLittleEndian(type, at: 12)
+        Vmdk.Marker.sectorField.store(UInt64(sectors), in: &bytes)
+        Vmdk.Marker.typeField.store(UInt64(type), in: &bytes)
         try append(bytes)
     }
 

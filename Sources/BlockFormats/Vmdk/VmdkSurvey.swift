@@ -16,31 +16,26 @@ struct VmdkSurvey {
         case badMarker(grain: Int)
     }
 
-    private static let keptFindings = 4096
     /// The sectors of a window: 16 MiB of bits for 64 GiB of the file.
     private static let windowSectors = 1 << 27
 
-    private(set) var findings: [Finding] = []
-    private(set) var findingCount = 0
+    private(set) var findings = Findings<Finding>()
     /// The number of stored grains; ``leaks`` is the number of grains that unused space could hold.
     private(set) var allocated = 0
     private(set) var leaks = 0
     /// The tables whose redundant copy differs.
-    private(set) var staleTables: [Int] = []
-    private(set) var staleTableCount = 0
+    private(set) var staleTables = Findings<Int>()
 
     private let tables: VmdkGrainTables
     private let fileSectors: Int
-    private let badTables: TableBits
-    /// The tables without an entry, one bit each: those in holes of the file, and those found empty in the
-    /// first window.
-    private var emptyTables: TableBits
+    private let badTables: UnitBitmap
+    /// The tables without an entry: those in holes of the file, and those found empty in the first window.
+    private var emptyTables: UnitBitmap
     /// Redundant tables in holes of the file.
-    private let emptyCopies: TableBits
-    private var used: [UInt64] = []
-    private var window = 0..<0
-    /// The range of words of ``used`` that contains all set bits.
-    private var marked = 0..<0
+    private let emptyCopies: UnitBitmap
+    /// The used sectors of the window.
+    private var used = UnitBitmap(0..<0)
+    private var window: Range<Int> { used.units }
     /// The start of the run of unused sectors that ends at the current one.
     private var gapStart: Int?
 
@@ -59,32 +54,28 @@ struct VmdkSurvey {
             try add(.badTable(number), found)
         }
         var start = 0
-        used = [UInt64](repeating: 0, count: min(Self.windowSectors, max(fileSectors, 1)) / 64 + 1)
         repeat {
-            window = start..<min(start + Self.windowSectors, max(fileSectors, 1))
-            for word in marked { used[word] = 0 }
-            marked = 0..<0
+            used = UnitBitmap(start..<min(start + Self.windowSectors, max(fileSectors, 1)))
             try lookAtWindow(isFirst: start == 0, found)
             start = window.upperBound
         } while start < fileSectors
         endGap(at: fileSectors)
         // The grains of a lost table are unknown, so no space is known to leak.
-        if !badTables.isEmpty { leaks = 0 }
+        if badTables.usedCount > 0 { leaks = 0 }
         try compareCopies()
     }
 
     private mutating func add(
         _ finding: Finding, _ found: (Finding) throws(BlockError) -> Void
     ) throws(BlockError) {
-        findingCount += 1
-        if findings.count < Self.keptFindings { findings.append(finding) }
+        findings.corruption(finding)
         try found(finding)
     }
 
     // MARK: Tables
 
-    private static func badTables(_ tables: VmdkGrainTables, _ length: Int) -> TableBits {
-        var bad = TableBits(count: tables.directory.count)
+    private static func badTables(_ tables: VmdkGrainTables, _ length: Int) -> UnitBitmap {
+        var bad = UnitBitmap(tables.directory.indices)
         let size = tables.header.tableBytes
         let fixed = tables.fixedMetadata
         let order = tables.directory.indices.filter { tables.directory[$0] != 0 }
@@ -108,8 +99,8 @@ struct VmdkSurvey {
     /// the file.
     private static func tablesInHoles(
         _ directory: [UInt32], _ tables: VmdkGrainTables, _ length: Int
-    ) throws(BlockError) -> TableBits {
-        var bits = TableBits(count: directory.count)
+    ) throws(BlockError) -> UnitBitmap {
+        var bits = UnitBitmap(directory.indices)
         let size = tables.header.tableBytes
         var (known, isHole) = (0..<0, false)
         let order = directory.indices.filter { directory[$0] != 0 }.sorted { directory[$0] < directory[$1] }
@@ -134,8 +125,7 @@ struct VmdkSurvey {
             if emptyTables.contains(number) && emptyCopies.contains(number) { continue }
             guard let primary = try tables.table(number) else { continue }
             if try tables.redundantTable(number) == primary.entries { continue }
-            staleTableCount += 1
-            if staleTables.count < Self.keptFindings { staleTables.append(number) }
+            staleTables.note(number)
         }
     }
 
@@ -144,11 +134,11 @@ struct VmdkSurvey {
     private mutating func lookAtWindow(
         isFirst: Bool, _ found: (Finding) throws(BlockError) -> Void
     ) throws(BlockError) {
-        for range in tables.fixedMetadata { mark(sectors(range)) }
+        for range in tables.fixedMetadata { used.insert(sectors(range)) }
         // Two loops instead of a joined array, which would be a copy.
         for directory in [tables.directory, tables.redundant ?? []] {
             for sector in directory where sector != 0 {
-                mark(Int(sector)..<Int(sector) + tables.header.tableSectors)
+                used.insert(Int(sector)..<Int(sector) + tables.header.tableSectors)
             }
         }
         for number in tables.directory.indices
@@ -171,7 +161,7 @@ struct VmdkSurvey {
         guard sector < fileSectors else { return isFirst ? .beyondEnd(grain: grain) : nil }
         guard window.contains(sector) else {
             // A grain before this window may reach into it.
-            if sector < window.lowerBound { mark(sector..<sector + tables.header.grainSectors) }
+            if sector < window.lowerBound { used.insert(sector..<sector + tables.header.grainSectors) }
             return nil
         }
         allocated += 1
@@ -180,7 +170,7 @@ struct VmdkSurvey {
             guard let size = try compressedSectors(grain, sector) else { return .badMarker(grain: grain) }
             count = size
         }
-        return mark(sector..<sector + count) ? .shared(grain: grain) : nil
+        return used.insert(sector..<sector + count) ? nil : .shared(grain: grain)
     }
 
     /// The size of a compressed grain with its marker, in sectors; `nil` when the marker is damaged.
@@ -196,36 +186,10 @@ struct VmdkSurvey {
         return (whole + Vmdk.sectorBytes - 1) / Vmdk.sectorBytes
     }
 
-    // MARK: Bits
+    // MARK: Sectors
 
     private func sectors(_ bytes: Range<Int>) -> Range<Int> {
         bytes.lowerBound / Vmdk.sectorBytes..<(bytes.upperBound + Vmdk.sectorBytes - 1) / Vmdk.sectorBytes
-    }
-
-    /// Sets the bits of the part of a range inside the window.
-    ///
-    /// - Returns: whether any of them was set before.
-    @discardableResult
-    private mutating func mark(_ sectors: Range<Int>) -> Bool {
-        guard sectors.overlaps(window) else { return false }
-        let inside = sectors.clamped(to: window)
-        var bit = inside.lowerBound - window.lowerBound
-        let end = inside.upperBound - window.lowerBound
-        let words = bit / 64..<(end + 63) / 64
-        marked =
-            marked.isEmpty
-            ? words
-            : min(marked.lowerBound, words.lowerBound)..<max(marked.upperBound, words.upperBound)
-        var wasMarked = false
-        while bit < end {
-            let count = min(64 - bit % 64, end - bit)
-            let ones: UInt64 = count == 64 ? .max : (1 << UInt64(count)) - 1
-            let bits = ones << UInt64(bit % 64)
-            if used[bit / 64] & bits != 0 { wasMarked = true }
-            used[bit / 64] |= bits
-            bit += count
-        }
-        return wasMarked
     }
 
     /// Counts the unused space behind the metadata, in grains.
@@ -233,44 +197,15 @@ struct VmdkSurvey {
         var sector = max(window.lowerBound, tables.header.overheadBytes / Vmdk.sectorBytes)
         let end = min(window.upperBound, fileSectors)
         while sector < end {
-            let bit = sector - window.lowerBound
-            guard marked.contains(bit / 64) else {
-                if gapStart == nil { gapStart = sector }
-                let isBefore = bit / 64 < marked.lowerBound
-                sector = isBefore ? min(end, window.lowerBound + marked.lowerBound * 64) : end
-                continue
-            }
-            let word = used[bit / 64] >> UInt64(bit % 64)
-            if word == 0 {
-                if gapStart == nil { gapStart = sector }
-                sector += 64 - bit % 64
-            } else if word & 1 == 0 {
-                if gapStart == nil { gapStart = sector }
-                sector += word.trailingZeroBitCount
-            } else {
-                endGap(at: sector)
-                sector += max(1, min((~word).trailingZeroBitCount, 64 - bit % 64))
-            }
+            let free = used.firstUnused(from: sector) ?? end
+            if free > sector { endGap(at: sector) }
+            if free < end { gapStart = gapStart ?? free }
+            sector = used.firstUsed(from: free) ?? end
         }
     }
 
     private mutating func endGap(at sector: Int) {
         if let start = gapStart, sector > start { leaks += (sector - start) / tables.header.grainSectors }
         gapStart = nil
-    }
-}
-
-/// A set of table numbers, one bit each.
-private struct TableBits {
-    private var words: [UInt64]
-
-    init(count: Int) { words = [UInt64](repeating: 0, count: count / 64 + 1) }
-
-    var isEmpty: Bool { words.allSatisfy { $0 == 0 } }
-
-    mutating func insert(_ number: Int) { words[number / 64] |= 1 << UInt64(number % 64) }
-
-    func contains(_ number: Int) -> Bool {
-        number / 64 < words.count && words[number / 64] & 1 << UInt64(number % 64) != 0
     }
 }

@@ -23,6 +23,26 @@ enum LayerCopy {
         }
     }
 
+    /// Runs `body` while all of `nodes` are open for writing; those that were not are read-only again afterwards.
+    ///
+    /// - Throws: errors of `body`, first, and of reopening.
+    static func writing(
+        _ nodes: [BlockNode], _ body: () throws(BlockError) -> Void
+    ) throws(BlockError) {
+        var reopened: [BlockNode] = []
+        do throws(BlockError) {
+            for node in nodes where node.isReadOnly {
+                try node.reopen(readOnly: false)
+                reopened.append(node)
+            }
+            try body()
+        } catch {
+            reopened.forEach { try? $0.reopen(readOnly: true) }
+            throw error
+        }
+        for node in reopened { try node.reopen(readOnly: true) }
+    }
+
     /// Runs `body`, whose writes do not change the contents of `node`, so that it keeps the content identity
     /// by which overlays know it.
     static func keepingIdentity(of node: BlockNode, _ body: () throws(BlockError) -> Void) throws(BlockError)
@@ -60,5 +80,32 @@ enum LayerCopy {
             }
         }
         try first.close()
+    }
+
+    // MARK: Names of a base
+
+    /// The backing file that `node` is going to state when `base`, further down its chain, becomes the next.
+    ///
+    /// - Parameter name: the file name to state; `nil` for the one that the chain uses.
+    /// - Throws: `invalidArgument` when `base` is not in the chain.
+    static func reference(
+        to base: BlockNode, for node: BlockNode, name: String?
+    ) throws(BlockError) -> BackingReference {
+        let chain = node.chain
+        guard let index = chain.firstIndex(where: { $0 === base }), index > 0 else {
+            throw BlockError(
+                .invalidArgument, "'\(base.filename)' is not in the backing chain of '\(node.filename)'",
+                path: node.filename)
+        }
+        let name = name ?? Self.name(of: base, from: chain[index - 1], for: node)
+        return BackingReference(filename: name, format: base.unfiltered.driverName)
+    }
+
+    /// The name that the layer above `base` states, if that names the same file from the folder of `node`.
+    private static func name(of base: BlockNode, from above: BlockNode, for node: BlockNode) -> String {
+        guard let stated = above.unfiltered.format?.backing?.filename else { return base.filename }
+        let here = FileNames.resolve(stated, relativeTo: node.filename)
+        let there = FileNames.resolve(stated, relativeTo: above.filename)
+        return here == there ? stated : FileNames.relative(there, from: node.filename)
     }
 }

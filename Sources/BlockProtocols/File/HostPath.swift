@@ -9,8 +9,9 @@ import SystemPackage
     import Darwin
 #endif
 
-/// Operations on the host's files by their names; an open file is a ``HostFile``. Thread-safe: it has no
-/// state.
+/// Operations on the host's files by their names; an open file is a ``HostFile``.
+///
+/// Thread-safe: it has no state.
 public enum HostPath {
     /// The most links in a row, which is the kernel's limit.
     private static let maximumLinks = 40

@@ -91,7 +91,9 @@ public final class NewFiles: Sendable {
         return main.isNew ? FileDriver(file) : HeldStartDriver(FileDriver(file), main.start)
     }
 
-    /// Gives the image its final name. To be called when it is complete and closed.
+    /// Gives the image its final name.
+    ///
+    /// To be called when it is complete and closed.
     ///
     /// - Throws: `exists` when another program made a file of that name, which stays; `io` when renaming
     ///   fails: the image then keeps its temporary name, which is in the message; `noSpace`.
@@ -115,7 +117,9 @@ public final class NewFiles: Sendable {
     }
 
     /// Removes the new files after a failure, and empties an existing image file, which must not look like an
-    /// image. Does nothing after ``commit()``.
+    /// image.
+    ///
+    /// Does nothing after ``commit()``.
     public func discard() {
         remove()
         finish()

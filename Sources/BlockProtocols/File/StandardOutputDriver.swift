@@ -2,8 +2,9 @@ import BlockCore
 import Synchronization
 import SystemPackage
 
-/// A stream that accepts bytes in order only, such as standard output. Thread-safe, but writes must have
-/// ascending offsets.
+/// A stream that accepts bytes in order only, such as standard output.
+///
+/// Thread-safe, but writes must have ascending offsets.
 ///
 /// Skipped space is written as zeroes. Written bytes cannot be read or changed.
 public final class StandardOutputDriver: ProtocolDriver {

@@ -1,7 +1,9 @@
 import BlockCore
 import Synchronization
 
-/// A growable file in memory, for tests and scratch work. Thread-safe.
+/// A growable file in memory, for tests and scratch work.
+///
+/// Thread-safe.
 public final class MemoryDriver: ProtocolDriver {
     public static let name = "memory"
     /// The largest length in bytes; a request past it fails with `noSpace`.

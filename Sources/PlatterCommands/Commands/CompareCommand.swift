@@ -1,7 +1,7 @@
 import BlockCore
 import BlockJobs
 
-/// `compare`: tells whether two disks read the same.
+/// `compare`: compares the contents of two disks.
 struct CompareCommand: ImageCommand {
     static let spec: CommandSpec = {
         var spec = CommandSpec(
@@ -89,7 +89,7 @@ struct CompareCommand: ImageCommand {
             return CommandFailure(
                 "Error while reading offset \(details.offset) of \(image): \(reason)", status: 4)
         case .asking:
-            // An error without a number of the system tells of damage, which qemu-img's words leave out.
+            // An error without an errno means damage; qemu-img's message would not say so.
             let isDamaged = details.error.errno == nil
             return CommandFailure(
                 "Sector allocation test failed for \(image)" + (isDamaged ? ": \(reason)" : ""), status: 3)

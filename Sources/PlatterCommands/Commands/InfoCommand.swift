@@ -1,6 +1,6 @@
 import BlockCore
 
-/// `info`: tells what an image is, without opening any other file.
+/// `info`: describes an image without opening any other file.
 struct InfoCommand: ImageCommand {
     static let spec = CommandSpec(
         "info", "Tell format, sizes, snapshots and backing file of an image", operands: "FILE",

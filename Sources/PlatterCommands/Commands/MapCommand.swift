@@ -1,6 +1,6 @@
 import BlockCore
 
-/// `map`: tells where the bytes of a disk are.
+/// `map`: lists where the bytes of a disk are stored.
 struct MapCommand: ImageCommand {
     static let spec = CommandSpec(
         "map", "Tell which parts of a disk are data, zeroes or not there, and where they are stored",

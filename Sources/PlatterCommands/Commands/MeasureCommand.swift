@@ -1,7 +1,7 @@
 import BlockCore
 import BlockFormats
 
-/// `measure`: tells how large an image would become.
+/// `measure`: calculates the file size of an image before it is made.
 struct MeasureCommand: ImageCommand {
     static let spec = CommandSpec(
         "measure", "Tell how large the file of a new or converted image would be",

@@ -29,7 +29,7 @@ final class IoRequests: Sendable {
 
     private let state = Monitor(State())
 
-    /// Starts a request, which `work` makes on another thread, and answers its number.
+    /// Starts a request, which `work` makes on another thread, and returns its number.
     @discardableResult
     func start(_ range: Range<Int>, writes: Bool, _ work: @escaping @Sendable () -> IoOutcome) -> Int {
         let request = state.withLock { state in

@@ -183,7 +183,7 @@ final class IoShell {
         try node.close()
     }
 
-    /// Ends the session and answers the exit status.
+    /// Ends the session and returns the exit status.
     func end() -> Int32 {
         do throws(BlockError) { try close() } catch {
             context.complain(error)

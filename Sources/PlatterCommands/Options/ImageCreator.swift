@@ -104,7 +104,7 @@ struct ImageCreator {
         .invalidArgument, "Error: Trying to create an image with the same filename as the backing file")
 
     /// Opens the backing file, also while another program writes to it, takes over its size where none was
-    /// given, and answers its format.
+    /// given, and returns its format.
     private mutating func inspectBacking(_ name: String) throws(BlockError) -> String {
         let path = FileNames.resolve(name, relativeTo: filename)
         let node: BlockNode

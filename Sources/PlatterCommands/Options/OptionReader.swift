@@ -1,4 +1,5 @@
-/// Declares the options of a command one after the other, and answers what the command line gave each.
+/// Declares the options of a command one after the other, and returns the values of each from the command
+/// line.
 ///
 /// The declaration in the command's initialiser is the only place that states an option:
 ///
@@ -66,7 +67,7 @@ struct OptionReader {
             OptionSpec(short: "h", long: "help", value: nil, help: "Show this text", asksForHelp: true))
     }
 
-    /// Adds an option to the table and answers its uses, in the order given.
+    /// Adds an option to the table and returns its uses, in the order given.
     private mutating func declare(_ option: OptionSpec) -> [ParsedArguments.Use] {
         let index = table.count
         table.append(option)

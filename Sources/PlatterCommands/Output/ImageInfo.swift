@@ -53,7 +53,7 @@ struct ImageInfo {
         details = try node.unfiltered.format?.describe() ?? FormatInfo()
         isStorage = node.unfiltered.storage != nil
         if node.filter != nil {
-            // The format's own are told where it is listed.
+            // The format's own fields are printed in its section.
             details.specific = nil
             details.isEncrypted = false
         }

@@ -48,7 +48,7 @@ final class Terminal: Sendable {
     /// Writes the buffered bytes to standard output.
     func flush() { output.withLock { Self.drain(&$0) } }
 
-    /// Writes the buffered bytes, and answers why an answer could not be written; `nil` when all were.
+    /// Writes the buffered bytes, and returns why that failed; `nil` if all of them were written.
     func lostAnswer() -> String? {
         output.withLock { output in
             Self.drain(&output)
@@ -115,7 +115,7 @@ final class Terminal: Sendable {
 }
 
 extension Terminal {
-    /// Prints why a command failed and answers its exit status.
+    /// Prints why a command failed and returns its exit status.
     func report(_ failure: CommandFailure, program: String, command: CommandSpec? = nil) -> Int32 {
         let called = command.map { $0.title(program) } ?? program
         let prefix = failure.namesCommand ? called : program

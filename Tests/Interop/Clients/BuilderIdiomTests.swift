@@ -48,9 +48,11 @@ import Testing
         try stage.run("qemu-img convert -O qcow2 src.raw iso.qcow2")
         try stage.run("qemu-img create -f qcow2 -b $PWD/iso.qcow2 -F qcow2 disk 2M")
         try stage.run("qemu-img convert -c -O qcow2 disk disk.convert")
-        let used = "(qemu-io -c 'sleep 4000' iso.qcow2 & echo $! > pid); sleep 1; "
+        // The prompt comes once the image is open.
+        let used =
+            "rm -f in out; mkfifo in out; qemu-io iso.qcow2 <in >out & exec 8>in 9<out; read -rd '>' -u9; "
         let busy = try stage.run(
-            used + "qemu-img convert -c -O qcow2 iso.qcow2 busy; status=$?; kill $(cat pid); exit $status", 1)
+            used + "qemu-img convert -c -O qcow2 iso.qcow2 busy; status=$?; exec 8>&-; wait; exit $status", 1)
         #expect(busy.error.contains(#"Failed to get shared "write" lock"#), "\(busy.text)")
     }
 

@@ -53,23 +53,24 @@ struct TwinImages {
         return [command] + Self.secretObject + ["--image-opts"] + rest
     }
 
-    // A child of another test that was forked but does not run its program yet has our closed file open, with
-    // its locks: who finds it locked tries again.
-    private static let lockTries = 200
+    private static let tries = 200
 
     // MARK: Doing
 
-    /// Runs a program until it does not complain of a lock.
+    /// Runs a program, and again where it was only unlucky.
     static func run(
         _ fixture: CommandFixture, _ program: URL, _ arguments: [String]
     ) throws -> CommandOutcome {
-        var outcome = try fixture.run(program, arguments)
-        // QEMU 7.2 cannot tell the time that few iterations take on a loaded machine, and says so.
-        let passing = ["Failed to get", "accurate CPU usage"]
-        for _ in 0..<lockTries where passing.contains(where: outcome.text.contains) {
-            WorkerThreads.sleep(nanoseconds: 20_000_000)
-            outcome = try fixture.run(program, arguments)
+        func attempt() throws -> CommandOutcome {
+            try ProcessGate.afterStarts {
+                try fixture.run(program, arguments)
+            } isLocked: {
+                $0.text.contains("Failed to get")
+            }
         }
+        var outcome = try attempt()
+        // QEMU 7.2 cannot measure the time that few iterations take on a loaded machine, and fails.
+        for _ in 0..<tries where outcome.text.contains("accurate CPU usage") { outcome = try attempt() }
         return outcome
     }
 
@@ -137,16 +138,10 @@ struct TwinImages {
         settings.discardUnmaps = true
         var options = OptionTree()
         if isEncrypted { options["encrypt.key-secret"] = "s0" }
-        for _ in 0..<Self.lockTries {
-            do throws(BlockError) {
-                return try opener.open(
-                    fixture.path(Self.name), format: "qcow2", settings: settings, options: options)
-            } catch {
-                guard error.kind == .busy else { throw error }
-                WorkerThreads.sleep(nanoseconds: 20_000_000)
-            }
+        return try ProcessGate.opening {
+            try opener.open(
+                fixture.path(Self.name), format: "qcow2", settings: settings, options: options)
         }
-        throw Mismatch("\(Self.name) stays locked")
     }
 
     // MARK: Judging

@@ -1,7 +1,7 @@
 import BlockCore
 
-/// Options of an existing image are changed one after the other, each by one write to the header's first
-/// sector that follows, after a barrier, on everything that the new header refers to.
+/// Options of an existing image are changed one after the other. Order of writes for each: everything that
+/// the new header refers to, a barrier, then one write to the header's first sector.
 extension Qcow2Driver: Amendable {
     public static var amendOptions: [CreateOption] {
         [
@@ -48,7 +48,8 @@ extension Qcow2Driver: Amendable {
         try change { tables throws(BlockError) in try tables.downgrade(guest, control) }
     }
 
-    /// Runs `body` with everything in the file and nothing cached that a new layout would read otherwise.
+    /// Runs `body` with all changes in the file and empty caches: a new layout would read cached tables
+    /// wrongly.
     private func change(_ body: (Qcow2State) throws(BlockError) -> Void) throws(BlockError) {
         try exclusively { tables throws(BlockError) in
             try Self.finishWriting(tables)
@@ -57,12 +58,12 @@ extension Qcow2Driver: Amendable {
         }
     }
 
-    /// What stands in the way, told before anything is changed.
+    /// Refuses an impossible amendment before anything is changed.
     private static func check(_ plan: Qcow2AmendPlan, _ tables: Qcow2State) throws(BlockError) {
         guard !tables.isReadOnly else {
             throw BlockError(.readOnly, "Block node is read-only", path: tables.file.filename)
         }
-        // A refcount table may refer to the same block a million times.
+        // Refuses a damaged refcount table, which may refer to one block a million times.
         if plan.refcountOrder != nil { try tables.protectMetadata() }
         if let order = plan.refcountOrder { try tables.checkRefcountsFit(order: order) }
         if plan.version == 2 { try tables.checkDowngrade(to: plan.virtualSize ?? tables.header.virtualSize) }
@@ -91,8 +92,8 @@ extension Qcow2Driver: Amendable {
 }
 
 extension Qcow2State {
-    /// Makes a header with the same extensions and the same backing name durable, by writing its fixed
-    /// fields: less than a sector. The header in memory changes only when that worked.
+    /// Replaces the header, durably, by one with the same extensions and backing name: only the fixed fields
+    /// are written, less than a sector. The header in memory changes only if that succeeds.
     func switchHeader(to changed: Qcow2Header) throws(BlockError) {
         try barrier()
         try file.write(changed.fixedBytes().span.bytes, at: 0)
@@ -100,14 +101,14 @@ extension Qcow2State {
         adopt(changed)
     }
 
-    /// Makes a header of another shape durable, and goes on with what it says.
+    /// Replaces the header, durably, by one of another shape, and adopts it in memory.
     func replaceHeader(with changed: Qcow2Header) throws(BlockError) {
         defer { adopt(header) }
         try rewriteHeader(to: changed)
     }
 
-    /// Version 3 can say all that version 2 can, and wants more of snapshots: their table is complete before
-    /// the header changes.
+    /// Version 3 has everything that version 2 has, but requires more fields in snapshots: their table is
+    /// completed before the header changes.
     fileprivate func upgrade() throws(BlockError) {
         try completeSnapshotTable()
         var changed = header
@@ -117,7 +118,7 @@ extension Qcow2State {
         try replaceHeader(with: changed)
     }
 
-    /// The refcounts in the file are right whenever the dirty bit is clear, so the bit alone changes.
+    /// Changes only the feature bit: while the dirty bit is clear, the refcounts in the file are right.
     fileprivate func setLazyRefcounts(_ isLazy: Bool) throws(BlockError) {
         var changed = header
         changed.wantsLazyRefcounts = nil

@@ -1,10 +1,10 @@
 import BlockCore
 
-/// Version 2 has 16-bit refcounts, no feature bits, and no way to say "zero".
+/// Conversion to version 2, which has 16-bit refcounts, no feature bits and no zero flag.
 extension Qcow2State {
     /// Whether version 2 can hold the image, with a disk of `size` bytes.
     ///
-    /// - Throws: `unsupported`, naming what it cannot hold.
+    /// - Throws: `unsupported`, naming the feature that version 2 lacks.
     func checkDowngrade(to size: Int) throws(BlockError) {
         if header.incompatible.contains(.dataFile) {
             throw BlockError(.unsupported, "Cannot downgrade an image with a data file")
@@ -50,7 +50,7 @@ extension Qcow2State {
         return isFound
     }
 
-    /// Zero clusters are expanded by what refcounts and tables say, so these must be right.
+    /// Refuses a damaged image: the expansion of zero clusters relies on refcounts and tables.
     private func checkConsistency() throws(BlockError) {
         let result = try check(.none) { _ in }
         guard result.corruptions == 0, result.checkErrors == 0 else {
@@ -60,7 +60,7 @@ extension Qcow2State {
         }
     }
 
-    /// What the L2 tables take that have to be looked at, in bytes.
+    /// The size of the L2 tables that have to be read, in bytes.
     func downgradeWorkBytes() throws(BlockError) -> Int {
         var tables = 0
         try eachL1 { entries, _ in
@@ -77,10 +77,12 @@ extension Qcow2State {
         for snapshot in try snapshotTable().snapshots { try body(try snapshotL1(snapshot), false) }
     }
 
-    /// Makes it a version 2 image.
+    /// Converts the image to version 2.
     ///
-    /// Order of writes: zero clusters go first, each in a table of version 3, which may say it both ways:
-    /// zeroes and refcounts, a barrier, then the entries. When all is durable, the header follows.
+    /// Order of writes:
+    /// 1. The zeroes and refcounts of expanded zero clusters; a barrier.
+    /// 2. Their entries: valid in version 3 too; a barrier.
+    /// 3. The header.
     func downgrade(_ guest: GuestAccess, _ control: JobControl) throws(BlockError) {
         try protectMetadata()
         let expansion = ZeroExpansion(tables: self, disk: guest, hasBackingName: header.backing != nil)
@@ -109,8 +111,8 @@ extension Qcow2State {
 }
 
 extension Qcow2Driver {
-    /// Removes all bitmaps, for which version 2 has no place. Durable on return: first the header without
-    /// them, then what they took is freed.
+    /// Removes all bitmaps, which version 2 does not have. Durable on return. Order of writes: the header
+    /// without them, then their clusters are freed.
     func dropBitmaps(_ warn: (String) -> Void) throws(BlockError) {
         let names = try exclusively { tables throws(BlockError) -> [String] in
             var set = try tables.bitmapSet()
@@ -132,21 +134,22 @@ extension Qcow2Driver {
         warn("compat=0.10 has no bitmaps; removed: \(list)\(more)")
     }
 
-    /// How many bitmaps a warning names.
+    /// The most bitmaps that a warning names.
     private static let namedBitmaps = 8
 }
 
-/// Says "zero" without the zero flag: not here where nothing is below, else a cluster of zeroes.
+/// Replaces the zero flag: by an unallocated entry where there is no backing file, else by a cluster of
+/// zeroes.
 private struct ZeroExpansion {
     let tables: Qcow2State
     let disk: GuestAccess
-    /// The image names a backing file, whether it is open or not.
+    /// Whether the image names a backing file, which need not be open.
     let hasBackingName: Bool
 
     private var layout: Qcow2Layout { tables.layout }
 
-    /// Expands the entries of one L2 table, which snapshots may share: what it says stays the same, so it is
-    /// changed where it is.
+    /// Expands the entries of one L2 table, which snapshots may share. It is changed in place, because it
+    /// keeps its meaning.
     func expand(table: HostOffset, guest: Int, isActive: Bool) throws(BlockError) {
         let store = try tables.refcounts()
         let cluster = layout.cluster(at: table)
@@ -178,7 +181,7 @@ private struct ZeroExpansion {
         for _ in 0..<users { tables.release(entry) }
     }
 
-    /// What an entry that says "zero" becomes in a table that so many L1 tables refer to.
+    /// The replacement for an entry with the zero flag, in a table to which `users` L1 tables refer.
     private func expanded(
         _ entry: L2Entry, guest: Int, users: UInt64, mayBeOwn: Bool
     ) throws(BlockError) -> L2Entry {
@@ -187,7 +190,7 @@ private struct ZeroExpansion {
         if entry.hostOffset != .zero {
             try tables.checkDataOffset(entry, guest: GuestOffset(guest))
             try tables.checkGuestClusters(entry.hostOffset, count: 1)
-            // Only this table refers to it, and calls it zero: its bytes may change.
+            // Only entries of this table refer to the cluster, with the zero flag: its bytes may change.
             if try store.refcount(of: layout.cluster(at: entry.hostOffset)) == users {
                 try fill(entry.hostOffset, guest)
                 return L2Entry(raw: entry.raw & ~L2Entry.zeroFlag)

@@ -1,15 +1,15 @@
 import BlockCore
 
-/// What amending a qcow2 image is to change, checked against the image before anything is changed.
+/// The changes of an amendment, checked against the image before the first of them.
 struct Qcow2AmendPlan {
-    /// `nil`: stays. So for all that follow.
+    /// `nil` leaves it unchanged, here and in the properties that follow.
     var version: Int?
     var refcountOrder: Int?
     var isLazy: Bool?
     var virtualSize: Int?
-    /// An empty name takes the name out of the image.
+    /// The new name; an empty one removes the name from the image.
     var dataFile: String?
-    /// The data file need not stay usable without the image any longer.
+    /// Whether the data file no longer has to be usable without the image.
     var endsRawDataFile = false
 
     /// - Throws: `invalidArgument` or `unsupported`, naming the option.
@@ -34,7 +34,7 @@ struct Qcow2AmendPlan {
             }
             isLazy = options.flag(.lazyRefcounts)
         }
-        // Zero stands for "not given", as scripts have it.
+        // Scripts pass 0 for "unchanged".
         virtualSize = options.integer(.size).flatMap { $0 == 0 ? nil : $0 }
         if let virtualSize, virtualSize % Qcow2.sectorBytes != 0 {
             throw BlockError(.invalidArgument, "The new size must be a multiple of 512")
@@ -92,11 +92,12 @@ struct Qcow2AmendPlan {
         endsRawDataFile = isRaw && options[.dataFileRaw] == "off"
     }
 
-    /// What differs is the affair of another command.
+    /// Refuses another backing file: `rebase` changes it.
     private static func checkBacking(_ options: CreateOptions, _ header: Qcow2Header) throws(BlockError) {
         let (name, format) = (options[.backingFile], options[.backingFormat])
         if name == nil && format == nil { return }
-        // One of them alone, or an empty name where there is none, is another backing file to QEMU, too.
+        // One of both options alone, or an empty name where there is none, counts as another backing file, as
+        // in QEMU.
         guard name?.rawBytes == header.backing?.filename.rawBytes, format == header.backing?.format else {
             throw BlockError(
                 .invalidArgument, "Cannot amend the backing file", hint: "The command 'rebase' changes it.")

@@ -1,7 +1,7 @@
 import BlockCore
 
 extension Qcow2State {
-    /// What the refcount blocks up to the last one take, in bytes.
+    /// The size of all refcount blocks up to the last one, in bytes.
     func refcountWorkBytes() throws(BlockError) -> Int {
         layout.refcountBlock(of: try refcounts().endOfBlocks) << layout.clusterBits
     }
@@ -29,12 +29,14 @@ extension Qcow2State {
 
     /// Gives the refcounts another width, which all of them fit.
     ///
-    /// Order of writes: the new structure behind everything that is in the file or counted, a barrier, then
-    /// the header's sector. Until then nothing refers to it and nothing counts it; from then on the old
-    /// structure's clusters are free, because the new refcounts say so.
+    /// Order of writes:
+    /// 1. The new blocks and table, behind the end of the file and behind every cluster with a refcount; a
+    ///    barrier.
+    /// 2. The header's sector. Before it nothing refers to the new structure; after it the old structure's
+    ///    clusters are free, because the new refcounts leave them out.
     func changeRefcountWidth(order: Int, _ control: JobControl) throws(BlockError) {
         try protectMetadata()
-        // Whatever happens, the file may be longer now than the allocator knows.
+        // Also after a failure the file may be longer than the allocator knows.
         defer { adopt(header) }
         var target = layout
         target.refcountOrder = order
@@ -59,7 +61,7 @@ private struct RefcountRewrite {
     private let oldClusters: [HostCluster]
     /// The first cluster of the new structure.
     private let start: HostCluster
-    /// How many blocks were written, one after the other from ``start`` on.
+    /// The number of blocks written, adjacent from ``start`` on.
     private var written = 0
     private var table: [UInt64] = []
     private var current = 0
@@ -83,7 +85,7 @@ private struct RefcountRewrite {
         start = last + 1
     }
 
-    /// Writes blocks and table, and answers the table's clusters.
+    /// Writes blocks and table. Returns the table's clusters.
     mutating func run() throws(BlockError) -> Range<HostCluster> {
         var index = 0
         let source = source
@@ -120,7 +122,7 @@ private struct RefcountRewrite {
         isEmpty = false
     }
 
-    /// Writes the block in memory, unless it counts nothing, and goes on with another.
+    /// Writes the block in memory, unless it is all zero, and begins another one.
     private mutating func flush(movingTo block: Int) throws(BlockError) {
         if !isEmpty {
             let place = target.offset(of: start + written).bytes

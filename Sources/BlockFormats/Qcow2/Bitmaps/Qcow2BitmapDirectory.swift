@@ -1,6 +1,6 @@
 import BlockCore
 
-/// The header extension that says where the bitmap directory is (section "Bitmaps extension").
+/// The header extension with the place of the bitmap directory (section "Bitmaps extension").
 ///
 ///     0 nb_bitmaps  4 reserved  8 bitmap_directory_size  16 bitmap_directory_offset
 struct Qcow2BitmapExtension: Equatable, Sendable {
@@ -16,7 +16,7 @@ struct Qcow2BitmapExtension: Equatable, Sendable {
         self.directoryOffset = directoryOffset
     }
 
-    /// Reads the extension and checks what can be told from it alone.
+    /// Reads the extension and checks everything that follows from it alone.
     ///
     /// - Throws: `corrupt` or `limit`.
     init(_ data: [UInt8], _ layout: Qcow2Layout) throws(BlockError) {
@@ -64,16 +64,16 @@ struct Qcow2BitmapEntry: Equatable, Sendable {
     }
 
     var tableOffset = 0
-    /// How many entries the table has.
+    /// The number of entries of the bitmap's table.
     var tableEntries = 0
     var flags: Flags = []
     var type: UInt8 = dirtyTracking
     var granularityBits: UInt8
-    /// As stored; need not be UTF-8.
+    /// The name as stored, which need not be UTF-8.
     var name: [UInt8]
-    /// Kept as it is.
+    /// Extra data, kept unchanged.
     var extra: [UInt8] = []
-    /// Where the entry starts in the directory that it was read from.
+    /// The offset of the entry in the directory from which it was read.
     var position = 0
 
     static let fixedSize = 24
@@ -82,12 +82,12 @@ struct Qcow2BitmapEntry: Equatable, Sendable {
 
     /// The name as text, repaired where it is not UTF-8.
     var nameText: String { String(raw: name) }
-    /// Bytes of the disk for one bit; 0 when that is no number of bytes.
+    /// Bytes of the disk for one bit; 0 where the exponent is too large.
     var granularity: Int { granularityBits < 63 ? 1 << Int(granularityBits) : 0 }
 
     /// Reads all entries of a directory.
     ///
-    /// - Throws: `corrupt` when they do not lie in it one behind the other.
+    /// - Throws: `corrupt` when they do not fill it one behind the other.
     static func parse(_ directory: [UInt8], count: Int) throws(BlockError) -> [Qcow2BitmapEntry] {
         var entries: [Qcow2BitmapEntry] = []
         var position = 0
@@ -129,7 +129,7 @@ struct Qcow2BitmapEntry: Equatable, Sendable {
         return (entry, size)
     }
 
-    /// The entry as it stands in the directory, padded to 8 bytes.
+    /// The entry as stored in the directory, padded to 8 bytes.
     func serialised() -> [UInt8] {
         var bytes = [UInt8](zeroed: Self.fixedSize) { span in
             span.storeBigEndian(UInt64(tableOffset), at: 0)
@@ -145,7 +145,7 @@ struct Qcow2BitmapEntry: Equatable, Sendable {
         return bytes
     }
 
-    /// How many bytes ``serialised()`` has.
+    /// The number of bytes of ``serialised()``.
     static func size(nameBytes: Int, extraBytes: Int = 0) -> Int {
         (fixedSize + nameBytes + extraBytes + 7) & ~7
     }
@@ -156,7 +156,7 @@ struct Qcow2BitmapEntry: Equatable, Sendable {
             && Qcow2.bitmapGranularityBits.contains(Int(granularityBits))
     }
 
-    /// Why this program cannot use the bitmap, sound as it may be; `nil` when it can.
+    /// The reason why this program cannot use the bitmap even if it is sound; `nil` where it can.
     var obstacle: String? {
         if !Qcow2.bitmapGranularityBits.contains(Int(granularityBits)) {
             return "its granularity of 2^\(granularityBits) bytes is not supported"
@@ -165,7 +165,7 @@ struct Qcow2BitmapEntry: Equatable, Sendable {
         return nil
     }
 
-    /// What is wrong with the bitmap, as far as the directory tells; `nil` for nothing.
+    /// The damage of the bitmap that the directory shows; `nil` for none.
     ///
     /// - Parameters:
     ///   - virtualSize: of the disk, in bytes.
@@ -177,14 +177,14 @@ struct Qcow2BitmapEntry: Equatable, Sendable {
         if let table = tableDefect(layout, fileClusters: fileClusters) { return table }
         // A bitmap in use may still have the size of an earlier disk.
         guard !flags.contains(.inUse), granularity > 0 else { return nil }
-        // QEMU knows whole sectors only.
+        // QEMU's disks have whole sectors only.
         let size = virtualSize.roundedDown(to: Qcow2.sectorBytes)
         let bits = size / granularity + (size % granularity == 0 ? 0 : 1)
         return Self.tableEntries(forBits: bits, layout) == tableEntries
             ? nil : "its table does not go with the size of the disk"
     }
 
-    /// What is wrong with the table's place and size; `nil` for nothing.
+    /// The defect of the table's place or size; `nil` for none.
     func tableDefect(_ layout: Qcow2Layout, fileClusters: Int) -> String? {
         guard tableEntries > 0, tableEntries <= Qcow2.Limit.bitmapTableEntries else {
             return "its table has \(tableEntries) entries"
@@ -199,8 +199,9 @@ struct Qcow2BitmapEntry: Equatable, Sendable {
         return nil
     }
 
-    /// The positions of entries whose table overlaps another's. Whose bits it has, nobody knows: a bitmap
-    /// that lacks a change loses data in the next backup, one that is gone makes that backup a full one.
+    /// The positions of entries whose table overlaps another's. It is unknown whose bits the table has, so
+    /// both are dropped: a bitmap that lacks a change loses data in the next backup, a missing one only makes
+    /// that backup a full one.
     static func sharingTables(
         _ entries: [Qcow2BitmapEntry], _ layout: Qcow2Layout, fileClusters: Int
     ) -> Set<Int> {
@@ -219,23 +220,23 @@ struct Qcow2BitmapEntry: Equatable, Sendable {
         return sharing
     }
 
-    /// How many entries the table of a bitmap of so many bits has. A table of none is not allowed.
+    /// The number of table entries for a bitmap of `bits` bits. A table without entries is not allowed.
     static func tableEntries(forBits bits: Int, _ layout: Qcow2Layout) -> Int {
         layout.clusters((bits + 7) / 8)
     }
 }
 
-/// An entry of a bitmap table: where one cluster of bits is.
+/// An entry of a bitmap table: the place of one cluster of bits.
 struct Qcow2BitmapTableEntry: Equatable, Sendable {
     var raw: UInt64
 
     static let allOnes = Qcow2BitmapTableEntry(raw: 1)
 
-    /// 0: there is no cluster; all its bits are what ``isAllOnes`` says.
+    /// The cluster's offset; 0 for none: then all its bits are equal, as ``isAllOnes`` says.
     var hostOffset: HostOffset { HostOffset(Int(raw & L2Entry.offsetMask)) }
     var isAllOnes: Bool { hostOffset == .zero && raw & 1 != 0 }
 
-    /// What is wrong with it; `nil` for nothing.
+    /// The defect of the entry; `nil` for none.
     func defect(_ layout: Qcow2Layout, fileClusters: Int) -> String? {
         let known = hostOffset == .zero ? 1 : L2Entry.offsetMask
         if raw & ~known != 0 { return "reserved bits are set in table entry \(hex(raw))" }

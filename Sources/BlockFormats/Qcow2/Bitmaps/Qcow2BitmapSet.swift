@@ -1,30 +1,30 @@
 import BlockCore
 
-/// The bitmaps of an open image as they are to be in the file once it is closed. Used under the driver's
-/// lock.
+/// The bitmaps of an open image, in the state that closing will store. Used under the driver's lock.
 struct Qcow2BitmapSet {
     /// One bitmap.
     struct Item {
-        /// As it is to be, but for the table, which is written when the bitmap is stored.
+        /// The entry to be stored; its table's place is set only when the bitmap is stored.
         var entry: Qcow2BitmapEntry
         /// The entry in the file; `nil` for a new bitmap.
         var stored: Qcow2BitmapEntry?
         /// The bits, once they are loaded.
         var bits: DirtyBitmap?
-        /// The file's entry says "in use" because this program set it.
+        /// Whether this program set "in use" in the file's entry.
         var isMarked = false
-        /// The bits differ from the file's.
+        /// Whether the bits differ from the file's.
         var isChanged = false
-        /// Why the bitmap cannot be used.
+        /// The reason why the bitmap cannot be used; `nil` where it can.
         var defect: String?
 
         var name: String { entry.nameText }
         /// Whether the bits cannot be relied on.
         var isInconsistent: Bool { defect != nil || (entry.flags.contains(.inUse) && !isMarked) }
-        /// Whether what the stored entry refers to may be used otherwise. What is only not known here is not.
+        /// Whether the clusters of the stored entry may belong to something else. An entry with features that
+        /// only this program lacks is not damaged.
         var isDamaged: Bool { defect != nil && defect != stored?.obstacle }
         var isEnabled: Bool { entry.flags.contains(.auto) }
-        /// Whether writes are to be recorded in it.
+        /// Whether writes are recorded in the bitmap.
         var records: Bool { isEnabled && !isInconsistent }
         /// Whether bits and table have to be written.
         var needsWriting: Bool { !isInconsistent && bits != nil && (isChanged || isMarked || stored == nil) }
@@ -40,7 +40,7 @@ struct Qcow2BitmapSet {
             self.bits = bits
         }
 
-        /// One of a directory that nobody vouches for.
+        /// A bitmap of a directory that is out of date.
         init(outdated entry: Qcow2BitmapEntry) {
             self.entry = entry
             self.entry.flags.insert(.inUse)
@@ -55,27 +55,28 @@ struct Qcow2BitmapSet {
     }
 
     var items: [Item]
-    /// Removed ones that the file's directory still has.
+    /// Removed bitmaps that the file's directory still has.
     var removed: [Item] = []
-    /// Whether the header vouches for the directory. When not, nobody knows what lies now where it points to.
+    /// Whether the header marks the bitmaps as up to date. If not, the clusters of the directory may hold
+    /// anything.
     var isTrusted: Bool
-    /// The directory has to be written.
+    /// Whether the directory has to be written.
     var isChanged = false
 
-    /// The bitmap of that name; the last one, should the image have several.
+    /// The index of the bitmap named `name`; of the last one, if the image has several.
     func index(of name: String) -> Int? { items.lastIndex { $0.name.isSameName(as: name) } }
 
-    /// Whether a write has to be told to somebody.
+    /// Whether writes have to be recorded, or the file must stop promising that they are.
     var wantsWrites: Bool { items.contains { $0.records || $0.isPromised } || hasPromisesRemoved }
     private var hasPromisesRemoved: Bool { removed.contains(where: \.isPromised) }
 
-    /// Whether the file is to be changed when the image is closed.
+    /// Whether closing the image has to write bitmaps.
     var needsStoring: Bool {
         isChanged || items.contains(where: \.needsWriting)
     }
 }
 
-/// How many clusters the tables of bitmaps refer to, as far as they were read.
+/// The number of clusters to which the bitmap tables refer that were read so far.
 struct Qcow2BitmapClusters {
     var total = 0
     /// The bitmaps whose tables were counted, by their position in the directory.
@@ -83,20 +84,20 @@ struct Qcow2BitmapClusters {
 }
 
 extension Qcow2State {
-    /// Whether the header says that the bitmaps were kept up to date.
-    var vouchesForBitmaps: Bool {
+    /// Whether the header marks the bitmaps as up to date.
+    var bitmapsAreCurrent: Bool {
         layout.version >= 3 && header.autoclear & Qcow2.Autoclear.bitmaps != 0
     }
 
     /// The image's bitmaps; read when first needed.
     ///
-    /// - Throws: `corrupt` or `limit` for a damaged directory, but for one that nobody vouches for: of that
-    ///   only what can be read is there.
+    /// - Throws: `corrupt` or `limit` for a damaged directory. One that is out of date is read as far as
+    ///   possible.
     func bitmapSet() throws(BlockError) -> Qcow2BitmapSet {
         if let bitmaps { return bitmaps }
         var set = Qcow2BitmapSet(items: [], isTrusted: true)
         if let data = header.extensionData(Qcow2.ExtensionType.bitmaps) {
-            set.isTrusted = vouchesForBitmaps
+            set.isTrusted = bitmapsAreCurrent
             do throws(BlockError) { set.items = try readBitmaps(data, isTrusted: set.isTrusted) } catch {
                 if set.isTrusted || error.kind == .io { throw error.concerning(file.filename) }
             }
@@ -187,8 +188,8 @@ extension Qcow2State {
         return bits
     }
 
-    /// Each cluster of bits has one place in one table, so that all bitmaps together take no more memory, and
-    /// no more space where they are stored again, than the file has.
+    /// Counts the clusters of a bitmap's table. A sound cluster of bits occurs once in one table, so that all
+    /// bitmaps together need no more memory, or space when they are stored again, than the file's size.
     ///
     /// - Throws: `corrupt` when the tables that were read refer to more clusters than there are.
     private func countBitmapClusters(
@@ -208,8 +209,8 @@ extension Qcow2State {
 
     // MARK: In use
 
-    /// Before the first change of guest data: loads what is to record it, and takes back every promise that
-    /// the file makes about bitmaps that will not have it. Durable on return.
+    /// Prepares the bitmaps for the first change of guest data: loads those that record it, and marks every
+    /// bitmap as in use that the file calls up to date. Durable on return.
     func beginRecording() throws(BlockError) -> [DirtyBitmap] {
         var set = try bitmapSet()
         try checkBitmapMemory(set.items.filter(\.records), virtualSize: header.virtualSize)
@@ -227,7 +228,7 @@ extension Qcow2State {
         return recording
     }
 
-    /// What an image may ask for.
+    /// Limits the memory that an image's bitmaps take.
     private func checkBitmapMemory(
         _ items: [Qcow2BitmapSet.Item], virtualSize: Int
     ) throws(BlockError) {
@@ -242,23 +243,24 @@ extension Qcow2State {
         }
     }
 
-    /// Sets "in use" in the file's entries for which `isMeant` holds, durably.
+    /// Sets "in use" in the file's entries for which `matches` holds, durably.
     ///
-    /// Written in place: an entry's flags lie in one sector, and each that arrives is right by itself.
+    /// Written in place: an entry's flags lie in one sector, and each entry is valid whether the others are
+    /// written or not.
     private func mark(
-        _ set: inout Qcow2BitmapSet, _ isMeant: (Qcow2BitmapSet.Item) -> Bool
+        _ set: inout Qcow2BitmapSet, _ matches: (Qcow2BitmapSet.Item) -> Bool
     ) throws(BlockError) {
         guard set.isTrusted, let data = header.extensionData(Qcow2.ExtensionType.bitmaps) else { return }
-        let meant = (set.items + set.removed).filter {
-            $0.stored?.flags.contains(.inUse) == false && isMeant($0)
+        let matching = (set.items + set.removed).filter {
+            $0.stored?.flags.contains(.inUse) == false && matches($0)
         }
-        if meant.isEmpty { return }
-        // The directory must not be written over what is something else.
+        if matching.isEmpty { return }
+        // The directory must not be written over other metadata.
         try protectMetadata()
         let place = try Qcow2BitmapExtension(data, layout)
         try checkDirectoryIsOwn(place)
         var directory = try file.readBytes(at: place.directoryOffset, count: place.directoryBytes)
-        for item in meant {
+        for item in matching {
             guard let stored = item.stored else { continue }
             let flag = stored.position + Qcow2BitmapEntry.flagsOffset + 3
             guard directory.indices.contains(flag) else {
@@ -268,8 +270,8 @@ extension Qcow2State {
         }
         try file.write(directory.span.bytes, at: place.directoryOffset)
         try barrier()
-        Self.noteMarked(&set.items, isMeant)
-        Self.noteMarked(&set.removed, isMeant)
+        Self.noteMarked(&set.items, matches)
+        Self.noteMarked(&set.removed, matches)
     }
 
     private func checkDirectoryIsOwn(_ place: Qcow2BitmapExtension) throws(BlockError) {
@@ -283,10 +285,10 @@ extension Qcow2State {
     }
 
     private static func noteMarked(
-        _ items: inout [Qcow2BitmapSet.Item], _ isMeant: (Qcow2BitmapSet.Item) -> Bool
+        _ items: inout [Qcow2BitmapSet.Item], _ matches: (Qcow2BitmapSet.Item) -> Bool
     ) {
         for index in items.indices
-        where items[index].stored?.flags.contains(.inUse) == false && isMeant(items[index]) {
+        where items[index].stored?.flags.contains(.inUse) == false && matches(items[index]) {
             items[index].stored?.flags.insert(.inUse)
             items[index].isMarked = items[index].bits != nil
             items[index].entry.flags.insert(.inUse)
@@ -295,8 +297,8 @@ extension Qcow2State {
 
     // MARK: Disks of another size
 
-    /// Before the disk's size changes: every bitmap is loaded, and marked as in use, because its table will
-    /// not go with the size in the header until it is stored.
+    /// Loads every bitmap before the disk's size changes, and marks it as in use: until it is stored, its
+    /// table does not fit the size in the header.
     func beginBitmapResize(to size: Int) throws(BlockError) {
         var set = try bitmapSet()
         guard set.isTrusted, !set.items.isEmpty else { return }
@@ -308,9 +310,9 @@ extension Qcow2State {
         bitmaps = set
     }
 
-    /// Lets the loaded bitmaps follow the size in the header.
+    /// Resizes the loaded bitmaps to the size in the header.
     func endBitmapResize() {
-        // Sizes that do not fit were refused before; storing tries again.
+        // Impossible sizes were refused before; storing tries again.
         for item in bitmaps?.items ?? [] { try? item.bits?.resize(to: header.virtualSize) }
     }
 

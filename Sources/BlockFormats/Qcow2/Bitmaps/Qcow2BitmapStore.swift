@@ -2,18 +2,22 @@ import BlockCore
 
 /// Storing bitmaps.
 ///
-/// Order of writes: bits, tables and a new directory go where nothing lies, with their refcounts; a barrier;
-/// the extension in the header, which points to the directory and vouches for it; a barrier; then what the
-/// old directory referred to is released. Entries of the old directory say "in use" since before the first
-/// change, so that a crash leaves bitmaps that are inconsistent, or were stored.
+/// Order of writes:
+/// 1. Bits, tables and a new directory in free clusters, with their refcounts; a barrier.
+/// 2. The extension in the header, which points to the directory, and the bit that marks it as up to date; a
+///    barrier.
+/// 3. The clusters of the old directory are released.
+///
+/// The entries of the old directory were marked as "in use" before the first change: a crash leaves bitmaps
+/// that are marked as inconsistent, or the stored ones.
 extension Qcow2State {
-    /// Stores what changed. Durable on return; on failure the file has what it had, and leaks at worst.
+    /// Stores changed bitmaps. Durable on return; on failure the file keeps the old ones, and leaks at worst.
     func storeBitmaps() throws(BlockError) {
         guard !isReadOnly, var set = bitmaps, set.needsStoring else { return }
         try protectMetadata()
         try commit()
         var placed: [Range<HostCluster>] = []
-        // What a damaged one refers to may be anything: it stays, leaked.
+        // The clusters of a damaged bitmap may belong to something else: they stay leaked.
         var replaced = set.removed.filter { !$0.isDamaged }.compactMap(\.stored)
         let data: [UInt8]?
         do throws(BlockError) {
@@ -33,12 +37,12 @@ extension Qcow2State {
         try switchDirectory(to: data, replaced, wasTrusted: set.isTrusted)
     }
 
-    /// Stores what changed, then runs `body` whether that worked or not.
+    /// Stores changed bitmaps, then runs `body`, also after a failure.
     func storingBitmaps(then body: () throws(BlockError) -> Void) throws(BlockError) {
-        var failure: BlockError?
-        do throws(BlockError) { try storeBitmaps() } catch { failure = error }
-        try body()
-        if let failure { throw failure }
+        var failures = FirstFailure()
+        failures.note { () throws(BlockError) in try storeBitmaps() }
+        failures.note(body)
+        try failures.throwFirst()
     }
 
     /// - Returns: whether the bitmap has a new table.
@@ -52,7 +56,8 @@ extension Qcow2State {
             return true
         }
         guard !isTrusted else { return false }
-        // Where its table was, there may be anything by now: it gets an empty one, to be there until removed.
+        // Its old table may be overwritten by now: it gets an empty one, so that the user can still remove
+        // it.
         let bits = try? DirtyBitmap.bitCount(
             size: header.virtualSize, granularity: item.entry.granularity)
         let entries = Qcow2BitmapEntry.tableEntries(forBits: max(1, bits ?? 1), layout)
@@ -82,7 +87,7 @@ extension Qcow2State {
             let part = index * cluster..<(index + 1) * cluster
             let common = bits.common(inBytes: part)
             if common == false { continue }
-            // The unused bits behind the last one must be zero, which "all ones" does not say.
+            // "All ones" would set the unused bits behind the last one, which must be zero.
             if common == true && part.upperBound * 8 <= bitCount {
                 table[index] = Qcow2BitmapTableEntry.allOnes.raw
                 continue
@@ -101,14 +106,14 @@ extension Qcow2State {
     ) throws(BlockError) {
         entry.tableEntries = table.count
         entry.tableOffset = try place(layout.clusters(table.count * 8), &placed)
-        // Whole sectors, so that the file does not end inside an entry.
+        // Padded to whole sectors, so that the file does not end inside an entry.
         let padded = table + [UInt64](repeating: 0, count: (64 - table.count % 64) % 64)
         try BigEndianTable.write(padded, to: file, at: entry.tableOffset)
     }
 
     /// Writes the directory to a new place.
     ///
-    /// - Returns: what the header extension is to be; `nil` for none.
+    /// - Returns: the header extension's new data; `nil` for no extension.
     private func writeDirectory(
         _ entries: [Qcow2BitmapEntry], _ placed: inout [Range<HostCluster>]
     ) throws(BlockError) -> [UInt8]? {
@@ -125,13 +130,13 @@ extension Qcow2State {
         return place.serialised()
     }
 
-    /// Takes back clusters that nothing refers to; what cannot be taken back is leaked.
+    /// Frees clusters that nothing refers to; where that fails they are leaked.
     private func giveBackBitmaps(_ placed: [Range<HostCluster>]) {
         guard let store = try? refcounts() else { return }
         for cluster in placed.joined() { _ = try? store.decrement(cluster) }
     }
 
-    /// Makes the header point to another directory, and releases the old one.
+    /// Makes the header point to the new directory, and releases the old one.
     private func switchDirectory(
         to data: [UInt8]?, _ replaced: [Qcow2BitmapEntry], wasTrusted: Bool
     ) throws(BlockError) {
@@ -144,7 +149,7 @@ extension Qcow2State {
         bitmaps = nil
         protection = nil
         guard wasTrusted, let old, let place = try? Qcow2BitmapExtension(old, layout) else { return }
-        // No space is given back to the file system: the next session stores into these clusters.
+        // The file keeps their space: the next session stores bitmaps in these clusters.
         release(
             layout.cluster(at: HostOffset(place.directoryOffset)),
             count: layout.clusters(place.directoryBytes),
@@ -153,7 +158,7 @@ extension Qcow2State {
         try commit()
     }
 
-    /// Releases a bitmap's table and data; where the table has a wrong entry, all of it stays, leaked.
+    /// Releases a bitmap's table and data; if the table has a wrong entry all of them stay leaked.
     private func releaseBitmap(_ entry: Qcow2BitmapEntry) throws(BlockError) {
         let fileClusters = layout.clusters(try file.length())
         guard entry.tableDefect(layout, fileClusters: fileClusters) == nil else { return }
@@ -170,7 +175,7 @@ extension Qcow2State {
             leavesDamage: true)
     }
 
-    /// Where bitmaps' directory and tables lie, in clusters; nothing where nobody vouches for them.
+    /// The clusters of the bitmaps' directory and tables; none where they are out of date.
     func bitmapAreas() throws(BlockError) -> [Range<HostCluster>] {
         guard let data = header.extensionData(Qcow2.ExtensionType.bitmaps) else { return [] }
         let set = try bitmapSet()
@@ -187,7 +192,7 @@ extension Qcow2State {
 }
 
 extension Qcow2Driver {
-    /// What bitmaps take in an image of that layout when every cluster of bits is stored, in bytes.
+    /// The size of bitmaps in an image of that layout when every cluster of bits is stored, in bytes.
     static func bitmapBytes(_ bitmaps: [BitmapInfo], virtualSize: Int, _ layout: Qcow2Layout) -> Int {
         if bitmaps.isEmpty { return 0 }
         var clusters = 0

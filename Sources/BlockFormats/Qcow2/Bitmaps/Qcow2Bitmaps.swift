@@ -1,12 +1,12 @@
 import BlockCore
 import Synchronization
 
-/// What records changes of guest data. Thread-safe.
+/// Records changes of guest data in bitmaps. Thread-safe.
 final class Qcow2ChangeRecorder: Sendable {
     private enum Phase: Int {
-        /// Nobody wants to know.
+        /// No bitmap records changes.
         case idle
-        /// Somebody does, and the file does not say so yet.
+        /// Bitmaps record, but their entries in the file are not yet marked as in use.
         case armed
         case recording
     }
@@ -17,7 +17,7 @@ final class Qcow2ChangeRecorder: Sendable {
     var isIdle: Bool { phase.load(ordering: .acquiring) == Phase.idle.rawValue }
     var isArmed: Bool { phase.load(ordering: .acquiring) == Phase.armed.rawValue }
 
-    /// From now on, the next change has to be announced first; or none has to.
+    /// Makes the next change mark the bitmaps in the file first, if `isWanted`; else stops recording.
     func arm(_ isWanted: Bool) {
         active.withLock { $0 = [] }
         phase.store((isWanted ? Phase.armed : Phase.idle).rawValue, ordering: .releasing)
@@ -36,8 +36,8 @@ final class Qcow2ChangeRecorder: Sendable {
 
 /// Persistent dirty bitmaps (section "Bitmaps").
 ///
-/// They are read when needed. Before the first change of guest data, those that are enabled are loaded and
-/// marked as in use in the file; when the image is closed they are stored.
+/// They are read when needed. The enabled ones are loaded, and marked as in use in the file, before the first
+/// change of guest data, and stored when the image is closed.
 extension Qcow2Driver: BitmapCapable {
     public var bitmapObstacle: String? {
         layout.version >= 3 ? nil : "Cannot store dirty bitmaps in qcow2 v2 files"
@@ -68,7 +68,7 @@ extension Qcow2Driver: BitmapCapable {
             guard let index = set.index(of: name) else { throw Self.notFound(name) }
             var item = set.items.remove(at: index)
             if item.stored != nil {
-                // What else uses its clusters would be freed with it.
+                // Removing the bitmap would free clusters that something else uses.
                 if !item.isDamaged, try tables.hasCorruptions() { item.defect = "the image is damaged" }
                 set.removed.append(item)
             }
@@ -107,6 +107,14 @@ extension Qcow2Driver: BitmapCapable {
         }
     }
 
+    public func replaceBitmap(_ name: String, with source: DirtyBitmap) throws(BlockError) {
+        try change { tables throws(BlockError) in
+            let index = try tables.usableBitmap(name)
+            try tables.loadBitmap(index).replace(with: source)
+            tables.bitmaps?.items[index].isChanged = true
+        }
+    }
+
     static func notFound(_ name: String) -> BlockError {
         BlockError(.notFound, "Dirty bitmap '\(name)' not found")
     }
@@ -138,7 +146,7 @@ extension Qcow2Driver: BitmapCapable {
 }
 
 extension Qcow2State {
-    /// The number of the bitmap of that name, whose bits can be relied on.
+    /// The index of the bitmap named `name`, whose bits are valid.
     ///
     /// - Throws: `notFound`; `corrupt` for an inconsistent one.
     func usableBitmap(_ name: String) throws(BlockError) -> Int {
@@ -148,7 +156,7 @@ extension Qcow2State {
         return index
     }
 
-    /// Whether a check finds more than leaks. Looks through all tables of the file.
+    /// Whether a check finds more than leaks. Reads all tables of the file.
     fileprivate func hasCorruptions() throws(BlockError) -> Bool {
         if hasChanges { try commit() }
         let result = try check(.none) { _ in }
@@ -214,21 +222,22 @@ extension Qcow2State {
         BlockError(.unsupported, "A disk of 0 bytes cannot have bitmaps")
     }
 
-    /// Which autoclear bits stay when the image is about to be changed: those of what is kept up to date.
+    /// The autoclear bits that stay set when the image is changed: those of features that this program keeps
+    /// up to date.
     func keptAutoclear() throws(BlockError) -> UInt64 {
         let raw = data.isExternal ? header.autoclear & Qcow2.Autoclear.dataFileRaw : 0
         let bit = header.autoclear & Qcow2.Autoclear.bitmaps
         guard bit != 0, header.extensionData(Qcow2.ExtensionType.bitmaps) != nil else { return raw }
         do throws(BlockError) { _ = try bitmapSet() } catch {
-            // Nobody can keep what nobody can read.
+            // A directory that cannot be read cannot be kept up to date.
             if error.kind == .io { throw error }
             return raw
         }
         return bit | raw
     }
 
-    /// Before a repair: clears the bits of what nobody here keeps up to date, durably. What those that are
-    /// known vouch for is looked at by the repair itself.
+    /// Clears unknown autoclear bits before a repair, durably. The repair itself checks the features of the
+    /// known bits.
     func clearUnknownAutoclear() throws(BlockError) {
         let known = Qcow2.Autoclear.bitmaps | Qcow2.Autoclear.dataFileRaw
         guard !isReadOnly, layout.version >= 3, header.autoclear & ~known != 0 else { return }
@@ -237,7 +246,7 @@ extension Qcow2State {
         try barrier()
     }
 
-    /// A disk that turns into another one would have to be recorded as changed in whole.
+    /// Refuses an operation that replaces the whole disk: bitmaps would have to record all of it as changed.
     func refuseWithBitmaps() throws(BlockError) {
         let set = try bitmapSet()
         if set.isTrusted && !set.items.isEmpty {

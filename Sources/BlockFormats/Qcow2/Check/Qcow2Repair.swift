@@ -91,7 +91,7 @@ struct Qcow2Repair: Surveying {
 
     func plan(for survey: Qcow2Survey, _ mode: RepairMode) -> Qcow2RepairPlan {
         Qcow2RepairPlan(
-            survey, mode, tables.header, vouches: tables.vouchesForBitmaps, isAutomatic: isAutomatic)
+            survey, mode, tables.header, vouches: tables.bitmapsAreCurrent, isAutomatic: isAutomatic)
     }
 
     mutating func tell(_ survey: Qcow2Survey, _ plan: Qcow2RepairPlan, _ report: (String) -> Void) {

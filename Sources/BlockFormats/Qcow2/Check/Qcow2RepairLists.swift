@@ -32,7 +32,7 @@ extension Qcow2Repair {
         _ plan: Qcow2RepairPlan, _ survey: inout Qcow2Survey, _ report: (String) -> Void
     ) throws(BlockError) {
         guard let data = tables.header.extensionData(Qcow2.ExtensionType.bitmaps) else { return }
-        guard tables.vouchesForBitmaps else {
+        guard tables.bitmapsAreCurrent else {
             report("Removing bitmaps that were not kept up to date")
             try tables.keepBitmaps([])
             return try surveyAgain(&survey)

@@ -84,13 +84,13 @@ struct Qcow2RepairPlan: RepairPlan {
 
     /// Blocks that lie wrong may be anything, and new ones would lack what cannot be counted.
     private func mayRebuild(_ survey: Qcow2Survey) -> Bool {
-        mode == .all && survey.unknownReferences == nil && survey.doubt == nil
+        mode == .all && survey.unknownReferences == nil && survey.incompleteness == nil
     }
 
     /// Why a repair frees nothing; `nil` where it does. What nothing known refers to may be what an entry
     /// that points nowhere referred to: once freed, the next write replaces it.
     func whyLeaksStay(_ survey: Qcow2Survey) -> String? {
-        if let reason = survey.unknownReferences ?? survey.doubt { return reason }
+        if let reason = survey.unknownReferences ?? survey.incompleteness { return reason }
         if survey.hasOverlaps || hadDoubleMetadata { return "two structures shared a cluster" }
         if survey.hasLosses { return "entries were given up" }
         return hasOtherDamage ? "the image has other damage, which -r all repairs" : nil
@@ -99,7 +99,7 @@ struct Qcow2RepairPlan: RepairPlan {
     /// Whether nothing keeps the next repair from freeing what this one left.
     func mayFreeNext(_ survey: Qcow2Survey) -> Bool {
         mode == .all && survey.findings.corruptions == 0 && survey.findings.checkErrors == 0
-            && survey.unknownReferences == nil && survey.doubt == nil
+            && survey.unknownReferences == nil && survey.incompleteness == nil
     }
 
     /// "Copied" flags follow from refcounts that are right: set beside one that is too low, the flag would

@@ -55,7 +55,7 @@ extension Qcow2Repair {
 
     /// Shows the clusters with bits of bitmaps to `body`.
     private func eachBitmapCluster(_ body: (HostCluster) -> Void) throws(BlockError) {
-        guard tables.vouchesForBitmaps, let data = tables.header.extensionData(Qcow2.ExtensionType.bitmaps)
+        guard tables.bitmapsAreCurrent, let data = tables.header.extensionData(Qcow2.ExtensionType.bitmaps)
         else { return }
         for entry in try tables.bitmapDirectory(data)
         where entry.tableDefect(layout, fileClusters: scope.fileClusters) == nil {

@@ -33,15 +33,17 @@ struct Qcow2Survey {
     var hasBadSnapshots = false
     /// Entries of the snapshot table that lack what version 3 requires: no damage, but completed by a repair.
     var incompleteSnapshots = 0
-    /// Why not all references are known: some structure cannot be followed. `nil` where all could be counted.
+    /// The reason why not all references are known: some structure cannot be read. `nil` where all could be
+    /// counted.
     var unknownReferences: String?
     /// A repair gave up entries that pointed nowhere: what they referred to may be among the leaks.
     var hasLosses = false
     /// How many corruptions and leaks were repaired.
     var corruptionsFixed = 0
     var leaksFixed = 0
-    /// Why what is known of a snapshot may not be all: its tables can be followed, and seem to be too short.
-    var doubt: String?
+    /// The reason why references of a snapshot may be missing although its tables can be read: they seem too
+    /// short.
+    var incompleteness: String?
 
     /// Whether every refcount is as high as there are references.
     var haveRefcountsAgreed: Bool { mismatches == 0 && !needsRebuild }

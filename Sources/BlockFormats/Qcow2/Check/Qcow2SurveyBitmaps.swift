@@ -7,7 +7,7 @@ extension Qcow2Surveyor {
     /// A directory that the header does not vouch for counts for nothing: who wrote to the image may have
     /// freed it and put something else there.
     mutating func countBitmaps() throws(BlockError) {
-        guard tables.vouchesForBitmaps, let data = tables.header.extensionData(Qcow2.ExtensionType.bitmaps)
+        guard tables.bitmapsAreCurrent, let data = tables.header.extensionData(Qcow2.ExtensionType.bitmaps)
         else { return }
         let entries: [Qcow2BitmapEntry]
         do throws(BlockError) { entries = try tables.bitmapDirectory(data) } catch {

@@ -41,7 +41,7 @@ extension Qcow2Surveyor {
         if snapshot.hasTooMuchExtra {
             badSnapshot("ERROR snapshot \(snapshot.info.id) has too much extra data")
         }
-        if survey.doubt == nil { survey.doubt = tables.doubt(about: snapshot) }
+        if survey.incompleteness == nil { survey.incompleteness = tables.incompleteness(of: snapshot) }
     }
 
     private mutating func badSnapshot(_ line: @autoclosure () -> String) {

@@ -40,18 +40,18 @@ extension Qcow2Driver: Creatable, Measurable {
         ]
     }
 
-    /// What `create` and `measure` are to make, checked.
+    /// The checked plan of an image for `create` and `measure`.
     struct Plan {
         var header: Qcow2Header
         var preallocation: Preallocation
         var encryption: Encryption?
         var layout: Qcow2Layout { header.layout }
-        /// Whether the data gets its space at once.
+        /// Whether the data gets its space in the file at creation.
         var reservesSpace: Bool { preallocation == .falloc || preallocation == .full }
     }
 
-    /// Order of writes: everything below the header, a barrier, then the header: a half-made file is no
-    /// image. A data file is there before.
+    /// Order of writes: the data file; all other metadata, a barrier; then the header, so that a half-made
+    /// file is no image.
     public static func create(_ options: CreateOptions, in context: CreateContext) throws(BlockError) {
         var plan = try Plan(options)
         let cluster = plan.layout.clusterSize
@@ -89,7 +89,7 @@ extension Qcow2Driver: Creatable, Measurable {
         try failures.throwFirst()
     }
 
-    /// Makes the file for the guest's data where the image will look for it: as long as the disk.
+    /// Makes the file for the guest's data, under the name that the image stores, as long as the disk.
     private static func createDataFile(
         _ plan: Plan, _ context: CreateContext
     ) throws(BlockError) -> BlockNode? {
@@ -110,8 +110,8 @@ extension Qcow2Driver: Creatable, Measurable {
         BlockError(.invalidArgument, "The data file '\(path)' is the image itself", path: path)
     }
 
-    /// Places header, refcount table, refcount blocks and L1 table, with room for a LUKS header behind, and
-    /// answers how many bytes they take.
+    /// Places header, refcount table, refcount blocks and L1 table, with room for a LUKS header behind them.
+    /// Returns their size in bytes.
     private static func initialLayout(
         _ header: inout Qcow2Header, luksClusters: Int
     ) throws(BlockError) -> Int {
@@ -191,7 +191,7 @@ extension Qcow2Driver: Creatable, Measurable {
         return whole
     }
 
-    /// What blocks and table take that count `clusters` and themselves.
+    /// The bytes of the blocks and the table that count `clusters` and themselves.
     private static func refcountBytes(forClusters clusters: Int, _ layout: Qcow2Layout) -> Int {
         let needed = refcountClusters(counting: clusters, layout)
         return (needed.blocks + needed.table) * layout.clusterSize
@@ -222,7 +222,7 @@ extension Qcow2Driver: Creatable, Measurable {
         }
         let full = try fullyAllocatedBytes(plan)
         let aligned = virtualSize.roundedUp(to: plan.layout.clusterSize) ?? virtualSize
-        // With a backing file, what will be in the image depends on what that file has.
+        // With a backing file, the image's contents depend on those of that file.
         let hasAll = plan.reservesSpace || (plan.header.backing != nil && source != nil)
         var data = hasAll ? aligned : 0
         if let source, !hasAll { data = try source.allocatedBytes(unit: plan.layout.clusterSize) }

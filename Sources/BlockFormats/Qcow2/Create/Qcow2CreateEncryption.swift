@@ -1,14 +1,14 @@
 import BlockCore
 
 extension Qcow2Driver.Plan {
-    /// How a new image is to be encrypted.
+    /// The encryption of a new image.
     struct Encryption: Sendable {
-        /// `nil` for the old way, with the password as the key.
+        /// The LUKS header; `nil` for the old method, with the password as the key.
         var luks: LuksPlan?
         var secret: String
 
         var method: Qcow2Encryption.Method { luks == nil ? .aes : .luks }
-        /// What the LUKS header and its key material take, in bytes.
+        /// The size of the LUKS header with its key material, in bytes.
         var areaBytes: Int { luks.map { Luks.areaBytes(keyBytes: $0.suite.keyBytes) } ?? 0 }
     }
 
@@ -37,10 +37,10 @@ extension Qcow2Driver.Plan {
 
     private static func refusal(_ message: String) -> BlockError { BlockError(.invalidArgument, message) }
 
-    /// How many clusters the LUKS header takes.
+    /// The number of clusters of the LUKS header.
     var luksClusters: Int { layout.clusters(encryption?.areaBytes ?? 0) }
 
-    /// Puts the LUKS header, where there is to be one, before `end`, in whole clusters.
+    /// Places the LUKS header, if the plan has one, in the whole clusters before `end`.
     mutating func placeLuksHeader(end: Int) {
         guard let encryption, encryption.luks != nil else { return }
         let start = end - luksClusters << layout.clusterBits
@@ -48,7 +48,7 @@ extension Qcow2Driver.Plan {
         header.addLuksExtension(start..<start + encryption.areaBytes)
     }
 
-    /// Writes the LUKS header, where there is to be one, to its place, and answers what encrypts the data.
+    /// Writes the LUKS header, if the plan has one, to its place. Returns the cipher for the data.
     func makeKeys(
         _ file: BlockNode, _ context: CreateContext
     ) throws(BlockError) -> DataEncryption? {

@@ -38,7 +38,8 @@ extension Qcow2Driver.Plan {
                         + "if extended_l2 is enabled")
             }
         }
-        // Its numbers follow when the image is laid out; its length decides where the backing name goes.
+        // Place and size are filled in by the layout; the extension's length decides where the backing name
+        // lies.
         if encryption?.luks != nil { header.addLuksExtension(0..<0) }
         try header.placeBackingName()
         self.header = header

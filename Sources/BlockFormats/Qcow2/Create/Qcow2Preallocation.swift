@@ -1,21 +1,21 @@
 import BlockCore
 
 extension Qcow2State {
-    /// How much of new L2 tables is put together before it is written, in bytes.
+    /// The bytes of new L2 tables that are collected for one write.
     private static let tableRunBytes = 2 << 20
 
-    /// Allocates all clusters of a guest range, which are unallocated, reading as zeroes.
+    /// Allocates all clusters of a guest range that is unallocated and reads as zeroes.
     ///
-    /// Order of writes: the file reaches to the clusters before entries refer to them.
+    /// Order of writes: the file is extended to the clusters before entries refer to them.
     /// - Parameters:
-    ///   - mode: what space the file gets for them.
-    ///   - fileIsZero: the file holds zeroes everywhere but in its tables.
+    ///   - mode: how their space in the file is allocated.
+    ///   - fileIsZero: whether the file reads as zeroes everywhere but in its tables.
     func preallocate(
         _ guest: Range<Int>, _ mode: Preallocation, fileIsZero: Bool = false
     ) throws(BlockError) {
         var offset = layout.roundedDown(guest.lowerBound)
         let whole = guest.upperBound.roundedUp(to: layout.clusterSize) ?? guest.upperBound
-        // A data file ends where the disk does.
+        // A data file ends with the disk.
         let end = data.isExternal ? guest.upperBound : whole
         while offset < guest.upperBound {
             let tables = missingTables(offset..<end)
@@ -29,10 +29,11 @@ extension Qcow2State {
         }
     }
 
-    /// Zeroes in an encrypted file are noise to the guest: version 3 marks their clusters as zero.
+    /// Whether entries of preallocated clusters get the zero flag: zeroes in an encrypted file would decrypt
+    /// to noise.
     private var marksPreallocated: Bool { header.isEncrypted && layout.version >= 3 }
 
-    /// Allocates the first clusters of a range, in a table that may be there already.
+    /// Allocates the first clusters of a range, all in one L2 table, new or existing.
     ///
     /// - Returns: the guest offset behind them.
     private func preallocateSome(
@@ -55,18 +56,18 @@ extension Qcow2State {
         return grant.guest.upperBound
     }
 
-    /// Has the file reach to the clusters of a guest range, with zeroes in them where that is wanted.
+    /// Extends the file to the clusters of a guest range, and zeroes them if `clears` is set.
     private func prepare(
         _ guest: Range<Int>, at hostOffset: Int, _ mode: Preallocation, clears: Bool
     ) throws(BlockError) {
-        // Subclusters stay what they are, unallocated.
+        // With subclusters nothing needs zeroes: all of them stay unallocated.
         if clears && !layout.hasSubclusters {
             try data.writeZeroes(at: hostOffset, count: guest.count, guest: guest.lowerBound)
         }
         let end = hostOffset + guest.count
         let length = try data.node.length()
         if hostOffset < length, mode == .falloc || mode == .full {
-            // What counts the clusters may lie behind them, so that the file reaches further already.
+            // Refcount blocks for the clusters may lie behind them, so the file may be longer already.
             try data.node.fillHoles(in: hostOffset..<min(end, length))
         }
         if length < end {
@@ -76,7 +77,8 @@ extension Qcow2State {
 
     // MARK: Whole tables
 
-    /// How many L2 tables in a row are missing at the start of a guest range; 0 inside of one.
+    /// The number of adjacent missing L2 tables at the start of a guest range; 0 where the range starts
+    /// inside a table.
     private func missingTables(_ guest: Range<Int>) -> Int {
         let span = layout.guestBytesPerL2Table
         guard guest.lowerBound % span == 0 else { return 0 }
@@ -87,8 +89,8 @@ extension Qcow2State {
         return index - first
     }
 
-    /// Allocates a range whose L2 tables are missing: the tables in one run, the clusters in another behind
-    /// them, so that every entry follows from the one before.
+    /// Allocates a range whose L2 tables are missing: the tables in one run, the clusters in another one
+    /// behind, so that the entries are consecutive.
     ///
     /// Order of writes: clusters and tables, then, by the next commit, refcounts, a barrier, the L1 entries.
     private func preallocate(
@@ -99,7 +101,7 @@ extension Qcow2State {
         let isFresh = fileIsZero || (!data.isExternal && data.isZeroInitialised)
         let clears = header.isEncrypted ? !marksPreallocated : !isFresh
         let index = guest.lowerBound / layout.guestBytesPerL2Table
-        // A new file may have its space already.
+        // The space of a new file may be allocated already.
         let end: NewClusters = fileIsZero ? .behindCounted : .behindEnd
         let start = try fillingNewClusters(count, end) { start throws(BlockError) in
             try reserveL1(index..<index + tables)
@@ -113,7 +115,7 @@ extension Qcow2State {
         }
     }
 
-    /// Fills L2 tables with entries for so many clusters that follow each other in the file.
+    /// Fills L2 tables with entries for adjacent clusters of the file.
     private func writeRun(_ entries: Int, from cluster: Int, to tables: Range<Int>) throws(BlockError) {
         file.emit(.l2AllocateWrite)
         l2Cache.discard(tables)
@@ -132,8 +134,8 @@ extension Qcow2State {
 }
 
 extension Qcow2Layout {
-    /// Stores `count` entries at the start of a table, each one cluster further than the one before, and
-    /// unallocated ones behind them.
+    /// Stores `count` entries for adjacent clusters at the start of a table, and unallocated ones behind
+    /// them.
     fileprivate func store(run count: Int, _ first: UInt64, in bytes: inout MutableRawSpan) {
         if hasSubclusters || count * l2EntryBytes < bytes.byteCount { bytes.fill() }
         let (step, unit) = (UInt64(clusterSize), l2EntryBytes)

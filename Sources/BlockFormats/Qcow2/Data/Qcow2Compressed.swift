@@ -40,7 +40,7 @@ extension Qcow2Driver: CompressedWriting {
         let unit = offset..<offset + layout.clusterSize
         let grant = try metadata.begin(unit) { tables throws(BlockError) -> WriteGrant in
             try tables.beginLazyRefcounts()
-            // Before the data, so that the file can end in the middle of a cluster.
+            // The table is made before the data, so that the file can end in the middle of a cluster.
             _ = try tables.changeableL2Slot(GuestOffset(offset))
             let place = try tables.allocateBytes(payload.byteCount)
             return WriteGrant(
@@ -82,7 +82,7 @@ extension Qcow2State {
         return place
     }
 
-    /// Room in the cluster that is partly used, going on into a new one where that follows it directly.
+    /// Room in the partly used cluster, continued into a new one if that is adjacent.
     private func roomBehindLast(_ size: Int, _ store: Qcow2Allocator) throws(BlockError) -> CompressedPlace? {
         guard freeByteOffset > .zero else { return nil }
         let current = layout.cluster(at: freeByteOffset)
@@ -102,9 +102,9 @@ extension Qcow2State {
         return CompressedPlace(hostOffset: start, size: size)
     }
 
-    /// Makes a file that ends with compressed data end with a whole sector: the entry counts sectors, and
-    /// some readers (7-Zip) want to find all that it counts. Nobody else writes there: the next data go
-    /// behind it.
+    /// Pads a file that ends with compressed data to a whole sector: the entry counts sectors, and some
+    /// readers (7-Zip) require all of them. No other write uses these bytes: the next data is placed behind
+    /// them.
     func padCompressedEnd() throws(BlockError) {
         let end = freeByteOffset.bytes
         guard let whole = end.roundedUp(to: Qcow2.sectorBytes), whole > end, try file.length() < whole else {
@@ -136,7 +136,7 @@ extension Qcow2State {
         release(old)
     }
 
-    /// Frees bytes that no entry ever referred to.
+    /// Frees the bytes of a grant, to which no entry ever referred.
     func giveBackCompressed(_ grant: WriteGrant) {
         freeByteOffset = .zero
         guard let store = try? refcounts() else { return }

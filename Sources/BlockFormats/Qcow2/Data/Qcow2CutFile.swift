@@ -3,21 +3,21 @@ import Synchronization
 
 /// Images whose file ends early.
 ///
-/// A sound file may end inside its last cluster, as QEMU allows too: writers leave out the zeroes behind what
-/// they wrote. It may also end before clusters that are counted and that nothing refers to: a crash leaves
-/// those. Only references to whole clusters behind the end show that something is lost.
+/// A sound file may end inside its last cluster, as in QEMU: writers leave out the zeroes behind their last
+/// bytes. It may also end before clusters with a refcount that nothing refers to: a crash leaves those. Only
+/// references to whole clusters behind the end prove that data is lost.
 extension Qcow2Driver {
     public func shortFileRule(ofChild child: Int) -> ShortFileRule {
         if child != 0, metadata.withLock({ $0.header.autoclear & Qcow2.Autoclear.dataFileRaw != 0 }) {
             return .zeroes
         }
-        // A file that lacks clusters lacks the rest of the one in which it ends, too.
+        // In a cut file the missing rest of the last cluster is lost too.
         return isCut ? .lost : .lastUnitMayBeShort(unitBytes: layout.clusterSize)
     }
 
     public func mayBeCut() throws(BlockError) -> Bool {
         guard !data.isExternal else { return try data.node.length() < virtualSize }
-        // Refcounts that cannot be read are no reason to refuse an image; the tables tell.
+        // Unreadable refcounts do not prove a cut: the L2 tables decide.
         return metadata.withLock { tables in
             (try? tables.countsClustersBehindEnd() || tables.mayEndInCompressedData()) ?? true
         }
@@ -45,16 +45,16 @@ extension Qcow2Driver {
         }
     }
 
-    /// The most runs that are looked at.
+    /// Limits the runs that the search visits.
     private static let runsAtMost = 1 << 20
 
-    /// Whether data is placed in clusters behind the end of the file. Never where it is written to: such an
-    /// image is not opened for writing.
+    /// Whether data is placed in clusters behind the end of the file. Always `false` for a writable image: a
+    /// cut one is not opened for writing.
     private var isCut: Bool {
         let known = cutState.load(ordering: .relaxed)
         if known != 0 { return known == 2 }
         guard metadata.withLock({ $0.isReadOnly }) else { return false }
-        // What cannot be looked up is as good as lost. A read error may pass, though: the next look decides.
+        // A damaged table counts as a cut. A read error may be temporary, so its answer is not kept.
         var answer = true
         do throws(BlockError) { answer = try mayBeCut() ? placesDataBehindEnd() : false } catch {
             if error.kind == .io { return true }
@@ -66,7 +66,7 @@ extension Qcow2Driver {
     private func placesDataBehindEnd() throws(BlockError) -> Bool {
         let length = try data.node.length()
         let end = layout.roundedUp(length)
-        // Data in a file of its own is where the guest sees it.
+        // In a data file, only guest offsets behind its end can be lost.
         var offset = data.isExternal ? min(end, virtualSize) : 0
         for _ in 0..<Self.runsAtMost where offset < virtualSize {
             let extent = try place(at: offset, limit: virtualSize - offset)
@@ -86,16 +86,16 @@ extension Qcow2Driver {
 }
 
 extension Qcow2Layout {
-    /// `offset` rounded up to a cluster; the last cluster start there is, where that is not possible.
+    /// `offset` rounded up to a cluster; the largest number on overflow.
     fileprivate func roundedUp(_ offset: Int) -> Int { offset.roundedUp(to: clusterSize) ?? Int.max }
 }
 
 extension Qcow2State {
-    /// How many slices of refcounts are looked at.
+    /// Limits the slices of refcounts that the search visits.
     private static let slicesAtMost = 1 << 16
 
-    /// Whether clusters behind the end of the file are counted, other than those of the L1 table: an empty
-    /// one need not be in the file.
+    /// Whether clusters behind the end of the file have refcounts above zero, other than those of the L1
+    /// table: an empty one need not be in the file.
     func countsClustersBehindEnd() throws(BlockError) -> Bool {
         let store = try refcounts()
         let l1Clusters = layout.clusters(at: HostOffset(header.l1Offset), bytes: header.l1Entries * 8)
@@ -118,12 +118,12 @@ extension Qcow2State {
             }
             cluster += slice.entries - slice.first
         }
-        // The tables have to tell.
+        // The search reached its limit: the L2 tables decide.
         return true
     }
 
-    /// Refuses a table of which the file has only a part, where it lacks other clusters as well. Alone, as
-    /// the last cluster of its file, such a table is legal.
+    /// Refuses a table that is only partly in a cut file. Where nothing else is missing, a partial table as
+    /// the last cluster of the file is legal.
     func checkIsWhole(_ what: String, _ range: Range<Int>) throws(BlockError) {
         guard try range.upperBound > file.length() else { return }
         guard (try? countsClustersBehindEnd()) ?? true else { return }

@@ -1,12 +1,13 @@
 import BlockCore
 
-/// The space of freed clusters goes back to the file system in as few holes as there are runs: a hole costs
-/// the file system about as much as writing a cluster does.
+/// Gives the space of freed clusters back to the file system, with one hole for each run of clusters: a hole
+/// costs the file system about as much as writing a cluster.
 extension Qcow2State {
-    /// Gives back the space of clusters that no entry in the file refers to, in any order. What fails stays
-    /// with the file, unused.
+    /// Gives back the space of clusters that no entry in the file refers to, in any order. Where that fails
+    /// the space stays unused.
     ///
-    /// - Parameter freed: clusters that lost their last reference; who has got one again since is left alone.
+    /// - Parameter freed: clusters that lost their last reference. Those that were allocated again since are
+    ///   left alone.
     func punch(_ freed: [Range<HostCluster>]) {
         guard !freed.isEmpty, let store = loadedRefcounts else { return }
         var runs: [Range<HostCluster>] = []

@@ -14,11 +14,11 @@ enum Qcow2Encryption {
     }
 }
 
-/// What opening tells of an image's encryption.
+/// An image's encryption, once its options and secret are known.
 struct Qcow2Unlocked {
     /// The LUKS header, where the image has one.
     var volume: LuksVolume?
-    /// `nil` where nothing is encrypted, or only metadata is wanted.
+    /// The cipher for the data; `nil` without encryption, or where only metadata is read.
     var encryption: DataEncryption?
 
     /// Takes `encrypt.…` out of the options, and unlocks the image with the secret that they name.
@@ -43,7 +43,7 @@ struct Qcow2Unlocked {
 extension Qcow2Header {
     var isEncrypted: Bool { cryptMethod != 0 }
 
-    /// Where the LUKS header is, in bytes of the image's file; `nil` where there is none.
+    /// The bytes of the LUKS header in the image's file; `nil` where there is none.
     var luksRange: Range<Int>? {
         guard let data = extensionData(Qcow2.ExtensionType.encryption) else { return nil }
         let bytes = data.span.bytes
@@ -54,7 +54,8 @@ extension Qcow2Header {
         return overflow ? nil : offset..<end
     }
 
-    /// - Throws: `corrupt` when the image does not say where its LUKS header is, or lies about it.
+    /// - Throws: `corrupt` when the image has no extension for its LUKS header, or one with an impossible
+    ///   place.
     func luksArea(in file: BlockNode) throws(BlockError) -> LuksArea {
         guard let range = luksRange else {
             throw BlockError(.corrupt, "The image has no valid encryption header extension")
@@ -66,7 +67,7 @@ extension Qcow2Header {
         return LuksArea(node: file, base: range.lowerBound, length: range.count)
     }
 
-    /// Adds the extension that says where the LUKS header is.
+    /// Adds the extension with the place of the LUKS header.
     mutating func addLuksExtension(_ range: Range<Int>) {
         let data = [UInt8](zeroed: 16) { bytes in
             bytes.storeBigEndian(UInt64(range.lowerBound), at: 0)
@@ -77,7 +78,7 @@ extension Qcow2Header {
 }
 
 extension Qcow2Driver {
-    /// Changes key slots as `amend` asks; `nil` when it asks for nothing of that kind. Refusals come here.
+    /// The change of key slots that an amendment asks for, checked; `nil` for none.
     func slotChange(_ amendment: Amendment) throws(BlockError) -> LuksSlotChange.Action? {
         let keys = LuksSlotChange.Keys.nested.declared.map(\.key)
         guard keys.contains(where: { amendment.options[$0] != nil }) else { return nil }

@@ -1,14 +1,14 @@
 import BlockCore
 
-/// What a grant of an image's space is, as its tag says.
+/// The kinds of grants, as their tags.
 enum Qcow2Space {
-    /// Bytes that are the guest's already.
+    /// Bytes that the guest's entry refers to already.
     static let inPlace = 0
     /// Clusters that no L2 entry refers to yet.
     static let new = 1
-    /// The guest's own clusters, which read as zeroes or lack some of their subclusters.
+    /// Clusters that the guest's entries refer to already, but which read as zeroes or lack some subclusters.
     static let reused = 2
-    /// Host bytes for one compressed cluster. The rest of the tag is how many.
+    /// Host bytes for one compressed cluster; the upper bits of the tag are their number.
     static let compressed = 3
 
     static func compressed(bytes: Int) -> Int { bytes << 2 | compressed }
@@ -23,17 +23,17 @@ extension Qcow2Driver {
 }
 
 extension Qcow2State {
-    /// Decides where the first part of a write to `guest` goes.
+    /// Takes space for the first part of a write to `guest`.
     ///
-    /// Its cluster must not become somebody else's before the data is there: the session keeps whoever
-    /// changes whole tables away until the grant is ended.
+    /// Its clusters must not be freed or reused before the data is written: until the grant is ended, the
+    /// session makes operations on whole tables wait.
     func grant(_ guest: Range<Int>, over backingEnd: Int) throws(BlockError) -> WriteGrant {
         var grant = layout.hasSubclusters ? try grantSubclusters(guest) : try grantClusters(guest)
         if data.encryption != nil { grant.form = .encrypted }
         return grant
     }
 
-    /// As ``grant(_:over:)``, of whole clusters.
+    /// As ``grant(_:over:)``, in whole clusters.
     private func grantClusters(_ guest: Range<Int>) throws(BlockError) -> WriteGrant {
         let start = guest.lowerBound
         let (slot, first) = try changeableL2Slot(GuestOffset(start))
@@ -70,7 +70,7 @@ extension Qcow2State {
             clusters, for: part, reusing: isOwn ? entry.hostOffset : nil, kinds: (kind, lastKind))
     }
 
-    /// Finds place for whole guest clusters, of which `used` is to be written.
+    /// Allocates whole guest clusters, of which the write fills `used`.
     private func allocate(
         _ clusters: Range<Int>, for used: Range<Int>, reusing: HostOffset?,
         kinds: (L2Entry.Kind, L2Entry.Kind)
@@ -91,7 +91,7 @@ extension Qcow2State {
         return grant
     }
 
-    /// Takes clusters that follow each other, to begin where the grant's units do.
+    /// Takes adjacent clusters for the grant's units.
     func takeClusters(_ count: Int, for grant: inout WriteGrant) throws(BlockError) {
         try beginLazyRefcounts()
         let store = try refcounts()
@@ -122,7 +122,7 @@ extension Qcow2State {
         if hasTooManyFrees { try commit() }
     }
 
-    /// Calls `body`, which links it, for each cluster of a grant, and takes it off the grant.
+    /// Calls `body`, which links a cluster, for each cluster of a grant, and takes the cluster off the grant.
     func eachCluster(
         of grant: inout WriteGrant,
         _ body: (_ guest: GuestOffset, _ host: HostOffset, _ isReused: Bool) throws(BlockError) -> Void
@@ -140,14 +140,15 @@ extension Qcow2State {
         }
     }
 
-    /// The slot and number of a guest cluster's entry, in a table that is the image's own and has its space.
+    /// The slot and number of a guest cluster's entry, in a table that no snapshot shares and that has its
+    /// space in the file.
     func changeableL2Slot(_ guest: GuestOffset) throws(BlockError) -> (slot: Int, entry: Int) {
         let found = try l2Slot(table: try writableL2Table(guest), index: layout.l2Index(of: guest))
         try l2Cache.reserve(found.slot)
         return found
     }
 
-    /// Frees clusters that no entry ever referred to.
+    /// Frees the clusters of a grant, to which no entry ever referred.
     func giveBack(_ grant: WriteGrant) {
         hasUnflushedWrites = true
         if grant.tag & 3 == Qcow2Space.compressed { return giveBackCompressed(grant) }
@@ -160,7 +161,7 @@ extension Qcow2State {
 }
 
 extension L2Entry.Kind {
-    /// What completes a cluster of this kind around new bytes.
+    /// How a write completes a cluster of this kind around its new bytes.
     var rest: WriteGrant.Rest {
         switch self {
         case .zeroPlain, .zeroAllocated: .zero

@@ -1,11 +1,11 @@
 import BlockCore
 
-/// Finds out whether clearly more clusters are counted than the file system has given space to: then holes of
-/// the file lie behind data, as after a preallocation.
+/// Estimates whether the file has holes behind data, as after a preallocation: then clearly more clusters
+/// have refcounts than the file system has allocated.
 ///
-/// Looks at some refcounts at a time, so that the tables' lock is not held for long.
+/// Each step visits a few refcounts, so that the tables' lock is held briefly.
 struct Qcow2HoleEstimate {
-    /// How many refcounts are looked at before the answer is "perhaps", which is never wrong, only slower.
+    /// The number of refcounts after which the answer is "yes": the safe one, which costs only time.
     static let maximumLooks = 1 << 20
     static let looksAtOnce = 1 << 14
 
@@ -15,7 +15,7 @@ struct Qcow2HoleEstimate {
     private var counted = 0
     private var looks = 0
 
-    /// `nil` where the answer is no: the file has all its space, or keeps no account of it.
+    /// `nil` where the answer is no: the file has no holes, or its file system does not count its space.
     init?(_ tables: Qcow2State) throws(BlockError) {
         guard let allocated = tables.file.allocatedSize() else { return nil }
         let real = allocated >> tables.layout.clusterBits
@@ -24,7 +24,7 @@ struct Qcow2HoleEstimate {
         guard end.index >= threshold else { return nil }
     }
 
-    /// Looks at the next refcounts.
+    /// Visits the next refcounts.
     ///
     /// - Returns: the answer, once it is known.
     mutating func look(at store: Qcow2Allocator) throws(BlockError) -> Bool? {

@@ -4,7 +4,7 @@ extension Qcow2Driver {
     public func extent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         var extent = try place(at: offset, limit: limit)
         guard isEncrypted else { return extent }
-        // What lies there is no plain byte of the guest's.
+        // The bytes there are encrypted, not the guest's.
         extent.reservedOffset = nil
         switch extent.status {
         case .data: extent.status = .encoded(compressed: false)
@@ -60,7 +60,7 @@ extension Qcow2Driver {
                         bytes.bytes(payload..<payload + held), into: &target, from: inside,
                         guestOffset: offset + done)
                 } catch {
-                    // The last sector need not be whole: entries count sectors.
+                    // The file may end inside the last sector: entries count whole sectors.
                     guard held < cluster.count else { throw error }
                     throw try file.cutError(
                         "A compressed cluster", end: cluster.upperBound.bytes, at: cluster.lowerBound.bytes)
@@ -71,7 +71,7 @@ extension Qcow2Driver {
         }
     }
 
-    /// Compressed clusters that follow each other for the guest and lie close together in the file.
+    /// Compressed clusters that are adjacent for the guest and close together in the file.
     private struct CompressedBatch {
         var hostRange: Range<HostOffset>
         var clusters: [Range<HostOffset>]
@@ -99,7 +99,7 @@ extension Qcow2Driver {
         }
     }
 
-    /// Decompresses one cluster; `target` gets its bytes from `inside` on.
+    /// Decompresses one cluster, and copies its bytes from `inside` on to `target`.
     private func decompress(
         _ payload: RawSpan, into target: inout MutableRawSpan, from inside: Int, guestOffset: Int
     ) throws(BlockError) {
@@ -137,7 +137,7 @@ extension BlockNode {
 }
 
 extension Qcow2State {
-    /// How far the guest space without L2 tables goes; looked for up to `limit` bytes and somewhat more.
+    /// The guest bytes from `guest` on without L2 tables; the search ends a little behind `limit` bytes.
     func unmappedRun(_ guest: GuestOffset, limit: Int) -> Int {
         let span = layout.guestBytesPerL2Table
         var index = layout.l1Index(of: guest) + 1
@@ -194,7 +194,7 @@ extension Qcow2State {
         }
     }
 
-    /// Data starts at a cluster; in a data file, at the offset that the guest knows it by.
+    /// Checks that data starts at a cluster; in a data file, at its guest offset.
     ///
     /// - Parameter guest: where the guest cluster of `entry` starts.
     func checkDataOffset(_ entry: L2Entry, guest: GuestOffset) throws(BlockError) {

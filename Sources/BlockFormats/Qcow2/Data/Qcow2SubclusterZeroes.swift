@@ -1,11 +1,11 @@
 import BlockCore
 
 extension Qcow2Driver {
-    /// Makes subclusters read as zeroes by their bits. A cluster of which nothing is allocated any more goes.
-    /// Of a part of a compressed cluster no bit can tell: the run ends before it, or is it.
+    /// Makes subclusters read as zeroes by their bits. A cluster without allocated subclusters loses its
+    /// place. A part of a compressed cluster has no bits: the step ends before it, or stores zeroes in it.
     ///
     /// - Parameters:
-    ///   - range: whole subclusters, but for the end of the disk.
+    ///   - range: whole subclusters; only the last one may end with the disk.
     ///   - mayUnmap: whether clusters may lose their place in the file.
     func clearSubclusters(_ range: Range<Int>, mayUnmap: Bool) throws(BlockError) -> ClearStep {
         let discards = passesGuestDiscards && mayUnmap
@@ -19,7 +19,7 @@ extension Qcow2Driver {
                 let cluster = layout.roundedDown(done)
                 part = done..<min(range.upperBound, cluster + layout.clusterSize)
                 var mask = layout.subclusterMask(part, inCluster: cluster)
-                // Behind the end of the disk there is nothing to keep.
+                // Subclusters behind the end of the disk become zero too.
                 if part.upperBound >= virtualSize { mask |= ~(mask | (mask &- 1)) }
                 let old = try tables.entry(at: GuestOffset(cluster))
                 if old.isCompressed && mask != .max { break }

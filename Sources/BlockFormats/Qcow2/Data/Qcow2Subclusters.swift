@@ -8,12 +8,12 @@ extension L2Entry {
     /// One bit for each subcluster that reads as zeroes.
     var zeroSubclusters: UInt32 { UInt32(truncatingIfNeeded: bitmap >> 32) }
 
-    /// The same cluster with other subclusters.
+    /// The entry with other bits for its subclusters.
     func with(allocated: UInt32, zero: UInt32) -> L2Entry {
         L2Entry(raw: raw, bitmap: UInt64(allocated) | UInt64(zero) << 32)
     }
 
-    /// What one subcluster is.
+    /// The kind of one subcluster.
     func kind(ofSubcluster index: Int, _ layout: Qcow2Layout) -> Kind {
         let cluster = kind(layout)
         if cluster == .compressed { return .compressed }
@@ -33,7 +33,7 @@ extension L2Entry {
         }
     }
 
-    /// The same as a line of a check, as QEMU's has it.
+    /// ``bitmapProblem(_:)`` as a line of a check, in QEMU's words.
     ///
     /// - Parameter index: the entry's number in its table.
     func bitmapFinding(_ index: Int, _ layout: Qcow2Layout) -> String? {
@@ -49,7 +49,7 @@ extension L2Entry {
         }
     }
 
-    /// The entry with a bitmap that says nothing impossible; what is allocated stays so where it has a place.
+    /// The entry with a valid bitmap; allocated subclusters stay allocated if the cluster has a place.
     func withSoundBitmap(_ layout: Qcow2Layout) -> L2Entry {
         switch kind(layout) {
         case .compressed: L2Entry(raw: raw)
@@ -108,7 +108,7 @@ extension Qcow2State {
         let equal = run(of: kind, in: entry, from: start)
         var length = equal * layout.subclusterSize - inside % layout.subclusterSize
         var index = first + 1
-        // A run that ends at a cluster's end may go on in the next.
+        // A run that reaches a cluster's end may continue in the next one.
         while length < limit, (inside + length) & (layout.clusterSize - 1) == 0, index < perSlice {
             let next = cachedEntry(slot, index)
             guard next.bitmapProblem(layout) == nil, next.kind(ofSubcluster: 0, layout) == kind else { break }
@@ -131,7 +131,7 @@ extension Qcow2State {
         return Extent(status, length: min(limit, length), child: data.child, reservedOffset: reserved)
     }
 
-    /// How many subclusters from number `start` on are of one kind.
+    /// The number of subclusters from `start` on that are of one kind.
     private func run(of kind: L2Entry.Kind, in entry: L2Entry, from start: Int) -> Int {
         if kind == .compressed { return Qcow2.subclusters - start }
         let zero = entry.zeroSubclusters
@@ -153,7 +153,8 @@ extension Qcow2State {
 
     // MARK: Writing
 
-    /// As ``grant(_:over:)``: where the first part of a write goes, and which subclusters it has to complete.
+    /// As ``grant(_:over:)``: takes space for the first part of a write, with the subclusters that it has to
+    /// complete.
     func grantSubclusters(_ guest: Range<Int>) throws(BlockError) -> WriteGrant {
         let start = guest.lowerBound
         let inside = start & (layout.clusterSize - 1)
@@ -188,8 +189,8 @@ extension Qcow2State {
         return try allocateSubclusters(clusters, for: part, entry, last, isOwn: isOwn)
     }
 
-    /// Finds place for `used`, and says what is to be completed: only subclusters that it touches, but all
-    /// that is allocated of a cluster that is shared or compressed.
+    /// Allocates space for `used`, and sets what is to be completed: only the subclusters that `used`
+    /// touches, but all allocated subclusters of a cluster that is shared or compressed.
     private func allocateSubclusters(
         _ clusters: Range<Int>, for used: Range<Int>, _ first: L2Entry, _ last: L2Entry, isOwn: Bool
     ) throws(BlockError) -> WriteGrant {
@@ -243,7 +244,7 @@ extension Qcow2State {
         }
     }
 
-    /// As ``link(_:asZero:)``: what was filled becomes allocated, other subclusters stay what they are.
+    /// As ``link(_:asZero:)``: filled subclusters become allocated, the others keep their kind.
     func linkSubclusters(_ grant: inout WriteGrant, asZero: Bool) throws(BlockError) {
         let units = grant.units
         try eachCluster(of: &grant) { guest, host, isReused throws(BlockError) in
@@ -262,7 +263,7 @@ extension Qcow2State {
         if hasTooManyFrees { try commit() }
     }
 
-    /// Gives clusters a place, while their subclusters stay what they are: unallocated or zero.
+    /// Gives clusters a place; their subclusters stay unallocated or zero.
     func linkPlaces(_ grant: inout WriteGrant) throws(BlockError) {
         if grant.tag == Qcow2Space.reused { return }
         try eachCluster(of: &grant) { guest, host, _ throws(BlockError) in

@@ -1,38 +1,38 @@
 import BlockCore
 
-/// Zeroes and discards are done by entries alone, many clusters under one hold of the lock, with the file's
-/// space given back after it: nothing of that is the node's to do.
+/// Zeroes and discards. Changing L2 entries is enough for them: many clusters at a time under the lock, and
+/// the file's space is given back after it. So this format clears by itself, without the node's engine.
 extension Qcow2Driver {
     public var zeroGranularity: Int { layout.subclusterSize }
     public var discardGranularity: Int { layout.subclusterSize }
-    /// Version 2 has no mark.
+    /// Version 2 has no zero flag.
     public var marksZeroes: Bool { layout.version >= 3 }
 
     public func clear(
         _ range: Range<Int>, _ mode: ClearMode, over backingEnd: Int
     ) throws(BlockError) -> ClearStep {
         let mayUnmap = mode != .zero(keepsSpace: true)
-        // Version 2 cannot say "zero": only "not here", which is zero when nothing is below.
+        // Version 2 has no zero flag: an unallocated cluster reads as zeroes only without a backing file.
         if layout.version < 3 && (range.lowerBound < backingEnd || !mayUnmap) {
             return ClearStep(.store, length: range.count)
         }
         try clearRawData(range, flags: mode.flags)
         guard layout.hasSubclusters else {
-            // What is below, now or later, must not show through where the guest has discarded.
+            // A backing file, present or future, must not show through where the guest has discarded.
             try eachCluster(range, mayUnmap: mayUnmap)
             return ClearStep(.done, length: range.count)
         }
         return try clearSubclusters(range, mayUnmap: mayUnmap)
     }
 
-    /// A raw data file is the disk without any entry's help.
+    /// Clears in the data file itself: a raw data file must read as the disk without any entry.
     private func clearRawData(_ range: Range<Int>, flags: ZeroFlags) throws(BlockError) {
         guard data.isExternal, metadata.withLock({ $0.header.keepsDataFileRaw }) else { return }
         try data.writeZeroes(
             at: range.lowerBound, count: range.count, guest: range.lowerBound, flags: flags)
     }
 
-    /// What an entry becomes when its cluster is to read as zeroes; `nil` when it stays.
+    /// The entry that makes a cluster read as zeroes; `nil` when it does so already.
     private static func zeroed(_ entry: L2Entry, _ layout: Qcow2Layout, mayUnmap: Bool) -> L2Entry? {
         let kind = entry.kind(layout)
         if layout.version < 3 { return kind == .unallocated ? nil : .unallocated }
@@ -46,9 +46,11 @@ extension Qcow2Driver {
         }
     }
 
-    /// Makes the entries of a range of clusters read as zeroes; what they no longer refer to is released.
+    /// Makes the entries of a range of clusters read as zeroes, and releases the clusters to which they no
+    /// longer refer.
     ///
-    /// The space in a data file goes back at once: a hole reads as what the guest asked for.
+    /// The space in a data file is given back at once: a hole there reads as the zeroes that the guest asked
+    /// for.
     private func eachCluster(_ range: Range<Int>, mayUnmap: Bool) throws(BlockError) {
         let discards = passesGuestDiscards
         var given: [Range<Int>] = []
@@ -81,10 +83,9 @@ extension Qcow2Driver {
         try emptyKept(kept)
     }
 
-    /// Discards what lies in clusters that keep their place and read as zeroes, while the request is in
-    /// flight.
+    /// Discards the bytes of clusters that stay allocated and read as zeroes, while the request is in flight.
     ///
-    /// Where a hole is no zeroes to the reader, the entries that say so are durable before.
+    /// Where a hole does not read as zeroes, the entries with the zero flag are durable first.
     func emptyKept(_ ranges: [Range<Int>]) throws(BlockError) {
         if ranges.isEmpty { return }
         if !data.isZeroInitialised { try metadata.flush() }
@@ -97,7 +98,7 @@ extension Qcow2Driver {
     /// Gives back the space of a guest range in the data file.
     func giveBack(_ range: Range<Int>) {
         let end = min(range.upperBound, virtualSize)
-        // A hole would not decrypt to zeroes while an entry still refers to it.
+        // While an entry still refers to it, a hole in an encrypted file would decrypt to noise.
         guard data.encryption == nil, end > range.lowerBound else { return }
         try? data.discard(at: range.lowerBound, count: end - range.lowerBound)
     }
@@ -111,7 +112,7 @@ extension L2Entry {
 }
 
 extension Array {
-    /// Adds a range, to the last one where it follows it.
+    /// Adds a range, and joins it to the last one if they are adjacent.
     mutating func add<Bound>(_ range: Range<Bound>) where Element == Range<Bound> {
         if let end = last?.upperBound, end == range.lowerBound {
             self[count - 1] = self[count - 1].lowerBound..<range.upperBound

@@ -25,14 +25,14 @@ struct Qcow2Header: Sendable {
     var autoclear: UInt64 = 0
     var refcountOrder = 4
     var compressionType = Qcow2.CompressionType.zlib
-    /// Where the backing name is stored; 0 for none.
+    /// The offset of the backing name in the file; 0 for none.
     var backingOffset = 0
     var backing: BackingReference?
-    /// How long the stored name is; not the text's length where that is no UTF-8.
+    /// The bytes of the stored name; the text's length differs where the name is not UTF-8.
     var backingNameBytes = 0
-    /// Everything but the end marker and the backing format, in the order of the file.
+    /// All extensions but the end marker and the backing format, in the order of the file.
     var extensions: [Extension] = []
-    /// Header fields of later versions, kept as they are.
+    /// Header fields that are unknown to this program, kept unchanged.
     var unknownFields: [UInt8] = []
     /// Bytes from the start of the file to the first extension.
     var headerLength = 112
@@ -47,7 +47,7 @@ struct Qcow2Header: Sendable {
             hasDataFile: incompatible.contains(.dataFile),
             hasSubclusters: incompatible.contains(.extendedL2))
     }
-    /// What the user wants while the image is open, whatever its header says; never stored.
+    /// The user's choice for this session, in place of the header's bit; never stored.
     var wantsLazyRefcounts: Bool?
     var hasLazyRefcounts: Bool {
         wantsLazyRefcounts ?? (compatible & Qcow2.Compatible.lazyRefcounts != 0)
@@ -55,19 +55,19 @@ struct Qcow2Header: Sendable {
 
     func extensionData(_ type: UInt32) -> [UInt8]? { extensions.first { $0.type == type }?.data }
 
-    /// The name of the external data file, where the image states one.
+    /// The name of the external data file; `nil` where the image states none.
     var dataFileName: String? {
         guard incompatible.contains(.dataFile) else { return nil }
         return extensionData(Qcow2.ExtensionType.dataFile).map { String(raw: $0) }
     }
-    /// Whether the data file alone must be the disk, at any time.
+    /// Whether the data file must always read as the disk, without the image.
     var keepsDataFileRaw: Bool {
         incompatible.contains(.dataFile) && autoclear & Qcow2.Autoclear.dataFileRaw != 0
     }
 
     // MARK: Reading
 
-    /// Reads a header from the first bytes of a file: its first cluster, or all there is.
+    /// Reads a header from the first cluster of a file, or from all bytes of a shorter file.
     static func parse(_ bytes: RawSpan) throws(BlockError) -> Qcow2Header {
         guard let magic: UInt32 = bytes.bigEndian(at: 0), magic == Qcow2.magic else {
             throw BlockError(.wrongFormat, "Image is not in qcow2 format")
@@ -108,7 +108,7 @@ struct Qcow2Header: Sendable {
 
     // MARK: Writing
 
-    /// The fixed fields, as they stand at the start of the file; less than a sector, so written atomically.
+    /// The fixed fields as stored at the start of the file: less than a sector, so they change atomically.
     func fixedBytes() -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: headerLength)
         var elements = bytes.mutableSpan
@@ -134,7 +134,7 @@ struct Qcow2Header: Sendable {
                 Extension(type: Qcow2.ExtensionType.backingFormat, data: format.rawBytes), to: &bytes)
         }
         for entry in extensions { Self.append(entry, to: &bytes) }
-        // Extensions that fill the cluster need no marker, and it would land in the next cluster.
+        // Extensions that fill the cluster need no end marker, which would lie in the next cluster.
         if bytes.count < 1 << clusterBits {
             Self.append(Extension(type: Qcow2.ExtensionType.end, data: []), to: &bytes)
         }
@@ -148,7 +148,7 @@ struct Qcow2Header: Sendable {
         bytes += repeatElement(0, count: (8 - entry.data.count % 8) % 8)
     }
 
-    /// The extension that names all feature bits, so that a program can name those that it does not know.
+    /// The extension with the names of all feature bits: a program can then name a bit that it does not know.
     static var featureNameTable: Extension {
         let names: [(type: UInt8, bit: UInt8, name: String)] = [
             (0, 0, "dirty bit"), (0, 1, "corrupt bit"), (0, 2, "external data file"),

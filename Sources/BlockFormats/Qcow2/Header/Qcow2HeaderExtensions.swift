@@ -45,7 +45,7 @@ extension Qcow2Header {
         backingNameBytes = size
     }
 
-    /// Checks everything that can be told from the header alone.
+    /// Checks everything that follows from the header alone.
     ///
     /// - Throws: `corrupt`, `limit` or `unsupported`, naming the field.
     func validate(fileLength: Int) throws(BlockError) {
@@ -85,8 +85,8 @@ extension Qcow2Header {
         try checkTablesInsideFile(fileLength)
     }
 
-    /// An active L1 table that was never written may lie behind the end, where it reads as zeroes. A refcount
-    /// table has an entry at least.
+    /// Checks that the tables lie inside the file. Only an active L1 table that was never written may lie
+    /// behind its end, where it reads as zeroes. A refcount table has at least one entry.
     private func checkTablesInsideFile(_ fileLength: Int) throws(BlockError) {
         guard l1Entries == 0 || l1Offset - fileLength <= Qcow2.Limit.l1BehindEndBytes else {
             throw BlockError(.corrupt, "Active L1 table offset is beyond the end of the file")
@@ -96,7 +96,7 @@ extension Qcow2Header {
         }
     }
 
-    /// A table starts at a cluster and ends below 2^63.
+    /// Checks that a table starts at a cluster and ends below 2^63.
     static func checkTable(
         _ what: String, _ offset: Int, _ bytes: Int, _ layout: Qcow2Layout
     ) throws(BlockError) {
@@ -105,7 +105,7 @@ extension Qcow2Header {
         }
     }
 
-    /// Refuses what is not known, by name where the image gives one.
+    /// Refuses unknown incompatible features, by name where the image has one.
     private func checkFeatures() throws(BlockError) {
         let unknown = incompatible.subtracting(.known).rawValue
         if unknown != 0 {
@@ -129,7 +129,7 @@ extension Qcow2Header {
         while table.count - offset >= 48 {
             let entry = table[offset..<offset + 48]
             offset += 48
-            // The first without a name ends the table, as for QEMU.
+            // An entry without a name ends the table, as in QEMU.
             guard entry.dropFirst(2).first != 0 else { break }
             guard let bit = entry.dropFirst().first, entry.first == 0, bit < 64,
                 unnamed & (1 << UInt64(bit)) != 0

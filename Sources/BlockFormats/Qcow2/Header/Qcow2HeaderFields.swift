@@ -2,17 +2,17 @@ import BlockCore
 
 /// The fields of the header (section "Header"), each stated once.
 ///
-/// They are read in the order of these lists: what other fields are measured by comes first.
+/// They are read in the order of these lists: a field that limits others comes before them.
 extension Qcow2Header: FieldedHeader {
     static let byteOrder = HeaderByteOrder.big
 
-    /// What the file begins with.
+    /// The fields at the start of the file, which identify the format.
     static let identity: [HeaderField<Qcow2Header>] = [
         HeaderField("magic", at: 0, width: 4, #""QFI\xfb""#, value: { _ in UInt64(Qcow2.magic) }),
         HeaderField("version", at: 4, width: 4, \.version, "2 or 3"),
     ]
 
-    /// What both versions have.
+    /// The fields of both versions.
     static let commonFields: [HeaderField<Qcow2Header>] = [
         HeaderField(
             "cluster_bits", at: 20, width: 4, "a cluster has 2 to the power of this bytes: 9 to 21",
@@ -49,7 +49,7 @@ extension Qcow2Header: FieldedHeader {
         "backing_file_size", at: 16, width: 4, "of the name, in bytes: at most 1023",
         value: { $0.backing == nil ? 0 : UInt64($0.backingNameBytes) })
 
-    /// What version 3 adds.
+    /// The fields that version 3 adds.
     static let version3Fields: [HeaderField<Qcow2Header>] = [
         lengthField,
         HeaderField(
@@ -62,17 +62,17 @@ extension Qcow2Header: FieldedHeader {
         HeaderField("compatible_features", at: 80, width: 8, \.compatible, "bit 0 lazy refcounts"),
         HeaderField(
             "autoclear_features", at: 88, width: 8, \.autoclear, "bit 0 bitmaps, 1 raw external data"),
-        // Refused by ``validate(fileLength:)``, behind features that are not known.
+        // ``validate(fileLength:)`` refuses wrong values, after unknown features.
         HeaderField(
             "refcount_order", at: 96, width: 4, \.refcountOrder,
             "a refcount has 2 to the power of this bits: 0 to 6"),
     ]
 
-    /// Where the extensions begin.
+    /// The offset of the first extension.
     static let lengthField = HeaderField<Qcow2Header>(
         "header_length", at: 100, width: 4, \.headerLength, "of this header, in bytes: at least 104")
 
-    /// What a header of version 3 has that is longer than it must be.
+    /// The field of version 3 headers that are longer than the minimum.
     static let compressionField = HeaderField<Qcow2Header>(
         "compression_type", at: version3MinimumLength, width: 1,
         "0 zlib, 1 zstd; where the header is longer than 104 bytes",

@@ -1,14 +1,21 @@
 import BlockCore
 
 extension Qcow2State {
-    /// Replaces header, extensions and backing name, durably, once everything that they refer to is; the name
-    /// moves when the extensions need its place.
+    /// Replaces header, extensions and backing name, durably; the name moves when the extensions need its
+    /// place.
     ///
-    /// Order of writes: all that was written before, a barrier. What changes in one sector only is written at
-    /// once: old or new after a crash. Else the name goes to its new place, a barrier; then a first sector
-    /// without the names of feature bits, so that it ends the extensions by itself, a barrier; the other
-    /// sectors, a barrier; the first sector. That shorter header has the new extensions, or, where these are
-    /// too long, the old ones. Only where neither fit into the first sector can they be torn by a crash.
+    /// A change within one sector is a single write, after a barrier: old or new after a crash.
+    ///
+    /// Order of writes otherwise, with a barrier after each step:
+    /// 1. All earlier writes, among them everything that the new header refers to.
+    /// 2. The name, to its new place.
+    /// 3. A shorter header, which ends within the first sector: without the names of feature bits, and with
+    ///    the new extensions, or, where these are too long, the old ones.
+    /// 4. All sectors but the first.
+    /// 5. The first sector.
+    ///
+    /// Only where neither the new nor the old extensions fit into the first sector, step 3 is left out and a
+    /// crash can tear them.
     func rewriteHeader(to target: Qcow2Header) throws(BlockError) {
         try barrier()
         let old = try file.readBytes(at: 0, count: layout.clusterSize)
@@ -26,7 +33,7 @@ extension Qcow2State {
                 try barrier()
             }
             try write(Self.cluster(bridge, name, over: old), sectors: 0..<1)
-            // From here on the name is at its new place in the file too.
+            // The file has the name at its new place from here on.
             header = bridge
         }
         try write(image, sectors: 1..<changed.upperBound)
@@ -59,7 +66,7 @@ extension Qcow2State {
         _ target: Qcow2Header, _ old: [UInt8]
     ) throws(BlockError) -> (header: Qcow2Header, name: [UInt8]) {
         var new = target
-        // Where a name is said to be, the extensions end.
+        // A stale offset of a name would end the extensions for readers.
         if new.backing == nil { (new.backingOffset, new.backingNameBytes) = (0, 0) }
         let names = [Qcow2.ExtensionType.featureNames]
         if new.bytesWithExtensions().count > layout.clusterSize {
@@ -72,7 +79,7 @@ extension Qcow2State {
         guard let backing = new.backing else { return (new, []) }
         let isKept = header.backing?.filename.isSameName(as: backing.filename) == true
         let place = header.backingOffset..<header.backingOffset + header.backingNameBytes
-        // A name that is no UTF-8 must stay the bytes that it is.
+        // A name that is not UTF-8 must keep its bytes.
         let name =
             isKept && place.upperBound <= old.count ? Array(old[place]) : backing.filename.rawBytes
         if isKept && new.bytesWithExtensions().count <= place.lowerBound {
@@ -84,7 +91,7 @@ extension Qcow2State {
         return (new, name)
     }
 
-    /// The header cluster with another header and name.
+    /// The header cluster with the new header and name.
     private static func cluster(_ header: Qcow2Header, _ name: [UInt8], over old: [UInt8]) -> [UInt8] {
         var image = old
         let bytes = header.bytesWithExtensions()
@@ -95,7 +102,7 @@ extension Qcow2State {
         return image
     }
 
-    /// From the first to the last sector in which both differ.
+    /// The sectors from the first to the last one that differ.
     private static func changedSectors(_ old: [UInt8], _ new: [UInt8]) -> Range<Int> {
         guard let first = old.indices.first(where: { old[$0] != new[$0] }),
             let last = old.indices.last(where: { old[$0] != new[$0] })
@@ -112,13 +119,13 @@ extension Qcow2State {
 }
 
 extension Qcow2Header {
-    /// Sets the data of an extension, or removes it. A new one goes in front, into the first sector, which is
-    /// written whole or not at all.
+    /// Sets the data of an extension, or removes it. A new one is put first: into the first sector, which
+    /// changes atomically.
     mutating func setExtension(_ type: UInt32, to data: [UInt8]?) {
         guard let data else { return extensions.removeAll { $0.type == type } }
         if let index = extensions.firstIndex(where: { $0.type == type }) {
             extensions[index].data = data
-            // Each type may stand there once.
+            // Each type may occur once.
             let rest = extensions[(index + 1)...].filter { $0.type != type }
             extensions.replaceSubrange((index + 1)..., with: rest)
         } else {

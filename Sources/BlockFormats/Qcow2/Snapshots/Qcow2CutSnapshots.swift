@@ -1,12 +1,12 @@
 import BlockCore
 
-/// What a cut file may lack beside the disk's plain clusters.
+/// The parts of a cut file that may be lost besides the disk's plain clusters.
 extension Qcow2State {
-    /// The most entries of snapshots' tables that are looked at.
+    /// Limits the entries of snapshots' tables that the search visits.
     private static let entriesAtMost = 1 << 22
 
-    /// Whether the file ends inside a cluster that may hold compressed data, which has to be whole: one
-    /// that is no table. Then only the tables tell.
+    /// Whether the file ends inside a cluster that is no table and so may hold compressed data, which has to
+    /// be whole. Then only the L2 tables can decide whether data is lost.
     func mayEndInCompressedData() throws(BlockError) -> Bool {
         let length = try file.length()
         guard !layout.isAligned(length) else { return false }
@@ -21,9 +21,8 @@ extension Qcow2State {
         return !l1.contains(where: isTable) && !counts.table.contains(where: isTable)
     }
 
-    /// One past the last byte of what snapshots refer to, where it lies in clusters behind the end of the
-    /// file;
-    /// `nil` where nothing is found. L2 tables of the active disk are left out: it is looked at by itself.
+    /// One past the last byte behind the end of the file to which snapshots refer; `nil` where there is none.
+    /// L2 tables that the active disk shares are left out: they are searched for it.
     func endOfSnapshotData(behind length: Int) throws(BlockError) -> Int? {
         guard header.snapshotCount > 0 else { return nil }
         var end = 0
@@ -45,7 +44,7 @@ extension Qcow2State {
         return end > 0 ? end : nil
     }
 
-    /// The same of one L2 table; 0 for nothing.
+    /// As ``endOfSnapshotData(behind:)``, for one L2 table; 0 where there is none.
     private func endOfData(below table: Int, behind length: Int) throws(BlockError) -> Int {
         guard table < length else { return table + layout.clusterSize }
         let buffer = AlignedBuffer(count: layout.clusterSize)

@@ -9,19 +9,19 @@ struct Qcow2Snapshot: Sendable, Equatable {
     var l1Offset: Int
     var l1Entries: Int
     var info: SnapshotInfo
-    /// Extra data beyond what is known here, kept as it is.
+    /// Extra data behind the known fields, kept unchanged.
     var unknownExtra: [UInt8] = []
-    /// How much extra data the image had.
+    /// The bytes of extra data in the image.
     var extraSize = knownExtraSize
 
-    /// Whether the entry lacks what version 3 requires, as entries written by old programs do.
+    /// Whether the entry lacks fields that version 3 requires, as entries by old programs do.
     var lacksExtra: Bool { extraSize < Self.requiredExtraSize }
     /// Whether QEMU refuses the image because of how much extra data the entry has.
     var hasTooMuchExtra: Bool { extraSize > Qcow2.Limit.snapshotExtraBytes }
 
     static let fixedSize = 40
     static let knownExtraSize = 24
-    /// What version 3 requires: the sizes of the state and of the disk.
+    /// The extra data that version 3 requires: the sizes of the state and of the disk.
     static let requiredExtraSize = 16
     /// Stands for "not recorded" in the instruction count.
     private static let noInstructionCount = UInt64.max
@@ -45,7 +45,7 @@ struct Qcow2Snapshot: Sendable, Equatable {
         guard let extra = bytes.part(fixedSize..<idStart), let id = bytes.text(idStart..<nameStart),
             let name = bytes.text(nameStart..<end)
         else { return nil }
-        // Where an earlier entry states a wrong size, this one begins somewhere else: zeroes are no entry.
+        // Zeroes are no entry: an earlier entry with a wrong size leads to a wrong position.
         guard idSize > 0, bytes.bigEndian(UInt8.self, at: idStart) != 0,
             nameSize == 0 || bytes.bigEndian(UInt8.self, at: nameStart) != 0
         else { return nil }
@@ -70,7 +70,7 @@ struct Qcow2Snapshot: Sendable, Equatable {
         }
     }
 
-    /// The entry with as much extra data as every program reads.
+    /// The entry with no more extra data than every program accepts.
     var withBoundedExtra: Qcow2Snapshot {
         var bounded = self
         bounded.unknownExtra = Array(
@@ -78,7 +78,7 @@ struct Qcow2Snapshot: Sendable, Equatable {
         return bounded
     }
 
-    /// The entry as it stands in the table, padded to 8 bytes.
+    /// The entry as stored in the table, padded to 8 bytes.
     func serialised() -> [UInt8] {
         let id = info.id.rawBytes
         let name = info.name.rawBytes
@@ -106,15 +106,15 @@ struct Qcow2Snapshot: Sendable, Equatable {
 extension Qcow2State {
     /// Reads the snapshot table.
     ///
-    /// - Parameter checksPlaces: whether an L1 table that lies where none can is an error.
-    /// - Returns: the snapshots and how many bytes the table takes.
+    /// - Parameter checksPlaces: whether an L1 table at an impossible place is an error. - Returns: the
+    ///   snapshots, and the bytes of the table.
     func snapshotTable(
         checksPlaces: Bool = true
     ) throws(BlockError) -> (snapshots: [Qcow2Snapshot], bytes: Int) {
         let count = header.snapshotCount
         guard count > 0 else { return ([], 0) }
         let available = max(0, try file.length() - header.snapshotsOffset)
-        // Entries are read as far as they are needed: the count is the image's, the bytes are the file's.
+        // Reads no more than the entries need: the image states the count, but the file limits the bytes.
         let limit = min(available, Qcow2.Limit.snapshotTableBytes)
         var window = try file.readBytes(at: header.snapshotsOffset, count: min(limit, 65536))
         var snapshots: [Qcow2Snapshot] = []
@@ -134,7 +134,7 @@ extension Qcow2State {
         return (snapshots, position)
     }
 
-    /// Why a snapshot's L1 table cannot be read.
+    /// The reason why a snapshot's L1 table cannot be read; `nil` where it can.
     func placeProblem(of snapshot: Qcow2Snapshot) -> BlockError? {
         guard snapshot.l1Entries <= Qcow2.Limit.l1TableBytes / 8 else {
             return BlockError(.limit, "Snapshot L1 table too large", path: file.filename)
@@ -146,7 +146,7 @@ extension Qcow2State {
         return nil
     }
 
-    /// Writes entries that lack the disk's size in full: it is about to change, or version 3 requires it.
+    /// Completes entries without the disk's size: the size is about to change, or version 3 requires it.
     func completeSnapshotTable() throws(BlockError) {
         let snapshots = try snapshotTable().snapshots
         guard snapshots.contains(where: { $0.lacksExtra }) else { return }
@@ -155,8 +155,8 @@ extension Qcow2State {
         try commit()
     }
 
-    /// Why what a snapshot refers to may not all be known; `nil` where its entry gives no cause for doubt.
-    func doubt(about snapshot: Qcow2Snapshot) -> String? {
+    /// The reason why references of a snapshot may be missing in its tables; `nil` for a plausible entry.
+    func incompleteness(of snapshot: Qcow2Snapshot) -> String? {
         let size = snapshot.info.virtualSize ?? (snapshot.l1Entries > 0 ? 0 : header.virtualSize)
         guard size > Qcow2.Limit.virtualSize || snapshot.l1Entries < layout.l1Entries(forVirtualSize: size)
         else { return nil }
@@ -165,10 +165,13 @@ extension Qcow2State {
 
     /// Writes a new snapshot table and makes the header point to it.
     ///
-    /// Order of writes: the table in a new place, a barrier, then place and count in the header's sector, a
-    /// barrier, then the old table's space is released.
+    /// Order of writes:
+    /// 1. The table in a new place; a barrier.
+    /// 2. Its place and count, in the header's sector; a barrier.
+    /// 3. The old table's space is released.
     ///
-    /// - Parameter keepsOld: the old table stays, leaked: it tells of what was given up.
+    /// - Parameter keepsOld: whether the old table stays, leaked: it records the snapshots that a repair
+    ///   dropped.
     func replaceSnapshotTable(_ snapshots: [Qcow2Snapshot], keepsOld: Bool = false) throws(BlockError) {
         let oldBytes = try snapshotTable(checksPlaces: false).bytes
         let old = header.snapshotsOffset
@@ -184,11 +187,11 @@ extension Qcow2State {
         }
     }
 
-    /// Writes a snapshot table to a new place, and answers where: 0 where there are none.
+    /// Writes a snapshot table to a new place. Returns its offset; 0 where there are no snapshots.
     func writeSnapshotTable(_ snapshots: [Qcow2Snapshot]) throws(BlockError) -> Int {
         let bytes = snapshots.flatMap { snapshot in
             var snapshot = snapshot
-            // Old entries record no size, but a field left out now would say zero.
+            // Old entries have no size; if it were still left out, the written field would be zero.
             snapshot.info.virtualSize = snapshot.info.virtualSize ?? header.virtualSize
             return snapshot.serialised()
         }

@@ -2,10 +2,10 @@ import BlockCore
 
 /// Snapshots share clusters with the active state by refcounts.
 ///
-/// Each change is made as a whole (``Qcow2SnapshotSwitch``): after a crash there is the state before or the
-/// one after. Only where a snapshot is deleted and there is no space for new tables, they are changed in
-/// place: the dirty bit is set first (version 3), and "copied" flags are set after refcounts went down, so
-/// that a crash never leaves a shared cluster that looks unshared.
+/// Each change is atomic (``Qcow2SnapshotSwitch``): after a crash the image has the state before or the one
+/// after. Only a deletion without space for new tables changes them in place. Order of writes then: the dirty
+/// bit (version 3); the lower refcounts; then "copied" flags, so that a crash never leaves a shared cluster
+/// that looks unshared.
 extension Qcow2Driver: SnapshotCapable {
     public func snapshots() throws(BlockError) -> [SnapshotInfo] {
         try metadata.withLock { tables throws(BlockError) -> [SnapshotInfo] in
@@ -13,7 +13,7 @@ extension Qcow2Driver: SnapshotCapable {
         }
     }
 
-    /// One more than the highest; numbers that no program would have come to do not count.
+    /// One more than the highest id that is a number of 32 bits; other ids do not count.
     private static func freeID(beside snapshots: [Qcow2Snapshot]) -> String {
         let taken = Set(snapshots.map(\.info.id))
         var next = UInt64(taken.compactMap { UInt32($0) }.max() ?? 0) + 1
@@ -58,7 +58,7 @@ extension Qcow2Driver: SnapshotCapable {
             }
             try tables.commit()
             let entries = max(snapshot.l1Entries, layout.l1Entries(forVirtualSize: size))
-            // In place: a table may take 32 MiB.
+            // Changed in place, without a copy: a table may take 32 MiB.
             var target = try tables.snapshotL1(snapshot)
             for index in target.indices { target[index] &= ~L2Entry.copiedFlag }
             if target.count < entries {
@@ -97,7 +97,7 @@ extension Qcow2Driver: SnapshotCapable {
                 }
                 tables.discardUnused(entries)
             } catch {
-                // Who deletes a snapshot on a full disk wants space.
+                // On a full disk a snapshot is deleted to gain space, so this has to work without new tables.
                 guard error.kind == .noSpace, isSound else { throw error }
                 try tables.delete(doomed, entries, leaving: snapshots, isSound)
             }
@@ -127,7 +127,7 @@ extension Qcow2Driver: SnapshotCapable {
 }
 
 extension Qcow2State {
-    /// What a data file holds cannot be shared: every guest cluster has one place there.
+    /// Refuses snapshots with a data file: every guest cluster has one place there and cannot be shared.
     func checkMayShare() throws(BlockError) {
         if data.isExternal { throw BlockError(.unsupported, "Operation not supported", path: file.filename) }
     }
@@ -147,7 +147,7 @@ extension Qcow2State {
         return found
     }
 
-    /// A snapshot's L1 table, which the file has.
+    /// A snapshot's L1 table, which must lie inside the file.
     func snapshotL1(_ snapshot: Qcow2Snapshot) throws(BlockError) -> [UInt64] {
         try checkInFile(snapshot, layout.clusters(try file.length()))
         let entries = try readL1(of: snapshot)
@@ -168,8 +168,8 @@ extension Qcow2State {
         try BigEndianTable.read(file, at: snapshot.l1Offset, count: snapshot.l1Entries)
     }
 
-    /// Deletes a snapshot in place: what it had is released piece by piece, or, where its tables cannot be
-    /// trusted, by counting again.
+    /// Deletes a snapshot in place: its references are released one by one, or, where its tables are damaged,
+    /// by counting all references anew.
     fileprivate func delete(
         _ doomed: Qcow2Snapshot, _ entries: [UInt64], leaving snapshots: [Qcow2Snapshot], _ isSound: Bool
     ) throws(BlockError) {
@@ -186,14 +186,14 @@ extension Qcow2State {
         }
     }
 
-    /// Gives the space of what an L1 table referred to, and nothing else does, back to the file system.
+    /// Gives the space of clusters to which only a dropped L1 table referred back to the file system.
     fileprivate func discardUnused(_ entries: [UInt64]) {
         guard passesDiscards.ofSnapshots, let store = try? refcounts() else { return }
         func discard(_ cluster: HostCluster) {
             guard (try? store.refcount(of: cluster)) == 0 else { return }
             try? file.discard(at: layout.offset(of: cluster).bytes, count: layout.clusterSize)
         }
-        // What cannot be given back stays, unused.
+        // Where that fails the space stays unused.
         try? eachL2Table(of: entries) { offset, buffer throws(BlockError) in
             for index in 0..<layout.entriesPerL2Table {
                 let entry = layout.entry(index, of: buffer.bytes)
@@ -215,9 +215,9 @@ extension Qcow2State {
         if !wasDirty { try setDirty(false) }
     }
 
-    /// Writes a copy of an L1 table to a new place and answers its offset.
+    /// Writes a copy of an L1 table to a new place. Returns its offset; 0 for a table without entries.
     func writeTableCopy(_ entries: [UInt64]) throws(BlockError) -> Int {
-        // Nothing would ever count or free a cluster for a table without entries.
+        // A cluster for a table without entries would never be counted or freed.
         if entries.isEmpty { return 0 }
         return try fillingNewClusters(layout.clusters(entries.count * 8)) { start throws(BlockError) in
             try BigEndianTable.write(entries, to: file, at: start)
@@ -257,7 +257,7 @@ extension Qcow2State {
         }
     }
 
-    /// Whether all that a snapshot's table refers to is in the file, and counted.
+    /// Whether all references of a snapshot's tables lie in the file and have refcounts above zero.
     fileprivate func canRelease(_ snapshot: Qcow2Snapshot, _ l1: [UInt64]) throws(BlockError) -> Bool {
         let store = try refcounts()
         let own = layout.clusters(at: HostOffset(snapshot.l1Offset), bytes: l1.count * 8)
@@ -276,8 +276,8 @@ extension Qcow2State {
         }
     }
 
-    /// Releases what nothing refers to, where one reference after the other cannot be trusted. What no repair
-    /// may decide on its own leaves it all leaked.
+    /// Frees unreferenced clusters by counting all references anew, where the dropped tables are damaged. If
+    /// that count is ambiguous all of them stay leaked.
     fileprivate func releaseUnused() throws(BlockError) {
         try commit()
         _ = try check(.all, isAutomatic: true) { _ in }
@@ -310,7 +310,7 @@ extension Qcow2State {
         }
     }
 
-    /// Sets the "copied" flags of the active tables by what the refcounts say, durably.
+    /// Sets the "copied" flags of the active tables by the refcounts, durably.
     private func setCopiedFlags() throws(BlockError) {
         try commit()
         let store = try refcounts()

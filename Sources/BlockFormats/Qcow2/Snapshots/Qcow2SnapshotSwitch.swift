@@ -1,32 +1,30 @@
 import BlockCore
 
-/// One change of snapshots, active tables and refcounts, all of it by one write to the header's first sector.
+/// An atomic change of snapshots, active tables and refcounts, by one write to the header's first sector.
 ///
-/// "Copied" flags say that a refcount is one, in another place of the file: changed in place, the two
-/// contradict each other for a while, which checks call a corruption. Here both are written anew.
+/// A "copied" flag repeats in an L2 table that a refcount is one. If both were changed in place they would
+/// contradict each other for a while, which checks call a corruption. Here both are written to new places.
 ///
-/// Order of writes:
-/// 1. What waited for the next flush, all of it, and a barrier.
-/// 2. In clusters that nothing used: L2 tables whose flags change, L1 tables, the snapshot table, refcount
-///    blocks and a refcount table that count everything as it will be.
-/// 3. A barrier, the header's sector, a barrier.
+/// Order of writes: 1. All changes that waited for the next flush; a barrier. 2. In free clusters: L2 tables
+/// whose flags change, L1 tables, the snapshot table, and refcount blocks and table for the state after the
+/// change. 3. A barrier; the header's sector; a barrier.
 ///
-/// What the header referred to before is not touched until the end, so a crash leaves the state before or the
-/// state after, without a leak; and a failure leaves nothing to repair. Used under the driver's lock.
+/// All that the old header refers to stays unchanged until the end: a crash leaves the state before or the
+/// state after, without a leak, and a failure leaves nothing to repair. Used under the driver's lock.
 struct Qcow2SnapshotSwitch {
     let tables: Qcow2State
     private let store: Qcow2Allocator
-    /// What the header becomes.
+    /// The header after the change.
     var header: Qcow2Header
-    /// What the active L1 table becomes, and whether it is a new one.
+    /// The active L1 table after the change, and whether it is a new one.
     private var l1: [UInt64]
     private var hasNewL1 = false
-    /// Tables that nothing refers to afterwards.
+    /// Tables to which nothing refers after the change.
     private var dropped: [Range<HostCluster>] = []
 
     private var layout: Qcow2Layout { tables.layout }
 
-    /// - Parameter store: of the same image, keeping a shadow.
+    /// - Parameter store: the allocator of the same image, in an atomic change (``Qcow2Allocator/Shadow``).
     private init(_ tables: Qcow2State, _ store: Qcow2Allocator) {
         self.tables = tables
         self.store = store
@@ -55,7 +53,7 @@ struct Qcow2SnapshotSwitch {
             try change.switchHeader()
         } catch {
             tables.forgetShadow()
-            // What was written behind the end is of no use to anyone.
+            // A failed change leaves only unused tables behind the old end of the file.
             if !isWritten { try? tables.file.resize(to: length) }
             throw error
         }
@@ -63,7 +61,7 @@ struct Qcow2SnapshotSwitch {
 
     // MARK: Steps
 
-    /// Lets a snapshot and the active table share all that the latter has now.
+    /// Makes a new snapshot share all clusters of the active table.
     ///
     /// - Returns: the L1 table for the snapshot.
     mutating func shareActive() throws(BlockError) -> [UInt64] {
@@ -80,7 +78,7 @@ struct Qcow2SnapshotSwitch {
         return l1
     }
 
-    /// Makes the active table one with the entries of a snapshot's, which goes on having them, too.
+    /// Replaces the active table's entries by those of a snapshot, which then shares their clusters.
     mutating func activate(_ entries: [UInt64]) throws(BlockError) {
         try rebuildActive(of: entries) { change, table, buffer throws(BlockError) in
             let isChanged = try change.shareEntries(of: buffer)
@@ -103,7 +101,7 @@ struct Qcow2SnapshotSwitch {
         }
     }
 
-    /// Takes a reference from all below `entries`.
+    /// Takes a reference from all clusters below the L1 entries `entries`.
     func unshare(_ entries: [UInt64]) throws(BlockError) {
         try tables.eachL2Table(of: entries) { offset, buffer throws(BlockError) in
             for index in 0..<layout.entriesPerL2Table {
@@ -129,10 +127,10 @@ struct Qcow2SnapshotSwitch {
         dropped.append(clusters)
     }
 
-    /// Writes an L1 table to a new place and answers where.
+    /// Writes an L1 table to a new place. Returns its offset.
     func write(_ entries: [UInt64]) throws(BlockError) -> Int { try tables.writeTableCopy(entries) }
 
-    /// Puts other snapshots in the place of those that are there.
+    /// Replaces the snapshot table.
     mutating func setSnapshots(_ snapshots: [Qcow2Snapshot]) throws(BlockError) {
         let old = try tables.snapshotTable(checksPlaces: false).bytes
         try drop(header.snapshotsOffset, old)
@@ -143,7 +141,7 @@ struct Qcow2SnapshotSwitch {
 
     // MARK: The active tables
 
-    /// Makes the active L1 table anew from `entries`, as `table` answers for each L2 table.
+    /// Builds a new active L1 table from `entries`; `table` returns the new entry for each L2 table.
     private mutating func rebuildActive(
         of entries: [UInt64],
         _ table: (inout Qcow2SnapshotSwitch, _ offset: HostOffset, AlignedBuffer) throws(BlockError) -> UInt64
@@ -152,7 +150,7 @@ struct Qcow2SnapshotSwitch {
         let buffer = AlignedBuffer(count: layout.clusterSize)
         for index in entries.indices {
             guard let offset = try tables.checkedTable(entries[index], index) else {
-                // A table may take 32 MiB: it is copied only where it changes.
+                // Copied only where it changes: a table may take 32 MiB.
                 if new[index] != 0 { new[index] = 0 }
                 continue
             }
@@ -165,9 +163,9 @@ struct Qcow2SnapshotSwitch {
         hasNewL1 = true
     }
 
-    /// Adds a reference to all that a table's entries refer to, and clears their "copied" flags.
+    /// Adds a reference to all clusters of a table's entries, and clears the entries' "copied" flags.
     ///
-    /// - Returns: whether there were any flags.
+    /// - Returns: whether any flag was set.
     private func shareEntries(of buffer: AlignedBuffer) throws(BlockError) -> Bool {
         var isChanged = false
         for index in 0..<layout.entriesPerL2Table {
@@ -229,7 +227,7 @@ struct Qcow2SnapshotSwitch {
 
     // MARK: The end
 
-    /// Writes the new L1 table, and the refcounts with all that is to be counted.
+    /// Writes the new L1 table, and the refcounts of the state after the change.
     private mutating func writeRefcounts() throws(BlockError) {
         if hasNewL1 {
             try drop(header.l1Offset, header.l1Entries * 8)
@@ -243,7 +241,7 @@ struct Qcow2SnapshotSwitch {
         try tables.barrier()
     }
 
-    /// Makes the header refer to what was written.
+    /// Makes the header refer to the new tables.
     private mutating func switchHeader() throws(BlockError) {
         do throws(BlockError) {
             try tables.file.write(header.fixedBytes().span.bytes, at: 0)
@@ -261,8 +259,8 @@ struct Qcow2SnapshotSwitch {
         }
     }
 
-    /// The header could not be written: the old one goes back. Where that fails too, it is not known which of
-    /// the two the file has; each is sound, as long as nothing more is written before it is tried again.
+    /// Writes the old header again after the new one could not be written. Where that fails too, the file may
+    /// have either. Both are sound, as long as nothing else is written before the old header is.
     private func takeBack(_ failure: BlockError) throws(BlockError) {
         do throws(BlockError) {
             try tables.file.write(tables.header.fixedBytes().span.bytes, at: 0)
@@ -276,14 +274,15 @@ struct Qcow2SnapshotSwitch {
 }
 
 extension Qcow2State {
-    /// After a failure: the file has the old state, and refcounts are loaded from there when needed.
+    /// Drops the changes after a failure: the file has the old state, and refcounts are loaded from it when
+    /// needed.
     fileprivate func forgetShadow() {
         loadedRefcounts = nil
         protection = nil
         knownEnd = 0
     }
 
-    /// Goes on with the header and the active table that the file has now.
+    /// Adopts the header and the active table that the file has after the change.
     fileprivate func adoptSwitch(_ changed: Qcow2Header, _ entries: [UInt64]) {
         header = changed
         l1 = entries

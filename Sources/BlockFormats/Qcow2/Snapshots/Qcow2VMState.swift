@@ -2,12 +2,13 @@ import BlockCore
 
 /// Saved machine state lies in the guest space behind the disk: from the first L2 table that maps none of it.
 extension Qcow2Driver: VMStateCapable {
-    /// Where the state of a machine with a disk of that size starts, in bytes of guest space.
+    /// The offset in guest space at which machine state starts behind a disk of `virtualSize` bytes.
     static func stateOffset(virtualSize: Int, _ layout: Qcow2Layout) -> Int {
         layout.l1Entries(forVirtualSize: virtualSize) * layout.guestBytesPerL2Table
     }
 
-    /// Order of writes: a longer L1 table in a new place before the header points to it; then as any write.
+    /// Order of writes: a longer L1 table in a new place, a barrier, the header that points to it; then as
+    /// for any write.
     public func saveVMState(
         _ bytes: RawSpan, at offset: Int, guest: GuestAccess
     ) throws(BlockError) {
@@ -25,7 +26,7 @@ extension Qcow2Driver: VMStateCapable {
     }
 
     public func loadVMState(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
-        // The size of the snapshot, where one was selected.
+        // `virtualSize` is the snapshot's size if one is selected.
         let state = Self.stateOffset(virtualSize: virtualSize, layout)
         let (start, overflow) = state.addingReportingOverflow(offset)
         guard offset >= 0, !overflow else {
@@ -35,7 +36,7 @@ extension Qcow2Driver: VMStateCapable {
         try readState(into: &buffer, at: start)
     }
 
-    /// Reads guest space of this layer alone; what is not there is zero.
+    /// Reads guest space of this layer alone; unallocated clusters read as zeroes.
     fileprivate func readState(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         let count = buffer.byteCount
         var done = 0
@@ -54,8 +55,7 @@ extension Qcow2Driver: VMStateCapable {
 }
 
 extension Qcow2State {
-    /// Lets the L1 table reach to the end of `count` bytes of state at `offset`, and answers where in guest
-    /// space they go.
+    /// Extends the L1 table to `count` bytes of state at `offset`. Returns their offset in guest space.
     fileprivate func makeStateRoom(for offset: Int, count: Int) throws(BlockError) -> Int {
         let state = Qcow2Driver.stateOffset(virtualSize: header.virtualSize, layout)
         let (start, overflow) = state.addingReportingOverflow(offset)
@@ -71,8 +71,10 @@ extension Qcow2State {
         return start
     }
 
-    /// Takes saved state out of the active tables, after a snapshot got it: it would be copied for every
-    /// further one. Order of writes: the L1 entries go, durably, before what they referred to is released.
+    /// Takes saved state out of the active tables, once a snapshot has it: every further snapshot would share
+    /// it too.
+    ///
+    /// Order of writes: the L1 entries are cleared, durably, before their clusters are released.
     func dropState() throws(BlockError) {
         savedStateBytes = 0
         let first = layout.l1Entries(forVirtualSize: header.virtualSize)

@@ -1,8 +1,9 @@
-/// A set of host clusters, kept as sorted ranges: its size follows the number of tables, not theirs.
+/// A set of host clusters, kept as sorted ranges: its memory grows with the number of ranges, not of
+/// clusters.
 struct ClusterRanges {
     /// Sorted, apart from each other.
     private(set) var merged: [Range<HostCluster>] = []
-    /// The clusters that two or more of the given ranges hold; sorted, apart from each other.
+    /// The clusters that lie in two or more of the given ranges; sorted, apart from each other.
     private(set) var overlaps: [Range<HostCluster>] = []
 
     /// - Complexity: O(n log n) in the number of ranges.

@@ -22,22 +22,22 @@ final class Qcow2Allocator: @unchecked Sendable {
     var table: [UInt64]
     var tableOffset: Int
     var tableClusters: Int
-    /// Entries of ``table`` that differ from the file.
+    /// The entries of ``table`` that differ from the file.
     var dirtyTable: Range<Int>?
-    /// Those of them that are being written without the lock.
+    /// The changed entries of ``table`` that a flush is writing without the lock.
     var heldTable: Range<Int>?
     /// How the table grows: see Qcow2AllocatorGrowth.swift.
     var growth = Growth()
-    /// Clusters below this one are (nearly) all in use: where the search for free ones begins.
+    /// The search for free clusters begins here: nearly all clusters below are in use.
     var firstMaybeFree = HostCluster(0)
     /// No cluster from here on was ever written: the file is shorter, so they read as zeroes.
     var virginCluster: HostCluster
-    /// Keeps clusters with metadata from being given out. Without it, any cluster whose refcount is zero is
-    /// free.
+    /// Refuses the allocation of clusters that hold metadata. Without a guard, every cluster with a refcount
+    /// of zero is free.
     weak var clusterGuard: (any Qcow2ClusterGuard)?
     /// Set while changes go to copies of blocks: see Qcow2AllocatorShadow.swift.
     var shadow: Shadow?
-    /// The clusters that may be refcount blocks; known once somebody asks (``isBlock(_:)``).
+    /// The clusters that may be refcount blocks; built by the first call of ``isBlock(_:)``.
     var blockFilter: ClusterFilter?
 
     /// How many clusters behind the end of the file may be counted before the search for a free one gives up.
@@ -67,9 +67,9 @@ final class Qcow2Allocator: @unchecked Sendable {
 
     // MARK: Single refcounts
 
-    /// Where the block lies that counts `cluster`; `nil` for none.
+    /// The offset of the block that counts `cluster`; `nil` for none.
     ///
-    /// - Throws: `corrupt` where no block can lie.
+    /// - Throws: `corrupt` where the table's entry is no valid offset of a block.
     func blockOffset(_ cluster: HostCluster) throws(BlockError) -> HostOffset? {
         let index = layout.refcountBlock(of: cluster)
         guard table.indices.contains(index) else { return nil }
@@ -98,14 +98,14 @@ final class Qcow2Allocator: @unchecked Sendable {
         return (slot, entry % perSlice)
     }
 
-    /// How often `cluster` is referred to, as far as the refcounts know.
+    /// The refcount of `cluster`, as stored.
     func refcount(of cluster: HostCluster) throws(BlockError) -> UInt64 {
         guard let block = try blockOffset(cluster) else { return 0 }
         let (slot, entry) = try locate(cluster, block: block)
         return RefcountEntries.get(cache.bytes(of: slot).bytes, entry, order: layout.refcountOrder)
     }
 
-    /// Sets a refcount. The block exists or is made.
+    /// Sets a refcount, and makes the block for it where there is none.
     func set(_ cluster: HostCluster, to value: UInt64) throws(BlockError) {
         let block: HostOffset
         if let existing = try blockOffset(cluster) {
@@ -132,8 +132,8 @@ final class Qcow2Allocator: @unchecked Sendable {
         try set(cluster, to: old + 1)
     }
 
-    /// Takes one reference away and answers how many are left. A refcount of zero is left alone: the image is
-    /// damaged, and a check will tell.
+    /// Takes one reference away and returns how many are left. A refcount of zero stays zero: the image is
+    /// damaged, and a check reports it.
     @discardableResult
     func decrement(_ cluster: HostCluster) throws(BlockError) -> UInt64 {
         let old = try refcount(of: cluster)
@@ -144,10 +144,10 @@ final class Qcow2Allocator: @unchecked Sendable {
     }
 }
 
-/// Knows which clusters hold metadata, whatever the refcounts are. Called under the driver's lock.
+/// Decides by where the metadata lies, whatever the refcounts are. Called under the driver's lock.
 protocol Qcow2ClusterGuard: AnyObject, Sendable {
-    /// Whether a cluster with a refcount of zero may be given out.
+    /// Whether a cluster with a refcount of zero may be allocated.
     ///
-    /// - Throws: `corrupt` when it holds metadata, which a sound image counts.
+    /// - Throws: `corrupt` when the cluster holds metadata: in a sound image its refcount would not be zero.
     func mayAllocate(_ cluster: HostCluster) throws(BlockError) -> Bool
 }

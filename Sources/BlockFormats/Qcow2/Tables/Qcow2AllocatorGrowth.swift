@@ -2,26 +2,28 @@ import BlockCore
 
 /// A refcount table that becomes larger moves to another place in the file.
 ///
-/// The order: the new place is taken and filled as soon as the table outgrows the old one, so that clusters
-/// that only a larger table can count are refused on a full disk; with the next commit, the blocks, then the
-/// table in its new place; a barrier; the header that points there; a barrier; then the old place is free.
+/// Order of writes:
+/// 1. The new place is taken and filled as soon as the table outgrows the old one: a full disk then refuses
+///    the clusters that only the larger table can count.
+/// 2. With the next commit, the refcount blocks, then the table in its new place; a barrier.
+/// 3. The header that points there; a barrier. Then the old place is free.
 extension Qcow2Allocator {
     /// A larger table that is not yet in the file.
     struct Growth {
-        /// The table that the header points to has fewer entries.
+        /// Whether the table that the header points to has fewer entries.
         var needsPlacing = false
         /// Clusters taken for the larger table.
         var place: Range<HostCluster>?
-        /// How many entries the table in the file has, or the one that ``place`` was taken for.
+        /// How many entries the table in the file has, or, once ``place`` is taken, the table for it.
         var placedEntries = 0
-        /// A place is being taken: its own clusters may need more entries, but no further place.
+        /// Whether a place is being taken: its own clusters may need more entries, but not another place.
         var isPlacing = false
     }
 
-    /// A larger table that waits for its place in the file; set by growth, placed by the owner.
+    /// Whether a larger table waits for its place in the file. Growing sets it; the owner places the table.
     var needsPlacing: Bool { growth.needsPlacing }
 
-    /// Lets the table hold `index`, in memory; ``placeTable()`` puts it into the file.
+    /// Makes the table hold `index`, in memory; ``placeTable()`` puts it into the file.
     func growTable(toHold index: Int) throws(BlockError) {
         let margin = 16 + index / 1024
         let needed = layout.clusters((index + 1 + margin) * 8)
@@ -35,15 +37,15 @@ extension Qcow2Allocator {
         growth.needsPlacing = true
     }
 
-    /// Takes the place of a table that has just grown. A failure undoes the growth: the clusters for which it
-    /// grew are given back by who asked for them.
+    /// Takes the place of a table that has just grown. A failure undoes the growth; the caller gives back the
+    /// clusters for which the table grew.
     func placeGrownTable() throws(BlockError) {
         guard growth.needsPlacing, !growth.isPlacing, growth.placedEntries < table.count else { return }
         growth.isPlacing = true
         defer { growth.isPlacing = false }
         let before = growth.place
         do throws(BlockError) {
-            // The margin of growTable(toHold:) has room for the blocks that count the place.
+            // The margin that growTable(toHold:) adds is enough for the blocks that count the place.
             let clusters = layout.clusters(table.count * 8)
             file.emit(.refcountTableGrow)
             let start = try allocate(clusters)
@@ -60,15 +62,15 @@ extension Qcow2Allocator {
             growth.place = start..<start + clusters
             growth.placedEntries = table.count
         } catch {
-            // 0: the table did not grow, so nothing is to be undone.
+            // 0 means that the table did not grow: there is nothing to undo.
             if growth.placedEntries > 0 { shrinkTable(to: growth.placedEntries) }
             throw error
         }
         if let before { giveBack(before) }
     }
 
-    /// Forgets blocks of a growth that failed, and the entries for them. They count nothing any more but the
-    /// clusters of whoever is about to be refused.
+    /// Drops the blocks of a growth that failed, and their entries. All that they still count are the
+    /// clusters of the request that is about to fail.
     private func shrinkTable(to entries: Int) {
         for index in entries..<table.count where table[index] != 0 {
             let block = layout.cluster(in: table[index])
@@ -84,7 +86,7 @@ extension Qcow2Allocator {
     /// Writes a grown table to its new place. The owner then makes it durable, points the header to it, makes
     /// that durable, and frees the old place.
     func placeTable() throws(BlockError) {
-        // Growth by other means than allocating has none yet, nor has a table that moves without growing.
+        // No place was taken yet if the table grew without an allocation, or moves without growing.
         if growth.place == nil {
             growth.needsPlacing = true
             try placeGrownTable()
@@ -103,7 +105,7 @@ extension Qcow2Allocator {
         growth = Growth()
     }
 
-    /// The entry's sector has its space in the file, also where the table was a hole.
+    /// Reserves the file space of the entry's sector, also where the table was a hole.
     func reserveEntry(_ index: Int) throws(BlockError) {
         guard !growth.needsPlacing else { return }
         let sector = (tableOffset + index * 8).roundedDown(to: Qcow2.sectorBytes)

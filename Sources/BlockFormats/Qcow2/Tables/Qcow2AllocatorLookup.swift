@@ -1,6 +1,6 @@
 import BlockCore
 
-/// What the refcounts are, over many clusters.
+/// Refcounts of many clusters.
 extension Qcow2Allocator {
     /// One past the last cluster for which there is a block.
     var endOfBlocks: HostCluster {
@@ -8,8 +8,7 @@ extension Qcow2Allocator {
         return layout.firstCluster(ofBlock: last.map { $0 + 1 } ?? 0)
     }
 
-    /// Whether there is a block for `cluster`; where not, its refcount and those of the block's others are
-    /// zero.
+    /// Whether there is a block for `cluster`; without one, all refcounts that the block would hold are zero.
     func hasBlock(for cluster: HostCluster) -> Bool {
         let index = layout.refcountBlock(of: cluster)
         return table.indices.contains(index) && table[index] & L2Entry.offsetMask != 0
@@ -32,8 +31,8 @@ extension Qcow2Allocator {
         return (cache.bytes(of: slot), first, entries)
     }
 
-    /// Calls `body` for every cluster in `range` whose refcount is not zero, in their order. It must not use
-    /// the allocator.
+    /// Calls `body` for every cluster in `range` whose refcount is not zero, in ascending order. `body` must
+    /// not use the allocator.
     func eachCounted(
         _ range: Range<HostCluster>,
         _ body: (_ cluster: HostCluster, _ count: UInt64) throws(BlockError) -> Void

@@ -1,13 +1,14 @@
 import BlockCore
 
-/// Clusters are given up.
+/// Giving clusters back.
 extension Qcow2Allocator {
-    /// Takes back clusters that nothing refers to. What cannot be taken back is leaked, which a check finds.
+    /// Frees clusters that nothing refers to. A cluster whose refcount cannot be changed is leaked; a check
+    /// finds it.
     func giveBack(_ clusters: Range<HostCluster>) {
         for cluster in clusters { _ = try? decrement(cluster) }
     }
 
-    /// Lets the search find a cluster that lost its last reference.
+    /// Makes the search for free clusters see a cluster that lost its last reference.
     func noteFreed(_ cluster: HostCluster) {
         guard let end = shadow?.end, let lowest = shadow?.lowestFreed else {
             return firstMaybeFree = min(firstMaybeFree, cluster)
@@ -20,11 +21,11 @@ extension Qcow2Allocator {
         }
     }
 
-    /// Gives up blocks that count nothing but themselves, for they would keep the file long.
+    /// Frees blocks that count nothing but themselves: such a block at the end keeps the file long.
     ///
-    /// Order of writes: the table without them, a barrier; then whoever counts their clusters counts less.
+    /// Order of writes: the table without them, a barrier; then the refcounts of their clusters go down.
     func dropEmptyBlocks() throws(BlockError) {
-        // A block may count nothing but another one that goes.
+        // Dropping a block can leave another one empty: the one that counted it. Hence the loop.
         while try dropSomeBlocks() {}
     }
 

@@ -1,37 +1,38 @@
 import BlockCore
 
-/// A change of refcounts that is not to be seen in parts: the blocks that change are copied, and the file
-/// keeps the old ones until the header refers to a new table.
+/// An atomic change of refcounts: changed blocks are copied to free clusters, and the file keeps the old
+/// blocks until the header refers to a new table.
 extension Qcow2Allocator {
-    /// What a change that is not to be seen in parts keeps in mind.
+    /// The state of an atomic change.
     struct Shadow {
         /// Numbers of the blocks that are copies, or new.
         var blocks: Set<Int> = []
         /// Clusters that lost their last reference; the header in the file still refers to them.
         var held = ClusterFilter()
-        /// Those from `end` on, for which the filter is not asked.
+        /// Such clusters at or behind ``end``, kept exactly instead of in the filter.
         var heldBehindEnd: Set<HostCluster> = []
-        /// Where the file ended.
+        /// One past the file's last cluster when the change began.
         let end: HostCluster
         var lowestFreed = HostCluster(.max)
-        /// Where the blocks were that are copies now.
+        /// The old places of the copied blocks.
         var left: [Range<HostCluster>] = []
     }
 
-    /// From now on blocks are copied before they change, to clusters that are free before and after the
-    /// change: the file keeps its refcounts until the header refers to a new table (``placeTable()``). All
-    /// changes have been written back. After a failure this allocator is of no use any more.
+    /// Begins an atomic change: from now on blocks are copied before they change, to clusters that are free
+    /// before and after the change. The file keeps its refcounts until the header refers to a new table
+    /// (``placeTable()``). The caller has written back all earlier changes. After a failure the allocator
+    /// must be dropped.
     ///
     /// - Parameter first: where the search for free clusters begins.
     func beginShadow(searchingFrom first: HostCluster) throws(BlockError) {
         shadow = Shadow(end: virginCluster)
         firstMaybeFree = first
-        // The new blocks and the new table may need entries behind those that there are.
+        // The new blocks and the new table may need entries behind the table's present end.
         let last = layout.refcountBlock(of: virginCluster) + 2
         if last >= table.count { try growTable(toHold: last) }
     }
 
-    /// The header refers to the new table, durably.
+    /// Ends an atomic change, once the header refers to the new table, durably.
     ///
     /// - Returns: the clusters of blocks that were copied.
     func endShadow() -> [Range<HostCluster>] {
@@ -41,13 +42,14 @@ extension Qcow2Allocator {
         return shadow.left
     }
 
-    /// The offset of the block with that number, which may be changed there.
+    /// The offset at which the block of that number may be changed; copies it there first where that is
+    /// needed.
     func writableBlock(_ index: Int, at old: HostOffset) throws(BlockError) -> HostOffset {
         guard shadow?.blocks.insert(index).inserted == true else { return old }
         let home = try findFree(1)
         noteBlock(home)
         let offset = layout.offset(of: home)
-        // Where this fails, the whole allocator is given up (``beginShadow(searchingFrom:)``).
+        // After a failure here, the caller drops the whole allocator (``beginShadow(searchingFrom:)``).
         let buffer = AlignedBuffer(count: layout.clusterSize)
         var bytes = buffer.mutableBytes
         try file.read(into: &bytes, at: old.bytes)
@@ -61,7 +63,7 @@ extension Qcow2Allocator {
         return offset
     }
 
-    /// Whether the header in the file still refers to a cluster that is not counted any more.
+    /// Whether the header in the file still refers to a cluster whose refcount has become zero.
     func isHeld(_ cluster: HostCluster) -> Bool {
         guard let shadow else { return false }
         return cluster < shadow.end ? shadow.held.mayContain(cluster) : shadow.heldBehindEnd.contains(cluster)

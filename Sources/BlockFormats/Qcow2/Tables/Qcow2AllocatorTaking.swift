@@ -1,9 +1,9 @@
 import BlockCore
 
-/// Clusters are taken: found, and counted once. What counts them has its space in the file, so that a full
-/// disk refuses the clusters, not their refcounts.
+/// Taking clusters: each is found and gets a refcount of one. The refcount block's space in the file is
+/// reserved first, so that a full disk refuses the clusters and not, later, their refcounts.
 extension Qcow2Allocator {
-    /// Allocates `count` clusters in a row, with a refcount of one. A failure takes none.
+    /// Allocates `count` adjacent clusters, each with a refcount of one. A failure allocates none.
     func allocate(_ count: Int) throws(BlockError) -> HostCluster {
         file.emit(.clusterAllocate)
         let first = try findFree(count)
@@ -22,9 +22,9 @@ extension Qcow2Allocator {
         return first
     }
 
-    /// As ``allocate(_:)``, for very many clusters: behind everything that is counted.
+    /// As ``allocate(_:)``, for very many clusters: behind every cluster with a refcount above zero.
     ///
-    /// - Parameter start: where to look for what is counted.
+    /// - Parameter start: the cluster from which on refcounts are searched.
     func allocate(_ count: Int, behindCountedFrom start: HostCluster) throws(BlockError) -> HostCluster {
         file.emit(.clusterAllocate)
         var first = start
@@ -32,7 +32,7 @@ extension Qcow2Allocator {
         guard count <= clusterLimit - first else {
             throw BlockError(.noSpace, "The image file would become too large", path: file.filename)
         }
-        // What counts them must not be placed among them.
+        // New refcount blocks must not be placed among these clusters.
         let search = takeEnd(first + count)
         defer { searchAgain(from: search) }
         var counted = first
@@ -46,13 +46,12 @@ extension Qcow2Allocator {
         return first
     }
 
-    /// Gives the first of some clusters that are not counted yet, as many as one slice counts, a refcount of
-    /// one.
+    /// Sets the refcount of the first of some free clusters, as many as one slice counts, to one.
     ///
-    /// - Returns: how many.
+    /// - Returns: the number of clusters.
     private func countOnce(_ clusters: Range<HostCluster>) throws(BlockError) -> Int {
         let first = clusters.lowerBound
-        // Makes the block, or the copy of it, that is changed.
+        // This makes the block, or the copy of it, in which the others are set below.
         try set(first, to: 1)
         guard let (slot, entry, entries) = try slot(of: first) else { return 1 }
         let count = min(clusters.count, entries - entry)
@@ -66,7 +65,7 @@ extension Qcow2Allocator {
         return count
     }
 
-    /// Finds `count` free clusters in a row and takes them out of the search, without a refcount yet.
+    /// Finds `count` adjacent free clusters and takes them out of the search; their refcounts stay zero.
     func findFree(_ count: Int) throws(BlockError) -> HostCluster {
         let limit = min(clusterLimit, virginCluster + Self.searchLimit + count)
         var candidate = firstMaybeFree
@@ -90,7 +89,7 @@ extension Qcow2Allocator {
         return candidate
     }
 
-    /// Takes all clusters up to `end` out of the search for free ones; answers where it began.
+    /// Takes all clusters up to `end` out of the search for free ones. Returns where the search began.
     func takeEnd(_ end: HostCluster) -> HostCluster {
         defer {
             firstMaybeFree = end
@@ -99,7 +98,7 @@ extension Qcow2Allocator {
         return firstMaybeFree
     }
 
-    /// Lets the search begin there again, unless it begins before.
+    /// Makes the search begin at `cluster` or before.
     func searchAgain(from cluster: HostCluster) { firstMaybeFree = min(firstMaybeFree, cluster) }
 
     /// Makes the refcount block that counts `cluster`.
@@ -118,10 +117,11 @@ extension Qcow2Allocator {
             try clear(block: offset)
             table[index] = UInt64(offset.bytes)
             noteDirtyTable(index..<index + 1)
-            // The block's own cluster is counted by this block, or by another that may have to be made too.
+            // The block's own cluster is counted by the new block itself or by another one, which this may
+            // make too.
             try set(home, to: 1)
         } catch {
-            // A block that nobody counts would be given out to somebody else.
+            // A block with a refcount of zero would be allocated again for something else.
             table[index] = 0
             cache.discard(layout.bytes(of: home))
             firstMaybeFree = min(firstMaybeFree, home)
@@ -130,7 +130,7 @@ extension Qcow2Allocator {
         return offset
     }
 
-    /// A new block is all zero in the file before anything refers to it.
+    /// Writes zeroes over a new block: that precedes every reference to it.
     private func clear(block offset: HostOffset) throws(BlockError) {
         if layout.sliceSize == layout.clusterSize {
             let slot = try cache.slot(at: offset.bytes, load: false)

@@ -1,6 +1,6 @@
 import BlockCore
 
-/// Refcounts go to the file.
+/// Writing refcounts to the file.
 extension Qcow2Allocator {
     /// Makes what was written so far durable.
     func barrier() throws(BlockError) {
@@ -14,14 +14,14 @@ extension Qcow2Allocator {
         try cache.writeBack()
         guard !needsPlacing, let dirty = dirtyTable else { return }
         try barrier()
-        // The entries in the file lack new blocks only.
+        // Only the table's entries for new blocks differ from the file.
         file.emit(.refcountBlockHookup)
         file.emit(.refcountTableUpdate)
         try BigEndianTable.write(table, dirty, to: file, at: tableOffset)
         dirtyTable = nil
     }
 
-    /// Forgets everything that was changed and cached, and reads the table again.
+    /// Drops all changes and everything cached, and reads the table again.
     func reload(tableOffset: Int, tableClusters: Int) throws(BlockError) {
         cache.discardAll()
         self.tableOffset = tableOffset
@@ -38,13 +38,13 @@ extension Qcow2Allocator {
 
     // MARK: Without the lock
 
-    /// Takes out changed entries of the table, to be written without the lock.
+    /// Takes the changed entries out of the table, to be written without the lock.
     func takeTableChanges() -> [TableWrites.Part] {
         (heldTable, dirtyTable) = (dirtyTable, nil)
         return heldTable.map { [BigEndianTable.part(table, $0, at: tableOffset)] } ?? []
     }
 
-    /// Lets go of what was taken out; after a failure it is changed again.
+    /// Ends the writing of entries that were taken out; after a failure they count as changed again.
     func settle(failed: Bool) {
         cache.settle(failed: failed)
         if failed { dirtyTable = dirtyTable.union(heldTable) }

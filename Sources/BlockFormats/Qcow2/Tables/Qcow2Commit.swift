@@ -1,10 +1,10 @@
 import BlockCore
 
-/// What was changed in memory goes to the file, in the order that ``Qcow2State`` tells.
+/// Commits: writes all changes in memory to the file, in the order of writes that ``Qcow2State`` states.
 extension Qcow2State {
     // MARK: Freeing
 
-    /// Takes a reference from clusters once nothing durable refers to them any more.
+    /// Notes that clusters lose a reference, as soon as no durable entry refers to them any more.
     func release(_ cluster: HostCluster, count: Int, discards: Bool = false, leavesDamage: Bool = false) {
         if let last = pendingFrees.last, last.clusters.upperBound == cluster, last.discards == discards,
             last.leavesDamage == leavesDamage
@@ -17,7 +17,7 @@ extension Qcow2State {
         }
     }
 
-    /// Releases what an L2 entry referred to.
+    /// Releases the clusters that an L2 entry referred to.
     func release(_ entry: L2Entry, discards: Bool = false) {
         switch entry.kind(layout) {
         case .unallocated, .zeroPlain: break
@@ -44,7 +44,7 @@ extension Qcow2State {
                     let isGiven = try apply(free, to: cluster, store)
                     if isGiven { given.add(cluster..<cluster + 1) }
                 } catch {
-                    // The rest waits for the next commit; what is damaged is left alone.
+                    // The rest waits for the next commit; a cluster with a damaged refcount is leaked.
                     let next = error.kind == .corrupt ? cluster + 1 : cluster
                     var rest = free
                     rest.clusters = next..<free.clusters.upperBound
@@ -55,7 +55,7 @@ extension Qcow2State {
         }
     }
 
-    /// - Returns: whether the cluster's space is to go back to the file system.
+    /// - Returns: whether the cluster's space may be given back to the file system.
     private func apply(
         _ free: PendingFree, to cluster: HostCluster, _ store: Qcow2Allocator
     ) throws(BlockError) -> Bool {
@@ -66,7 +66,7 @@ extension Qcow2State {
         }
         try checkRelease(cluster, refcount: refcount)
         guard try store.decrement(cluster) == 0 else { return false }
-        // What was cached of a table that lay there must not be written over its next contents.
+        // A cached table that lay in the cluster must not be written over the cluster's next contents.
         l2Cache.discard(layout.bytes(of: cluster))
         if layout.cluster(at: freeByteOffset) == cluster { freeByteOffset = .zero }
         return !isBeingEmptied && (free.discards || passesDiscards.ofOthers)
@@ -74,7 +74,7 @@ extension Qcow2State {
 
     // MARK: Committing
 
-    /// Whether anything is not in the file yet.
+    /// Whether any change is not in the file yet.
     var hasChanges: Bool {
         l2Cache.hasDirty || dirtyL1 != nil || !pendingFrees.isEmpty || hasUnflushedWrites
             || loadedRefcounts.map { $0.hasDirty || needsRefcountTable($0) } ?? false
@@ -88,13 +88,13 @@ extension Qcow2State {
         hasUnflushedWrites = false
     }
 
-    /// Writes back everything that is cached, in the order that is safe, and makes it durable.
+    /// Writes back all changed tables in the order of writes, and makes them durable.
     func commit() throws(BlockError) {
         var tables = self
         try tables.finishWrites()
         try checkSound()
         if headerIsUncertain { try restoreHeader() }
-        // No entry in the image refers to data that the other file has not got.
+        // The data file is durable before the entries of the image that refer to it.
         if data.isExternal { try data.node.flush() }
         try padCompressedEnd()
         try commitRefcounts()
@@ -111,24 +111,26 @@ extension Qcow2State {
             hasUnflushedWrites = true
         }
         if hasUnflushedWrites || !pendingFrees.isEmpty { try barrier() }
-        guard !pendingFrees.isEmpty else { return }
-        try applyFrees()
-        try commitRefcounts()
+        if !pendingFrees.isEmpty {
+            try applyFrees()
+            try commitRefcounts()
+        }
+        freeFailure = nil
     }
 
-    /// Refcounts go to the file: blocks, then table entries, then, for a table that grew, the header.
+    /// Writes refcounts: blocks, then table entries, then, for a table that grew, the header.
     func commitRefcounts() throws(BlockError) {
         guard let store = loadedRefcounts, store.hasDirty || needsRefcountTable(store) else { return }
         if refcountsAreLazy && !needsRefcountTable(store) { return }
         try writeRefcounts(store)
     }
 
-    /// Whether the table outgrew the one that the header in the file points to.
+    /// Whether the refcount table is larger than the one that the header in the file points to.
     func needsRefcountTable(_ store: Qcow2Allocator) -> Bool {
         store.needsPlacing || store.tableOffset != header.refcountTableOffset
     }
 
-    /// Writes the refcounts whatever the dirty bit allows.
+    /// Writes the refcounts, also where the dirty bit would allow to put it off.
     func writeRefcounts() throws(BlockError) {
         if let store = loadedRefcounts { try writeRefcounts(store) }
     }
@@ -140,7 +142,7 @@ extension Qcow2State {
             let oldClusters = header.refcountTableClusters
             try pointToRefcountTable(store)
             protection = nil
-            // The header points elsewhere, durably.
+            // The header points to the new place, durably: the old one is free.
             for cluster in old..<old + oldClusters {
                 do throws(BlockError) { try store.decrement(cluster) } catch {
                     release(cluster, count: 1)
@@ -152,7 +154,7 @@ extension Qcow2State {
     }
 
     /// Makes the header point to the refcount table's new place, durably. The header in memory changes only
-    /// when that worked, so that a failure is tried again.
+    /// after that, so that the next commit repeats a failed attempt.
     private func pointToRefcountTable(_ store: Qcow2Allocator) throws(BlockError) {
         try barrier()
         var changed = header
@@ -172,7 +174,7 @@ extension Qcow2State {
 
     /// Replaces the active L1 table: writes it to a new place, durable, before the header points to it.
     ///
-    /// The old table's clusters lose a reference; what the tables refer to is the caller's affair.
+    /// The old table's clusters lose a reference. The references of its entries are up to the caller.
     func moveL1(to entries: [UInt64], change: (inout Qcow2Header) -> Void = { _ in }) throws(BlockError) {
         let clusters = layout.clusters(entries.count * 8)
         file.emit(.l1GrowAllocate)
@@ -188,7 +190,7 @@ extension Qcow2State {
         l1 = entries
         dirtyL1 = nil
         protection = nil
-        // Freed by the next commit, behind a barrier.
+        // The next commit frees them, behind a barrier.
         if oldClusters > 0 { release(old, count: oldClusters) }
         try barrier()
     }
@@ -211,8 +213,8 @@ extension Qcow2State {
         try moveHeader(to: changed)
     }
 
-    /// Makes the header in the file point to something else. A write that failed is undone, durably; where
-    /// that fails too, the file may have either header, and what either names stays taken.
+    /// Replaces the header in the file. A failed write is undone, durably; where that fails too, the file may
+    /// have either header, and the clusters of both stay allocated.
     func moveHeader(to changed: Qcow2Header) throws(BlockError) {
         let before = header
         header = changed
@@ -238,7 +240,7 @@ extension Qcow2State {
         try file.write(zeroes.span.bytes, at: offset + bytes)
     }
 
-    /// Forgets every change that is not in the file, as far as it can still be read, header and all.
+    /// Drops every change that is not in the file, header included, as far as the file can still be read.
     func abandonChanges() {
         if let stored = try? Qcow2Driver.readHeader(file) { header = stored }
         hasUnflushedWrites = false
@@ -247,7 +249,7 @@ extension Qcow2State {
         try? reload()
     }
 
-    /// Forgets every change that is not in the file and reads L1 and refcounts again, after a repair.
+    /// Drops every change that is not in the file and reads L1 and refcounts again, after a repair.
     func reload() throws(BlockError) {
         l2Cache.discardAll()
         pendingFrees = []

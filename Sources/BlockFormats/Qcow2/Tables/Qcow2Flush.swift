@@ -2,15 +2,16 @@ import BlockCore
 
 /// A flush does not keep the tables' lock while the file is written: see ``TableWrites``.
 extension Qcow2State {
-    /// What was taken out besides parts of the caches.
+    /// The changes that a flush takes out besides those of the caches.
     struct Held {
         var l1: Range<Int>?
         var frees: [PendingFree] = []
     }
 
-    /// In the same order as ``commit()``. A refcount table that moves is written, and the file flushed, with
-    /// the lock: the header's sector follows the table, other changes write the same sector, and what the
-    /// table grows by meanwhile would belong to neither place. It happens once in thousands of blocks.
+    /// Takes the changes out, to be written in the same order as by ``commit()``. A refcount table that moves
+    /// is written, and the file flushed, under the lock: other changes write the header's sector too, and
+    /// entries that the table gets meanwhile would belong to neither place. It happens once in thousands of
+    /// blocks.
     func takeChanges() throws(BlockError) -> TableWrites? {
         try checkSound()
         if headerIsUncertain { try restoreHeader() }
@@ -58,10 +59,18 @@ extension Qcow2State {
         guard !done.frees.isEmpty else { return }
         let waiting = pendingFrees
         pendingFrees = done.frees
-        // What cannot be freed now waits for the next commit.
-        try? applyFrees()
+        // Clusters that cannot be freed now wait for the next commit.
+        var failures = FirstFailure()
+        failures.note { () throws(BlockError) in try applyFrees() }
         pendingFrees += waiting
-        guard let store = loadedRefcounts, store.dirtyTable == nil, !needsRefcountTable(store) else { return }
-        try? commitRefcounts()
+        if let store = loadedRefcounts, store.dirtyTable == nil, !needsRefcountTable(store) {
+            failures.note { () throws(BlockError) in try commitRefcounts() }
+        }
+        do throws(BlockError) {
+            try failures.throwFirst()
+            freeFailure = nil
+        } catch {
+            freeFailure = freeFailure ?? error
+        }
     }
 }

@@ -1,6 +1,6 @@
 import BlockCore
 
-/// Which kinds of metadata a write to the image is kept away from (`overlap-check`).
+/// The kinds of metadata against which writes to the image are checked (`overlap-check`).
 struct Qcow2OverlapChecks: OptionSet, Sendable {
     let rawValue: UInt16
 
@@ -14,11 +14,11 @@ struct Qcow2OverlapChecks: OptionSet, Sendable {
     static let inactiveL2 = Qcow2OverlapChecks(rawValue: 1 << 7)
     static let bitmapDirectory = Qcow2OverlapChecks(rawValue: 1 << 8)
 
-    /// What lies in few places, whatever the image's size.
+    /// The kinds that lie in few places, whatever the image's size.
     static let constant: Qcow2OverlapChecks = [
         .mainHeader, .activeL1, .refcountTable, .snapshotTable, .bitmapDirectory,
     ]
-    /// All that is in memory anyway.
+    /// The kinds whose places are in memory anyway.
     static let cached: Qcow2OverlapChecks = constant.union([.activeL2, .refcountBlock, .inactiveL1])
     static let all = cached.union(.inactiveL2)
 
@@ -29,10 +29,10 @@ struct Qcow2OverlapChecks: OptionSet, Sendable {
         ("bitmap-directory", .bitmapDirectory),
     ]
 
-    /// Takes `overlap-check`, its longer form `overlap-check.template`, and the single switches, which go
-    /// before what the template says of their kind.
+    /// Takes `overlap-check`, its longer form `overlap-check.template`, and the switches of single kinds,
+    /// which take precedence over the template.
     ///
-    /// - Throws: `invalidArgument` for a template that is none, or two that differ.
+    /// - Throws: `invalidArgument` for an unknown template, or for two that differ.
     init(_ options: inout OptionTree) throws(BlockError) {
         let short = options.take("overlap-check")
         let long = options.take("overlap-check.template")
@@ -67,7 +67,7 @@ struct Qcow2OverlapChecks: OptionSet, Sendable {
 }
 
 extension Qcow2State {
-    /// Whether a write must keep away from a cluster, as far as the checks that are on know.
+    /// Whether one of the enabled checks forbids a write to a cluster.
     func isGuarded(_ cluster: HostCluster) throws(BlockError) -> Bool {
         if overlapChecks == .cached || isRepairing { return try holdsMetadata(cluster) }
         try protectMetadata()
@@ -84,10 +84,10 @@ extension Qcow2State {
         return try refcounts().isBlock(cluster)
     }
 
-    /// Where the L2 tables of snapshots are; empty unless writes are to be checked against them.
+    /// The offsets of the snapshots' L2 tables; empty unless writes are checked against them.
     ///
-    /// - Throws: `corrupt` where the L1 tables of snapshots take more than the file has, so that reading them
-    ///   all could take very long.
+    /// - Throws: `corrupt` where the L1 tables of snapshots together are larger than the file, so that
+    ///   reading all of them could take very long.
     func inactiveTables() throws(BlockError) -> Set<UInt64> {
         guard overlapChecks.contains(.inactiveL2) else { return [] }
         var left = try file.length()

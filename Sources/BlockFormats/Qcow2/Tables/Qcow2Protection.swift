@@ -1,13 +1,13 @@
 import BlockCore
 
-/// A set of clusters that may answer "perhaps" for ones that it does not hold, in fixed memory.
+/// A set of clusters in fixed memory, which may also claim clusters that it does not hold.
 ///
 /// One bit for every residue of the cluster number: exact for files of up to 2^20 clusters.
 struct ClusterFilter {
     private static let bitCount = 1 << 20
     private var words = [UInt64](repeating: 0, count: bitCount / 64)
 
-    /// Adds a cluster, and answers whether it may have been there already.
+    /// Adds a cluster, and returns whether it may have been there already.
     @discardableResult
     mutating func insert(_ cluster: HostCluster) -> Bool {
         let index = cluster.index & (Self.bitCount - 1)
@@ -27,8 +27,7 @@ struct ClusterFilter {
     }
 }
 
-/// Where an image's metadata lies, so that nothing else is ever written there, whatever refcounts and tables
-/// say.
+/// Where an image's metadata lies: nothing else is ever written there, even if refcounts or tables are wrong.
 ///
 /// Covers header, LUKS header, active and snapshots' L1 tables, active L2 tables, refcount table and blocks,
 /// snapshot table.
@@ -37,14 +36,14 @@ struct Qcow2Protection {
     var areas = ClusterRanges([])
     /// L2 tables; the allocator knows the refcount blocks (``Qcow2Allocator/isBlock(_:)``).
     var filter = ClusterFilter()
-    /// Those of ``areas`` that writes are checked against.
+    /// The part of ``areas`` against which writes are checked.
     var guardedAreas = ClusterRanges([])
-    /// Offsets of the L2 tables of snapshots, where writes are checked against them.
+    /// The offsets of the snapshots' L2 tables, where writes are checked against them.
     var inactiveTables: Set<UInt64> = []
 }
 
 extension Qcow2State {
-    /// Refuses changes to an image in which damage was met.
+    /// Refuses changes to an image in which damage was found while writing.
     func checkSound() throws(BlockError) {
         if let damage { throw damage }
         guard headerIsUncertain else { return }
@@ -66,13 +65,14 @@ extension Qcow2State {
             try writeHeaderFields()
             try barrier()
         } catch {
-            // The mark could not be set; this process makes no changes all the same.
+            // The mark could not be set; this process still refuses all changes.
             hasUnflushedWrites = false
         }
         return error
     }
 
-    /// Before the first change: finds out where the metadata lies, and whether any of it overlaps.
+    /// Collects where the metadata lies, before the first change, and refuses an image whose metadata
+    /// overlaps.
     func protectMetadata() throws(BlockError) {
         try checkSound()
         if protection != nil { return }
@@ -84,7 +84,7 @@ extension Qcow2State {
             throw condemn("Metadata overlaps at cluster \(cluster)")
         }
         var filter = ClusterFilter()
-        // Tables that are shared are copied before they are changed, so they may be shared in any way.
+        // Shared tables are copied before they change, so that it is harmless how they are shared.
         for entry in l1 where entry & L2Entry.offsetMask != 0 { filter.insert(layout.cluster(in: entry)) }
         var found = Qcow2Protection(areas: areas, filter: filter)
         if overlapChecks != .cached, !isRepairing {
@@ -104,8 +104,8 @@ extension Qcow2State {
     /// How many tables behind the end of the file are remembered.
     private static let mostBehindEnd = 1 << 16
 
-    /// The first cluster that is found to be used twice: by areas, then by tables of one cluster each. Looks
-    /// at the latter part by part, in memory that does not grow with the image.
+    /// The first cluster that is used twice: by areas, then by tables of one cluster each. The search for the
+    /// latter takes the file part by part, in memory that does not grow with the image.
     private func firstOverlap(_ areas: ClusterRanges, _ store: Qcow2Allocator) -> HostCluster? {
         if let overlap = areas.overlaps.first { return overlap.lowerBound }
         var start = HostCluster(0)
@@ -118,8 +118,8 @@ extension Qcow2State {
             if let found { return found }
             start = part.upperBound
         }
-        // Entries that point behind the end are damage, which is met where they are used; two alike, or very
-        // many, are told now.
+        // An entry that points behind the end is damage, which is reported where the entry is used. Two
+        // alike, or very many, are an overlap here.
         var behindEnd: Set<HostCluster> = []
         return firstOwnCluster(store) { cluster in
             guard cluster >= store.virginCluster else { return false }
@@ -127,13 +127,13 @@ extension Qcow2State {
         }
     }
 
-    /// The first refcount block or unshared L2 table for whose cluster `isMeant` holds.
-    private func firstOwnCluster(_ store: Qcow2Allocator, _ isMeant: (HostCluster) -> Bool) -> HostCluster? {
-        for entry in store.table where entry & L2Entry.offsetMask != 0 && isMeant(layout.cluster(in: entry)) {
+    /// The cluster of the first refcount block or unshared L2 table for which `matches` holds.
+    private func firstOwnCluster(_ store: Qcow2Allocator, _ matches: (HostCluster) -> Bool) -> HostCluster? {
+        for entry in store.table where entry & L2Entry.offsetMask != 0 && matches(layout.cluster(in: entry)) {
             return layout.cluster(in: entry)
         }
         for entry in l1 where entry & L2Entry.copiedFlag != 0 && entry & L2Entry.offsetMask != 0 {
-            if isMeant(layout.cluster(in: entry)) { return layout.cluster(in: entry) }
+            if matches(layout.cluster(in: entry)) { return layout.cluster(in: entry) }
         }
         return nil
     }
@@ -142,7 +142,7 @@ extension Qcow2State {
         layout.clusters(at: HostOffset(offset), bytes: bytes)
     }
 
-    /// The header, and that of LUKS.
+    /// The clusters of the image's header and the LUKS header.
     func headerAreas() -> [Range<HostCluster>] {
         let isLuks = header.cryptMethod == Qcow2Encryption.Method.luks.rawValue
         let luks = isLuks ? header.luksRange ?? 0..<0 : 0..<0
@@ -153,16 +153,17 @@ extension Qcow2State {
         area(header.refcountTableOffset, header.refcountTableClusters << layout.clusterBits)
     }
 
-    /// What the header alone tells.
+    /// The metadata that the header alone locates.
     func knownAreas() -> [Range<HostCluster>] {
         (headerAreas() + [area(header.l1Offset, header.l1Entries * 8), refcountTableArea])
             .filter { !$0.isEmpty }
     }
 
-    /// What header, snapshots and bitmaps tell.
+    /// The metadata that header, snapshots and bitmaps locate.
     func allAreas() throws(BlockError) -> [Range<HostCluster>] { try areas(of: .all) }
 
-    /// An L1 table that the file does not have all of would read as if the snapshot held zeroes.
+    /// Refuses a snapshot whose L1 table is not all in the file: the rest would read as zeroes of the
+    /// snapshot.
     ///
     /// - Throws: `corrupt`, with the snapshot's id.
     func checkInFile(_ snapshot: Qcow2Snapshot, _ fileClusters: Int) throws(BlockError) {
@@ -175,7 +176,7 @@ extension Qcow2State {
 
     // MARK: Asking
 
-    /// The last cluster that metadata lies in.
+    /// The last cluster that holds metadata.
     func lastMetadata() throws(BlockError) -> HostCluster? {
         try protectMetadata()
         var last = protection?.areas.last
@@ -186,7 +187,7 @@ extension Qcow2State {
         return last
     }
 
-    /// Whether metadata that is in use lies in a cluster.
+    /// Whether a cluster holds metadata that is in use.
     func holdsMetadata(_ cluster: HostCluster) throws(BlockError) -> Bool {
         try protectMetadata()
         guard let protection else { return false }
@@ -195,7 +196,7 @@ extension Qcow2State {
         return try refcounts().isBlock(cluster)
     }
 
-    /// Whether metadata other than L2 tables lies in a cluster.
+    /// Whether a cluster holds metadata other than L2 tables.
     func holdsFixedMetadata(_ cluster: HostCluster) throws(BlockError) -> Bool {
         try protectMetadata()
         guard let protection else { return false }
@@ -209,16 +210,17 @@ extension Qcow2State {
         return l1.contains { $0 & L2Entry.offsetMask == offset }
     }
 
-    /// Whether a cluster whose refcount is zero may be given out.
+    /// Whether a cluster with a refcount of zero may be allocated.
     ///
-    /// - Throws: `corrupt` when it holds metadata, which no sound image leaves uncounted.
+    /// - Throws: `corrupt` when it holds metadata, whose refcount is above zero in every sound image.
     func mayAllocate(_ cluster: HostCluster) throws(BlockError) -> Bool {
         guard try isGuarded(cluster) else { return true }
         if isRepairing { return false }
         throw condemn("Cluster \(cluster) holds metadata and is not counted")
     }
 
-    /// Guards a write to clusters that an L2 entry calls the guest's own.
+    /// Refuses a guest write to clusters that hold metadata, or that lie behind the end of the file and are
+    /// free: the L2 entry is wrong.
     func checkGuestClusters(_ hostOffset: HostOffset, count: Int) throws(BlockError) {
         let first = layout.cluster(at: hostOffset)
         for cluster in first..<first + count where try isGuarded(cluster) {
@@ -226,13 +228,13 @@ extension Qcow2State {
         }
         let end = hostOffset + count << layout.clusterBits
         if end.bytes > knownEnd { try findEnd() }
-        // Space that was reserved behind the end of the file is counted.
+        // Space that was reserved behind the end of the file has a refcount above zero.
         if hostOffset.bytes >= knownEnd, try refcounts().refcount(of: first) == 0 {
             throw condemn("An L2 entry refers to cluster \(first), which is beyond the end of the file")
         }
     }
 
-    /// Guards the release of a reference.
+    /// Refuses to take a reference from a free cluster, or the last one from a cluster that holds metadata.
     func checkRelease(_ cluster: HostCluster, refcount: UInt64) throws(BlockError) {
         if refcount == 0 { throw condemn("Cluster \(cluster) is in use and not counted") }
         if refcount == 1, try holdsMetadata(cluster) {

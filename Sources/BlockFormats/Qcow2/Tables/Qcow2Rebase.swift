@@ -1,7 +1,7 @@
 import BlockCore
 
 extension Qcow2Driver: Rebasable {
-    /// The image names the old file or the new one after a crash: see ``Qcow2State/rewriteHeader(to:)``.
+    /// After a crash the image names the old file or the new one: see ``Qcow2State/rewriteHeader(to:)``.
     public func changeBacking(to backing: BackingReference?) throws(BlockError) {
         try exclusively { tables throws(BlockError) in
             guard backing == nil || !tables.header.keepsDataFileRaw else {
@@ -23,8 +23,8 @@ extension Qcow2Header {
     /// Finds a place for the backing name in the header's cluster, behind the extensions.
     ///
     /// - Parameters:
-    ///   - old: where a name is that must survive until the header is written.
-    ///   - oldEnd: where the extensions end that must survive too.
+    ///   - old: the bytes of the old name, which must stay until the header is written.
+    ///   - oldEnd: the end of the old extensions, which must stay until then too.
     /// - Throws: `limit` when the name is too long or does not fit.
     mutating func placeBackingName(
         avoiding old: Range<Int>? = nil, behind oldEnd: Int = 0
@@ -35,7 +35,7 @@ extension Qcow2Header {
         else { throw BlockError(.limit, "Backing file name too long") }
         backingOffset = 0
         if bytesWithExtensions().count + length > 1 << clusterBits {
-            // The names of feature bits are a courtesy; in a small cluster the backing name comes first.
+            // The table of feature names is optional; in a small cluster the backing name matters more.
             extensions.removeAll { $0.type == Qcow2.ExtensionType.featureNames }
         }
         let first = bytesWithExtensions().count
@@ -47,7 +47,7 @@ extension Qcow2Header {
         backingNameBytes = length
         var place = max(first, oldEnd)
         if let old, old.overlaps(place..<place + length) { place = max(place, old.upperBound) }
-        // Where there is no room beside them, what is there is written over.
+        // Without room beside the old name and extensions, they are overwritten.
         backingOffset = place <= last ? place : first
     }
 }

@@ -1,7 +1,8 @@
 import BlockCore
 
 extension Qcow2Driver: Resizable {
-    /// Order of writes when growing: what the new space must not show is overwritten, durably; then the size.
+    /// Order of writes when growing: old data that the new space would show is overwritten, durably; then the
+    /// header gets the size.
     public func resize(
         to virtualSize: Int, preallocation: Preallocation, guest: GuestAccess
     ) throws(BlockError) {
@@ -20,7 +21,7 @@ extension Qcow2Driver: Resizable {
         try exclusively { tables throws(BlockError) in
             try tables.commit()
             try tables.writeSize(virtualSize)
-            // A raw data file has everything.
+            // A raw data file has every cluster allocated.
             let mode = preallocation == .off && tables.header.keepsDataFileRaw ? .metadata : preallocation
             guard mode != .off else { return }
             try tables.preallocateGrowth(before..<virtualSize, mode)
@@ -28,7 +29,7 @@ extension Qcow2Driver: Resizable {
         if preallocation != .off { try allocateLastCluster(before..<virtualSize, guest) }
     }
 
-    /// Gives the cluster that was the last one, and not whole, its space: the first of `added` lie in it.
+    /// Allocates the former last cluster, if the disk ended inside it: the first bytes of `added` lie in it.
     private func allocateLastCluster(_ added: Range<Int>, _ guest: GuestAccess) throws(BlockError) {
         let end = added.lowerBound.roundedUp(to: layout.clusterSize) ?? added.upperBound
         let count = min(end, added.upperBound) - added.lowerBound
@@ -37,7 +38,7 @@ extension Qcow2Driver: Resizable {
         try exclusively { tables throws(BlockError) in try tables.commit() }
     }
 
-    /// A data file is as long as the disk, and holds zeroes where the disk is new.
+    /// Makes the data file as long as the disk, with zeroes in the new part.
     private func growData(_ added: Range<Int>, _ preallocation: Preallocation) throws(BlockError) {
         guard data.isExternal else { return }
         let stale = added.clamped(to: 0..<max(0, try data.node.length()))
@@ -65,8 +66,9 @@ extension Qcow2Driver: Resizable {
 }
 
 extension Qcow2State {
-    /// Lets the tables reach to `size`, and unmaps what an interrupted shrinking or another program left past
-    /// the end. A longer L1 table goes to a new place, durable, before the header has it.
+    /// Extends the tables to `size`, and unmaps clusters past the old end, which an interrupted shrinking or
+    /// another program left. A longer L1 table is written to a new place, durably, before the header refers
+    /// to it.
     fileprivate func makeRoom(for size: Int) throws(BlockError) {
         try protectMetadata()
         try commit()
@@ -80,7 +82,7 @@ extension Qcow2State {
         try commit()
     }
 
-    /// Makes whole clusters unallocated, and releases what they referred to.
+    /// Makes whole guest clusters unallocated, and releases their host clusters.
     private func unmap(_ range: Range<Int>) throws(BlockError) {
         var guest = range.lowerBound
         while guest < range.upperBound {
@@ -100,7 +102,7 @@ extension Qcow2State {
     }
 
     fileprivate func writeSize(_ size: Int) throws(BlockError) {
-        // Snapshots that record no size would seem to have the new one.
+        // Snapshots without a recorded size would seem to have the new one.
         try completeSnapshotTable()
         let before = header.virtualSize
         header.virtualSize = size
@@ -111,14 +113,16 @@ extension Qcow2State {
         try barrier()
     }
 
-    /// Order of writes: the header gets the smaller size first, so a crash leaves data past the end, which is
-    /// leaked space at worst; then entries go, then, after a barrier, what they referred to.
+    /// Order of writes:
+    /// 1. The header gets the smaller size: a crash leaves data past the end, which is leaked space at worst.
+    /// 2. The entries past the end are cleared; a barrier.
+    /// 3. The clusters that they referred to are freed.
     fileprivate func shrink(to size: Int) throws(BlockError) {
         try commit()
         let oldSize = header.virtualSize
         try writeSize(size)
         let firstCluster = size.roundedUp(to: layout.clusterSize) ?? size
-        // Saved machine state, whose place follows from the size, goes too.
+        // Saved machine state is dropped too, because its place follows from the size.
         let mapped = l1.count * layout.guestBytesPerL2Table
         try unmap(firstCluster..<max(firstCluster, mapped))
         savedStateBytes = 0
@@ -133,12 +137,12 @@ extension Qcow2State {
 
     private func truncate(_ node: BlockNode, to length: Int) throws(BlockError) {
         do throws(BlockError) { try node.resize(to: length) } catch {
-            // A device keeps its length, and the space behind the image is no harm.
+            // A device keeps its length; the space behind the image is harmless.
             if error.kind != .unsupported { throw error }
         }
     }
 
-    /// What lies in the last cluster past the new end must read as zero should the disk grow again.
+    /// Zeroes the last cluster past the new end: that part must read as zero if the disk grows again.
     private func clearTail(_ size: Int, upTo end: Int) throws(BlockError) {
         guard size < end else { return }
         let entry = try entry(at: GuestOffset(size))
@@ -149,7 +153,7 @@ extension Qcow2State {
         hasUnflushedWrites = true
     }
 
-    /// L2 tables that map nothing but space past the end are freed, once no L1 entry refers to them.
+    /// Frees the L2 tables that map only space past the end, once no L1 entry refers to them.
     private func dropTables(from guest: Int) throws(BlockError) {
         let span = layout.guestBytesPerL2Table
         let first = guest / span + (guest % span == 0 ? 0 : 1)
@@ -166,7 +170,7 @@ extension Qcow2State {
         for cluster in dropped { release(cluster, count: 1, discards: true) }
     }
 
-    /// Cuts off the file behind the last cluster in use.
+    /// Truncates the file behind the last cluster in use.
     private func truncateFile() throws(BlockError) {
         try protectMetadata()
         let store = try refcounts()
@@ -180,7 +184,7 @@ extension Qcow2State {
             guard try store.refcount(of: used - 1) == 0 else { break }
             used = used - 1
         }
-        // Of what lies behind, nothing may be metadata that is not counted.
+        // No metadata with a refcount of zero may lie in the part that is cut off.
         if let lost = try lastMetadata(), lost >= used {
             throw condemn("Cluster \(lost) holds metadata and is not counted")
         }
@@ -188,7 +192,8 @@ extension Qcow2State {
         if end < length { try truncate(file, to: end) }
     }
 
-    /// Cuts the file of an image that maps nothing any more; what is left moves to its beginning.
+    /// Shortens the file of an image that maps nothing any more; the tables that are left move to its
+    /// beginning.
     fileprivate func shortenEmptied() throws(BlockError) {
         try moveL1(to: l1)
         try commit()
@@ -196,7 +201,7 @@ extension Qcow2State {
         try truncateFile()
     }
 
-    /// Gives up refcount blocks that count nothing any more.
+    /// Frees refcount blocks that count nothing any more.
     private func dropEmptyRefcountBlocks() throws(BlockError) {
         try protectMetadata()
         try refcounts().dropEmptyBlocks()
@@ -204,7 +209,7 @@ extension Qcow2State {
         try commit()
     }
 
-    /// Allocates what was added.
+    /// Allocates the added guest range.
     fileprivate func preallocateGrowth(_ guest: Range<Int>, _ mode: Preallocation) throws(BlockError) {
         let first = guest.lowerBound.roundedUp(to: layout.clusterSize) ?? guest.upperBound
         guard first < guest.upperBound else { return }
@@ -214,9 +219,14 @@ extension Qcow2State {
 }
 
 extension Qcow2Driver: Emptying {
-    /// Order of writes: an empty L1 table in a new place, a barrier, the header, a barrier; then what the old
-    /// table referred to is released, a barrier; then the file is cut behind the last cluster in use. Without
-    /// snapshots that is nearly all of it, so that only then the clusters left over become holes.
+    /// Makes every cluster of this layer unallocated.
+    ///
+    /// Order of writes:
+    /// 1. An empty L1 table in a new place; a barrier.
+    /// 2. The header that refers to it; a barrier.
+    /// 3. The clusters that the old table referred to are released; a barrier.
+    /// 4. The file is truncated behind the last cluster in use. Without snapshots that removes nearly all of
+    ///    it, so the free clusters that are left become holes only after it.
     public func makeEmpty() throws(BlockError) {
         try exclusively { tables throws(BlockError) in
             try tables.commit()

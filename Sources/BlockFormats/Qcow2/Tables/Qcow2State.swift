@@ -1,16 +1,20 @@
 import BlockCore
 
-/// The tables of an open image: header, L1, L2, refcounts, and what waits for the next flush.
+/// The tables of an open image: header, L1, L2, refcounts, and the changes that wait for the next flush.
 ///
 /// Not thread-safe: used under the driver's lock.
 ///
-/// Order of writes (``commit()``). Guest data and new refcounts are in the file first; then, after a barrier,
-/// the L2 entries that refer to them; after another, the L1 entries that refer to new L2 tables; after the
-/// last, refcounts of what is no longer referred to go down. A crash between any two leaves leaks at worst.
+/// Order of writes (``commit()``), with a barrier after each step; a crash between any two leaves leaks at
+/// worst:
+/// 1. Guest data and new refcounts.
+/// 2. The L2 entries that refer to them.
+/// 3. The L1 entries that refer to new L2 tables.
+/// 4. The lower refcounts of clusters to which nothing refers any more.
+///
 /// Unchecked: only the driver's monitor hands it from thread to thread.
 final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
     let file: BlockNode
-    /// Where the guest's plain data is.
+    /// The file that holds the guest's plain data.
     let data: GuestData
     var header: Qcow2Header
     private(set) var layout: Qcow2Layout
@@ -18,74 +22,77 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
     /// The active L1 table.
     var l1: [UInt64]
     var dirtyL1: Range<Int>?
-    /// What is being written without the lock, and what of it is not in a cache.
+    /// The changes that a flush is writing without the lock, those outside the caches included.
     var writes: TableWrites?
     var held = Held()
-    /// Loaded when first needed: reading guest data takes no refcounts.
+    /// Loaded when first needed: reading guest data needs no refcounts.
     var loadedRefcounts: Qcow2Allocator?
+    /// The first failure to free clusters after a flush, while it is not made good; closing reports it.
+    var freeFailure: BlockError?
     /// Clusters that lose a reference once the L2 and L1 entries without it are durable.
     var pendingFrees: [PendingFree] = []
-    /// Data or metadata went to the file since the last barrier.
+    /// Whether data or metadata was written to the file since the last barrier.
     var hasUnflushedWrites = false
-    /// Where the next compressed cluster goes, if its host cluster has room; zero for nowhere.
+    /// The place for the next compressed cluster, if it fits into the host cluster there; zero for none.
     var freeByteOffset = HostOffset.zero
-    /// Refcounts need not be up to date in the file, because the dirty bit says so.
+    /// Whether refcounts in the file may be out of date, because the dirty bit is set.
     var refcountsAreLazy = false
-    /// A change of many entries failed half-way: the dirty bit stays for the next who opens the image.
+    /// Whether a change of many entries failed half-way: the dirty bit stays set, so that the next opening
+    /// repairs the image.
     var needsRepair = false
-    /// How much machine state was saved and is in no snapshot yet, in bytes.
+    /// The bytes of saved machine state that belong to no snapshot yet.
     var savedStateBytes = 0
     var isReadOnly: Bool
     /// The disk size of the snapshot that is read instead of the current state.
     var selectedSize: Int?
     var virtualSize: Int { selectedSize ?? header.virtualSize }
     var backing: BackingReference? { header.backing }
-    /// Which freed clusters' space goes back to the file system.
+    /// Which freed clusters give their space back to the file system.
     var passesDiscards = Qcow2PassedDiscards()
-    /// What writes are kept away from.
+    /// The kinds of metadata against which writes are checked.
     var overlapChecks = Qcow2OverlapChecks.cached
-    /// Clusters that the guest discards or zeroes keep their place.
+    /// Whether clusters that the guest discards or zeroes stay allocated.
     var keepsDiscarded = false
     private let caches: Qcow2CacheSizes
-    /// Where metadata lies; known from the first change on.
+    /// Where metadata lies; `nil` before the first change.
     var protection: Qcow2Protection?
-    /// Damage that was met while writing.
+    /// Damage that was found while writing.
     var damage: BlockError?
-    /// A write of another header failed, and so did taking it back: the file may have either. Nothing else is
-    /// written before ``header`` is.
+    /// Whether replacing the header failed, and undoing it too: the file may have either header. Nothing else
+    /// is written before ``header`` is.
     var headerIsUncertain = false
-    /// What is known of the bitmaps; `nil` until they are asked for.
+    /// The bitmaps; `nil` until first used.
     var bitmaps: Qcow2BitmapSet? {
         didSet { if bitmaps == nil { bitmapClusters = Qcow2BitmapClusters() } }
     }
-    /// The clusters with bits of the bitmaps that were read.
+    /// The clusters that hold bits of bitmaps, as far as those were read.
     var bitmapClusters = Qcow2BitmapClusters()
-    /// A check is mending this image, whose metadata may overlap and go uncounted.
+    /// Whether a repair is under way: the metadata may overlap and have refcounts of zero.
     var isRepairing = false
-    /// All clusters are being freed: their space goes back when the file is cut, not one by one.
+    /// Whether all clusters are being freed: truncating the file gives their space back, not one hole each.
     var isBeingEmptied = false
-    /// The file is known to be at least this long, in bytes, with what was allocated behind its end.
+    /// The file, with the clusters allocated behind its end, has at least this many bytes.
     var knownEnd = 0
-    /// An L2 table that is the file's last cluster, and not whole, was found to be legal.
+    /// Whether an L2 table that is the file's last cluster, and not whole, was found to be legal.
     var knowsPartialTable = false
 
-    /// A run of clusters that loses one reference each.
+    /// A run of clusters of which each loses one reference.
     struct PendingFree {
         var clusters: Range<HostCluster>
-        /// The guest gave the data up: the file's space goes back too.
+        /// Whether the guest discarded the data: then the file system gets the space back.
         var discards: Bool
-        /// What is damaged stays leaked, and is no reason to stop.
+        /// Whether clusters with damaged refcounts stay leaked without an error.
         var leavesDamage = false
     }
 
-    /// Where clusters are taken; behind everything else for very many.
+    /// Where clusters are taken; very many are taken behind all others.
     enum NewClusters {
         case firstFree
         case behindCounted
         case behindEnd
     }
 
-    /// - Parameter data: where the guest's data is; `nil` for the image's own file.
+    /// - Parameter data: the file that holds the guest's data; `nil` for the image's own.
     init(
         file: BlockNode, data: GuestData? = nil, header: Qcow2Header, isReadOnly: Bool,
         caches: Qcow2CacheSizes? = nil
@@ -114,8 +121,8 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
         return store
     }
 
-    /// Goes on with a header that was made durable, whose version or refcounts may be others. Nothing that
-    /// was changed waits to be written.
+    /// Replaces the header in memory by one that was made durable, whose version or refcount width may
+    /// differ. No change may be waiting to be written.
     func adopt(_ changed: Qcow2Header) {
         header = changed
         layout = changed.layout
@@ -161,7 +168,7 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
         return HostOffset(offset)
     }
 
-    /// Tables that were just made may not be in the file yet.
+    /// Finds the end of the file, with tables that were just made and are not in the file yet.
     func findEnd() throws(BlockError) {
         let allocated = layout.offset(of: loadedRefcounts?.virginCluster ?? HostCluster(0)).bytes
         knownEnd = max(try file.length(), allocated)
@@ -199,7 +206,7 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
             raw: l2Cache.bigEndian64(slot, index &* 2), bitmap: l2Cache.bigEndian64(slot, index &* 2 &+ 1))
     }
 
-    /// Sets entry number `index` of a cached slice. An extended one lies in one sector.
+    /// Sets entry number `index` of a cached slice. Also an extended entry lies in one sector.
     func setCachedEntry(_ slot: Int, _ index: Int, to value: L2Entry) {
         guard layout.hasSubclusters else { return l2Cache.setBigEndian64(slot, index, to: value.raw) }
         l2Cache.setBigEndian64(slot, index * 2, to: value.raw)
@@ -222,11 +229,11 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
         return HostOffset(offset)
     }
 
-    /// Takes clusters, fills them, and gives them back when that fails.
+    /// Allocates clusters, fills them, and gives them back when that fails.
     ///
     /// - Parameters:
-    ///   - place: where they are looked for.
-    ///   - fill: is given the host offset.
+    ///   - place: where the clusters are allocated.
+    ///   - fill: gets the host offset.
     /// - Returns: the host offset.
     func fillingNewClusters(
         _ count: Int, _ place: NewClusters = .firstFree, _ fill: (_ offset: Int) throws(BlockError) -> Void
@@ -246,14 +253,14 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
         return offset
     }
 
-    /// The entries' sectors have their space in the file, also where the table was a hole.
+    /// Reserves the file space of the entries' sectors, also where the table was a hole.
     func reserveL1(_ entries: Range<Int>) throws(BlockError) {
         let first = (header.l1Offset + entries.lowerBound * 8).roundedDown(to: Qcow2.sectorBytes)
         let last = (header.l1Offset + entries.upperBound * 8 - 1).roundedDown(to: Qcow2.sectorBytes)
         try file.fillHoles(in: first..<last + Qcow2.sectorBytes)
     }
 
-    /// A new table is all zero in the file before an L1 entry refers to it.
+    /// Writes zeroes over a new table: that precedes the L1 entry that refers to it.
     private func clearTable(_ offset: Int) throws(BlockError) {
         file.emit(.l2AllocateWrite)
         l2Cache.discard(offset..<offset + layout.clusterSize)

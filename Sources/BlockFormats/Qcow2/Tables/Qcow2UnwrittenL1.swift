@@ -9,10 +9,10 @@ extension Qcow2State {
         return first + layout.clusters(header.l1Entries * 8)
     }
 
-    /// Tells a table that was never written from one that a cut file has lost: behind the end of a whole file
-    /// nothing else is counted.
+    /// Distinguishes a table that was never written from one that a cut file has lost: behind the end of a
+    /// whole file only such a table has refcounts above zero.
     ///
-    /// - Throws: `corrupt` for a cut file, with the number of bytes that it lacks at least.
+    /// - Throws: `corrupt` for a cut file, with the least number of bytes that are missing.
     func checkUnwrittenL1() throws(BlockError) {
         let length = try file.length()
         let fileClusters = layout.clusters(length)
@@ -33,7 +33,7 @@ extension Qcow2State {
         )
     }
 
-    /// Lets the file reach to the end of such a table: zeroes, as the table was read.
+    /// Extends the file to the end of such a table, with the zeroes that it reads as.
     func reachL1() throws(BlockError) {
         guard !isReadOnly, header.l1Entries > 0, header.l1Offset >= (try file.length()) else { return }
         try file.resize(to: header.l1Offset + layout.clusters(header.l1Entries * 8) << layout.clusterBits)

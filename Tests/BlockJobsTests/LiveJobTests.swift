@@ -1,0 +1,292 @@
+import BlockCore
+import BlockFormats
+import BlockTestSupport
+import Synchronization
+import Testing
+
+@testable import BlockJobs
+
+/// Images in a store, in a chain, with contents that vary with the seed.
+struct LiveChain {
+    let store = TestStore()
+    let opener: ImageOpener
+    let names: [String]
+    private(set) var model: ReferenceDisk
+
+    static let size = 1 << 20
+
+    init(layers: Int, clusterSize: String = "4096", seed: UInt64) throws {
+        opener = ImageOpener(registry: store.registry([Qcow2Driver.self, RawDriver.self]), policy: .anyFile)
+        names = (0..<layers).map { "layer\($0)" }
+        model = ReferenceDisk(size: Self.size)
+        var random = SeededRandom(seed: seed)
+        for (index, name) in names.enumerated() {
+            try make(name, over: index > 0 ? names[index - 1] : nil, clusterSize)
+            let node = try open(name)
+            for step in 0..<30 {
+                let offset = random.number(in: 0..<Self.size / 512) * 512
+                let count = min(Self.size - offset, 512 * (1 + random.number(in: 0..<40)))
+                if step % 5 == 4 {
+                    try node.writeZeroes(at: offset, count: count)
+                    model.writeZeroes(offset..<offset + count)
+                } else {
+                    let bytes = Pattern.bytes(stamp: index * 100 + step, at: offset, count: count)
+                    try node.write(bytes.span.bytes, at: offset)
+                    model.write(bytes, at: offset)
+                }
+            }
+            try node.close()
+        }
+    }
+
+    func make(
+        _ name: String, over backing: String? = nil, _ clusterSize: String = "4096", format: String = "qcow2"
+    ) throws {
+        var options = try opener.createOptions(format: format, filename: name)
+        try options.set(.size, to: String(Self.size))
+        if format == "qcow2" {
+            try options.set(.clusterSize, to: clusterSize)
+            try options.set(.backingFile, to: backing)
+            if backing != nil { try options.set(.backingFormat, to: "qcow2") }
+        }
+        try opener.create(name, format: format, options: options)
+    }
+
+    func open(_ name: String, format: String = "qcow2", readOnly: Bool = false) throws(BlockError) -> BlockNode {
+        try opener.open(name, format: format, settings: OpenSettings(readOnly: readOnly))
+    }
+
+    /// Checks an image from scratch: its contents, and that its tables are sound.
+    func check(_ name: String, _ expected: ReferenceDisk, format: String = "qcow2") throws {
+        let node = try open(name, format: format, readOnly: true)
+        #expect(try node.readBytes(at: 0, count: Self.size) == expected.read(0..<Self.size))
+        if let checkable = node.format?.asCheckable {
+            let result = try checkable.check(repair: .none) { Issue.record("\($0)") }
+            #expect(result.corruptions == 0 && result.leaks == 0)
+        }
+        try node.close()
+    }
+}
+
+extension RunningJob {
+    /// Waits until the job is ready or has ended.
+    func waitUntilReady() {
+        let seen = Monitor(false)
+        control.observe { control in
+            guard control.isReady || control.status == .concluded else { return }
+            seen.withLock { $0 = true }
+            seen.notifyAll()
+        }
+        if control.isReady || hasEnded { return }
+        seen.wait(until: { $0 }) { _ in }
+    }
+}
+
+@Suite("Jobs while a guest writes", .timeLimit(.minutes(5))) struct LiveJobTests {
+    private static let clusters = ["512", "4096", "65536"]
+
+    @Test(arguments: 0..<6)
+    func stream(_ seed: Int) throws {
+        let chain = try LiveChain(layers: 3, clusterSize: Self.clusters[seed % 3], seed: UInt64(seed))
+        let device = BlockDevice(name: "disk0", root: try chain.open("layer2"))
+        let node = try #require(device.root)
+        let base = seed % 2 == 0 ? nil : node.chain.last
+        let guest = LiveGuest(device, model: chain.model)
+        guest.start(seed: UInt64(seed))
+        defer { _ = guest.finish() }
+        let job = try JobEngine().start(StreamJob(node: node, base: base))
+        try job.wait()
+        guest.waitForRounds(10)
+        #expect(guest.finish().isEmpty)
+        #expect(node.backing === base)
+        try device.close()
+        try chain.check("layer2", guest.contents)
+        let again = try chain.open("layer2")
+        #expect(again.format?.backing?.filename == (base == nil ? nil : "layer0"))
+        try again.close()
+        #expect(chain.store.openDisks == 0)
+    }
+
+    /// The middle layer takes in what is below it while the guest writes to the top.
+    @Test(arguments: 0..<3)
+    func streamInTheMiddle(_ seed: Int) throws {
+        let chain = try LiveChain(layers: 4, seed: UInt64(seed))
+        let device = BlockDevice(name: "disk0", root: try chain.open("layer3"))
+        let middle = try #require(device.root?.chain[1])
+        let guest = LiveGuest(device, model: chain.model)
+        guest.start(seed: UInt64(seed))
+        defer { _ = guest.finish() }
+        try JobEngine().start(StreamJob(node: middle)).wait()
+        guest.waitForRounds(10)
+        #expect(guest.finish().isEmpty)
+        #expect(middle.backing == nil && middle.isReadOnly)
+        try device.close()
+        try chain.check("layer3", guest.contents)
+        #expect(chain.store.openDisks == 0)
+    }
+
+    /// A write that comes between the job's reading and its writing stays.
+    @Test func aWriteDuringTheCopyIsNotOverwritten() throws {
+        let chain = try LiveChain(layers: 1, seed: 1)
+        try chain.make("top", over: "layer0")
+        let pause = PausePoint()
+        let opener = ImageOpener(
+            registry: DriverRegistry(
+                formats: [Qcow2Driver.self, RawDriver.self], protocols: [pause.entry(chain.store)]),
+            policy: .anyFile)
+        let node = try opener.open("top", format: "qcow2", settings: OpenSettings(readOnly: false))
+        // Data of the first layer, so that the job copies it.
+        let offset = try #require((0..<LiveChain.size / 65536).map { $0 * 65536 }.first { offset in
+            (try? node.status(at: offset, limit: 65536))?.isData == true
+        })
+        // The guest's write is held up in the file; it holds the ticket, and the job has read the old bytes.
+        pause.arm(count: 4096)
+        let bytes = [UInt8](repeating: 0x5A, count: 4096)
+        let writer = pause.hold { try node.write(bytes.span.bytes, at: offset) }
+        let job = try JobEngine().start(StreamJob(node: node))
+        pause.resume()
+        writer.wait()
+        try job.wait()
+        var expected = chain.model
+        expected.write(bytes, at: offset)
+        #expect(try node.readBytes(at: 0, count: LiveChain.size) == expected.read(0..<LiveChain.size))
+        try node.close()
+    }
+
+    @Test(arguments: 0..<8)
+    func mirror(_ seed: Int) throws {
+        let chain = try LiveChain(layers: 2, clusterSize: Self.clusters[seed % 3], seed: UInt64(seed))
+        let format = seed % 4 == 3 ? "raw" : "qcow2"
+        try chain.make("copy", Self.clusters[(seed + 1) % 3], format: format)
+        let device = BlockDevice(name: "disk0", root: try chain.open("layer1"))
+        let source = try #require(device.root)
+        let target = try chain.open("copy", format: format)
+        let guest = LiveGuest(device, model: chain.model)
+        guest.start(seed: UInt64(seed))
+        defer { _ = guest.finish() }
+        let job = try JobEngine().start(
+            MirrorJob(
+                source: source, target: target, copyMode: seed % 2 == 0 ? .background : .writeBlocking,
+                granularity: 4096, device: device))
+        job.waitUntilReady()
+        guest.waitForRounds(20)
+        try job.complete()
+        try job.wait()
+        #expect(device.root === target)
+        guest.waitForRounds(20)
+        #expect(guest.finish().isEmpty)
+        try device.close()
+        try chain.check("copy", guest.contents, format: format)
+        #expect(chain.store.openDisks == 0)
+    }
+
+    /// What only the top layer stores goes to a target with the same backing file.
+    @Test func mirrorOfTheTopLayer() throws {
+        let chain = try LiveChain(layers: 2, seed: 4)
+        try chain.make("copy", over: "layer0")
+        let device = BlockDevice(name: "disk0", root: try chain.open("layer1"))
+        let target = try chain.open("copy")
+        let guest = LiveGuest(device, model: chain.model)
+        guest.start(seed: 4)
+        defer { _ = guest.finish() }
+        let job = try JobEngine().start(
+            MirrorJob(source: try #require(device.root), target: target, sync: .top, device: device))
+        job.waitUntilReady()
+        try job.complete()
+        try job.wait()
+        #expect(guest.finish().isEmpty)
+        try device.close()
+        try chain.check("copy", guest.contents)
+    }
+
+    /// Without a device the guest stays with the source, and the target is the disk of one moment.
+    @Test func aCancelledMirrorLeavesTheSource() throws {
+        let chain = try LiveChain(layers: 2, seed: 5)
+        try chain.make("copy")
+        let device = BlockDevice(name: "disk0", root: try chain.open("layer1"))
+        let source = try #require(device.root)
+        let target = try chain.open("copy")
+        let guest = LiveGuest(device, model: chain.model)
+        guest.start(seed: 5)
+        defer { _ = guest.finish() }
+        let job = try JobEngine().start(MirrorJob(source: source, target: target, device: device))
+        job.waitUntilReady()
+        #expect(job.cancelAndWait()?.kind == .cancelled)
+        #expect(device.root === source && source.user == nil && target.user == nil)
+        guest.waitForRounds(5)
+        #expect(guest.finish().isEmpty)
+        try target.close()
+        try device.close()
+        try chain.check("layer1", guest.contents)
+    }
+
+    @Test(arguments: 0..<6)
+    func activeCommit(_ seed: Int) throws {
+        let chain = try LiveChain(layers: 3, clusterSize: Self.clusters[seed % 3], seed: UInt64(seed))
+        let device = BlockDevice(name: "disk0", root: try chain.open("layer2"))
+        let top = try #require(device.root)
+        let base = seed % 2 == 0 ? try #require(top.chain.last) : try #require(top.backing)
+        let guest = LiveGuest(device, model: chain.model)
+        guest.start(seed: UInt64(seed))
+        defer { _ = guest.finish() }
+        let job = try JobEngine().start(ActiveCommitJob(top: top, base: base, device: device))
+        job.waitUntilReady()
+        guest.waitForRounds(20)
+        try job.complete()
+        try job.wait()
+        #expect(device.root === base && !base.isReadOnly)
+        guest.waitForRounds(20)
+        #expect(guest.finish().isEmpty)
+        try device.close()
+        try chain.check(seed % 2 == 0 ? "layer0" : "layer1", guest.contents)
+        #expect(chain.store.openDisks == 0)
+    }
+
+    /// A layer in the middle goes into its base while the guest writes to the top.
+    @Test(arguments: 0..<4)
+    func commitInTheMiddle(_ seed: Int) throws {
+        let chain = try LiveChain(layers: 4, seed: UInt64(seed))
+        let device = BlockDevice(name: "disk0", root: try chain.open("layer3"))
+        let layers = try #require(device.root).chain
+        let guest = LiveGuest(device, model: chain.model)
+        guest.start(seed: UInt64(seed))
+        defer { _ = guest.finish() }
+        // With one layer in between, or with both.
+        let (overlay, top) = seed % 2 == 0 ? (layers[0], layers[1]) : (layers[1], layers[2])
+        let job = CommitJob(top: top, base: layers[3], emptiesTop: false, overlay: overlay)
+        try JobEngine().start(job).wait()
+        #expect(overlay.backing === layers[3])
+        guest.waitForRounds(10)
+        #expect(guest.finish().isEmpty)
+        try device.close()
+        try chain.check("layer3", guest.contents)
+        #expect(chain.store.openDisks == 0)
+    }
+
+    /// Closing the device under a job ends the job, and nothing is lost.
+    @Test(arguments: ["stream", "mirror", "commit"])
+    func closingUnderAJob(_ kind: String) throws {
+        let chain = try LiveChain(layers: 3, seed: 9)
+        try chain.make("copy")
+        let device = BlockDevice(name: "disk0", root: try chain.open("layer2"))
+        let node = try #require(device.root)
+        let copy = try chain.open("copy")
+        let jobs: [String: any BlockJob] = [
+            "stream": StreamJob(node: node), "mirror": MirrorJob(source: node, target: copy, device: device),
+            "commit": ActiveCommitJob(top: node, device: device),
+        ]
+        let ends = Mutex(0)
+        let running = try JobEngine().start(
+            try #require(jobs[kind]), isPaused: true, completion: { _, _ in ends.withLock { $0 += 1 } })
+        let bytes = [UInt8](repeating: 1, count: 4096)
+        try device.write(bytes.span.bytes, at: 8192)
+        try device.close()
+        #expect(running.hasEnded)
+        #expect(ends.withLock { $0 } == 1)
+        try copy.close()
+        var expected = chain.model
+        expected.write(bytes, at: 8192)
+        try chain.check("layer2", expected)
+        #expect(chain.store.openDisks == 0)
+    }
+}
