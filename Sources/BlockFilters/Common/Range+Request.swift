@@ -1,15 +1,24 @@
 import BlockCore
 
 extension Range<Int> {
-    /// The bytes of a request; `nil` for a negative or too large offset, which the node below refuses.
-    static func request(_ offset: Int, _ count: Int) -> Range<Int>? {
+    /// The bytes of a request.
+    ///
+    /// - Throws: `io` for a negative offset, or one so large that no disk ends behind it.
+    static func request(_ offset: Int, _ count: Int) throws(BlockError) -> Range<Int> {
         let (end, overflow) = offset.addingReportingOverflow(count)
-        return overflow || offset < 0 || count < 0 ? nil : offset..<end
+        guard offset >= 0, count >= 0, !overflow else {
+            throw BlockError(.io, "Input/output error", offset: offset)
+        }
+        return offset..<end
     }
 
-    /// This range grown to whole blocks of `unit` bytes; `nil` when its end overflows.
-    func grown(to unit: Int) -> Range<Int>? {
-        guard let end = upperBound.roundedUp(to: unit) else { return nil }
+    /// This range grown to whole blocks of `unit` bytes.
+    ///
+    /// - Throws: `io` when its end overflows.
+    func grown(to unit: Int) throws(BlockError) -> Range<Int> {
+        guard let end = upperBound.roundedUp(to: unit) else {
+            throw BlockError(.io, "Input/output error", offset: lowerBound)
+        }
         return lowerBound.roundedDown(to: unit)..<end
     }
 }

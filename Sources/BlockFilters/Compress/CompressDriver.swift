@@ -37,9 +37,8 @@ public final class CompressDriver: OpenableFilter {
     /// - Throws: as ``BlockNode/writeCompressed(_:at:)``.
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         let unit = format.compressedUnitBytes
-        guard let range = try insideDisk(offset, bytes.byteCount), let whole = range.grown(to: unit) else {
-            return try child.write(bytes, at: offset)
-        }
+        let range = try insideDisk(offset, bytes.byteCount)
+        let whole = try range.grown(to: unit)
         for start in stride(from: whole.lowerBound, to: whole.upperBound, by: unit) {
             let part = (start..<start + unit).clamped(to: range)
             try writeUnit(
@@ -52,9 +51,8 @@ public final class CompressDriver: OpenableFilter {
     ///   ``BlockNode/writeZeroes(at:count:flags:)``.
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
         let unit = format.compressedUnitBytes
-        guard let range = try insideDisk(offset, count), let whole = range.grown(to: unit) else {
-            return try child.writeZeroes(at: offset, count: count, flags: flags)
-        }
+        let range = try insideDisk(offset, count)
+        let whole = try range.grown(to: unit)
         let end = try child.length()
         for start in stride(from: whole.lowerBound, to: whole.upperBound, by: unit) {
             let disk = start..<min(start + unit, end)
@@ -70,10 +68,13 @@ public final class CompressDriver: OpenableFilter {
         }
     }
 
-    /// The bytes of a request; `nil` when they are not all inside the disk, which the child refuses.
-    private func insideDisk(_ offset: Int, _ count: Int) throws(BlockError) -> Range<Int>? {
-        guard let range = Range.request(offset, count) else { return nil }
-        return try range.upperBound <= child.length() ? range : nil
+    /// The bytes of a request, which must be inside the disk: it is made in units.
+    private func insideDisk(_ offset: Int, _ count: Int) throws(BlockError) -> Range<Int> {
+        let range = try Range.request(offset, count)
+        guard try range.upperBound <= child.length() else {
+            throw BlockError(.io, "Input/output error", path: child.filename, offset: offset)
+        }
+        return range
     }
 
     /// Stores the unit at `start` with `bytes` at `offset`, compressed if that makes it smaller.

@@ -46,8 +46,8 @@ public final class CopyOnReadDriver: OpenableFilter {
 
     /// - Throws: errors of copying; as ``BlockNode/read(into:at:)``.
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
-        let (end, overflow) = offset.addingReportingOverflow(buffer.byteCount)
-        if !child.isReadOnly, offset >= 0, !overflow { try copy(offset..<end) }
+        let range = try Range.request(offset, buffer.byteCount)
+        if !child.isReadOnly { try copy(range) }
         try child.read(into: &buffer, at: offset)
     }
 

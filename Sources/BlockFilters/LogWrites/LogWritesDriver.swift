@@ -80,9 +80,9 @@ public final class LogWritesDriver: OpenableFilter {
 
     /// - Throws: errors of the log; as ``BlockNode/write(_:at:)``.
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
-        guard let range = Range.request(offset, bytes.byteCount), !range.isEmpty,
-            let whole = range.grown(to: writer.sectorBytes)
-        else { return try child.write(bytes, at: offset) }
+        let range = try Range.request(offset, bytes.byteCount)
+        let whole = try range.grown(to: writer.sectorBytes)
+        guard !range.isEmpty else { return }
         try child.holding(whole, exclusive: true) { () throws(BlockError) in
             try child.write(bytes, at: offset)
             try append(entry(whole)) { place throws(BlockError) in
@@ -94,9 +94,8 @@ public final class LogWritesDriver: OpenableFilter {
 
     /// - Throws: errors of the log; as ``BlockNode/writeZeroes(at:count:flags:)``.
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
-        guard let range = Range.request(offset, count), let whole = range.grown(to: writer.sectorBytes) else {
-            return try child.writeZeroes(at: offset, count: count, flags: flags)
-        }
+        let range = try Range.request(offset, count)
+        let whole = try range.grown(to: writer.sectorBytes)
         try child.holding(whole, exclusive: true) { () throws(BlockError) in
             try child.writeZeroes(at: offset, count: count, flags: flags)
             try append(entry(whole)) { place throws(BlockError) in
@@ -110,11 +109,9 @@ public final class LogWritesDriver: OpenableFilter {
     ///
     /// - Throws: errors of the log; as ``BlockNode/discard(at:count:)``.
     public func discard(at offset: Int, count: Int) throws(BlockError) {
-        guard let range = Range.request(offset, count),
-            let start = range.lowerBound.roundedUp(to: writer.sectorBytes)
-        else { return try child.discard(at: offset, count: count) }
+        let range = try Range.request(offset, count)
         let end = range.upperBound.roundedDown(to: writer.sectorBytes)
-        guard start < end else { return }
+        guard let start = range.lowerBound.roundedUp(to: writer.sectorBytes), start < end else { return }
         try child.holding(start..<end, exclusive: true) { () throws(BlockError) in
             try child.discard(at: start, count: end - start)
             try append(entry(start..<end, .discard)) { _ in }

@@ -63,16 +63,18 @@ public final class PreallocateDriver: OpenableFilter {
 
     /// - Throws: as ``BlockNode/write(_:at:)``.
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
-        reserve(offset, bytes.byteCount)
+        let range = try Range.request(offset, bytes.byteCount)
+        reserve(range)
         try child.write(bytes, at: offset)
-        noteWritten(offset, bytes.byteCount)
+        noteWritten(range)
     }
 
     /// - Throws: as ``BlockNode/writeZeroes(at:count:flags:)``.
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
-        reserve(offset, count)
+        let range = try Range.request(offset, count)
+        reserve(range)
         try child.writeZeroes(at: offset, count: count, flags: flags)
-        noteWritten(offset, count)
+        noteWritten(range)
     }
 
     /// - Throws: as ``BlockNode/resize(to:preallocation:)``.
@@ -94,8 +96,7 @@ public final class PreallocateDriver: OpenableFilter {
     // MARK: Space
 
     /// Makes the file long enough for a write, with space to spare, if it can.
-    private func reserve(_ offset: Int, _ count: Int) {
-        guard let range = Range.request(offset, count) else { return }
+    private func reserve(_ range: Range<Int>) {
         state.withLock { state in
             guard range.upperBound > state.fileEnd, !state.hasFailed else { return }
             let (wanted, overflow) = range.upperBound.addingReportingOverflow(stepBytes)
@@ -113,8 +114,8 @@ public final class PreallocateDriver: OpenableFilter {
         }
     }
 
-    private func noteWritten(_ offset: Int, _ count: Int) {
-        guard count > 0, let range = Range.request(offset, count) else { return }
+    private func noteWritten(_ range: Range<Int>) {
+        guard !range.isEmpty else { return }
         state.withLock { state in
             state.dataEnd = max(state.dataEnd, range.upperBound)
             state.fileEnd = max(state.fileEnd, range.upperBound)

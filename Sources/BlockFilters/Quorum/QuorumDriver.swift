@@ -68,9 +68,7 @@ public final class QuorumDriver: OpenableFilter {
 
     /// - Throws: `io` when too few nodes agree; as ``BlockNode/read(into:at:)``.
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
-        guard let range = Range.request(offset, buffer.byteCount) else {
-            return try child.read(into: &buffer, at: offset)
-        }
+        let range = try Range.request(offset, buffer.byteCount)
         if pattern == .fifo { return try readFirst(into: &buffer, at: offset) }
         for start in stride(from: 0, to: range.count, by: Self.pieceBytes) {
             var piece = buffer.slice(start..<min(range.count, start + Self.pieceBytes))
@@ -135,7 +133,7 @@ public final class QuorumDriver: OpenableFilter {
     private func onAll(
         _ offset: Int, _ count: Int, _ body: (BlockNode) throws(BlockError) -> Void
     ) throws(BlockError) {
-        guard let range = Range.request(offset, count) else { return try body(child) }
+        let range = try Range.request(offset, count)
         // No read may see some nodes before the change and some after it.
         try child.holding(range, exclusive: true) { () throws(BlockError) in try settle(body) }
     }

@@ -63,10 +63,8 @@ public final class VerifyDriver: OpenableFilter {
 
     /// - Throws: `io` where the disks differ; as ``BlockNode/read(into:at:)``.
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
+        let range = try insideDisk(offset, buffer.byteCount)
         let tested = AlignedBuffer(count: buffer.byteCount)
-        guard let range = Range.request(offset, buffer.byteCount) else {
-            return try child.read(into: &buffer, at: offset)
-        }
         // Writers change one disk after the other: none may be between the two.
         try child.holding(range, exclusive: false) { () throws(BlockError) in
             var (one, other): (BlockError?, BlockError?)
@@ -107,11 +105,21 @@ public final class VerifyDriver: OpenableFilter {
 
     // MARK: Comparing
 
+    /// The bytes of a request, which must be inside the tested disk: a raw file would take others, and differ.
+    private func insideDisk(_ offset: Int, _ count: Int) throws(BlockError) -> Range<Int> {
+        let range = try Range.request(offset, count)
+        let grows = test.unfiltered.format == nil || test.settings.holdsImage
+        guard try grows || range.upperBound <= test.length() else {
+            throw BlockError(.io, "Input/output error", path: test.filename, offset: offset)
+        }
+        return range
+    }
+
     private func onBoth(
         _ action: String, _ offset: Int, _ count: Int,
         _ body: (BlockNode) throws(BlockError) -> Void
     ) throws(BlockError) {
-        guard let range = Range.request(offset, count) else { return try body(child) }
+        let range = try insideDisk(offset, count)
         try child.holding(range, exclusive: true) { () throws(BlockError) in
             var (one, other): (BlockError?, BlockError?)
             do throws(BlockError) { try body(child) } catch { one = error }

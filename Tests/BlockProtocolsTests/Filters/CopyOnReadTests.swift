@@ -66,8 +66,9 @@ import Testing
         #expect(try units().dropFirst(6).allSatisfy { $0 == "-" })
     }
 
-    /// Bytes of layers below the bottom one are read, and not stored.
-    @Test(arguments: [("mid", "--d-------------"), ("base", "dddd------------")])
+    /// Bytes of layers below the bottom one are read, and not stored. The zeroes behind the end of a short layer
+    /// count as its own.
+    @Test(arguments: [("mid", "--d-------------"), ("base", "dddd--------z---")])
     func theBottomEndsTheCopying(_ bottom: String, _ expected: String) throws {
         let node = try images.open(top + named + ",bottom=\(bottom)")
         #expect(

@@ -15,6 +15,8 @@ import Testing
         "blkdebug driver=blkdebug,align=512,image.driver=qcow2,image.file.filename=a",
         "blkverify driver=blkverify,raw.filename=raw,test.file.filename=a",
         "blklogwrites driver=blklogwrites,file.driver=qcow2,file.file.filename=a,log.filename=log",
+        "copy-before-write driver=copy-before-write,file.driver=qcow2,file.file.filename=a,"
+            + "target.driver=qcow2,target.file.filename=b",
         "compress driver=compress,file.driver=qcow2,file.file.filename=a",
         "copy-on-read driver=copy-on-read,file.driver=qcow2,file.file.filename=a",
         "preallocate driver=qcow2,file.driver=preallocate,file.file.filename=a",
@@ -31,7 +33,8 @@ import Testing
 
     @Test func allAreHere() {
         let tested = Set(Self.filters.compactMap { $0.split(separator: " ").first.map(String.init) })
-        #expect(tested == Set(StandardFilters.all.map { $0.name }))
+        // A snapshot cannot be written.
+        #expect(tested.union(["snapshot-access"]) == Set(StandardFilters.all.map { $0.name }))
     }
 
     private func images() throws -> FilterImages {

@@ -71,8 +71,9 @@ import Testing
         images.store.faults.disarm()
         #expect(error?.message == "blkverify: write offset=0 bytes=1 return value mismatch -5 != 0")
         // Of both it is the failure.
-        let behind = failure { try node.put([1], at: .max - 1) }
-        #expect(behind != nil && behind?.message.contains("mismatch") == false)
+        images.store.faults.arm(1, .deadFromThen)
+        #expect(failure { try node.put([1], at: 0) }?.message.contains("mismatch") == false)
+        images.store.faults.disarm()
         try node.close()
     }
 
