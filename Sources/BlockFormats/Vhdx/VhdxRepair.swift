@@ -55,9 +55,9 @@ extension VhdxState: Surveying {
         return VhdxRepairPlan(mode: mode, hasLosses: hasLosses)
     }
 
-    func tell(_ survey: VhdxCheck, _ plan: VhdxRepairPlan, _ report: (String) -> Void) {
+    func report(_ survey: VhdxCheck, _ plan: VhdxRepairPlan, to output: (String) -> Void) {
         for finding in survey.table.findings.kept.prefix(Self.reportedFindings) {
-            report(describe(finding, plan.mode == .all))
+            output(describe(finding, plan.mode == .all))
         }
     }
 
