@@ -2,13 +2,14 @@ import BlockTestSupport
 import Foundation
 import Testing
 
-/// The filters with several nodes, and those that store in other ways: the same lines with our program and with
-/// QEMU's tools print the same and leave the same bytes.
+/// The filters with several nodes, and those that store in other ways: the same lines with our program and
+/// with QEMU's tools print the same and leave the same bytes.
 @Suite struct NewFilterInteropTests {
     let ours: CommandFixture
     let theirs: CommandFixture?
 
-    private static let verify = "driver=blkverify,raw.filename=a.raw,test.driver=qcow2,test.file.filename=v.qcow2"
+    private static let verify =
+        "driver=blkverify,raw.filename=a.raw,test.driver=qcow2,test.file.filename=v.qcow2"
     private static let quorum = quorum(2)
     private static let log = "driver=blklogwrites,file.driver=raw,file.file.filename=a.raw,log.filename=log"
     private static let compress = "driver=compress,file.driver=qcow2,file.file.filename=n.qcow2"
@@ -73,7 +74,8 @@ import Testing
         "\(quorum(1, 2)),blkverify=on", "\(quorum(2, 2)),blkverify=on,rewrite-corrupted=on",
         "driver=quorum,vote-threshold=1,children=a", "driver=quorum,vote-threshold=1,children.a=1",
         "driver=quorum,vote-threshold=1,children.0=1", "driver=blklogwrites", "\(log),nosuch=1",
-        "driver=blklogwrites,file.driver=raw,file.file.filename=a.raw", "driver=blklogwrites,log.filename=log",
+        "driver=blklogwrites,file.driver=raw,file.file.filename=a.raw",
+        "driver=blklogwrites,log.filename=log",
         "\(log),log-append=on,log-sector-size=4096", "\(log),log-sector-size=100",
         "\(log),log-sector-size=16777216", "\(log),log-super-update-interval=0",
         "driver=compress", "driver=compress,file.filename=n.qcow2",
@@ -123,10 +125,12 @@ import Testing
         let io = { (commands: String, options: String) in "qemu-io \(commands) --image-opts \(options)" }
         try outcome(
             of: io(
-                "-c 'write -q -P 7 64k 64k' -c 'read -q -P 7 64k 64k' -c map -c length -c flush"
-                    + " -c 'write -q -z 128k 64k' -c 'discard -q 0 64k' -c 'read -q -P 5 0 1' -c 'truncate 2M'",
+                "-c 'write -q -P 7 64k 64k' -c 'read -q -P 7 64k 64k' -c map -c length"
+                    + " -c flush -c 'write -q -z 128k 64k' -c 'discard -q 0 64k' -c 'read -q -P 5 0 1' -c 'truncate 2M'",
                 Self.quorum))
-        let damage = { (name: String, byte: Int) in "qemu-io -f raw -c 'write -q -P \(byte) 70000 1' \(name).raw" }
+        let damage = { (name: String, byte: Int) in
+            "qemu-io -f raw -c 'write -q -P \(byte) 70000 1' \(name).raw"
+        }
         try outcome(of: damage("b", 9))
         try outcome(of: io("-c 'read -q -P 7 64k 64k'", Self.quorum))
         #expect(try outcome(of: "cmp -s a.raw b.raw").status == 1)
@@ -142,7 +146,8 @@ import Testing
     }
 
     @Test func verifiedDisksStayTheSame() throws {
-        let io = "qemu-io -f raw -c 'write -q -P 7 64k 64k' -c 'read -q -P 7 64k 64k' -c map -c length -c flush"
+        let io =
+            "qemu-io -f raw -c 'write -q -P 7 64k 64k' -c 'read -q -P 7 64k 64k' -c map -c length -c flush"
         try outcome(of: "\(io) blkverify:a.raw:v.qcow2")
         #expect(try outcome(of: "qemu-img compare a.raw v.qcow2").status == 0)
         try outcome(of: "qemu-io -f raw -c 'write -q -P 9 70000 1' a.raw")
@@ -188,7 +193,8 @@ import Testing
     @Test func logsAreContinued() throws {
         guard let theirs else { return }
         let step = { (command: String) in "qemu-io -c '\(command)' --image-opts \(Self.log),log-append=on" }
-        for (index, command) in ["write -q -P 1 0 4k", "write -q -P 2 1000 3000", "write -q -z 8k 4k"].enumerated() {
+        let commands = ["write -q -P 1 0 4k", "write -q -P 2 1000 3000", "write -q -z 8k 4k"]
+        for (index, command) in commands.enumerated() {
             for (fixture, linked) in [(ours, index % 2 == 0), (theirs, index % 2 == 1)] {
                 let done = try fixture.shell(step(command), linked: linked)
                 #expect(done.status == 0, "\(done.text)")

@@ -108,7 +108,8 @@ class Entries(Replay):
 
     def test_they_are_listed(self):
         text = run(REPLAY, "--list", self.log)
-        self.assertEqual(text.split("\n")[:2], ["0: write sector 0, 2 sectors", "1: flush sector 0, 0 sectors"])
+        self.assertEqual(
+            text.split("\n")[:2], ["0: write sector 0, 2 sectors", "1: flush sector 0, 0 sectors"])
         self.assertIn("3: mark sector 0, 0 sectors half\n", text)
 
 
@@ -119,8 +120,9 @@ class Damages(Replay):
             (b"", "ends before"), (log_bytes(magic=1), "no log"), (log_bytes(version=2), "version 2"),
             (log_bytes(unit=48), "48 bytes"), (log_bytes(write, count=2), "ends before"),
             (log_bytes(write)[:-1], "ends behind"), (log_bytes((0, 0, 32, b"")), "flags 0x20"),
-            (log_bytes((0, 1 << 63, 0, b"")), "ends behind"), (log_bytes(write, count=1 << 63), "ends before"),
-            (struct.pack("<QQQI", MAGIC, 1, 1, 32).ljust(32, b"\0") + struct.pack("<QQQQ", 0, 0, 8, 1), "text"),
+            (log_bytes((0, 1 << 63, 0, b"")), "ends behind"),
+            (log_bytes(write, count=1 << 63), "ends before"),
+            (struct.pack("<QQQIIQQQQ", MAGIC, 1, 1, 32, 0, 0, 0, 8, 1), "text"),
         ]:
             self.write("log", log)
             self.assertIn(what, self.replay(status=2))
@@ -135,8 +137,9 @@ class Programs(Replay):
     """Each state of an image comes back from the log that was written beside it."""
 
     LOGGED = "driver=blklogwrites,file.driver=raw,file.file.filename=disk,log.filename=log,log-append=on"
-    STEPS = ["write -P 1 0 4k", "write -P 2 1000 3000", "write -z 2k 1k", "discard 512 1k", "write -P 3 60k 4k",
-             "write -P 4 0 64k", "write -z 100 1", "write -P 5 63k 1k"]
+    STEPS = [
+        "write -P 1 0 4k", "write -P 2 1000 3000", "write -z 2k 1k", "discard 512 1k", "write -P 3 60k 4k",
+        "write -P 4 0 64k", "write -z 100 1", "write -P 5 63k 1k"]
 
     def states(self, io):
         """Runs the steps; the number of entries and the disk after each."""
@@ -173,7 +176,9 @@ class Programs(Replay):
         self.write("log", b"")
         logged = ("driver=qcow2,file.driver=blklogwrites,file.file.filename=disk,"
                   "file.log.filename=log")
-        steps = [word for step in range(12) for word in ("-c", f"write -q -P {step} {step * 9}k 5k", "-c", "flush")]
+        steps = []
+        for step in range(12):
+            steps += ["-c", f"write -q -P {step} {step * 9}k 5k", "-c", "flush"]
         run(PLATTER, "io", *steps, "--image-opts", logged, cwd=self.folder)
         after = self.read()
         # Leaks (3) are allowed, corruption (2) is not.

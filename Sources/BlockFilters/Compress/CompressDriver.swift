@@ -60,7 +60,8 @@ public final class CompressDriver: OpenableFilter {
             if part == disk {
                 try child.writeZeroes(at: start, count: disk.count, flags: flags)
             } else if flags.contains(.noFallback) {
-                throw BlockError(.unsupported, "Operation not supported", path: child.filename, offset: offset)
+                throw BlockError(
+                    .unsupported, "Operation not supported", path: child.filename, offset: offset)
             } else {
                 let zeroes = AlignedBuffer(count: part.count, zeroed: true)
                 try writeUnit(at: start, zeroes.bytes, at: part.lowerBound)

@@ -137,14 +137,16 @@ final class LogWriter: Sendable {
     /// - Parameter wanted: the number of entries to wait for.
     /// - Throws: `io`, `noSpace`; also when an entry failed.
     func count(upTo wanted: Int = 0) throws(BlockError) {
-        let entries = try state.wait(until: { state in
-            state.failure != nil || !state.isCounting && state.complete >= wanted
-        }, then: { (state) throws(BlockError) -> Int? in
-            if let failure = state.failure { throw failure }
-            guard state.complete > state.counted else { return nil }
-            state.isCounting = true
-            return state.complete
-        })
+        let entries = try state.wait(
+            until: { state in
+                state.failure != nil || !state.isCounting && state.complete >= wanted
+            },
+            then: { (state) throws(BlockError) -> Int? in
+                if let failure = state.failure { throw failure }
+                guard state.complete > state.counted else { return nil }
+                state.isCounting = true
+                return state.complete
+            })
         guard let entries else { return }
         var failure: BlockError?
         do throws(BlockError) {

@@ -18,7 +18,8 @@ extension QuorumDriver {
         var rewrites = try options.takeFlag("rewrite-corrupted") ?? false
         if pattern == .fifo { (compares, rewrites) = (false, false) }
         guard !compares || count == 2 && threshold == 2 else {
-            throw invalid("blkverify=on can only be set if there are exactly two files and vote-threshold is 2")
+            throw invalid(
+                "blkverify=on can only be set if there are exactly two files and vote-threshold is 2")
         }
         guard !compares || !rewrites else {
             throw invalid("rewrite-corrupted=on cannot be used with blkverify=on")

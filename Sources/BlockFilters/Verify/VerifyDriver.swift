@@ -108,8 +108,9 @@ public final class VerifyDriver: OpenableFilter {
     /// The bytes of a request, which must be inside the tested disk: a raw file would take others, and differ.
     private func insideDisk(_ offset: Int, _ count: Int) throws(BlockError) -> Range<Int> {
         let range = try Range.request(offset, count)
-        let grows = test.unfiltered.format == nil || test.settings.holdsImage
-        guard try grows || range.upperBound <= test.length() else {
+        // A file, and a disk that holds another image, grow.
+        if test.unfiltered.format == nil || test.settings.holdsImage { return range }
+        guard try range.upperBound <= test.length() else {
             throw BlockError(.io, "Input/output error", path: test.filename, offset: offset)
         }
         return range

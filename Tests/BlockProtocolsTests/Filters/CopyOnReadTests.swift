@@ -66,8 +66,8 @@ import Testing
         #expect(try units().dropFirst(6).allSatisfy { $0 == "-" })
     }
 
-    /// Bytes of layers below the bottom one are read, and not stored. The zeroes behind the end of a short layer
-    /// count as its own.
+    /// Bytes of layers below the bottom one are read, and not stored. The zeroes behind the end of a short
+    /// layer count as its own.
     @Test(arguments: [("mid", "--d-------------"), ("base", "dddd--------z---")])
     func theBottomEndsTheCopying(_ bottom: String, _ expected: String) throws {
         let node = try images.open(top + named + ",bottom=\(bottom)")
@@ -83,8 +83,10 @@ import Testing
         #expect(images.refusal(top + ",bottom=no") == "Bottom node 'no' not found")
         // The storage of a layer is none.
         #expect(images.refusal(top + ",file.file.node-name=f,bottom=f") == "Bottom node 'f' not found")
-        let filtered = top.replacing("file.driver=qcow2,file.file", with: "file.driver=throttle,"
-            + "file.node-name=t,file.file.driver=qcow2,file.file.file")
+        let filtered = top.replacing(
+            "file.driver=qcow2,file.file",
+            with: "file.driver=throttle,"
+                + "file.node-name=t,file.file.driver=qcow2,file.file.file")
         #expect(images.refusal(filtered + ",bottom=t") == "Bottom node 't' is a filter")
         #expect(images.refusal(top + ",file.node-name=x,bottom=x") == nil)
         #expect(images.store.openDisks == 0)

@@ -62,8 +62,10 @@ import Testing
         ("driver=blkverify,raw.filename=a,test.file.filename=no", "No such file or directory"),
         ("driver=blkverify,raw.filename=a,test=node", "Cannot find device='node' nor node-name='node'"),
         ("driver=blklogwrites,file.filename=a", "A block device must be specified for \"log\""),
-        ("driver=quorum,vote-threshold=1,children.0.file.filename=a,children.1.driver=no,"
-                + "children.1.file.filename=b", "Unknown driver"),
+        (
+            "driver=quorum,vote-threshold=1,children.0.file.filename=a,children.1.driver=no,"
+                + "children.1.file.filename=b", "Unknown driver"
+        ),
     ]) func whatIsOpenIsClosedAfterARefusal(_ options: String, _ message: String) {
         let told = images.refusal(options)
         #expect(told?.contains(message) == true, "\(told ?? "none")")
