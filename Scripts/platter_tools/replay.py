@@ -1,8 +1,8 @@
 """Replays a log of writes onto a device or file: all of it, a part, or with a check after each flush.
 
-The log is that of Linux' device-mapper target log-writes (Documentation/admin-guide/device-mapper/log-writes.rst
-of the kernel): a sector with the magic number, then entries of one sector, each followed by its data. All
-numbers are little-endian, and "sector" is the log's own unit.
+The log is that of Linux' device-mapper target log-writes (in the kernel's documentation:
+admin-guide/device-mapper/log-writes.rst): a sector with the magic number, then entries of one sector, each
+followed by its data. All numbers are little-endian, and "sector" is the log's own unit.
 """
 
 import argparse

@@ -126,7 +126,8 @@ import Testing
         try outcome(
             of: io(
                 "-c 'write -q -P 7 64k 64k' -c 'read -q -P 7 64k 64k' -c map -c length"
-                    + " -c flush -c 'write -q -z 128k 64k' -c 'discard -q 0 64k' -c 'read -q -P 5 0 1' -c 'truncate 2M'",
+                    + " -c flush -c 'write -q -z 128k 64k' -c 'discard -q 0 64k' -c 'read -q -P 5 0 1'"
+                    + " -c 'truncate 2M'",
                 Self.quorum))
         let damage = { (name: String, byte: Int) in
             "qemu-io -f raw -c 'write -q -P \(byte) 70000 1' \(name).raw"

@@ -44,8 +44,9 @@ public struct FilterRequest: Sendable {
         try open(name, options, own ?? settings, role: role, probing: probing)
     }
 
-    /// Opens a further node below, by the options below `role.`, which it takes. The filter lists it in
-    /// ``FilterDriver/children``.
+    /// Opens a further node below, by the options below `role.`, which it takes.
+    ///
+    /// The filter lists it in ``FilterDriver/children``.
     ///
     /// - Parameters:
     ///   - name: the name of its file, if a name or an option of the filter states it.

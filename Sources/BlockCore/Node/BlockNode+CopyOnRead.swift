@@ -4,9 +4,11 @@ extension BlockNode {
     /// The most bytes that one step copies.
     private static let copyUpBytes = Int.mib(1)
 
-    /// Stores in this layer what its unallocated bytes in `range` read as, in whole units of the format: the
-    /// backing node's bytes, or zeroes. Of a filter, in the format's layer below it. Does nothing for a file and
-    /// for a read-only node.
+    /// Stores in this layer what its unallocated bytes in `range` read as: those of the backing node, or
+    /// zeroes.
+    ///
+    /// Whole units of the format are stored. Through a filter, they are stored in the format's layer below
+    /// it. A file and a read-only node stay as they are.
     ///
     /// - Throws: `io`, `noSpace`, `corrupt`.
     public func copyUp(_ range: Range<Int>) throws(BlockError) {

@@ -1,6 +1,8 @@
 import BlockCore
 
-/// Stores every written unit compressed: QEMU's `compress`. Thread-safe.
+/// Stores every written unit compressed: QEMU's `compress`.
+///
+/// Thread-safe.
 ///
 /// `driver=compress,file.driver=qcow2,file.file.filename=…`. The node below must be an image whose format
 /// compresses. Parts of units are completed with what they hold; zeroing whole units and discarding need no
@@ -52,20 +54,20 @@ public final class CompressDriver: OpenableFilter {
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
         let unit = format.compressedUnitBytes
         let range = try insideDisk(offset, count)
-        let whole = try range.grown(to: unit)
-        let end = try child.length()
-        for start in stride(from: whole.lowerBound, to: whole.upperBound, by: unit) {
-            let disk = start..<min(start + unit, end)
-            let part = disk.clamped(to: range)
-            if part == disk {
-                try child.writeZeroes(at: start, count: disk.count, flags: flags)
-            } else if flags.contains(.noFallback) {
-                throw BlockError(
-                    .unsupported, "Operation not supported", path: child.filename, offset: offset)
-            } else {
-                let zeroes = AlignedBuffer(count: part.count, zeroed: true)
-                try writeUnit(at: start, zeroes.bytes, at: part.lowerBound)
-            }
+        // The last unit of the disk may be shorter.
+        let end =
+            try range.upperBound == child.length() ? range.upperBound : range.upperBound.roundedDown(to: unit)
+        let start = min(range.lowerBound.roundedUp(to: unit) ?? end, max(end, range.lowerBound))
+        let whole = start..<max(start, end)
+        let parts = [range.lowerBound..<whole.lowerBound, whole.upperBound..<range.upperBound]
+        let hasParts = parts.contains { !$0.isEmpty }
+        if hasParts, flags.contains(.noFallback) {
+            throw BlockError(.unsupported, "Operation not supported", path: child.filename, offset: offset)
+        }
+        try child.writeZeroes(at: whole.lowerBound, count: whole.count, flags: flags)
+        for part in parts where !part.isEmpty {
+            let zeroes = AlignedBuffer(count: part.count, zeroed: true)
+            try write(zeroes.bytes, at: part.lowerBound)
         }
     }
 

@@ -1,6 +1,8 @@
 import BlockCore
 
-/// Stores in the image what is read from its backing files: QEMU's `copy-on-read`. Thread-safe.
+/// Stores in the image what is read from its backing files: QEMU's `copy-on-read`.
+///
+/// Thread-safe.
 ///
 /// `driver=copy-on-read,file.driver=qcow2,file.file.filename=…`, with `bottom=NODE-NAME` for the lowest layer
 /// whose bytes are stored. Each read first copies the units that it touches and that the image lacks, with

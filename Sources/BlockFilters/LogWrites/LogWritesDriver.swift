@@ -1,6 +1,8 @@
 import BlockCore
 
-/// Logs all changes to a disk, in the format of Linux' `dm-log-writes`: QEMU's `blklogwrites`. Thread-safe.
+/// Logs all changes to a disk, in the format of Linux' `dm-log-writes`: QEMU's `blklogwrites`.
+///
+/// Thread-safe.
 ///
 /// `driver=blklogwrites,file.…,log.…`, with `log-sector-size`, `log-append` and `log-super-update-interval`.
 /// A change is logged once the disk below has made it, before the request returns; so the log's order is that

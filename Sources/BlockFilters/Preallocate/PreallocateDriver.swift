@@ -1,11 +1,14 @@
 import BlockCore
 
-/// Reserves space in large steps for a file that grows: QEMU's `preallocate`. Thread-safe.
+/// Reserves space in large steps for a file that grows: QEMU's `preallocate`.
+///
+/// Thread-safe.
 ///
 /// `driver=preallocate,file.…`, with `prealloc-size` (128 MiB) and `prealloc-align` (1 MiB), in bytes. It
 /// stands between a format and its file. A write past the end first makes the file longer, with reserved
-/// space; the format above sees the end of what it wrote. Closing, and reopening read-only, give back what was
-/// not used; a program that is killed leaves it. Where space cannot be reserved, the filter changes nothing.
+/// space; the format above sees the end of what it wrote. Closing, and reopening read-only, give back what
+/// was not used; a program that is killed leaves it. Where space cannot be reserved, the filter changes
+/// nothing.
 public final class PreallocateDriver: OpenableFilter {
     public static let name = "preallocate"
     public static let optionsInName: [String]? = []

@@ -1,10 +1,13 @@
 import BlockCore
 
-/// Keeps a disk on several nodes and reads what most of them hold: QEMU's `quorum`. Thread-safe.
+/// Keeps a disk on several nodes and reads what most of them hold: QEMU's `quorum`.
+///
+/// Thread-safe.
 ///
 /// `driver=quorum,children.0.…,children.1.…,vote-threshold=N`, with `read-pattern`, `rewrite-corrupted` and
-/// `blkverify`. A change goes to all nodes and succeeds when `vote-threshold` of them made it. The filter shows
-/// no node's map or backing chain. Discards do nothing: what discarded bytes read as differs from node to node.
+/// `blkverify`. A change goes to all nodes and succeeds when `vote-threshold` of them made it. The filter
+/// shows no node's map or backing chain. Discards do nothing: what discarded bytes read as differs from node
+/// to node.
 public final class QuorumDriver: OpenableFilter {
     public static let name = "quorum"
     public static let childRole = "children.0"

@@ -39,7 +39,8 @@ extension QuorumDriver {
         let difference = range.lowerBound + (one.bytes.firstDifference(from: other.bytes) ?? 0)
         return BlockError(
             .io,
-            "quorum: offset=\(range.lowerBound) bytes=\(range.count) contents mismatch at offset \(difference)",
+            "quorum: offset=\(range.lowerBound) bytes=\(range.count) contents mismatch at offset "
+                + "\(difference)",
             path: child.filename, offset: difference)
     }
 

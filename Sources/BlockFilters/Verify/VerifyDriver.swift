@@ -1,6 +1,8 @@
 import BlockCore
 
-/// Does everything on two disks and compares what they read as: QEMU's `blkverify`. Thread-safe.
+/// Does everything on two disks and compares what they read as: QEMU's `blkverify`.
+///
+/// Thread-safe.
 ///
 /// `blkverify:RAW:IMAGE`, or `driver=blkverify,raw.…,test.…`. The raw disk is the reference; the filter shows
 /// its map and the size of the tested image. A request on which the two disagree fails with the offset of the
@@ -105,7 +107,8 @@ public final class VerifyDriver: OpenableFilter {
 
     // MARK: Comparing
 
-    /// The bytes of a request, which must be inside the tested disk: a raw file would take others, and differ.
+    /// The bytes of a request, which must be inside the tested disk: a raw file would take others, and
+    /// differ.
     private func insideDisk(_ offset: Int, _ count: Int) throws(BlockError) -> Range<Int> {
         let range = try Range.request(offset, count)
         // A file, and a disk that holds another image, grow.

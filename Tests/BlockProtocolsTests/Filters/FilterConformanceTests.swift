@@ -118,6 +118,50 @@ import Testing
         #expect(images.store.openDisks == 0)
     }
 
+    /// Items that a filter may or may not take, and values.
+    private static let items = [
+        "align=512", "align=3", "vote-threshold=1", "vote-threshold=9", "log-append=on", "bottom=x",
+        "read-pattern=fifo", "children.1.file.filename=b", "children.7.driver=raw", "read-only=on",
+        "nosuch=1",
+        "detect-zeroes=on", "node-name=n", "file.node-name=n", "file.driver=quorum", "test.driver=raw",
+        "log.driver=preallocate", "prealloc-size=18446744073709551615", "log-sector-size=4096",
+        "driver=qcow2",
+        "file=blkverify:a:b", "file.filename=json:{", "rewrite-corrupted=on", "x-image=b", "=", "a.b.c", "",
+    ]
+    private static let values = [
+        "", "0", "-1", "a", "quorum", "raw", "on", "9223372036854775807", "blkdebug::a",
+    ]
+
+    /// Option strings with random changes open a filter or are refused; nothing stays open.
+    @Test func changedOptionsAreRefusedOrWork() throws {
+        let images = try images()
+        var random = SeededRandom(seed: 4)
+        var opened = 0
+        for _ in 0..<1500 {
+            let filter = options(Self.filters[random.number(in: 0..<Self.filters.count)])
+            var items = filter.split(separator: ",").map(String.init)
+            for _ in 0..<random.number(in: 1..<3) {
+                let place = random.number(in: 0..<items.count)
+                switch random.number(in: 0..<4) {
+                case 0 where items.count > 1: items.remove(at: place)
+                case 1:
+                    let key = items[place].prefix { $0 != "=" }
+                    items[place] = key + "=" + Self.values[random.number(in: 0..<Self.values.count)]
+                default: items.append(Self.items[random.number(in: 0..<Self.items.count)])
+                }
+            }
+            let text = items.joined(separator: ",")
+            guard let tree = try? OptionTree.parse(text) else { continue }
+            if let node = try? images.opener.open(options: tree) {
+                opened += 1
+                _ = try? node.readBytes(at: 0, count: 5000)
+                try? node.close()
+            }
+            #expect(images.store.openDisks == 0, "\(text)")
+        }
+        #expect(opened > 100)
+    }
+
     /// Whatever call fails while a filter is opened, nothing stays open; and no failed change is a crash.
     @Test(arguments: filters) func eachFailedCallIsAnError(_ filter: String) throws {
         let images = try images()
