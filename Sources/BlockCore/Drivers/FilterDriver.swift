@@ -19,8 +19,8 @@ public protocol FilterDriver: AnyObject, Sendable {
     var child: BlockNode { get }
     /// All nodes below with their roles, ``child`` first. They do not change.
     var children: [FilterChild] { get }
-    /// Whether the filter shows the disk of ``child``: its chain, snapshots and map. If not, it makes a disk of
-    /// its own from several nodes, and nothing looks through it.
+    /// Whether the filter shows the disk of ``child``: its chain, snapshots and map. If not, it makes a disk
+    /// of its own from several nodes, and nothing looks through it.
     var showsChild: Bool { get }
     /// The alignment that requests should have, in bytes; 1 for no alignment.
     var requestAlignment: Int { get }
@@ -78,9 +78,12 @@ public protocol FilterDriver: AnyObject, Sendable {
 
 /// A node below a filter, with its role in options and in `info`, such as `file`, `test` or `children.0`.
 public struct FilterChild: Sendable {
+    /// The name of its options and in `info`.
     public var role: String
+    /// The node itself.
     public var node: BlockNode
 
+    /// A node in that role.
     public init(role: String, node: BlockNode) {
         self.role = role
         self.node = node

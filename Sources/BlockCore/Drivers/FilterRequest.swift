@@ -26,6 +26,9 @@ public struct FilterRequest: Sendable {
         self.path = path
     }
 
+    /// Whether the options or a name state the node below.
+    public var namesChild: Bool { !name.isEmpty || !options.isEmpty }
+
     /// Opens the node below: a file, a format with its backing chain, if the options name one, or another
     /// filter.
     ///
@@ -41,8 +44,9 @@ public struct FilterRequest: Sendable {
         try open(name, options, own ?? settings, role: role, probing: probing)
     }
 
-    /// Opens a further node below, by the options below `role.`, which it takes. The filter lists it in
-    /// ``FilterDriver/children``.
+    /// Opens a further node below, by the options below `role.`, which it takes.
+    ///
+    /// The filter lists it in ``FilterDriver/children``.
     ///
     /// - Parameters:
     ///   - name: the name of its file, if a name or an option of the filter states it.

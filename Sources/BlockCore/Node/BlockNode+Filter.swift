@@ -31,6 +31,13 @@ extension BlockNode {
         }
     }
 
+    /// Whether one of the filters is of those with file names of their own: QEMU shows no disk size of these.
+    public var hidesAllocatedSize: Bool {
+        guard case .filter(let driver) = layer else { return false }
+        let isNamed = (driver as? any OpenableFilter).map { !type(of: $0).schemes.isEmpty } ?? false
+        return isNamed || shownChild?.hidesAllocatedSize == true
+    }
+
     /// The bytes that a file, also behind filters, takes up on the host's disk; `nil` for storage without
     /// such a number.
     public func allocatedSize() -> Int? { unfiltered.storage?.allocatedSize() }
