@@ -21,7 +21,7 @@ extension BlockNode {
         try checkWritable()
         try checkUnused()
         let driver = try bitmapKeeper()
-        let ticket = requests.acquireAll()
+        let ticket = acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
         try body(driver)

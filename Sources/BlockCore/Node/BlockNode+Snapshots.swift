@@ -38,7 +38,7 @@ extension BlockNode {
         guard let driver = format?.asSnapshotCapable else {
             throw BlockError(.unsupported, "Operation not supported", path: filename)
         }
-        let ticket = requests.acquireAll()
+        let ticket = acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
         let before = driver.virtualSize
@@ -61,7 +61,7 @@ extension BlockNode {
         if let filter { return try filter.child.saveVMState(bytes, at: offset) }
         try checkWritable()
         let driver = try stateKeeper()
-        let ticket = requests.acquireAll()
+        let ticket = acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
         try driver.saveVMState(

@@ -58,6 +58,8 @@ public final class BlockNode: Sendable {
     /// The last known length of the file, in bytes: saves asking for it with every run of the map.
     let seenLength = Atomic<Int>(0)
     let requests = RangeLock()
+    /// Where requests wait for the node's limits.
+    let gate: NodeGate
     let observers = ChangeObservers()
     /// Set while a change is not yet flushed.
     let needsFlush = Atomic<Bool>(false)
@@ -82,6 +84,9 @@ public final class BlockNode: Sendable {
         var (children, roles) = (children, roles)
         if case .filter(let driver) = layer {
             (children, roles) = ([driver.child], [type(of: driver).childRole])
+            gate = NodeGate(driver.limiter)
+        } else {
+            gate = NodeGate(nil)
         }
         self.layer = layer
         self.references = references
@@ -199,7 +204,8 @@ public final class BlockNode: Sendable {
     /// - Throws: `io`, `noSpace`, `corrupt`.
     public func flush() throws(BlockError) {
         if isReadOnly { return }
-        let began = statistics.now()
+        var request = begin(.flush)
+        defer { end(request) }
         // A write that ends during the flush sets it again.
         needsFlush.store(false, ordering: .relaxed)
         do throws(BlockError) {
@@ -214,7 +220,7 @@ public final class BlockNode: Sendable {
             needsFlush.store(true, ordering: .relaxed)
             throw error
         }
-        statistics.count(.flush, bytes: 0, since: began)
+        request.outcome = .done
     }
 
     /// Asks the system to begin storing the bytes written to the files of this node. A hint: nothing is
@@ -245,7 +251,7 @@ public final class BlockNode: Sendable {
     public func reopen(readOnly: Bool) throws(BlockError) {
         guard readOnly != isReadOnly else { return }
         if !readOnly { try state.withLock { $0.writeGate }?() }
-        let ticket = requests.acquireAll()
+        let ticket = acquireAll()
         defer { requests.releaseAll(ticket) }
         if readOnly { try flushIfNeeded() }
         switch layer {
@@ -312,11 +318,13 @@ public final class BlockNode: Sendable {
 
     /// Flushes and closes the driver, after waiting until no request is under way.
     private func closeAlone() -> BlockError? {
-        let ticket = requests.acquireAll()
+        let ticket = acquireAll()
         defer { requests.releaseAll(ticket) }
         var failure: BlockError?
         do throws(BlockError) { try flushIfNeeded() } catch { failure = error }
         closing.store(true, ordering: .sequentiallyConsistent)
+        // For good: a request that comes later fails at once.
+        gate.beginPassing()
         do throws(BlockError) { try closeDriver() } catch { failure = failure ?? error }
         return failure
     }

@@ -17,7 +17,9 @@ final class IoShell {
 
     let context: CommandContext
     let requests = IoRequests()
-    private(set) var node: BlockNode?
+    private(set) var node: BlockNode? {
+        didSet { node?.statistics.measuresTime = true }
+    }
     /// How ``node`` was opened.
     private(set) var opening = Opening()
     /// Whether buffers are misaligned on purpose.
@@ -77,9 +79,11 @@ final class IoShell {
     func run(_ line: String) {
         let words = line.split(whereSeparator: { $0 == " " || $0 == "\t" }).map(String.init)
         guard let word = words.first else { return }
-        guard let verb = IoCatalog.verb(named: word) else {
+        let isQemu = context.isCalledAsQemu
+        guard let verb = IoCatalog.verb(named: word, asQemu: isQemu) else {
             complainPlainly("command \"\(word)\" not found")
-            if let hint = NearestName.hint(word, among: IoCatalog.all.map(\.name)), !context.isCalledAsQemu {
+            let names = IoCatalog.verbs(asQemu: isQemu).map(\.name)
+            if !isQemu, let hint = NearestName.hint(word, among: names) {
                 complainPlainly(hint)
             }
             hasFailed = true

@@ -35,6 +35,8 @@ struct IoVerb: Sendable {
     var maximum: Int?
     /// Whether the image has to be writable.
     var writes = false
+    /// Whether QEMU's program has no such command: then it is unknown under that program's name.
+    var isOwn = false
     var work: Work
 
     var usage: String { name + (arguments.map { " \($0)" } ?? "") + " -- \(summary)" }
