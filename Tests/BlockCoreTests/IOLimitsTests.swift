@@ -39,9 +39,18 @@ import Testing
     }
 
     @Test(arguments: [
-        ("limits.bps-total=1,limits.bps-read=1", "bps/iops/max total values and read/write values cannot be used"),
-        ("limits.bps-read-max=1,limits.bps-total-max=1", "bps/iops/max total values and read/write values cannot"),
-        ("limits.iops-total=1,limits.iops-write=1", "bps/iops/max total values and read/write values cannot be"),
+        (
+            "limits.bps-total=1,limits.bps-read=1",
+            "bps/iops/max total values and read/write values cannot be used"
+        ),
+        (
+            "limits.bps-read-max=1,limits.bps-total-max=1",
+            "bps/iops/max total values and read/write values cannot"
+        ),
+        (
+            "limits.iops-total=1,limits.iops-write=1",
+            "bps/iops/max total values and read/write values cannot be"
+        ),
         ("limits.iops-size=1", "iops size requires an iops value to be set"),
         ("limits.bps-total=1000000000000001", "bps/iops/max values must be within [0, 1000000000000000]"),
         ("limits.bps-read=5,limits.bps-read-max=4", "bps_max/iops_max cannot be lower than bps/iops"),

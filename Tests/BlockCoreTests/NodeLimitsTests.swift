@@ -73,6 +73,51 @@ import Testing
         #expect(second.limits == limits)
     }
 
+    /// Threads that do nothing but read get what the group allows, and no wake-up is lost.
+    @Test(.timeLimit(.minutes(1))) func manyThreadsOnTwoNodes() throws {
+        let clock = ManualClock(movesByItself: true)
+        let nodes = [nullNode(), nullNode()]
+        let group = try group(1 << 20, clock)
+        for node in nodes { try node.setLimits(nil, group: group) }
+        let threads = (0..<8).map { number in
+            TestThread {
+                for _ in 0..<100 { _ = try nodes[number % 2].readBytes(at: 0, count: 4096) }
+            }
+        }
+        for thread in threads { thread.wait() }
+        // All but the last request and a tenth of a second's worth have drained.
+        let expected = (799 * 4096 - (1 << 20) / 10) * 1_000_000_000 / (1 << 20)
+        #expect(abs(clock.now() - expected) < 1_000_000, "\(clock.now()) instead of \(expected)")
+        for node in nodes { #expect(node.statistics.counts(of: .read).operations == 400) }
+    }
+
+    /// A node with many requests and one with few: each of the few waits for one of the many at most.
+    @Test(.timeLimit(.minutes(1))) func aBusyNodeLeavesRoomForAnother() throws {
+        let clock = ManualClock()
+        let (busy, quiet) = (nullNode(), nullNode())
+        let group = try group(10, clock)
+        for node in [busy, quiet] { try node.setLimits(nil, group: group) }
+        let begun = Monitor<[String]>([])
+        func start(_ name: String, _ node: BlockNode, after waits: Int) {
+            _ = TestThread {
+                _ = try node.readBytes(at: 0, count: 10)
+                begun.withLock { $0.append(name) }
+                begun.notifyAll()
+            }
+            clock.waitForWaits(waits)
+        }
+        start("busy", busy, after: 0)
+        begun.wait(until: { $0.count == 1 }) { _ in }
+        for number in 1...4 { start("busy", busy, after: number) }
+        for number in 5...6 { start("quiet", quiet, after: number) }
+        for number in 2...7 {
+            clock.advanceToLaterDeadline()
+            begun.wait(until: { $0.count == number }) { _ in }
+        }
+        #expect(
+            begun.withLock { $0 } == ["busy", "busy", "quiet", "busy", "quiet", "busy", "busy"])
+    }
+
     @Test func limitsOfANodesOwn() throws {
         let node = nullNode()
         #expect(node.limits == nil)
@@ -108,7 +153,9 @@ import Testing
         let data = bytes(4096)
         try node.write(data.span.bytes, at: 0)
         let result = Monitor<BlockError?>(nil)
-        let thread = waiting(clock, result) { () throws(BlockError) in _ = try node.readBytes(at: 0, count: 1) }
+        let thread = waiting(clock, result) { () throws(BlockError) in
+            _ = try node.readBytes(at: 0, count: 1)
+        }
         try node.close()
         thread.wait()
         #expect(clock.now() == 0)
@@ -119,7 +166,9 @@ import Testing
     }
 
     /// The request holds its range of the format while it waits for the file's limits.
-    @Test(arguments: ["drain", "resize", "reopen", "close"]) func drainingLetsRequestsBelowGo(_ what: String) throws {
+    @Test(arguments: ["drain", "resize", "reopen", "close"]) func drainingLetsRequestsBelowGo(_ what: String)
+        throws
+    {
         let clock = ManualClock()
         images.createRaw("disk", size: 1 << 20)
         let node = try images.open("disk", format: "raw")

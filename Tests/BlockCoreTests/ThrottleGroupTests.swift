@@ -32,7 +32,8 @@ import Testing
         }
     }
 
-    private func expectRate(_ units: ArraySlice<Int>, _ rate: Int, _ place: SourceLocation = #_sourceLocation) {
+    private func expectRate(_ units: ArraySlice<Int>, _ rate: Int, _ place: SourceLocation = #_sourceLocation)
+    {
         for start in units.indices.dropLast(9) {
             let sum = units[start..<start + 10].reduce(0, +)
             #expect(abs(sum - rate) <= rate / 20, "\(sum) from slice \(start) on", sourceLocation: place)
@@ -41,7 +42,9 @@ import Testing
 
     // MARK: Rates
 
-    @Test(arguments: [1 << 20, 10_000_000, 333_333], [512, 16_384]) func bytes(_ rate: Int, _ size: Int) throws {
+    @Test(arguments: [1 << 20, 10_000_000, 333_333], [512, 16_384]) func bytes(_ rate: Int, _ size: Int)
+        throws
+    {
         let limits = limits { $0.bytes.total.average = rate }
         let units = try units(limits, requestBytes: size, slices: 40) { $0 % 2 == 0 ? .read : .write }
         expectRate(units[1...], rate)
@@ -90,7 +93,7 @@ import Testing
         let limits = limits { $0.bytes.total.average = 1 }
         let member = try ThrottleGroup(limits: limits, clock: clock).join()
         for size in [-1, Int.max, 1] { member.wait(.read, bytes: size) }
-        #expect(clock.now() == 100_000_000_000_000_000)
+        #expect(abs(clock.now() - 100_000_000_000_000_000) < 1000)
     }
 
     // MARK: Bursts
@@ -107,10 +110,10 @@ import Testing
     @Test func aBurstOfSomeSeconds() throws {
         let limits = limits { $0.bytes.total = .init(average: 1000, maximum: 5000, burstSeconds: 3) }
         let units = try units(limits, requestBytes: 50, slices: 80) { _ in .read }
-        expectRate(units[1..<37], 5000)
-        expectRate(units[38...], 1000)
-        let burst = units[..<38].reduce(0, +)
-        #expect((18_000...20_000).contains(burst))
+        expectRate(units[1..<36], 5000)
+        expectRate(units[37...], 1000)
+        // 15,000 at 4000 a second more than drains, less the tenth of a second that passed at once.
+        #expect((18_000...19_000).contains(units[..<37].reduce(0, +)))
     }
 
     // MARK: Order
@@ -132,7 +135,7 @@ import Testing
                 begun.withLock { $0.append(name) }
                 begun.notifyAll()
             }
-            clock.waitForWaits(number)
+            clock.waitForWaits(number - begun.withLock { $0.count })
         }
 
         /// Lets one after the other begin.
@@ -178,10 +181,11 @@ import Testing
         member.wait(.read, bytes: 1)
         waiters.start("a", member, .read)
         waiters.start("b", member, .read)
-        // The first one begins, as after a pause; the second waits for a tenth of what it did.
-        try group.setLimits(limits { $0.operations.total.average = 10 })
+        // The first one begins, as after a pause; the second waits for it.
+        try group.setLimits(limits { $0.operations.total.average = 5 })
         waiters.begun.wait(until: { $0.count >= 1 }) { _ in }
         #expect(waiters.clock.now() == 0)
+        #expect(waiters.begun.withLock { $0 } == ["a"])
         waiters.start("c", member, .write)
         try group.setLimits(IOLimits())
         waiters.begun.wait(until: { $0.count >= 3 }) { _ in }

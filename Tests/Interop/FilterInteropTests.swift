@@ -133,8 +133,10 @@ import Testing
                     + "--image-opts \(format)\(group) driver=qcow2,file.filename=a.qcow2", linked: linked)
             #expect(io.output == "Images are identical.\n" && io.status == 0, "\(io.text)")
         }
+        // The second read waits for four tenths of a second.
         let slow = try ours.shell(
-            "platter io -c 'read 0 1M' --image-opts \(format),limits.bps-total=2M", linked: true)
+            "platter io -c 'read -q 0 1M' -c 'read 0 1M' --image-opts \(format),limits.bps-total=2M",
+            linked: true)
         #expect(slow.status == 0 && !slow.output.contains("; 00.0"), "\(slow.text)")
     }
 }

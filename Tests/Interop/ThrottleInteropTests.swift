@@ -11,7 +11,7 @@ import Testing
         let file = "driver=throttle,file.driver=raw,file.file.filename=a.raw"
         // One shell for all: a process each is slow enough.
         let script = objects.map { object in
-            "qemu-io --object '\(object)' -c length --image-opts '\(file)\(image)' 2>&1; echo \"[$?]\""
+            "qemu-io --object '\(object)' -c length --image-opts '\(file)\(image)' 2>&1; echo \"== $?\""
         }.joined(separator: "\n")
         let ours = try answers(fixture, script, linked: true)
         let theirs = try answers(fixture, script, linked: false)
@@ -21,7 +21,11 @@ import Testing
 
     private func answers(_ fixture: CommandFixture, _ script: String, linked: Bool) throws -> [String] {
         let output = try fixture.shell(script, linked: linked).output
-        return output.components(separatedBy: "]\n").dropLast().map { $0 }
+        // Each answer is followed by a line `== STATUS`.
+        return output.split(separator: "\n").reduce(into: [""]) { answers, line in
+            answers[answers.count - 1] += line + "\n"
+            if line.hasPrefix("== ") { answers.append("") }
+        }.dropLast()
     }
 
     @Test func theSameRefusals() throws {

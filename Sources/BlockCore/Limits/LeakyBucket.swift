@@ -11,8 +11,8 @@
 ///                                                                  at maximum and holds a tenth of a second
 /// ```
 struct LeakyBucket: Sendable {
-    /// The wait that limits ask for at most, in nanoseconds: three years.
-    private static let longestWait = 1e17
+    /// The longest wait for the end of one request's units, in seconds: three years.
+    private static let longestWait = 1e8
 
     let rate: IOLimits.Rate
     /// The units that have not drained at the average rate.
@@ -37,8 +37,8 @@ struct LeakyBucket: Sendable {
 
     mutating func fill(_ units: Double) {
         guard rate.average > 0 else { return }
-        level += units
-        if limitsBurstRate { burstLevel += units }
+        level = min(level + units, capacity + average * Self.longestWait)
+        if limitsBurstRate { burstLevel = min(burstLevel + units, maximum * Self.longestWait) }
     }
 
     /// How long the next request has to wait, in nanoseconds.
@@ -48,7 +48,7 @@ struct LeakyBucket: Sendable {
         if limitsBurstRate { seconds = max(seconds, (burstLevel - maximum / 10) / maximum) }
         let wait = seconds * 1e9
         // Less than a nanosecond is the rounding of the level.
-        return wait < 1 ? 0 : Int(min(wait, Self.longestWait).rounded(.up))
+        return wait < 1 ? 0 : Int(wait.rounded(.up))
     }
 }
 
@@ -78,7 +78,7 @@ struct LimitReckoning: Sendable {
     /// Takes a request of `count` bytes into account, which begins now.
     mutating func begin(_ direction: IOLimits.Direction, bytes count: Int) {
         for index in Self.indices(direction) {
-            buckets[index].fill(index < 3 ? Double(count) : limits.operations(in: count))
+            buckets[index].fill(index < 3 ? Double(max(0, count)) : limits.operations(in: count))
         }
     }
 

@@ -121,7 +121,8 @@ extension BlockNode {
     }
 
     /// The place of the bytes at `offset` when one file of the chain stores them as they are: one run of at
-    /// most `limit` bytes. `nil` for zeroes, encoded or lost bytes, and behind a filter or a node with limits.
+    /// most `limit` bytes. `nil` for zeroes, encoded or lost bytes, and behind a filter or a node with
+    /// limits.
     ///
     /// - Throws: `io`, `corrupt`.
     public func plainPlace(at offset: Int, limit: Int) throws(BlockError) -> PlainPlace? {

@@ -115,8 +115,8 @@ public final class NodeStatistics: Sendable {
 
     /// Keeps the latencies of the last so many seconds, for each of these lengths, from now on.
     ///
-    /// - Throws: `invalidArgument` for a length outside 1...``LatencyWindow/maximumSeconds``; `limit` for more
-    ///   than ``LatencyWindow/maximumWindows``.
+    /// - Throws: `invalidArgument` for a length outside 1...``LatencyWindow/maximumSeconds``; `limit` for
+    ///   more than ``LatencyWindow/maximumWindows``.
     public func setIntervals(seconds: [Int]) throws(BlockError) {
         try LatencyWindow.check(seconds)
         change { $0.setIntervals(seconds: seconds) }

@@ -6,8 +6,8 @@ enum IoStatistics {
         name: "stats", arguments: "[-r]", summary: "tell what was read and written so far",
         help: [
             "-r  set all counts to zero afterwards",
-            "One line for each kind of request: how many, bytes, milliseconds spent in them, and how many were",
-            "merged, failed, and were refused as invalid. Zeroing counts as writing.",
+            "One line for each kind of request: how many, bytes, milliseconds spent in them, and how many",
+            "were merged, failed, and were refused as invalid. Zeroing counts as writing.",
         ], maximum: 1, isOwn: true, work: .image(print))
 
     private static func print(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
