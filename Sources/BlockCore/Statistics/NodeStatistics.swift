@@ -14,7 +14,8 @@ public final class NodeStatistics: Sendable {
         /// The requests that succeeded.
         public var operations: Int
         public var bytes: Int
-        /// Time spent in requests, failed ones too, in nanoseconds; overlapping requests add up.
+        /// Time spent in requests, failed ones too, in nanoseconds; overlapping requests add up. The wait for
+        /// limits is part of it.
         public var nanoseconds: Int
         /// The requests that were merged with others before they came here: see
         /// ``NodeStatistics/noteMerged(_:count:)``.
