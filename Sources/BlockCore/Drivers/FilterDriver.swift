@@ -26,6 +26,8 @@ public protocol FilterDriver: AnyObject, Sendable {
     var requestAlignment: Int { get }
     /// The listener for events of the driver above: the filter itself, or a filter or storage below it.
     var eventListener: (any MetadataEventListener)? { get }
+    /// Where the requests of the filter's node wait before they begin; `nil` for a filter without limits.
+    var limiter: ThrottleMember? { get }
 
     /// The length of the file, or the size of the disk, in bytes.
     ///
@@ -96,6 +98,7 @@ extension FilterDriver {
     public var showsChild: Bool { true }
     public var requestAlignment: Int { child.requestAlignment }
     public var eventListener: (any MetadataEventListener)? { child.eventListener }
+    public var limiter: ThrottleMember? { nil }
     /// - Throws: as ``BlockNode/length()``.
     public func length() throws(BlockError) -> Int { try child.length() }
     /// - Throws: as ``BlockNode/read(into:at:)``.

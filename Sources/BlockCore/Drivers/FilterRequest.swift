@@ -90,6 +90,13 @@ public struct FilterRequest: Sendable {
         return node
     }
 
+    /// The throttle group of that name.
+    ///
+    /// - Throws: `notFound`.
+    public func throttleGroup(_ name: String) throws(BlockError) -> ThrottleGroup {
+        try opener.throttleGroups.group(name)
+    }
+
     /// The bytes of a small file that the options name, such as one with rules.
     ///
     /// - Parameter maximumBytes: the most bytes to read; the rest of the file is left out.

@@ -59,6 +59,7 @@ extension BlockNode {
     /// - Returns: a ticket for `requests.release`.
     /// - Throws: `io` once the node is closed; `readOnly`.
     func beginPassing(_ offset: Int, _ count: Int) throws(BlockError) -> Int {
+        try passGate(.write, count)
         let ticket = requests.acquire(Self.range(offset, count), exclusive: false)
         do throws(BlockError) { try checkChangeable() } catch {
             requests.release(ticket)
@@ -73,6 +74,7 @@ extension BlockNode {
     func read(
         through driver: any FilterDriver, into buffer: inout MutableRawSpan, at offset: Int
     ) throws(BlockError) {
+        try passGate(.read, buffer.byteCount)
         let ticket = beginReading(Self.range(offset, buffer.byteCount))
         defer { endReading(ticket) }
         try checkOpen()

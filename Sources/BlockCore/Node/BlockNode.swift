@@ -59,6 +59,8 @@ public final class BlockNode: Sendable {
     /// The last known length of the file, in bytes: saves asking for it with every run of the map.
     let seenLength = Atomic<Int>(0)
     let requests = RangeLock()
+    /// Where requests wait for the node's limits.
+    let gate: NodeGate
     let observers = ChangeObservers()
     /// Set while a change is not yet flushed.
     let needsFlush = Atomic<Bool>(false)
@@ -86,6 +88,9 @@ public final class BlockNode: Sendable {
         if case .filter(let driver) = layer {
             let below = driver.children
             (children, roles) = (below.map(\.node), below.map(\.role))
+            gate = NodeGate(driver.limiter)
+        } else {
+            gate = NodeGate(nil)
         }
         self.layer = layer
         self.references = references
@@ -212,7 +217,8 @@ public final class BlockNode: Sendable {
     /// - Throws: `io`, `noSpace`, `corrupt`.
     public func flush() throws(BlockError) {
         if isReadOnly { return }
-        let began = statistics.now()
+        var request = begin(.flush)
+        defer { end(request) }
         // A write that ends during the flush sets it again.
         needsFlush.store(false, ordering: .relaxed)
         do throws(BlockError) {
@@ -227,7 +233,7 @@ public final class BlockNode: Sendable {
             needsFlush.store(true, ordering: .relaxed)
             throw error
         }
-        statistics.count(.flush, bytes: 0, since: began)
+        request.outcome = .done
     }
 
     /// Asks the system to begin storing the bytes written to the files of this node.
@@ -260,7 +266,7 @@ public final class BlockNode: Sendable {
     public func reopen(readOnly: Bool) throws(BlockError) {
         guard readOnly != isReadOnly else { return }
         if !readOnly { try state.withLock { $0.writeGate }?() }
-        let ticket = requests.acquireAll()
+        let ticket = acquireAll()
         defer { requests.releaseAll(ticket) }
         if readOnly { try flushIfNeeded() }
         switch layer {
@@ -330,11 +336,13 @@ public final class BlockNode: Sendable {
 
     /// Flushes and closes the driver, after waiting until no request is under way.
     private func closeAlone() -> BlockError? {
-        let ticket = requests.acquireAll()
+        let ticket = acquireAll()
         defer { requests.releaseAll(ticket) }
         var failure: BlockError?
         do throws(BlockError) { try flushIfNeeded() } catch { failure = error }
         closing.store(true, ordering: .sequentiallyConsistent)
+        // For good: a request that comes later fails at once.
+        gate.beginPassing()
         do throws(BlockError) { try closeDriver() } catch { failure = failure ?? error }
         return failure
     }
