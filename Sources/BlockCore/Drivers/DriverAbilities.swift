@@ -173,16 +173,28 @@ extension Measurable {
 extension ProtocolDriver {
     public var asUseDeclaring: (any UseDeclaring)? { nil }
     public var asEventListener: (any MetadataEventListener)? { nil }
+    public var asRemovable: (any RemovableMedium)? { nil }
+    public var asSCSIPassing: (any SCSIPassing)? { nil }
 
     /// Whether each answer is that of a cast.
     var knowsItsAbilities: Bool {
         asUseDeclaring === (self as? any UseDeclaring)
             && asEventListener === (self as? any MetadataEventListener)
+            && asRemovable === (self as? any RemovableMedium)
+            && asSCSIPassing === (self as? any SCSIPassing)
     }
 }
 
 extension UseDeclaring {
     public var asUseDeclaring: (any UseDeclaring)? { self }
+}
+
+extension RemovableMedium {
+    public var asRemovable: (any RemovableMedium)? { self }
+}
+
+extension SCSIPassing {
+    public var asSCSIPassing: (any SCSIPassing)? { self }
 }
 
 extension ProtocolDriver where Self: MetadataEventListener {
