@@ -14,7 +14,7 @@ extension BlockNode {
                 return try readOld(into: &buffer, at: offset)
             }
             let range = try checkedRange(offset, buffer.byteCount, of: driver)
-            if settings.copyOnRead { try copyUp(range, driver) }
+            if copiesOnRead { try copyUp(range, driver) }
             let ticket = beginReading(range)
             defer { endReading(ticket) }
             try checkOpen()

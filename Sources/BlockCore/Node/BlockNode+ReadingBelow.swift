@@ -65,7 +65,7 @@ extension BlockNode {
         _ driver: any FormatDriver, _ range: Range<Int>, end: Int
     ) throws(BlockError) -> LayerVisit {
         let began = statistics.now()
-        if settings.copyOnRead { try copyUp(range, driver) }
+        if copiesOnRead { try copyUp(range, driver) }
         let ticket = beginReading(range)
         do throws(BlockError) { try checkOpen() } catch {
             endReading(ticket)

@@ -60,6 +60,8 @@ public final class BlockNode: Sendable {
     let seenLength = Atomic<Int>(0)
     let requests = RangeLock()
     let observers = ChangeObservers()
+    /// How many users want reads to copy bytes of the backing node into this layer.
+    let copyOnReadUsers: Atomic<Int>
     /// Set while a change is not yet flushed.
     let needsFlush = Atomic<Bool>(false)
     let clearing: (any Clearing)?
@@ -98,6 +100,7 @@ public final class BlockNode: Sendable {
         self.settings = settings
         state = Mutex(State(backing: backing))
         readOnlyNow = Atomic(settings.readOnly)
+        copyOnReadUsers = Atomic(settings.copyOnRead ? 1 : 0)
         if case .format(let driver) = layer {
             assert(driver.knowsItsAbilities)
             clearing = driver.asClearing
