@@ -27,6 +27,7 @@ public protocol AbilityKnowing: AnyObject, Sendable {
     var asStreamWriting: (any StreamWriting)? { get }
     var asSpaceSharing: (any SpaceSharing)? { get }
     var asEmptying: (any Emptying)? { get }
+    var asRereading: (any Rereading)? { get }
     var asCheckable: (any Checkable)? { get }
     var asAmendable: (any Amendable)? { get }
 }
@@ -54,6 +55,7 @@ extension FormatDriver {
     public var asStreamWriting: (any StreamWriting)? { nil }
     public var asSpaceSharing: (any SpaceSharing)? { nil }
     public var asEmptying: (any Emptying)? { nil }
+    public var asRereading: (any Rereading)? { nil }
     public var asCheckable: (any Checkable)? { nil }
     public var asAmendable: (any Amendable)? { nil }
 
@@ -73,6 +75,7 @@ extension FormatDriver {
             asStreamWriting,
             asSpaceSharing,
             asEmptying,
+            asRereading,
             asCheckable,
             asAmendable,
         ]
@@ -90,6 +93,7 @@ extension FormatDriver {
             self as? any StreamWriting,
             self as? any SpaceSharing,
             self as? any Emptying,
+            self as? any Rereading,
             self as? any Checkable,
             self as? any Amendable,
         ]
@@ -151,6 +155,10 @@ extension SpaceSharing {
 
 extension Emptying {
     public var asEmptying: (any Emptying)? { self }
+}
+
+extension Rereading {
+    public var asRereading: (any Rereading)? { self }
 }
 
 extension Checkable {

@@ -32,6 +32,8 @@ public final class BlockNode: Sendable {
         /// The end of the data in each child; set once some of it was found to be missing.
         var storedEnds: [Int: StoredEnd] = [:]
         var writeGate: (@Sendable () throws(BlockError) -> Void)?
+        /// Opens the format's driver once more, read-only.
+        var reread: (@Sendable () throws(BlockError) -> any FormatDriver)?
     }
 
     /// The node's driver, by its kind.
