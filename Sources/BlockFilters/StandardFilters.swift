@@ -3,5 +3,7 @@ import BlockCore
 /// Every filter that Platter opens by name.
 public enum StandardFilters {
     /// The filters, in the order in which they are listed.
-    public static let all: [any OpenableFilter.Type] = [DebugDriver.self, ThrottleDriver.self]
+    public static let all: [any OpenableFilter.Type] = [
+        CopyBeforeWriteDriver.self, DebugDriver.self, SnapshotAccessDriver.self, ThrottleDriver.self,
+    ]
 }

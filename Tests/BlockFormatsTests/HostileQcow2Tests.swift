@@ -63,7 +63,7 @@ import Testing
             _ = try? gauntlet.check(copy, repair: .all)
         }
         let again = try? gauntlet.check(copy)
-        if damage.isMendable {
+        if damage.isRepairable {
             #expect(again.map(finding) == .nothing, "\(repaired as Any) \(again as Any)")
         } else if let repaired, repaired.corruptions == 0, repaired.checkErrors == 0 {
             #expect(again.map(finding) == .nothing, "a repair that says all is well must be right")

@@ -194,10 +194,10 @@ enum ParallelsImage {
         let found = try ParallelsImage.check(store)
         #expect(found.corruptions == 2 && found.leaks == 2)
         #expect(store["disk"] == file)
-        // Leaks alone may be mended, but the mark stays.
+        // Leaks alone may be repaired, but the mark stays.
         #expect(try ParallelsImage.check(store, .leaks).corruptions == 2)
         #expect(store["disk"]?.read(at: 44, count: 4) == ParallelsImage.inUse)
-        // Whoever writes gets it mended first.
+        // Opening for writing repairs it first.
         let writer = try ParallelsImage.open(store, readOnly: false)
         try writer.write([UInt8(9)].span.bytes, at: 2 * 4096)
         #expect(try ParallelsImage.firstBytes(writer) == [2, 1, 9])

@@ -88,7 +88,7 @@ import Testing
             do {
                 try node.close()
                 if isFlushed { kinds.append(nil) }
-            } catch let error as BlockError {
+            } catch {
                 if isFlushed { kinds.append(error.kind) }
             }
             if failures == 0 { break }

@@ -119,7 +119,7 @@ import Testing
 
     // MARK: Entries
 
-    @Test("what cannot be mended leaves an image that can be written as before")
+    @Test("what cannot be repaired leaves an image that can be written as before")
     func dirtyBitGoes() throws {
         var image = Qcow2Bytes()
         var place = ImageBytes.big(UInt64(1 << 40))
@@ -133,7 +133,7 @@ import Testing
         try write(store, 2, at: 0, 512)
     }
 
-    @Test("an entry of a snapshot that points nowhere is mended, and its loss told")
+    @Test("an entry of a snapshot that points nowhere is repaired, and its loss reported")
     func badEntryInSnapshot() throws {
         let image = Qcow2Bytes()
         let store = try snapshotted(image)
@@ -206,7 +206,7 @@ import Testing
         #expect(try byte(store, ofSnapshot: "two", at: 0) == 0xa0)
     }
 
-    @Test("a table that is the guest's data by mistake is not mended")
+    @Test("a table that is the guest's data by mistake is not repaired")
     func dataIsNoTable() throws {
         var image = Qcow2Bytes()
         let table = image.addSnapshot()
@@ -217,7 +217,7 @@ import Testing
         #expect(try open(store).readBytes(at: 0, count: 65536) == [UInt8](repeating: 0xa0, count: 65536))
     }
 
-    @Test("metadata in one place twice stays told, whatever else was mended", arguments: [false, true])
+    @Test("metadata in one place twice stays reported, whatever else was repaired", arguments: [false, true])
     func overlap(isAlone: Bool) throws {
         var image = Qcow2Bytes()
         image.put64(UInt64(image.l1), at: image.addSnapshot())

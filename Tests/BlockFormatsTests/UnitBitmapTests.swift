@@ -79,8 +79,8 @@ import Testing
 
     @Test func veryManyLinesEnd() {
         var lines: [String] = []
-        var report = BoundedReport()
-        for number in 0..<100_010 { report.tell("\(number)") { lines.append($0) } }
-        #expect(lines.count == 100_000 && lines.last == "More is wrong than is told here")
+        var bounded = BoundedReport()
+        for number in 0..<100_010 { bounded.report("\(number)") { lines.append($0) } }
+        #expect(lines.count == 100_000 && lines.last == "More is wrong than is reported here")
     }
 }

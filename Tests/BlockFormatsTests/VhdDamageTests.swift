@@ -112,7 +112,7 @@ import Testing
         }
     }
 
-    /// Thousands of entries that point nowhere are mended at once.
+    /// Thousands of entries that point nowhere are repaired at once.
     @Test(.timeLimit(.minutes(1))) func thousandsOfEntriesPointNowhere() throws {
         let count = 20000
         let image = try VhdBytes(

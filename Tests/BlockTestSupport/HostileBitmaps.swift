@@ -50,9 +50,9 @@ extension Qcow2Bytes {
 /// Damage to bitmaps.
 extension HostileCase {
     private static func bitmap(
-        _ name: String, _ finding: Finding, mendable: Bool = true, _ change: (inout BitmapFields) -> Void
+        _ name: String, _ finding: Finding, repairable: Bool = true, _ change: (inout BitmapFields) -> Void
     ) -> HostileCase {
-        opens("bitmap: \(name)", finding, mendable: mendable) { image in
+        opens("bitmap: \(name)", finding, repairable: repairable) { image in
             var fields = BitmapFields()
             change(&fields)
             image.addBitmaps([fields])
@@ -110,7 +110,7 @@ extension HostileCase {
 
     /// 512 MiB of bits for each of two bitmaps, by tables that say the same cluster 8192 times.
     public static let hugeBitmap = opens(
-        "bitmaps: tables that repeat one cluster", .corruption, mendable: true,
+        "bitmaps: tables that repeat one cluster", .corruption, repairable: true,
         Qcow2Bytes(virtualSize: 1 << 41)
     ) { image in
         let bits = UInt64(image.addCluster([UInt8](repeating: 0x55, count: image.clusterSize)))
@@ -123,10 +123,10 @@ extension HostileCase {
 
     static let bitmaps: [HostileCase] =
         soundBitmaps + badEntries + [
-            opens("bitmaps: two of one name", .corruption, mendable: true) {
+            opens("bitmaps: two of one name", .corruption, repairable: true) {
                 $0.addBitmaps([BitmapFields(), BitmapFields(tableOffset: nil, flags: 3)])
             },
-            opens("bitmaps: two with one table", .corruption, mendable: true) {
+            opens("bitmaps: two with one table", .corruption, repairable: true) {
                 let table = UInt64($0.addCluster())
                 let other = Array("two".utf8)
                 $0.addBitmaps([
@@ -134,31 +134,31 @@ extension HostileCase {
                 ])
             },
             hugeBitmap,
-            opens("bitmaps: more than are there", .corruption, mendable: true) {
+            opens("bitmaps: more than are there", .corruption, repairable: true) {
                 $0.addBitmaps([BitmapFields()], count: 2)
             },
-            opens("bitmaps: fewer than are there", .corruption, mendable: true) {
+            opens("bitmaps: fewer than are there", .corruption, repairable: true) {
                 $0.addBitmaps([BitmapFields(), BitmapFields(name: [0x78])], count: 1)
             },
-            opens("bitmaps: a directory that is too short", .corruption, mendable: true) {
+            opens("bitmaps: a directory that is too short", .corruption, repairable: true) {
                 $0.addBitmaps([BitmapFields()], sizeBy: -8)
             },
-            opens("bitmaps: a directory behind the file", .corruption, mendable: true) {
+            opens("bitmaps: a directory behind the file", .corruption, repairable: true) {
                 $0.addBitmaps([BitmapFields()], sizeBy: 1 << 20)
             },
-            opens("bitmaps: a directory over the guest's data", .corruption, mendable: true) { image in
+            opens("bitmaps: a directory over the guest's data", .corruption, repairable: true) { image in
                 let place = image.addBitmaps([BitmapFields()])
                 image.write(image.bytes.read(at: place, count: 32), at: image.data)
                 image.setExtensions([bitmaps(1, size: 32, offset: UInt64(image.data))])
             },
-            opens("bitmaps: a directory over the L2 table", .corruption, mendable: true) { image in
+            opens("bitmaps: a directory over the L2 table", .corruption, repairable: true) { image in
                 image.addBitmaps([BitmapFields()])
                 image.setExtensions([bitmaps(1, size: 32, offset: UInt64(image.l2))])
             },
-            opens("bitmaps: out of date", .leaks, mendable: true) {
+            opens("bitmaps: out of date", .leaks, repairable: true) {
                 $0.addBitmaps([BitmapFields()], areCurrent: false)
             },
-            opens("bitmaps: out of date, and where they were is the guest's", .leaks, mendable: true) {
+            opens("bitmaps: out of date, and where they were is the guest's", .leaks, repairable: true) {
                 image in
                 image.addBitmaps([BitmapFields()], areCurrent: false)
                 image.setExtensions([bitmaps(1, size: 32, offset: UInt64(image.data))])

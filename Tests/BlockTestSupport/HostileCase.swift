@@ -16,7 +16,7 @@ public struct HostileCase: Sendable, CustomStringConvertible {
     /// What a check finds, in images that open.
     public var finding: Finding
     /// Whether `check -r all` must leave an image in which a check finds nothing.
-    public var isMendable: Bool
+    public var isRepairable: Bool
 
     public var description: String { name }
 
@@ -36,20 +36,21 @@ public struct HostileCase: Sendable, CustomStringConvertible {
         var image = image
         damage(&image)
         return HostileCase(
-            name: name, image: image, refusal: refusal, readFailure: nil, finding: .nothing, isMendable: false
+            name: name, image: image, refusal: refusal, readFailure: nil, finding: .nothing,
+            isRepairable: false
         )
     }
 
     /// An image that opens.
     static func opens(
-        _ name: String, _ finding: Finding, read readFailure: String? = nil, mendable: Bool = false,
+        _ name: String, _ finding: Finding, read readFailure: String? = nil, repairable: Bool = false,
         _ image: Qcow2Bytes = Qcow2Bytes(), _ damage: (inout Qcow2Bytes) -> Void
     ) -> HostileCase {
         var image = image
         damage(&image)
         return HostileCase(
             name: name, image: image, refusal: nil, readFailure: readFailure, finding: finding,
-            isMendable: mendable || finding == .nothing)
+            isRepairable: repairable || finding == .nothing)
     }
 
     /// All of them, qcow2.

@@ -80,23 +80,24 @@ extension HostileCase {
         zstd(
             "skippable frames only", read: "Compressed data",
             [0x50, 0x2a, 0x4d, 0x18, 0xff, 0xff, 0xff, 0xff]),
-        opens("compressed beyond the file", .corruption, read: "bytes are missing", mendable: true) { image in
+        opens("compressed beyond the file", .corruption, read: "bytes are missing", repairable: true) {
+            image in
             image.setL2(0, Qcow2Bytes.compressed | 1 << 40)
         },
         opens(
-            "compressed at the last offset there is", .corruption, read: "bytes are missing", mendable: true
+            "compressed at the last offset there is", .corruption, read: "bytes are missing", repairable: true
         ) { image in
             image.setL2(0, Qcow2Bytes.compressed | (1 << 62 - 1))
         },
         opens(
             "compressed at the last offset, clusters of 512", .corruption, read: "bytes are missing",
-            mendable: true, Qcow2Bytes(clusterBits: 9)
+            repairable: true, Qcow2Bytes(clusterBits: 9)
         ) { $0.setL2(0, Qcow2Bytes.compressed | (1 << 62 - 1)) },
         opens(
             "compressed at the last offset, clusters of 2 MiB", .corruption, read: "bytes are missing",
-            mendable: true, Qcow2Bytes(clusterBits: 21)
+            repairable: true, Qcow2Bytes(clusterBits: 21)
         ) { $0.setL2(0, Qcow2Bytes.compressed | (1 << 62 - 1)) },
-        opens("compressed with the copied flag", .corruption, mendable: true) { image in
+        opens("compressed with the copied flag", .corruption, repairable: true) { image in
             image.setCompressed(0, stored([32768, 32768]), at: image.data)
             image.setL2(0, image.get64(image.l2) | Qcow2Bytes.copied)
         },
@@ -124,19 +125,19 @@ extension HostileCase {
         damagedSnapshot("ID beyond the file") { image, table in
             image.put16(.max, at: table + Snapshot.idSize)
         },
-        damagedSnapshot("L1 misaligned", mendable: true) { image, table in
+        damagedSnapshot("L1 misaligned", repairable: true) { image, table in
             image.put64(image.get64(table + Snapshot.l1Offset) + 512, at: table + Snapshot.l1Offset)
         },
         damagedSnapshot("L1 offset of 2^63") { image, table in
             image.put64(1 << 63, at: table + Snapshot.l1Offset)
         },
-        damagedSnapshot("L1 of 2^32 - 1 entries", mendable: true) { image, table in
+        damagedSnapshot("L1 of 2^32 - 1 entries", repairable: true) { image, table in
             image.put32(.max, at: table + Snapshot.l1Entries)
         },
-        damagedSnapshot("L1 above 32 MiB", mendable: true) { image, table in
+        damagedSnapshot("L1 above 32 MiB", repairable: true) { image, table in
             image.put32(4 << 20 + 1, at: table + Snapshot.l1Entries)
         },
-        opens("snapshot: L1 beyond the file", .corruption, mendable: true) { image in
+        opens("snapshot: L1 beyond the file", .corruption, repairable: true) { image in
             image.put64(1 << 40, at: image.addSnapshot() + Snapshot.l1Offset)
         },
         opens("snapshot: L1 is the active one", .corruption) { image in
@@ -150,7 +151,7 @@ extension HostileCase {
             image.put64(UInt64(image.l2), at: image.l1)
             for cluster in 0..<2 { image.setL2(cluster, UInt64(image.data + cluster * image.clusterSize)) }
         },
-        opens("snapshot: L2 offset misaligned", .corruption, mendable: true) { image in
+        opens("snapshot: L2 offset misaligned", .corruption, repairable: true) { image in
             let table = image.addSnapshot()
             image.put64(UInt64(image.l2 + 512), at: Int(image.get64(table + Snapshot.l1Offset)))
         },
@@ -166,9 +167,9 @@ extension HostileCase {
     ]
 
     private static func damagedSnapshot(
-        _ name: String, mendable: Bool = false, _ damage: (inout Qcow2Bytes, _ table: Int) -> Void
+        _ name: String, repairable: Bool = false, _ damage: (inout Qcow2Bytes, _ table: Int) -> Void
     ) -> HostileCase {
-        opens("snapshot: \(name)", .corruption, mendable: mendable) { image in
+        opens("snapshot: \(name)", .corruption, repairable: repairable) { image in
             let table = image.addSnapshot()
             // The name has to reach past the end of the file, so the table is the last in it.
             damage(&image, table)

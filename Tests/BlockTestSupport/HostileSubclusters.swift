@@ -4,7 +4,7 @@ extension HostileCase {
 
     /// An image with extended entries, whose guest clusters 0 and 1 are data in all subclusters.
     private static func extended(
-        _ name: String, _ finding: Finding, read: String? = nil, mendable: Bool = false,
+        _ name: String, _ finding: Finding, read: String? = nil, repairable: Bool = false,
         _ damage: (inout Qcow2Bytes) -> Void
     ) -> HostileCase {
         var image = Qcow2Bytes()
@@ -14,7 +14,7 @@ extension HostileCase {
             image.setL2(index * 2, cluster)
             image.setL2(index * 2 + 1, 0xffff_ffff)
         }
-        return opens("extended L2: \(name)", finding, read: read, mendable: mendable, image, damage)
+        return opens("extended L2: \(name)", finding, read: read, repairable: repairable, image, damage)
     }
 
     static let subclusters: [HostileCase] = [
@@ -24,15 +24,15 @@ extension HostileCase {
         extended("nothing wrong", .nothing) { _ in },
         extended("zero and unallocated ones", .nothing) { $0.setL2(1, 0x0f00_0000_00ff_ffff) },
         extended(
-            "both allocated and zero", .corruption, read: "both allocated and zero", mendable: true
+            "both allocated and zero", .corruption, read: "both allocated and zero", repairable: true
         ) { $0.setL2(1, first << 32 | 0xffff_ffff) },
-        extended("allocated without a cluster", .corruption, read: "without a cluster", mendable: true) {
+        extended("allocated without a cluster", .corruption, read: "without a cluster", repairable: true) {
             $0.setL2(0, 0)
         },
-        extended("compressed with a bitmap", .corruption, read: "compressed cluster with", mendable: true) {
+        extended("compressed with a bitmap", .corruption, read: "compressed cluster with", repairable: true) {
             $0.setCompressed(0, [3, 0], at: $0.data)
         },
-        extended("a zero flag of plain entries", .corruption, mendable: true) {
+        extended("a zero flag of plain entries", .corruption, repairable: true) {
             $0.setL2(0, $0.get64($0.l2) | 1)
         },
     ]

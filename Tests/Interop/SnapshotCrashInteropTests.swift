@@ -42,7 +42,7 @@ import Testing
         #expect(outcome.text.isEmpty, "\(outcome.text)")
     }
 
-    @Test("a snapshot entry with too much extra data: nothing is freed, and all is mended")
+    @Test("a snapshot entry with too much extra data: nothing is freed, and all is repaired")
     func longExtraData() throws {
         let fixture = try CommandFixture()
         let script = #"""

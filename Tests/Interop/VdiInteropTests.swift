@@ -131,9 +131,9 @@ import Testing
             judged += 1
             let lines = try complaints(file)
             #expect(isOnlyAHighCount(lines), "\(moment): \(lines)")
-            let mended = TestStore(files)
-            try Self.open(mended).close()
-            let left = try complaints(try #require(mended["disk"]))
+            let repaired = TestStore(files)
+            try Self.open(repaired).close()
+            let left = try complaints(try #require(repaired["disk"]))
             #expect(left.isEmpty, "\(moment), opened and closed: \(left)")
         }
         #expect(judged > 8)

@@ -127,7 +127,7 @@ import Testing
 
     @Test("the commands of io take attached values in the same way", arguments: ["\u{301}x", "\u{301}", "1"])
     func attachedValuesOfShellCommands(_ value: String) throws {
-        let verb = try #require(IoCatalog.verb(named: "read"))
+        let verb = try #require(IoCatalog.verb(named: "read", asQemu: false))
         let call = IoCall(verb: verb, word: "read", arguments: ["-vP" + value, "0", "1"])
         let options = try call.options("vP:") { Issue.record("\($0)") }
         #expect(options.has("v") && options.operands == ["0", "1"])

@@ -111,7 +111,7 @@ import Testing
         var repaired = try run.platter("check -r all copy", run.isRefused ? [1] : [0, 1, 2, 3])
         // What an entry that was given up may have referred to is freed by another repair.
         if repaired.status == 3 { repaired = try run.platter("check -r all copy", [0, 3]) }
-        if run.damage.isMendable { #expect(repaired.status == 0, "\(run.damage) \(repaired)") }
+        if run.damage.isRepairable { #expect(repaired.status == 0, "\(run.damage) \(repaired)") }
         if repaired.status == 0 { try run.platter("check copy", [0]) }
     }
 

@@ -114,6 +114,20 @@ public final class BlockDevice: Sendable {
         try change(nil) { node throws(BlockError) in try node.flush() }
     }
 
+    /// The size of the disk, in bytes.
+    ///
+    /// - Throws: `notFound` without a medium; `io`.
+    public func length() throws(BlockError) -> Int {
+        try withRoot { node throws(BlockError) in try node.length() }
+    }
+
+    /// Changes the size of the disk, in bytes. New space reads as zeroes.
+    ///
+    /// - Throws: `notFound` without a medium; as ``BlockNode/resize(to:preallocation:)``.
+    public func resize(to size: Int, preallocation: Preallocation = .off) throws(BlockError) {
+        try withRoot { node throws(BlockError) in try node.resize(to: size, preallocation: preallocation) }
+    }
+
     /// Runs `body` as one request on the top node, which stays the top meanwhile. Errors are reported, whatever
     /// the policy.
     ///

@@ -62,6 +62,25 @@ public final class JobEngine: Sendable {
         return running
     }
 
+    /// Does a job's work on the calling thread, under a control that the caller has made; it is one of ``jobs``
+    /// meanwhile.
+    ///
+    /// - Throws: as ``start(_:id:speed:isPaused:onProgress:completion:)``; the error with which the work failed;
+    ///   `cancelled`.
+    public func run(_ job: any BlockJob, _ control: JobControl) throws(BlockError) {
+        let type = Swift.type(of: job)
+        try RunningJob.check(speed: control.speed, of: type)
+        let running = RunningJob(job, id: newID(nil, type.name), control: control, completion: { _, _ in })
+        try add(running)
+        let use = NodeUse(by: type.name, onClose: { control.cancel() })
+        do throws(BlockError) { try use.begin(on: running.nodes) } catch {
+            remove(running)
+            throw error
+        }
+        running.perform(use) { remove(running) }
+        try running.wait()
+    }
+
     /// Waits until all jobs have ended, also those that start meanwhile.
     public func waitAll() { state.wait(until: { $0.jobs.isEmpty }) { _ in } }
 

@@ -37,8 +37,7 @@ extension PointInTimeCopy {
         defer { unlock(tickets) }
         try checkIntact()
         let (isReadable, inside) = readable.run(at: offset, limit: min(limit, size - offset))
-        // Reading it fails.
-        guard isReadable else { return Extent(.encoded(compressed: false), length: inside) }
+        guard isReadable else { throw .system(.permissionDenied, path: target.filename, offset: offset) }
         let (isPending, length) = pending.run(at: offset, limit: inside)
         let status = try (isPending ? source : target).status(at: offset, limit: length)
         return Extent(

@@ -55,6 +55,20 @@ extension BlockNode {
         memoryBitmaps.first { $0.name?.isSameName(as: name) == true }
     }
 
+    /// A copy of the bits of a bitmap, in memory or in the image.
+    ///
+    /// - Throws: `notFound`; `corrupt` for an inconsistent one; `limit`, `io`.
+    public func bitmapBits(named name: String) throws(BlockError) -> DirtyBitmap {
+        if let bitmap = memoryBitmap(named: name) {
+            if bitmap.isInconsistent { try bitmap.checkUsable() }
+            return bitmap.bits
+        }
+        guard let driver = unfiltered.recorder else {
+            throw BlockError(.notFound, "Dirty bitmap '\(name)' not found", path: filename)
+        }
+        return try driver.bitmap(named: name)
+    }
+
     /// All bitmaps of the node, in memory and in the image; the latest first.
     ///
     /// - Throws: `corrupt`, `limit`, `io` when the image's bitmaps cannot be read.

@@ -48,7 +48,7 @@ extension BlockMoving {
     /// Moves a block to new space.
     ///
     /// - Returns: the number of bytes read.
-    /// - Throws: `io`, `noSpace`; nothing is taken then.
+    /// - Throws: `io`, `noSpace`.
     @discardableResult
     mutating func move(_ block: Int) throws(BlockError) -> Int {
         let entry = try takeBlock()

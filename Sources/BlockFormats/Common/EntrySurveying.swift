@@ -75,10 +75,10 @@ extension EntrySurveying {
     func plan(for survey: Survey, _ mode: RepairMode) -> Plan { EntryRepairPlan(mode: mode) }
 
     /// A repair reports each finding itself.
-    func tell(_ survey: Survey, _ plan: Plan, _ report: (String) -> Void) {
+    func report(_ survey: Survey, _ plan: Plan, to output: (String) -> Void) {
         if plan.mode == .all { return }
         var lines = BoundedReport()
-        lines.tell(survey.entries.findings, report) { "ERROR \($0.message)" }
+        lines.report(survey.entries.findings, to: output) { "ERROR \($0.message)" }
     }
 
     func apply(
@@ -90,7 +90,7 @@ extension EntrySurveying {
         let pass = try surveyEntries { (entries, finding) throws(BlockError) in
             let isRepaired = try repair(finding, &entries, &budget)
             if isRepaired, finding.isLoss { survey.hasLosses = true }
-            lines.tell("\(isRepaired ? "Repairing" : "ERROR") \(finding.message)", report)
+            lines.report("\(isRepaired ? "Repairing" : "ERROR") \(finding.message)", to: report)
         }
         if budget.wasExceeded { report(budget.message) }
         try commit()

@@ -48,17 +48,17 @@ struct BoundedReport {
     private var count = 0
 
     /// Reports one line, unless the limit is reached.
-    mutating func tell(_ line: @autoclosure () -> String, _ report: (String) -> Void) {
+    mutating func report(_ line: @autoclosure () -> String, to output: (String) -> Void) {
         count += 1
-        if count <= Self.mostLines { report(line()) }
-        if count == Self.mostLines + 1 { report("More is wrong than is told here") }
+        if count <= Self.mostLines { output(line()) }
+        if count == Self.mostLines + 1 { output("More is wrong than is reported here") }
     }
 
     /// Reports the kept findings, one line each.
-    mutating func tell<Finding>(
-        _ findings: Findings<Finding>, _ report: (String) -> Void, line: (Finding) -> String = { "\($0)" }
+    mutating func report<Finding>(
+        _ findings: Findings<Finding>, to output: (String) -> Void, line: (Finding) -> String = { "\($0)" }
     ) {
-        for finding in findings.kept { tell(line(finding), report) }
-        if findings.count > findings.kept.count { tell("", report) }
+        for finding in findings.kept { report(line(finding), to: output) }
+        if findings.count > findings.kept.count { report("", to: output) }
     }
 }

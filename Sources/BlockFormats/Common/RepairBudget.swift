@@ -18,7 +18,7 @@ struct RepairBudget {
         var message: String {
             switch self {
             case .clusters:
-                "ERROR the rest was left as it is: mending it would copy the same bytes too often"
+                "ERROR the rest was left as it is: repairing it would copy the same bytes too often"
             case .blocks: "The repair has copied as much as it may; another one goes on with the rest"
             }
         }

@@ -16,7 +16,7 @@ protocol Surveying {
     mutating func plan(for survey: Survey, _ mode: RepairMode) -> Plan
 
     /// Reports the findings of the survey, with the words for their repair where the plan repairs them.
-    mutating func tell(_ survey: Survey, _ plan: Plan, _ report: (String) -> Void)
+    mutating func report(_ survey: Survey, _ plan: Plan, to output: (String) -> Void)
 
     /// Does one step, and replaces the survey by a new one.
     mutating func apply(
@@ -46,7 +46,7 @@ extension Surveying {
     mutating func check(_ mode: RepairMode, _ report: (String) -> Void) throws(BlockError) -> CheckResult {
         var survey = try survey(report)
         let plan = plan(for: survey, mode)
-        tell(survey, plan, report)
+        self.report(survey, plan, to: report)
         for step in Plan.Step.allCases where plan.includes(step, after: survey) {
             try apply(step, of: plan, to: &survey, report)
         }

@@ -109,7 +109,7 @@ extension ParallelsState: Surveying {
     }
 
     /// Does nothing: each step reports its findings.
-    func tell(_ survey: ParallelsCheck, _ plan: ParallelsRepairPlan, _ report: (String) -> Void) {}
+    func report(_ survey: ParallelsCheck, _ plan: ParallelsRepairPlan, to output: (String) -> Void) {}
 
     mutating func apply(
         _ step: ParallelsRepairPlan.Step, of plan: ParallelsRepairPlan, to survey: inout ParallelsCheck,

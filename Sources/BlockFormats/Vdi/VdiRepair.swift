@@ -51,8 +51,8 @@ extension VdiState: Surveying {
         VdiRepairPlan(mode: mode, hasLosses: mode == .all && survey.missing > 0)
     }
 
-    func tell(_ survey: VdiCheck, _ plan: VdiRepairPlan, _ report: (String) -> Void) {
-        for finding in survey.map.findings.kept { report(describe(finding, plan.repairsAll)) }
+    func report(_ survey: VdiCheck, _ plan: VdiRepairPlan, to output: (String) -> Void) {
+        for finding in survey.map.findings.kept { output(describe(finding, plan.repairsAll)) }
     }
 
     mutating func apply(

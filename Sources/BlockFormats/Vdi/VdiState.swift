@@ -70,7 +70,8 @@ struct VdiState: BlockMoving {
 
     mutating func relink(_ block: Int, to entry: UInt32) { map[block] = entry }
 
-    mutating func giveBack(_ entry: UInt32, of block: Int) { giveBack(entry, for: nil) }
+    /// Does nothing: a repair must not lower the count, and the next session takes the block.
+    mutating func giveBack(_ entry: UInt32, of block: Int) {}
 
     /// Takes a block of the data area. It has no entry until it is linked.
     mutating func takeBlock() throws(BlockError) -> UInt32 {

@@ -91,10 +91,10 @@ extension VhdState: Surveying {
         VhdRepairPlan(mode: mode, hasLosses: mode == .all && !survey.table.listed.isEmpty)
     }
 
-    func tell(_ survey: VhdCheck, _ plan: VhdRepairPlan, _ report: (String) -> Void) {
+    func report(_ survey: VhdCheck, _ plan: VhdRepairPlan, to output: (String) -> Void) {
         let what = plan.mode == .all ? "Repairing" : "ERROR"
-        for damage in damages { report("\(what): \(damage)") }
-        for finding in survey.table.findings.kept { report(describe(finding, what)) }
+        for damage in damages { output("\(what): \(damage)") }
+        for finding in survey.table.findings.kept { output(describe(finding, what)) }
     }
 
     mutating func apply(

@@ -156,9 +156,8 @@ struct VhdState: BlockMoving {
 
     mutating func takeBlock() throws(BlockError) -> UInt32 { UInt32(try takePlace() / Vhd.sectorBytes) }
 
-    mutating func giveBack(_ entry: UInt32, of block: Int) {
-        giveBack(hostOffset(ofEntry: entry), for: block)
-    }
+    /// Does nothing: the next session takes the place.
+    mutating func giveBack(_ entry: UInt32, of block: Int) {}
 
     mutating func relink(_ block: Int, to entry: UInt32) {
         for place in [place(of: block) ?? 0, hostOffset(ofEntry: entry)] {

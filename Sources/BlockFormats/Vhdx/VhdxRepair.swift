@@ -51,12 +51,13 @@ extension VhdxState: Surveying {
     }
 
     func plan(for survey: VhdxCheck, _ mode: RepairMode) -> VhdxRepairPlan {
-        VhdxRepairPlan(mode: mode, hasLosses: mode == .all && survey.table.findings.kept.contains { $0.isLoss })
+        let hasLosses = mode == .all && survey.table.findings.kept.contains { $0.isLoss }
+        return VhdxRepairPlan(mode: mode, hasLosses: hasLosses)
     }
 
-    func tell(_ survey: VhdxCheck, _ plan: VhdxRepairPlan, _ report: (String) -> Void) {
+    func report(_ survey: VhdxCheck, _ plan: VhdxRepairPlan, to output: (String) -> Void) {
         for finding in survey.table.findings.kept.prefix(Self.reportedFindings) {
-            report(describe(finding, plan.mode == .all))
+            output(describe(finding, plan.mode == .all))
         }
     }
 

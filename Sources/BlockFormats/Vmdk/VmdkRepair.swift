@@ -12,7 +12,7 @@ extension VmdkDriver: Checkable {
                 guard found.corruptions == 0 else {
                     report(
                         "ERROR the header and the descriptor state different sizes, and the tables do not "
-                            + "fit the header's: nothing is mended, because the tables may be data")
+                            + "fit the header's: nothing is repaired, because the tables may be data")
                     return try Self.checkExtents(state, .none, report)
                 }
             }
@@ -33,7 +33,7 @@ extension VmdkDriver: Checkable {
             "\(larger == nil ? "ERROR" : "Repairing") the header: it says that the disk has \(sectors) "
                 + "sectors, and the descriptor says \(line.sectors)")
         guard let larger else {
-            if repair != .none { report("ERROR nothing is mended before 'resize' has said which is right") }
+            if repair != .none { report("ERROR nothing is repaired before 'resize' has said which is right") }
             var result = try Self.checkExtents(state, .none, report)
             result.corruptions += 1
             return result

@@ -39,8 +39,8 @@ struct VmdkSparseCheck: Surveying {
         VmdkRepairPlan(mode: mode, found: survey.findings.count)
     }
 
-    func tell(_ survey: VmdkSurvey, _ plan: VmdkRepairPlan, _ report: (String) -> Void) {
-        for finding in survey.findings.kept { report("\(plan.what) \(describe(finding))") }
+    func report(_ survey: VmdkSurvey, _ plan: VmdkRepairPlan, to output: (String) -> Void) {
+        for finding in survey.findings.kept { output("\(plan.what) \(describe(finding))") }
     }
 
     mutating func apply(

@@ -50,7 +50,7 @@ struct AmendCommand: ImageCommand {
                 changes, force: force, secrets: context.opener.secrets, warn: { context.warn($0) })
             let job = AmendJob(node: node, amendment: amendment)
             let reporter = ProgressReporter(context, isShown: progress && !quiet)
-            try reporter.reporting { control in try job.run(control) }
+            try reporter.run(job)
             return 0
         }
     }

@@ -1,4 +1,5 @@
 import BlockCore
+import BlockJobs
 
 /// `check`: looks for damage in an image's structure, and repairs it.
 struct CheckCommand: ImageCommand {
@@ -45,11 +46,11 @@ struct CheckCommand: ImageCommand {
         let settings = OpenSettings(
             readOnly: mode == .none, cache: cache, forceShare: forceShare, forCheck: true)
         return try context.closing(try context.open(image, settings: settings)) { node in
-            guard let checkable = node.format?.asCheckable else {
+            guard node.format?.asCheckable != nil else {
                 throw CommandFailure(
                     "This image format does not support checks", status: Self.unsupportedStatus)
             }
-            var result = try repaired(checkable, mode, output, context)
+            var result = try repaired(node, mode, output, context)
             if let loss = try? node.lookForCut() {
                 context.terminal.error("ERROR: \(loss.message)")
                 result.corruptions = max(1, result.corruptions)
@@ -71,12 +72,12 @@ struct CheckCommand: ImageCommand {
 
     /// Checks the image, and once more where the first check has repaired something.
     private func repaired(
-        _ checkable: any Checkable, _ mode: RepairMode, _ output: OutputFormat, _ context: CommandContext
+        _ node: BlockNode, _ mode: RepairMode, _ output: OutputFormat, _ context: CommandContext
     ) throws -> CheckResult {
-        let first = try run(checkable, mode, context)
+        let first = try run(node, mode, context)
         guard first.leaksFixed > 0 || first.corruptionsFixed > 0 else { return first }
         if output == .human && !quiet { context.terminal.print(CheckReport.repaired(first)) }
-        var second = try run(checkable, .none, context)
+        var second = try run(node, .none, context)
         second.leaksFixed = first.leaksFixed
         second.corruptionsFixed = first.corruptionsFixed
         return second
@@ -94,13 +95,15 @@ struct CheckCommand: ImageCommand {
     }
 
     private func run(
-        _ checkable: any Checkable, _ mode: RepairMode, _ context: CommandContext
+        _ node: BlockNode, _ mode: RepairMode, _ context: CommandContext
     ) throws(CommandFailure) -> CheckResult {
-        do throws(BlockError) {
-            return try checkable.check(repair: mode) { context.terminal.error(PrintableText.shown($0)) }
-        } catch {
+        let job = CheckJob(node, repair: mode) { context.terminal.error(PrintableText.shown($0)) }
+        let reporter = ProgressReporter(context, isShown: false, endsAtInterrupt: true)
+        defer { reporter.finish(succeeded: true) }
+        do throws(BlockError) { try JobEngine().run(job, reporter.control) } catch {
             throw CommandFailure("Check failed: \(error.message)", details: error.hint.map { [$0] } ?? [])
         }
+        return job.result ?? CheckResult()
     }
 }
 

@@ -41,7 +41,7 @@ struct CommitCommand: ImageCommand {
             let target = try base.map { try ChainLookup.node(named: $0, below: node) }
             let job = CommitJob(top: node, base: target, emptiesTop: !drop && target == nil)
             let reporter = ProgressReporter(context, isShown: progress && !quiet, bytesPerSecond: rate)
-            try reporter.reporting { control in try job.run(control) }
+            try reporter.run(job)
             if !quiet { context.remark("Image committed.") }
             return 0
         }

@@ -68,7 +68,7 @@ struct CompareCommand: ImageCommand {
         let job = CompareJob(first, second, isStrict: strict)
         let isJSON = output == .json
         let reporter = ProgressReporter(context, isShown: progress && !quiet && !isJSON)
-        do throws(BlockError) { try job.run(reporter.control) } catch {
+        do throws(BlockError) { try JobEngine().run(job, reporter.control) } catch {
             reporter.finish(succeeded: false)
             throw failure(error, job)
         }

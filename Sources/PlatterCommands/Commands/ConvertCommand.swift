@@ -77,7 +77,8 @@ struct ConvertCommand: ImageCommand {
             jobOptions.isStream = filling.isPlainStream
             jobOptions.isOrdered = filling.isOrdered
             let copier = options.bitmaps ? try bitmapCopier(sources[0], node, target.context) : nil
-            try ConvertJob(sources: sources, target: node, options: jobOptions).run(control)
+            let job = ConvertJob(sources: sources, target: node, options: jobOptions)
+            try JobEngine().run(job, control)
             try copier?.copy()
         }
     }

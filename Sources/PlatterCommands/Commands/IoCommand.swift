@@ -93,7 +93,7 @@ struct IoCommand: ImageCommand {
 
     private func interact(_ shell: IoShell) {
         let editor = LineEditor(
-            shell.terminal, prompt: "\(shell.context.programName)> ", words: IoCatalog.all.map(\.name))
+            shell.terminal, prompt: "\(shell.context.programName)> ", words: IoCatalog.verbs(asQemu: shell.context.isCalledAsQemu).map(\.name))
         while !shell.isDone, let line = editor.next() {
             shell.run(line)
             shell.printEndedReports()

@@ -95,7 +95,7 @@ struct RebaseCommand: ImageCommand {
         let job = RebaseJob(node: node, backing: new, reference: reference, compress: compress)
         let reporter = ProgressReporter(context, isShown: progress && !quiet)
         do {
-            try reporter.reporting { control in try job.run(control) }
+            try reporter.run(job)
         } catch {
             if node.backing !== new { try? new?.close() }
             throw error

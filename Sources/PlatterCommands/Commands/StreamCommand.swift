@@ -47,7 +47,7 @@ struct StreamCommand: ImageCommand {
             let below = try base.map { try ChainLookup.node(named: $0, below: node) }
             let job = StreamJob(node: node, base: below, baseName: try name(of: below, for: node))
             let reporter = ProgressReporter(context, isShown: progress && !quiet, bytesPerSecond: rate)
-            try reporter.reporting { control in try job.run(control) }
+            try reporter.run(job)
             return 0
         }
     }

@@ -2,19 +2,19 @@ import BlockCore
 
 /// The commands that read and write while the shell takes further commands.
 enum IoAsynchronous {
-    static func read(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+    static func read(_ shell: IoShell, _ disk: BlockDevice, _ call: IoCall) throws {
         let options = try call.options("CiP:qrv", shell.complainPlainly)
         let pattern = try options.pattern()
         if options.has("i") { return shell.print("injecting invalid read request") }
         let span = try options.vector()
         let reading = IoReading(
-            request: IoRequest("read", span, options, failure: "readv failed"), node: node,
+            request: IoRequest("read", span, options, failure: "readv failed"), disk: disk,
             check: IoCheck(pattern, 0..<span.count),
             buffer: IoBuffer(count: span.count, misaligned: shell.misaligns))
         shell.requests.start(span.range, writes: false) { reading.outcome().uncounted }
     }
 
-    static func write(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+    static func write(_ shell: IoShell, _ disk: BlockDevice, _ call: IoCall) throws {
         let options = try call.options("CfiP:qruz", shell.complainPlainly)
         let pattern = try options.pattern()
         let isZeroing = options.has("z")
@@ -31,16 +31,16 @@ enum IoAsynchronous {
         let change = IoChange(IoRequest("wrote", span, options, failure: "aio_write failed")) {
             () throws(BlockError) in
             if isZeroing {
-                try IoTransfers.zero(node, span, options)
+                try IoTransfers.zero(disk, span, options)
             } else {
-                try node.write(memory.bytes(buffer.range), at: span.offset)
-                if options.has("f") { try node.flush() }
+                try disk.write(memory.bytes(buffer.range), at: span.offset)
+                if options.has("f") { try disk.flush() }
             }
         }
         shell.requests.start(span.range, writes: true) { change.outcome().uncounted }
     }
 
-    static func flush(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+    static func flush(_ shell: IoShell, _ disk: BlockDevice, _ call: IoCall) throws {
         shell.requests.waitForAll()
         shell.printEndedReports()
     }

@@ -1,10 +1,16 @@
 /// All commands of the shell, sorted by name.
 enum IoCatalog {
-    static func verb(named name: String) -> IoVerb? {
-        all.first { $0.name == name } ?? all.first { $0.alias == name }
+    static func verb(named name: String, asQemu: Bool) -> IoVerb? {
+        let verbs = verbs(asQemu: asQemu)
+        return verbs.first { $0.name == name } ?? verbs.first { $0.alias == name }
     }
 
-    static let all: [IoVerb] = (control + files + transfers + zones).sorted { $0.name < $1.name }
+    /// The commands under Platter's name, or under that of QEMU's program.
+    static func verbs(asQemu: Bool) -> [IoVerb] { asQemu ? all.filter { !$0.isOurs } : all }
+
+    static let all: [IoVerb] = (control + files + transfers + zones + IoJobs.verbs).sorted {
+        $0.name < $1.name
+    }
 
     private static let statistics = [
         "-C  one line of numbers: bytes, requests, time, bytes and requests a second", "-q  print no result",
@@ -56,16 +62,16 @@ enum IoCatalog {
             name: "close", alias: "c", summary: "close the image", maximum: 0, work: .image(IoFiles.close)),
         IoVerb(
             name: "discard", alias: "d", arguments: "[-Cq] off len", summary: "give a range's space back",
-            help: statistics, minimum: 2, writes: true, work: .image(IoFiles.discard)),
+            help: statistics, minimum: 2, writes: true, work: .disk(IoFiles.discard)),
         IoVerb(
             name: "flush", alias: "f", summary: "make everything that was written durable", maximum: 0,
-            work: .image(IoFiles.flush)),
+            work: .disk(IoFiles.flush)),
         IoVerb(
             name: "info", alias: "i", summary: "tell format, cluster size and what else the format knows",
             maximum: 0, work: .image(IoFiles.info)),
         IoVerb(
             name: "length", alias: "l", summary: "tell the size of the disk", maximum: 0,
-            work: .image(IoFiles.length)),
+            work: .disk(IoFiles.length)),
         IoVerb(
             name: "map", arguments: "", summary: "tell which ranges are allocated in this layer", maximum: 0,
             work: .image(IoFiles.map)),
@@ -93,25 +99,25 @@ enum IoCatalog {
             name: "truncate", alias: "t", arguments: "[-m prealloc_mode] off",
             summary: "change the size of the disk",
             help: ["-m  how space is reserved: off, metadata, falloc, full"], minimum: 1, maximum: 3,
-            writes: true, work: .image(IoFiles.truncate)),
+            writes: true, work: .disk(IoFiles.truncate)),
     ]
 
     private static let transfers = [
         IoVerb(
             name: "aio_flush", summary: "wait for all requests that are under way", maximum: 0,
-            work: .image(IoAsynchronous.flush)),
+            work: .disk(IoAsynchronous.flush)),
         IoVerb(
             name: "aio_read", arguments: "[-Ciqrv] [-P pattern] off len [len..]",
             summary: "begin to read, and take further commands",
             help: verifying + ["-i  count as an invalid request and read nothing", registered], minimum: 2,
-            work: .image(IoAsynchronous.read)),
+            work: .disk(IoAsynchronous.read)),
         IoVerb(
             name: "aio_write", arguments: "[-Cfiqruz] [-P pattern] off len [len..]",
             summary: "begin to write, and take further commands",
             help: filling + [
                 "-i  count as an invalid request and write nothing", "-z  write zeroes as the format can",
                 "-u  with -z: the space may be given back", registered,
-            ], minimum: 2, writes: true, work: .image(IoAsynchronous.write)),
+            ], minimum: 2, writes: true, work: .disk(IoAsynchronous.write)),
         IoVerb(
             name: "read", alias: "r", arguments: "[-abCqrv] [-P pattern [-s off] [-l len]] off len",
             summary: "read a range",
@@ -119,11 +125,11 @@ enum IoCatalog {
                 "-s  with -P: check from this byte of the range on", "-l  with -P: check so many bytes",
                 "-b  read from the saved machine state", registered,
                 "-a, -p  taken for old scripts; without a meaning",
-            ], minimum: 2, work: .image(IoTransfers.read)),
+            ], minimum: 2, work: .disk(IoTransfers.read)),
         IoVerb(
             name: "readv", arguments: "[-Cqrv] [-P pattern] off len [len..]",
             summary: "read a range into several buffers", help: verifying + [registered], minimum: 2,
-            work: .image(IoTransfers.readVector)),
+            work: .disk(IoTransfers.readVector)),
         IoVerb(
             name: "write", alias: "w", arguments: "[-bcCfnqruz] [-P pattern | -s source_file] off len",
             summary: "write a range",
@@ -132,11 +138,11 @@ enum IoCatalog {
                 "-c  write compressed", "-z  write zeroes as the format can",
                 "-u  with -z: the space may be given back", "-n  with -z: fail rather than write bytes",
                 registered, "-p  taken for old scripts; without a meaning",
-            ], minimum: 2, writes: true, work: .image(IoTransfers.write)),
+            ], minimum: 2, writes: true, work: .disk(IoTransfers.write)),
         IoVerb(
             name: "writev", arguments: "[-Cfqr] [-P pattern] off len [len..]",
             summary: "write a range from several buffers", help: filling + [registered], minimum: 2,
-            writes: true, work: .image(IoTransfers.writeVector)),
+            writes: true, work: .disk(IoTransfers.writeVector)),
     ]
 
     private static let zones = [

@@ -82,10 +82,10 @@ enum IoControl {
 
     static func help(_ shell: IoShell, _ call: IoCall) throws {
         guard let name = call.arguments.first else {
-            for verb in IoCatalog.all { shell.print(verb.usage) }
+            for verb in IoCatalog.verbs(asQemu: shell.context.isCalledAsQemu) { shell.print(verb.usage) }
             return shell.print("\nUse 'help commandname' for extended help.")
         }
-        guard let verb = IoCatalog.verb(named: name) else {
+        guard let verb = IoCatalog.verb(named: name, asQemu: shell.context.isCalledAsQemu) else {
             throw IoFailure.output("command \(name) not found")
         }
         shell.print(verb.usage)

@@ -77,21 +77,21 @@ enum IoFiles {
 
     static func close(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws { try shell.close() }
 
-    static func flush(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
-        try node.flush()
+    static func flush(_ shell: IoShell, _ disk: BlockDevice, _ call: IoCall) throws {
+        try disk.flush()
         shell.printEndedReports()
     }
 
-    static func discard(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+    static func discard(_ shell: IoShell, _ disk: BlockDevice, _ call: IoCall) throws {
         let options = try call.options("Cq", shell.complainPlainly)
         let span = try options.range()
         let change = IoChange(IoRequest("discard", span, options, failure: "discard failed")) {
-            () throws(BlockError) in try node.discard(at: span.offset, count: span.count)
+            () throws(BlockError) in try disk.discard(at: span.offset, count: span.count)
         }
-        try shell.perform(node) { change.outcome() }
+        try shell.perform(disk) { change.outcome() }
     }
 
-    static func truncate(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+    static func truncate(_ shell: IoShell, _ disk: BlockDevice, _ call: IoCall) throws {
         let options = try call.options("m:", shell.complainPlainly)
         var preallocation = Preallocation.off
         if let name = options.values["m"] {
@@ -102,19 +102,19 @@ enum IoFiles {
         }
         guard options.operands.count == 1 else { throw IoFailure.usage }
         let size = try IoOptions.size(options.operands[0])
-        guard shell.requestsAreHeld(in: node) else {
-            return try node.resize(to: size, preallocation: preallocation)
-        }
         let mode = preallocation
+        guard shell.requestsAreHeld(in: disk) else {
+            return try disk.resize(to: size, preallocation: mode)
+        }
         let quiet = IoRequest("", IoSpan(), IoOptions(flags: ["q"]), failure: "truncate failed")
         let change = IoChange(quiet) { () throws(BlockError) in
-            try node.resize(to: size, preallocation: mode)
+            try disk.resize(to: size, preallocation: mode)
         }
-        try shell.perform(node) { change.outcome() }
+        try shell.perform(disk) { change.outcome() }
     }
 
-    static func length(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
-        shell.print(IoReport.size(try node.length()))
+    static func length(_ shell: IoShell, _ disk: BlockDevice, _ call: IoCall) throws {
+        shell.print(IoReport.size(try disk.length()))
     }
 
     static func info(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
@@ -133,7 +133,10 @@ enum IoFiles {
         let end = try node.length()
         var offset = 0
         while offset < end {
-            let run = try allocatedRun(node, offset, end)
+            let run: (isAllocated: Bool, length: Int)
+            do throws(BlockError) { run = try allocatedRun(node, offset, end) } catch {
+                throw error.prefixed("Failed to get allocation status")
+            }
             let state = run.isAllocated ? "    allocated" : "not allocated"
             let place = "\(IoReport.size(offset)) (0x\(String(offset, radix: 16)))"
             shell.print(

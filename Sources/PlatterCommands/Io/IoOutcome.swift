@@ -60,7 +60,7 @@ struct IoRequest: Sendable {
 /// A request that reads: made on the shell's thread or another.
 struct IoReading: Sendable {
     let request: IoRequest
-    let node: BlockNode
+    let disk: BlockDevice
     let check: IoCheck
     let buffer: IoBuffer
 
@@ -69,9 +69,9 @@ struct IoReading: Sendable {
         do throws(BlockError) {
             var bytes = memory.mutableBytes(buffer.range)
             if request.options.has("b") {
-                try node.loadVMState(into: &bytes, at: offset)
+                try load(&bytes, offset)
             } else {
-                try node.read(into: &bytes, at: offset)
+                try disk.read(into: &bytes, at: offset)
             }
         } catch { return request.failed(error) }
         let report = request.success {
@@ -80,6 +80,11 @@ struct IoReading: Sendable {
         var outcome = check.passes(buffer) ? IoOutcome() : .failure(check.failure(at: offset))
         outcome.text += report
         return outcome
+    }
+
+    private func load(_ bytes: inout MutableRawSpan, _ offset: Int) throws(BlockError) {
+        guard let node = disk.root else { return }
+        try node.loadVMState(into: &bytes, at: offset)
     }
 }
 

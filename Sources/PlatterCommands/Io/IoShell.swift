@@ -17,8 +17,12 @@ final class IoShell {
 
     let context: CommandContext
     let requests = IoRequests()
-    private(set) var node: BlockNode?
-    /// How ``node`` was opened.
+    /// The jobs on the image, and how those ended that nobody has waited for.
+    let jobs = IoJobList()
+    /// The disk of the open image.
+    private(set) var device: BlockDevice?
+    var node: BlockNode? { device?.root }
+    /// How the image was opened.
     private(set) var opening = Opening()
     /// Whether buffers are misaligned on purpose.
     var misaligns = false
@@ -48,13 +52,15 @@ final class IoShell {
     private static let patienceNanoseconds = 250_000_000
     private static let pauseNanoseconds = 500_000
 
-    func requestsAreHeld(in node: BlockNode) -> Bool { debugger(of: node)?.suspendedRequests ?? 0 > 0 }
+    func requestsAreHeld(in disk: BlockDevice) -> Bool {
+        disk.root.flatMap { debugger(of: $0) }?.suspendedRequests ?? 0 > 0
+    }
 
     /// Makes a request and prints its report. While requests are held at breakpoints, one that has not ended
     /// in time goes on beside the commands that follow, since one of them may have to resume the request that
     /// it waits for.
-    func perform(_ node: BlockNode, _ work: @escaping @Sendable () -> IoOutcome) throws(IoFailure) {
-        guard requestsAreHeld(in: node) else {
+    func perform(_ disk: BlockDevice, _ work: @escaping @Sendable () -> IoOutcome) throws(IoFailure) {
+        guard requestsAreHeld(in: disk) else {
             let outcome = work()
             printEndedReports()
             terminal.print(outcome.text)
@@ -65,7 +71,7 @@ final class IoShell {
         let began = MonotonicClock.nanoseconds()
         while requests.isUnderWay(id) {
             let isPatient = MonotonicClock.nanoseconds() - began < Self.patienceNanoseconds
-            guard isPatient || !requestsAreHeld(in: node) else { break }
+            guard isPatient || !requestsAreHeld(in: disk) else { break }
             WorkerThreads.sleep(nanoseconds: Self.pauseNanoseconds)
         }
         printEndedReports()
@@ -77,9 +83,9 @@ final class IoShell {
     func run(_ line: String) {
         let words = line.split(whereSeparator: { $0 == " " || $0 == "\t" }).map(String.init)
         guard let word = words.first else { return }
-        guard let verb = IoCatalog.verb(named: word) else {
+        guard let verb = IoCatalog.verb(named: word, asQemu: context.isCalledAsQemu) else {
             complainPlainly("command \"\(word)\" not found")
-            if let hint = NearestName.hint(word, among: IoCatalog.all.map(\.name)), !context.isCalledAsQemu {
+            if let hint = NearestName.hint(word, among: IoCatalog.verbs(asQemu: false).map(\.name)), !context.isCalledAsQemu {
                 complainPlainly(hint)
             }
             hasFailed = true
@@ -93,7 +99,7 @@ final class IoShell {
     }
 
     private func run(_ call: IoCall) throws {
-        if case .image = call.verb.work, node == nil {
+        if node == nil, call.verb.needsImage {
             complainPlainly("no file open, try 'help open'")
             throw IoFailure.silent
         }
@@ -106,11 +112,17 @@ final class IoShell {
         case .shell(let work): try work(self, call)
         case .image(let work):
             guard let node else { return }
-            if call.verb.writes && node.isReadOnly {
-                throw IoFailure.complaint("Block node is read-only", hint: nil)
-            }
+            try checkMode(call.verb, node)
             try work(self, node, call)
+        case .disk(let work):
+            guard let device, let node else { return }
+            try checkMode(call.verb, node)
+            try work(self, device, call)
         }
+    }
+
+    private func checkMode(_ verb: IoVerb, _ node: BlockNode) throws(IoFailure) {
+        if verb.writes && node.isReadOnly { throw .complaint("Block node is read-only", hint: nil) }
     }
 
     private func report(_ error: any Error, _ verb: IoVerb) {
@@ -120,6 +132,7 @@ final class IoShell {
         case IoFailure.complaint(let message, let hint): context.complain(message, hint: hint)
         case IoFailure.silent: break
         case let error as BlockError: context.complain(error)
+        case let failure as CommandFailure: failure.messages.forEach { context.complain($0) }
         default: context.complain("\(error)")
         }
     }
@@ -131,12 +144,19 @@ final class IoShell {
     /// - Throws: `can't open device NAME: reason`.
     func open(_ opening: Opening) throws(BlockError) {
         do throws(BlockError) {
-            node = try openNode(opening)
+            device = Self.device(try openNode(opening))
             self.opening = opening
         } catch {
             let name = opening.name.map { $0.isOptions || $0.text.isEmpty ? "" : " device \($0.text)" } ?? ""
             throw error.prefixed("can't open\(name)")
         }
+    }
+
+    /// The disk over a node. The shell shows each error.
+    private static func device(_ node: BlockNode) -> BlockDevice {
+        let device = BlockDevice(name: "disk0", root: node)
+        device.policy = BlockDevice.ErrorPolicy(read: .report, write: .report)
+        return device
     }
 
     private func openNode(_ opening: Opening) throws(BlockError) -> BlockNode {
@@ -175,12 +195,13 @@ final class IoShell {
 
     /// Closes the image when all requests have ended; requests that are held are resumed first.
     func close() throws(BlockError) {
-        guard let node else { return }
-        debugger(of: node)?.resumeAll()
+        guard let device else { return }
+        if let node { debugger(of: node)?.resumeAll() }
         requests.waitForAll()
         printEndedReports()
-        self.node = nil
-        try node.close()
+        jobs.cancelAll()
+        self.device = nil
+        try device.close()
     }
 
     /// Ends the session and returns the exit status.
@@ -202,10 +223,10 @@ final class IoShell {
         change(&after)
         try close()
         do throws(BlockError) {
-            node = try openNode(after)
+            device = Self.device(try openNode(after))
             opening = after
         } catch {
-            node = try openNode(before)
+            device = Self.device(try openNode(before))
             throw error
         }
     }

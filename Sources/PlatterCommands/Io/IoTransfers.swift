@@ -3,7 +3,7 @@ import BlockProtocols
 
 /// The commands that read and write while the shell waits.
 enum IoTransfers {
-    static func read(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+    static func read(_ shell: IoShell, _ disk: BlockDevice, _ call: IoCall) throws {
         let options = try call.options("abCl:pP:qrs:v", shell.complainPlainly)
         let pattern = try options.pattern()
         let skip = try options.size(of: "s")
@@ -16,26 +16,26 @@ enum IoTransfers {
         }
         if options.has("b") { try IoOptions.checkSectors(span) }
         let check = IoCheck(pattern, start..<start + (length ?? span.count - start))
-        try perform(IoRequest("read", span, options, failure: "read failed"), check, shell, node)
+        try perform(IoRequest("read", span, options, failure: "read failed"), check, shell, disk)
     }
 
-    static func readVector(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+    static func readVector(_ shell: IoShell, _ disk: BlockDevice, _ call: IoCall) throws {
         let options = try call.options("CP:qrv", shell.complainPlainly)
         let pattern = try options.pattern()
         let span = try options.vector()
         let request = IoRequest("read", span, options, failure: "readv failed")
-        try perform(request, IoCheck(pattern, 0..<span.count), shell, node)
+        try perform(request, IoCheck(pattern, 0..<span.count), shell, disk)
     }
 
     private static func perform(
-        _ request: IoRequest, _ check: IoCheck, _ shell: IoShell, _ node: BlockNode
+        _ request: IoRequest, _ check: IoCheck, _ shell: IoShell, _ disk: BlockDevice
     ) throws {
         let buffer = IoBuffer(count: request.span.count, misaligned: shell.misaligns)
-        let reading = IoReading(request: request, node: node, check: check, buffer: buffer)
-        try shell.perform(node) { reading.outcome() }
+        let reading = IoReading(request: request, disk: disk, check: check, buffer: buffer)
+        try shell.perform(disk) { reading.outcome() }
     }
 
-    static func write(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+    static func write(_ shell: IoShell, _ disk: BlockDevice, _ call: IoCall) throws {
         let options = try call.options("bcCfnpP:qrs:uz", shell.complainPlainly)
         try checkFlags(options)
         let pattern = try options.pattern()
@@ -44,9 +44,9 @@ enum IoTransfers {
         if options.has("b") || options.has("c") { try IoOptions.checkSectors(span) }
         if options.has("z") {
             let change = IoChange(IoRequest("wrote", span, options, failure: "write failed")) {
-                () throws(BlockError) in try zero(node, span, options)
+                () throws(BlockError) in try zero(disk, span, options)
             }
-            return try shell.perform(node) { change.outcome() }
+            return try shell.perform(disk) { change.outcome() }
         }
         let buffer = IoBuffer(count: span.count, misaligned: shell.misaligns)
         let memory = buffer.storage
@@ -55,18 +55,22 @@ enum IoTransfers {
         let change = IoChange(IoRequest("wrote", span, options, failure: "write failed")) {
             () throws(BlockError) in
             if options.has("b") {
-                try node.saveVMState(memory.bytes(buffer.range), at: span.offset)
+                try disk.withRoot { node throws(BlockError) in
+                    try node.saveVMState(memory.bytes(buffer.range), at: span.offset)
+                }
             } else if options.has("c") {
-                try compress(memory.bytes(buffer.range), at: span.offset, node)
+                try disk.withRoot { node throws(BlockError) in
+                    try compress(memory.bytes(buffer.range), at: span.offset, node)
+                }
             } else {
-                try node.write(memory.bytes(buffer.range), at: span.offset)
+                try disk.write(memory.bytes(buffer.range), at: span.offset)
             }
-            if options.has("f") { try node.flush() }
+            if options.has("f") { try disk.flush() }
         }
-        try shell.perform(node) { change.outcome() }
+        try shell.perform(disk) { change.outcome() }
     }
 
-    static func writeVector(_ shell: IoShell, _ node: BlockNode, _ call: IoCall) throws {
+    static func writeVector(_ shell: IoShell, _ disk: BlockDevice, _ call: IoCall) throws {
         let options = try call.options("CfP:qr", shell.complainPlainly)
         let pattern = try options.pattern()
         let span = try options.vector()
@@ -75,10 +79,10 @@ enum IoTransfers {
         buffer.fill(with: pattern ?? IoShell.usualPattern)
         let change = IoChange(IoRequest("wrote", span, options, failure: "writev failed")) {
             () throws(BlockError) in
-            try node.write(memory.bytes(buffer.range), at: span.offset)
-            if options.has("f") { try node.flush() }
+            try disk.write(memory.bytes(buffer.range), at: span.offset)
+            if options.has("f") { try disk.flush() }
         }
-        try shell.perform(node) { change.outcome() }
+        try shell.perform(disk) { change.outcome() }
     }
 
     private static func checkFlags(_ options: IoOptions) throws(IoFailure) {
@@ -97,13 +101,13 @@ enum IoTransfers {
 
     /// Writes zeroes: `-z` with its flags.
     static func zero(
-        _ node: BlockNode, _ span: IoSpan, _ options: IoOptions
+        _ disk: BlockDevice, _ span: IoSpan, _ options: IoOptions
     ) throws(BlockError) {
         var flags: ZeroFlags = []
         if options.has("u") { flags.insert(.mayUnmap) }
         if options.has("n") { flags.insert(.noFallback) }
-        try node.writeZeroes(at: span.offset, count: span.count, flags: flags)
-        if options.has("f") { try node.flush() }
+        try disk.writeZeroes(at: span.offset, count: span.count, flags: flags)
+        if options.has("f") { try disk.flush() }
     }
 
     /// Writes whole units compressed; a unit that does not become smaller is stored as data.

@@ -19,7 +19,10 @@ struct IoVerb: Sendable {
     enum Work: Sendable {
         /// Runs with or without an open image.
         case shell(@Sendable (IoShell, IoCall) throws -> Void)
+        /// Runs on the open image's top node.
         case image(@Sendable (IoShell, BlockNode, IoCall) throws -> Void)
+        /// Reads or writes as the guest does, also while a job gives the disk another top node.
+        case disk(@Sendable (IoShell, BlockDevice, IoCall) throws -> Void)
     }
 
     var name: String
@@ -33,11 +36,19 @@ struct IoVerb: Sendable {
     /// The number of arguments; without an upper bound when `maximum` is `nil`.
     var minimum = 0
     var maximum: Int?
+    /// Whether it is Platter's own, unknown under the names of QEMU's programs.
+    var isOurs = false
     /// Whether the image has to be writable.
     var writes = false
     var work: Work
 
     var usage: String { name + (arguments.map { " \($0)" } ?? "") + " -- \(summary)" }
+
+    /// Whether it runs on the open image.
+    var needsImage: Bool {
+        if case .shell = work { return false }
+        return true
+    }
 
     /// The complaint about that number of arguments; `nil` for one that is allowed.
     func complaint(aboutCount count: Int, calledAs word: String) -> String? {

@@ -17,13 +17,17 @@ final class ProgressReporter: Sendable {
     /// - Parameters:
     ///     - isShown: whether progress is shown: `-p` without `-q`.
     ///   - bytesPerSecond: the job's speed limit; 0 for none.
-    init(_ context: CommandContext, isShown: Bool, bytesPerSecond: Int = 0) {
+    ///   - endsAtInterrupt: whether the first interrupt already ends the program: for a job without steps.
+    init(
+        _ context: CommandContext, isShown: Bool, bytesPerSecond: Int = 0, endsAtInterrupt: Bool = false
+    ) {
         let display = ProgressDisplay(context, isShown: isShown)
         let control = JobControl(bytesPerSecond: bytesPerSecond, onProgress: { display.update($0) })
         self.display = display
         self.control = control
         signals = SignalWatch(
-            onInterrupt: { control.cancel() }, onStatusRequest: { display.printOnce(control.progress) })
+            onInterrupt: { if endsAtInterrupt { SignalWatch.endProcess() } else { control.cancel() } },
+            onStatusRequest: { display.printOnce(control.progress) })
         display.begin()
     }
 
@@ -37,6 +41,11 @@ final class ProgressReporter: Sendable {
     func finish(succeeded: Bool, result: String = "", isAnswer: Bool = false) {
         signals.stop()
         display.end(succeeded: succeeded, result: result, isAnswer: isAnswer)
+    }
+
+    /// Runs a job on the calling thread, and shows its end.
+    func run(_ job: any BlockJob) throws {
+        try reporting { control in try JobEngine().run(job, control) }
     }
 
     /// Runs `body`, and calls ``finish(succeeded:result:isAnswer:)`` whether it succeeds or fails.

@@ -71,7 +71,7 @@ struct Qcow2Repair: Surveying {
     mutating func survey(_ report: (String) -> Void) throws(BlockError) -> Qcow2Survey {
         var surveyor = Qcow2Surveyor(scope)
         do throws(BlockError) { try surveyor.run() } catch {
-            lines.tell(surveyor.survey.findings, report)
+            lines.report(surveyor.survey.findings, to: report)
             throw error
         }
         var survey = surveyor.survey
@@ -94,8 +94,8 @@ struct Qcow2Repair: Surveying {
             survey, mode, tables.header, vouches: tables.bitmapsAreCurrent, isAutomatic: isAutomatic)
     }
 
-    mutating func tell(_ survey: Qcow2Survey, _ plan: Qcow2RepairPlan, _ report: (String) -> Void) {
-        lines.tell(survey.findings, report)
+    mutating func report(_ survey: Qcow2Survey, _ plan: Qcow2RepairPlan, to output: (String) -> Void) {
+        lines.report(survey.findings, to: output)
     }
 
     mutating func apply(
@@ -116,7 +116,7 @@ struct Qcow2Repair: Surveying {
         case .flags: try checkFlags(repair: plan.repairsFlags(survey), &survey, report)
         case .doubleMetadata: try askAgain(plan, &survey, report)
         case .unmark: try clearBits(plan, survey)
-        case .notice: tellWhyLeaksStay(plan, survey, report)
+        case .notice: reportWhyLeaksStay(plan, survey, report)
         }
     }
 
@@ -153,7 +153,7 @@ struct Qcow2Repair: Surveying {
         survey.hasDoubleMetadata = false
         if let line = try doubleMetadata(survey) {
             survey.corruption(line)
-            lines.tell(line, report)
+            lines.report(line, to: report)
         } else if plan.hadDoubleMetadata {
             survey.corruptionsFixed += 1
         }
@@ -180,7 +180,7 @@ struct Qcow2Repair: Surveying {
         try tables.barrier()
     }
 
-    private func tellWhyLeaksStay(
+    private func reportWhyLeaksStay(
         _ plan: Qcow2RepairPlan, _ survey: Qcow2Survey, _ report: (String) -> Void
     ) {
         guard let reason = plan.whyLeaksStay(survey) else { return }

@@ -98,10 +98,10 @@ extension Qcow2Repair {
     ) {
         if repair {
             repairedFlags += 1
-            lines.tell(line().replacingPrefix("ERROR", with: "Repairing"), report)
+            lines.report(line().replacingPrefix("ERROR", with: "Repairing"), to: report)
         } else {
             wrongFlags += 1
-            lines.tell(line(), report)
+            lines.report(line(), to: report)
         }
     }
 

@@ -10,7 +10,7 @@ extension Qcow2Repair {
         let pass = Qcow2RefcountRepair(
             raises: plan.mode == .all, lowers: plan.whyLeaksStay(survey) == nil)
         var surveyor = Qcow2Surveyor(scope, repairing: pass)
-        defer { if let done = surveyor.refcountRepair?.lines { lines.tell(done, report) } }
+        defer { if let done = surveyor.refcountRepair?.lines { lines.report(done, to: report) } }
         try surveyor.run()
         surveyor.survey.follow(first)
         survey = surveyor.survey
@@ -45,7 +45,7 @@ extension Qcow2Repair {
             }
             let refcount = try allocator.refcount(of: cluster)
             if refcount > 0 {
-                lines.tell("Repairing cluster \(cluster) refcount=\(refcount) reference=0", report)
+                lines.report("Repairing cluster \(cluster) refcount=\(refcount) reference=0", to: report)
                 try allocator.set(cluster, to: 0)
                 cleared += 1
             }

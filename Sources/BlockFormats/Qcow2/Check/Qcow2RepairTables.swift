@@ -82,7 +82,7 @@ extension Qcow2Repair {
             return 0
         }
         guard let table = scope.placedTable(sound), try !isOthersTable(table, guest: guest) else {
-            tellLoss(guest, layout.guestBytesPerL2Table, "has no table any more", owner, report)
+            reportLoss(guest, layout.guestBytesPerL2Table, "has no table any more", owner, report)
             return 0
         }
         return sound == entry ? nil : sound
@@ -114,7 +114,7 @@ extension Qcow2Repair {
             let offset = guest &+ index &* layout.clusterSize
             guard let repaired = scope.repaired(entry, guest: offset) else { continue }
             if repaired.isLoss {
-                tellLoss(offset, layout.clusterSize, "has no place any more", owner, report)
+                reportLoss(offset, layout.clusterSize, "has no place any more", owner, report)
             }
             var bytes = buffer.mutableBytes
             layout.store(repaired.entry, index, in: &bytes)
@@ -123,11 +123,12 @@ extension Qcow2Repair {
         return isChanged
     }
 
-    private mutating func tellLoss(
+    private mutating func reportLoss(
         _ guest: Int, _ bytes: Int, _ what: String, _ owner: Qcow2Snapshot?, _ report: (String) -> Void
     ) {
         hasLosses = true
         let place = owner.map { " of snapshot '\($0.info.name)'" } ?? ""
-        lines.tell("Lost: what \(bytes) bytes at guest offset 0x\(hex(guest))\(place) held \(what)", report)
+        lines.report(
+            "Lost: what \(bytes) bytes at guest offset 0x\(hex(guest))\(place) held \(what)", to: report)
     }
 }
