@@ -13,9 +13,9 @@ import Testing
         ImageOpener(registry: store.registry(StandardFormats.all), policy: .anyFile)
     }
 
-    private func create(_ format: String, size: String = "4M") throws {
+    private func create(_ format: String, size: Int = 4 << 20) throws {
         var options = try opener.createOptions(format: format, filename: "disk")
-        try options.set(.size, to: size)
+        try options.set(.size, to: String(size))
         try opener.create("disk", format: format, options: options)
     }
 
@@ -113,7 +113,7 @@ import Testing
     @Test func theSizeAndTheWholeChainFollow() throws {
         try create("qcow2")
         var options = try opener.createOptions(format: "qcow2", filename: "top")
-        try options.set(.size, to: "8M")
+        try options.set(.size, to: String(8 << 20))
         try options.set(.backingFile, to: "disk")
         try options.set(.backingFormat, to: "qcow2")
         try opener.create("top", format: "qcow2", options: options)
@@ -150,7 +150,7 @@ import Testing
         #expect(try reader.readBytes(at: 0, count: 65_536) == bytes)
         // Another cluster size: nothing of the old driver fits.
         var options = try opener.createOptions(format: "qcow2", filename: "disk")
-        try options.set(.size, to: "4M")
+        try options.set(.size, to: String(4 << 20))
         try options.set(name: "cluster_size", to: "4k")
         try opener.create("disk", format: "qcow2", options: options)
         #expect(blockError { () throws(BlockError) in try reader.invalidateCaches() }?.kind == .corrupt)
