@@ -87,22 +87,6 @@ struct Guest: Sendable {
     }
 }
 
-extension JobEngine {
-    /// Starts a job, paused, and waits until it has set its total: the moment of a backup.
-    func startAtMoment(_ job: any BlockJob, speed: Int = 0) throws -> RunningJob {
-        let isReached = Monitor(false)
-        let reach: @Sendable () -> Void = {
-            isReached.withLock { $0 = true }
-            isReached.notifyAll()
-        }
-        let running = try start(job, speed: speed, isPaused: true, completion: { _, _ in reach() })
-        running.control.observe { if $0.progress.total > 0 { reach() } }
-        if running.control.progress.total > 0 { reach() }
-        isReached.wait(until: { $0 }) { _ in }
-        return running
-    }
-}
-
 extension JobControl {
     /// Waits until `isTrue` holds after a step or a change of the status.
     func wait(until isTrue: @escaping @Sendable (JobControl) -> Bool) {

@@ -12,7 +12,7 @@ import Testing
         let store = TestStore()
         let opener = ImageOpener(registry: store.registry(StandardFormats.all), policy: .anyFile)
         var options = try opener.createOptions(format: "qcow2", filename: "disk")
-        try options.set(.size, to: "1M")
+        try options.set(.size, to: "1048576")
         try opener.create("disk", format: "qcow2", options: options)
         let node = try opener.open("disk", format: "qcow2", settings: OpenSettings(readOnly: false))
         try node.changeBitmaps { driver throws(BlockError) in
@@ -25,7 +25,7 @@ import Testing
         try node.write([1, 2].span.bytes, at: 65535)
         _ = try bitmap.createSuccessor(for: "backup")
         let json = try text()
-        let start = try #require(json.range(of: "\"dirty-bitmaps\""))
+        let start = try #require(json.firstRange(of: "\"dirty-bitmaps\""))
         let words = json[start.lowerBound...].split(whereSeparator: { " \n".contains($0) }).joined()
         let expected =
             #""dirty-bitmaps":[{"recording":false,"persistent":false,"busy":false,"granularity":65536,"count":0},"#
