@@ -78,8 +78,8 @@ import Testing
     func failuresKeepTheirReason(code: Errno, kind: BlockError.Kind) throws {
         let calls = FakeDevice()
         for request in [
-            PLATTER_CDROM_EJECT, PLATTER_CDROM_CLOSE_TRAY, PLATTER_CDROM_LOCK_DOOR, PLATTER_CDROM_DRIVE_STATUS,
-            PLATTER_CDROM_MEDIA_CHANGED,
+            PLATTER_CDROM_EJECT, PLATTER_CDROM_CLOSE_TRAY, PLATTER_CDROM_LOCK_DOOR,
+            PLATTER_CDROM_DRIVE_STATUS, PLATTER_CDROM_MEDIA_CHANGED,
         ] {
             calls.answer(request, .failure(code))
         }
@@ -213,7 +213,8 @@ import Testing
     @Test func filesHaveNoTray() throws {
         let node = BlockNode(.storage(try FileDriver(opening: path)), filename: path)
         for error in [
-            failure { try node.eject(force: true) }, failure { try node.load() }, failure { try node.lock(true) },
+            failure { try node.eject(force: true) }, failure { try node.load() },
+            failure { try node.lock(true) },
             failure { _ = try node.mediumState() },
         ] {
             #expect(error?.kind == .unsupported)

@@ -39,7 +39,8 @@ import Testing
 
     @Test func aCommandAndItsAnswerArePassed() throws {
         let calls = FakeDevice()
-        let failed = SCSIResult(status: 2, hostStatus: 3, driverStatus: 8, residualBytes: 2, sense: [0x70, 1])
+        let failed = SCSIResult(
+            status: 2, hostStatus: 3, driverStatus: 8, residualBytes: 2, sense: [0x70, 1])
         calls.answer(commands: .success(failed), [1, 2, 3, 4])
         let node = BlockNode(.storage(try driver(calls)), filename: path)
         let command = try SCSICommand(inquiry, .fromDevice, timeoutMilliseconds: 99)
@@ -105,7 +106,9 @@ import Testing
 
     private final class Observer: ChangeObserver {
         let ranges = Mutex<[String]>([])
-        func willChange(_ range: Range<Int>) throws(BlockError) { ranges.withLock { $0.append("will \(range)") } }
+        func willChange(_ range: Range<Int>) throws(BlockError) {
+            ranges.withLock { $0.append("will \(range)") }
+        }
         func didChange(_ range: Range<Int>) { ranges.withLock { $0.append("did \(range)") } }
     }
 

@@ -242,8 +242,8 @@ class Interface(TidyCase):
 
     def test_names_that_are_not_there(self):
         for name in ("Node.write", "Nodes", "Mode.read", "Other.gone"):
-            self.assert_found(f"'{name}' is declared nowhere under Sources", interface.table, interface.PAGE,
-                              self.row(f"`{name}`"))
+            self.assert_found(f"'{name}' is declared nowhere under Sources", interface.table,
+                              interface.PAGE, self.row(f"`{name}`"))
         self.assert_found("'NodeTests.writes' is declared nowhere under Tests", interface.table,
                           interface.PAGE, self.row("`Node`", "`NodeTests.writes`"))
 

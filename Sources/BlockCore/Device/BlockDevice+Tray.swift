@@ -79,7 +79,8 @@ extension BlockDevice {
     /// - Parameter force: whether a locked tray is unlocked first.
     /// - Returns: the node that was the medium, which the caller closes or puts in again; `nil` for an empty
     ///   tray, and for a drive of the host, which stays the device's top node.
-    /// - Throws: `busy` for a locked tray without `force`, and while a job uses the medium; `noSpace`, `io` when
+    /// - Throws: `busy` for a locked tray without `force`, and while a job uses the medium; `noSpace`, `io`
+    ///   when
     ///   the medium cannot be flushed, which leaves it in.
     @discardableResult
     public func eject(force: Bool = false) throws(BlockError) -> BlockNode? {
@@ -111,9 +112,11 @@ extension BlockDevice {
 
     /// Puts a medium in, if one is given, and closes the tray.
     ///
-    /// - Parameter medium: the top node from now on, which the device owns and closes; `nil` to close the tray
+    /// - Parameter medium: the top node from now on, which the device owns and closes; `nil` to close the
+    ///   tray
     ///   as it is, also that of a drive of the host.
-    /// - Throws: `exists` when there is a medium already, and for a drive of the host; `io` once the device is
+    /// - Throws: `exists` when there is a medium already, and for a drive of the host; `io` once the device
+    ///   is
     ///   closed; `busy`, `notFound`, `unsupported`, `io` from a drive of the host.
     public func load(_ medium: BlockNode? = nil) throws(BlockError) {
         guard let medium else {

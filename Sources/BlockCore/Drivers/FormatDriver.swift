@@ -142,8 +142,8 @@ public protocol FormatDriver: AbilityKnowing {
     ///
     /// - Throws: `io`, `noSpace`, `corrupt`.
     func flush() throws(BlockError)
-    /// Writes the cached tables to the file. Nothing is durable on return, but the file is flushed where the order
-    /// of the writes asks for it.
+    /// Writes the cached tables to the file. Nothing is durable on return, but the file is flushed where the
+    /// order of the writes asks for it.
     ///
     /// - Throws: `io`, `noSpace`, `corrupt`.
     func flushToSystem() throws(BlockError)

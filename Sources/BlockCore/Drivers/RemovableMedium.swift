@@ -20,8 +20,8 @@ public protocol RemovableMedium: ProtocolDriver {
     ///
     /// - Throws: `unsupported` when the device has no such state; `io`.
     func mediumState() throws(BlockError) -> MediumState
-    /// Whether the medium was changed since the last call, or since the device was opened. A changed medium has
-    /// its length and bytes read anew.
+    /// Whether the medium was changed since the last call, or since the device was opened. A changed medium
+    /// has its length and bytes read anew.
     ///
     /// - Throws: `unsupported` when the drive cannot tell; `io`.
     func mediaChanged() throws(BlockError) -> Bool

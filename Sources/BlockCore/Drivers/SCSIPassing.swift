@@ -29,7 +29,8 @@ public struct SCSICommand: Sendable, Equatable {
 
     /// The operation codes of commands that change neither the medium nor the settings of the device.
     private static let reading: Set<UInt8> = [
-        // Test unit ready, request sense, read (6), inquiry, mode sense (6), read format capacities, capacity.
+        // Test unit ready, request sense, read (6), inquiry, mode sense (6), read format capacities,
+        // capacity.
         0x00, 0x03, 0x08, 0x12, 0x1A, 0x23, 0x25,
         // Read (10), sub-channel, table of contents, configuration, events, disc, track, log and mode sense.
         0x28, 0x42, 0x43, 0x46, 0x4A, 0x4D, 0x51, 0x52, 0x5A,
@@ -69,7 +70,8 @@ public struct SCSIResult: Sendable, Equatable {
     }
 }
 
-/// A control request (ioctl) that is passed on: one of those whose argument has a known size and no addresses.
+/// A control request (ioctl) that is passed on: one of those whose argument has a known size and no
+/// addresses.
 public struct DeviceRequest: Sendable, Equatable {
     /// Linux's number of the request.
     public let number: UInt
@@ -111,7 +113,9 @@ public struct DeviceRequest: Sendable, Equatable {
     }
 }
 
-/// Storage that takes SCSI commands. Thread-safe, as the driver is.
+/// Storage that takes SCSI commands.
+///
+/// Thread-safe, as the driver is.
 public protocol SCSIPassing: ProtocolDriver {
     /// Whether the device takes only commands: it has no length, and is neither read nor written.
     var isSCSIGeneric: Bool { get }

@@ -4,8 +4,8 @@ import Synchronization
 extension BlockNode {
     /// Writes the tables that the node's driver and its files keep in memory to the files.
     ///
-    /// The bytes are the system's then: they survive this process, but not a crash of the machine. ``flush()``
-    /// makes them durable.
+    /// The bytes are the system's then: they survive this process, but not a crash of the machine.
+    /// ``flush()`` makes them durable.
     ///
     /// - Throws: `io`, `noSpace`, `corrupt`.
     public func flushToSystem() throws(BlockError) {
@@ -18,14 +18,15 @@ extension BlockNode {
         for child in children { try child.flushToSystem() }
     }
 
-    /// Drops what the nodes of the chain keep in memory, and reads it again: another program may have changed the
-    /// files since.
+    /// Drops what the nodes of the chain keep in memory, and reads it again: another program may have changed
+    /// the files since.
     ///
-    /// A writable node is flushed and keeps its tables, as its locks exclude other writers. Files that have only
-    /// bytes, and formats that never change, keep nothing. Changes of the names of further files need the image
-    /// to be opened again.
+    /// A writable node is flushed and keeps its tables, as its locks exclude other writers. Files that have
+    /// only bytes, and formats that never change, keep nothing. Changes of the names of further files need
+    /// the image to be opened again.
     ///
-    /// - Throws: `unsupported` for an image of several files; `corrupt` when a table is damaged or the image has
+    /// - Throws: `unsupported` for an image of several files; `corrupt` when a table is damaged or the image
+    ///   has
     ///   another layout now; `wrongFormat`, `limit`, `io`, `noSpace`. The layer keeps its old tables then.
     public func invalidateCaches() throws(BlockError) {
         for node in chain { try node.invalidateLayer() }

@@ -2,7 +2,8 @@ import Synchronization
 
 /// Copy-on-read: bytes that reads find in the backing node are stored in this layer.
 ///
-/// The users of copy-on-read are counted: a job that turns it on and off leaves that of ``OpenSettings`` alone.
+/// The users of copy-on-read are counted: a job that turns it on and off leaves that of ``OpenSettings``
+/// alone.
 extension BlockNode {
     /// Whether reads copy bytes of the backing node into this layer.
     public var copiesOnRead: Bool { unfiltered.copyOnReadUsers.load(ordering: .relaxed) > 0 }
@@ -15,13 +16,16 @@ extension BlockNode {
         let node = unfiltered
         guard node.format != nil else {
             throw BlockError(
-                .unsupported, "Driver '\(node.driverName)' of '\(filename)' has no backing file", path: filename)
+                .unsupported, "Driver '\(node.driverName)' of '\(filename)' has no backing file",
+                path: filename)
         }
         try node.checkWritable()
         node.copyOnReadUsers.add(1, ordering: .relaxed)
     }
 
-    /// Takes one ``enableCopyOnRead()`` back. After the last one no read copies any more: it waits for those
+    /// Takes one ``enableCopyOnRead()`` back.
+    ///
+    /// After the last one no read copies any more: it waits for those
     /// under way. A call too many changes nothing.
     public func disableCopyOnRead() {
         let node = unfiltered

@@ -2,7 +2,8 @@ import Synchronization
 
 /// Media that can be taken out of the drive below a node.
 extension BlockNode {
-    /// The drive whose bytes this disk is, one for one, also behind filters; `nil` for storage whose medium stays.
+    /// The drive whose bytes this disk is, one for one, also behind filters; `nil` for storage whose medium
+    /// stays.
     var drive: (any RemovableMedium)? {
         guard let drive = plainStorage?.asRemovable, drive.isRemovable else { return nil }
         return drive
@@ -60,7 +61,9 @@ extension BlockNode {
     /// - Throws: `unsupported` without a removable medium; `io`.
     public func mediumState() throws(BlockError) -> MediumState { try requireDrive().mediumState() }
 
-    /// Flushes, and takes the medium out of the drive. The node stays open; reads fail until there is another
+    /// Flushes, and takes the medium out of the drive.
+    ///
+    /// The node stays open; reads fail until there is another
     /// medium.
     ///
     /// - Parameter force: whether a lock of the drive is taken away first.

@@ -12,7 +12,8 @@ extension BlockNode {
     ///
     /// - Parameter data: the data of the command; empty for a command without data.
     /// - Returns: what the device answered, also when it reports a failure.
-    /// - Throws: `unsupported` for anything but a device that takes commands; `readOnly`; `limit`, `notFound`,
+    /// - Throws: `unsupported` for anything but a device that takes commands; `readOnly`; `limit`,
+    ///   `notFound`,
     ///   `busy`, `io`.
     public func send(_ command: SCSICommand, data: inout MutableRawSpan) throws(BlockError) -> SCSIResult {
         try checkOpen()

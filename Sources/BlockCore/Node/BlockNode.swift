@@ -287,8 +287,8 @@ public final class BlockNode: Sendable {
         readOnlyNow.store(readOnly, ordering: .sequentiallyConsistent)
     }
 
-    /// Cancels a job that uses the node, waits for the requests under way, flushes, then closes the driver, the
-    /// children and the backing nodes.
+    /// Cancels a job that uses the node, waits for the requests under way, flushes, then closes the driver,
+    /// the children and the backing nodes.
     ///
     /// Closing twice does nothing. A later request fails with `io`.
     ///

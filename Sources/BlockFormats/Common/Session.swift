@@ -160,8 +160,8 @@ final class Session<State: SessionState>: Sendable {
         }
     }
 
-    /// Writes all changes of the tables to the file without making the last of them durable. The next flush does
-    /// that; until then they stay in memory too.
+    /// Writes all changes of the tables to the file without making the last of them durable. The next flush
+    /// does that; until then they stay in memory too.
     ///
     /// - Throws: `io`, `noSpace`.
     func flushToSystem() throws(BlockError) {

@@ -12,8 +12,8 @@ struct MediumRecord: Sendable {
     var isRemovable: Bool?
 }
 
-/// Media that can be taken out. CD-ROM drives have requests of their own; of other devices, those are removable
-/// that state it in their answer to a SCSI inquiry, which floppy disks do not take.
+/// Media that can be taken out. CD-ROM drives have requests of their own; of other devices, those are
+/// removable that state it in their answer to a SCSI inquiry, which floppy disks do not take.
 extension HostDevice: RemovableMedium {
     public var isRemovable: Bool {
         if Name.isCdrom { return true }

@@ -2,7 +2,9 @@ import BlockCore
 
 /// The driver's entry in the registry.
 extension HostDevice where Name == HostCdromName {
-    /// The driver's entry in the registry. A new image cannot be made on a CD-ROM.
+    /// The driver's entry in the registry.
+    ///
+    /// A new image cannot be made on a CD-ROM.
     public static var entry: ProtocolEntry {
         ProtocolEntry(
             name: name, schemes: [name],
@@ -16,18 +18,18 @@ extension HostDevice where Name == HostDeviceName {
     /// The driver's entry in the registry.
     public static var entry: ProtocolEntry {
         ProtocolEntry(
-        name: name, schemes: [name], createOptions: createOptions,
-        open: { (filename, options, settings) throws(BlockError) -> any ProtocolDriver in
-            try open(filename, &options, settings)
-        },
-        create: { (filename, options) throws(BlockError) in
-            let settings = FileOpenOptions(OpenSettings(readOnly: false))
-            let file = try HostFile.open(path(in: filename), settings)
-            defer { file.close() }
-            try checkDevice(file)
-            try HostDeviceDriver(file).prepare(
-                size: options.integer(.size) ?? 0, preallocation: try options.preallocation())
-        }, confines: true)
+            name: name, schemes: [name], createOptions: createOptions,
+            open: { (filename, options, settings) throws(BlockError) -> any ProtocolDriver in
+                try open(filename, &options, settings)
+            },
+            create: { (filename, options) throws(BlockError) in
+                let settings = FileOpenOptions(OpenSettings(readOnly: false))
+                let file = try HostFile.open(path(in: filename), settings)
+                defer { file.close() }
+                try checkDevice(file)
+                try HostDeviceDriver(file).prepare(
+                    size: options.integer(.size) ?? 0, preallocation: try options.preallocation())
+            }, confines: true)
     }
 
     /// The options for making an image on a device.
