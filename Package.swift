@@ -67,7 +67,8 @@ let package = Package(
             name: "ReadmeExample", dependencies: ["BlockCore", "BlockProtocols", "BlockFormats"],
             path: "Tests/ReadmeExample", swiftSettings: settings),
         tests("BlockCoreTests", ["BlockCore", "CHost"]),
-        tests("BlockProtocolsTests", ["BlockProtocols", "BlockFilters", "BlockFormats"]),
+        tests(
+            "BlockProtocolsTests", ["BlockProtocols", "BlockFilters", "BlockFormats", "CHost", systemPackage]),
         tests("BlockFormatsTests", ["BlockFormats"]),
         tests("BlockJobsTests", ["BlockJobs", "BlockFormats"]),
         tests("PlatterCommandsTests", ["PlatterCommands"]),

@@ -4,6 +4,7 @@ import BlockCore
 public enum StandardProtocols {
     /// The protocols, in the order in which they are listed.
     public static let all: [ProtocolEntry] = [
-        FileDriver.entry, HostDeviceDriver.entry, NullDriver.entry, NullAioDriver.entry,
+        FileDriver.entry, HostDeviceDriver.entry, HostCdromDriver.entry, NullDriver.entry,
+        NullAioDriver.entry,
     ]
 }

@@ -1,6 +1,7 @@
 import BlockCore
 import BlockFormats
 import BlockTestSupport
+import Foundation
 import Testing
 
 @testable import PlatterCommands

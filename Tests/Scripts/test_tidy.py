@@ -8,7 +8,7 @@ import unittest
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 sys.path.insert(0, os.path.join(TOP, "Scripts"))
-from platter_tools.tidy_checks import documented, mend, roles, safety, seams, shape  # noqa: E402
+from platter_tools.tidy_checks import documented, interface, mend, roles, safety, seams, shape  # noqa: E402
 from platter_tools.tidy_checks.swift_source import code_of, functions  # noqa: E402
 from platter_tools.tidy_checks.tree import Tree  # noqa: E402
 
@@ -222,6 +222,35 @@ class Roles(TidyCase):
         self.write(roles.PAGE, self.page.replace("| VmdkHeader |", f"| {cell} |"))
         self.assertIn(cell, "\n".join(roles.report(Tree(self.root))))
         self.assertEqual(list(roles.table(Tree(self.root))), [])
+
+
+class Interface(TidyCase):
+    HEAD = "| QEMU | Here | Held by |\n|---|---|---|\n"
+
+    def setUp(self):
+        super().setUp()
+        self.write("Sources/BlockCore/Node.swift", "public final class Node {\n    func read() {}\n}\n")
+        self.write("Sources/BlockCore/Mode.swift", "enum Mode { case on, off }\n// func gone\nclass Other {}\n")
+        self.write("Tests/CoreTests/NodeTests.swift", "struct NodeTests { func readsBytes() {} }\n")
+
+    def row(self, ours, held="`NodeTests.readsBytes`"):
+        return self.HEAD + f"| bdrv_read | {ours} | {held} |\n"
+
+    def test_names_that_are_there(self):
+        for ours in ("`Node.read(into:)`", "`Node`", "`Mode.off`", "`Node`, `Mode.on`", "none: for a reason"):
+            self.assert_clean(interface.table, interface.PAGE, self.row(ours))
+
+    def test_names_that_are_not_there(self):
+        for name in ("Node.write", "Nodes", "Mode.read", "Other.gone"):
+            self.assert_found(f"'{name}' is declared nowhere under Sources", interface.table,
+                              interface.PAGE, self.row(f"`{name}`"))
+        self.assert_found("'NodeTests.writes' is declared nowhere under Tests", interface.table,
+                          interface.PAGE, self.row("`Node`", "`NodeTests.writes`"))
+
+    def test_rows_without_names(self):
+        self.assert_found("no name of ours", interface.table, interface.PAGE, self.row("somewhere"))
+        self.assert_found("names no test", interface.table, interface.PAGE, self.row("`Node`", "later"))
+        self.assert_found("a row of 2 cells", interface.table, interface.PAGE, self.HEAD + "| a | `Node` |\n")
 
 
 class Seams(TidyCase):

@@ -23,6 +23,7 @@ public final class BlockDevice: Sendable {
         var isStopped = false
         var writesThrough = false
         var isClosed = false
+        var tray = Tray()
     }
 
     /// The name for messages, such as `disk0`.
@@ -217,7 +218,7 @@ public final class BlockDevice: Sendable {
     /// Begins a request.
     ///
     /// - Throws: `notFound` without a medium; `io` once the device is closed.
-    private func enter() throws(BlockError) -> BlockNode {
+    func enter() throws(BlockError) -> BlockNode {
         let thread = WorkerThreads.current
         return try state.wait(until: { state in
             state.isClosed || !state.isStopped && (state.drainer == nil || state.drainer == thread)
@@ -234,7 +235,7 @@ public final class BlockDevice: Sendable {
     /// ENOMEDIUM of Linux.
     private static let noMedium: Int32 = 123
 
-    private func leave() {
+    func leave() {
         let isLast = state.withLock { state in
             state.underWay -= 1
             return state.underWay == 0

@@ -226,6 +226,15 @@ public protocol Emptying: FormatDriver {
     func makeEmpty() throws(BlockError)
 }
 
+/// Keeps tables in memory that another program may have changed in the file.
+public protocol Rereading: FormatDriver {
+    /// Replaces the tables in memory by those of `fresh`, a driver of the same format that was just opened
+    /// read-only on the same file, and which is not used afterwards. No request is under way.
+    ///
+    /// - Throws: `corrupt` when the image has another layout now; `invalidArgument` for a writable image.
+    func takeTables(of fresh: any FormatDriver) throws(BlockError)
+}
+
 /// A snapshot inside an image.
 public struct SnapshotInfo: Sendable, Equatable {
     /// The id, unique in the image.

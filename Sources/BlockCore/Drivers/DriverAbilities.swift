@@ -27,6 +27,7 @@ public protocol AbilityKnowing: AnyObject, Sendable {
     var asStreamWriting: (any StreamWriting)? { get }
     var asSpaceSharing: (any SpaceSharing)? { get }
     var asEmptying: (any Emptying)? { get }
+    var asRereading: (any Rereading)? { get }
     var asCheckable: (any Checkable)? { get }
     var asAmendable: (any Amendable)? { get }
 }
@@ -54,6 +55,7 @@ extension FormatDriver {
     public var asStreamWriting: (any StreamWriting)? { nil }
     public var asSpaceSharing: (any SpaceSharing)? { nil }
     public var asEmptying: (any Emptying)? { nil }
+    public var asRereading: (any Rereading)? { nil }
     public var asCheckable: (any Checkable)? { nil }
     public var asAmendable: (any Amendable)? { nil }
 
@@ -73,6 +75,7 @@ extension FormatDriver {
             asStreamWriting,
             asSpaceSharing,
             asEmptying,
+            asRereading,
             asCheckable,
             asAmendable,
         ]
@@ -90,6 +93,7 @@ extension FormatDriver {
             self as? any StreamWriting,
             self as? any SpaceSharing,
             self as? any Emptying,
+            self as? any Rereading,
             self as? any Checkable,
             self as? any Amendable,
         ]
@@ -153,6 +157,10 @@ extension Emptying {
     public var asEmptying: (any Emptying)? { self }
 }
 
+extension Rereading {
+    public var asRereading: (any Rereading)? { self }
+}
+
 extension Checkable {
     public var asCheckable: (any Checkable)? { self }
 }
@@ -173,16 +181,28 @@ extension Measurable {
 extension ProtocolDriver {
     public var asUseDeclaring: (any UseDeclaring)? { nil }
     public var asEventListener: (any MetadataEventListener)? { nil }
+    public var asRemovable: (any RemovableMedium)? { nil }
+    public var asSCSIPassing: (any SCSIPassing)? { nil }
 
     /// Whether each answer is that of a cast.
     var knowsItsAbilities: Bool {
         asUseDeclaring === (self as? any UseDeclaring)
             && asEventListener === (self as? any MetadataEventListener)
+            && asRemovable === (self as? any RemovableMedium)
+            && asSCSIPassing === (self as? any SCSIPassing)
     }
 }
 
 extension UseDeclaring {
     public var asUseDeclaring: (any UseDeclaring)? { self }
+}
+
+extension RemovableMedium {
+    public var asRemovable: (any RemovableMedium)? { self }
+}
+
+extension SCSIPassing {
+    public var asSCSIPassing: (any SCSIPassing)? { self }
 }
 
 extension ProtocolDriver where Self: MetadataEventListener {

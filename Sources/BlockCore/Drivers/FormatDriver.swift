@@ -142,6 +142,11 @@ public protocol FormatDriver: AbilityKnowing {
     ///
     /// - Throws: `io`, `noSpace`, `corrupt`.
     func flush() throws(BlockError)
+    /// Writes the cached tables to the file. Nothing is durable on return, but the file is flushed where the
+    /// order of the writes asks for it.
+    ///
+    /// - Throws: `io`, `noSpace`, `corrupt`.
+    func flushToSystem() throws(BlockError)
     /// Writes the cached tables back. No call follows. Not called after a failed `open`.
     ///
     /// - Throws: `io`, `noSpace`, `corrupt`.
@@ -195,6 +200,10 @@ extension FormatDriver {
     ) throws(BlockError) {
         throw BlockError(.unsupported, "Format '\(Self.name)' encodes nothing")
     }
+    /// For formats that keep no changes in memory.
+    ///
+    /// - Throws: nothing by default.
+    public func flushToSystem() throws(BlockError) {}
     /// - Throws: nothing by default.
     public func willReopen(readOnly: Bool) throws(BlockError) {}
     /// - Throws: nothing by default.

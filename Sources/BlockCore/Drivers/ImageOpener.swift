@@ -210,12 +210,20 @@ public struct ImageOpener: Sendable {
     ) throws(BlockError) -> BlockNode {
         do throws(BlockError) {
             let naming = NodeNaming(format, options, over: request.file)
+            let stated = options
             let driver = try format.open(request, options: &options)
             let children = request.children
-            return BlockNode(
+            let node = BlockNode(
                 .format(driver), filename: request.file.filename, children: children.map(\.node),
                 roles: children.map(\.role), references: request.references, settings: request.settings,
                 naming: naming)
+            if children.count == 1 {
+                node.rereads { () throws(BlockError) in
+                    var options = stated
+                    return try format.open(request.rereading, options: &options)
+                }
+            }
+            return node
         } catch {
             request.closeOpened()
             throw error

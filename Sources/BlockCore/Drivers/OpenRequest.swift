@@ -27,6 +27,15 @@ public struct OpenRequest: Sendable {
         self.opener = opener
     }
 
+    /// The same request for reading the image's tables again: read-only, without further files so far.
+    var rereading: OpenRequest {
+        var settings = settings
+        settings.readOnly = true
+        return OpenRequest(
+            file: file, settings: settings, wasProbed: wasProbed, namesBacking: namesBacking, opener: opener,
+            path: path)
+    }
+
     /// All drivers, for formats that probe.
     public var registry: DriverRegistry { opener.registry }
     /// The secrets that options such as `key-secret` name.

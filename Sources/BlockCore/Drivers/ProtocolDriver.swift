@@ -105,6 +105,8 @@ public protocol ProtocolDriver: AnyObject, Sendable {
     /// The driver itself, if it conforms to that protocol. Not to be implemented.
     var asUseDeclaring: (any UseDeclaring)? { get }
     var asEventListener: (any MetadataEventListener)? { get }
+    var asRemovable: (any RemovableMedium)? { get }
+    var asSCSIPassing: (any SCSIPassing)? { get }
 }
 
 extension ProtocolDriver {

@@ -1,6 +1,40 @@
 import Synchronization
 
+/// Copy-on-read: bytes that reads find in the backing node are stored in this layer.
+///
+/// The users of copy-on-read are counted: a job that turns it on and off leaves that of ``OpenSettings``
+/// alone.
 extension BlockNode {
+    /// Whether reads copy bytes of the backing node into this layer.
+    public var copiesOnRead: Bool { unfiltered.copyOnReadUsers.load(ordering: .relaxed) > 0 }
+
+    /// Makes all reads that begin from now on copy bytes of the backing node into this layer, until as many
+    /// calls of ``disableCopyOnRead()`` follow.
+    ///
+    /// - Throws: `readOnly`; `unsupported` for a node without a format.
+    public func enableCopyOnRead() throws(BlockError) {
+        let node = unfiltered
+        guard node.format != nil else {
+            throw BlockError(
+                .unsupported, "Driver '\(node.driverName)' of '\(filename)' has no backing file",
+                path: filename)
+        }
+        try node.checkWritable()
+        node.copyOnReadUsers.add(1, ordering: .relaxed)
+    }
+
+    /// Takes one ``enableCopyOnRead()`` back.
+    ///
+    /// After the last one no read copies any more: it waits for those
+    /// under way. A call too many changes nothing.
+    public func disableCopyOnRead() {
+        let node = unfiltered
+        let ticket = node.requests.acquireAll()
+        defer { node.requests.releaseAll(ticket) }
+        guard node.copyOnReadUsers.load(ordering: .relaxed) > 0 else { return }
+        node.copyOnReadUsers.subtract(1, ordering: .relaxed)
+    }
+
     /// The most bytes that one step copies.
     private static let copyUpBytes = Int.mib(1)
 
@@ -29,7 +63,7 @@ extension BlockNode {
         defer { requests.release(ticket) }
         // The node may have been reopened or closed, or have shrunk, while the request waited.
         try checkOpen()
-        guard !isReadOnly, whole.upperBound <= driver.virtualSize else { return }
+        guard copiesOnRead, !isReadOnly, whole.upperBound <= driver.virtualSize else { return }
         var offset = whole.lowerBound
         while offset < whole.upperBound {
             let limit = min(whole.upperBound - offset, Self.copyUpBytes)

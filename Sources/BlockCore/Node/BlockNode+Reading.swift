@@ -19,7 +19,7 @@ extension BlockNode {
             }
             let range = try checkedRange(offset, buffer.byteCount, of: driver)
             try passGate(.read, buffer.byteCount)
-            if settings.copyOnRead { try copyUp(range, driver) }
+            if copiesOnRead { try copyUp(range, driver) }
             let ticket = beginReading(range)
             defer { endReading(ticket) }
             try checkOpen()

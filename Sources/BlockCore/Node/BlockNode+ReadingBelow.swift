@@ -66,7 +66,7 @@ extension BlockNode {
     ) throws(BlockError) -> LayerVisit {
         var request = begin(.read, at: range.lowerBound, count: range.count)
         defer { self.end(request) }
-        if settings.copyOnRead { try copyUp(range, driver) }
+        if copiesOnRead { try copyUp(range, driver) }
         try passGate(.read, range.count)
         let ticket = beginReading(range)
         do throws(BlockError) { try checkOpen() } catch {

@@ -32,6 +32,8 @@ public final class BlockNode: Sendable {
         /// The end of the data in each child; set once some of it was found to be missing.
         var storedEnds: [Int: StoredEnd] = [:]
         var writeGate: (@Sendable () throws(BlockError) -> Void)?
+        /// Opens the format's driver once more, read-only.
+        var reread: (@Sendable () throws(BlockError) -> any FormatDriver)?
     }
 
     /// The node's driver, by its kind.
@@ -62,6 +64,8 @@ public final class BlockNode: Sendable {
     /// Where requests wait for the node's limits.
     let gate: NodeGate
     let observers = ChangeObservers()
+    /// How many users want reads to copy bytes of the backing node into this layer.
+    let copyOnReadUsers: Atomic<Int>
     /// Set while a change is not yet flushed.
     let needsFlush = Atomic<Bool>(false)
     let clearing: (any Clearing)?
@@ -103,6 +107,7 @@ public final class BlockNode: Sendable {
         self.settings = settings
         state = Mutex(State(backing: backing))
         readOnlyNow = Atomic(settings.readOnly)
+        copyOnReadUsers = Atomic(settings.copyOnRead ? 1 : 0)
         if case .format(let driver) = layer {
             assert(driver.knowsItsAbilities)
             clearing = driver.asClearing
@@ -288,8 +293,8 @@ public final class BlockNode: Sendable {
         readOnlyNow.store(readOnly, ordering: .sequentiallyConsistent)
     }
 
-    /// Cancels a job that uses the node, waits for the requests under way, flushes, then closes the driver, the
-    /// children and the backing nodes.
+    /// Cancels a job that uses the node, waits for the requests under way, flushes, then closes the driver,
+    /// the children and the backing nodes.
     ///
     /// Closing twice does nothing. A later request fails with `io`.
     ///

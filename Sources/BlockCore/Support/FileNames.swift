@@ -29,7 +29,7 @@ public enum FileNames {
         while let scheme = DriverRegistry.scheme(of: path) {
             var rest = path.utf8.dropFirst(scheme.utf8.count + 1)
             if rest.starts(with: [slash, slash]) { break }
-            if scheme != "file" && scheme != "host_device" {
+            if scheme != "file" && scheme != "host_device" && scheme != "host_cdrom" {
                 guard let end = rest.firstIndex(of: colon) else { break }
                 rest = rest[end...].dropFirst()
             }

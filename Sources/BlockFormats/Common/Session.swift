@@ -160,6 +160,46 @@ final class Session<State: SessionState>: Sendable {
         }
     }
 
+    /// Writes all changes of the tables to the file without making the last of them durable. The next flush
+    /// does that; until then they stay in memory too.
+    ///
+    /// - Throws: `io`, `noSpace`.
+    func flushToSystem() throws(BlockError) {
+        while true {
+            let (earlier, mine) = try withLock { (state) throws(BlockError) -> (TableWrites?, TableWrites?) in
+                if state.isReadOnly { return (nil, nil) }
+                if let writes = state.writes { return (writes, nil) }
+                state.writes = try state.takeChanges()
+                return (nil, state.writes)
+            }
+            if let earlier {
+                let failed = (try? earlier.complete()) == nil
+                withLock { $0.settle(earlier, failed: failed) }
+                continue
+            }
+            do throws(BlockError) { return try mine?.writeOut() ?? () } catch {
+                withLock { state in
+                    if let mine { state.settle(mine, failed: true) }
+                }
+                throw error
+            }
+        }
+    }
+
+    /// Takes the tables of `fresh`, a session that was just opened read-only on the same file, instead of the
+    /// present ones, which were read earlier.
+    ///
+    /// - Throws: `invalidArgument` unless this session is read-only: another one may hold changes.
+    func takeTables(of fresh: Session) throws(BlockError) {
+        let tables = fresh.withLock { $0 }
+        try exclusively { (state) throws(BlockError) in
+            guard state.isReadOnly else {
+                throw BlockError(.invalidArgument, "The tables of a writable image are not read again")
+            }
+            state = tables
+        }
+    }
+
     /// Brings the file to the state of a closed image, and closes the files that the state opened, also after
     /// a failure.
     ///

@@ -74,7 +74,7 @@ extension SessionState {
 }
 
 /// A driver whose tables are in a ``Session``.
-protocol SessionFormat: Clearing {
+protocol SessionFormat: Clearing, Rereading {
     associatedtype State: SessionState
     var session: Session<State> { get }
 }
@@ -113,6 +113,17 @@ extension SessionFormat {
 
     /// - Throws: `io`, `noSpace`.
     public func flush() throws(BlockError) { try session.flush() }
+    /// - Throws: `io`, `noSpace`.
+    public func flushToSystem() throws(BlockError) { try session.flushToSystem() }
+
+    /// - Throws: `corrupt` when the unit of the image is another one now.
+    public func takeTables(of fresh: any FormatDriver) throws(BlockError) {
+        guard let fresh = fresh as? Self, fresh.writeGranularity == writeGranularity else {
+            throw BlockError(.corrupt, "The image has another layout now; open it again")
+        }
+        try session.takeTables(of: fresh.session)
+    }
+
     /// - Throws: `io`, `noSpace`: the first failure.
     public func close() throws(BlockError) { try session.close() }
     /// - Throws: `io`, `noSpace` when becoming read-only; otherwise the errors of `checkWritable()`.

@@ -7,6 +7,7 @@ import Synchronization
 ///
 /// 1. with the lock, all changed parts are copied out of memory (``FlushableTables/takeChanges()``);
 /// 2. without the lock, they are written in steps, with a flush of the file before each step and at the end;
+///    ``writeOut()`` leaves the last flush to the next ``complete()``;
 /// 3. with the lock, the tables learn the outcome (``FlushableTables/settle(failed:)``).
 ///
 /// Changes made meanwhile are not among the parts; the next flush takes them. Until step 3 the parts stay in
@@ -33,8 +34,14 @@ final class TableWrites: Sendable {
     /// The external data file, which becomes durable first; and the writes of several files.
     private let dataFile: BlockNode?
     private let others: [TableWrites]
-    /// The outcome; `nil` until the steps were completed.
-    private let outcome = Mutex<Result<Void, BlockError>?>(nil)
+    private struct Progress {
+        /// Whether all parts are in the file.
+        var isWritten = false
+        /// The outcome; `nil` until the steps were completed, or failed.
+        var outcome: Result<Void, BlockError>?
+    }
+
+    private let progress = Mutex(Progress())
 
     /// - Parameters:
     ///   - first: parts that may be written before the first flush, together with guest data.
@@ -59,35 +66,51 @@ final class TableWrites: Sendable {
     ///
     /// - Throws: `io`, `noSpace`.
     func complete() throws(BlockError) {
-        let result = outcome.withLock { outcome in
-            let result = outcome ?? run()
-            outcome = result
-            return result
-        }
-        try result.get()
-    }
-
-    private func run() -> Result<Void, BlockError> {
-        do throws(BlockError) {
-            if let file { try write(to: file) }
+        try run { (progress) throws(BlockError) in
+            try write(&progress)
+            if let file { try makeDurable(file) }
             for other in others { try other.complete() }
-            return .success(())
-        } catch {
-            return .failure(error)
+            progress.outcome = .success(())
         }
     }
 
-    private func write(to file: BlockNode) throws(BlockError) {
+    /// Writes everything, once, and flushes only where the order of the parts asks for it: the parts written
+    /// last are not durable. Of several files, all but the last are.
+    ///
+    /// - Throws: `io`, `noSpace`.
+    func writeOut() throws(BlockError) {
+        try run { (progress) throws(BlockError) in
+            try write(&progress)
+            for other in others.dropLast() { try other.complete() }
+            try others.last?.writeOut()
+        }
+    }
+
+    /// Runs `body` unless there is an outcome; its failure is the outcome.
+    private func run(_ body: (inout Progress) throws(BlockError) -> Void) throws(BlockError) {
+        let outcome = progress.withLock { progress -> Result<Void, BlockError> in
+            if let outcome = progress.outcome { return outcome }
+            do throws(BlockError) { try body(&progress) } catch { progress.outcome = .failure(error) }
+            return progress.outcome ?? .success(())
+        }
+        try outcome.get()
+    }
+
+    private func write(_ progress: inout Progress) throws(BlockError) {
+        guard let file, !progress.isWritten else { return }
         try dataFile?.flush()
         for part in first { try file.write(part.bytes.span.bytes, at: part.offset) }
-        file.emit(.flushToDisk)
-        try file.flush()
         for step in steps {
+            try makeDurable(file)
             for event in step.events { file.emit(event) }
             for part in step.parts { try file.write(part.bytes.span.bytes, at: part.offset) }
-            file.emit(.flushToDisk)
-            try file.flush()
         }
+        progress.isWritten = true
+    }
+
+    private func makeDurable(_ file: BlockNode) throws(BlockError) {
+        file.emit(.flushToDisk)
+        try file.flush()
     }
 }
 

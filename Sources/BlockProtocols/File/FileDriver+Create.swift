@@ -44,7 +44,7 @@ extension FileDriver {
         _ path: String, _ options: inout OptionTree, _ settings: OpenSettings
     ) throws(BlockError) -> any ProtocolDriver {
         let file = try HostFile.open(path, FileOpenOptions(settings, taking: &options))
-        if file.kind == .blockDevice || file.kind == .characterDevice { return HostDeviceDriver(file) }
+        if file.kind == .blockDevice || file.kind == .characterDevice { return DeviceKind.driver(of: file) }
         try checkRegular(file)
         return FileDriver(file)
     }

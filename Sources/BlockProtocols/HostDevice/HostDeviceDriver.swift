@@ -3,26 +3,49 @@ import CHost
 import Synchronization
 import SystemPackage
 
+/// The driver of block devices, and of character devices that have no length.
+public typealias HostDeviceDriver = HostDevice<HostDeviceName>
+/// The driver of CD-ROM drives.
+public typealias HostCdromDriver = HostDevice<HostCdromName>
+
+/// The source of zeroes that are written as data.
+private let zeroes = AlignedBuffer(count: 256 << 10, zeroed: true)
+
 /// A block device of the host, or a character device that has no length.
 ///
 /// Thread-safe. The length cannot be changed. Discarding and zeroing in place are for whole sectors.
-public final class HostDeviceDriver: UseDeclaring {
-    public static let name = "host_device"
+public final class HostDevice<Name: DeviceName>: UseDeclaring {
+    public static var name: String { Name.name }
 
-    private let file: HostFile
+    let file: HostFile
+    /// The control calls to the device.
+    let calls: any DeviceControl
+    let medium: Mutex<MediumRecord>
     private let lacksFastZeroes = Atomic<Bool>(false)
-    /// The source of zeroes that are written as data.
-    private static let zeroes = AlignedBuffer(count: 256 << 10, zeroed: true)
 
-    /// Drives an open file of any kind; the caller may call ``checkDevice(_:)`` first.
-    init(_ file: HostFile) { self.file = file }
+    /// Drives an open file of any kind; the caller may call ``checkDevice(_:_:)`` first.
+    init(_ file: HostFile, _ calls: any DeviceControl = SystemDeviceControl()) {
+        self.file = file
+        self.calls = calls
+        medium = Mutex(
+            MediumRecord(readOnly: file.options.readOnly, sequence: Self.sequence(of: file, calls)))
+    }
 
-    /// - Throws: `invalidArgument` for a file that is no device.
-    static func checkDevice(_ file: HostFile) throws(BlockError) {
+    /// Checks that a file is a device of the driver's kind.
+    ///
+    /// - Throws: `invalidArgument` for a file that is no device; `unsupported` for a device of another kind.
+    static func checkDevice(
+        _ file: HostFile, _ calls: any DeviceControl = SystemDeviceControl()
+    ) throws(BlockError) {
         guard file.kind == .blockDevice || file.kind == .characterDevice else {
             throw BlockError(
                 .invalidArgument,
-                "'host_device' driver requires '\(file.path)' to be either a character or block device",
+                "'\(name)' driver requires '\(file.path)' to be either a character or block device",
+                path: file.path)
+        }
+        if Name.score(DeviceKind(of: file, calls)) == 0 {
+            throw BlockError(
+                .unsupported, "'\(name)' driver requires '\(file.path)' to be \(Name.needs)",
                 path: file.path)
         }
     }
@@ -72,7 +95,10 @@ public final class HostDeviceDriver: UseDeclaring {
     }
 
     /// - Throws: `busy`, `notFound`, `io`, `unsupported`; the device keeps its old mode then.
-    public func reopen(readOnly: Bool) throws(BlockError) { try file.reopen(readOnly: readOnly) }
+    public func reopen(readOnly: Bool) throws(BlockError) {
+        try file.reopen(readOnly: readOnly)
+        medium.withLock { $0.readOnly = readOnly }
+    }
 
     public func close() { file.close() }
 
@@ -95,7 +121,7 @@ public final class HostDeviceDriver: UseDeclaring {
         let length = try self.length()
         if size > length { throw cannotGrow() }
         let count = min(length, DriverRegistry.probeBytes)
-        if count > 0 { try file.write(Self.zeroes.bytes(0..<count), at: 0) }
+        if count > 0 { try file.write(zeroes.bytes(0..<count), at: 0) }
     }
 
     private func checkPreallocation(_ mode: Preallocation) throws(BlockError) {
@@ -158,8 +184,8 @@ public final class HostDeviceDriver: UseDeclaring {
     private func writeOut(_ range: Range<Int>) throws(BlockError) {
         var offset = range.lowerBound
         while offset < range.upperBound {
-            let count = min(Self.zeroes.count, range.upperBound - offset)
-            try file.write(Self.zeroes.bytes(0..<count), at: offset)
+            let count = min(zeroes.count, range.upperBound - offset)
+            try file.write(zeroes.bytes(0..<count), at: offset)
             offset += count
         }
     }

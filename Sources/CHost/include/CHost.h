@@ -97,4 +97,54 @@ void platter_set_dumpable(int dumpable);
  * processor's instruction where it has one; the portable way is for tests. */
 uint32_t platter_crc32c(uint32_t value, const void *bytes, size_t count);
 uint32_t platter_crc32c_portable(uint32_t value, const void *bytes, size_t count);
+
+/* Control requests to devices (ioctl), by Linux's numbers; CHostDevice.c compares these with the system's. */
+enum {
+    PLATTER_CDROM_EJECT = 0x5309,
+    PLATTER_CDROM_CLOSE_TRAY = 0x5319,
+    PLATTER_CDROM_MEDIA_CHANGED = 0x5325,
+    PLATTER_CDROM_DRIVE_STATUS = 0x5326,
+    PLATTER_CDROM_LOCK_DOOR = 0x5329,
+    PLATTER_SCSI_LOCK_DOOR = 0x5380,
+    PLATTER_SCSI_UNLOCK_DOOR = 0x5381,
+    PLATTER_SG_VERSION = 0x2282,
+    /* The slot of a drive without a changer. */
+    PLATTER_CDROM_CURRENT_SLOT = 0x7fffffff,
+    /* The answers of PLATTER_CDROM_DRIVE_STATUS. */
+    PLATTER_CDROM_NO_INFO = 0,
+    PLATTER_CDROM_NO_DISC = 1,
+    PLATTER_CDROM_TRAY_OPEN = 2,
+    PLATTER_CDROM_NOT_READY = 3,
+    PLATTER_CDROM_DISC_OK = 4,
+};
+/* The size of a block device in bytes, as 64 bits; the number of changes of its medium, as 64 bits. 0 where
+ * the system has no such request. */
+uint64_t platter_request_size(void);
+uint64_t platter_request_sequence(void);
+
+/* One control request with a number or with bytes as its argument; *answer is what the call returned. */
+int platter_control_value(int fd, uint64_t request, int64_t value, int *answer);
+int platter_control_bytes(int fd, uint64_t request, void *bytes, int *answer);
+
+/* The direction in which a SCSI command moves data. */
+enum { PLATTER_SCSI_NO_DATA = 0, PLATTER_SCSI_TO_DEVICE = 1, PLATTER_SCSI_FROM_DEVICE = 2 };
+
+typedef struct {
+    const void *command;
+    uint8_t command_bytes;
+    uint8_t direction;
+    void *data;
+    uint32_t data_bytes;
+    uint32_t timeout_milliseconds;
+    void *sense;
+    uint8_t sense_bytes;
+    /* What the device answered; sense_bytes is the used part of the sense then. */
+    uint8_t status;
+    uint16_t host_status;
+    uint16_t driver_status;
+    int32_t residual;
+} platter_scsi_command;
+
+/* Sends one SCSI command (SG_IO). An interrupted one is not repeated: it may have reached the device. */
+int platter_scsi_send(int fd, platter_scsi_command *command);
 #endif
