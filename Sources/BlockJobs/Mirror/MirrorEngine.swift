@@ -55,7 +55,7 @@ struct MirrorEngine: Sendable {
         control.setTotal(control.progress.done + tracker.remainingBytes)
         // One range, such as after one write, needs no second thread.
         let workers = tracker.remainingBytes > Self.chunkBytes ? Self.workers : 1
-        try WorkerThreads.run(workers) { (_) throws(BlockError) in
+        try WorkerThreads.run(min(workers, control.maximumWorkers)) { (_) throws(BlockError) in
             let space = Workspace(dataBytes: max(Self.chunkBytes, tracker.granularity), scratchBytes: 0)
             // Under pressure from the guest, a pass ends so that the caller's wishes are heard.
             while !(control.isReady && control.mustComplete),
