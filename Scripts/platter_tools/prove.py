@@ -60,7 +60,8 @@ class Context:
         """Runs the Swift tests that match, and returns the rows that they noted (`ProofFigures`)."""
         figures = os.path.join(self.folder, "figures")
         variables = dict(os.environ, PLATTER_PROOF_FIGURES=figures)
-        command = [os.path.join(TOP, "Scripts", "test"), expression] + (["--long"] if self.is_long else [])
+        command = [os.path.join(TOP, "Scripts", "test"), expression]
+        command += ["--long"] if self.is_long else []
         status = subprocess.run(command, env=variables, check=False).returncode
         rows = read_figures(figures)
         if status and not any(row.violations for row in rows):
@@ -73,7 +74,7 @@ class PartFailure(Exception):
 
 
 def read_figures(path):
-    """The rows of a file of figures: part, what, tried, violations, seconds, by tabs. The same ones add up."""
+    """The rows of a file of figures: part, what, tried, violations, seconds, by tabs. Equal ones add up."""
     rows = {}
     try:
         with open(path, encoding="utf-8") as file:
@@ -126,7 +127,8 @@ def run(part, context):
 
 
 def options(arguments):
-    parser = argparse.ArgumentParser(prog="Scripts/prove", description="Proves what docs/reliability.md says.")
+    parser = argparse.ArgumentParser(
+        prog="Scripts/prove", description="Proves what docs/reliability.md says.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts())}; all without one")
     parser.add_argument("--short", action="store_true", help="minutes, not hours; leaves the page as it is")
     parser.add_argument("--program", default="", help="this program instead of the release build")
