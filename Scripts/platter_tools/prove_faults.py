@@ -64,11 +64,19 @@ class Bench:
             raise PartFailure(f"{case.name}: without a fault: status {status} {error} {missing}")
         return folder
 
+    @property
+    def place(self):
+        """The folder in which the commands run."""
+        return os.path.join(self.context.folder, "run")
+
     def copy(self, template):
-        folder = os.path.join(self.context.folder, "run")
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(template, folder)
-        return folder
+        """Fills the place with a copy of a folder."""
+        os.makedirs(self.place, exist_ok=True)
+        for name in os.listdir(self.place):
+            os.remove(os.path.join(self.place, name))
+        # Copied with their holes: a full disk has to be filled by the command.
+        subprocess.run(["cp", "-a", "--sparse=always", template + "/.", self.place], check=True)
+        return self.place
 
     def holds(self, lines, folder):
         """The first of the lines that does not hold; `None` when all do."""
@@ -103,12 +111,14 @@ class Bench:
         missing = self.holds(case.done, folder)
         return missing and f"done again, but it is not done: {missing}"
 
-    def trial(self, case, template, what, prefix=(), limit=None, name=None):
-        """Runs the command once and notes what is wrong; returns its status."""
+    def trial(self, case, template, what, prefix=(), limit=None, name=None, after=None):
+        """Runs the command once, then `after`, and notes what is wrong; returns the command's status."""
         folder = self.copy(template)
         command = case.command.replace("IMAGE", name or case.image)
         try:
             status, text = self.shell(command, folder, prefix or ("env",), limit)
+            if after:
+                after()
             problem = self.judge(case, folder, status, text)
         except subprocess.TimeoutExpired:
             status, problem = -1, f"no end after {TIMEOUT} seconds"
@@ -177,6 +187,26 @@ def short_writes(bench, case):
         yield bench.trial(case, template, f"files of at most {size} bytes", limit=limit)
 
 
+def full_disks(bench, case):
+    """The file system has room for so many bytes more, and is really full then."""
+    template = bench.template(case)
+    room = range(0, 4 << 20, 124 << 10) if bench.context.is_long else (64 << 10, 1 << 20)
+    used = int(subprocess.run(["du", "-s", "--block-size=1", template], check=True, capture_output=True,
+                              text=True).stdout.split()[0])
+
+    def mount(size, *flags):
+        options = ",".join([*flags, f"size={used + size + 65536}"])
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", bench.place], check=True)
+
+    for size in room:
+        mount(size)
+        try:
+            yield bench.trial(case, template, f"room for {size} bytes",
+                              after=lambda: mount(32 << 20, "remount"))
+        finally:
+            subprocess.run(["umount", bench.place], check=True)
+
+
 def events():
     """The names of the metadata events."""
     path = os.path.join(TOP, "Sources", "BlockCore", "Drivers", "MetadataEvent.swift")
@@ -188,8 +218,8 @@ def metadata(bench, case):
     """Each metadata event of the image's driver is followed by an error, once or from then on."""
     template = bench.template(case)
     for event in events():
-        for once in ("off", "on"):
-            for error in ERRORS.values():
+        for once in ("off", "on") if bench.context.is_long else ("off",):
+            for error in list(ERRORS.values())[:None if bench.context.is_long else 1]:
                 with open(os.path.join(template, "rules"), "w", encoding="utf-8") as file:
                     file.write(f'[inject-error]\nevent = "{event}"\nerrno = "{error}"\nonce = "{once}"\n')
                 name = f"blkdebug:rules:{case.image}"
@@ -208,6 +238,9 @@ def rows(context):
     bench = Bench(context)
     cases = list(fault_cases.cases())
     yield from bench.rows("system calls", system_calls, cases)
-    yield from bench.rows("short writes", short_writes, [case for case in cases if case.grows])
+    growing = [case for case in cases if case.grows]
+    yield from bench.rows("short writes", short_writes, growing)
+    if os.geteuid() == 0:
+        yield from bench.rows("full disks", full_disks, growing)
     filtered = [case for case in cases if case.filters and case.image_format == "qcow2"]
     yield from bench.rows("metadata steps", metadata, filtered)
