@@ -6,6 +6,7 @@ A part NAME is a module `prove_NAME.py` in this folder: its docstring is the lin
 """
 
 import argparse
+import ast
 import dataclasses
 import importlib
 import os
@@ -44,12 +45,16 @@ class Context:
     """What a part gets: how much to do, a folder that is removed afterwards, and the programs."""
     is_long: bool
     folder: str
-    program: str
+    # Whether tests and program are built without optimisation.
+    is_debug: bool = False
 
     def platter(self):
-        """The path of the release build of the program; builds it where it is missing."""
-        if self.program:
-            return self.program
+        """The path of the program, the release build by default; builds it where it is missing."""
+        if self.is_debug:
+            command = ["swift", "build", "--package-path", TOP, "--product", "platter"]
+            if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
+                raise PartFailure("the program cannot be built")
+            return os.path.join(TOP, ".build", "debug", "platter")
         done = subprocess.run([os.path.join(TOP, "Scripts", "platter"), "--version"], check=False,
                               stdout=subprocess.DEVNULL)
         if done.returncode:
@@ -62,6 +67,7 @@ class Context:
         variables = dict(os.environ, PLATTER_PROOF_FIGURES=figures)
         command = [os.path.join(TOP, "Scripts", "test"), expression]
         command += ["--long"] if self.is_long else []
+        command += ["--debug"] if self.is_debug else []
         status = subprocess.run(command, env=variables, check=False).returncode
         rows = read_figures(figures)
         if status and not any(row.violations for row in rows):
@@ -126,12 +132,22 @@ def run(part, context):
     return rows
 
 
+def help_of_parts():
+    """A line for each part: the first one of its docstring."""
+    lines = []
+    for part in parts():
+        with open(os.path.join(HERE, f"prove_{part}.py"), encoding="utf-8") as file:
+            lines.append(f"  {part:<12}{(ast.get_docstring(ast.parse(file.read())) or '').splitlines()[0]}")
+    return "parts:\n" + "\n".join(lines)
+
+
 def options(arguments):
     parser = argparse.ArgumentParser(
-        prog="Scripts/prove", description="Proves what docs/reliability.md says.")
+        prog="Scripts/prove", description="Proves what docs/reliability.md says.", epilog=help_of_parts(),
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts())}; all without one")
     parser.add_argument("--short", action="store_true", help="minutes, not hours; leaves the page as it is")
-    parser.add_argument("--program", default="", help="this program instead of the release build")
+    parser.add_argument("--debug", action="store_true", help="without optimisation: built sooner, slower")
     chosen = parser.parse_args(arguments)
     for part in chosen.parts:
         if part not in parts():
@@ -148,7 +164,7 @@ def main(arguments=None):
     for part in chosen.parts or parts():
         with tempfile.TemporaryDirectory(prefix="prove-") as folder:
             try:
-                rows = run(part, Context(not chosen.short, folder, chosen.program))
+                rows = run(part, Context(not chosen.short, folder, chosen.debug))
                 if not chosen.short:
                     write(part, rows)
             except PartFailure as failure:

@@ -111,7 +111,8 @@ class Bench:
         missing = self.holds(case.done, folder)
         return missing and f"done again, but it is not done: {missing}"
 
-    def trial(self, case, template, what, prefix=(), limit=None, name=None, after=None):
+    def trial(self, case, template, what, prefix=(), limit=None, name=None, after=None,
+              quiet=False):
         """Runs the command once, then `after`, and notes what is wrong; returns the command's status."""
         folder = self.copy(template)
         command = case.command.replace("IMAGE", name or case.image)
@@ -124,7 +125,8 @@ class Bench:
             status, problem = -1, f"no end after {TIMEOUT} seconds"
         if problem:
             self.violations.append(f"{case.name}: {what}: {problem}")
-            print(f"VIOLATION {self.violations[-1]}", flush=True)
+            if not quiet:
+                print(f"VIOLATION {self.violations[-1]}", flush=True)
         return status
 
     def rows(self, what, trials, cases):
@@ -231,12 +233,30 @@ def metadata(bench, case):
                 break
 
 
+def control(bench, case):
+    """A program that reports success whatever happens must be caught."""
+    template, honest = bench.template(case), bench.program
+    liar = os.path.join(bench.context.folder, "liar")
+    with open(liar, "w", encoding="utf-8") as file:
+        file.write(f'#!/bin/sh\n"{honest}" "$@"\nexit 0\n')
+    os.chmod(liar, 0o700)
+    bench.program = liar
+    prefix = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64",
+              "-e", "inject=pwrite64:error=EIO:when=1+")
+    bench.trial(case, template, "a lie", prefix, quiet=True)
+    bench.program = honest
+    if not bench.violations:
+        raise PartFailure("a program that lies about its work was not caught, so this part proves nothing")
+    bench.violations.clear()
+
+
 def rows(context):
     yield from context.swift_tests("MetadataFault")
     if not shutil.which("strace"):
         raise PartFailure("needs strace")
     bench = Bench(context)
     cases = list(fault_cases.cases())
+    control(bench, next(case for case in cases if case.name == "convert, vdi"))
     yield from bench.rows("system calls", system_calls, cases)
     growing = [case for case in cases if case.grows]
     yield from bench.rows("short writes", short_writes, growing)

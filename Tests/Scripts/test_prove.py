@@ -9,7 +9,9 @@ TOOLS = os.path.join(
     os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))), "Scripts", "platter_tools")
 sys.path.insert(0, TOOLS)
 
+import fault_cases  # noqa: E402
 import prove  # noqa: E402
+import prove_faults  # noqa: E402
 
 
 class TableTests(unittest.TestCase):
@@ -31,6 +33,7 @@ class TableTests(unittest.TestCase):
         self.assertIn("crash", prove.parts())
         for part in prove.parts():
             prove.with_table(page, part, [])
+            self.assertRegex(prove.help_of_parts(), rf"  {part} +\S.*[a-z]")
 
 
 class FigureTests(unittest.TestCase):
@@ -50,6 +53,26 @@ class FigureTests(unittest.TestCase):
         self.assertTrue(prove.Row("x", "a", 1, 0, 0).proves)
         self.assertFalse(prove.Row("x", "a", 0, 0, 0).proves)
         self.assertFalse(prove.Row("x", "a", 9, 1, 0).proves)
+
+
+class FaultTests(unittest.TestCase):
+    def test_numbers_are_spread_evenly(self):
+        self.assertEqual(prove_faults.chosen(3, 5), [1, 2, 3])
+        self.assertEqual(prove_faults.chosen(100, 3), [1, 50, 100])
+        self.assertEqual(prove_faults.chosen(0, 3), [])
+
+    def test_events_are_those_of_the_source(self):
+        events = prove_faults.events()
+        self.assertIn("l2_update", events)
+        self.assertGreater(len(events), 45)
+
+    def test_every_command_that_changes_an_image_has_a_case(self):
+        commands = {case.command.split()[1] for case in fault_cases.cases()}
+        changing = {"amend", "bitmap", "check", "commit", "convert", "create", "io", "rebase", "resize",
+                    "snapshot", "stream"}
+        self.assertEqual(commands, changing)
+        names = [case.name for case in fault_cases.cases()]
+        self.assertEqual(len(names), len(set(names)))
 
 
 if __name__ == "__main__":
