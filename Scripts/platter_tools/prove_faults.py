@@ -18,6 +18,7 @@ ERRORS = {"EIO": 5, "ENOSPC": 28}
 TIMEOUT = 120
 # Exit statuses of a check that found nothing, or leaks alone, or that the format has none.
 SOUND = (0, 3, 63)
+LEFT_OPEN = "ERROR image was not closed correctly"
 
 
 class Bench:
@@ -95,6 +96,10 @@ class Bench:
             if fmt == "raw" or not os.path.exists(os.path.join(folder, path)):
                 continue
             found, error = self.shell(f"platter check -q -f {fmt} {path}", folder)
+            if error.splitlines() == [LEFT_OPEN]:
+                # The mark of Parallels images stays after a failure: the next user looks, and takes it off.
+                self.shell(f"platter check -q -f {fmt} -r all {path}", folder)
+                found, error = self.shell(f"platter check -q -f {fmt} {path}", folder)
             if found not in SOUND:
                 return f"{name} is not sound ({found}): {error.strip()}"
         if status == 0:

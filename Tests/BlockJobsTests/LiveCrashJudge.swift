@@ -2,6 +2,8 @@ import BlockCore
 import BlockFormats
 import BlockTestSupport
 
+@testable import BlockJobs
+
 /// A seeded choice of moments of a scenario's log, and the verdict on each.
 struct LiveCrashReplay {
     let scenario: LiveCrashScenario
@@ -79,6 +81,7 @@ extension LiveCrashScenario {
             try node.write(bytes.span.bytes, at: 4096)
             found.write(bytes, at: 4096)
             try node.close()
+            if name == Self.disk { try finishJob(in: images) }
             let again = try images.open(name, readOnly: true)
             let isSame = try again.readBytes(at: 0, count: found.size) == found.read(0..<found.size)
             try again.close()
@@ -87,6 +90,24 @@ extension LiveCrashScenario {
             try? node.close()
             throw error
         }
+    }
+
+    /// Runs a job that works within the chain once more: it goes on where it was stopped.
+    private func finishJob(in images: LiveImages) throws {
+        let node = try images.open(Self.disk)
+        defer { try? node.close() }
+        guard node.backing != nil else { return }
+        let control = JobControl(maximumWorkers: 1)
+        do {
+            switch work {
+            case .stream: try StreamJob(node: node).run(control)
+            case .streamToBase: try StreamJob(node: node, base: node.chain.last).run(control)
+            case .commit: try CommitJob(top: node).run(control)
+            case .rebaseToNothing: try RebaseJob(node: node, backing: nil, reference: nil).run(control)
+            default: return
+            }
+        } catch { throw Mismatch("the job cannot be done again: \(error)") }
+        try node.close()
     }
 
     private func judgeBackup(_ contents: ReferenceDisk, in images: LiveImages) throws {
