@@ -15,8 +15,37 @@ public final class FaultPlan: Sendable {
         public static let usual: [Mode] = [.ioErrorOnce, .fullFromThen]
     }
 
+    /// A failure of the call that follows a step of the driver above.
+    public struct EventFault: Sendable, CustomStringConvertible {
+        public var event: MetadataEvent
+        /// Which occurrence of the event, from 1.
+        public var occurrence: Int
+        /// `io`, or `noSpace` for calls that take space.
+        public var kind: BlockError.Kind
+        /// Whether a write that fails has stored its first half.
+        public var isShort: Bool
+        /// Whether all later calls fail too.
+        public var persists: Bool
+
+        public init(
+            _ event: MetadataEvent, _ occurrence: Int, _ kind: BlockError.Kind, isShort: Bool, persists: Bool
+        ) {
+            (self.event, self.occurrence, self.kind) = (event, occurrence, kind)
+            (self.isShort, self.persists) = (isShort, persists)
+        }
+
+        public var description: String {
+            let how = "\(kind)\(isShort ? ", half stored," : "")"
+            return "\(how) \(persists ? "from" : "at") the \(occurrence). \(event.rawValue)"
+        }
+    }
+
     private struct State {
         var calls = 0
+        var eventFault: EventFault?
+        /// Whether the event of that fault has occurred.
+        var isDue = false
+        var heard: [MetadataEvent: Int] = [:]
         var failing: (number: Int, mode: Mode)?
         var failures = 0
         var refusedWrites = 0
@@ -31,6 +60,15 @@ public final class FaultPlan: Sendable {
             let mark = failures > 1 ? FaultPlan.laterMark : ""
             return BlockError(kind, message + mark, errno: errno, path: path)
         }
+
+        /// The failure of a call after an event.
+        mutating func eventFailure(writes: Bool, reopens: Bool, path: String?) -> BlockError? {
+            guard isDue, let fault = eventFault, !reopens, writes || fault.kind != .noSpace else {
+                return nil
+            }
+            if !fault.persists { isDue = false }
+            return fail(fault.kind, writes: writes, path: path)
+        }
     }
     private let state = Mutex(State())
 
@@ -42,6 +80,23 @@ public final class FaultPlan: Sendable {
     public var refusedWrites: Int { state.withLock { $0.refusedWrites } }
     /// What the message of each failure but the first ends with.
     public static let laterMark = " once more"
+
+    /// How often each step was heard since ``arm(_:)`` or ``disarm()``.
+    public var heard: [MetadataEvent: Int] { state.withLock { $0.heard } }
+    /// Makes the call after an event fail.
+    public func arm(_ fault: EventFault) { state.withLock { $0 = State(eventFault: fault) } }
+
+    func hear(_ event: MetadataEvent) {
+        state.withLock { state in
+            if state.isSuspended { return }
+            state.heard[event, default: 0] += 1
+            guard let fault = state.eventFault, fault.event == event else { return }
+            if state.heard[event] == fault.occurrence { state.isDue = true }
+        }
+    }
+
+    /// Whether a write that fails has stored its first half.
+    var storesHalf: Bool { state.withLock { $0.eventFault?.isShort ?? true } }
 
     /// Makes the call with this number (from 1) fail.
     public func arm(_ number: Int, _ mode: Mode) { state.withLock { $0 = State(failing: (number, mode)) } }
@@ -60,6 +115,7 @@ public final class FaultPlan: Sendable {
         state.withLock { state in
             if state.isSuspended { return nil }
             state.calls += 1
+            if let error = state.eventFailure(writes: writes, reopens: reopens, path: path) { return error }
             guard let failing = state.failing else { return nil }
             switch failing.mode {
             case .ioErrorOnce:
@@ -77,7 +133,7 @@ public final class FaultPlan: Sendable {
 }
 
 /// A driver whose calls fail as a ``FaultPlan`` says. A write that fails may have stored its first half.
-public final class FaultDisk: ProtocolDriver {
+public final class FaultDisk: ProtocolDriver, MetadataEventListener {
     public static let name = "file"
 
     private let inner: any ProtocolDriver
@@ -105,6 +161,8 @@ public final class FaultDisk: ProtocolDriver {
 
     public var identity: String? { inner.identity }
 
+    public func hear(_ event: MetadataEvent) { plan.hear(event) }
+
     private func step(writes: Bool) throws(BlockError) {
         if let error = plan.next(writes: writes, path: inner.identity) { throw error }
     }
@@ -122,7 +180,7 @@ public final class FaultDisk: ProtocolDriver {
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         if let error = plan.next(writes: true, path: inner.identity) {
             let half = (offset + bytes.byteCount / 2).roundedDown(to: Pattern.sectorBytes) - offset
-            if half > 0 { try inner.write(bytes.extracting(0..<half), at: offset) }
+            if half > 0, plan.storesHalf { try inner.write(bytes.extracting(0..<half), at: offset) }
             throw error
         }
         try inner.write(bytes, at: offset)

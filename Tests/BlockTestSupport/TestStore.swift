@@ -2,7 +2,7 @@ import BlockCore
 import Synchronization
 
 /// One change to the files of a ``TestStore``, in the order in which they were made.
-public enum StorageEvent: Sendable {
+public enum StorageEvent: Sendable, Equatable {
     case write(file: String, offset: Int, bytes: [UInt8])
     case zero(file: String, range: Range<Int>)
     case truncate(file: String, length: Int)

@@ -44,14 +44,19 @@ public final class JobControl: Sendable {
     let state: Monitor<State>
     /// The clock of the speed limit and of ``sleep(nanoseconds:)``.
     public let clock: any BlockClock
+    /// The most threads that a job may copy with.
+    public let maximumWorkers: Int
 
     /// - Parameters:
     ///   - bytesPerSecond: the speed limit; 0 for none.
+    ///   - maximumWorkers: the most threads that a job may copy with. With one, the order of its writes
+    ///     depends on nothing but the images.
     ///   - onProgress: called on a working thread after each step; must be quick.
     public init(
-        bytesPerSecond: Int = 0, clock: any BlockClock = SystemClock(),
+        bytesPerSecond: Int = 0, clock: any BlockClock = SystemClock(), maximumWorkers: Int = .max,
         onProgress: (@Sendable (Progress) -> Void)? = nil
     ) {
+        self.maximumWorkers = max(1, maximumWorkers)
         state = Monitor(State(pace: JobPace(bytesPerSecond: bytesPerSecond)))
         self.clock = clock
         if let onProgress { observe { onProgress($0.progress) } }

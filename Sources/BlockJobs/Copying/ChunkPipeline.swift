@@ -47,7 +47,7 @@ struct ChunkPipeline: Sendable {
         let chunks = Monitor(cutter)
         let turnstile = Turnstile()
         let bufferBytes = cutter.bufferBytes
-        try WorkerThreads.run(max(1, workers)) { (_) throws(BlockError) in
+        try WorkerThreads.run(max(1, min(workers, control.maximumWorkers))) { (_) throws(BlockError) in
             let space = Workspace(dataBytes: bufferBytes, scratchBytes: work.scratchBytes)
             do throws(BlockError) {
                 while !turnstile.isShut, let chunk = try Self.next(chunks, control) {

@@ -79,7 +79,7 @@ struct MirrorEngine: Sendable {
         control.advance(by: 0, remaining: tracker.remainingBytes)
         // One range, such as after one write, needs no second thread.
         let workers = tracker.remainingBytes > Self.chunkBytes ? Self.workers : 1
-        try WorkerThreads.run(workers) { (_) throws(BlockError) in
+        try WorkerThreads.run(min(workers, control.maximumWorkers)) { (_) throws(BlockError) in
             let space = Workspace(dataBytes: max(Self.chunkBytes, tracker.granularity), scratchBytes: 0)
             // The bytes of the step before, which the pace charges: holes cost nothing.
             var moved = 0
