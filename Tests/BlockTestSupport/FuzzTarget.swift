@@ -14,6 +14,8 @@ public struct FuzzTarget: Sendable {
     var isEncrypted = false
     /// Makes the other files of a chain, which is then read and written through.
     var below: (@Sendable ([UInt8]) -> [String: SparseBytes])?
+    /// Does everything itself, where the bytes are no image.
+    var act: (@Sendable ([UInt8]) -> Void)?
 
     /// Every registered format by itself, and parts of qcow2 images that mere chance does not reach.
     public static let all: [FuzzTarget] =
@@ -57,7 +59,7 @@ public struct FuzzTarget: Sendable {
             FuzzTarget(
                 name: "canary", image: { SparseBytes($0) }, format: StandardFormats.defaultName,
                 isCanary: true),
-        ] + chains
+        ] + chains + texts
 
     public static func named(_ name: String) -> FuzzTarget? { all.first { $0.name == name } }
 
@@ -183,6 +185,7 @@ public struct FuzzTarget: Sendable {
         if isCanary, bytes.starts(with: Array("BUG".utf8)) {
             fatalError("the canary was found, as it must be")
         }
+        if let act { return act(bytes) }
         let (store, gauntlet) = begin(bytes)
         let files = store.files
         gauntlet.look(store)
