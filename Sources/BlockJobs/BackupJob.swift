@@ -1,9 +1,10 @@
 import BlockCore
+import Synchronization
 
 /// Copies a disk, as it is at one moment, to another node, while the guest goes on writing.
 ///
-/// The moment is when ``work(_:)`` has stopped all requests of the source for an instant; the job then sets
-/// its total. From then on whoever changes a part of the disk copies it to the target first, and the job
+/// The moment is when the engine starts the job (``prepare()``), with all requests of the source stopped for an
+/// instant. From then on whoever changes a part of the disk copies it to the target first, and the job
 /// copies the rest. Killed at any moment, the job leaves the source and its bitmaps as they are and the target
 /// unfinished. After a cancellation or a failure the bitmap still has all that the next backup needs.
 ///
@@ -42,12 +43,26 @@ public struct BackupJob: BlockJob {
         case never
     }
 
+    /// The copy and the use of the bitmap, from their beginning until the work takes them over. Thread-safe.
+    private final class Moment: Sendable {
+        private let parts = Mutex<(copy: PointInTimeCopy, use: BitmapUse?)?>(nil)
+
+        func set(_ copy: PointInTimeCopy, _ use: BitmapUse?) { parts.withLock { $0 = (copy, use) } }
+        func take() -> (copy: PointInTimeCopy, use: BitmapUse?)? {
+            parts.withLock { parts in
+                defer { parts = nil }
+                return parts
+            }
+        }
+    }
+
     private let source: BlockNode
     private let target: BlockNode
+    private let moment = Moment()
     private let sync: Sync
     private let bitmapMode: BitmapMode
     private let compress: Bool
-    private let speed: Int
+    public let speed: Int
     private let errorPolicy: PointInTimeCopy.ErrorPolicy
 
     /// - Parameters:
@@ -71,12 +86,26 @@ public struct BackupJob: BlockJob {
 
     public var nodes: [BlockNode] { [source, target] }
 
+    /// Takes the moment.
+    ///
     /// - Throws: `invalidArgument` when the target is too small or reads the source; `unsupported` when it
     ///   cannot compress, or the source has no format; `notFound`, `busy`, `corrupt` and `readOnly` for the
-    ///   bitmap; `cancelled`; errors of reading and writing.
-    public func work(_ control: JobControl) throws(BlockError) {
-        if speed > 0 { control.setSpeed(speed) }
+    ///   bitmap; errors of reading the bitmap.
+    public func prepare() throws(BlockError) {
         let (copy, use) = try begin()
+        moment.set(copy, use)
+    }
+
+    public func abandon() {
+        guard let (copy, use) = moment.take() else { return }
+        copy.detach()
+        // Keeping all bits writes nothing.
+        try? use?.end(.keep)
+    }
+
+    /// - Throws: as ``prepare()`` if that was not called; `cancelled`; errors of reading and writing.
+    public func work(_ control: JobControl) throws(BlockError) {
+        let (copy, use) = try takeMoment()
         control.setTotal(copy.size)
         var failure: BlockError?
         do throws(BlockError) { try fill(copy, control) } catch { failure = error }
@@ -94,6 +123,11 @@ public struct BackupJob: BlockJob {
     }
 
     // MARK: The moment
+
+    private func takeMoment() throws(BlockError) -> (copy: PointInTimeCopy, use: BitmapUse?) {
+        if let parts = moment.take() { return parts }
+        return try begin()
+    }
 
     /// Begins the copy and the use of the bitmap at one moment.
     private func begin() throws(BlockError) -> (copy: PointInTimeCopy, use: BitmapUse?) {

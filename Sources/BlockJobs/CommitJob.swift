@@ -16,7 +16,7 @@ public struct CommitJob: BlockJob {
     private let top: BlockNode
     private let base: BlockNode?
     private let emptiesTop: Bool
-    private let speed: Int
+    public let speed: Int
     private let overlay: BlockNode?
     private let baseName: String?
 
@@ -52,7 +52,6 @@ public struct CommitJob: BlockJob {
     ///   image; `cancelled`; what reading and writing fail with.
     public func work(_ control: JobControl) throws(BlockError) {
         let base = try checkedBase()
-        if speed > 0 { control.setSpeed(speed) }
         try LayerCopy.writing([base]) { () throws(BlockError) in
             try LayerCopy.keepingIdentity(of: top) { () throws(BlockError) in
                 try keepIdentities(base)
@@ -68,8 +67,11 @@ public struct CommitJob: BlockJob {
         let reference = try LayerCopy.reference(to: base, for: overlay, name: baseName)
         let driver = try LayerCopy.rebasable(overlay)
         try LayerCopy.writing([overlay]) { () throws(BlockError) in
-            try LayerCopy.keepingIdentity(of: overlay) { () throws(BlockError) in
-                try driver.changeBacking(to: reference)
+            // A guest's write meanwhile would keep the identity too.
+            try overlay.drained { () throws(BlockError) in
+                try LayerCopy.keepingIdentity(of: overlay) { () throws(BlockError) in
+                    try driver.changeBacking(to: reference)
+                }
             }
         }
         try LayerCopy.replaceBacking(of: overlay, with: base)

@@ -13,7 +13,7 @@ public struct StreamJob: BlockJob {
     private let node: BlockNode
     private let base: BlockNode?
     private let baseName: String?
-    private let speed: Int
+    public let speed: Int
 
     /// - Parameters:
     ///     - node: the image that gets the data; writable.
@@ -38,12 +38,11 @@ public struct StreamJob: BlockJob {
         let reference = try base.map { base throws(BlockError) in
             try LayerCopy.reference(to: base, for: node, name: baseName)
         }
-        if speed > 0 { control.setSpeed(speed) }
         control.setTotal(try node.length())
         // A layer in the middle of a chain is read-only but for this job.
         try LayerCopy.writing([node]) { () throws(BlockError) in
-            try LayerCopy.keepingIdentity(of: node) { () throws(BlockError) in
-                if node.backing !== base { try pull(control) }
+            try IdentityKeeper.keeping(node) { (keeper) throws(BlockError) in
+                if node.backing !== base { try pull(control, keeper) }
                 // The copied data has to be durable before the image drops its reference to the layers below.
                 try node.flush()
                 if driver.backing != reference { try driver.changeBacking(to: reference) }
@@ -52,7 +51,9 @@ public struct StreamJob: BlockJob {
         if node.backing !== base { try LayerCopy.replaceBacking(of: node, with: base) }
     }
 
-    private func pull(_ control: JobControl) throws(BlockError) {
+    private func pull(_ control: JobControl, _ keeper: IdentityKeeper?) throws(BlockError) {
+        // Below the filters, as the range that a step holds is: a filter's own requests must not come between.
+        let node = node.unfiltered
         let unit = LayerCopy.unitBytes(node)
         let sharer = control.hasSpeedLimit ? nil : SpaceSharer(try SourceDisk([node]), node)
         let cursor = RunCursor(
@@ -61,7 +62,7 @@ public struct StreamJob: BlockJob {
         let work = CopyWork(
             read: LayerCopy.reader(node), scanner: ZeroScanner(granularity: unit, sparseBytes: unit),
             writer: PieceWriter(node: node, zeroing: base == nil ? .marked : .inThisLayer), sharer: sharer,
-            bufferBytes: cutter.bufferBytes, vacant: node, writeback: Writeback(of: node))
+            bufferBytes: cutter.bufferBytes, vacant: node, keeper: keeper, writeback: Writeback(of: node))
         try ChunkPipeline(cutter: cutter, work: work, workers: LayerCopy.workers).run(control)
     }
 

@@ -69,6 +69,12 @@ import Testing
             blockError { () throws(BlockError) in try file.addBitmap(named: "f") }?.kind == .unsupported)
     }
 
+    private func expectBusy<Result>(_ body: () throws(BlockError) -> Result) {
+        let failure = blockError(body)
+        #expect(failure?.kind == .busy)
+        #expect(failure?.message.hasSuffix("cannot be used: backup") == true)
+    }
+
     @Test(arguments: [true, false])
     func aSuccessorHasWhatChangesWhileTheBitmapIsFrozen(_ abdicates: Bool) throws {
         let node = try disk()
@@ -78,18 +84,11 @@ import Testing
         try write(node, 8192..<8193)
         #expect(frozen.runs == [0..<4096] && bitmap.bits.runs == [0..<4096])
         #expect(bitmap.user == "backup")
-        let changes: [() throws(BlockError) -> Void] = [
-            { () throws(BlockError) in try bitmap.clear() },
-            { () throws(BlockError) in try bitmap.setEnabled(false) },
-            { () throws(BlockError) in try bitmap.merge(frozen) },
-            { () throws(BlockError) in try node.removeBitmap(bitmap) },
-            { () throws(BlockError) in _ = try bitmap.createSuccessor(for: "mirror") },
-        ]
-        for change in changes {
-            let failure = blockError(change)
-            #expect(failure?.kind == .busy)
-            #expect(failure?.message.hasSuffix("cannot be used: backup") == true)
-        }
+        expectBusy { () throws(BlockError) in try bitmap.clear() }
+        expectBusy { () throws(BlockError) in try bitmap.setEnabled(false) }
+        expectBusy { () throws(BlockError) in try bitmap.merge(frozen) }
+        expectBusy { () throws(BlockError) in try node.removeBitmap(bitmap) }
+        expectBusy { () throws(BlockError) in try bitmap.createSuccessor(for: "mirror") }
         #expect(try node.bitmapStatuses().first?.isBusy == true)
         if abdicates { try bitmap.abdicate() } else { bitmap.reclaim() }
         #expect(bitmap.bits.runs == (abdicates ? [8192..<12288] : [0..<4096, 8192..<12288]))
@@ -100,7 +99,8 @@ import Testing
     }
 
     @Test func itFollowsTheSizeOfTheDisk() throws {
-        let node = try disk()
+        images.createRaw("raw", size: size)
+        let node = try images.open("raw", format: "raw")
         let bitmap = try node.addBitmap(named: "b", granularity: 4096)
         try write(node, size - 1..<size)
         try node.resize(to: size / 2)

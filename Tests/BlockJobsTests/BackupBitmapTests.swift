@@ -29,8 +29,8 @@ import Testing
     ) throws {
         let target = try targets.make(name, size: size, over: base.map { ($0, "qcow2") })
         let before = try Layers.contents(source)
-        let job = try engine.startAtMoment(
-            BackupJob(source: source, target: target, sync: sync, bitmapMode: mode))
+        let job = try engine.start(
+            BackupJob(source: source, target: target, sync: sync, bitmapMode: mode), isPaused: true)
         let guests = Guest.threads(2, on: source, seed: UInt64(name.utf8.last ?? 0), acts: 6)
         try job.resume()
         try job.wait()
@@ -55,8 +55,9 @@ import Testing
         let source = try source(stored: stored)
         try source.write([UInt8](repeating: 5, count: 4096).span.bytes, at: 8192)
         let target = try targets.make("copy", size: size)
-        let job = try engine.startAtMoment(
-            BackupJob(source: source, target: target, sync: .incremental(bitmap: "b"), bitmapMode: mode))
+        let job = try engine.start(
+            BackupJob(source: source, target: target, sync: .incremental(bitmap: "b"), bitmapMode: mode),
+            isPaused: true)
         #expect(try source.bitmapStatuses().map(\.isBusy) == [true])
         try source.write([UInt8](repeating: 6, count: 4096).span.bytes, at: 40960)
         try job.resume()

@@ -26,8 +26,10 @@ struct BackupImages: Sendable {
         var options = try opener.createOptions(format: format, filename: name)
         try options.set(.size, to: String(size))
         if let cluster { try options.set(.clusterSize, to: String(cluster)) }
-        try options.set(.backingFile, to: backing?.name)
-        try options.set(.backingFormat, to: backing?.format)
+        if let backing {
+            try options.set(.backingFile, to: backing.name)
+            try options.set(.backingFormat, to: backing.format)
+        }
         try opener.create(name, format: format, options: options)
         return try open(name, format)
     }
@@ -82,22 +84,6 @@ struct Guest: Sendable {
                 for _ in 0..<acts { try guest.act(on: node) }
             }
         }
-    }
-}
-
-extension JobEngine {
-    /// Starts a job, paused, and waits until it has set its total: the moment of a backup.
-    func startAtMoment(_ job: any BlockJob, speed: Int = 0) throws -> RunningJob {
-        let isReached = Monitor(false)
-        let reach: @Sendable () -> Void = {
-            isReached.withLock { $0 = true }
-            isReached.notifyAll()
-        }
-        let running = try start(job, speed: speed, isPaused: true, completion: { _, _ in reach() })
-        running.control.observe { if $0.progress.total > 0 { reach() } }
-        if running.control.progress.total > 0 { reach() }
-        isReached.wait(until: { $0 }) { _ in }
-        return running
     }
 }
 

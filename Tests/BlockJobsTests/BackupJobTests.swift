@@ -32,7 +32,7 @@ import Testing
         let target = try targets.makeFilled(
             "copy", kind.target, size: size + 65536, seed: kind.seed + 100)
         let before = try Layers.contents(source)
-        let job = try engine.startAtMoment(BackupJob(source: source, target: target))
+        let job = try engine.start(BackupJob(source: source, target: target), isPaused: true)
         #expect(source.user == "backup" && target.user == "backup")
         let guests = Guest.threads(3, on: source, seed: kind.seed)
         try job.resume()
@@ -41,7 +41,8 @@ import Testing
         #expect(try target.readBytes(at: 0, count: size) == before)
         #expect(try Layers.contents(source) != before)
         #expect(job.offset == size && job.length == size)
-        #expect(try targets.isDurable("copy"))
+        let afterCrash = try targets.durableContents("copy").open("copy", kind.target, readOnly: true)
+        #expect(try afterCrash.readBytes(at: 0, count: size) == before)
         try source.close()
         try target.close()
     }
@@ -59,8 +60,8 @@ import Testing
         let target =
             try isFull
             ? targets.make("copy", size: size) : targets.make("copy", size: size, over: ("base", "qcow2"))
-        let job = try engine.startAtMoment(
-            BackupJob(source: source, target: target, sync: isFull ? .full : .top))
+        let job = try engine.start(
+            BackupJob(source: source, target: target, sync: isFull ? .full : .top), isPaused: true)
         let guests = Guest.threads(2, on: source, seed: 5)
         try job.resume()
         try job.wait()
@@ -112,6 +113,11 @@ import Testing
             try BackupJob(source: source, target: raw, sync: .incremental(bitmap: "none")).run(JobControl())
         }
         #expect(unknown?.kind == .notFound)
+        // The engine tells before it has started anything.
+        let unstarted = blockError { () throws(BlockError) in
+            try engine.start(BackupJob(source: source, target: raw, sync: .incremental(bitmap: "none")))
+        }
+        #expect(unstarted?.kind == .notFound && engine.jobs.isEmpty)
         #expect(source.user == nil && raw.user == nil)
         // Nothing is left that would copy.
         try source.write([1].span.bytes, at: 0)
@@ -123,7 +129,7 @@ import Testing
         let size = 1 << 20
         let source = try images.makeFilled("disk", size: size, seed: 2)
         let target = try targets.make("copy", size: size)
-        let job = try engine.startAtMoment(BackupJob(source: source, target: target))
+        let job = try engine.start(BackupJob(source: source, target: target), isPaused: true)
         switch how {
         case "cancel": job.cancel()
         case "source": try source.close()
@@ -163,13 +169,19 @@ import Testing
 }
 
 extension BackupImages {
-    /// Whether everything written to that file was flushed afterwards.
-    func isDurable(_ name: String) throws -> Bool {
-        let last = store.log.last { event in
-            if case .truncate = event { return false }
-            return event.file == name
+    /// What a file has after a power failure that loses everything since its last flush.
+    func durableContents(_ name: String) throws -> BackupImages {
+        let log = store.log.filter { $0.file == name }
+        let end = log.lastIndex { if case .flush = $0 { true } else { false } } ?? 0
+        var bytes = SparseBytes()
+        for event in log[..<end] {
+            switch event {
+            case .write(_, let offset, let part): bytes.write(part, at: offset)
+            case .zero(_, let range): bytes.zero(range)
+            case .truncate(_, let length): bytes.resize(to: length)
+            case .flush: break
+            }
         }
-        if case .flush = last { return true }
-        return false
+        return BackupImages(TestStore([name: bytes]))
     }
 }

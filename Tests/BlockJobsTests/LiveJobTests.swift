@@ -13,7 +13,8 @@ struct LiveChain {
     let names: [String]
     private(set) var model: ReferenceDisk
 
-    static let size = 1 << 20
+    /// Several steps of the jobs, and no multiple of their granularity.
+    static let size = (3 << 20) + 0x2A00
 
     init(layers: Int, clusterSize: String = "4096", seed: UInt64) throws {
         opener = ImageOpener(registry: store.registry([Qcow2Driver.self, RawDriver.self]), policy: .anyFile)
@@ -23,7 +24,7 @@ struct LiveChain {
         for (index, name) in names.enumerated() {
             try make(name, over: index > 0 ? names[index - 1] : nil, clusterSize)
             let node = try open(name)
-            for step in 0..<30 {
+            for step in 0..<60 {
                 let offset = random.number(in: 0..<Self.size / 512) * 512
                 let count = min(Self.size - offset, 512 * (1 + random.number(in: 0..<40)))
                 if step % 5 == 4 {
@@ -77,7 +78,7 @@ extension RunningJob {
             seen.withLock { $0 = true }
             seen.notifyAll()
         }
-        if control.isReady || hasEnded { return }
+        if control.isReady || control.status == .concluded { return }
         seen.wait(until: { $0 }) { _ in }
     }
 }
@@ -94,7 +95,9 @@ extension RunningJob {
         let guest = LiveGuest(device, model: chain.model)
         guest.start(seed: UInt64(seed))
         defer { _ = guest.finish() }
-        let job = try JobEngine().start(StreamJob(node: node, base: base))
+        let job = try JobEngine().start(StreamJob(node: node, base: base), isPaused: true)
+        guest.waitForRounds(5)
+        try job.resume()
         try job.wait()
         guest.waitForRounds(10)
         #expect(guest.finish().isEmpty)
@@ -116,7 +119,10 @@ extension RunningJob {
         let guest = LiveGuest(device, model: chain.model)
         guest.start(seed: UInt64(seed))
         defer { _ = guest.finish() }
-        try JobEngine().start(StreamJob(node: middle)).wait()
+        let job = try JobEngine().start(StreamJob(node: middle), isPaused: true)
+        guest.waitForRounds(5)
+        try job.resume()
+        try job.wait()
         guest.waitForRounds(10)
         #expect(guest.finish().isEmpty)
         #expect(middle.backing == nil && middle.isReadOnly)
@@ -129,24 +135,25 @@ extension RunningJob {
     @Test func aWriteDuringTheCopyIsNotOverwritten() throws {
         let chain = try LiveChain(layers: 1, seed: 1)
         try chain.make("top", over: "layer0")
-        let pause = PausePoint()
-        let opener = ImageOpener(
-            registry: DriverRegistry(
-                formats: [Qcow2Driver.self, RawDriver.self], protocols: [pause.entry(chain.store)]),
-            policy: .anyFile)
-        let node = try opener.open("top", format: "qcow2", settings: OpenSettings(readOnly: false))
+        let node = try chain.open("top")
         // Data of the first layer, so that the job copies it.
         let offset = try #require((0..<LiveChain.size / 65536).map { $0 * 65536 }.first { offset in
             (try? node.status(at: offset, limit: 65536))?.isData == true
         })
-        // The guest's write is held up in the file; it holds the ticket, and the job has read the old bytes.
-        pause.arm(count: 4096)
         let bytes = [UInt8](repeating: 0x5A, count: 4096)
-        let writer = pause.hold { try node.write(bytes.span.bytes, at: offset) }
-        let job = try JobEngine().start(StreamJob(node: node))
-        pause.resume()
-        writer.wait()
-        try job.wait()
+        let writes = CopyWork(
+            read: { (buffer, position) throws(BlockError) in
+                try node.read(into: &buffer, at: position)
+                // The old bytes are read; now the guest comes.
+                if position == offset { try node.write(bytes.span.bytes, at: offset) }
+            },
+            scanner: ZeroScanner(granularity: 4096, sparseBytes: 4096),
+            writer: PieceWriter(node: node, zeroing: .marked), vacant: node)
+        let chunk = Chunk(
+            runs: [Run(range: offset..<offset + 65536, action: .copy)], coveredBytes: 65536, copyBytes: 65536)
+        let space = Workspace(dataBytes: 65536, scratchBytes: 0)
+        try writes.prepare(chunk, space)
+        try writes.commit(chunk, space)
         var expected = chain.model
         expected.write(bytes, at: offset)
         #expect(try node.readBytes(at: 0, count: LiveChain.size) == expected.read(0..<LiveChain.size))
@@ -200,6 +207,70 @@ extension RunningJob {
     }
 
     /// Without a device the guest stays with the source, and the target is the disk of one moment.
+    @Test func aMirrorWithoutADevice() throws {
+        let chain = try LiveChain(layers: 2, seed: 6)
+        try chain.make("copy")
+        let source = try chain.open("layer1")
+        let target = try chain.open("copy")
+        let job = try JobEngine().start(MirrorJob(source: source, target: target), speed: 64 << 20)
+        job.waitUntilReady()
+        #expect(blockError { () throws(BlockError) in try source.resize(to: 512) }?.kind == .busy)
+        let bytes = [UInt8](repeating: 3, count: 70_000)
+        try source.write(bytes.span.bytes, at: LiveChain.size - bytes.count)
+        try job.complete()
+        try job.wait()
+        #expect(job.offset == job.length)
+        try source.write(bytes.span.bytes, at: 0)
+        try target.close()
+        try source.close()
+        var expected = chain.model
+        expected.write(bytes, at: LiveChain.size - bytes.count)
+        try chain.check("copy", expected)
+    }
+
+    /// What cannot be the target is refused before anything is written.
+    @Test func targetsThatAreRefused() throws {
+        let chain = try LiveChain(layers: 2, seed: 7)
+        try chain.make("over", over: "layer1")
+        let over = try chain.open("over")
+        let source = try #require(over.backing)
+        for target in [source, over] {
+            let job = try JobEngine().start(MirrorJob(source: source, target: target))
+            #expect([.invalidArgument, .readOnly].contains(job.result()?.kind))
+        }
+        try over.close()
+    }
+
+    /// A target that fails ends the job; the guest goes on with the source.
+    @Test(arguments: [MirrorJob.CopyMode.background, .writeBlocking])
+    func aFailingTarget(_ mode: MirrorJob.CopyMode) throws {
+        let chain = try LiveChain(layers: 2, seed: 8)
+        let copies = TestStore()
+        let opener = ImageOpener(registry: copies.registry([Qcow2Driver.self, RawDriver.self]), policy: .anyFile)
+        var options = try opener.createOptions(format: "qcow2", filename: "copy")
+        try options.set(.size, to: String(LiveChain.size))
+        try opener.create("copy", format: "qcow2", options: options)
+        let target = try opener.open("copy", format: "qcow2", settings: OpenSettings(readOnly: false))
+        let device = BlockDevice(name: "disk0", root: try chain.open("layer1"))
+        let source = try #require(device.root)
+        let guest = LiveGuest(device, model: chain.model)
+        guest.start(seed: 8)
+        defer { _ = guest.finish() }
+        let job = try JobEngine().start(
+            MirrorJob(source: source, target: target, copyMode: mode, device: device))
+        job.waitUntilReady()
+        copies.faults.arm(1, .deadFromThen)
+        guest.waitForRounds(20)
+        _ = blockError { () throws(BlockError) in try job.complete() }
+        #expect(job.result()?.kind == .io)
+        copies.faults.disarm()
+        guest.waitForRounds(5)
+        #expect(guest.finish().isEmpty && device.root === source)
+        try? target.close()
+        try device.close()
+        try chain.check("layer1", guest.contents)
+    }
+
     @Test func aCancelledMirrorLeavesTheSource() throws {
         let chain = try LiveChain(layers: 2, seed: 5)
         try chain.make("copy")
@@ -254,6 +325,7 @@ extension RunningJob {
         // With one layer in between, or with both.
         let (overlay, top) = seed % 2 == 0 ? (layers[0], layers[1]) : (layers[1], layers[2])
         let job = CommitJob(top: top, base: layers[3], emptiesTop: false, overlay: overlay)
+        guest.waitForRounds(5)
         try JobEngine().start(job).wait()
         #expect(overlay.backing === layers[3])
         guest.waitForRounds(10)

@@ -70,7 +70,8 @@ extension BlockDevice {
     ) throws(BlockError) -> Bool {
         // Not failures of the medium: they would be the same at the next try.
         guard [.io, .noSpace, .corrupt].contains(error.kind), let root else { throw error }
-        if let range, range.upperBound > (try? root.length()) ?? .max { throw error }
+        if root.isClosed { throw error }
+        if let range, range.lowerBound < 0 || range.upperBound > (try? root.length()) ?? .max { throw error }
         let action = state.withLock { state -> ErrorAction in
             var action = direction == .read ? state.policy.read : state.policy.write
             if action == .enospc { action = error.kind == .noSpace ? .stop : .report }

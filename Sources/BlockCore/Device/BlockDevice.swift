@@ -164,11 +164,12 @@ public final class BlockDevice: Sendable {
 
     // MARK: The top node
 
-    /// Waits until no request is under way, and runs `body` while none begins, except those of this thread.
+    /// Waits until no request is under way, and runs `body` while none begins, except those of this thread. Not
+    /// to be called within a request, such as in ``withRoot(_:)``.
     ///
     /// - Throws: errors of `body`.
     public func drained<Result>(_ body: () throws(BlockError) -> Result) throws(BlockError) -> Result {
-        let thread = RangeLock.currentThread
+        let thread = WorkerThreads.current
         state.wait(until: { $0.drainer == nil || $0.drainer == thread }) { state in
             state.drainer = thread
             state.drains += 1
@@ -217,7 +218,7 @@ public final class BlockDevice: Sendable {
     ///
     /// - Throws: `notFound` without a medium; `io` once the device is closed.
     private func enter() throws(BlockError) -> BlockNode {
-        let thread = RangeLock.currentThread
+        let thread = WorkerThreads.current
         return try state.wait(until: { state in
             state.isClosed || !state.isStopped && (state.drainer == nil || state.drainer == thread)
         }) { state throws(BlockError) -> BlockNode in

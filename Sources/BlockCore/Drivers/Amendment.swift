@@ -53,9 +53,9 @@ extension BlockNode {
                 .unsupported, "Format driver '\(driverName)' does not support option amendment",
                 path: filename)
         }
-        try checkUnused()
         let ticket = requests.acquire(0..<Int.max, exclusive: true)
         defer { requests.release(ticket) }
+        try checkUnused()
         try driver.amend(amendment, guest: GuestAccess(self, driver), control)
     }
 }

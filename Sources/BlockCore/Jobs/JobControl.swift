@@ -87,8 +87,9 @@ public final class JobControl: Sendable {
 
     /// Changes the speed limit in bytes a second; 0 for none. Waits under way are reckoned anew.
     public func setSpeed(_ bytesPerSecond: Int) {
+        let now = clock.now()
         change { state in
-            state.pace = JobPace(bytesPerSecond: bytesPerSecond)
+            state.pace.setSpeed(bytesPerSecond, at: now)
             state.speedChanges += 1
         }
     }
@@ -113,6 +114,21 @@ public final class JobControl: Sendable {
     /// Adds `bytes` to the work done.
     public func advance(by bytes: Int) { change(wakes: false) { $0.progress.done += bytes } }
 
+    /// Adds `bytes` to the work done, and corrects the total by what is left, in bytes.
+    public func advance(by bytes: Int, remaining: Int) {
+        change(wakes: false) { state in
+            state.progress.done += bytes
+            state.progress.total = state.progress.done + remaining
+        }
+    }
+
+    /// Throws when the job was cancelled, without waiting.
+    ///
+    /// - Throws: `cancelled`.
+    public func checkCancelled() throws(BlockError) {
+        if isCancelled { throw BlockError(.cancelled, "The job was cancelled") }
+    }
+
     /// States that all is copied.
     public func becomeReady() { change { $0.isReady = true } }
 
@@ -132,7 +148,9 @@ public final class JobControl: Sendable {
             let now = clock.now()
             let (start, changes) = state.withLock { ($0.pace.reserve(bytes, at: now), $0.speedChanges) }
             isDue = start <= now
-            if !isDue { isDue = try !rest(until: start) { $0.speedChanges != changes } }
+            if isDue { break }
+            isDue = try !rest(until: start) { $0.speedChanges != changes }
+            if !isDue { state.withLock { $0.pace.giveBack(bytes) } }
         }
         try waitWhilePaused()
     }

@@ -9,6 +9,8 @@
 public final class JobEngine: Sendable {
     private struct State {
         var jobs: [RunningJob] = []
+        /// The jobs whose completion is being called: their names are free again.
+        var ending: [RunningJob] = []
         var nextNumber = 0
     }
 
@@ -34,7 +36,8 @@ public final class JobEngine: Sendable {
     ///   - completion: called once, on the job's thread, when the job has given its nodes back. It may start
     ///     another job and close the nodes; it must not wait for this one.
     /// - Throws: `busy` when another job uses a node; `exists` for a name in use; `unsupported` for a speed
-    ///   that the type has not, `invalidArgument` for a negative one; `limit` when no thread can be started.
+    ///   that the type has not, `invalidArgument` for a negative one; `limit` when no thread can be started; as
+    ///   ``BlockJob/prepare()``.
     @discardableResult
     public func start(
         _ job: any BlockJob, id: String? = nil, speed: Int = 0, isPaused: Bool = false,
@@ -43,7 +46,9 @@ public final class JobEngine: Sendable {
     ) throws(BlockError) -> RunningJob {
         let type = Swift.type(of: job)
         try RunningJob.check(speed: speed, of: type)
-        let control = JobControl(bytesPerSecond: speed, clock: clock, onProgress: onProgress)
+        try RunningJob.check(speed: job.speed, of: type)
+        let control = JobControl(
+            bytesPerSecond: speed > 0 ? speed : job.speed, clock: clock, onProgress: onProgress)
         if isPaused { control.pause() }
         let running = RunningJob(
             job, id: newID(id, type.name), control: control, completion: completion)
@@ -51,12 +56,18 @@ public final class JobEngine: Sendable {
         let use = NodeUse(by: type.name, onClose: { running.cancelAndWait() })
         do throws(BlockError) {
             try use.begin(on: running.nodes)
-            guard WorkerThreads.detach({ running.perform(use) { self.remove(running) } }) else {
+            do throws(BlockError) {
+                try job.prepare()
+                guard WorkerThreads.detach({ running.perform(use, self.forget, self.remove) }) else {
+                    job.abandon()
+                    throw BlockError(.limit, "The system cannot start another thread")
+                }
+            } catch {
                 use.end(on: running.nodes)
-                throw BlockError(.limit, "The system cannot start another thread")
+                throw error
             }
         } catch {
-            remove(running)
+            giveUp(running, error)
             throw error
         }
         return running
@@ -70,19 +81,21 @@ public final class JobEngine: Sendable {
     public func run(_ job: any BlockJob, _ control: JobControl) throws(BlockError) {
         let type = Swift.type(of: job)
         try RunningJob.check(speed: control.speed, of: type)
+        try RunningJob.check(speed: job.speed, of: type)
+        if job.speed > 0 { control.setSpeed(job.speed) }
         let running = RunningJob(job, id: newID(nil, type.name), control: control, completion: { _, _ in })
         try add(running)
         let use = NodeUse(by: type.name, onClose: { control.cancel() })
         do throws(BlockError) { try use.begin(on: running.nodes) } catch {
-            remove(running)
+            giveUp(running, error)
             throw error
         }
-        running.perform(use) { remove(running) }
+        running.perform(use, forget, remove)
         try running.wait()
     }
 
     /// Waits until all jobs have ended, also those that start meanwhile.
-    public func waitAll() { state.wait(until: { $0.jobs.isEmpty }) { _ in } }
+    public func waitAll() { state.wait(until: { $0.jobs.isEmpty && $0.ending.isEmpty }) { _ in } }
 
     /// Cancels all jobs and waits for their ends.
     public func cancelAll() {
@@ -92,7 +105,7 @@ public final class JobEngine: Sendable {
     private func newID(_ id: String?, _ type: String) -> String {
         if let id { return id }
         return state.withLock { state in
-            state.nextNumber += 1
+            repeat { state.nextNumber += 1 } while state.jobs.contains { $0.id == "\(type)\(state.nextNumber)" }
             return "\(type)\(state.nextNumber)"
         }
     }
@@ -106,8 +119,25 @@ public final class JobEngine: Sendable {
         }
     }
 
+    /// Frees the name of a job that has given its nodes back.
+    private func forget(_ job: RunningJob) {
+        state.withLock { state in
+            state.jobs.removeAll { $0 === job }
+            state.ending.append(job)
+        }
+    }
+
     private func remove(_ job: RunningJob) {
-        state.withLock { state in state.jobs.removeAll { $0 === job } }
+        state.withLock { state in
+            state.jobs.removeAll { $0 === job }
+            state.ending.removeAll { $0 === job }
+        }
         state.notifyAll()
+    }
+
+    /// Ends a job that cannot start: somebody may wait for it already.
+    private func giveUp(_ job: RunningJob, _ error: BlockError) {
+        job.end(error)
+        remove(job)
     }
 }

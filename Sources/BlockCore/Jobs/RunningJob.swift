@@ -113,22 +113,35 @@ public final class RunningJob: Sendable {
         if let failure = result() { throw failure }
     }
 
-    private func result() -> BlockError? {
+    /// Waits for the end; `nil` for success. As ``wait()``.
+    public func result() -> BlockError? {
         ending.wait(until: { $0 != nil }) { $0?.failure }
     }
 
     // MARK: Running
 
     /// Does the work on the calling thread, whose `use` of the nodes has begun.
-    func perform(_ use: NodeUse, _ forget: () -> Void) {
+    ///
+    /// - Parameters:
+    ///   - forget: frees the job's name, before the completion.
+    ///   - remove: takes the job off the list, after it.
+    func perform(
+        _ use: NodeUse, _ forget: (RunningJob) -> Void, _ remove: (RunningJob) -> Void
+    ) {
         use.ownedByThisThread()
         control.begin()
         var failure: BlockError?
         do throws(BlockError) { try job.work(control) } catch { failure = error }
         control.end()
         use.end(on: nodes)
+        forget(self)
         completion(self, failure)
-        forget()
+        end(failure)
+        remove(self)
+    }
+
+    /// Lets those go on that wait for the end.
+    func end(_ failure: BlockError?) {
         ending.withLock { $0 = Ending(failure: failure) }
         ending.notifyAll()
     }

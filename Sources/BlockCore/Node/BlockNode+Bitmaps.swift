@@ -21,11 +21,11 @@ extension BlockNode {
         _ body: (any BitmapCapable) throws(BlockError) -> Void
     ) throws(BlockError) {
         try checkWritable()
-        try checkUnused()
         let driver = try bitmapKeeper()
         let ticket = requests.acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
+        try checkUnused()
         try body(driver)
     }
 }

@@ -8,7 +8,7 @@ extension BlockNode {
         let began = statistics.now()
         switch layer {
         case .storage(let driver):
-            try driver.read(into: &buffer, at: offset)
+            try openStorage(driver).read(into: &buffer, at: offset)
         case .format(let driver):
             if settings.holdsImage, offset > driver.virtualSize - buffer.byteCount {
                 return try readOld(into: &buffer, at: offset)
@@ -53,7 +53,7 @@ extension BlockNode {
     /// behind the end of the disk are zeroes.
     func readOld(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         switch layer {
-        case .storage(let driver): try driver.read(into: &buffer, at: offset)
+        case .storage(let driver): try openStorage(driver).read(into: &buffer, at: offset)
         case .filter(let driver): try driver.read(into: &buffer, at: offset)
         case .format(let driver):
             let inside = max(0, min(buffer.byteCount, driver.virtualSize - offset))

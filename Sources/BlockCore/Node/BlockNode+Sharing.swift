@@ -66,9 +66,14 @@ extension BlockNode {
             try checkChangeable()
             _ = try checkedRange(offset, count, of: driver)
             try noteChange(in: range)
-            stored =
-                sharing.sharingChild == nil
-                ? 0 : try share(source, at: offset, count: count, GuestAccess(self, driver))
+            do throws(BlockError) {
+                stored =
+                    sharing.sharingChild == nil
+                    ? 0 : try share(source, at: offset, count: count, GuestAccess(self, driver))
+            } catch {
+                for observer in observers.all { observer.didFail(range) }
+                throw error
+            }
             for observer in observers.all { observer.didChange(offset..<offset + stored) }
             if settings.cache.isWriteThrough { try driver.flush() }
         // A filter must see the bytes, so they are written, not shared.

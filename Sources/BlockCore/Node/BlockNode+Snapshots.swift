@@ -38,13 +38,13 @@ extension BlockNode {
     ) throws(BlockError) {
         if let shownChild { return try shownChild.changeSnapshots(changesDisk: changesDisk, body) }
         try checkWritable()
-        try checkUnused()
         guard let driver = format?.asSnapshotCapable else {
             throw BlockError(.unsupported, "Operation not supported", path: filename)
         }
         let ticket = requests.acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
+        try checkUnused()
         let before = driver.virtualSize
         if changesDisk { for observer in observers.all { try observer.willChange(0..<before) } }
         try body(driver)

@@ -18,7 +18,8 @@ extension BlockNode {
                 return try status(at: offset, limit: limit, above: base, isForMap: isForMap, &layer)
             } catch {
                 // A job that ended meanwhile may have dropped and closed the layer.
-                guard layer.isClosed, !chain.contains(where: { $0 === layer }) else { throw error }
+                let isGone = layer.isClosed || layer.unfiltered.isClosed
+                guard isGone, !chain.contains(where: { $0 === layer }) else { throw error }
             }
         }
     }
@@ -34,13 +35,18 @@ extension BlockNode {
         }
         while true {
             let extent = try layer.layerExtent(at: offset, limit: remaining)
+            try layer.checkOpen()
             remaining = min(remaining, extent.length)
             // The place is one in the file of the format's node: filters are no layers.
             let holder = layer.unfiltered
             if extent.status != .unallocated {
-                return try holder.resolve(
+                let answer = try holder.resolve(
                     extent, length: remaining, depth: depth,
                     showsHoles: !isForMap || holder.format?.mapStyle.contains(.unitsAreWhole) != true)
+                // Nothing that a closed layer or its files answer is to be trusted.
+                try layer.checkOpen()
+                try holder.checkOpen()
+                return answer
             }
             guard let next = layer.backing, next !== base else {
                 let isPresent = isForMap && holder.format?.mapStyle.contains(.allIsPresent) == true
@@ -71,7 +77,7 @@ extension BlockNode {
     public func layerExtent(at offset: Int, limit: Int) throws(BlockError) -> Extent {
         let extent =
             switch layer {
-            case .storage(let driver): try driver.extent(at: offset, limit: limit)
+            case .storage(let driver): try openStorage(driver).extent(at: offset, limit: limit)
             case .format(let driver): try driver.extent(at: offset, limit: limit)
             case .filter(let driver): try driver.extent(at: offset, limit: limit)
             }

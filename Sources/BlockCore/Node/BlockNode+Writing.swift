@@ -17,7 +17,7 @@ extension BlockNode {
         switch layer {
         case .storage(let driver):
             emit(.storageWrite)
-            try driver.write(bytes, at: offset)
+            try openStorage(driver).write(bytes, at: offset)
             emit(.storageWritten)
         case .format(let driver):
             if settings.holdsImage { try makeRoom(offset, bytes.byteCount, driver) }
@@ -70,7 +70,7 @@ extension BlockNode {
         switch layer {
         case .storage(let driver):
             emit(.storageZero)
-            try driver.writeZeroes(at: offset, count: count, flags: flags)
+            try openStorage(driver).writeZeroes(at: offset, count: count, flags: flags)
         case .format(let driver):
             if settings.holdsImage { try makeRoom(offset, count, driver) }
             try change(offset, count, driver, unit: zeroGranularity ?? 1) { range throws(BlockError) in
@@ -100,7 +100,7 @@ extension BlockNode {
         let began = statistics.now()
         switch layer {
         case .storage(let driver):
-            try driver.discard(at: offset, count: count)
+            try openStorage(driver).discard(at: offset, count: count)
         case .format(let driver):
             guard let unit = discardGranularity else { return }
             try change(offset, count, driver) { range throws(BlockError) in
@@ -128,10 +128,10 @@ extension BlockNode {
     ///   `readOnly`, `invalidArgument`, `limit`, `noSpace`, `io`, `corrupt`.
     public func resize(to size: Int, preallocation: Preallocation = .off) throws(BlockError) {
         try checkWritable()
-        try checkUnused()
         let ticket = requests.acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
+        try checkUnused()
         switch layer {
         case .storage(let driver):
             seenLength.store(0, ordering: .relaxed)
@@ -144,13 +144,13 @@ extension BlockNode {
                 throw BlockError(.unsupported, "Image format driver does not support resize", path: filename)
             }
             let before = driver.virtualSize
+            defer { noteSize(driver, before) }
             if size >= 0, size < before { try willChange(size..<before) }
             do throws(BlockError) {
                 try resizable.resize(
                     to: size, preallocation: preallocation, guest: GuestAccess(self, driver))
             } catch { throw error.concerning(filename) }
             try hideBacking(driver, from: before, to: size)
-            for observer in observers.all { observer.didResize(to: size) }
         }
     }
 
@@ -164,6 +164,8 @@ extension BlockNode {
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
         guard end > driver.virtualSize else { return }
+        let before = driver.virtualSize
+        defer { noteSize(driver, before) }
         do throws(BlockError) {
             guard let resizable = driver as? any Resizable else { throw BlockError(.unsupported, "") }
             try resizable.resize(
@@ -188,14 +190,20 @@ extension BlockNode {
             throw BlockError(
                 .unsupported, "Format driver '\(driverName)' cannot empty an image", path: filename)
         }
-        try checkUnused()
         let ticket = requests.acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
+        try checkUnused()
         file?.emit(.emptyPrepare)
         try noteChange(in: 0..<driver.virtualSize)
         try driver.makeEmpty()
         for observer in observers.all { observer.didChange(0..<driver.virtualSize) }
+    }
+
+    /// Tells the observers where the size is another one, also when the change failed later.
+    private func noteSize(_ driver: any FormatDriver, _ before: Int) {
+        guard driver.virtualSize != before else { return }
+        for observer in observers.all { observer.didResize(to: driver.virtualSize) }
     }
 
     /// Zeroes new space over a longer backing file, whose bytes would show through it.

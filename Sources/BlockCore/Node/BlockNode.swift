@@ -299,13 +299,15 @@ public final class BlockNode: Sendable {
 
     /// Closes this layer and returns the one below; `nil` also when this one is closed already.
     private func closeLayer(_ failure: inout BlockError?) -> BlockNode? {
-        stopUse()
-        let (wasClosed, backing) = state.withLock { state in
+        let wasClosed = state.withLock { state in
             defer { state.isClosed = true }
             state.name = nil
-            return (state.isClosed, state.backing)
+            return state.isClosed
         }
         guard !wasClosed else { return nil }
+        stopUse()
+        // A job that has just ended may have changed the chain.
+        let backing = state.withLock { $0.backing }
         if let error = closeAlone() { failure = failure ?? error }
         for node in children {
             do throws(BlockError) { try node.close() } catch { failure = failure ?? error }
@@ -338,6 +340,15 @@ public final class BlockNode: Sendable {
     }
 
     var isClosed: Bool { closing.load(ordering: .sequentiallyConsistent) }
+
+    /// The driver of this node, which must not be used once it is closed: its descriptor may be another
+    /// file's by then.
+    ///
+    /// - Throws: `io` once the node is closed.
+    func openStorage(_ driver: any ProtocolDriver) throws(BlockError) -> any ProtocolDriver {
+        try checkOpen()
+        return driver
+    }
 
     /// - Throws: `io` once the node is closed.
     func checkOpen() throws(BlockError) {

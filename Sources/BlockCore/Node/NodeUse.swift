@@ -17,7 +17,7 @@ public final class NodeUse: Sendable {
     }
 
     /// Makes the calling thread the one that works: it may resize and empty the nodes.
-    public func ownedByThisThread() { thread.store(RangeLock.currentThread, ordering: .relaxed) }
+    public func ownedByThisThread() { thread.store(WorkerThreads.current, ordering: .relaxed) }
 
     /// Marks all of `nodes`, or none.
     ///
@@ -25,7 +25,7 @@ public final class NodeUse: Sendable {
     public func begin(on nodes: [BlockNode]) throws(BlockError) {
         for (index, node) in nodes.enumerated() {
             do throws(BlockError) { try node.beginUse(self) } catch {
-                nodes[..<index].forEach { $0.endUse(self) }
+                end(on: Array(nodes[..<index]))
                 throw error
             }
         }
@@ -44,19 +44,20 @@ public final class NodeUse: Sendable {
         hasEnded.wait(until: { $0 }) { _ in }
     }
 
-    var isOwnedByThisThread: Bool { thread.load(ordering: .relaxed) == RangeLock.currentThread }
+    var isOwnedByThisThread: Bool { thread.load(ordering: .relaxed) == WorkerThreads.current }
 }
 
 extension BlockNode {
     /// Marks the node as used; that of a filter is the mark of the node below all filters.
     ///
-    /// - Throws: `busy`, with the holder's name, when another use has not ended.
+    /// - Throws: `busy`, with the holder's name, when another use has not ended; `io` once the node is closed.
     public func beginUse(_ use: NodeUse) throws(BlockError) {
-        let holder = unfiltered.state.withLock { state -> NodeUse? in
-            if state.use == nil { state.use = use }
-            return state.use === use ? nil : state.use
+        let (holder, isClosed) = unfiltered.state.withLock { state -> (NodeUse?, Bool) in
+            if state.use == nil, !state.isClosed { state.use = use }
+            return (state.use === use ? nil : state.use, state.isClosed)
         }
         if let holder { throw busy(holder) }
+        if isClosed { throw BlockError(.io, "The image is closed", path: filename) }
     }
 
     /// Ends that use, if it is the present one.

@@ -58,6 +58,8 @@ public final class AlignedBuffer: @unchecked Sendable {
     @inlinable
     @_lifetime(borrow self)
     public func bytes(_ range: Range<Int>) -> RawSpan {
+        // In a release build, a part of a raw buffer is not checked.
+        precondition(range.lowerBound >= 0 && range.upperBound <= count, "outside the buffer")
         let span = RawSpan(_unsafeBytes: UnsafeRawBufferPointer(rebasing: storage[0..<count][range]))
         return _overrideLifetime(span, borrowing: self)
     }
@@ -66,6 +68,7 @@ public final class AlignedBuffer: @unchecked Sendable {
     @inlinable
     @_lifetime(borrow self)
     public func mutableBytes(_ range: Range<Int>) -> MutableRawSpan {
+        precondition(range.lowerBound >= 0 && range.upperBound <= count, "outside the buffer")
         let span = MutableRawSpan(
             _unsafeBytes: UnsafeMutableRawBufferPointer(rebasing: storage[0..<count][range]))
         return _overrideLifetime(span, borrowing: self)

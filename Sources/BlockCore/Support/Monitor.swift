@@ -77,7 +77,7 @@ public final class Monitor<State: Sendable>: @unchecked Sendable {
             let left = deadline - MonotonicClock.nanoseconds()
             if left <= 0 { return false }
             switch scheduledWait(hasLimit: true) {
-            case nil: waitOnce(until: deadline, left: left)
+            case nil: waitOnce(left)
             case true?: continue
             case false?: return ready(&state)
             }
@@ -85,12 +85,18 @@ public final class Monitor<State: Sendable>: @unchecked Sendable {
         return true
     }
 
-    private func waitOnce(until deadline: Int, left: Int) {
+    /// Waits for a change, at most `left` nanoseconds.
+    private func waitOnce(_ left: Int) {
         #if canImport(Darwin)
             var time = timespec(tv_sec: left / 1_000_000_000, tv_nsec: left % 1_000_000_000)
             pthread_cond_timedwait_relative_np(changed, mutex, &time)
         #else
-            var time = timespec(tv_sec: deadline / 1_000_000_000, tv_nsec: deadline % 1_000_000_000)
+            // The system's own clock: MonotonicClock counts from another moment.
+            var time = timespec()
+            clock_gettime(CLOCK_MONOTONIC, &time)
+            let (sum, overflow) = (time.tv_sec * 1_000_000_000 + time.tv_nsec).addingReportingOverflow(left)
+            let end = overflow ? Int.max : sum
+            time = timespec(tv_sec: end / 1_000_000_000, tv_nsec: end % 1_000_000_000)
             pthread_cond_timedwait(changed, mutex, &time)
         #endif
     }

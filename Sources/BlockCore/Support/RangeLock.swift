@@ -56,7 +56,7 @@ final class RangeLock: Sendable {
 
     /// Waits for conflicting requests to end, then begins this one and returns its ticket.
     func acquire(_ range: Range<Int>, exclusive: Bool) -> Int {
-        let thread = Self.currentThread
+        let thread = WorkerThreads.current
         let (request, hasBegun) = state.withLock { state in
             state.nextID += 1
             let request = Request(range: range, exclusive: exclusive, id: state.nextID, thread: thread)
@@ -137,13 +137,5 @@ final class RangeLock: Sendable {
         // Under the lock, so that a thread about to wait does not miss the change.
         state.withLock { _ in }
         state.notifyAll()
-    }
-
-    static var currentThread: UInt {
-        #if canImport(Darwin)
-            UInt(bitPattern: pthread_self())
-        #else
-            UInt(pthread_self())
-        #endif
     }
 }

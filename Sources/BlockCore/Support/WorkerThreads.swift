@@ -45,6 +45,15 @@ public enum WorkerThreads {
         return true
     }
 
+    /// A number for the calling thread, unlike that of any other that runs.
+    public static var current: UInt {
+        #if canImport(Darwin)
+            UInt(bitPattern: pthread_self())
+        #else
+            UInt(pthread_self())
+        #endif
+    }
+
     /// Blocks the calling thread for that many nanoseconds.
     @Sendable public static func sleep(nanoseconds: Int) {
         var left = timespec(tv_sec: nanoseconds / 1_000_000_000, tv_nsec: nanoseconds % 1_000_000_000)

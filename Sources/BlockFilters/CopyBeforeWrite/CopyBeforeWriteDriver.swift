@@ -89,6 +89,7 @@ extension CopyBeforeWriteDriver {
         _ options: inout OptionTree
     ) throws(BlockError) -> PointInTimeCopy.Options {
         var copyOptions = PointInTimeCopy.Options()
+        copyOptions.marksZeroes = true
         if let text = options.take("on-cbw-error") {
             guard let policy = PointInTimeCopy.ErrorPolicy(rawValue: text) else {
                 throw BlockError(

@@ -52,7 +52,7 @@ struct ChunkCutter: Sendable {
             limit = maximumCopyBytes
         }
         while steps < Self.maximumRuns, chunk.copyBytes < limit,
-            chunk.sharedBytes < Self.maximumSharedBytes, let run = try nextRun()
+            chunk.sharedBytes < (stepBytes ?? Self.maximumSharedBytes), let run = try nextRun()
         {
             steps += 1
             take(run, into: &chunk)

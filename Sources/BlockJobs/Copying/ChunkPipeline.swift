@@ -73,7 +73,7 @@ struct ChunkPipeline: Sendable {
     private func pass(
         _ chunk: Chunk, _ space: Workspace, _ turnstile: Turnstile, _ control: JobControl
     ) throws(BlockError) -> Bool {
-        try control.checkpoint(moving: chunk.copyBytes)
+        try control.checkpoint(moving: chunk.copyBytes + chunk.sharedBytes)
         space.pieces.removeAll(keepingCapacity: true)
         try work.prepare(chunk, space)
         if isOrdered {

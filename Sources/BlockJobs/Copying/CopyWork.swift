@@ -18,6 +18,8 @@ struct CopyWork: ChunkWork {
     /// The target, if only what its own layer does not store is to be written: a guest may write to it
     /// meanwhile.
     var vacant: BlockNode?
+    /// Told of the writes to ``vacant``.
+    var keeper: IdentityKeeper?
     /// Starts writeback as data is written; `nil` where the target is not flushed in the end.
     var writeback: Writeback?
 
@@ -53,18 +55,36 @@ struct CopyWork: ChunkWork {
         writeback?.note(chunk.copyBytes)
     }
 
-    /// Writes a piece, or the parts of it that the target's layer does not store, while no other request
-    /// changes them.
+    /// The most bytes that are held for one step beside a guest.
+    private static let heldBytes = Int.mib(1)
+
+    /// Writes a piece, or the parts of it that the target's layer does not store.
     private func fill(_ piece: Piece, _ space: Workspace) throws(BlockError) {
         guard let vacant else { return try store(piece, space) }
-        try vacant.holding(piece.range, exclusive: true) { () throws(BlockError) in
-            var offset = piece.range.lowerBound
-            while offset < piece.range.upperBound {
-                let own = try vacant.layerExtent(at: offset, limit: piece.range.upperBound - offset)
-                let run = offset..<offset + own.length
-                if own.status == .unallocated { try store(piece.part(run), space) }
-                offset = run.upperBound
+        let step = max(Self.heldBytes, vacant.format?.writeGranularity ?? 1)
+        var offset = piece.range.lowerBound
+        while offset < piece.range.upperBound {
+            let part = offset..<min(offset + step, piece.range.upperBound)
+            try vacant.holding(part, exclusive: true) { () throws(BlockError) in
+                let filling = { () throws(BlockError) in
+                    try fillVacancies(of: vacant, piece.part(part), space)
+                }
+                if let keeper { try keeper.working(filling) } else { try filling() }
             }
+            offset = part.upperBound
+        }
+    }
+
+    /// Writes the parts of a piece that the target's layer does not store. No other request changes them.
+    private func fillVacancies(
+        of vacant: BlockNode, _ piece: Piece, _ space: Workspace
+    ) throws(BlockError) {
+        var offset = piece.range.lowerBound
+        while offset < piece.range.upperBound {
+            let own = try vacant.layerExtent(at: offset, limit: piece.range.upperBound - offset)
+            let run = offset..<offset + own.length
+            if own.status == .unallocated { try store(piece.part(run), space) }
+            offset = run.upperBound
         }
     }
 

@@ -42,25 +42,29 @@ public struct ActiveCommitJob: BlockJob {
         let wasReadOnly = base.isReadOnly
         if wasReadOnly { try base.reopen(readOnly: false) }
         do throws(BlockError) {
-            try LayerCopy.keepingIdentity(of: top) { () throws(BlockError) in
-                try commit.keepIdentities(base)
-                try copy(commit, to: base, control)
-            }
+            try commit.keepIdentities(base)
+            try copy(commit, to: base, control)
         } catch {
             if wasReadOnly, device.root !== base { try? base.reopen(readOnly: true) }
             throw error
         }
-        try closeLayers(above: base)
+        closeLayers(above: base)
     }
 
     private func copy(_ commit: CommitJob, to base: BlockNode, _ control: JobControl) throws(BlockError) {
         let engine = MirrorEngine(source: top, target: base, blocksWrites: false, device: device)
         let granularity = max(.kib(64), base.unfiltered.format?.writeGranularity ?? 1)
-        try engine.run(control, granularity: granularity) { (tracker) throws(BlockError) in
-            if try base.length() < top.length() { try commit.grow(base, to: try top.length()) }
+        try engine.run(control, granularity: granularity) { () throws(BlockError) in
+            guard try base.length() < top.length() else { return }
+            try LayerCopy.keepingIdentity(of: top) { () throws(BlockError) in
+                try commit.grow(base, to: try top.length())
+            }
+        } mark: { (tracker) throws(BlockError) in
             try mark(tracker, above: base)
         } atEnd: { () throws(BlockError) in
             try device.replaceRoot(top, with: base)
+            // The guest's next write makes the layers above unlike what they refer to.
+            try base.unfiltered.format?.asContentIdentifying?.renewIdentity()
         }
     }
 
@@ -74,10 +78,11 @@ public struct ActiveCommitJob: BlockJob {
         }
     }
 
-    /// Closes the layers from the top down to the base, which the device goes on with.
-    private func closeLayers(above base: BlockNode) throws(BlockError) {
+    /// Closes the layers from the top down to the base, which the device goes on with. Their errors are not
+    /// the job's: all is in the base.
+    private func closeLayers(above base: BlockNode) {
         let lowest = top.chain.last { $0.backing === base }
         lowest?.backing = nil
-        try top.close()
+        try? top.close()
     }
 }

@@ -2,6 +2,7 @@ import BlockCore
 
 /// Copies ranges of a disk to its mirror while a guest writes to the disk. Thread-safe.
 struct MirrorCopier: Sendable {
+    /// Below all filters: the range that a step holds is that of this node.
     let source: BlockNode
     let target: BlockNode
     /// Whether a guest's write waits until the copy of its range is in the mirror.
@@ -9,7 +10,7 @@ struct MirrorCopier: Sendable {
     let writer: PieceWriter
 
     init(source: BlockNode, target: BlockNode, blocksWrites: Bool) {
-        self.source = source
+        self.source = source.unfiltered
         self.target = target
         self.blocksWrites = blocksWrites
         writer = PieceWriter(node: target, zeroing: .whereNeeded)
@@ -19,17 +20,19 @@ struct MirrorCopier: Sendable {
     ///
     /// The map and the bytes are read under one ticket: a write under way would else be seen by one of them.
     /// In background mode the mirror is written without it, and a write meanwhile marks the range again.
-    func copy(_ range: Range<Int>, _ space: Workspace) throws(BlockError) {
+    ///
+    /// - Returns: how many bytes were data.
+    func copy(_ range: Range<Int>, _ space: Workspace) throws(BlockError) -> Int {
         space.pieces.removeAll(keepingCapacity: true)
         try source.holding(range, exclusive: false) { () throws(BlockError) in
             try read(range, space)
             if blocksWrites { try writer.write(space) }
         }
         if !blocksWrites { try writer.write(space) }
+        return space.pieces.reduce(0) { sum, piece in piece.content == .zero ? sum : sum + piece.range.count }
     }
 
     private func read(_ range: Range<Int>, _ space: Workspace) throws(BlockError) {
-        let reader = LayerCopy.reader(source)
         let data = space.data
         var offset = range.lowerBound
         while offset < range.upperBound {
@@ -40,7 +43,8 @@ struct MirrorCopier: Sendable {
                 space.pieces.append(Piece(range: run, content: .zero))
             } else {
                 var part = data.mutableBytes(position..<position + run.count)
-                try reader(&part, offset)
+                // Copy-on-read would want the range exclusively.
+                try source.readUnlocked(into: &part, at: offset)
                 append(run, position, space)
             }
             offset = run.upperBound

@@ -44,7 +44,7 @@ public struct MirrorJob: BlockJob {
 
     /// - Parameters:
     ///   - source: the guest's node; the top of `device`, if there is one.
-    ///   - target: a writable node, at least as large.
+    ///   - target: a writable node, at least as large; neither a layer of the source nor over one.
     ///   - granularity: the unit of the dirty bitmap in bytes, a power of two; `nil` for the larger of 64 KiB
     ///     and the target's unit.
     ///   - device: whose top becomes the target at completion; the job then closes the source. `nil` leaves
@@ -67,15 +67,17 @@ public struct MirrorJob: BlockJob {
     ///   source that is not the device's top; `readOnly`; `limit`; `cancelled`; what reading and writing fail
     ///   with.
     public func work(_ control: JobControl) throws(BlockError) {
-        try check()
         let engine = MirrorEngine(
             source: source, target: target, blocksWrites: copyMode == .writeBlocking, device: device)
-        try engine.run(control, granularity: try granularityBytes()) { (tracker) throws(BlockError) in
+        try engine.run(control, granularity: try granularityBytes()) { () throws(BlockError) in
+            try check()
+        } mark: { (tracker) throws(BlockError) in
             try mark(tracker)
         } atEnd: { () throws(BlockError) in
             try device?.replaceRoot(source, with: target)
         }
-        if device != nil { try source.close() }
+        // All is in the target: an error of the source, such as a failing disk's, is not the job's any more.
+        if device != nil { try? source.close() }
     }
 
     private func check() throws(BlockError) {
@@ -85,6 +87,13 @@ public struct MirrorJob: BlockJob {
         guard try target.length() >= source.length() else {
             throw BlockError(
                 .invalidArgument, "The target is smaller than the source", path: target.filename)
+        }
+        let layers = source.chain.map(\.unfiltered)
+        let sharesFiles = !target.ownFileIdentities.isDisjoint(with: source.fileIdentities)
+        guard !sharesFiles, !target.chain.contains(where: { layer in layers.contains { $0 === layer.unfiltered } })
+        else {
+            throw BlockError(
+                .invalidArgument, "The target is part of the source", path: target.filename)
         }
         if let device, device.root !== source {
             throw BlockError(

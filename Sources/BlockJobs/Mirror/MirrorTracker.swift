@@ -14,17 +14,19 @@ final class MirrorTracker: ChangeObserver {
     private let bitmap: DirtyBitmap
     private let state = Monitor(State())
     private let wake: @Sendable () -> Void
+    private let source: BlockNode
     /// The mirror, where a write returns only once it is there too.
     private let target: BlockNode?
 
     /// - Parameters:
     ///   - target: the mirror, for the write-blocking mode; `nil` for the background mode.
     ///   - wake: called when there is work.
-    /// - Throws: `limit` for a disk of too many granules.
+    /// - Throws: `limit` for a disk of too many granules; `io`.
     init(
-        size: Int, granularity: Int, target: BlockNode?, wake: @escaping @Sendable () -> Void
+        of source: BlockNode, granularity: Int, target: BlockNode?, wake: @escaping @Sendable () -> Void
     ) throws(BlockError) {
-        bitmap = try DirtyBitmap(size: size, granularity: granularity)
+        bitmap = try DirtyBitmap(size: try source.length(), granularity: granularity)
+        self.source = source
         self.target = target
         self.wake = wake
     }
@@ -60,6 +62,13 @@ final class MirrorTracker: ChangeObserver {
         do throws(BlockError) { try target.writeZeroes(at: range.lowerBound, count: range.count) } catch {
             mark(range)
         }
+    }
+
+    /// Zeroes in the mirror where the disk reads as zeroes now; else the range is copied.
+    func didDiscard(_ range: Range<Int>) {
+        guard target != nil else { return }
+        let here = try? source.status(at: range.lowerBound, limit: range.count)
+        if let here, here.isZero, here.length == range.count { didZero(range) } else { mark(range) }
     }
 
     func didChange(_ range: Range<Int>) {

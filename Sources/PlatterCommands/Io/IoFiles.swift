@@ -133,7 +133,10 @@ enum IoFiles {
         let end = try node.length()
         var offset = 0
         while offset < end {
-            let run = try allocatedRun(node, offset, end)
+            let run: (isAllocated: Bool, length: Int)
+            do throws(BlockError) { run = try allocatedRun(node, offset, end) } catch {
+                throw error.prefixed("Failed to get allocation status")
+            }
             let state = run.isAllocated ? "    allocated" : "not allocated"
             let place = "\(IoReport.size(offset)) (0x\(String(offset, radix: 16)))"
             shell.print(

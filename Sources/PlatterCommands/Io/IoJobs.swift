@@ -30,7 +30,7 @@ enum IoJobs {
         case "start": try IoJobStart(shell, disk, call).start()
         case "list":
             try expect(0, call)
-            for job in shell.jobs.engine.jobs { shell.print(line(job)) }
+            for job in shell.jobs.running { shell.print(line(job)) }
         case "speed":
             try expect(2, call)
             try shell.jobs.job(call.arguments[0]).setSpeed(try IoOptions.size(call.arguments[1]))
@@ -75,34 +75,35 @@ enum IoJobs {
     }
 }
 
-/// The jobs of a shell, and how those ended that nobody has waited for. Thread-safe.
+/// The jobs of a shell, until somebody has waited for their end. Thread-safe.
 final class IoJobList: Sendable {
-    private typealias End = (id: String, failure: BlockError?)
     let engine = JobEngine()
-    private let ended = Monitor<[(id: String, failure: BlockError?)]>([])
+    private let started = Monitor<[RunningJob]>([])
+
+    /// The jobs that have not ended, in the order of their start.
+    var running: [RunningJob] { started.withLock { $0.filter { !$0.hasEnded } } }
 
     /// Starts a job.
     func start(
         _ job: any BlockJob, id: String?, speed: Int, isPaused: Bool, atEnd: @escaping @Sendable () -> Void
     ) throws(BlockError) {
-        if let id, ended.withLock({ $0.contains { $0.id == id } }) {
+        if let id, started.withLock({ $0.contains { $0.id == id } }) {
             throw BlockError(.exists, "Job ID '\(id)' already in use")
         }
         let job = try engine.start(
-            job, id: id, speed: speed, isPaused: isPaused,
-            completion: { [ended] job, failure in
-                atEnd()
-                ended.withLock { $0.append((job.id, failure)) }
-            })
+            job, id: id, speed: speed, isPaused: isPaused, completion: { _, _ in atEnd() })
+        started.withLock { $0.append(job) }
         // News for whoever waits until it is ready.
-        job.control.observe { [ended] _ in ended.notifyAll() }
+        job.control.observe { [started] _ in started.notifyAll() }
     }
 
     /// The job of that name.
     ///
     /// - Throws: a line that there is none.
     func job(_ id: String) throws(IoFailure) -> RunningJob {
-        guard let job = engine.job(id) else { throw .output("Job '\(id)' not found") }
+        guard let job = started.withLock({ $0.first { $0.id == id } }) else {
+            throw .output("Job '\(id)' not found")
+        }
         return job
     }
 
@@ -110,33 +111,23 @@ final class IoJobList: Sendable {
     func waitUntilReady(_ job: RunningJob) {
         guard job.type.waitsForCompletion else { return }
         while !job.control.isReady, job.status != .concluded {
-            _ = ended.wait(forNanoseconds: 10_000_000) { _ in job.control.isReady }
+            _ = started.wait(forNanoseconds: 10_000_000) { _ in job.control.isReady }
         }
     }
 
-    /// Waits for the end of one job, or of all, and takes the ends off the list.
+    /// Waits for the end of one job, or of all, and takes them off the list.
     func wait(for id: String?) throws(IoFailure) -> [(id: String, failure: BlockError?)] {
-        if let id, !ended.withLock({ $0.contains { $0.id == id } }) {
-            let job = try job(id)
-            _ = blockResult { () throws(BlockError) in try job.wait() }
-        } else if id == nil {
-            engine.waitAll()
-        }
-        return ended.withLock { ended in
-            let taken = ended.filter { id == nil || $0.id == id }
-            ended.removeAll { end in id == nil || end.id == id }
-            return taken
+        let jobs = try id.map { id throws(IoFailure) in [try job(id)] } ?? started.withLock { $0 }
+        return jobs.map { job in
+            let failure = job.result()
+            started.withLock { list in list.removeAll { $0 === job } }
+            return (job.id, failure)
         }
     }
 
     /// Ends all jobs, before the image is closed.
     func cancelAll() {
         engine.cancelAll()
-        ended.withLock { $0 = [] }
-    }
-
-    private func blockResult(_ body: () throws(BlockError) -> Void) -> BlockError? {
-        do throws(BlockError) { try body() } catch { return error }
-        return nil
+        started.withLock { $0 = [] }
     }
 }

@@ -16,6 +16,8 @@ struct ImageInfo {
     var children: [(role: String, info: ImageInfo)] = []
     /// The limits of requests; `nil` unless they are asked for.
     var limits: [InfoField]?
+    /// All bitmaps of the node, where it has some in memory; empty otherwise.
+    var dirtyBitmaps: [BitmapStatus] = []
     /// Whether the node has a protocol driver only.
     var isStorage = false
     /// Why nothing is known about a file that the image names; `nil` for a file that was examined.
@@ -75,6 +77,8 @@ struct ImageInfo {
             actualSize = sizes.count == known.count ? sizes.reduce(0, +) : nil
         }
         if let driver = node.unfiltered.format?.asSnapshotCapable { snapshots = try driver.snapshots() }
+        // Those of the image alone are among its format's fields.
+        if !node.memoryBitmaps.isEmpty { dirtyBitmaps = try node.bitmapStatuses() }
         backing = node.format?.backing
         fullBackingName =
             findings.last { $0.reference.purpose == .backing }?.resolvedName
@@ -112,6 +116,9 @@ extension ImageInfo {
         fields.append(InfoField("children", .list(nodes)))
         if let format = backing?.format { fields.append(InfoField("backing-filename-format", .text(format))) }
         if !snapshots.isEmpty { fields.append(InfoField("snapshots", .list(snapshots.map(\.json)))) }
+        if !dirtyBitmaps.isEmpty {
+            fields.append(InfoField("dirty-bitmaps", .list(dirtyBitmaps.map(\.json))))
+        }
         if isUnknownBecause == nil { fields.append(InfoField("virtual-size", .number(virtualSize))) }
         fields.append(InfoField("filename", .text(filename)))
         if let size = details.clusterSizeBytes { fields.append(InfoField("cluster-size", .number(size))) }
