@@ -27,7 +27,9 @@ extension FuzzTarget {
             act: { bytes in
                 let (opener, text) = opener(bytes, filters: StandardFilters.all)
                 let options = "driver=throttle,file.driver=qcow2,file.file.filename=base,"
-                try? opener.open(options: try OptionTree.parse(options + text)).close()
+                guard let node = try? opener.open(options: try OptionTree.parse(options + text)) else { return false }
+                try? node.close()
+                return true
             }),
         descriptors,
     ]
@@ -54,13 +56,14 @@ extension FuzzTarget {
                 // A limit of one byte a second would be obeyed.
                 let filters = StandardFilters.all.filter { $0.name != ThrottleDriver.name }
                 let (opener, text) = opener(bytes, filters: filters)
-                guard let node = try? open(opener, text) else { return }
+                guard let node = try? open(opener, text) else { return false }
                 _ = try? node.readBytes(at: 0, count: 4096)
                 let bytes = [UInt8](repeating: 1, count: 1000)
                 try? node.write(bytes.span.bytes, at: 100)
                 try? node.writeZeroes(at: 512, count: 1024)
                 try? node.flush()
                 try? node.close()
+                return true
             })
     }
 

@@ -154,7 +154,7 @@ extension RunningJob {
             seen.withLock { $0 = true }
             seen.notifyAll()
         }
-        if control.progress.total > 0 || hasEnded { return }
+        if control.progress.total > 0 || control.status == .concluded { return }
         seen.wait(until: { $0 }) { _ in }
     }
 }

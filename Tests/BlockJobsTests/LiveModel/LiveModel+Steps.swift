@@ -44,7 +44,10 @@ extension LiveModel {
         case .complete(let index): try complete(index)
         case .resize(let units): return try resize(units)
         case .snapshot(let action, let name): return try snapshot(action, "snapshot\(name)")
-        case .overlay(let choice): try reopen(overlay: (try overlayFormat(choice), choice))
+        case .overlay(let choice):
+            // A job may put another image on top.
+            try endJobs()
+            try reopen(overlay: (try overlayFormat(choice), choice))
         case .reopen(let copies): try reopen(copiesOnRead: copies)
         case .protect: return try protect()
         case .bitmap: try toggleBitmap()
