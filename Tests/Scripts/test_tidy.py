@@ -171,6 +171,15 @@ class Documented(TidyCase):
         self.write("Tests/BlockFormatsTests/VdiTests.swift", "func t() { VdiDriver.self }\n")
         self.assert_found("checkFormatDriver", documented.formats, path, text)
 
+    def test_filter_without_page(self):
+        self.write("Sources/BlockFilters/StandardFilters.swift", "let all = [SlowDriver.self]\n")
+        path = "Sources/BlockFilters/Slow/SlowDriver.swift"
+        text = "final class SlowDriver {\n    static let name = \"slow-down\"\n}\n"
+        self.assert_found("filter slow-down has no page", documented.filters, path, text)
+        self.write("docs/filters/slow-down.md", "# slow-down\n")
+        self.assert_clean(documented.filters, path, text)
+        self.assert_found("no name", documented.filters, path, "final class SlowDriver {\n}\n")
+
     def test_format_without_name(self):
         path, _ = self.format_tree()
         self.assert_found("states no name", documented.formats, path, "final class VdiDriver {}\n")

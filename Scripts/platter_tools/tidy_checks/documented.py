@@ -90,7 +90,7 @@ def formats(tree):
     tests = [tree.text(path) for path in tree.swift("Tests/") 
              if "checkFormatDriver(" in tree.text(path) or "checkReadOnlyFormat(" in tree.text(path)]
     for driver in drivers:
-        name = format_name(tree, driver)
+        name = driver_name(tree, driver, "Sources/BlockFormats/")
         if name is None:
             yield registry, 1, f"{driver} states no name as a plain string"
             continue
@@ -100,12 +100,24 @@ def formats(tree):
             yield registry, 1, f"no test calls checkFormatDriver or checkReadOnlyFormat for {driver} ({name})"
 
 
-def format_name(tree, driver):
+def filters(tree):
+    """Every filter of the registry has a page."""
+    registry = "Sources/BlockFilters/StandardFilters.swift"
+    drivers = re.findall(r"(\w+)\.self", tree.code(registry)) if tree.exists(registry) else []
+    for driver in drivers:
+        name = driver_name(tree, driver, "Sources/BlockFilters/")
+        if name is None:
+            yield registry, 1, f"{driver} states no name as a plain string"
+        elif not tree.exists(f"docs/filters/{name}.md"):
+            yield registry, 1, f"filter {name} has no page docs/filters/{name}.md"
+
+
+def driver_name(tree, driver, folder):
     """The `static let name = "..."` in the file that declares the driver."""
-    for path in tree.swift("Sources/BlockFormats/"):
+    for path in tree.swift(folder):
         text = tree.text(path)
         if re.search(rf"\b(?:class|struct|actor)\s+{driver}\b", tree.code(path)):
-            found = re.search(r"static\s+(?:let|var)\s+name\s*(?::\s*String)?\s*[={]\s*\"(\w+)\"", text)
+            found = re.search(r"static\s+(?:let|var)\s+name\s*(?::\s*String)?\s*[={]\s*\"([\w-]+)\"", text)
             return found[1] if found else None
     return None
 

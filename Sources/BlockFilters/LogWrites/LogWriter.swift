@@ -4,7 +4,8 @@ import BlockCore
 ///
 /// Order of writes: an entry takes its sectors under the lock and is written without it. The number of
 /// entries in the first sector counts those before the first one that is not yet written, so that a log
-/// that ends abruptly holds no gap. A flush is counted, and the log itself flushed, before the guest's flush returns.
+/// that ends abruptly holds no gap. A flush is counted, and the log itself flushed, before the guest's flush
+/// returns.
 final class LogWriter: Sendable {
     private struct State {
         var nextSector: Int
