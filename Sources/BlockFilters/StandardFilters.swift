@@ -4,6 +4,8 @@ import BlockCore
 public enum StandardFilters {
     /// The filters, in the order in which they are listed.
     public static let all: [any OpenableFilter.Type] = [
-        CopyBeforeWriteDriver.self, DebugDriver.self, SnapshotAccessDriver.self, ThrottleDriver.self,
+        CopyBeforeWriteDriver.self, DebugDriver.self, LogWritesDriver.self, VerifyDriver.self,
+        CompressDriver.self, CopyOnReadDriver.self, PreallocateDriver.self, QuorumDriver.self,
+        SnapshotAccessDriver.self, ThrottleDriver.self,
     ]
 }

@@ -3,10 +3,10 @@ import Synchronization
 
 /// Copies a disk, as it is at one moment, to another node, while the guest goes on writing.
 ///
-/// The moment is when the engine starts the job (``prepare()``), with all requests of the source stopped for an
-/// instant. From then on whoever changes a part of the disk copies it to the target first, and the job
-/// copies the rest. Killed at any moment, the job leaves the source and its bitmaps as they are and the target
-/// unfinished. After a cancellation or a failure the bitmap still has all that the next backup needs.
+/// The moment is when the engine starts the job (``prepare()``), with all requests of the source stopped for
+/// an instant. From then on whoever changes a part of the disk copies it to the target first, and the job
+/// copies the rest. Killed at any moment, the job leaves the source and its bitmaps as they are and the
+/// target unfinished. After a cancellation or a failure the bitmap still has all that the next backup needs.
 ///
 /// ```swift
 /// let bitmap = try disk.addBitmap(named: "since-monday")

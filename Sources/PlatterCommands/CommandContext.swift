@@ -14,7 +14,7 @@ struct CommandContext: Sendable {
 
     init(
         programName: String, spec: CommandSpec, terminal: Terminal, policy: OpenPolicy,
-        secrets: SecretSource = .none
+        objects: CommandObjects? = nil
     ) {
         self.programName = programName
         self.spec = spec
@@ -24,7 +24,9 @@ struct CommandContext: Sendable {
         let epoch = HostEnvironment.value("SOURCE_DATE_EPOCH").flatMap { $0.isEmpty ? nil : $0 }
         let sourceDate = epoch.flatMap { Int($0) }
         var opener = ImageOpener(
-            registry: registry, policy: policy, secrets: secrets, sourceDate: sourceDate)
+            registry: registry, policy: policy, secrets: objects?.secretSource ?? .none,
+            sourceDate: sourceDate)
+        if let objects { opener.throttleGroups = objects.throttleGroups }
         opener.warn = { text in terminal.error("\(programName): warning: \(text)") }
         self.opener = opener
         if let epoch, sourceDate == nil {

@@ -81,11 +81,10 @@ private struct ProgramRun {
             }
             var options = OptionReader(parsed)
             let work = command.init(&options)
-            let objects = try SecretObjects(UniversalOptions(&options).objects)
+            let objects = try CommandObjects(UniversalOptions(&options).objects)
             let policy = try work.openPolicy.map { try PolicyChoice.policy(named: $0) } ?? global.policy
             let context = CommandContext(
-                programName: program, spec: spec, terminal: terminal, policy: policy,
-                secrets: objects.source)
+                programName: program, spec: spec, terminal: terminal, policy: policy, objects: objects)
             return delivered(try work.run(context), of: spec)
         } catch {
             let status = terminal.report(CommandFailure(error), program: program, command: spec)

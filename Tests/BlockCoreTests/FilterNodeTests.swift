@@ -212,7 +212,7 @@ import Testing
         #expect(message("driver=counting,file.driver=nosuch") == "Unknown driver 'nosuch'")
         #expect(
             message("driver=counting,file.filename=disk,no=1")
-                == "Block protocol 'counting' doesn't support the option 'no'")
+                == "Block format 'counting' does not support the option 'no'")
         #expect(
             message("driver=counting,file.driver=fake,file.file.filename=disk")
                 == "Not a fake image")

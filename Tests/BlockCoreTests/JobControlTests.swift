@@ -3,39 +3,6 @@ import BlockTestSupport
 import Synchronization
 import Testing
 
-@Suite struct ThrottleTests {
-    @Test func noLimitNeverWaits() {
-        var throttle = Throttle(unitsPerSecond: 0)
-        #expect(throttle.account(1 << 40, at: 0) == 0)
-    }
-
-    @Test func theRateHoldsOverTime() {
-        var throttle = Throttle(unitsPerSecond: 1000)
-        var now = 0
-        for _ in 0..<100 { now += throttle.account(100, at: now) }
-        // 10,000 units at 1000 a second, less the first burst of 100.
-        #expect((9_800_000_000...10_000_000_000).contains(now))
-    }
-
-    @Test func aPauseGivesOneBurst() {
-        var throttle = Throttle(unitsPerSecond: 1000, burstUnits: 500)
-        #expect(throttle.account(500, at: 0) == 0)
-        #expect(throttle.account(100, at: 0) == 100_000_000)
-        #expect(throttle.account(500, at: 60_000_000_000) == 0)
-        #expect(throttle.account(1, at: 60_000_000_000) == 1_000_000)
-    }
-
-    @Test func strangeNumbersDoNotTrap() {
-        var throttle = Throttle(unitsPerSecond: -5)
-        #expect(throttle.account(10, at: 0) == 0)
-        throttle = Throttle(unitsPerSecond: 1)
-        #expect(throttle.account(Int.max, at: 0) > 0)
-        #expect(throttle.account(Int.max, at: -100) > 0)
-        throttle = Throttle(unitsPerSecond: Int.max)
-        #expect(throttle.account(1, at: Int.max) == 0)
-    }
-}
-
 @Suite struct JobControlTests {
     @Test func speedIsKept() throws {
         let clock = ManualClock(movesByItself: true)
@@ -77,7 +44,7 @@ import Testing
         var moved = 0
         while clock.now() == start {
             try control.checkpoint(moving: 50)
-            moved += 50
+            if clock.now() == start { moved += 50 }
         }
         #expect(moved == 100)
     }

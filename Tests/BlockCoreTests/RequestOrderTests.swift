@@ -42,13 +42,18 @@ import Testing
         let watched = WatchedLock()
         let lock = watched.lock
         let log = Log()
-        // Of another thread, since requests of one thread do not conflict.
-        let holder = Mutex(0)
-        TestThread { holder.withLock { $0 = lock.acquire(0..<100, exclusive: false) } }.wait()
-        let first = holder.withLock { $0 }
-        try WorkerThreads.run(3) { thread throws(BlockError) in
+        // Of a thread that lives on, since requests of one thread do not conflict.
+        let hold = Monitor((isHeld: false, isOver: false))
+        try WorkerThreads.run(4) { thread throws(BlockError) in
             switch thread {
+            case 3:
+                let first = lock.acquire(0..<100, exclusive: false)
+                hold.withLock { $0.isHeld = true }
+                hold.notifyAll()
+                hold.wait(until: { $0.isOver }) { _ in }
+                lock.release(first)
             case 0:
+                hold.wait(until: { $0.isHeld }) { _ in }
                 let ticket = lock.acquire(50..<60, exclusive: true)
                 log.note("writer")
                 lock.release(ticket)
@@ -65,7 +70,8 @@ import Testing
                 lock.release(ticket)
                 watched.wait(for: 2)
                 #expect(log.now == ["elsewhere"])
-                lock.release(first)
+                hold.withLock { $0.isOver = true }
+                hold.notifyAll()
             }
         }
         #expect(log.now == ["elsewhere", "writer", "reader"])

@@ -78,7 +78,8 @@ import Testing
         }
     }
 
-    /// A cancelled backup of mode `always` leaves a target that goes into the chain, and a bitmap of the rest.
+    /// A cancelled backup of mode `always` leaves a target that belongs to the chain, and a bitmap of the
+    /// rest.
     @Test(.timeLimit(.minutes(1)), arguments: [false, true], [BackupJob.BitmapMode.always, .onSuccess])
     func cancellingLeavesWhatTheNextBackupNeeds(_ stored: Bool, _ mode: BackupJob.BitmapMode) throws {
         let source = try source(stored: stored)

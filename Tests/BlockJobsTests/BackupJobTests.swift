@@ -99,6 +99,13 @@ import Testing
         overlay.backing = source
         let raw = try targets.make("raw", "raw", size: 1 << 20)
         let readOnly = try targets.open("raw", "raw", readOnly: true)
+        let base = try targets.make("base", size: 1 << 20)
+        let over = try images.make("over", size: 1 << 20)
+        over.backing = base
+        let intoBase = blockError { () throws(BlockError) in
+            try BackupJob(source: over, target: base).run(JobControl())
+        }
+        #expect(intoBase?.kind == .invalidArgument)
         let refusals: [(BlockNode, Bool, BlockError.Kind)] = [
             (small, false, .invalidArgument), (source, false, .invalidArgument),
             (overlay, false, .invalidArgument), (raw, true, .unsupported), (readOnly, false, .readOnly),

@@ -1,8 +1,7 @@
 import BlockCore
 import BlockFilters
 import BlockProtocols
-import Foundation
-import Synchronization
+import BlockTestSupport
 import Testing
 
 @Suite struct FilterTests {
@@ -55,29 +54,26 @@ import Testing
         #expect(try driver.bytes(at: 0, 2) == [1, 2])
     }
 
+    /// The filter's node waits, the filter itself does not; a flush passes.
     @Test func theThrottleWaitsForBytesAndOperations() throws {
-        let clock = Mutex(0)
-        let slept = Mutex<[Int]>([])
-        let driver = ThrottleDriver(
-            over: memory(), bytes: Throttle(unitsPerSecond: 1000, burstUnits: 100),
-            operations: Throttle(unitsPerSecond: 2, burstUnits: 2), now: { clock.withLock { $0 } },
-            sleep: { pause in slept.withLock { $0.append(pause) } })
-        try driver.put([UInt8](repeating: 1, count: 100), at: 0)
-        #expect(slept.withLock { $0 } == [])
-        try driver.put([UInt8](repeating: 1, count: 50), at: 100)
-        #expect(slept.withLock { $0 } == [50_000_000])
-        clock.withLock { $0 = 150_000_000 }
-        _ = try driver.bytes(at: 0, 10)
-        #expect(slept.withLock { $0.count } == 2)
-        #expect(slept.withLock { $0[1] } == 350_000_000)
-        #expect(try driver.bytes(at: 149, 2) == [1, 0])
-    }
-
-    @Test func theThrottleReallyWaits() throws {
-        let driver = ThrottleDriver(
-            over: memory(), bytes: Throttle(unitsPerSecond: 100_000, burstUnits: 1))
-        let began = ContinuousClock.now
-        try driver.put([UInt8](repeating: 1, count: 5000), at: 0)
-        #expect(ContinuousClock.now - began >= .milliseconds(49))
+        let clock = ManualClock(movesByItself: true)
+        var limits = IOLimits()
+        limits.bytes.total.average = 1000
+        limits.operations.total.average = 20
+        let group = try ThrottleGroup(name: "g", limits: limits, clock: clock)
+        let node = BlockNode(
+            .filter(ThrottleDriver(over: memory(), group: group)), filename: "m", settings: writing())
+        try node.write([UInt8](repeating: 1, count: 150).span.bytes, at: 0)
+        #expect(clock.now() == 0)
+        try node.flush()
+        // Of 150 bytes 100 may be left: 50 ms.
+        try node.write([UInt8](repeating: 1, count: 1).span.bytes, at: 150)
+        #expect(clock.now() == 50_000_000)
+        _ = try node.readBytes(at: 0, count: 0)
+        // 101 bytes; of 3 operations 2 may be left, and one of them has drained.
+        #expect(clock.now() == 51_000_000)
+        #expect(try node.readBytes(at: 149, count: 3) == [1, 1, 0])
+        #expect(clock.now() == 51_000_000)
+        #expect(node.statistics.counts(of: .read).operations == 2)
     }
 }

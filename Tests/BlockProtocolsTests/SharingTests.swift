@@ -41,7 +41,7 @@ import Testing
         #expect(!source.sharesSpace(with: target))
         let below = BlockNode(.storage(target), filename: "t", settings: writing())
         let filter = BlockNode(
-            .filter(ThrottleDriver(over: below, bytes: Throttle(unitsPerSecond: 1 << 30))), filename: "t",
+            .filter(ThrottleDriver(over: below, group: try ThrottleGroup())), filename: "t",
             settings: writing())
         #expect(filter.sharingStorage == nil)
         let place = PlainPlace(storage: source, offset: 0, count: 4096)

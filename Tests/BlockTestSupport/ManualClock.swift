@@ -8,6 +8,9 @@ public final class ManualClock: BlockClock {
         var waits: [Int: @Sendable () -> Void] = [:]
         var deadlines: [Int: Int] = [:]
         var next = 0
+
+        /// The time from now to the earliest later deadline.
+        var nextStep: Int? { deadlines.values.filter { $0 > now && $0 < .max }.min().map { $0 - now } }
     }
 
     private let state = Monitor(State())
@@ -31,6 +34,12 @@ public final class ManualClock: BlockClock {
     public func advanceToNextDeadline() {
         let target = state.withLock { $0.deadlines.values.filter { $0 < Int.max }.min() }
         if let target { advance(by: max(0, target - now())) }
+    }
+
+    /// Blocks until a thread waits for a later time than now, and moves the clock to the earliest such time.
+    public func advanceToLaterDeadline() {
+        let step = state.wait(until: { $0.nextStep != nil }) { $0.nextStep ?? 0 }
+        advance(by: step)
     }
 
     /// Blocks until `count` threads wait for the clock.

@@ -30,14 +30,15 @@ import Testing
         "\(cbw),cbw-timeout=x -c length", "\(cbw),cbw-timeout=7,on-cbw-error=break-snapshot -c length",
         "\(cbw),bitmap.name=marks -c length", "\(cbw),bitmap.node=n,bitmap.name=marks -c length",
         "\(cbw),file.node-name=n,bitmap.node=n,bitmap.name=none -c length",
-        "\(cbw),file.node-name=n,bitmap.node=n,bitmap.name=marks -c 'write -P 4 0 1k' -c 'write -P 4 100k 1k'",
+        "\(cbw),file.node-name=n,bitmap.node=n,bitmap.name=marks -c 'write -P 4 0 1k'"
+            + " -c 'write -P 4 100k 1k'",
         "\(cbw) -r -c length",
         "\(access) -c length -c 'read -P 1 0 128k' -c 'write 0 4k' -c 'discard 0 64k' -c 'read 0 64k'"
             + " -c 'read -P 1 64k 64k' -c map",
     ]
 
-    /// Both programs print the same, and leave the same disk and the same target behind. (A discard of what is
-    /// not allocated leaves a mark in our qcow2, so the target's map is compared only without one.)
+    /// Both programs print the same, and leave the same disk and the same target behind. (A discard of what
+    /// is not allocated leaves a mark in our qcow2, so the target's map is compared only without one.)
     @Test(.enabled(if: Peer.isExpected), arguments: lines)
     func bothDoTheSame(_ line: String) throws {
         var results: [[String]] = []

@@ -28,7 +28,8 @@ import Testing
         let start = try #require(json.firstRange(of: "\"dirty-bitmaps\""))
         let words = json[start.lowerBound...].split(whereSeparator: { " \n".contains($0) }).joined()
         let expected =
-            #""dirty-bitmaps":[{"recording":false,"persistent":false,"busy":false,"granularity":65536,"count":0},"#
+            #""dirty-bitmaps":[{"recording":false,"persistent":false,"busy":false,"granularity":65536,"#
+            + #""count":0},"#
             + #"{"name":"live","recording":true,"persistent":false,"busy":true,"granularity":65536,"#
             + #""count":131072},"#
             + #"{"name":"stored","recording":true,"persistent":true,"busy":false,"granularity":4096,"#

@@ -10,12 +10,12 @@ import Testing
     private static let vector = "MTIzNDU2Nzg5MDEyMzQ1Ng=="
 
     private func bytes(_ id: String, _ definitions: String...) throws -> [UInt8] {
-        let secret = try SecretObjects(definitions).source.secret(id)
+        let secret = try CommandObjects(definitions).secretSource.secret(id)
         return secret.bytes.array
     }
 
     private func error(_ definitions: String...) -> BlockError? {
-        do throws(BlockError) { _ = try SecretObjects(definitions) } catch { return error }
+        do throws(BlockError) { _ = try CommandObjects(definitions) } catch { return error }
         return nil
     }
 
@@ -54,7 +54,7 @@ import Testing
         ("secret,data=x", "Parameter 'id' is missing"),
         ("secret", "Parameter 'id' is missing"),
         ("", "Parameter 'qom-type' is missing"),
-        ("iothread,id=x", "invalid object type: iothread (there are only secrets here)"),
+        ("iothread,id=x", "invalid object type: iothread (there are: secret, throttle-group)"),
         ("secret,id=9k,data=x", "Parameter 'id' expects an identifier"),
         ("secret,id=x", "Either 'file' or 'data' must be provided"),
         ("secret,id=x,data=1,file=2", "'file' and 'data' are mutually exclusive"),

@@ -15,6 +15,7 @@ public struct BitmapStatus: Sendable, Equatable {
     /// Whether its bits are unreliable: it can only be removed.
     public var isInconsistent: Bool
 
+    /// A status with all of its values.
     public init(
         name: String?, granularity: Int, dirtyBytes: Int, isRecording: Bool, isBusy: Bool,
         isPersistent: Bool, isInconsistent: Bool

@@ -11,7 +11,9 @@ public struct BitmapUse: Sendable {
         case replace(rest: DirtyBitmap?)
     }
 
-    /// The bits at the start. They do not change.
+    /// The bits at the start.
+    ///
+    /// They do not change.
     public let bits: DirtyBitmap
     private let node: BlockNode
     /// The bitmap in memory; for one stored in the image, what records the changes since.
@@ -23,7 +25,9 @@ public struct BitmapUse: Sendable {
         self.bitmap = bitmap
     }
 
-    /// Ends the use. A bitmap that cannot be made smaller keeps all its bits.
+    /// Ends the use.
+    ///
+    /// A bitmap that cannot be made smaller keeps all its bits.
     ///
     /// - Throws: errors of the image that stores the bitmap: it keeps its bits then.
     public func end(_ outcome: Outcome) throws(BlockError) {

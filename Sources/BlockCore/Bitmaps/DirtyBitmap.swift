@@ -207,7 +207,8 @@ public final class DirtyBitmap: Sendable {
 
     /// Takes over all bits of `other`, which has the same granularity.
     ///
-    /// - Throws: `invalidArgument` for a disk of another size or another granularity; nothing is changed then.
+    /// - Throws: `invalidArgument` for a disk of another size or another granularity; nothing is changed
+    ///   then.
     public func replace(with other: DirtyBitmap) throws(BlockError) {
         let theirs = other.state.withLock { $0 }
         try state.withLock { state throws(BlockError) in
@@ -218,7 +219,9 @@ public final class DirtyBitmap: Sendable {
         }
     }
 
-    /// Changes the size of the disk, in bytes. Added bits are clear.
+    /// Changes the size of the disk, in bytes.
+    ///
+    /// Added bits are clear.
     ///
     /// - Throws: `limit` for more than ``maximumBits`` bits; nothing is changed then.
     public func resize(to size: Int) throws(BlockError) {

@@ -3,9 +3,9 @@ import Synchronization
 /// A dirty bitmap in memory: the parts of a node's disk that were changed since some moment.
 ///
 /// ``BlockNode/addBitmap(named:granularity:isEnabled:)`` makes it. It follows every change of the disk, from
-/// any thread, and the size of the disk; nothing of it is stored. While a job uses it, its bits are frozen and
-/// the changes go to its *successor*, which the job's result merges back or puts in its place. Thread-safe.
-/// Offsets, sizes and granularities are in bytes.
+/// any thread, and the size of the disk; nothing of it is stored. While a job uses it, its bits are frozen
+/// and the changes go to its *successor*, which the job's result merges back or puts in its place.
+/// Thread-safe. Offsets, sizes and granularities are in bytes.
 public final class NodeBitmap: ChangeObserver {
     /// The smallest granularity, in bytes.
     public static let minimumGranularity = 512
@@ -47,14 +47,16 @@ public final class NodeBitmap: ChangeObserver {
     public var isEnabled: Bool { state.withLock { $0.isEnabled } }
     /// The user that has frozen it; `nil` for none.
     public var user: String? { state.withLock { $0.user } }
-    /// Whether its bits are unreliable, because it could not follow the size of the disk. It can only be
-    /// removed.
+    /// Whether its bits are unreliable, because it could not follow the size of the disk.
+    ///
+    /// It can only be removed.
     public var isInconsistent: Bool { state.withLock { $0.isInconsistent } }
     /// An independent copy of the bits.
     public var bits: DirtyBitmap { state.withLock { $0.bits.copy() } }
 
-    /// The first run of marked bytes at or behind `offset`; `nil` for none. The bits may change between calls:
-    /// ``bits`` stays as it is.
+    /// The first run of marked bytes at or behind `offset`; `nil` for none.
+    ///
+    /// The bits may change between calls: ``bits`` stays as it is.
     public func nextRun(from offset: Int) -> Range<Int>? {
         state.withLock { $0.bits.nextRun(from: offset) }
     }
@@ -119,8 +121,9 @@ public final class NodeBitmap: ChangeObserver {
 
     // MARK: Successor
 
-    /// Freezes the bits for `user`; changes go to a successor. Called while no request of the node is under
-    /// way, if the bits have to be those of one moment.
+    /// Freezes the bits for `user`; changes go to a successor.
+    ///
+    /// Called while no request of the node is under way, if the bits have to be those of one moment.
     ///
     /// - Returns: a copy of the frozen bits.
     /// - Throws: `busy` while another user has it; `corrupt` for an inconsistent one.

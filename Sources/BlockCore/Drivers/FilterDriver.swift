@@ -19,13 +19,15 @@ public protocol FilterDriver: AnyObject, Sendable {
     var child: BlockNode { get }
     /// All nodes below with their roles, ``child`` first. They do not change.
     var children: [FilterChild] { get }
-    /// Whether the filter shows the disk of ``child``: its chain, snapshots and map. If not, it makes a disk of
-    /// its own from several nodes, and nothing looks through it.
+    /// Whether the filter shows the disk of ``child``: its chain, snapshots and map. If not, it makes a disk
+    /// of its own from several nodes, and nothing looks through it.
     var showsChild: Bool { get }
     /// The alignment that requests should have, in bytes; 1 for no alignment.
     var requestAlignment: Int { get }
     /// The listener for events of the driver above: the filter itself, or a filter or storage below it.
     var eventListener: (any MetadataEventListener)? { get }
+    /// Where the requests of the filter's node wait before they begin; `nil` for a filter without limits.
+    var limiter: ThrottleMember? { get }
 
     /// The length of the file, or the size of the disk, in bytes.
     ///
@@ -78,9 +80,12 @@ public protocol FilterDriver: AnyObject, Sendable {
 
 /// A node below a filter, with its role in options and in `info`, such as `file`, `test` or `children.0`.
 public struct FilterChild: Sendable {
+    /// The name of its options and in `info`.
     public var role: String
+    /// The node itself.
     public var node: BlockNode
 
+    /// A node in that role.
     public init(role: String, node: BlockNode) {
         self.role = role
         self.node = node
@@ -93,6 +98,7 @@ extension FilterDriver {
     public var showsChild: Bool { true }
     public var requestAlignment: Int { child.requestAlignment }
     public var eventListener: (any MetadataEventListener)? { child.eventListener }
+    public var limiter: ThrottleMember? { nil }
     /// - Throws: as ``BlockNode/length()``.
     public func length() throws(BlockError) -> Int { try child.length() }
     /// - Throws: as ``BlockNode/read(into:at:)``.

@@ -26,6 +26,9 @@ public struct FilterRequest: Sendable {
         self.path = path
     }
 
+    /// Whether the options or a name state the node below.
+    public var namesChild: Bool { !name.isEmpty || !options.isEmpty }
+
     /// Opens the node below: a file, a format with its backing chain, if the options name one, or another
     /// filter.
     ///
@@ -41,8 +44,9 @@ public struct FilterRequest: Sendable {
         try open(name, options, own ?? settings, role: role, probing: probing)
     }
 
-    /// Opens a further node below, by the options below `role.`, which it takes. The filter lists it in
-    /// ``FilterDriver/children``.
+    /// Opens a further node below, by the options below `role.`, which it takes.
+    ///
+    /// The filter lists it in ``FilterDriver/children``.
     ///
     /// - Parameters:
     ///   - name: the name of its file, if a name or an option of the filter states it.
@@ -84,6 +88,13 @@ public struct FilterRequest: Sendable {
             throw BlockError(.readOnly, "Block node is read-only", path: node.filename)
         }
         return node
+    }
+
+    /// The throttle group of that name.
+    ///
+    /// - Throws: `notFound`.
+    public func throttleGroup(_ name: String) throws(BlockError) -> ThrottleGroup {
+        try opener.throttleGroups.group(name)
     }
 
     /// The bytes of a small file that the options name, such as one with rules.

@@ -49,8 +49,9 @@ extension ImageOpener {
     ) throws(BlockError) -> BlockNode {
         var options = options
         let name = try filter.childName(in: filename ?? options.take("filename") ?? "", &options)
-        var below = options.takeSubtree(filter.childRole)
-        if let name = options.take(filter.childRole) { below["filename"] = name }
+        let below = options.takeSubtree(filter.childRole)
+        // The option names an open node; nodes cannot be shared here.
+        if let name = options.take(filter.childRole) { throw Self.noNode(name) }
         let request = FilterRequest(
             self, role: filter.childRole, name: name, options: below, settings: settings, path: path)
         let stated = options
@@ -64,10 +65,12 @@ extension ImageOpener {
             .filter(driver), filename: naming.filename, settings: settings, naming: naming)
         return try closingOnFailure(node) { () throws(BlockError) in
             if let unknown = options.keys.first {
-                throw BlockError(
-                    .invalidArgument,
-                    "Block protocol '\(filter.name)' doesn't support the option '\(unknown)'",
-                    path: naming.filename)
+                // QEMU calls a filter with names of its own a protocol.
+                let message =
+                    filter.schemes.isEmpty
+                    ? "Block format '\(filter.name)' does not support the option '\(unknown)'"
+                    : "Block protocol '\(filter.name)' doesn't support the option '\(unknown)'"
+                throw BlockError(.invalidArgument, message, path: naming.filename)
             }
             return node
         }

@@ -16,6 +16,8 @@ public struct ImageOpener: Sendable {
     public let policy: OpenPolicy
     /// The keys and passwords of encrypted images.
     public let secrets: SecretSource
+    /// The groups that throttle filters name.
+    public var throttleGroups = ThrottleGroups()
     /// The time that new images carry, in seconds since 1970, UTC; `nil` for the current time.
     public var sourceDate: Int?
     /// Gets warnings about images that can be opened, one line a call.

@@ -1,7 +1,7 @@
 /// Long work on block nodes: streaming, committing, mirroring, comparing.
 ///
-/// A job is a value that states the work. ``JobEngine`` starts it on a thread of its own; ``run(_:)`` does it on
-/// the calling thread.
+/// A job is a value that states the work. ``JobEngine`` starts it on a thread of its own; ``run(_:)`` does
+/// it on the calling thread.
 public protocol BlockJob: Sendable {
     /// A short name for messages and lists: `stream`, `commit`.
     static var name: String { get }

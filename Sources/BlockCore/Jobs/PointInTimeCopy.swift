@@ -4,9 +4,11 @@ import SystemPackage
 /// Keeps what a node's disk has at one moment, by copying clusters to another node before they change.
 ///
 /// Each cluster is *pending* until the target has it. Whoever changes a byte of a pending cluster copies the
-/// cluster first, so a pending cluster is in the node as it was at the moment. Clusters are locked on their own:
+/// cluster first, so a pending cluster is in the node as it was at the moment. Clusters are locked on their
+/// own:
 ///
-/// 1. A writer has its range of the node already (``willChange(_:)``); it then takes the clusters of the range.
+/// 1. A writer has its range of the node already (``willChange(_:)``); it then takes the clusters of the
+///    range.
 /// 2. ``copy(_:)`` and ``read(into:at:)`` take the range of the node first and the clusters second, as the
 ///    writer does: the other way round, they would wait for a writer that waits for them.
 /// 3. With the clusters taken, the node is read without waiting for other requests.
@@ -29,6 +31,7 @@ public final class PointInTimeCopy: ChangeObserver {
         public var marksZeroes = false
         /// Whether the target stores data compressed.
         public var compress = false
+        /// The result of a failed copy before a write.
         public var errorPolicy = ErrorPolicy.breakGuestWrite
         /// The longest that a write waits for its clusters to be copied, in nanoseconds; 0 for no limit.
         public var timeoutNanoseconds = 0
@@ -37,6 +40,7 @@ public final class PointInTimeCopy: ChangeObserver {
         /// The clock of the time limit.
         public var clock: any BlockClock = SystemClock()
 
+        /// Plain copies, without a time limit.
         public init() {}
     }
 
@@ -56,6 +60,7 @@ public final class PointInTimeCopy: ChangeObserver {
 
     /// The node that is copied, without its filters.
     public let source: BlockNode
+    /// The node that gets the clusters.
     public let target: BlockNode
     /// The unit of copying, in bytes; a power of two.
     public let clusterBytes: Int
@@ -71,10 +76,10 @@ public final class PointInTimeCopy: ChangeObserver {
     private let state = Monitor(State())
 
     /// - Parameters:
-    ///   - target: a writable node that is at least as large, and does not read the source.
+    ///   - target: a writable node that is at least as large; neither node is in the other's chain.
     ///   - scope: the bytes to keep; `nil` for all.
-    /// - Throws: `invalidArgument` for a target that is too small or reads the source, or a cluster size that
-    ///   is no power of two or above 2 MiB; `unsupported` for a source without a format, and for a target
+    /// - Throws: `invalidArgument` for a target that is too small, or when one node is in the other's chain,
+    ///   and for a smallest cluster that is no power of two or above 2 MiB; `unsupported` for a source without a format, and for a target
     ///   that cannot compress; `io`, `limit`.
     public init(
         of source: BlockNode, to target: BlockNode, scope: DirtyBitmap? = nil, options: Options = Options()
@@ -99,7 +104,8 @@ public final class PointInTimeCopy: ChangeObserver {
     ) throws(BlockError) {
         guard source.format != nil else {
             throw BlockError(
-                .unsupported, "Node '\(source.filename)' has no format; open it with driver=raw over the file",
+                .unsupported,
+                "Node '\(source.filename)' has no format; open it with driver=raw over the file",
                 path: source.filename)
         }
         // A reader of the target would hold it and wait for the source; a writer of the source the other way.
@@ -109,6 +115,10 @@ public final class PointInTimeCopy: ChangeObserver {
                 target.unfiltered === source
                     ? "Source and target cannot be the same" : "The target reads from the source",
                 path: target.filename)
+        }
+        guard !source.chain.contains(where: { $0.unfiltered === target.unfiltered }) else {
+            throw BlockError(
+                .invalidArgument, "The source reads from the target", path: target.filename)
         }
         let room = try target.length()
         guard room >= size else {

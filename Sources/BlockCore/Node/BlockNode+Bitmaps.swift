@@ -22,7 +22,7 @@ extension BlockNode {
     ) throws(BlockError) {
         try checkWritable()
         let driver = try bitmapKeeper()
-        let ticket = requests.acquireAll()
+        let ticket = acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
         try checkUnused()

@@ -31,6 +31,13 @@ extension BlockNode {
         }
     }
 
+    /// Whether one of the filters is of those with file names of their own: QEMU shows no disk size of these.
+    public var hidesAllocatedSize: Bool {
+        guard case .filter(let driver) = layer else { return false }
+        let isNamed = (driver as? any OpenableFilter).map { !type(of: $0).schemes.isEmpty } ?? false
+        return isNamed || shownChild?.hidesAllocatedSize == true
+    }
+
     /// The bytes that a file, also behind filters, takes up on the host's disk; `nil` for storage without
     /// such a number.
     public func allocatedSize() -> Int? { unfiltered.storage?.allocatedSize() }
@@ -52,6 +59,7 @@ extension BlockNode {
     /// - Returns: a ticket for `requests.release`.
     /// - Throws: `io` once the node is closed; `readOnly`.
     func beginPassing(_ offset: Int, _ count: Int) throws(BlockError) -> Int {
+        try passGate(.write, count)
         let ticket = requests.acquire(Self.range(offset, count), exclusive: false)
         do throws(BlockError) { try checkChangeable() } catch {
             requests.release(ticket)
@@ -66,6 +74,7 @@ extension BlockNode {
     func read(
         through driver: any FilterDriver, into buffer: inout MutableRawSpan, at offset: Int
     ) throws(BlockError) {
+        try passGate(.read, buffer.byteCount)
         let ticket = beginReading(Self.range(offset, buffer.byteCount))
         defer { endReading(ticket) }
         try checkOpen()

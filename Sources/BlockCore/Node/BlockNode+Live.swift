@@ -81,7 +81,7 @@ extension BlockNode {
     /// Takes an observer away, after waiting until no request is under way.
     public func removeObserver(_ observer: any ChangeObserver) {
         let node = unfiltered
-        let ticket = node.requests.acquireAll()
+        let ticket = node.acquireAll()
         defer { node.requests.releaseAll(ticket) }
         node.observers.remove(observer)
     }
@@ -91,7 +91,7 @@ extension BlockNode {
     /// - Throws: errors of `body`.
     public func drained<Result>(_ body: () throws(BlockError) -> Result) throws(BlockError) -> Result {
         let node = unfiltered
-        let ticket = node.requests.acquireAll()
+        let ticket = node.acquireAll()
         defer { node.requests.releaseAll(ticket) }
         return try body()
     }
@@ -128,7 +128,8 @@ extension BlockNode {
         for observer in observers.all { try observer.willChange(range) }
     }
 
-    /// Asks the observers before `range` is cut off the end of the disk: bitmaps of the image follow its size.
+    /// Asks the observers before `range` is cut off the end of the disk: bitmaps of the image follow its
+    /// size.
     func willChange(_ range: Range<Int>) throws(BlockError) {
         for observer in observers.all { try observer.willChange(range) }
     }

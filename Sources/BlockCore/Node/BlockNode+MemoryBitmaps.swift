@@ -1,10 +1,10 @@
 /// Dirty bitmaps in memory.
 extension BlockNode {
-    /// Makes a clean bitmap in memory that records the changes of the disk from now on, after waiting until no
-    /// request is under way.
+    /// Makes a clean bitmap in memory that records the changes of the disk from now on, after waiting until
+    /// no request is under way.
     ///
     /// - Parameters:
-    ///   - name: up to ``NodeBitmap/maximumNameBytes`` bytes, different from those of all bitmaps of the node,
+    ///   - name: up to ``NodeBitmap/maximumNameBytes`` bytes, different from the names of all bitmaps,
     ///     in memory and in the image; `nil` for an anonymous bitmap.
     ///   - granularity: the bytes of the disk for each bit, a power of two of at least 512; `nil` for the
     ///     cluster size, between 4 and 64 KiB.

@@ -5,15 +5,20 @@ extension BlockNode {
     ///
     /// - Throws: `io`, also past the end of a disk and once the node is closed; `corrupt`; `unsupported`.
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
-        let began = statistics.now()
+        var request = begin(.read, at: offset, count: buffer.byteCount)
+        defer { end(request) }
         switch layer {
         case .storage(let driver):
+            try passGate(.read, buffer.byteCount)
             try openStorage(driver).read(into: &buffer, at: offset)
         case .format(let driver):
             if settings.holdsImage, offset > driver.virtualSize - buffer.byteCount {
-                return try readOld(into: &buffer, at: offset)
+                try passGate(.read, buffer.byteCount)
+                try readOld(into: &buffer, at: offset)
+                return request.outcome = .done
             }
             let range = try checkedRange(offset, buffer.byteCount, of: driver)
+            try passGate(.read, buffer.byteCount)
             if copiesOnRead { try copyUp(range, driver) }
             let ticket = beginReading(range)
             defer { endReading(ticket) }
@@ -23,7 +28,7 @@ extension BlockNode {
             try readMapped(driver, into: &buffer, at: offset)
         case .filter(let driver): try read(through: driver, into: &buffer, at: offset)
         }
-        statistics.count(.read, bytes: buffer.byteCount, since: began)
+        request.outcome = .done
     }
 
     /// Begins a read. On a read-only node reads conflict only with reopening and closing, so counting them is

@@ -17,7 +17,7 @@ extension BlockNode {
                 continue
             }
             if done == visit.end {
-                visits.removeLast().leave(reading: visit.byteCount)
+                visits.removeLast().leave(.done)
                 continue
             }
             let extent = try visit.driver.extent(at: offset + done, limit: visit.end - done)
@@ -32,7 +32,7 @@ extension BlockNode {
                 done += run
             }
         }
-        while let visit = visits.popLast() { visit.leave(reading: visit.byteCount) }
+        while let visit = visits.popLast() { visit.leave(.done) }
     }
 
     /// Reads `range` of `part`, unallocated in this layer, as far as that needs no map of the layer below.
@@ -64,15 +64,18 @@ extension BlockNode {
     private func beginVisit(
         _ driver: any FormatDriver, _ range: Range<Int>, end: Int
     ) throws(BlockError) -> LayerVisit {
-        let began = statistics.now()
+        var request = begin(.read, at: range.lowerBound, count: range.count)
+        defer { self.end(request) }
         if copiesOnRead { try copyUp(range, driver) }
+        try passGate(.read, range.count)
         let ticket = beginReading(range)
         do throws(BlockError) { try checkOpen() } catch {
             endReading(ticket)
             throw error
         }
-        return LayerVisit(
-            node: self, driver: driver, ticket: ticket, began: began, byteCount: range.count, end: end)
+        let visit = LayerVisit(node: self, driver: driver, ticket: ticket, request: request, end: end)
+        request.outcome = .uncounted
+        return visit
     }
 }
 
@@ -81,14 +84,15 @@ private struct LayerVisit {
     var node: BlockNode
     var driver: any FormatDriver
     var ticket: Int?
-    var began: ContinuousClock.Instant?
-    var byteCount: Int
+    var request: NodeRequest
     /// One past the last byte of this visit, as an offset in the buffer of the whole read.
     var end: Int
 
-    /// Ends the read of this layer; with a number of bytes, the statistics count it.
-    func leave(reading bytes: Int? = nil) {
+    /// Ends the read of this layer.
+    func leave(_ outcome: NodeRequest.Outcome = .failed) {
         node.endReading(ticket)
-        if let bytes { node.statistics.count(.read, bytes: bytes, since: began) }
+        var request = request
+        request.outcome = outcome
+        node.end(request)
     }
 }

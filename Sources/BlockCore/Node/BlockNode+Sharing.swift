@@ -49,18 +49,27 @@ extension BlockNode {
     ///   the rest.
     /// - Throws: as ``write(_:at:)``.
     public func share(_ source: PlainPlace, at offset: Int, count: Int) throws(BlockError) -> Int {
+        var request = begin(.write, at: offset, count: count)
+        defer { end(request) }
         try checkWritable()
-        guard count > 0, source.count >= count else { return 0 }
-        let began = statistics.now()
+        guard count > 0, source.count >= count else {
+            request.outcome = .uncounted
+            return 0
+        }
         var stored = 0
         switch layer {
         case .storage(let driver):
+            try passGate(.write, count)
             let isDone = try driver.shareRange(
                 from: source.storage, at: source.offset, to: offset, count: count)
             stored = isDone ? count : 0
         case .format(let driver):
-            guard let sharing = driver.asSpaceSharing, settings.detectZeroes == .off else { return 0 }
+            guard let sharing = driver.asSpaceSharing, settings.detectZeroes == .off else {
+                request.outcome = .uncounted
+                return 0
+            }
             let range = try checkedRange(offset, count, of: driver)
+            try passGate(.write, count)
             let ticket = requests.acquire(clusters(range, driver), exclusive: true)
             defer { requests.release(ticket) }
             try checkChangeable()
@@ -77,11 +86,13 @@ extension BlockNode {
             for observer in observers.all { observer.didChange(offset..<offset + stored) }
             if settings.cache.isWriteThrough { try driver.flush() }
         // A filter must see the bytes, so they are written, not shared.
-        case .filter: return 0
+        case .filter:
+            request.outcome = .uncounted
+            return 0
         }
         needsFlush.store(true, ordering: .relaxed)
-        statistics.count(.write, bytes: stored, since: began)
-        statistics.noteWritten(upTo: offset + stored)
+        request.count = stored
+        request.outcome = .done
         return stored
     }
 
@@ -121,13 +132,13 @@ extension BlockNode {
     /// The place of the bytes at `offset` when one file of the chain stores them as they are: one run of at
     /// most `limit` bytes.
     ///
-    /// `nil` for zeroes, encoded or lost bytes, and behind a filter.
+    /// `nil` for zeroes, encoded or lost bytes, and behind a filter or a node with limits.
     ///
     /// - Throws: `io`, `corrupt`.
     public func plainPlace(at offset: Int, limit: Int) throws(BlockError) -> PlainPlace? {
         var layer = self
         var limit = limit
-        while layer.filter == nil {
+        while layer.filter == nil, !layer.gate.isClosed {
             let extent = try layer.layerExtent(at: offset, limit: limit)
             limit = extent.length
             switch extent.status {
@@ -136,7 +147,8 @@ extension BlockNode {
                     return PlainPlace(storage: storage, offset: hostOffset, count: limit)
                 }
                 let readable = try layer.readableCount(of: extent)
-                guard readable > 0, let storage = layer.children[extent.child].storage else { return nil }
+                let child = layer.children[extent.child]
+                guard readable > 0, !child.gate.isClosed, let storage = child.storage else { return nil }
                 return PlainPlace(storage: storage, offset: hostOffset, count: min(limit, readable))
             case .unallocated:
                 guard let next = layer.backing else { return nil }

@@ -41,7 +41,7 @@ extension BlockNode {
         guard let driver = format?.asSnapshotCapable else {
             throw BlockError(.unsupported, "Operation not supported", path: filename)
         }
-        let ticket = requests.acquireAll()
+        let ticket = acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
         try checkUnused()
@@ -67,7 +67,7 @@ extension BlockNode {
         if let shownChild { return try shownChild.saveVMState(bytes, at: offset) }
         try checkWritable()
         let driver = try stateKeeper()
-        let ticket = requests.acquireAll()
+        let ticket = acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
         try driver.saveVMState(

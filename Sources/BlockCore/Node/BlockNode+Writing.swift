@@ -8,14 +8,16 @@ extension BlockNode {
     /// - Throws: `readOnly`; `io`, also past the end of a disk and once the node is closed; `noSpace`;
     ///   `corrupt`; `limit`.
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
-        try checkWritable()
         if settings.detectZeroes != .off, bytes.byteCount > 0, bytes.isZero {
             let flags: ZeroFlags = settings.detectZeroes == .unmap ? .mayUnmap : []
             return try writeZeroes(at: offset, count: bytes.byteCount, flags: flags)
         }
-        let began = statistics.now()
+        var request = begin(.write, at: offset, count: bytes.byteCount)
+        defer { end(request) }
+        try checkWritable()
         switch layer {
         case .storage(let driver):
+            try passGate(.write, bytes.byteCount)
             emit(.storageWrite)
             try openStorage(driver).write(bytes, at: offset)
             emit(.storageWritten)
@@ -34,28 +36,28 @@ extension BlockNode {
             ownListener?.hear(.storageWritten)
         }
         needsFlush.store(true, ordering: .relaxed)
-        statistics.count(.write, bytes: bytes.byteCount, since: began)
-        statistics.noteWritten(upTo: offset + bytes.byteCount)
+        request.outcome = .done
     }
 
     /// Stores `payload`, the unit at `offset` as ``CompressedWriting/compress(_:into:)`` compressed it.
     ///
     /// - Throws: as ``write(_:at:)``; `unsupported` when the format does not compress.
     public func writeCompressed(_ payload: RawSpan, at offset: Int) throws(BlockError) {
+        var request = begin(.write, at: offset)
+        defer { end(request) }
         try checkWritable()
         guard let driver = format as? any CompressedWriting else {
             throw BlockError(.unsupported, "Compression not supported for this file format", path: filename)
         }
-        let began = statistics.now()
         let count = min(driver.compressedUnitBytes, driver.virtualSize - offset)
+        request.count = count
         try change(offset, count, driver) { range throws(BlockError) in
             try noteChange(in: range)
             try driver.writeCompressed(payload, at: offset)
             for observer in observers.all { observer.didChange(range) }
         }
         needsFlush.store(true, ordering: .relaxed)
-        statistics.count(.write, bytes: count, since: began)
-        statistics.noteWritten(upTo: offset + count)
+        request.outcome = .done
     }
 
     /// Makes the range read as zeroes by the first way that works: unmap, allocate as zeroes, write zeroes.
@@ -64,11 +66,13 @@ extension BlockNode {
     ///
     /// - Throws: as ``write(_:at:)``; `unsupported` with ``ZeroFlags/noFallback``.
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags = .mayUnmap) throws(BlockError) {
+        var request = begin(.write, at: offset, count: count)
+        defer { end(request) }
         try checkWritable()
-        guard count > 0 else { return }
-        let began = statistics.now()
+        guard count > 0 else { return request.outcome = .uncounted }
         switch layer {
         case .storage(let driver):
+            try passGate(.write, count)
             emit(.storageZero)
             try openStorage(driver).writeZeroes(at: offset, count: count, flags: flags)
         case .format(let driver):
@@ -85,8 +89,7 @@ extension BlockNode {
             try driver.writeZeroes(at: offset, count: count, flags: flags)
         }
         needsFlush.store(true, ordering: .relaxed)
-        statistics.count(.write, bytes: count, since: began)
-        statistics.noteWritten(upTo: offset + count)
+        request.outcome = .done
     }
 
     /// Gives the range's space back if the format and the file can.
@@ -95,14 +98,16 @@ extension BlockNode {
     ///
     /// - Throws: as ``write(_:at:)``.
     public func discard(at offset: Int, count: Int) throws(BlockError) {
+        var request = begin(.discard, at: offset, count: count)
+        defer { end(request) }
         try checkWritable()
-        guard count > 0 else { return }
-        let began = statistics.now()
+        guard count > 0 else { return request.outcome = .uncounted }
         switch layer {
         case .storage(let driver):
+            try passGate(.write, count)
             try openStorage(driver).discard(at: offset, count: count)
         case .format(let driver):
-            guard let unit = discardGranularity else { return }
+            guard let unit = discardGranularity else { return request.outcome = .uncounted }
             try change(offset, count, driver) { range throws(BlockError) in
                 let whole = wholeUnits(of: range, unit: unit, end: driver.virtualSize)
                 guard !whole.isEmpty else { return }
@@ -116,7 +121,7 @@ extension BlockNode {
             try driver.discard(at: offset, count: count)
         }
         needsFlush.store(true, ordering: .relaxed)
-        statistics.count(.discard, bytes: count, since: began)
+        request.outcome = .done
     }
 
     /// Changes the length of the file, or the size of the disk, to `size` bytes, after waiting until no other
@@ -128,7 +133,7 @@ extension BlockNode {
     ///   `readOnly`, `invalidArgument`, `limit`, `noSpace`, `io`, `corrupt`.
     public func resize(to size: Int, preallocation: Preallocation = .off) throws(BlockError) {
         try checkWritable()
-        let ticket = requests.acquireAll()
+        let ticket = acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
         try checkUnused()
@@ -190,7 +195,7 @@ extension BlockNode {
             throw BlockError(
                 .unsupported, "Format driver '\(driverName)' cannot empty an image", path: filename)
         }
-        let ticket = requests.acquireAll()
+        let ticket = acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
         try checkUnused()
@@ -231,6 +236,7 @@ extension BlockNode {
         _ body: (Range<Int>) throws(BlockError) -> Void
     ) throws(BlockError) {
         let range = try checkedRange(offset, count, of: driver)
+        try passGate(.write, count)
         let ticket = requests.acquire(clusters(range, driver, unit: unit), exclusive: true)
         defer { requests.release(ticket) }
         try checkChangeable()

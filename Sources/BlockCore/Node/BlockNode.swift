@@ -61,6 +61,8 @@ public final class BlockNode: Sendable {
     /// The last known length of the file, in bytes: saves asking for it with every run of the map.
     let seenLength = Atomic<Int>(0)
     let requests = RangeLock()
+    /// Where requests wait for the node's limits.
+    let gate: NodeGate
     let observers = ChangeObservers()
     /// How many users want reads to copy bytes of the backing node into this layer.
     let copyOnReadUsers: Atomic<Int>
@@ -90,6 +92,9 @@ public final class BlockNode: Sendable {
         if case .filter(let driver) = layer {
             let below = driver.children
             (children, roles) = (below.map(\.node), below.map(\.role))
+            gate = NodeGate(driver.limiter)
+        } else {
+            gate = NodeGate(nil)
         }
         self.layer = layer
         self.references = references
@@ -217,7 +222,8 @@ public final class BlockNode: Sendable {
     /// - Throws: `io`, `noSpace`, `corrupt`.
     public func flush() throws(BlockError) {
         if isReadOnly { return }
-        let began = statistics.now()
+        var request = begin(.flush)
+        defer { end(request) }
         // A write that ends during the flush sets it again.
         needsFlush.store(false, ordering: .relaxed)
         do throws(BlockError) {
@@ -232,7 +238,7 @@ public final class BlockNode: Sendable {
             needsFlush.store(true, ordering: .relaxed)
             throw error
         }
-        statistics.count(.flush, bytes: 0, since: began)
+        request.outcome = .done
     }
 
     /// Asks the system to begin storing the bytes written to the files of this node.
@@ -265,7 +271,7 @@ public final class BlockNode: Sendable {
     public func reopen(readOnly: Bool) throws(BlockError) {
         guard readOnly != isReadOnly else { return }
         if !readOnly { try state.withLock { $0.writeGate }?() }
-        let ticket = requests.acquireAll()
+        let ticket = acquireAll()
         defer { requests.releaseAll(ticket) }
         if readOnly { try flushIfNeeded() }
         switch layer {
@@ -335,11 +341,13 @@ public final class BlockNode: Sendable {
 
     /// Flushes and closes the driver, after waiting until no request is under way.
     private func closeAlone() -> BlockError? {
-        let ticket = requests.acquireAll()
+        let ticket = acquireAll()
         defer { requests.releaseAll(ticket) }
         var failure: BlockError?
         do throws(BlockError) { try flushIfNeeded() } catch { failure = error }
         closing.store(true, ordering: .sequentiallyConsistent)
+        // For good: a request that comes later fails at once.
+        gate.beginPassing()
         do throws(BlockError) { try closeDriver() } catch { failure = failure ?? error }
         return failure
     }

@@ -1,7 +1,9 @@
 import BlockCore
 
 /// Keeps the disk below as it was when the filter was opened: each part is copied to a target before it
-/// changes. Thread-safe.
+/// changes.
+///
+/// Thread-safe.
 ///
 /// Requests pass to the disk. What was kept is read with ``snapshot()``, or by `driver=snapshot-access` over
 /// this filter. Changes are heard at the disk's own node, so those that do not come through the filter are
@@ -31,7 +33,8 @@ public final class CopyBeforeWriteDriver: OpenableFilter {
     ///   - scope: finds the bytes to keep, while no request is under way; `nil` keeps all.
     /// - Throws: as ``PointInTimeCopy/init(of:to:scope:options:)``; errors of `scope`.
     public init(
-        over child: BlockNode, target: BlockNode, options: PointInTimeCopy.Options = PointInTimeCopy.Options(),
+        over child: BlockNode, target: BlockNode,
+        options: PointInTimeCopy.Options = PointInTimeCopy.Options(),
         scope: () throws(BlockError) -> DirtyBitmap? = { nil }
     ) throws(BlockError) {
         self.child = child
@@ -49,14 +52,16 @@ public final class CopyBeforeWriteDriver: OpenableFilter {
         ]
     }
 
-    /// A node that reads the disk as it was. It must be closed before the filter; closing it closes no other
-    /// node.
+    /// A node that reads the disk as it was.
+    ///
+    /// It must be closed before the filter; closing it closes no other node.
     public func snapshot() -> BlockNode {
         BlockNode(
             .storage(SnapshotDisk(copy)), filename: child.filename, settings: OpenSettings(readOnly: true))
     }
 
-    /// - Throws: as ``BlockNode/flush()`` of the disk. The target keeps nothing beyond the life of the filter.
+    /// - Throws: as ``BlockNode/flush()`` of the disk. The target keeps nothing beyond the life of the
+    ///   filter.
     public func flush() throws(BlockError) { try child.flush() }
 
     /// - Throws: nothing.

@@ -1,6 +1,8 @@
 import BlockCore
 
-/// Shows the disk that a copy-before-write filter keeps. Thread-safe.
+/// Shows the disk that a copy-before-write filter keeps.
+///
+/// Thread-safe.
 ///
 /// Writes fail. A discard gives clusters up: they are not kept and cannot be read any more.
 ///
@@ -17,7 +19,8 @@ public final class SnapshotAccessDriver: OpenableFilter {
     public init(over child: BlockNode) throws(BlockError) {
         guard case .filter(let driver) = child.layer, let filter = driver as? CopyBeforeWriteDriver else {
             throw BlockError(
-                .unsupported, "Node '\(child.filename)' gives no access to a snapshot: "
+                .unsupported,
+                "Node '\(child.filename)' gives no access to a snapshot: "
                     + "it is no \(CopyBeforeWriteDriver.name) filter", path: child.filename)
         }
         self.child = child

@@ -33,6 +33,8 @@ extension DebugDriver {
 
     /// - Throws: errors of the rules; as ``BlockNode/write(_:at:)``.
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
+        // Grown to whole blocks it would be inside the disk.
+        if offset < 0 { return try child.write(bytes, at: offset) }
         let range = range(offset, bytes.byteCount)
         try readEdges(of: range)
         let whole = limits.whole(range)
@@ -69,6 +71,7 @@ extension DebugDriver {
 
     /// - Throws: errors of the rules; as ``BlockNode/writeZeroes(at:count:flags:)``.
     public func writeZeroes(at offset: Int, count: Int, flags: ZeroFlags) throws(BlockError) {
+        if offset < 0 { return try child.writeZeroes(at: offset, count: count, flags: flags) }
         let unit = max(limits.alignment, limits.zeroAlignment)
         try readEdges(of: range(offset, count))
         try DebugLimits.eachPart(of: range(offset, count), unit: unit, maximum: limits.maximumZero) {
@@ -87,6 +90,7 @@ extension DebugDriver {
     ///
     /// - Throws: errors of the rules; as ``BlockNode/discard(at:count:)``.
     public func discard(at offset: Int, count: Int) throws(BlockError) {
+        if offset < 0 { return try child.discard(at: offset, count: count) }
         let unit = max(limits.alignment, limits.discardAlignment)
         try DebugLimits.eachPart(of: range(offset, count), unit: unit, maximum: limits.maximumDiscard) {
             part throws(BlockError) in

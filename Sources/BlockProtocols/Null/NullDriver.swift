@@ -11,14 +11,14 @@ public enum NullCoName: NullName { public static let name = "null-co" }
 /// The name `null-aio`.
 public enum NullAioName: NullName { public static let name = "null-aio" }
 
-/// The device `null-co`. QEMU's serves its requests in coroutines.
+/// The device `null-co`: QEMU's serves its requests in coroutines.
 public typealias NullDriver = NullStorage<NullCoName>
-/// The device `null-aio`. QEMU's serves its requests by callbacks; here the two differ in their names only.
+/// The device `null-aio`: QEMU's serves its requests by callbacks, here the two differ in their names only.
 public typealias NullAioDriver = NullStorage<NullAioName>
 
-/// A device of a given size that keeps nothing: for measuring. Thread-safe.
+/// A device of a given size that keeps nothing: for measuring.
 ///
-/// Reads give zeroes, writes are dropped, and each request takes a stated time.
+/// Thread-safe. Reads give zeroes, writes are dropped, and each request takes a stated time.
 public final class NullStorage<Name: NullName>: ProtocolDriver {
     public static var name: String { Name.name }
 

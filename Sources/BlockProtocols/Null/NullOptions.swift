@@ -5,6 +5,7 @@ import BlockCore
 extension NullStorage {
     private static var latencyKey: String { "latency-ns" }
 
+    /// The device as a protocol of the registry.
     public static var entry: ProtocolEntry {
         ProtocolEntry(
             name: name, schemes: [name], needsFilename: false,

@@ -92,8 +92,9 @@ struct IoCommand: ImageCommand {
     }
 
     private func interact(_ shell: IoShell) {
+        let words = IoCatalog.verbs(asQemu: shell.context.isCalledAsQemu).map(\.name)
         let editor = LineEditor(
-            shell.terminal, prompt: "\(shell.context.programName)> ", words: IoCatalog.verbs(asQemu: shell.context.isCalledAsQemu).map(\.name))
+            shell.terminal, prompt: "\(shell.context.programName)> ", words: words)
         while !shell.isDone, let line = editor.next() {
             shell.run(line)
             shell.printEndedReports()

@@ -1,16 +1,17 @@
 /// All commands of the shell, sorted by name.
 enum IoCatalog {
-    static func verb(named name: String, asQemu: Bool) -> IoVerb? {
+    static func verb(named name: String, asQemu: Bool = false) -> IoVerb? {
         let verbs = verbs(asQemu: asQemu)
         return verbs.first { $0.name == name } ?? verbs.first { $0.alias == name }
     }
 
-    /// The commands under Platter's name, or under that of QEMU's program.
-    static func verbs(asQemu: Bool) -> [IoVerb] { asQemu ? all.filter { !$0.isOurs } : all }
+    /// The commands that there are, under the name of QEMU's program or our own.
+    static func verbs(asQemu: Bool) -> [IoVerb] { asQemu ? all.filter { !$0.isOwn } : all }
 
-    static let all: [IoVerb] = (control + files + transfers + zones + IoJobs.verbs).sorted {
-        $0.name < $1.name
-    }
+    private static let all: [IoVerb] =
+        (control + files + transfers + zones + IoJobs.verbs + [IoStatistics.verb]).sorted {
+            $0.name < $1.name
+        }
 
     private static let statistics = [
         "-C  one line of numbers: bytes, requests, time, bytes and requests a second", "-q  print no result",

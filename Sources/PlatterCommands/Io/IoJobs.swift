@@ -19,7 +19,7 @@ enum IoJobs {
                 "pause id, resume id, cancel id",
                 "complete id     end a mirror or an active commit, and go on with its target",
                 "wait [id]       wait for the end, or that of all jobs, and tell it",
-            ], minimum: 1, isOurs: true, work: .disk(run))
+            ], minimum: 1, isOwn: true, work: .disk(run))
     ]
 
     private static func run(_ shell: IoShell, _ disk: BlockDevice, _ call: IoCall) throws {

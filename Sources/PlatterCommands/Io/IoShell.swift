@@ -20,7 +20,9 @@ final class IoShell {
     /// The jobs on the image, and how those ended that nobody has waited for.
     let jobs = IoJobList()
     /// The disk of the open image.
-    private(set) var device: BlockDevice?
+    private(set) var device: BlockDevice? {
+        didSet { node?.statistics.measuresTime = true }
+    }
     var node: BlockNode? { device?.root }
     /// How the image was opened.
     private(set) var opening = Opening()
@@ -83,9 +85,11 @@ final class IoShell {
     func run(_ line: String) {
         let words = line.split(whereSeparator: { $0 == " " || $0 == "\t" }).map(String.init)
         guard let word = words.first else { return }
-        guard let verb = IoCatalog.verb(named: word, asQemu: context.isCalledAsQemu) else {
+        let isQemu = context.isCalledAsQemu
+        guard let verb = IoCatalog.verb(named: word, asQemu: isQemu) else {
             complainPlainly("command \"\(word)\" not found")
-            if let hint = NearestName.hint(word, among: IoCatalog.verbs(asQemu: false).map(\.name)), !context.isCalledAsQemu {
+            let names = IoCatalog.verbs(asQemu: isQemu).map(\.name)
+            if !isQemu, let hint = NearestName.hint(word, among: names) {
                 complainPlainly(hint)
             }
             hasFailed = true

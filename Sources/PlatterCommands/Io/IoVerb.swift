@@ -36,10 +36,10 @@ struct IoVerb: Sendable {
     /// The number of arguments; without an upper bound when `maximum` is `nil`.
     var minimum = 0
     var maximum: Int?
-    /// Whether it is Platter's own, unknown under the names of QEMU's programs.
-    var isOurs = false
     /// Whether the image has to be writable.
     var writes = false
+    /// Whether QEMU's program has no such command: then it is unknown under that program's name.
+    var isOwn = false
     var work: Work
 
     var usage: String { name + (arguments.map { " \($0)" } ?? "") + " -- \(summary)" }

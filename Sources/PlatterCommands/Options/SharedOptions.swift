@@ -48,7 +48,8 @@ struct UniversalOptions {
     init(_ options: inout OptionReader) {
         objects = options.values(
             nil, "object", "OBJDEF",
-            "Define a secret that encryption options name: secret,id=ID,data=TEXT or file=NAME")
+            "Define an object that open options name: secret,id=ID,data=TEXT or file=NAME, or "
+                + "throttle-group,id=ID,limits.bps-total=N,...")
         options.help()
     }
 }

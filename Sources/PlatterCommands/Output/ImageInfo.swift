@@ -68,7 +68,9 @@ struct ImageInfo {
         }
         // The latest snapshot first, as QEMU lists them.
         children.reverse()
-        if isStorage {
+        if node.hidesAllocatedSize {
+            actualSize = nil
+        } else if isStorage {
             actualSize = node.allocatedSize()
         } else {
             // A file that may not be examined adds nothing; one whose size is unknown makes the sum unknown.
