@@ -157,6 +157,21 @@ import Testing
         try reader.close()
     }
 
+    /// A snapshot stays the one that was selected.
+    @Test func aSelectedSnapshotIsNotReplaced() throws {
+        try create("qcow2")
+        let writer = try open("qcow2")
+        try writer.write(bytes.span.bytes, at: 0)
+        try writer.createSnapshot(SnapshotInfo(id: "", name: "then"))
+        try writer.writeZeroes(at: 0, count: 65_536)
+        try writer.close()
+        let reader = try open("qcow2", readOnly: true)
+        try reader.format?.asSnapshotCapable?.selectSnapshot(id: nil, name: "then")
+        #expect(blockError { () throws(BlockError) in try reader.invalidateCaches() }?.kind == .unsupported)
+        #expect(try reader.readBytes(at: 0, count: 65_536) == bytes)
+        try reader.close()
+    }
+
     /// A writable image has no other writer: it is flushed and keeps what it has.
     @Test func aWritableImageIsFlushed() throws {
         try create("qcow2")

@@ -231,7 +231,8 @@ public protocol Rereading: FormatDriver {
     /// Replaces the tables in memory by those of `fresh`, a driver of the same format that was just opened
     /// read-only on the same file, and which is not used afterwards. No request is under way.
     ///
-    /// - Throws: `corrupt` when the image has another layout now; `invalidArgument` for a writable image.
+    /// - Throws: `corrupt` when the image has another layout now; `invalidArgument` for a writable image;
+    ///   `unsupported` for one that shows a snapshot.
     func takeTables(of fresh: any FormatDriver) throws(BlockError)
 }
 

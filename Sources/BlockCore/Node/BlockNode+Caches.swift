@@ -25,7 +25,7 @@ extension BlockNode {
     /// only bytes, and formats that never change, keep nothing. Changes of the names of further files need
     /// the image to be opened again.
     ///
-    /// - Throws: `unsupported` for an image of several files; `corrupt` when a table is damaged or the image
+    /// - Throws: `unsupported` for an image of several files, and for one that shows a snapshot; `corrupt` when a table is damaged or the image
     ///   has
     ///   another layout now; `wrongFormat`, `limit`, `io`, `noSpace`. The layer keeps its old tables then.
     public func invalidateCaches() throws(BlockError) {
@@ -39,7 +39,7 @@ extension BlockNode {
 
     private func invalidateLayer() throws(BlockError) {
         for child in children { try child.invalidateLayer() }
-        let ticket = requests.acquireAll()
+        let ticket = acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkOpen()
         guard isReadOnly else { return try flush() }

@@ -25,11 +25,11 @@ extension BlockNode {
 
     /// Takes one ``enableCopyOnRead()`` back.
     ///
-    /// After the last one no read copies any more: it waits for those
-    /// under way. A call too many changes nothing.
+    /// After the last one no read copies any more: it waits for those under way. A call too many changes
+    /// nothing.
     public func disableCopyOnRead() {
         let node = unfiltered
-        let ticket = node.requests.acquireAll()
+        let ticket = node.acquireAll()
         defer { node.requests.releaseAll(ticket) }
         guard node.copyOnReadUsers.load(ordering: .relaxed) > 0 else { return }
         node.copyOnReadUsers.subtract(1, ordering: .relaxed)
@@ -63,7 +63,7 @@ extension BlockNode {
         defer { requests.release(ticket) }
         // The node may have been reopened or closed, or have shrunk, while the request waited.
         try checkOpen()
-        guard copiesOnRead, !isReadOnly, whole.upperBound <= driver.virtualSize else { return }
+        guard withZeroes || copiesOnRead, !isReadOnly, whole.upperBound <= driver.virtualSize else { return }
         var offset = whole.lowerBound
         while offset < whole.upperBound {
             let limit = min(whole.upperBound - offset, Self.copyUpBytes)

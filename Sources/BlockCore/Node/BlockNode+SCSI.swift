@@ -38,7 +38,7 @@ extension BlockNode {
     private func changing(
         _ driver: any FormatDriver, by command: SCSICommand, data: inout MutableRawSpan, on file: BlockNode
     ) throws(BlockError) -> SCSIResult {
-        let ticket = requests.acquireAll()
+        let ticket = acquireAll()
         defer { requests.releaseAll(ticket) }
         try checkChangeable()
         let all = 0..<driver.virtualSize

@@ -56,10 +56,13 @@ protocol SessionState: FlushableTables {
     ///
     /// - Throws: `io`.
     mutating func closeFiles() throws(BlockError)
+    /// Whether the tables are those of a snapshot instead of the present disk.
+    var showsSnapshot: Bool { get }
 }
 
 extension SessionState {
     var backing: BackingReference? { nil }
+    var showsSnapshot: Bool { false }
     static var unitsOverlap: Bool { false }
     func units(around guest: Range<Int>) -> Range<Int> { guest }
     /// For formats whose driver implements clearing itself.
@@ -116,7 +119,7 @@ extension SessionFormat {
     /// - Throws: `io`, `noSpace`.
     public func flushToSystem() throws(BlockError) { try session.flushToSystem() }
 
-    /// - Throws: `corrupt` when the unit of the image is another one now.
+    /// - Throws: `corrupt` when the unit of the image is another one now; `unsupported` for a snapshot.
     public func takeTables(of fresh: any FormatDriver) throws(BlockError) {
         guard let fresh = fresh as? Self, fresh.writeGranularity == writeGranularity else {
             throw BlockError(.corrupt, "The image has another layout now; open it again")

@@ -46,6 +46,7 @@ final class Qcow2State: SessionState, Qcow2ClusterGuard, @unchecked Sendable {
     /// The disk size of the snapshot that is read instead of the current state.
     var selectedSize: Int?
     var virtualSize: Int { selectedSize ?? header.virtualSize }
+    var showsSnapshot: Bool { selectedSize != nil }
     var backing: BackingReference? { header.backing }
     /// Which freed clusters give their space back to the file system.
     var passesDiscards = Qcow2PassedDiscards()
