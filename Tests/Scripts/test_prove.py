@@ -23,6 +23,7 @@ class TableTests(unittest.TestCase):
         page = prove.with_table(self.PAGE, "x", [prove.Row("x", "vdi", 1234, 0, 5.4)])
         self.assertIn("<!-- prove x -->\n" + prove.HEAD + "| vdi | 1,234 | 0 | 5 |\n<!-- end x -->", page)
         self.assertNotIn("old", page)
+        self.assertIn("<!-- prove x -->\nThen.\n\n" + prove.HEAD, prove.with_table(page, "x", [], "Then."))
         self.assertIn("kept", page)
 
     def test_a_page_without_markers(self):
