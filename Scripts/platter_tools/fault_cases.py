@@ -22,6 +22,8 @@ class Case:
     sound: tuple = ()
     # Whether the command's image can be opened through a filter.
     filters: bool = True
+    # Whether the kernel may refuse what the command needs.
+    may_be_refused: bool = False
 
     @property
     def image_format(self):
@@ -100,6 +102,16 @@ def on_image(fmt, options=""):
                (same(f"{fmt}:top", "raw:after.raw"),), sound=sound)
 
 
+def engines():
+    """Writes that reach the file by a ring or a queue."""
+    write = "-c 'write -q -P 7 1M 300k'"
+    after = image("qcow2") + (f"cp data.raw after.raw && platter io -f raw {write} after.raw",)
+    for engine in ("-i io_uring", "-t none -i native"):
+        yield Case(f"io write, qcow2 {engine}", after,
+                   f"platter io {engine} -f qcow2 {write} -c flush IMAGE", "top",
+                   (same("qcow2:top", "raw:after.raw"),), sound=("qcow2:top",), may_be_refused=True)
+
+
 def grown(fmt, options=""):
     kept = (f"platter convert -q -f {fmt} -O raw top now.raw && cmp -n 4194304 now.raw data.raw",)
     yield Case(f"resize, {fmt} {options}".strip(), image(fmt, options),
@@ -151,3 +163,4 @@ def cases():
                          ("vhdx", "block_size=1M"), ("parallels", "")]:
         yield from grown(fmt, options)
     yield from qcow2()
+    yield from engines()

@@ -102,26 +102,36 @@ def parts():
     return [match[1] for match in found if match]
 
 
-def with_table(page, part, rows):
+def with_table(page, part, rows, caption=""):
     """The page with this table in place of the one between the part's markers."""
     begin, end = f"<!-- prove {part} -->\n", f"<!-- end {part} -->"
     before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
         raise PartFailure(f"docs/reliability.md has no markers of '{part}'")
-    return before + begin + HEAD + "".join(row.line() + "\n" for row in rows) + end + after
+    caption = caption and caption + "\n\n"
+    return before + begin + caption + HEAD + "".join(row.line() + "\n" for row in rows) + end + after
 
 
-def write(part, rows):
+def caption(context):
+    """Which run a table is from."""
+    form = "long" if context.is_long else "short"
+    commit = subprocess.run(["git", "-C", TOP, "rev-parse", "--short", "HEAD"], check=False,
+                            capture_output=True, text=True).stdout.strip()
+    return f"The {form} form, {time.strftime('%Y-%m-%d')}" + (f", of commit {commit}." if commit else ".")
+
+
+def write(part, rows, context):
+    """Puts the rows on the page."""
     with open(PAGE, encoding="utf-8") as file:
         page = file.read()
-    page = with_table(page, part, rows)
+    page = with_table(page, part, rows, caption(context))
     with open(PAGE, "w", encoding="utf-8") as file:
         file.write(page)
 
 
 def run(part, context):
-    """Runs a part and returns its rows; the page gets them where that is wanted."""
+    """Runs a part, shows its rows and returns them."""
     print(f"== {part}", flush=True)
     began = time.monotonic()
     rows = []
@@ -146,7 +156,7 @@ def options(arguments):
         prog="Scripts/prove", description="Proves what docs/reliability.md says.", epilog=help_of_parts(),
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts())}; all without one")
-    parser.add_argument("--short", action="store_true", help="minutes, not hours; leaves the page as it is")
+    parser.add_argument("--short", action="store_true", help="minutes, not hours; the page says so")
     parser.add_argument("--debug", action="store_true", help="without optimisation: built sooner, slower")
     chosen = parser.parse_args(arguments)
     for part in chosen.parts:
@@ -164,9 +174,9 @@ def main(arguments=None):
     for part in chosen.parts or parts():
         with tempfile.TemporaryDirectory(prefix="prove-") as folder:
             try:
-                rows = run(part, Context(not chosen.short, folder, chosen.debug))
-                if not chosen.short:
-                    write(part, rows)
+                context = Context(not chosen.short, folder, chosen.debug)
+                rows = run(part, context)
+                write(part, rows, context)
             except PartFailure as failure:
                 print(f"prove: {part}: {failure}", file=sys.stderr)
                 rows = []

@@ -7,10 +7,10 @@ import BlockTestSupport
 /// A seeded choice of moments of a scenario's log, and the verdict on each.
 struct LiveCrashReplay {
     let scenario: LiveCrashScenario
-    /// How many moments are looked at; each once as after a kill.
-    var moments = TestEffort.isLong ? 150 : 3
+    /// How many moments are looked at, all of a shorter log; each once as after a kill.
+    var moments = TestEffort.isLong ? 1000 : 3
     /// How many power failures are drawn at each moment.
-    var samples = TestEffort.isLong ? 3 : 1
+    var samples = TestEffort.isLong ? 2 : 1
     private(set) var tried = 0
     private(set) var violations: [String] = []
 

@@ -10,7 +10,7 @@ import Testing
 @Suite("LiveCrash", .timeLimit(.minutes(60))) struct LiveCrashTests {
     typealias Work = LiveCrashScenario.Work
 
-    private static let rounds = TestEffort.isLong ? 3 : 1
+    private static let rounds = TestEffort.isLong ? 2 : 1
 
     @Test("nothing that was flushed is lost", arguments: LiveFormat.all)
     func jobs(_ format: LiveFormat) throws {

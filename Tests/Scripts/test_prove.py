@@ -1,6 +1,7 @@
 """Tests of the frame of Scripts/prove: tables, figures, and what counts as a proof."""
 
 import os
+import shutil
 import sys
 import tempfile
 import unittest
@@ -12,6 +13,7 @@ sys.path.insert(0, TOOLS)
 import fault_cases  # noqa: E402
 import prove  # noqa: E402
 import prove_faults  # noqa: E402
+from program import PLATTER  # noqa: E402
 
 
 class TableTests(unittest.TestCase):
@@ -21,6 +23,7 @@ class TableTests(unittest.TestCase):
         page = prove.with_table(self.PAGE, "x", [prove.Row("x", "vdi", 1234, 0, 5.4)])
         self.assertIn("<!-- prove x -->\n" + prove.HEAD + "| vdi | 1,234 | 0 | 5 |\n<!-- end x -->", page)
         self.assertNotIn("old", page)
+        self.assertIn("<!-- prove x -->\nThen.\n\n" + prove.HEAD, prove.with_table(page, "x", [], "Then."))
         self.assertIn("kept", page)
 
     def test_a_page_without_markers(self):
@@ -73,6 +76,30 @@ class FaultTests(unittest.TestCase):
         self.assertEqual(commands, changing)
         names = [case.name for case in fault_cases.cases()]
         self.assertEqual(len(names), len(set(names)))
+
+
+class BuiltContext(prove.Context):
+    """The context of a short run with the program that was just built."""
+
+    def platter(self):
+        return PLATTER
+
+
+@unittest.skipUnless(shutil.which("strace") or os.environ.get("CI") == "true", "needs strace")
+class SystemCallTests(unittest.TestCase):
+    """A sample of what `Scripts/prove faults` does with all commands and formats."""
+
+    COMMANDS = ("convert, vdi", "commit, qcow2 cluster_size=4k", "resize, vhdx block_size=1M", "check -r")
+
+    def test_failing_calls(self):
+        with tempfile.TemporaryDirectory() as folder:
+            bench = prove_faults.Bench(BuiltContext(False, folder))
+            cases = {case.name: case for case in fault_cases.cases()}
+            prove_faults.control(bench, cases["convert, vdi"])
+            for name in self.COMMANDS:
+                statuses = list(prove_faults.system_calls(bench, cases[name]))
+                self.assertTrue(any(statuses), f"{name}: no fault had an effect")
+            self.assertEqual(bench.violations, [])
 
 
 if __name__ == "__main__":
