@@ -36,8 +36,8 @@ public final class JobEngine: Sendable {
     ///   - completion: called once, on the job's thread, when the job has given its nodes back. It may start
     ///     another job and close the nodes; it must not wait for this one.
     /// - Throws: `busy` when another job uses a node; `exists` for a name in use; `unsupported` for a speed
-    ///   that the type has not, `invalidArgument` for a negative one; `limit` when no thread can be started; as
-    ///   ``BlockJob/prepare()``.
+    ///   that the type has not, `invalidArgument` for a negative one; `limit` when no thread can be started;
+    ///   as ``BlockJob/prepare()``.
     @discardableResult
     public func start(
         _ job: any BlockJob, id: String? = nil, speed: Int = 0, isPaused: Bool = false,

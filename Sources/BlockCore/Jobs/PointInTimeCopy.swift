@@ -79,7 +79,8 @@ public final class PointInTimeCopy: ChangeObserver {
     ///   - target: a writable node that is at least as large; neither node is in the other's chain.
     ///   - scope: the bytes to keep; `nil` for all.
     /// - Throws: `invalidArgument` for a target that is too small, or when one node is in the other's chain,
-    ///   and for a smallest cluster that is no power of two or above 2 MiB; `unsupported` for a source without a format, and for a target
+    ///   and for a smallest cluster that is no power of two or above 2 MiB; `unsupported` for a source
+    ///   without a format, and for a target
     ///   that cannot compress; `io`, `limit`.
     public init(
         of source: BlockNode, to target: BlockNode, scope: DirtyBitmap? = nil, options: Options = Options()
