@@ -30,14 +30,16 @@ class Bench:
 
     def run(self, *arguments, codes=(0,)):
         """Runs the program; `codes` are the statuses that are expected."""
-        done = subprocess.run([self.program, *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [self.program, *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
         if done.returncode not in codes:
             raise Violation(f"{' '.join(arguments)}: status {done.returncode}: {done.stderr.strip()[-300:]}")
         return done.stdout
 
     def peer(self, *arguments, codes=(0,)):
         """Runs qemu-img, the judge."""
-        done = subprocess.run(["qemu-img", *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["qemu-img", *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
         if done.returncode not in codes:
             text = (done.stdout + done.stderr).strip()[-300:]
             raise Violation(f"qemu-img {' '.join(arguments)}: status {done.returncode}: {text}")
@@ -51,7 +53,8 @@ class Bench:
         commands = []
         for offset in range(0, megabytes * MIB, 256 << 10):
             if chosen.randrange(share) == 0:
-                commands += ["-c", f"write -q -P {chosen.randrange(1, 255)} {offset} {chosen.randrange(1, 65) * 4096}"]
+                pattern, count = chosen.randrange(1, 255), chosen.randrange(1, 65) * 4096
+                commands += ["-c", f"write -q -P {pattern} {offset} {count}"]
         for start in range(0, len(commands), 400):
             subprocess.run(["qemu-io", *commands[start:start + 400], self.path(name)], check=True,
                            stdout=subprocess.DEVNULL)
@@ -69,7 +72,7 @@ class Bench:
 
 
 class Scenario:
-    """What is killed: `prepare` makes the files, `after` judges what a kill has left, `end` the second run."""
+    """What is killed: `prepare` makes the files, `after` judges what a kill left, `end` the second run."""
     megabytes = 64
 
     def __init__(self, name, prepare, command, after, end, again=None):
@@ -112,7 +115,8 @@ def backed(name, expected):
     def judge(bench):
         keeps_chain(bench)
         text = bench.peer("info", name)
-        if ("backing file:" in text) != bool(expected) or (expected and f"backing file: {expected}" not in text):
+        has_one = "backing file:" in text
+        if has_one != bool(expected) or (expected and f"backing file: {expected}" not in text):
             raise Violation(f"{name} does not have the backing file {expected}")
     return judge
 
@@ -240,7 +244,8 @@ SCENARIOS = [
     Scenario("rebase", other_base, ["rebase", "-q", "-b", "other", "-F", "qcow2", "layer2"], keeps_chain,
              backed("layer2", "other")),
     Scenario("stream", chain, ["stream", "-q", "layer2"], keeps_chain, backed("layer2", None)),
-    Scenario("resize", one, ["resize", "-q", "--preallocation=full", "disk", f"{96 * MIB}"], resized, resize_end,
+    Scenario("resize", one,
+             ["resize", "-q", "--preallocation=full", "disk", f"{96 * MIB}"], resized, resize_end,
              resize_again),
     Scenario("snapshot -d", snapshots, ["snapshot", "-d", "old", "disk"], keeps("disk"), snapshot_end(False),
              delete_again),

@@ -35,7 +35,7 @@ def corpus(folder):
 
 
 def formats_of(name):
-    """The formats as which a file is opened: what it looks like, and the one whose fuzzer it was found for."""
+    """The formats as which a file is opened: what it looks like, and the one whose fuzzer found it."""
     parts = name.split(os.sep)
     guesses = [None]
     if parts[0] == "fuzz":

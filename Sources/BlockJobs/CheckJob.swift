@@ -26,8 +26,8 @@ public final class CheckJob: BlockJob {
     /// The result of the last run; `nil` before the first one and after one that failed.
     public var result: CheckResult? { found.withLock { $0 } }
 
-    /// - Throws: `unsupported` for a format without checks; as ``Checkable/check(repair:report:)``; `cancelled`
-    ///   before it has begun.
+    /// - Throws: `unsupported` for a format without checks; as ``Checkable/check(repair:report:)``;
+    ///   `cancelled` before it has begun.
     public func work(_ control: JobControl) throws(BlockError) {
         found.withLock { $0 = nil }
         try control.checkpoint(moving: 0)

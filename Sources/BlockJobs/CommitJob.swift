@@ -4,8 +4,8 @@ import BlockCore
 ///
 /// When the process is killed at any moment, the top image reads as before: it gives up a cluster only once
 /// the base has the data durably. Images between top and base keep their files, but no longer read as before,
-/// since their base has changed. While the job runs, nobody else may write to the nodes: ``ActiveCommitJob`` is
-/// for a top that a guest writes to.
+/// since their base has changed. While the job runs, nobody else may write to the nodes: ``ActiveCommitJob``
+/// is for a top that a guest writes to.
 public struct CommitJob: BlockJob {
     /// The job's name in the message that a node is in use.
     public static let name = "commit"
@@ -25,9 +25,10 @@ public struct CommitJob: BlockJob {
     ///   - base: a node below it; `nil` for the next one.
     ///   - emptiesTop: whether the top layer gives up its clusters; only when `base` is the next node.
     ///   - speed: the limit in bytes a second; 0 keeps the limit of the job's control.
-    ///   - overlay: the image over `top`, when that is a layer in the middle of a chain: afterwards the base is
-    ///     its backing file, and the layers from the top to the base are closed. A guest may write to it.
-    ///   - baseName: the file name that the overlay states for the base; `nil` for the name that the chain uses.
+    ///   - overlay: the image over `top`, when that is a layer in the middle of a chain: afterwards the base
+    ///     is its backing file, and the layers from the top to the base are closed. A guest may write to it.
+    ///   - baseName: the file name that the overlay states for the base; `nil` for the name that the chain
+    ///     uses.
     public init(
         top: BlockNode, base: BlockNode? = nil, emptiesTop: Bool = true, speed: Int = 0,
         overlay: BlockNode? = nil, baseName: String? = nil
@@ -62,7 +63,8 @@ public struct CommitJob: BlockJob {
         if let overlay { try rebase(overlay, to: base) }
     }
 
-    /// Makes the base, which has the data durably, the backing file of the overlay: on disk, then in the chain.
+    /// Makes the base, which has the data durably, the backing file of the overlay: on disk, then in the
+    /// chain.
     private func rebase(_ overlay: BlockNode, to base: BlockNode) throws(BlockError) {
         let reference = try LayerCopy.reference(to: base, for: overlay, name: baseName)
         let driver = try LayerCopy.rebasable(overlay)

@@ -30,8 +30,8 @@ public struct RebaseJob: BlockJob {
 
     public var nodes: [BlockNode] { [node] }
 
-    /// - Throws: `unsupported` when the format has no backing files or no compression; `cancelled`; what reading
-    ///   and writing fail with.
+    /// - Throws: `unsupported` when the format has no backing files or no compression; `cancelled`; what
+    ///   reading and writing fail with.
     public func work(_ control: JobControl) throws(BlockError) {
         let driver = try LayerCopy.rebasable(node)
         let compressor = try compress ? makeCompressor() : nil

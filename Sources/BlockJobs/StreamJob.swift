@@ -52,7 +52,8 @@ public struct StreamJob: BlockJob {
     }
 
     private func pull(_ control: JobControl, _ keeper: IdentityKeeper?) throws(BlockError) {
-        // Below the filters, as the range that a step holds is: a filter's own requests must not come between.
+        // Below the filters, as the range that a step holds is: a filter's own requests must not come
+        // between.
         let node = node.unfiltered
         let unit = LayerCopy.unitBytes(node)
         let sharer = control.hasSpeedLimit ? nil : SpaceSharer(try SourceDisk([node]), node)

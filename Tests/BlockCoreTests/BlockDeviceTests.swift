@@ -18,7 +18,8 @@ import Testing
     @Test func errorsAreReported() throws {
         let device = try device(.init())
         images.store.faults.arm(1, .deadFromThen)
-        #expect(blockError { () throws(BlockError) in try device.write(bytes.span.bytes, at: 0) }?.kind == .io)
+        #expect(
+            blockError { () throws(BlockError) in try device.write(bytes.span.bytes, at: 0) }?.kind == .io)
         #expect(device.ioStatus == .ok && !device.isStopped)
         images.store.faults.disarm()
         try device.close()

@@ -53,7 +53,9 @@ struct LiveChain {
         try opener.create(name, format: format, options: options)
     }
 
-    func open(_ name: String, format: String = "qcow2", readOnly: Bool = false) throws(BlockError) -> BlockNode {
+    func open(_ name: String, format: String = "qcow2", readOnly: Bool = false) throws(BlockError)
+        -> BlockNode
+    {
         try opener.open(name, format: format, settings: OpenSettings(readOnly: readOnly))
     }
 
@@ -137,9 +139,10 @@ extension RunningJob {
         try chain.make("top", over: "layer0")
         let node = try chain.open("top")
         // Data of the first layer, so that the job copies it.
-        let offset = try #require((0..<LiveChain.size / 65536).map { $0 * 65536 }.first { offset in
-            (try? node.status(at: offset, limit: 65536))?.isData == true
-        })
+        let offset = try #require(
+            (0..<LiveChain.size / 65536).map { $0 * 65536 }.first { offset in
+                (try? node.status(at: offset, limit: 65536))?.isData == true
+            })
         let bytes = [UInt8](repeating: 0x5A, count: 4096)
         let writes = CopyWork(
             read: { (buffer, position) throws(BlockError) in
@@ -246,7 +249,8 @@ extension RunningJob {
     func aFailingTarget(_ mode: MirrorJob.CopyMode) throws {
         let chain = try LiveChain(layers: 2, seed: 8)
         let copies = TestStore()
-        let opener = ImageOpener(registry: copies.registry([Qcow2Driver.self, RawDriver.self]), policy: .anyFile)
+        let opener = ImageOpener(
+            registry: copies.registry([Qcow2Driver.self, RawDriver.self]), policy: .anyFile)
         var options = try opener.createOptions(format: "qcow2", filename: "copy")
         try options.set(.size, to: String(LiveChain.size))
         try opener.create("copy", format: "qcow2", options: options)

@@ -2,8 +2,8 @@ import BlockCore
 import BlockFilters
 import BlockFormats
 
-/// Targets whose bytes are text that a user or an image gives: names, options, rules, descriptors. Every file is
-/// in memory.
+/// Targets whose bytes are text that a user or an image gives: names, options, rules, descriptors. Every file
+/// is in memory.
 extension FuzzTarget {
     static let texts: [FuzzTarget] = [
         text("options") { (opener, text) throws(BlockError) in
@@ -27,7 +27,9 @@ extension FuzzTarget {
             act: { bytes in
                 let (opener, text) = opener(bytes, filters: StandardFilters.all)
                 let options = "driver=throttle,file.driver=qcow2,file.file.filename=base,"
-                guard let node = try? opener.open(options: try OptionTree.parse(options + text)) else { return false }
+                guard let node = try? opener.open(options: try OptionTree.parse(options + text)) else {
+                    return false
+                }
                 try? node.close()
                 return true
             }),

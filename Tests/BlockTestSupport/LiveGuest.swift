@@ -17,7 +17,8 @@ public final class LiveGuest: Sendable {
     ///   - stripeBytes: a multiple of 512, best not of the cluster size.
     ///   - discards: whether the guest discards too: what it reads then is not known, so it writes again.
     public init(
-        _ device: BlockDevice, model: ReferenceDisk, stripeBytes: Int = (132 << 10) + 512, discards: Bool = true
+        _ device: BlockDevice, model: ReferenceDisk, stripeBytes: Int = (132 << 10) + 512,
+        discards: Bool = true
     ) {
         self.device = device
         self.model = Mutex(model)
@@ -73,7 +74,8 @@ public final class LiveGuest: Sendable {
     private func act(_ start: Int, _ stamp: Int, _ random: inout SeededRandom) throws(BlockError) {
         let lower = random.number(in: 0..<stripeBytes / 512) * 512
         // Mostly parts of units, sometimes whole ones.
-        let most = random.number(in: 0..<2) == 0 ? min(12, (stripeBytes - lower) / 512) : (stripeBytes - lower) / 512
+        let most =
+            random.number(in: 0..<2) == 0 ? min(12, (stripeBytes - lower) / 512) : (stripeBytes - lower) / 512
         let count = (1 + random.number(in: 0..<most)) * 512
         let offset = start + lower
         switch random.number(in: 0..<8) {

@@ -3,8 +3,8 @@
     import Dispatch
     import Synchronization
 
-    /// Lets one thread run at a time. At each point where threads meet, a seed chooses the next one, so that a
-    /// failure of several threads can be repeated. Thread-safe.
+    /// Lets one thread run at a time. At each point where threads meet, a seed chooses the next one, so that
+    /// a failure of several threads can be repeated. Thread-safe.
     ///
     /// Threads meet at monitors and what is made of them, at the start and end of threads, and where a test
     /// calls ``point()``. A `Mutex` is no such point: none may be held where a thread comes to one.

@@ -1,6 +1,8 @@
 /// What a device does with failed requests.
 extension BlockDevice {
-    /// What follows an error. The names are those of QEMU's `rerror` and `werror`.
+    /// What follows an error.
+    ///
+    /// The names are those of QEMU's `rerror` and `werror`.
     public enum ErrorAction: String, Sendable, CaseIterable {
         /// The guest gets the error.
         case report
@@ -18,6 +20,7 @@ extension BlockDevice {
         /// For writes, zeroes, discards and flushes.
         public var write = ErrorAction.enospc
 
+        /// A policy of the two actions.
         public init(read: ErrorAction = .report, write: ErrorAction = .enospc) {
             self.read = read
             self.write = write

@@ -1,8 +1,8 @@
 /// A guest's disk: a name, the node at the top of its chain, and what happens when a request fails.
 ///
-/// The guest reads and writes here, so that a job can give it another top node under way (a mirror or a commit
-/// that pivots). Each request goes to the node that is the top when it begins. Offsets and counts are in bytes.
-/// Thread-safe.
+/// The guest reads and writes here, so that a job can give it another top node under way (a mirror or a
+/// commit that pivots). Each request goes to the node that is the top when it begins. Offsets and counts are
+/// in bytes. Thread-safe.
 ///
 /// ```swift
 /// let device = BlockDevice(name: "disk0", root: try opener.open("disk.qcow2", settings: settings))
@@ -50,7 +50,8 @@ public final class BlockDevice: Sendable {
 
     /// Fills `buffer` from `offset`; zeroes where an error is ignored.
     ///
-    /// - Throws: `notFound` without a medium; as ``BlockNode/read(into:at:)``, unless the policy says otherwise.
+    /// - Throws: `notFound` without a medium; as ``BlockNode/read(into:at:)``, unless the policy says
+    ///   otherwise.
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         let range = Self.range(offset, buffer.byteCount)
         while true {
@@ -74,7 +75,8 @@ public final class BlockDevice: Sendable {
 
     /// Stores `bytes` at `offset`.
     ///
-    /// - Throws: `notFound` without a medium; as ``BlockNode/write(_:at:)``, unless the policy says otherwise.
+    /// - Throws: `notFound` without a medium; as ``BlockNode/write(_:at:)``, unless the policy says
+    ///   otherwise.
     public func write(_ bytes: RawSpan, at offset: Int) throws(BlockError) {
         let range = Self.range(offset, bytes.byteCount)
         while true {
@@ -121,18 +123,23 @@ public final class BlockDevice: Sendable {
         try withRoot { node throws(BlockError) in try node.length() }
     }
 
-    /// Changes the size of the disk, in bytes. New space reads as zeroes.
+    /// Changes the size of the disk, in bytes.
+    ///
+    /// New space reads as zeroes.
     ///
     /// - Throws: `notFound` without a medium; as ``BlockNode/resize(to:preallocation:)``.
     public func resize(to size: Int, preallocation: Preallocation = .off) throws(BlockError) {
         try withRoot { node throws(BlockError) in try node.resize(to: size, preallocation: preallocation) }
     }
 
-    /// Runs `body` as one request on the top node, which stays the top meanwhile. Errors are reported, whatever
-    /// the policy.
+    /// Runs `body` as one request on the top node, which stays the top meanwhile.
+    ///
+    /// Errors are reported, whatever the policy.
     ///
     /// - Throws: `notFound` without a medium; errors of `body`.
-    public func withRoot<Result>(_ body: (BlockNode) throws(BlockError) -> Result) throws(BlockError) -> Result {
+    public func withRoot<Result>(_ body: (BlockNode) throws(BlockError) -> Result) throws(BlockError)
+        -> Result
+    {
         let node = try enter()
         defer { leave() }
         return try body(node)
@@ -165,8 +172,9 @@ public final class BlockDevice: Sendable {
 
     // MARK: The top node
 
-    /// Waits until no request is under way, and runs `body` while none begins, except those of this thread. Not
-    /// to be called within a request, such as in ``withRoot(_:)``.
+    /// Waits until no request is under way, and runs `body` while none begins, except those of this thread.
+    ///
+    /// Not to be called within a request, such as in ``withRoot(_:)``.
     ///
     /// - Throws: errors of `body`.
     public func drained<Result>(_ body: () throws(BlockError) -> Result) throws(BlockError) -> Result {
@@ -180,8 +188,9 @@ public final class BlockDevice: Sendable {
         return try body()
     }
 
-    /// Puts `new` in the place of `old`, which the caller closes. No request is under way meanwhile; those that
-    /// wait go to `new`.
+    /// Puts `new` in the place of `old`, which the caller closes.
+    ///
+    /// No request is under way meanwhile; those that wait go to `new`.
     ///
     /// - Parameter new: the device's from now on.
     /// - Throws: `invalidArgument` when `old` is not the top node.

@@ -37,7 +37,8 @@ extension BlockJob {
 
     /// Does the work, with ``nodes`` marked as used.
     ///
-    /// - Throws: `busy` when another job uses a node; `invalidArgument` for a negative speed; as ``work(_:)``.
+    /// - Throws: `busy` when another job uses a node; `invalidArgument` for a negative speed; as
+    ///   ``work(_:)``.
     public func run(_ control: JobControl) throws(BlockError) {
         try RunningJob.check(speed: speed, of: Self.self)
         if speed > 0 { control.setSpeed(speed) }

@@ -1,9 +1,13 @@
 /// The handle on a job's progress, speed and pauses: its caller steers with it, and the job asks it at each
-/// step. Thread-safe.
+/// step.
+///
+/// Thread-safe.
 public final class JobControl: Sendable {
     /// The progress of a job, in bytes.
     public struct Progress: Sendable, Equatable {
+        /// The work done.
         public var done = 0
+        /// All work known so far.
         public var total = 0
         /// The share done, from 0 to 1; 1 for a job without work.
         public var fraction: Double { total > 0 ? min(1, Double(done) / Double(total)) : 1 }
@@ -64,7 +68,9 @@ public final class JobControl: Sendable {
 
     // MARK: For the caller
 
+    /// The present progress.
     public var progress: Progress { state.withLock { $0.progress } }
+    /// Whether a caller has cancelled it.
     public var isCancelled: Bool { state.withLock { $0.isCancelled } }
     /// Whether a caller has paused it.
     public var isPaused: Bool { state.withLock { $0.pauses > 0 } }
@@ -76,6 +82,7 @@ public final class JobControl: Sendable {
     public var speed: Int { state.withLock { $0.pace.bytesPerSecond } }
     /// Whether there is a speed limit now.
     public var hasSpeedLimit: Bool { speed > 0 }
+    /// What the job does at the moment.
     public var status: Status {
         state.withLock { state in
             if state.hasEnded { return .concluded }
@@ -90,7 +97,9 @@ public final class JobControl: Sendable {
         state.withLock { $0.observers.append(body) }
     }
 
-    /// Changes the speed limit in bytes a second; 0 for none. Waits under way are reckoned anew.
+    /// Changes the speed limit in bytes a second; 0 for none.
+    ///
+    /// Waits under way are reckoned anew.
     public func setSpeed(_ bytesPerSecond: Int) {
         let now = clock.now()
         change { state in
@@ -102,7 +111,9 @@ public final class JobControl: Sendable {
     /// Makes the job stop at its next step with kind `cancelled`; ends its waits.
     public func cancel() { change { $0.isCancelled = true } }
 
-    /// Pauses the job at its next step. Pauses add up: each needs a ``resume()``.
+    /// Pauses the job at its next step.
+    ///
+    /// Pauses add up: each needs a ``resume()``.
     public func pause() { change { $0.pauses += 1 } }
 
     /// Takes one ``pause()`` back.
@@ -143,7 +154,9 @@ public final class JobControl: Sendable {
     /// The bytes that one step should move at most under the speed limit; `nil` without one.
     public var stepBytes: Int? { state.withLock { $0.pace.stepBytes } }
 
-    /// Waits for the speed limit, and while the job is paused. Called before the job moves `bytes`.
+    /// Waits for the speed limit, and while the job is paused.
+    ///
+    /// Called before the job moves `bytes`.
     ///
     /// - Throws: `cancelled`.
     public func checkpoint(moving bytes: Int) throws(BlockError) {

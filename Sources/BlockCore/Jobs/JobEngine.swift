@@ -1,4 +1,6 @@
-/// Starts jobs, each on a thread of its own, and knows those that run. Thread-safe.
+/// Starts jobs, each on a thread of its own, and knows those that run.
+///
+/// Thread-safe.
 ///
 /// ```swift
 /// let engine = JobEngine()
@@ -73,11 +75,11 @@ public final class JobEngine: Sendable {
         return running
     }
 
-    /// Does a job's work on the calling thread, under a control that the caller has made; it is one of ``jobs``
-    /// meanwhile.
+    /// Does a job's work on the calling thread, under a control that the caller has made; it is one of
+    /// ``jobs`` meanwhile.
     ///
-    /// - Throws: as ``start(_:id:speed:isPaused:onProgress:completion:)``; the error with which the work failed;
-    ///   `cancelled`.
+    /// - Throws: as ``start(_:id:speed:isPaused:onProgress:completion:)``; the error with which the work
+    ///   failed; `cancelled`.
     public func run(_ job: any BlockJob, _ control: JobControl) throws(BlockError) {
         let type = Swift.type(of: job)
         try RunningJob.check(speed: control.speed, of: type)
@@ -105,7 +107,9 @@ public final class JobEngine: Sendable {
     private func newID(_ id: String?, _ type: String) -> String {
         if let id { return id }
         return state.withLock { state in
-            repeat { state.nextNumber += 1 } while state.jobs.contains { $0.id == "\(type)\(state.nextNumber)" }
+            repeat {
+                state.nextNumber += 1
+            } while state.jobs.contains { $0.id == "\(type)\(state.nextNumber)" }
             return "\(type)\(state.nextNumber)"
         }
     }

@@ -1,8 +1,8 @@
 /// The arithmetic of a job's speed: when its next step may begin.
 ///
-/// Steps begin at an even pace. A job that was held up by its files catches up by one slice at most, and a step
-/// that is longer than a slice (a large cluster, or one that was cut for a higher speed) waits before it begins.
-/// Pure: the caller passes the time, in nanoseconds from any fixed point, and does the waiting.
+/// Steps begin at an even pace. A job that was held up by its files catches up by one slice at most, and a
+/// step that is longer than a slice (a large cluster, or one that was cut for a higher speed) waits before it
+/// begins. Pure: the caller passes the time, in nanoseconds from any fixed point, and does the waiting.
 public struct JobPace: Sendable, Equatable {
     /// The time within which a change of speed takes effect, and the most by which a job catches up, in
     /// nanoseconds.
@@ -37,7 +37,9 @@ public struct JobPace: Sendable, Equatable {
         if bytesPerSecond > 0 { next = next.map { $0 - nanoseconds(for: bytes) } }
     }
 
-    /// Changes the speed. What was moved already and not yet waited for is waited for at the new speed.
+    /// Changes the speed.
+    ///
+    /// What was moved already and not yet waited for is waited for at the new speed.
     public mutating func setSpeed(_ bytesPerSecond: Int, at now: Int) {
         let owed = next.map { Double(max(0, $0 - now)) * Double(self.bytesPerSecond) / 1e9 } ?? 0
         self.bytesPerSecond = max(0, bytesPerSecond)

@@ -1,4 +1,6 @@
-/// A job that ``JobEngine`` has started. Thread-safe.
+/// A job that ``JobEngine`` has started.
+///
+/// Thread-safe.
 ///
 /// Exactly one call of its completion follows, whether the work succeeds, fails, is cancelled, or its node is
 /// closed.
@@ -45,17 +47,22 @@ public final class RunningJob: Sendable {
     public var length: Int { control.progress.total }
     /// The speed limit in bytes a second; 0 for none.
     public var speed: Int { control.speed }
+    /// Whether the job is at work, and neither waits nor sleeps.
     public var isBusy: Bool { control.isBusy }
+    /// Whether a caller has paused it.
     public var isPaused: Bool { control.isPaused }
+    /// Whether a caller has cancelled it.
     public var isCancelled: Bool { control.isCancelled }
+    /// What the job does at the moment.
     public var status: JobControl.Status { control.status }
     /// Whether the completion was called.
     public var hasEnded: Bool { ending.withLock { $0 != nil } }
 
     // MARK: Steering
 
-    /// Changes the speed limit in bytes a second; 0 for none. Takes effect within a slice
-    /// (``JobPace/sliceNanoseconds``).
+    /// Changes the speed limit in bytes a second; 0 for none.
+    ///
+    /// Takes effect within a slice (``JobPace/sliceNanoseconds``).
     ///
     /// - Throws: `unsupported` when the type has no speed; `invalidArgument` for a negative one.
     public func setSpeed(_ bytesPerSecond: Int) throws(BlockError) {
@@ -70,7 +77,9 @@ public final class RunningJob: Sendable {
         }
     }
 
-    /// Pauses the job at its next step. Pauses add up.
+    /// Pauses the job at its next step.
+    ///
+    /// Pauses add up.
     public func pause() { control.pause() }
 
     /// Takes one pause back.
@@ -81,10 +90,14 @@ public final class RunningJob: Sendable {
         control.resume()
     }
 
-    /// Makes the job stop at its next step. Does not wait.
+    /// Makes the job stop at its next step.
+    ///
+    /// Does not wait.
     public func cancel() { control.cancel() }
 
-    /// Cancels the job and waits for its end. Not to be called by the job's own thread.
+    /// Cancels the job and waits for its end.
+    ///
+    /// Not to be called by the job's own thread.
     ///
     /// - Returns: the job's own result: `nil` if it had succeeded before it noticed.
     @discardableResult
@@ -93,7 +106,9 @@ public final class RunningJob: Sendable {
         return result()
     }
 
-    /// Asks a job that follows the guest's writes to end, once it is ready. Does not wait.
+    /// Asks a job that follows the guest's writes to end, once it is ready.
+    ///
+    /// Does not wait.
     ///
     /// - Throws: `unsupported` for a type that ends by itself; `busy` before it is ready.
     public func complete() throws(BlockError) {
@@ -106,14 +121,18 @@ public final class RunningJob: Sendable {
         control.requestCompletion()
     }
 
-    /// Waits for the end. Not to be called by the job's own thread, nor in its completion.
+    /// Waits for the end.
+    ///
+    /// Not to be called by the job's own thread, nor in its completion.
     ///
     /// - Throws: the error with which the work failed; `cancelled`.
     public func wait() throws(BlockError) {
         if let failure = result() { throw failure }
     }
 
-    /// Waits for the end; `nil` for success. As ``wait()``.
+    /// Waits for the end; `nil` for success.
+    ///
+    /// As ``wait()``.
     public func result() -> BlockError? {
         ending.wait(until: { $0 != nil }) { $0?.failure }
     }

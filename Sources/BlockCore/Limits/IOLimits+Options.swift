@@ -14,8 +14,9 @@ extension IOLimits {
     /// The largest ``Rate/burstSeconds`` that options can state.
     private static let longestBurst = Int(UInt32.max)
 
-    /// Takes the options of limits with that prefix out of `options`. Limits without an option keep their
-    /// values. Does not ``validate()``.
+    /// Takes the options of limits with that prefix out of `options`.
+    ///
+    /// Limits without an option keep their values. Does not ``validate()``.
     ///
     /// - Parameter prefix: `limits.`, `throttling.` or `x-`.
     /// - Returns: whether there were any.

@@ -14,10 +14,12 @@ public struct IOLimits: Sendable, Equatable {
         public var average = 0
         /// The units a second during a burst; 0 when bursts are a tenth of a second's ``average``.
         public var maximum = 0
-        /// The length of a burst at ``maximum``, in seconds, after a pause. With 1 second the whole burst may
-        /// pass at once.
+        /// The length of a burst at ``maximum``, in seconds, after a pause.
+        ///
+        /// With 1 second the whole burst may pass at once.
         public var burstSeconds = 1
 
+        /// A rate of units a second; 0 for no limit.
         public init(average: Int = 0, maximum: Int = 0, burstSeconds: Int = 1) {
             self.average = average
             self.maximum = maximum
@@ -27,14 +29,20 @@ public struct IOLimits: Sendable, Equatable {
 
     /// The limits of one measure: for reads and writes together, or for each alone.
     public struct Rates: Sendable, Equatable {
+        /// For both directions together.
         public var total = Rate()
+        /// For reads.
         public var read = Rate()
+        /// For writes.
         public var write = Rate()
 
+        /// No limits.
         public init() {}
     }
 
-    /// The direction of a request. Zeroing and discarding count as writing.
+    /// The direction of a request.
+    ///
+    /// Zeroing and discarding count as writing.
     public enum Direction: Int, Sendable, CaseIterable {
         case read, write
 
@@ -46,9 +54,12 @@ public struct IOLimits: Sendable, Equatable {
     /// The limits of operations a second.
     public var operations = Rates()
     /// The size, in bytes, up to which a request is one operation; a larger one counts in proportion to its
-    /// size. 0: every request is one.
+    /// size.
+    ///
+    /// 0: every request is one.
     public var operationBytes = 0
 
+    /// No limits.
     public init() {}
 
     /// Whether no request ever waits.

@@ -63,15 +63,17 @@ final class NodeGate: Sendable {
 
 /// Limits of a node.
 extension BlockNode {
-    /// The limits of this node, or of the group that it is in; `nil` for none. Those of a throttle filter are
-    /// its ``ThrottleDriver`` group's.
+    /// The limits of this node, or of the group that it is in; `nil` for none.
+    ///
+    /// Those of a throttle filter are its ``ThrottleDriver`` group's.
     public var limits: IOLimits? { gate.own?.group.limits }
 
     /// The group that the node is in, by ``setLimits(_:group:)``.
     public var throttleGroup: ThrottleGroup? { gate.own?.group }
 
-    /// Sets the limits that this node's reads and writes wait for; a flush never waits. Zeroing and
-    /// discarding count as writing. Requests that wait for the node's old limits go on at once.
+    /// Sets the limits that this node's reads and writes wait for; a flush never waits.
+    ///
+    /// Zeroing and discarding count as writing. Requests that wait for the node's old limits go on at once.
     ///
     /// - Parameters:
     ///   - limits: the limits, of the whole `group` if there is one; `nil` to keep those of the group, or to

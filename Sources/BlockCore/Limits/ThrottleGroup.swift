@@ -44,7 +44,9 @@ public final class ThrottleGroup: Sendable {
     /// The present limits.
     public var limits: IOLimits { state.withLock { $0.reckoning.limits } }
 
-    /// Changes the limits. Waiting requests are reckoned anew, as after a pause.
+    /// Changes the limits.
+    ///
+    /// Waiting requests are reckoned anew, as after a pause.
     ///
     /// - Throws: `invalidArgument`; the limits are unchanged then.
     public func setLimits(_ limits: IOLimits) throws(BlockError) {
@@ -54,7 +56,9 @@ public final class ThrottleGroup: Sendable {
         isLimited.store(!limits.isUnlimited, ordering: .relaxed)
     }
 
-    /// A new member. It leaves when it is freed.
+    /// A new member.
+    ///
+    /// It leaves when it is freed.
     public func join() -> ThrottleMember {
         ThrottleMember(self, number: state.withLock { $0.number() })
     }
@@ -81,8 +85,11 @@ public final class ThrottleGroup: Sendable {
     }
 }
 
-/// The place of one node in a ``ThrottleGroup``. Thread-safe.
+/// The place of one node in a ``ThrottleGroup``.
+///
+/// Thread-safe.
 public final class ThrottleMember: Sendable {
+    /// The group whose limits hold.
     public let group: ThrottleGroup
     private let number: Int
 
@@ -97,7 +104,9 @@ public final class ThrottleMember: Sendable {
     }
 
     /// Lets the member's requests begin at once, those that wait and later ones, until as many calls of
-    /// ``endPassing()``. They still count.
+    /// ``endPassing()``.
+    ///
+    /// They still count.
     public func beginPassing() { group.change { [number] in $0.passing[number, default: 0] += 1 } }
 
     /// Ends what one ``beginPassing()`` began.

@@ -1,4 +1,6 @@
-/// The user's throttle groups, by name. Drivers look up the names in their options.
+/// The user's throttle groups, by name.
+///
+/// Drivers look up the names in their options.
 ///
 /// Thread-safe: an immutable value; the groups are shared.
 public struct ThrottleGroups: Sendable {

@@ -1,6 +1,8 @@
 import Synchronization
 
-/// Follows the changes of a node's disk. Jobs, filters and bitmaps in memory hang here.
+/// Follows the changes of a node's disk.
+///
+/// Jobs, filters and bitmaps in memory hang here.
 ///
 /// Calls come on the thread of the request. Offsets and counts are in bytes.
 public protocol ChangeObserver: AnyObject, Sendable {
@@ -97,7 +99,9 @@ extension BlockNode {
     }
 
     /// Runs `body` while no other request changes `range`, in whole units of the format; with `exclusive`,
-    /// also while none reads it. Requests of this thread pass.
+    /// also while none reads it.
+    ///
+    /// Requests of this thread pass.
     ///
     /// - Throws: errors of `body`.
     public func holding<Result>(
@@ -111,7 +115,9 @@ extension BlockNode {
     }
 
     /// Fills `buffer` with the node's bytes from `offset` on without waiting for other requests: for
-    /// ``ChangeObserver/willChange(_:)``. Bytes behind the end of the disk are zeroes.
+    /// ``ChangeObserver/willChange(_:)``.
+    ///
+    /// Bytes behind the end of the disk are zeroes.
     ///
     /// - Throws: as ``read(into:at:)``.
     public func readUnlocked(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {

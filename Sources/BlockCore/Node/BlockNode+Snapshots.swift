@@ -5,8 +5,8 @@ extension BlockNode {
     ///
     /// Durable on return.
     ///
-    /// - Throws: `unsupported` when the format stores none; `busy` while a job uses the node; `readOnly`, `limit`,
-    ///   `noSpace`, `io`, `corrupt`.
+    /// - Throws: `unsupported` when the format stores none; `busy` while a job uses the node; `readOnly`,
+    ///   `limit`, `noSpace`, `io`, `corrupt`.
     public func createSnapshot(_ info: SnapshotInfo) throws(BlockError) {
         try changeSnapshots { driver throws(BlockError) in try driver.createSnapshot(info) }
     }

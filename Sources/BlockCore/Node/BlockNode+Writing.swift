@@ -129,8 +129,8 @@ extension BlockNode {
     ///
     /// New space reads as zeroes.
     ///
-    /// - Throws: `unsupported` when the format or the image cannot be resized; `busy` while a job uses the node;
-    ///   `readOnly`, `invalidArgument`, `limit`, `noSpace`, `io`, `corrupt`.
+    /// - Throws: `unsupported` when the format or the image cannot be resized; `busy` while a job uses the
+    ///   node; `readOnly`, `invalidArgument`, `limit`, `noSpace`, `io`, `corrupt`.
     public func resize(to size: Int, preallocation: Preallocation = .off) throws(BlockError) {
         try checkWritable()
         let ticket = acquireAll()

@@ -1,6 +1,8 @@
 import Synchronization
 
-/// The use of nodes by one job. Thread-safe.
+/// The use of nodes by one job.
+///
+/// Thread-safe.
 public final class NodeUse: Sendable {
     /// The job's name, for messages.
     public let user: String
@@ -50,7 +52,8 @@ public final class NodeUse: Sendable {
 extension BlockNode {
     /// Marks the node as used; that of a filter is the mark of the node below all filters.
     ///
-    /// - Throws: `busy`, with the holder's name, when another use has not ended; `io` once the node is closed.
+    /// - Throws: `busy`, with the holder's name, when another use has not ended; `io` once the node is
+    ///   closed.
     public func beginUse(_ use: NodeUse) throws(BlockError) {
         let (holder, isClosed) = unfiltered.state.withLock { state -> (NodeUse?, Bool) in
             if state.use == nil, !state.isClosed { state.use = use }

@@ -1,4 +1,6 @@
-/// How many requests took how long. A value; the node's statistics fill it.
+/// How many requests took how long.
+///
+/// A value; the node's statistics fill it.
 public struct LatencyHistogram: Sendable, Equatable {
     /// The most borders of a histogram.
     public static let maximumBorders = 1024

@@ -1,4 +1,6 @@
-/// The latencies of the last seconds. A value; the caller passes the time, in nanoseconds.
+/// The latencies of the last seconds.
+///
+/// A value; the caller passes the time, in nanoseconds.
 ///
 /// Ten slices of equal length, of which the oldest is given up when a new one begins: so a summary is of at
 /// least nine tenths of the interval and at most all of it.
@@ -8,13 +10,19 @@ public struct LatencyWindow: Sendable {
     /// The most intervals of a node.
     public static let maximumWindows = 16
 
-    /// What happened in an interval. Times are in nanoseconds; they are 0 without requests.
+    /// What happened in an interval.
+    ///
+    /// Times are in nanoseconds; they are 0 without requests.
     public struct Summary: Sendable, Equatable {
         /// The length of the interval, in seconds.
         public var seconds: Int
+        /// The number of requests that ended.
         public var operations: Int
+        /// The shortest time of a request.
         public var minimum: Int
+        /// The longest time of a request.
         public var maximum: Int
+        /// The average time of a request.
         public var average: Int
         /// The average number of requests under way at the same time.
         public var queueDepth: Double

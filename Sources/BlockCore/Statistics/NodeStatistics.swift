@@ -1,21 +1,27 @@
 import Synchronization
 
-/// Counts of a node's requests. Thread-safe; counts that are read together need not be of the same moment.
+/// Counts of a node's requests.
+///
+/// Thread-safe; counts that are read together need not be of the same moment.
 ///
 /// Numbers of requests and bytes are always counted. Times, histograms and intervals cost two clock readings
 /// a request, so they are off until ``measuresTime``, ``setHistogram(borders:of:)`` or
 /// ``setIntervals(seconds:)`` asks for them.
 public final class NodeStatistics: Sendable {
-    /// The kinds of requests, each with counts of its own. Zeroing counts as writing.
+    /// The kinds of requests, each with counts of its own.
+    ///
+    /// Zeroing counts as writing.
     public enum Operation: Int, Sendable, CaseIterable { case read, write, flush, discard }
 
     /// The counts of one kind of request.
     public struct Counts: Sendable, Equatable {
         /// The requests that succeeded.
         public var operations: Int
+        /// The bytes that they transferred.
         public var bytes: Int
-        /// Time spent in requests, failed ones too, in nanoseconds; overlapping requests add up. The wait for
-        /// limits is part of it.
+        /// Time spent in requests, failed ones too, in nanoseconds; overlapping requests add up.
+        ///
+        /// The wait for limits is part of it.
         public var nanoseconds: Int
         /// The requests that were merged with others before they came here: see
         /// ``NodeStatistics/noteMerged(_:count:)``.
@@ -73,7 +79,9 @@ public final class NodeStatistics: Sendable {
         row(operation).merged.wrappingAdd(count, ordering: .relaxed)
     }
 
-    /// Sets all counts, times and histograms to zero. What is measured stays so.
+    /// Sets all counts, times and histograms to zero.
+    ///
+    /// What is measured stays so.
     public func reset() {
         for operation in Operation.allCases { row(operation).reset() }
         highest.store(0, ordering: .relaxed)
@@ -82,7 +90,9 @@ public final class NodeStatistics: Sendable {
 
     // MARK: Times
 
-    /// Whether time is measured; `false` at first. Stays `true` while there are histograms or intervals.
+    /// Whether time is measured; `false` at first.
+    ///
+    /// Stays `true` while there are histograms or intervals.
     public var measuresTime: Bool {
         get { isTimed.load(ordering: .relaxed) }
         set { change { $0.isRequested = newValue } }

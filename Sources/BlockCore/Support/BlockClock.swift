@@ -1,5 +1,6 @@
-/// A monotonic clock, and waiting by it. Everything in the library that waits for time to pass takes one, so
-/// that tests move time themselves.
+/// A monotonic clock, and waiting by it.
+///
+/// Everything in the library that waits for time to pass takes one, so that tests move time themselves.
 public protocol BlockClock: Sendable {
     /// The nanoseconds since any fixed moment.
     func now() -> Int
@@ -21,6 +22,7 @@ extension BlockClock {
 
 /// The system's monotonic clock.
 public struct SystemClock: BlockClock {
+    /// The clock of this system.
     public init() {}
 
     public func now() -> Int { MonotonicClock.nanoseconds() }

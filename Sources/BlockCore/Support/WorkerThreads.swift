@@ -77,7 +77,9 @@ public enum WorkerThreads {
     /// Starts one thread, under the schedule of the calling one; `nil` when the system cannot.
     private static func start(_ body: @escaping @Sendable () -> Void) -> Started? {
         #if DEBUG
-            guard let current = ScheduledThread.current else { return create(body).map { Started(thread: $0) } }
+            guard let current = ScheduledThread.current else {
+                return create(body).map { Started(thread: $0) }
+            }
             let schedule = current.schedule
             let number = schedule.willStart(current.number)
             let thread = create { ScheduledThread.run(schedule, number, body) }

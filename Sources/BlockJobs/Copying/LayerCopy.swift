@@ -23,7 +23,8 @@ enum LayerCopy {
         }
     }
 
-    /// Runs `body` while all of `nodes` are open for writing; those that were not are read-only again afterwards.
+    /// Runs `body` while all of `nodes` are open for writing; those that were not are read-only again
+    /// afterwards.
     ///
     /// - Throws: errors of `body`, first, and of reopening.
     static func writing(

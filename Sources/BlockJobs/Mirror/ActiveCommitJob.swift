@@ -1,7 +1,7 @@
 import BlockCore
 
-/// Commits the layers above a base into the base while the guest writes, and at completion makes the device go
-/// on with the base.
+/// Commits the layers above a base into the base while the guest writes, and at completion makes the device
+/// go on with the base.
 ///
 /// The layers above keep their files, which at completion read as the base does; later writes go to the base.
 /// When the process is killed at any moment, the top image reads as before.
@@ -29,8 +29,8 @@ public struct ActiveCommitJob: BlockJob {
         return top.chain.prefix { $0 !== base } + [base].compactMap(\.self)
     }
 
-    /// - Throws: `notFound` without a backing file; `invalidArgument` when `base` is not below the top, or the
-    ///   top not the device's; `cancelled`; what reading and writing fail with.
+    /// - Throws: `notFound` without a backing file; `invalidArgument` when `base` is not below the top, or
+    ///   the top not the device's; `cancelled`; what reading and writing fail with.
     public func work(_ control: JobControl) throws(BlockError) {
         let commit = CommitJob(top: top, base: base, emptiesTop: false)
         let base = try commit.checkedBase()

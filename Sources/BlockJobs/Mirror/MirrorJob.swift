@@ -3,8 +3,9 @@ import BlockCore
 /// Copies a disk to another node while the guest writes to it, follows the guest's writes, and at completion
 /// makes the device go on with the copy.
 ///
-/// Once ready, the target is as the source but for writes under way. When completed, it is the source's disk at
-/// that moment, durable; the device then reads and writes there. Cancelled or failed, the source is as it was.
+/// Once ready, the target is as the source but for writes under way. When completed, it is the source's disk
+/// at that moment, durable; the device then reads and writes there. Cancelled or failed, the source is as it
+/// was.
 ///
 /// ```swift
 /// let job = try engine.start(MirrorJob(source: disk, target: copy, device: device))
@@ -29,7 +30,8 @@ public struct MirrorJob: BlockJob {
 
     /// When the guest's writes reach the target.
     public enum CopyMode: String, Sendable {
-        /// Later, from a dirty bitmap: writes are as fast as before, but may come faster than they are copied.
+        /// Later, from a dirty bitmap: writes are as fast as before, but may come faster than they are
+        /// copied.
         case background
         /// Before the write returns: the job becomes ready however fast the guest writes.
         case writeBlocking = "write-blocking"
@@ -63,9 +65,9 @@ public struct MirrorJob: BlockJob {
 
     public var nodes: [BlockNode] { [source, target] }
 
-    /// - Throws: `invalidArgument` for a target that is too small, a granularity that is no power of two, or a
-    ///   source that is not the device's top; `readOnly`; `limit`; `cancelled`; what reading and writing fail
-    ///   with.
+    /// - Throws: `invalidArgument` for a target that is too small, a granularity that is no power of two, or
+    ///   a source that is not the device's top; `readOnly`; `limit`; `cancelled`; what reading and writing
+    ///   fail with.
     public func work(_ control: JobControl) throws(BlockError) {
         let engine = MirrorEngine(
             source: source, target: target, blocksWrites: copyMode == .writeBlocking, device: device)
@@ -90,7 +92,8 @@ public struct MirrorJob: BlockJob {
         }
         let layers = source.chain.map(\.unfiltered)
         let sharesFiles = !target.ownFileIdentities.isDisjoint(with: source.fileIdentities)
-        guard !sharesFiles, !target.chain.contains(where: { layer in layers.contains { $0 === layer.unfiltered } })
+        guard !sharesFiles,
+            !target.chain.contains(where: { layer in layers.contains { $0 === layer.unfiltered } })
         else {
             throw BlockError(
                 .invalidArgument, "The target is part of the source", path: target.filename)

@@ -100,7 +100,9 @@ struct IoJobStart {
 
     private func named<Value>(_ values: [String: Value]) throws(IoFailure) -> Value? {
         guard let name = options.values["S"] else { return nil }
-        guard let value = values[name] else { throw .output("Parameter 'sync' does not accept value '\(name)'") }
+        guard let value = values[name] else {
+            throw .output("Parameter 'sync' does not accept value '\(name)'")
+        }
         return value
     }
 

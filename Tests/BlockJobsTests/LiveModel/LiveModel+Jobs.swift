@@ -16,7 +16,9 @@ extension LiveModel {
             running = try engine.start(job, speed: speed, isPaused: isPaused)
         } catch {
             try target?.close()
-            guard error.kind == .busy, !jobs.isEmpty else { throw Mismatch("\(kind) did not start: \(error)") }
+            guard error.kind == .busy, !jobs.isEmpty else {
+                throw Mismatch("\(kind) did not start: \(error)")
+            }
             return count("start refused")
         }
         var started = Started(kind: kind, running: running, target: target)

@@ -134,7 +134,8 @@ final class LiveModel {
         guard found != expected else { return }
         let place = zip(found, expected).enumerated().first { $0.element.0 != $0.element.1 }?.offset
         let count = zip(found, expected).reduce(0) { $0 + ($1.0 == $1.1 ? 0 : 1) }
-        throw Mismatch("\(what) differs from byte \(place ?? min(found.count, expected.count)) on, in \(count)")
+        throw Mismatch(
+            "\(what) differs from byte \(place ?? min(found.count, expected.count)) on, in \(count)")
     }
 
     /// Ends everything; checks the images from scratch.
@@ -155,7 +156,8 @@ final class LiveModel {
         var lines: [String] = []
         let result = try checkable.check(repair: .none) { lines.append($0) }
         // A layer that a commit has left behind may have lost its end: only what no table refers to is amiss.
-        guard result.corruptions == 0, result.checkErrors == 0, node.driverName != "qcow2" || result.leaks == 0
+        guard result.corruptions == 0, result.checkErrors == 0,
+            node.driverName != "qcow2" || result.leaks == 0
         else {
             throw Mismatch("check of \(node.filename): " + lines.prefix(6).joined(separator: "; "))
         }

@@ -29,7 +29,8 @@ import Testing
             seed += 1
         }
         figures.note()
-        #expect(figures.violations > 0 || Self.missing(counts).isEmpty, "\(counts.sorted { $0.key < $1.key })")
+        #expect(
+            figures.violations > 0 || Self.missing(counts).isEmpty, "\(counts.sorted { $0.key < $1.key })")
     }
 
     /// The failure with the shortest steps that were seen to fail.
@@ -48,13 +49,15 @@ import Testing
             }
         }
         let list = fewer.map { "  .\($0)," }.joined(separator: "\n")
-        return "\(error)\nshrunk: \(last)\nrepeat with PLATTER_TEST_SEED=\(seed), or with these steps:\n\(list)"
+        return
+            "\(error)\nshrunk: \(last)\nrepeat with PLATTER_TEST_SEED=\(seed), or with these steps:\n\(list)"
     }
 
     /// What no life has done, so that a model that does nothing fails.
     private static func missing(_ counts: [String: Int]) -> [String] {
         let wanted = [
-            "change", "guest", "rounds", "reopen", "overlay", "bitmap", "protect", "resize", "snapshot create",
+            "change", "guest", "rounds", "reopen", "overlay", "bitmap", "protect", "resize",
+            "snapshot create",
             "stream done", "mirror done", "activeMirror done", "backup done", "activeCommit done",
             "commitMiddle done",
         ]

@@ -34,7 +34,8 @@
             let stuck = SeededSchedule.run(seed: seed) {
                 do {
                     _ = try LiveModel.live(
-                        steps, seed: seed, clock: ManualClock(movesByItself: true), point: SeededSchedule.point)
+                        steps, seed: seed, clock: ManualClock(movesByItself: true),
+                        point: SeededSchedule.point)
                 } catch { box.set("\(error)") }
             }
             return stuck ?? box.value
