@@ -66,6 +66,9 @@ let package = Package(
         .executableTarget(
             name: "ReadmeExample", dependencies: ["BlockCore", "BlockProtocols", "BlockFormats"],
             path: "Tests/ReadmeExample", swiftSettings: settings),
+        .executableTarget(
+            name: "JobsExample", dependencies: ["BlockCore", "BlockJobs", "BlockProtocols", "BlockFormats"],
+            path: "Tests/JobsExample", swiftSettings: settings),
         tests("BlockCoreTests", ["BlockCore", "CHost"]),
         tests(
             "BlockProtocolsTests",

@@ -14,6 +14,8 @@ from program import BUILT, PLATTER, TOP, platter, run
 
 README = os.path.join(TOP, "README.md")
 EXAMPLE = os.path.join(TOP, "Tests", "ReadmeExample", "main.swift")
+JOBS = os.path.join(TOP, "docs", "jobs.md")
+JOBS_EXAMPLE = os.path.join(TOP, "Tests", "JobsExample", "main.swift")
 CONSOLE = re.compile(r"(?<=```console\n).*?(?=```\n)", re.S)
 SWIFT = re.compile(r"(?<=```swift\n).*?(?=```\n)", re.S)
 # What depends on the machine and the moment.
@@ -76,6 +78,22 @@ class Readme(unittest.TestCase):
             output = run(os.path.join(BUILT, "ReadmeExample"), image)
         self.assertEqual(
             output, "qcow2, 1048576 bytes, 1 layer(s)\nsector 0: [1, 2, 3, 4, 5, 6, 7, 8] ...\n")
+
+    def test_the_example_of_jobs_is_the_one_that_is_compiled(self):
+        self.assertEqual(SWIFT.findall(read(JOBS)), [read(JOBS_EXAMPLE)])
+
+    def test_the_example_of_jobs_streams_while_it_writes(self):
+        with tempfile.TemporaryDirectory() as folder:
+            base, top = os.path.join(folder, "base.qcow2"), os.path.join(folder, "top.qcow2")
+            platter("create", "-q", "-f", "qcow2", base, "8M")
+            platter("io", "-c", "write -q -P 1 0 4M", base)
+            platter("create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", top)
+            output = run(os.path.join(BUILT, "JobsExample"), top)
+            self.assertEqual(output, "stream: 8388608 of 8388608 bytes, backing file: false\n")
+            os.remove(base)
+            checks = [f"read -q -P 7 {step << 16} 4k" for step in range(16)]
+            checks += [f"read -q -P 1 {(step << 16) + 4096} 60k" for step in range(64)]
+            run(PLATTER, "io", "-r", *[word for check in checks for word in ("-c", check)], top)
 
     def test_every_linked_file_is_there(self):
         for target in re.findall(r"\]\(([^)#:]+)\)", read(README)):
