@@ -68,7 +68,8 @@ let package = Package(
             path: "Tests/ReadmeExample", swiftSettings: settings),
         tests("BlockCoreTests", ["BlockCore", "CHost"]),
         tests(
-            "BlockProtocolsTests", ["BlockProtocols", "BlockFilters", "BlockFormats", "CHost", systemPackage]),
+            "BlockProtocolsTests",
+            ["BlockProtocols", "BlockFilters", "BlockFormats", "CHost", systemPackage]),
         tests("BlockFormatsTests", ["BlockFormats"]),
         tests("BlockJobsTests", ["BlockJobs", "BlockFormats"]),
         tests("PlatterCommandsTests", ["PlatterCommands"]),

@@ -230,7 +230,8 @@ class Interface(TidyCase):
     def setUp(self):
         super().setUp()
         self.write("Sources/BlockCore/Node.swift", "public final class Node {\n    func read() {}\n}\n")
-        self.write("Sources/BlockCore/Mode.swift", "enum Mode { case on, off }\n// func gone\nclass Other {}\n")
+        self.write(
+            "Sources/BlockCore/Mode.swift", "enum Mode { case on, off }\n// func gone\nclass Other {}\n")
         self.write("Tests/CoreTests/NodeTests.swift", "struct NodeTests { func readsBytes() {} }\n")
 
     def row(self, ours, held="`NodeTests.readsBytes`"):

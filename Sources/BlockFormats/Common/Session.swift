@@ -189,8 +189,8 @@ final class Session<State: SessionState>: Sendable {
     /// Takes the tables of `fresh`, a session that was just opened read-only on the same file, instead of the
     /// present ones, which were read earlier.
     ///
-    /// - Throws: `invalidArgument` unless this session is read-only: another one may hold changes; `unsupported`
-    ///   while it shows a snapshot, instead of which `fresh` has the present disk.
+    /// - Throws: `invalidArgument` unless this session is read-only: another one may hold changes;
+    ///   `unsupported` while it shows a snapshot, instead of which `fresh` has the present disk.
     func takeTables(of fresh: Session) throws(BlockError) {
         let tables = fresh.withLock { $0 }
         try exclusively { (state) throws(BlockError) in
