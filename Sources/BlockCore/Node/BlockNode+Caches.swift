@@ -25,9 +25,9 @@ extension BlockNode {
     /// only bytes, and formats that never change, keep nothing. Changes of the names of further files need
     /// the image to be opened again.
     ///
-    /// - Throws: `unsupported` for an image of several files, and for one that shows a snapshot; `corrupt` when
-    ///   a table is damaged or the image has another layout now; `wrongFormat`, `limit`, `io`, `noSpace`. The
-    ///   layer keeps its old tables then.
+    /// - Throws: `unsupported` for an image of several files, and for one that shows a snapshot; `corrupt`
+    ///   when a table is damaged or the image has another layout; `wrongFormat`, `limit`, `io`, `noSpace`.
+    ///   The layer keeps its old tables then.
     public func invalidateCaches() throws(BlockError) {
         for node in chain { try node.invalidateLayer() }
     }
