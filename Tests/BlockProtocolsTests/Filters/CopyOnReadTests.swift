@@ -85,7 +85,7 @@ import Testing
         #expect(images.refusal(top + ",file.file.node-name=f,bottom=f") == "Bottom node 'f' not found")
         let filtered = top.replacing(
             "file.driver=qcow2,file.file",
-            with: "file.driver=throttle,"
+            with: "file.driver=throttle,file.limits.iops-total=1000000,"
                 + "file.node-name=t,file.file.driver=qcow2,file.file.file")
         #expect(images.refusal(filtered + ",bottom=t") == "Bottom node 't' is a filter")
         #expect(images.refusal(top + ",file.node-name=x,bottom=x") == nil)
