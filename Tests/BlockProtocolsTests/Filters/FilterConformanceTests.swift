@@ -24,7 +24,7 @@ import Testing
         "quorum driver=quorum,vote-threshold=2,children.0.file.filename=a,children.1.file.filename=b,"
             + "children.2.file.filename=c",
         "quorum driver=quorum,vote-threshold=1,read-pattern=fifo,children.0.file.filename=a",
-        "throttle driver=throttle,file.driver=qcow2,file.file.filename=a",
+        "throttle driver=throttle,limits.iops-total=1000000000,file.driver=qcow2,file.file.filename=a",
         // On each other.
         "blklogwrites driver=blklogwrites,file.driver=compress,file.file.driver=qcow2,"
             + "file.file.file.filename=a,log.filename=log",
