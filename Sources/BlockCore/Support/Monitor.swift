@@ -46,8 +46,8 @@ public final class Monitor<State: Sendable>: @unchecked Sendable {
     public func withLock<Result, Failure: Error>(
         _ body: (inout State) throws(Failure) -> Result
     ) throws(Failure) -> Result {
-        pthread_mutex_lock(mutex)
-        defer { pthread_mutex_unlock(mutex) }
+        lock()
+        defer { unlock() }
         return try body(&state)
     }
 
@@ -57,9 +57,11 @@ public final class Monitor<State: Sendable>: @unchecked Sendable {
     public func wait<Result, Failure: Error>(
         until ready: (inout State) -> Bool, then body: (inout State) throws(Failure) -> Result
     ) throws(Failure) -> Result {
-        pthread_mutex_lock(mutex)
-        defer { pthread_mutex_unlock(mutex) }
-        while !ready(&state) { pthread_cond_wait(changed, mutex) }
+        lock()
+        defer { unlock() }
+        while !ready(&state) {
+            if scheduledWait(hasLimit: false) == nil { pthread_cond_wait(changed, mutex) }
+        }
         return try body(&state)
     }
 
@@ -67,14 +69,18 @@ public final class Monitor<State: Sendable>: @unchecked Sendable {
     ///
     /// - Returns: whether `ready` is `true`.
     public func wait(forNanoseconds limit: Int, until ready: (inout State) -> Bool) -> Bool {
-        pthread_mutex_lock(mutex)
-        defer { pthread_mutex_unlock(mutex) }
+        lock()
+        defer { unlock() }
         let end = MonotonicClock.nanoseconds().addingReportingOverflow(limit)
         let deadline = end.overflow ? Int.max : end.partialValue
         while !ready(&state) {
             let left = deadline - MonotonicClock.nanoseconds()
             if left <= 0 { return false }
-            waitOnce(left)
+            switch scheduledWait(hasLimit: true) {
+            case nil: waitOnce(left)
+            case true?: continue
+            case false?: return ready(&state)
+            }
         }
         return true
     }
@@ -96,5 +102,34 @@ public final class Monitor<State: Sendable>: @unchecked Sendable {
     }
 
     /// Wakes all waiting threads to check the state again.
-    public func notifyAll() { pthread_cond_broadcast(changed) }
+    public func notifyAll() {
+        ScheduledThread.current?.schedule.notifyAll(ObjectIdentifier(self))
+        pthread_cond_broadcast(changed)
+    }
+
+    // MARK: The lock
+
+    @inline(__always) private func lock() {
+        if let thread = ScheduledThread.current {
+            thread.schedule.lock(ObjectIdentifier(self), thread.number)
+        }
+        pthread_mutex_lock(mutex)
+    }
+
+    @inline(__always) private func unlock() {
+        pthread_mutex_unlock(mutex)
+        if let thread = ScheduledThread.current {
+            thread.schedule.unlock(ObjectIdentifier(self), thread.number)
+        }
+    }
+
+    /// Waits under a test's schedule.
+    ///
+    /// - Returns: `nil` without one; `false` when the limit is over.
+    @inline(__always) private func scheduledWait(hasLimit: Bool) -> Bool? {
+        guard let thread = ScheduledThread.current else { return nil }
+        pthread_mutex_unlock(mutex)
+        defer { pthread_mutex_lock(mutex) }
+        return thread.schedule.wait(ObjectIdentifier(self), hasLimit: hasLimit, thread.number)
+    }
 }

@@ -100,6 +100,7 @@ final class RangeLock: Sendable {
         }
         if isFirst {
             counted.add(Self.closed, ordering: .sequentiallyConsistent)
+            ScheduledThread.point()
             state.wait(until: { _ in counted.load(ordering: .sequentiallyConsistent) == Self.closed }) { _ in }
         }
         return ticket
@@ -112,6 +113,7 @@ final class RangeLock: Sendable {
             return state.depth == 0
         }
         if isLast { counted.subtract(Self.closed, ordering: .sequentiallyConsistent) }
+        ScheduledThread.point()
         release(ticket)
     }
 
@@ -121,6 +123,7 @@ final class RangeLock: Sendable {
     /// ``acquireAll()``. `false` during ``acquireAll()``: then the read takes a ticket.
     func enter() -> Bool {
         let (_, now) = counted.add(1, ordering: .sequentiallyConsistent)
+        ScheduledThread.point()
         if now > 0 { return true }
         leave()
         return false
@@ -130,6 +133,7 @@ final class RangeLock: Sendable {
     func leave() {
         let (_, now) = counted.subtract(1, ordering: .sequentiallyConsistent)
         guard now == Self.closed else { return }
+        ScheduledThread.point()
         // Under the lock, so that a thread about to wait does not miss the change.
         state.withLock { _ in }
         state.notifyAll()

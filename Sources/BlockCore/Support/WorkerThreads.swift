@@ -24,14 +24,14 @@ public enum WorkerThreads {
                 failure.withLock { first in first = first ?? error }
             }
         }
-        var threads: [pthread_t] = []
+        var threads: [Started] = []
         var inline: [Int] = []
         for index in stride(from: 1, to: count, by: 1) {
             if let thread = start({ guarded(index) }) { threads.append(thread) } else { inline.append(index) }
         }
         if count > 0 { guarded(0) }
         inline.forEach(guarded)
-        threads.forEach { pthread_join($0, nil) }
+        threads.forEach { $0.join() }
         if let error = failure.withLock({ $0 }) { throw error }
     }
 
@@ -41,7 +41,7 @@ public enum WorkerThreads {
     @discardableResult
     public static func detach(_ body: @escaping @Sendable () -> Void) -> Bool {
         guard let thread = start(body) else { return false }
-        pthread_detach(thread)
+        pthread_detach(thread.thread)
         return true
     }
 
@@ -61,8 +61,37 @@ public enum WorkerThreads {
         while nanosleep(&left, &rest) != 0 && errno == EINTR { left = rest }
     }
 
+    /// A thread, with its number in the schedule of a test.
+    private struct Started {
+        var thread: pthread_t
+        var number: Int?
+
+        func join() {
+            if let number, let current = ScheduledThread.current {
+                current.schedule.join(number, current.number)
+            }
+            pthread_join(thread, nil)
+        }
+    }
+
+    /// Starts one thread, under the schedule of the calling one; `nil` when the system cannot.
+    private static func start(_ body: @escaping @Sendable () -> Void) -> Started? {
+        #if DEBUG
+            guard let current = ScheduledThread.current else {
+                return create(body).map { Started(thread: $0) }
+            }
+            let schedule = current.schedule
+            let number = schedule.willStart(current.number)
+            let thread = create { ScheduledThread.run(schedule, number, body) }
+            if thread == nil { schedule.failedToStart(number) }
+            return thread.map { Started(thread: $0, number: number) }
+        #else
+            return create(body).map { Started(thread: $0) }
+        #endif
+    }
+
     /// Starts one thread; `nil` when the system cannot.
-    private static func start(_ body: @escaping @Sendable () -> Void) -> pthread_t? {
+    private static func create(_ body: @escaping @Sendable () -> Void) -> pthread_t? {
         let task = Unmanaged.passRetained(ThreadTask(body))
         #if canImport(Darwin)
             var thread: pthread_t?

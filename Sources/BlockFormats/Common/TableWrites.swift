@@ -1,5 +1,4 @@
 import BlockCore
-import Synchronization
 
 /// Changed parts of tables on their way to the file. A flush writes them without holding the tables' lock.
 ///
@@ -34,7 +33,7 @@ final class TableWrites: Sendable {
     private let dataFile: BlockNode?
     private let others: [TableWrites]
     /// The outcome; `nil` until the steps were completed.
-    private let outcome = Mutex<Result<Void, BlockError>?>(nil)
+    private let outcome = Monitor<Result<Void, BlockError>?>(nil)
 
     /// - Parameters:
     ///   - first: parts that may be written before the first flush, together with guest data.
