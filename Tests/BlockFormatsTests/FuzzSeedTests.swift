@@ -17,6 +17,19 @@ import Testing
         for seed in seeds ?? [] { target.run([UInt8](try Data(contentsOf: seed))) }
     }
 
+    /// The kept texts lead to an image, or the parsers would be all that is reached.
+    @Test(arguments: ["options", "json", "blkdebug-rules", "blkdebug-options", "throttle-options"])
+    func keptTextsOpen(_ name: String) throws {
+        let target = try #require(FuzzTarget.named(name))
+        let folder = Self.folder.appending(path: name)
+        let seeds = try FileManager.default.contentsOfDirectory(at: folder, includingPropertiesForKeys: nil)
+        #expect(!seeds.isEmpty)
+        for seed in seeds {
+            #expect(target.opens([UInt8](try Data(contentsOf: seed))) == true, "\(seed.lastPathComponent)")
+        }
+        #expect(target.opens(Array("driver=nothing,=".utf8)) == false)
+    }
+
     /// Folders are named as targets, or their seeds would be replayed by none.
     @Test func foldersAreTargets() throws {
         for folder in try FileManager.default.contentsOfDirectory(atPath: Self.folder.path) {

@@ -14,6 +14,8 @@ public struct FuzzTarget: Sendable {
     var isEncrypted = false
     /// Makes the other files of a chain, which is then read and written through.
     var below: (@Sendable ([UInt8]) -> [String: SparseBytes])?
+    /// Does everything itself, where the bytes are no image, and answers whether they led to one.
+    var act: (@Sendable ([UInt8]) -> Bool)?
 
     /// Every registered format by itself, and parts of qcow2 images that mere chance does not reach.
     public static let all: [FuzzTarget] =
@@ -57,7 +59,7 @@ public struct FuzzTarget: Sendable {
             FuzzTarget(
                 name: "canary", image: { SparseBytes($0) }, format: StandardFormats.defaultName,
                 isCanary: true),
-        ] + chains
+        ] + chains + texts
 
     public static func named(_ name: String) -> FuzzTarget? { all.first { $0.name == name } }
 
@@ -178,11 +180,15 @@ public struct FuzzTarget: Sendable {
         return (TestStore(below(bytes).merging(["disk": image(bytes)]) { $1 }), gauntlet)
     }
 
+    /// Whether `bytes` name an image that opens; `nil` where they make one.
+    public func opens(_ bytes: [UInt8]) -> Bool? { act?(bytes) }
+
     /// Does everything to the image that `bytes` make.
     public func run(_ bytes: [UInt8]) {
         if isCanary, bytes.starts(with: Array("BUG".utf8)) {
             fatalError("the canary was found, as it must be")
         }
+        if let act { return _ = act(bytes) }
         let (store, gauntlet) = begin(bytes)
         let files = store.files
         gauntlet.look(store)
