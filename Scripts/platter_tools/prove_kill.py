@@ -28,33 +28,32 @@ class Bench:
     def path(self, name):
         return os.path.join(self.folder, name)
 
-    def run(self, *arguments, codes=(0,)):
-        """Runs the program; `codes` are the statuses that are expected."""
-        done = subprocess.run(
-            [self.program, *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
-        if done.returncode not in codes:
-            raise Violation(f"{' '.join(arguments)}: status {done.returncode}: {done.stderr.strip()[-300:]}")
-        return done.stdout
+    def run(self, *arguments):
+        """Runs the program."""
+        return self.call([self.program, *arguments], (0,))
 
     def peer(self, *arguments, codes=(0,)):
-        """Runs qemu-img, the judge."""
-        done = subprocess.run(
-            ["qemu-img", *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
+        """Runs qemu-img, the judge; `codes` are the statuses that are expected."""
+        return self.call(["qemu-img", *arguments], codes)
+
+    def call(self, command, codes):
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         if done.returncode not in codes:
             text = (done.stdout + done.stderr).strip()[-300:]
-            raise Violation(f"qemu-img {' '.join(arguments)}: status {done.returncode}: {text}")
+            name = os.path.basename(command[0])
+            raise Violation(f"{name} {' '.join(command[1:])}: status {done.returncode}: {text}")
         return done.stdout
 
     def image(self, name, megabytes, over=None, stamp=1, share=3):
-        """Makes a qcow2 image with data in one of `share` chunks, and returns the bytes of its own chunks."""
+        """Makes a qcow2 image with data in one of `share` chunks."""
         backing = ["-b", over, "-F", "qcow2"] if over else []
         self.peer("create", "-q", "-f", "qcow2", *backing, name, str(megabytes * MIB))
         chosen = random.Random(self.seed * 1000 + stamp)
         commands = []
         for offset in range(0, megabytes * MIB, 256 << 10):
             if chosen.randrange(share) == 0:
-                pattern, count = chosen.randrange(1, 255), chosen.randrange(1, 65) * 4096
-                commands += ["-c", f"write -q -P {pattern} {offset} {count}"]
+                byte, count = chosen.randrange(1, 255), chosen.randrange(1, 65) * 4096
+                commands += ["-c", f"write -q -P {byte} {offset} {count}"]
         for start in range(0, len(commands), 400):
             subprocess.run(["qemu-io", *commands[start:start + 400], self.path(name)], check=True,
                            stdout=subprocess.DEVNULL)
@@ -76,7 +75,8 @@ class Scenario:
     megabytes = 64
 
     def __init__(self, name, prepare, command, after, end, again=None):
-        self.name, self.prepare, self.command, self.after, self.end = name, prepare, command, after, end
+        self.name, self.prepare, self.command = name, prepare, command
+        self.after, self.end = after, end
         # The command that runs after the kill; by default the same one.
         self.again = again or command
 
@@ -115,8 +115,8 @@ def backed(name, expected):
     def judge(bench):
         keeps_chain(bench)
         text = bench.peer("info", name)
-        has_one = "backing file:" in text
-        if has_one != bool(expected) or (expected and f"backing file: {expected}" not in text):
+        wanted = f"backing file: {expected}" if expected else ""
+        if wanted not in text or not wanted and "backing file:" in text:
             raise Violation(f"{name} does not have the backing file {expected}")
     return judge
 
@@ -244,9 +244,8 @@ SCENARIOS = [
     Scenario("rebase", other_base, ["rebase", "-q", "-b", "other", "-F", "qcow2", "layer2"], keeps_chain,
              backed("layer2", "other")),
     Scenario("stream", chain, ["stream", "-q", "layer2"], keeps_chain, backed("layer2", None)),
-    Scenario("resize", one,
-             ["resize", "-q", "--preallocation=full", "disk", f"{96 * MIB}"], resized, resize_end,
-             resize_again),
+    Scenario("resize", one, ["resize", "-q", "--preallocation=full", "disk", f"{96 * MIB}"], resized,
+             resize_end, resize_again),
     Scenario("snapshot -d", snapshots, ["snapshot", "-d", "old", "disk"], keeps("disk"), snapshot_end(False),
              delete_again),
     Scenario("snapshot -a", snapshots, ["snapshot", "-a", "old", "disk"], lambda bench: bench.sound("disk"),

@@ -35,7 +35,7 @@ def corpus(folder):
 
 
 def formats_of(name):
-    """The formats as which a file is opened: what it looks like, and the one whose fuzzer found it."""
+    """The formats as which a file is opened: what it looks like, and that of the fuzzer that found it."""
     parts = name.split(os.sep)
     guesses = [None]
     if parts[0] == "fuzz":

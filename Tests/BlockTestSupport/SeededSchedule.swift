@@ -51,13 +51,13 @@
         /// - Returns: what keeps them from ending, with the seed; `nil` when all have ended. Threads that are
         ///   stuck stay so.
         public static func run(
-            seed: UInt64, maximumPoints: Int = 20_000_000, _ body: @escaping @Sendable () -> Void
+            seed: UInt64, maximumPoints: Int = 3_000_000, _ body: @escaping @Sendable () -> Void
         ) -> String? {
             let schedule = SeededSchedule(seed: seed, maximumPoints: maximumPoints)
             guard WorkerThreads.detach({ ScheduledThread.run(schedule, 0, body) }) else { return "no thread" }
             schedule.state.withLock { _ = $0.threads[0].turn.signal() }
             // A thread that holds a mutex at a point holds up the others where no schedule sees it.
-            if schedule.done.wait(timeout: .now() + .seconds(300)) == .timedOut {
+            if schedule.done.wait(timeout: .now() + .seconds(100)) == .timedOut {
                 return "seed \(seed): a thread waits where the schedule does not see it"
             }
             return schedule.state.withLock { $0.verdict }

@@ -101,8 +101,8 @@ final class RangeLock: Sendable {
         if isFirst {
             counted.add(Self.closed, ordering: .sequentiallyConsistent)
             ScheduledThread.point()
-            state.wait(until: { _ in counted.load(ordering: .sequentiallyConsistent) == Self.closed }) { _ in
-            }
+            let isAlone = { self.counted.load(ordering: .sequentiallyConsistent) == Self.closed }
+            state.wait(until: { _ in isAlone() }) { _ in }
         }
         return ticket
     }

@@ -1,5 +1,4 @@
 import BlockCore
-import Synchronization
 
 /// Changed parts of tables on their way to the file. A flush writes them without holding the tables' lock.
 ///
@@ -41,7 +40,7 @@ final class TableWrites: Sendable {
         var outcome: Result<Void, BlockError>?
     }
 
-    private let progress = Mutex(Progress())
+    private let progress = Monitor(Progress())
 
     /// - Parameters:
     ///   - first: parts that may be written before the first flush, together with guest data.

@@ -10,6 +10,7 @@ extension LiveModel {
     func start(_ kind: LiveJob, _ choice: Int, speed: Int, isPaused: Bool) throws {
         guard jobs.count < 3 else { return }
         if kind == .backup || kind == .copy { try quiet() }
+        let root = try self.root()
         guard let (job, target) = try make(kind, choice) else { return }
         let running: RunningJob
         do throws(BlockError) {
@@ -21,7 +22,7 @@ extension LiveModel {
             }
             return count("start refused")
         }
-        var started = Started(kind: kind, running: running, target: target)
+        var started = Started(kind: kind, running: running, root: root, target: target)
         if kind == .backup {
             running.waitUntilBegun()
             started.moment = disk
@@ -115,7 +116,8 @@ extension LiveModel {
     private func reap(_ started: Started) throws {
         do throws(BlockError) { try started.running.wait() } catch {
             try started.target?.close()
-            guard error.kind == .cancelled && started.isCancelled || error.kind == .unsupported else {
+            let wasEnded = started.isCancelled || started.root !== device.root
+            guard error.kind == .cancelled && wasEnded || error.kind == .unsupported else {
                 throw Mismatch("\(started.kind) failed: \(error)")
             }
             return count("\(started.kind) \(error.kind)")

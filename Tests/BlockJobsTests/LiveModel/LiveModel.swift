@@ -10,6 +10,8 @@ final class LiveModel {
     struct Started {
         var kind: LiveJob
         var running: RunningJob
+        /// The top when it was started: a mirror that takes its place closes it, which ends the jobs below.
+        var root: BlockNode
         /// The node that gets the copy; the device's once it pivots.
         var target: BlockNode?
         /// What the target of a backup must hold.
