@@ -46,6 +46,7 @@ public final class JobControl: Sendable {
     }
 
     let state: Monitor<State>
+    private let onProgress: (@Sendable (Progress) -> Void)?
     /// The clock of the speed limit and of ``sleep(nanoseconds:)``.
     public let clock: any BlockClock
     /// The most threads that a job may copy with.
@@ -63,7 +64,7 @@ public final class JobControl: Sendable {
         self.maximumWorkers = max(1, maximumWorkers)
         state = Monitor(State(pace: JobPace(bytesPerSecond: bytesPerSecond)))
         self.clock = clock
-        if let onProgress { observe { onProgress($0.progress) } }
+        self.onProgress = onProgress
     }
 
     // MARK: For the caller
@@ -109,7 +110,10 @@ public final class JobControl: Sendable {
     }
 
     /// Makes the job stop at its next step with kind `cancelled`; ends its waits.
-    public func cancel() { change { $0.isCancelled = true } }
+    public func cancel() {
+        // An observer may cancel at each call.
+        if !isCancelled { change { $0.isCancelled = true } }
+    }
 
     /// Pauses the job at its next step.
     ///
@@ -125,16 +129,16 @@ public final class JobControl: Sendable {
     // MARK: For the job
 
     /// Sets the total work, in bytes.
-    public func setTotal(_ total: Int) { change { $0.progress.total = total } }
+    public func setTotal(_ total: Int) { progress { $0.total = total } }
 
     /// Adds `bytes` to the work done.
-    public func advance(by bytes: Int) { change(wakes: false) { $0.progress.done += bytes } }
+    public func advance(by bytes: Int) { progress { $0.done += bytes } }
 
     /// Adds `bytes` to the work done, and corrects the total by what is left, in bytes.
     public func advance(by bytes: Int, remaining: Int) {
-        change(wakes: false) { state in
-            state.progress.done += bytes
-            state.progress.total = state.progress.done + remaining
+        progress { progress in
+            progress.done += bytes
+            progress.total = progress.done + remaining
         }
     }
 
@@ -221,12 +225,21 @@ public final class JobControl: Sendable {
         return isReady
     }
 
-    private func change(wakes: Bool = true, _ body: (inout State) -> Void) {
+    private func progress(_ body: (inout Progress) -> Void) {
+        let (progress, observers) = state.withLock { state in
+            body(&state.progress)
+            return (state.progress, state.observers)
+        }
+        onProgress?(progress)
+        for observer in observers { observer(self) }
+    }
+
+    private func change(_ body: (inout State) -> Void) {
         let observers = state.withLock { state in
             body(&state)
             return state.observers
         }
-        if wakes { state.notifyAll() }
+        state.notifyAll()
         for observer in observers { observer(self) }
     }
 }
