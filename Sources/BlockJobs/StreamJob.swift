@@ -41,8 +41,8 @@ public struct StreamJob: BlockJob {
         control.setTotal(try node.length())
         // A layer in the middle of a chain is read-only but for this job.
         try LayerCopy.writing([node]) { () throws(BlockError) in
-            try IdentityKeeper.keeping(node) { (keeper) throws(BlockError) in
-                if node.backing !== base { try pull(control, keeper) }
+            try IdentityKeeper.keeping(node) { () throws(BlockError) in
+                if node.backing !== base { try pull(control) }
                 // The copied data has to be durable before the image drops its reference to the layers below.
                 try node.flush()
                 if driver.backing != reference { try driver.changeBacking(to: reference) }
@@ -51,7 +51,7 @@ public struct StreamJob: BlockJob {
         if node.backing !== base { try LayerCopy.replaceBacking(of: node, with: base) }
     }
 
-    private func pull(_ control: JobControl, _ keeper: IdentityKeeper?) throws(BlockError) {
+    private func pull(_ control: JobControl) throws(BlockError) {
         // Below the filters, as the range that a step holds is: a filter's own requests must not come
         // between.
         let node = node.unfiltered
@@ -63,7 +63,7 @@ public struct StreamJob: BlockJob {
         let work = CopyWork(
             read: LayerCopy.reader(node), scanner: ZeroScanner(granularity: unit, sparseBytes: unit),
             writer: PieceWriter(node: node, zeroing: base == nil ? .marked : .inThisLayer), sharer: sharer,
-            bufferBytes: cutter.bufferBytes, vacant: node, keeper: keeper, writeback: Writeback(of: node))
+            bufferBytes: cutter.bufferBytes, vacant: node, writeback: Writeback(of: node))
         try ChunkPipeline(cutter: cutter, work: work, workers: LayerCopy.workers).run(control)
     }
 

@@ -209,6 +209,38 @@ extension RunningJob {
         try chain.check("copy", guest.contents)
     }
 
+    /// The target gets its backing file only afterwards: zeroes of the top stay over it.
+    @Test func zeroesOfTheTopLayerAreMarked() throws {
+        let chain = try LiveChain(layers: 2, seed: 10)
+        try chain.make("copy")
+        let source = try chain.open("layer1")
+        let target = try chain.open("copy")
+        let job = try JobEngine().start(MirrorJob(source: source, target: target, sync: .top))
+        job.waitUntilReady()
+        try job.complete()
+        try job.wait()
+        try target.unfiltered.format?.asRebasable?.changeBacking(
+            to: BackingReference(filename: "layer0", format: "qcow2"))
+        try target.close()
+        try source.close()
+        try chain.check("copy", chain.model)
+    }
+
+    /// A stream changes no byte of the disk, so bitmaps do not hear of it; they hear of the guest.
+    @Test func streamMarksNoBitmap() throws {
+        let chain = try LiveChain(layers: 2, seed: 11)
+        let node = try chain.open("layer1")
+        let bitmap = try node.addBitmap(named: "b", granularity: 4096)
+        try JobEngine().start(StreamJob(node: node)).wait()
+        #expect(node.backing == nil && bitmap.bits.dirtyCount == 0)
+        try node.write([1].span.bytes, at: 8192)
+        #expect(bitmap.bits.dirtyCount == 1)
+        try node.close()
+        var expected = chain.model
+        expected.write([1], at: 8192)
+        try chain.check("layer1", expected)
+    }
+
     /// Without a device the guest stays with the source, and the target is the disk of one moment.
     @Test func aMirrorWithoutADevice() throws {
         let chain = try LiveChain(layers: 2, seed: 6)

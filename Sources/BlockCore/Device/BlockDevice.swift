@@ -205,6 +205,10 @@ public final class BlockDevice: Sendable {
                 throw BlockError(.invalidArgument, "The node is not the top of device '\(name)'")
             }
             new?.deviceName = name
+            // The limits are the device's.
+            if let group = old?.throttleGroup, let new, new.throttleGroup == nil {
+                try new.setLimits(nil, group: group)
+            }
         }
     }
 

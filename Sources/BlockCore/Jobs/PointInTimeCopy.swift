@@ -96,7 +96,15 @@ public final class PointInTimeCopy: ChangeObserver {
             source: self.source, target: target, clusterBytes: clusterBytes, end: size,
             layerOnly: options.layerOnly, marksZeroes: options.marksZeroes, compressor: compressor)
         pending = try DirtyBitmap(size: size, granularity: clusterBytes)
-        for run in scope?.runs ?? [0..<size] { pending.set(run) }
+        if let scope {
+            var offset = 0
+            while let run = scope.nextRun(from: offset), !run.isEmpty {
+                pending.set(run)
+                offset = run.upperBound
+            }
+        } else {
+            pending.set(0..<size)
+        }
         readable = pending.copy()
     }
 

@@ -44,7 +44,27 @@ final class ChangeObservers: Sendable {
     private let isEmpty = Atomic<Bool>(true)
     private let list = Mutex<[any ChangeObserver]>([])
 
-    var all: [any ChangeObserver] { isEmpty.load(ordering: .acquiring) ? [] : list.withLock { $0 } }
+    /// The threads whose writes leave the disk's contents as they are.
+    private let quiet = Mutex<Set<UInt>>([])
+    private let hasQuiet = Atomic<Bool>(false)
+
+    /// Those that hear of a change by this thread.
+    var all: [any ChangeObserver] {
+        isEmpty.load(ordering: .acquiring) || isQuiet ? [] : list.withLock { $0 }
+    }
+
+    /// Whether the writes of this thread leave the disk's contents as they are.
+    var isQuiet: Bool {
+        hasQuiet.load(ordering: .acquiring) && quiet.withLock { $0.contains(WorkerThreads.current) }
+    }
+
+    func setQuiet(_ isQuiet: Bool) {
+        let thread = WorkerThreads.current
+        quiet.withLock { threads in
+            if isQuiet { threads.insert(thread) } else { threads.remove(thread) }
+            hasQuiet.store(!threads.isEmpty, ordering: .releasing)
+        }
+    }
 
     func add(_ observer: any ChangeObserver) {
         list.withLock { $0.append(observer) }
@@ -114,6 +134,19 @@ extension BlockNode {
         return try body()
     }
 
+    /// Runs `body`, whose writes to the node on this thread leave all bytes of the disk as they are: bitmaps and
+    /// observers do not hear of them.
+    ///
+    /// - Throws: errors of `body`.
+    public func storingUnchanged<Result>(
+        _ body: () throws(BlockError) -> Result
+    ) throws(BlockError) -> Result {
+        let node = unfiltered
+        node.observers.setQuiet(true)
+        defer { node.observers.setQuiet(false) }
+        return try body()
+    }
+
     /// Fills `buffer` with the node's bytes from `offset` on without waiting for other requests: for
     /// ``ChangeObserver/willChange(_:)``.
     ///
@@ -130,7 +163,7 @@ extension BlockNode {
     @inline(__always)
     func noteChange(in range: Range<Int>) throws(BlockError) {
         if range.isEmpty { return }
-        if let recorder, recorder.recordsChanges { try recorder.recordChange(in: range) }
+        if let recorder, recorder.recordsChanges, !observers.isQuiet { try recorder.recordChange(in: range) }
         for observer in observers.all { try observer.willChange(range) }
     }
 

@@ -26,7 +26,8 @@ extension BlockNode {
             }
             return try device.send(command, data: &data)
         case .filter:
-            guard let shownChild else { throw cannotPass() }
+            // A filter would not hear of a change.
+            guard command.onlyReads, let shownChild else { throw cannotPass() }
             return try shownChild.send(command, data: &data)
         case .format(let driver):
             let file = try wholeFile(driver)

@@ -19,8 +19,6 @@ enum LogWrites {
 
     /// The sizes of a sector that a log may have, in bytes: powers of two from an entry's size on.
     static let sectorBytes = entryBytes..<1 << 24
-    /// Limits the entries of a log that is appended to: each is read to find the end.
-    static let maximumEntries = 1 << 24
 
     /// The flags of an entry.
     struct Flags: OptionSet, Sendable {
@@ -59,11 +57,10 @@ struct LogHeader: Sendable {
         guard LogWrites.isValid(sectorBytes: Int(size)) else {
             throw BlockError(.corrupt, "Invalid log sector size \(size)", path: path)
         }
-        guard entries <= LogWrites.maximumEntries else {
-            throw BlockError(
-                .limit, "The log has more than \(LogWrites.maximumEntries) entries", path: path)
+        guard let count = Int(exactly: entries) else {
+            throw BlockError(.corrupt, "The log has \(entries) entries", path: path)
         }
-        self.init(entries: Int(entries), sectorBytes: Int(size))
+        self.init(entries: count, sectorBytes: Int(size))
     }
 
     /// The whole sector.

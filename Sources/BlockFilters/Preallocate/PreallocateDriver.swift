@@ -129,7 +129,7 @@ public final class PreallocateDriver: OpenableFilter {
     private func giveBack() throws(BlockError) {
         guard !child.isReadOnly else { return }
         try state.withLock { (state) throws(BlockError) in
-            guard state.fileEnd > state.dataEnd, !state.hasFailed else { return }
+            guard state.fileEnd > state.dataEnd else { return }
             try child.resize(to: state.dataEnd)
             state.fileEnd = state.dataEnd
         }

@@ -65,8 +65,10 @@ public final class QuorumDriver: OpenableFilter {
         for node in nodes {
             do throws(BlockError) { votes[try node.length(), default: 0] += 1 } catch { failure = error }
         }
-        if let length = votes.first(where: { $0.value >= threshold })?.key { return length }
-        throw failure ?? disagreement(at: 0)
+        guard votes.count == 1, let vote = votes.first, vote.value >= threshold else {
+            throw failure ?? disagreement(at: 0)
+        }
+        return vote.key
     }
 
     /// - Throws: `io` when too few nodes agree; as ``BlockNode/read(into:at:)``.

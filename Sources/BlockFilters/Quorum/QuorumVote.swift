@@ -12,7 +12,8 @@ extension QuorumDriver {
     func readByVote(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         let range = offset..<offset + buffer.byteCount
         let rewrites = rewritesCorrupted && !child.isReadOnly
-        let winner = try child.holding(range, exclusive: rewrites) { () throws(BlockError) in
+        // Exclusively, since a child that copies on read wants it so.
+        let winner = try child.holding(range, exclusive: true) { () throws(BlockError) in
             let (versions, best) = try vote(on: range)
             let winner = versions[best].content
             if rewrites { rewrite(versions, with: winner, at: offset) }

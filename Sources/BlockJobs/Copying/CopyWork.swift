@@ -18,8 +18,6 @@ struct CopyWork: ChunkWork {
     /// The target, if only what its own layer does not store is to be written: a guest may write to it
     /// meanwhile.
     var vacant: BlockNode?
-    /// Told of the writes to ``vacant``.
-    var keeper: IdentityKeeper?
     /// Starts writeback as data is written; `nil` where the target is not flushed in the end.
     var writeback: Writeback?
 
@@ -66,10 +64,9 @@ struct CopyWork: ChunkWork {
         while offset < piece.range.upperBound {
             let part = offset..<min(offset + step, piece.range.upperBound)
             try vacant.holding(part, exclusive: true) { () throws(BlockError) in
-                let filling = { () throws(BlockError) in
+                try vacant.storingUnchanged { () throws(BlockError) in
                     try fillVacancies(of: vacant, piece.part(part), space)
                 }
-                if let keeper { try keeper.working(filling) } else { try filling() }
             }
             offset = part.upperBound
         }

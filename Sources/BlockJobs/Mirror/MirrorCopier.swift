@@ -9,11 +9,12 @@ struct MirrorCopier: Sendable {
     let blocksWrites: Bool
     let writer: PieceWriter
 
-    init(source: BlockNode, target: BlockNode, blocksWrites: Bool) {
+    /// - Parameter marksZeroes: whether the target may get a backing file later, over which zeroes must stay.
+    init(source: BlockNode, target: BlockNode, blocksWrites: Bool, marksZeroes: Bool) {
         self.source = source.unfiltered
         self.target = target
         self.blocksWrites = blocksWrites
-        writer = PieceWriter(node: target, zeroing: .whereNeeded)
+        writer = PieceWriter(node: target, zeroing: marksZeroes ? .marked : .whereNeeded)
     }
 
     /// Copies a range of at most the size of the workspace's buffer.

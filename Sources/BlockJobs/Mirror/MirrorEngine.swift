@@ -19,6 +19,8 @@ struct MirrorEngine: Sendable {
     let source: BlockNode
     let target: BlockNode
     let blocksWrites: Bool
+    /// Whether the target may get a backing file later, over which zeroes must stay.
+    let marksZeroes: Bool
     let device: BlockDevice?
 
     /// Does the work.
@@ -42,7 +44,8 @@ struct MirrorEngine: Sendable {
         var isAttached = true
         defer { if isAttached { source.removeObserver(tracker) } }
         try mark(tracker)
-        let copier = MirrorCopier(source: source, target: target, blocksWrites: blocksWrites)
+        let copier = MirrorCopier(
+            source: source, target: target, blocksWrites: blocksWrites, marksZeroes: marksZeroes)
         try follow(tracker, copier, control)
         try drained { () throws(BlockError) in
             try copyAll(tracker, copier, control)

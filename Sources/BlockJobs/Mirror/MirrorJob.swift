@@ -70,7 +70,8 @@ public struct MirrorJob: BlockJob {
     ///   fail with.
     public func work(_ control: JobControl) throws(BlockError) {
         let engine = MirrorEngine(
-            source: source, target: target, blocksWrites: copyMode == .writeBlocking, device: device)
+            source: source, target: target, blocksWrites: copyMode == .writeBlocking,
+            marksZeroes: sync != .full, device: device)
         try engine.run(control, granularity: try granularityBytes()) { () throws(BlockError) in
             try check()
         } mark: { (tracker) throws(BlockError) in

@@ -216,7 +216,7 @@ import Testing
         (log(1, 1, 512, [[0, 1, 0]]), "Log entry 0 is behind the end of the log"),
         (log(1, 1, 512, [[0, .max, 0]]), "Invalid range in log entry 0"),
         (log(1, 1, 512, [[0, UInt64(Int.max), 0]]), "Log entry 0 is behind the end of the log"),
-        (log(1, .max, 512), "The log has more than 16777216 entries"),
+        (log(1, .max, 512), "The log has 18446744073709551615 entries"),
         ([1, 2, 3], "Invalid log superblock magic"),
     ]
 
