@@ -134,8 +134,8 @@ extension BlockNode {
         return try body()
     }
 
-    /// Runs `body`, whose writes to the node on this thread leave all bytes of the disk as they are: bitmaps and
-    /// observers do not hear of them.
+    /// Runs `body`, whose writes to the node on this thread leave all bytes of the disk as they are: bitmaps
+    /// and observers do not hear of them.
     ///
     /// - Throws: errors of `body`.
     public func storingUnchanged<Result>(

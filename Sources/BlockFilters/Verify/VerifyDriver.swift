@@ -67,8 +67,8 @@ public final class VerifyDriver: OpenableFilter {
     public func read(into buffer: inout MutableRawSpan, at offset: Int) throws(BlockError) {
         let range = try insideDisk(offset, buffer.byteCount)
         let tested = AlignedBuffer(count: buffer.byteCount)
-        // Writers change one disk after the other: none may be between the two. Exclusively, since a child that
-        // copies on read wants it so.
+        // Writers change one disk after the other: none may be between the two. Exclusively, since a child
+        // that copies on read wants it so.
         try child.holding(range, exclusive: true) { () throws(BlockError) in
             var (one, other): (BlockError?, BlockError?)
             do throws(BlockError) { try child.read(into: &buffer, at: offset) } catch { one = error }

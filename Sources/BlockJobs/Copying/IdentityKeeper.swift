@@ -2,8 +2,9 @@ import BlockCore
 
 /// Keeps the content identity of a node while a job writes to it, until the guest writes too.
 ///
-/// The job leaves all bytes of the disk as they are (``BlockNode/storingUnchanged(_:)``), so overlays elsewhere
-/// may go on; a guest's write changes them, and the format then gives the contents a new identity as usual.
+/// The job leaves all bytes of the disk as they are (``BlockNode/storingUnchanged(_:)``), so overlays
+/// elsewhere may go on; a guest's write changes them, and the format then gives the contents a new identity
+/// as usual.
 /// Thread-safe.
 final class IdentityKeeper: ChangeObserver {
     private let driver: any ContentIdentifying

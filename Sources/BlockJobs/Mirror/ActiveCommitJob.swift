@@ -52,7 +52,8 @@ public struct ActiveCommitJob: BlockJob {
     }
 
     private func copy(_ commit: CommitJob, to base: BlockNode, _ control: JobControl) throws(BlockError) {
-        let engine = MirrorEngine(source: top, target: base, blocksWrites: false, marksZeroes: true, device: device)
+        let engine = MirrorEngine(
+            source: top, target: base, blocksWrites: false, marksZeroes: true, device: device)
         let granularity = max(.kib(64), base.unfiltered.format?.writeGranularity ?? 1)
         try engine.run(control, granularity: granularity) { () throws(BlockError) in
             guard try base.length() < top.length() else { return }
@@ -62,8 +63,8 @@ public struct ActiveCommitJob: BlockJob {
         } mark: { (tracker) throws(BlockError) in
             try mark(tracker, above: base)
         } atEnd: { () throws(BlockError) in
-            // The guest's next write makes the layers above unlike what they refer to. First, since nothing may
-            // fail once the guest writes to the base.
+            // The guest's next write makes the layers above unlike what they refer to. First, since nothing
+            // may fail once the guest writes to the base.
             try base.unfiltered.format?.asContentIdentifying?.renewIdentity()
             try device.replaceRoot(top, with: base)
         }
