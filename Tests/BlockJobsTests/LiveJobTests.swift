@@ -233,11 +233,12 @@ extension RunningJob {
         let bitmap = try node.addBitmap(named: "b", granularity: 4096)
         try JobEngine().start(StreamJob(node: node)).wait()
         #expect(node.backing == nil && bitmap.bits.dirtyCount == 0)
-        try node.write([1].span.bytes, at: 8192)
+        let byte: [UInt8] = [1]
+        try node.write(byte.span.bytes, at: 8192)
         #expect(bitmap.bits.dirtyCount == 1)
         try node.close()
         var expected = chain.model
-        expected.write([1], at: 8192)
+        expected.write(byte, at: 8192)
         try chain.check("layer1", expected)
     }
 
